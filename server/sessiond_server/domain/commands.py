@@ -1,0 +1,182 @@
+"""What a caller can ask the log to do, and what comes back: plain values, no behaviour.
+
+A command is an action on one session by one principal. The rules (`decide.py`) turn it into events or an error; a store
+applies many at once. Resource messages inside an action are the caller's: the rules copy before they change anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.session_pb2 import EndReason, Session
+from sessiond.v1.session_service_pb2 import StructUpdate
+
+from sessiond_server.errors import SessiondError
+
+INTERNAL_REQUEST_PREFIX = "!"
+"""Starts the request ids that the server makes for requests without one; clients cannot use the character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose sessions: part of every key and predicate (G11)."""
+
+    tenant_id: str
+    user_id: str = ""
+    """Not empty: only sessions with this `user_id` exist for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSession:
+    session: Session
+    """As validated; `session_id`, status, type and mode are set, and exactly one of ttl and expire_time or neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSession:
+    session: Session
+    paths: Sequence[str]
+    """Validated, without duplicates; `config.max_messages` and the like name one field of the config."""
+    struct_update: StructUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateSession:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendSession:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSession:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireSession:
+    """The sweeper's: ends the session if its time is over, else does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TouchSession:
+    extend_us: int
+    """Microseconds from now; 0: the session's ttl."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSession:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class AppendMessages:
+    messages: Sequence[Message]
+    """1 to 256, validated. An empty `message_id` is filled in by the rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedactMessage:
+    message_id: str
+    reason: str
+
+
+Action = (
+    CreateSession
+    | UpdateSession
+    | ActivateSession
+    | SuspendSession
+    | ResumeSession
+    | EndSession
+    | ExpireSession
+    | TouchSession
+    | DeleteSession
+    | AppendMessages
+    | RedactMessage
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An action with everything that decides its fate besides the session itself. Immutable: it can be applied again."""
+
+    scope: Scope
+    session_id: str
+    action: Action
+    actor: str
+    """Name for the event; see Event.actor."""
+    request_id: str
+    """Never empty: the caller's, or one of the server's own that starts with INTERNAL_REQUEST_PREFIX. It makes a second
+    application of the same command exact, whether the caller retried or the server lost its connection."""
+    fingerprint: bytes = b""
+    """Of the request's content, 16 bytes; empty for internal request ids."""
+    expected_version: int = 0
+    """0: any."""
+    size: int = 0
+    """Bytes of the request, for the bound of a batch."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(tenant_id, session_id): the primary key of everything the command touches."""
+        return (self.scope.tenant_id, self.session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSnapshot:
+    """A session as bytes. `core + content` is a serialised Session with everything, `core` one in SESSION_VIEW_BASIC."""
+
+    version: int
+    core: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWritten:
+    """Outcome of create, update, the transitions and touch: the session right after the command."""
+
+    session: SessionSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesAppended:
+    """Outcome of an append."""
+
+    version: int
+    first_seq: int
+    message_ids: tuple[str, ...]
+    create_time_us: int
+    """Microseconds since 1970-01-01 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRedacted:
+    """Outcome of a redaction: the serialised Message that remains."""
+
+    version: int
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDeleted:
+    """Outcome of a deletion: `seq` of the final event."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToDo:
+    """Outcome of an ExpireSession that came too early or too late."""
+
+
+Outcome = SessionWritten | MessagesAppended | MessageRedacted | SessionDeleted | NothingToDo
+"""What an accepted command did. Built from the log: a retry gets an equal one."""
+
+Result = Outcome | SessiondError
+"""A refusal is a value, so that one command cannot fail its neighbours in a batch."""

@@ -1,0 +1,57 @@
+"""Serialised messages put together from serialised parts, without parsing them.
+
+Two facts of the protobuf encoding make it work: fields may stand in any order, and a serialised message followed by
+another of the same type is the two merged. So a session is its core followed by its content, and an event is its head
+followed by its payload field.
+"""
+
+from collections.abc import Iterable
+
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.message_service_pb2 import ListMessagesResponse
+from sessiond.v1.session_service_pb2 import ListSessionsResponse
+
+_LENGTH_DELIMITED = 2
+
+
+def varint(value: int) -> bytes:
+    """Base-128 varint of a non-negative integer."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def tag(field_number: int) -> bytes:
+    """The tag of a length-delimited field."""
+    return varint(field_number << 3 | _LENGTH_DELIMITED)
+
+
+EVENT_SESSION = tag(Event.SESSION_FIELD_NUMBER)
+EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
+LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
+LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
+
+FIRST_MESSAGE_EVENT = 20
+"""Event types from here on carry a Message, below it a Session."""
+
+
+def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> bytes:
+    """A serialised Event from the columns of its row."""
+    if event_type >= FIRST_MESSAGE_EVENT:
+        return b"".join((head, EVENT_MESSAGE, varint(len(body)), body))
+    content = content or b""
+    return b"".join((head, EVENT_SESSION, varint(len(body) + len(content)), body, content))
+
+
+def repeated(field_tag: bytes, items: Iterable[bytes], rest: bytes = b"") -> bytes:
+    """A serialised message with `items` in one repeated message field, followed by its other fields."""
+    parts: list[bytes] = []
+    for item in items:
+        parts += (field_tag, varint(len(item)), item)
+    parts.append(rest)
+    return b"".join(parts)

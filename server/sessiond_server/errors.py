@@ -1,0 +1,239 @@
+"""What can go wrong, as a tree. Knows no grpc: `rpc/status.py` holds the one table from these classes to status codes.
+
+    SessiondError
+    ├── InvalidRequest
+    │   ├── MalformedRequest
+    │   ├── InvalidFields
+    │   ├── RequestTooLarge
+    │   ├── InvalidPageToken
+    │   └── RequestIdReused
+    ├── NotFound
+    │   ├── SessionNotFound
+    │   └── MessageNotFound
+    ├── AlreadyExists
+    │   ├── SessionAlreadyExists
+    │   └── MessageAlreadyExists
+    ├── Refused
+    │   ├── IllegalTransition
+    │   ├── SessionNotActive
+    │   ├── SessionEnded
+    │   ├── ToolBlocked
+    │   ├── MessageLimitReached
+    │   └── VersionNotReached
+    ├── VersionMismatch
+    ├── Exhausted
+    │   ├── QueueFull
+    │   └── SessionQuotaReached
+    ├── Unauthenticated
+    ├── ScopeMissing
+    ├── Unavailable
+    │   ├── Draining
+    │   └── StoreUnavailable
+    ├── DeadlinePassed
+    └── InternalError
+
+The leaves are what code raises, or returns as the value of a command that the rules refuse. Every text is safe to show
+to the caller: it names fields, limits and states, never contents. `metadata` is what `sessiond.v1.ErrorReason` documents
+for the reason.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that breaks its rule."""
+
+    field: str
+    """Path of the field in the request message, such as `messages[3].parts[0].text`."""
+    description: str
+    """The rule, without the value."""
+
+
+class SessiondError(Exception):
+    """Root of all errors that have an answer of their own."""
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: Mapping[str, str] = metadata or {}
+
+
+class InvalidRequest(SessiondError):
+    """The request can never succeed as it is. `violations` names the fields, where fields are at fault."""
+
+    violations: tuple[Violation, ...] = ()
+
+
+class MalformedRequest(InvalidRequest):
+    def __init__(self, message_type: str) -> None:
+        super().__init__(f"the request is not a valid {message_type}")
+
+
+class InvalidFields(InvalidRequest):
+    """Fields break their rules. Holds at most `MOST` violations; the first ones found."""
+
+    MOST = 16
+
+    def __init__(self, violations: Iterable[Violation]) -> None:
+        self.violations = tuple(violations)[: self.MOST]
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+
+class RequestTooLarge(InvalidRequest):
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"the request has {size_bytes} bytes; the limit is {limit_bytes}",
+            {"size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes)},
+        )
+
+
+class InvalidPageToken(InvalidRequest):
+    def __init__(self) -> None:
+        self.violations = (Violation("page_token", "not a token of this list"),)
+        super().__init__("page_token: not a token of this list")
+
+
+class RequestIdReused(InvalidRequest):
+    def __init__(self, request_id: str) -> None:
+        self.violations = (Violation("request_id", "was used for a request with another content"),)
+        super().__init__("request_id: was used for a request with another content", {"request_id": request_id})
+
+
+class NotFound(SessiondError):
+    """There is no such thing, or it is not the caller's to see: the two look the same."""
+
+
+class SessionNotFound(NotFound):
+    def __init__(self, session_id: str) -> None:
+        super().__init__("session not found", {"session_id": session_id})
+
+
+class MessageNotFound(NotFound):
+    def __init__(self, session_id: str, message_id: str) -> None:
+        super().__init__("message not found", {"session_id": session_id, "message_id": message_id})
+
+
+class AlreadyExists(SessiondError):
+    """The chosen id is taken; the same text whoever owns it."""
+
+
+class SessionAlreadyExists(AlreadyExists):
+    def __init__(self, session_id: str) -> None:
+        super().__init__("session already exists", {"session_id": session_id})
+
+
+class MessageAlreadyExists(AlreadyExists):
+    def __init__(self, session_id: str, message_id: str) -> None:
+        super().__init__("message already exists", {"session_id": session_id, "message_id": message_id})
+
+
+class Refused(SessiondError):
+    """The session's state, or its config, does not allow it."""
+
+
+class IllegalTransition(Refused):
+    def __init__(self, session_id: str, status: str, action: str) -> None:
+        super().__init__(
+            f"cannot {action} a session that is {status}",
+            {"session_id": session_id, "status": status, "action": action},
+        )
+
+
+class SessionNotActive(Refused):
+    def __init__(self, session_id: str, status: str) -> None:
+        super().__init__(f"the session is {status}, not ACTIVE", {"session_id": session_id, "status": status})
+
+
+class SessionEnded(Refused):
+    def __init__(self, session_id: str, end_reason: str) -> None:
+        super().__init__(
+            f"the session has ended ({end_reason})", {"session_id": session_id, "end_reason": end_reason}
+        )
+
+
+class ToolBlocked(Refused):
+    def __init__(self, session_id: str, field: str, tool: str) -> None:
+        super().__init__(
+            f"{field}: the session's config does not allow this tool", {"session_id": session_id, "tool": tool}
+        )
+        self.field = field
+
+
+class MessageLimitReached(Refused):
+    def __init__(self, session_id: str, limit: int) -> None:
+        super().__init__(f"the session may hold {limit} messages", {"session_id": session_id, "limit": str(limit)})
+
+
+class VersionNotReached(Refused):
+    def __init__(self, session_id: str, current_version: int, min_version: int) -> None:
+        super().__init__(
+            f"the session is at version {current_version}; min_version is {min_version}",
+            {"session_id": session_id, "current_version": str(current_version)},
+        )
+
+
+class VersionMismatch(SessiondError):
+    """`expected_version` is not the session's version."""
+
+    def __init__(self, session_id: str, current_version: int, expected_version: int) -> None:
+        super().__init__(
+            f"the session is at version {current_version}; expected_version is {expected_version}",
+            {"session_id": session_id, "current_version": str(current_version)},
+        )
+
+
+class Exhausted(SessiondError):
+    """A limit of the server or of the tenant is reached. `retry_after` is in seconds; None: waiting does not help."""
+
+    retry_after: float | None = None
+
+
+class QueueFull(Exhausted):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("the write queue is full")
+        self.retry_after = retry_after
+
+
+class SessionQuotaReached(Exhausted):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the tenant may have {limit} sessions that have not ended", {"limit": str(limit)})
+
+
+class Unauthenticated(SessiondError):
+    def __init__(self) -> None:
+        super().__init__("a valid bearer key is required")
+
+
+class ScopeMissing(SessiondError):
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the key lacks the scope {scope}", {"scope": scope})
+
+
+class Unavailable(SessiondError):
+    """Not now, not here; another attempt or another replica may succeed."""
+
+
+class Draining(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("the server is draining")
+
+
+class StoreUnavailable(Unavailable):
+    """The database cannot be reached; a write whose commit was under way may have happened."""
+
+    def __init__(self) -> None:
+        super().__init__("the database cannot be reached")
+
+
+class DeadlinePassed(SessiondError):
+    def __init__(self) -> None:
+        super().__init__("the deadline passed")
+
+
+class InternalError(SessiondError):
+    """Anything unforeseen. The text is constant; `error_id` finds the log record."""
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__("internal error", {"error_id": error_id})

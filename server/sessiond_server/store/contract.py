@@ -1,0 +1,137 @@
+"""What a store is. Every implementation passes tests/conformance.
+
+Reads and writes take a Scope; what lies outside it does not exist (G11). Identifiers, limits and filters come validated.
+Times are microseconds since 1970-01-01 UTC, by the store's own clock: the database's for Postgres, an injected one for
+the memory store. Bytes that come back are serialised `sessiond.v1` messages and belong to the caller.
+
+Any method raises `StoreUnavailable` when the database cannot be reached. Cancelling a read abandons it. Cancelling
+`apply` before its commit was sent undoes everything; after that the commit goes on without the caller.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+
+from sessiond_server.domain.commands import Command, Result, Scope, SessionSnapshot
+
+PAGE_BYTES = 3 * 1024 * 1024
+"""A page of messages, events or full sessions ends before the item that would pass this; it has at least one item."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsPage:
+    sessions: Sequence[SessionSnapshot]
+    next_key: tuple[int | str, str] | None
+    """(value of the order's field, session_id) of the last session, when there are more; else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesPage:
+    version: int
+    """The session's version; the page holds every message up to it that the bounds select."""
+    messages: Sequence[bytes]
+    """Serialised Messages, ascending `seq` unless asked descending."""
+    first_seq: int
+    last_seq: int
+    """`seq` of the first and last item of `messages`, in their order; 0 when there is none."""
+    more: bool
+    """True when further messages lie in the direction of reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPage:
+    version: int
+    events: Sequence[bytes]
+    """Serialised Events, ascending `seq`, without a gap."""
+    last_seq: int
+    """`seq` of the last of them; 0 when there is none."""
+
+
+class Store(Protocol):
+    """The log of every session, and what is projected from it."""
+
+    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+        """Decides and commits the commands in one transaction; results in the same order.
+
+        All or nothing: when it returns, every accepted command's events, state and idempotency record are durable; when
+        it raises, none is, with one exception: `StoreUnavailable` while the commit was under way leaves the outcome
+        unknown. Applying the same commands again is then exact: what has happened gives its first outcome.
+
+        Commands on one session see the effects of those before them in the sequence. Refusals are results, not raised.
+        A command whose `request_id` the session knows gives the first outcome, or `RequestIdReused` when the
+        fingerprint differs; records live for the store's `request_retention`. Concurrent calls, through any number of
+        processes, serialise on each session (G2, G4).
+
+        Raises anything else only on defects or on data that the database cannot take; the caller then bisects.
+        """
+        ...
+
+    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+        """The session; `content` is b"" when not asked for. Raises SessionNotFound (deleted ones too)."""
+        ...
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool
+    ) -> Sequence[SessionSnapshot | None]:
+        """One entry for each id, in order, None where `get_session` raises SessionNotFound. All of one snapshot."""
+        ...
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        """At most `limit` (1 or more) sessions that `where` selects, strictly behind the key `after` in the order.
+
+        Key: (create or update time in microseconds or the name, session_id), both in the order's direction. Names and
+        ids compare by code points. With `content` the page obeys PAGE_BYTES.
+        """
+        ...
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        """How many sessions `where` selects."""
+        ...
+
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+        """(version of the session, serialised Message). Raises SessionNotFound; MessageNotFound."""
+        ...
+
+    async def list_messages(
+        self, scope: Scope, session_id: str, *, after_seq: int, before_seq: int, descending: bool, limit: int
+    ) -> MessagesPage:
+        """At most `limit` messages with after_seq < seq < before_seq (before_seq 0: no bound), obeying PAGE_BYTES.
+
+        Reads from the lower bound upwards, or from the upper bound downwards. Raises SessionNotFound. Page and version
+        are of one snapshot.
+        """
+        ...
+
+    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
+        """At most `limit` events with seq > after_seq, ascending, obeying PAGE_BYTES. Raises SessionNotFound."""
+        ...
+
+    async def expire_due(self, limit: int) -> int:
+        """Ends at most `limit` sessions whose expire_time has passed, each with its event; how many it ended.
+
+        Safe on many replicas at once: sessions that another one is working on are skipped, not waited for.
+        """
+        ...
+
+    async def purge(self, limit: int) -> int:
+        """Removes at most `limit` idempotency records and tombstones each that are past their retention; how many."""
+        ...
+
+    async def token_key(self) -> bytes:
+        """32 secret bytes that sign page tokens and positions; the same for all replicas, for the database's life."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns when a read of the primary has succeeded."""
+        ...
