@@ -33,7 +33,7 @@
     └── InternalError
 
 The leaves are what code raises, or returns as the value of a command that the rules refuse. Every text is safe to show
-to the caller: it names fields, limits and states, never contents. `metadata` is what `sessiond.v1.ErrorReason` documents
+to the caller: it names fields, limits and states, never contents. `metadata` is what `ErrorReason` documents
 for the reason.
 """
 
@@ -148,9 +148,7 @@ class SessionNotActive(Refused):
 
 class SessionEnded(Refused):
     def __init__(self, session_id: str, end_reason: str) -> None:
-        super().__init__(
-            f"the session has ended ({end_reason})", {"session_id": session_id, "end_reason": end_reason}
-        )
+        super().__init__(f"the session has ended ({end_reason})", {"session_id": session_id, "end_reason": end_reason})
 
 
 class ToolBlocked(Refused):

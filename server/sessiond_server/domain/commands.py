@@ -105,7 +105,7 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An action with everything that decides its fate besides the session itself. Immutable: it can be applied again."""
+    """An action with everything that decides its fate besides the session. Immutable: can be applied again."""
 
     scope: Scope
     session_id: str
@@ -113,8 +113,8 @@ class Command:
     actor: str
     """Name for the event; see Event.actor."""
     request_id: str
-    """Never empty: the caller's, or one of the server's own that starts with INTERNAL_REQUEST_PREFIX. It makes a second
-    application of the same command exact, whether the caller retried or the server lost its connection."""
+    """Never empty: the caller's, or one of the server's own that starts with INTERNAL_REQUEST_PREFIX. It makes a
+    second application of the same command exact, whether the caller retried or the server lost its connection."""
     fingerprint: bytes = b""
     """Of the request's content, 16 bytes; empty for internal request ids."""
     expected_version: int = 0
@@ -130,7 +130,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot:
-    """A session as bytes. `core + content` is a serialised Session with everything, `core` one in SESSION_VIEW_BASIC."""
+    """A session as bytes: `core + content` is a serialised full Session, `core` one in SESSION_VIEW_BASIC."""
 
     version: int
     core: bytes

@@ -1,6 +1,6 @@
 """What a store is. Every implementation passes tests/conformance.
 
-Reads and writes take a Scope; what lies outside it does not exist (G11). Identifiers, limits and filters come validated.
+Reads and writes take a Scope; what lies outside it does not exist (G11). Identifiers, limits, filters come valid.
 Times are microseconds since 1970-01-01 UTC, by the store's own clock: the database's for Postgres, an injected one for
 the memory store. Bytes that come back are serialised `sessiond.v1` messages and belong to the caller.
 
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 
-from sessiond_server.domain.commands import Command, Result, Scope, SessionSnapshot
+from sessiond_server.domain.commands import Command, Outcome, Result, Scope, SessionSnapshot
 
 PAGE_BYTES = 3 * 1024 * 1024
 """A page of messages, events or full sessions ends before the item that would pass this; it has at least one item."""
@@ -134,4 +134,16 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Returns when a read of the primary has succeeded."""
+        ...
+
+
+class Writer(Protocol):
+    """Where the wire puts commands. The batcher gathers them for Store.apply."""
+
+    async def write(self, command: Command) -> Outcome:
+        """Applies one command and answers with what it did, once it is durable.
+
+        Raises what refused it, QueueFull at once when too many wait, StoreUnavailable when the outcome stays unknown.
+        Cancelling withdraws a command that has not been sent to the store; one that was is committed all the same.
+        """
         ...
