@@ -47,9 +47,7 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_SESSION_DELETED: _EventType.ValueType  # 9
     """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
     EVENT_TYPE_MESSAGE_APPENDED: _EventType.ValueType  # 20
-    """AppendMessages: one event for each message. The session's counters, name and times after it follow from the
-    message: see docs/architecture.md, "fold".
-    """
+    """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
     """RedactMessage. `message` is what remains."""
 
@@ -77,9 +75,7 @@ EVENT_TYPE_SESSION_EXPIRED: EventType.ValueType  # 8
 EVENT_TYPE_SESSION_DELETED: EventType.ValueType  # 9
 """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
 EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
-"""AppendMessages: one event for each message. The session's counters, name and times after it follow from the
-message: see docs/architecture.md, "fold".
-"""
+"""AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
 """RedactMessage. `message` is what remains."""
 global___EventType = EventType
@@ -88,6 +84,11 @@ global___EventType = EventType
 class Event(google.protobuf.message.Message):
     """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage removes the content of a
     message from the event that appended it.
+
+    A session folds from its events: `seq` becomes `version` and `create_time` becomes `update_time`; an event with a
+    `session` replaces the session (its core only, with SESSION_VIEW_BASIC); an event with a message counts it and its
+    usage when it was appended, sets the name where `session_name` is set, counts the request where `index_in_request` is
+    0, and, where the session has a `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -100,6 +101,8 @@ class Event(google.protobuf.message.Message):
     ACTOR_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SESSION_VIEW_FIELD_NUMBER: builtins.int
+    INDEX_IN_REQUEST_FIELD_NUMBER: builtins.int
+    SESSION_NAME_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     seq: builtins.int
@@ -118,6 +121,12 @@ class Event(google.protobuf.message.Message):
     """How much of `session` is there. SESSION_VIEW_FULL when the event wrote the session's content; SESSION_VIEW_BASIC
     when the content is as before. Unspecified for events without a session.
     """
+    index_in_request: builtins.int
+    """Which of the events of one write this is: 0 for the first. Only a write that appends several messages makes several
+    events; they are committed together.
+    """
+    session_name: builtins.str
+    """Set when a message gave the session its name, or a redaction took such a name away: the name after the event."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When, by the database's clock. Never before the previous event of the session."""
@@ -141,11 +150,16 @@ class Event(google.protobuf.message.Message):
         actor: builtins.str = ...,
         request_id: builtins.str = ...,
         session_view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
+        index_in_request: builtins.int = ...,
+        session_name: builtins.str | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "create_time", b"create_time", "event_id", b"event_id", "message", b"message", "payload", b"payload", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_view", b"session_view", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session", "session_name", b"session_name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message"] | None: ...
 
 global___Event = Event

@@ -49,7 +49,7 @@ class MessageServiceStub:
         sessiond.v1.message_pb2.Message,
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-    usage and times remain. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
+    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
     MESSAGE_NOT_FOUND, SESSION_ENDED.
     """
 
@@ -83,7 +83,7 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_pb2.Message,
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-    usage and times remain. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
+    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
     MESSAGE_NOT_FOUND, SESSION_ENDED.
     """
 
@@ -125,7 +125,7 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_pb2.Message, collections.abc.Awaitable[sessiond.v1.message_pb2.Message]]:
         """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-        usage and times remain. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
+        usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
         MESSAGE_NOT_FOUND, SESSION_ENDED.
         """
 

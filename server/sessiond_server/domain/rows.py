@@ -3,7 +3,7 @@
 A store turns a batch of commands into transactions with these, in one order:
 
     heads   = lock and load the Head of every key
-    asked   = batch.needs(commands, heads)
+    asked   = batch.needs(commands, heads, rules)
     known   = look up what was asked, in a second statement, after the locks
     decided = batch.decide(commands, heads, known, rules, new_id)
     write decided.writes, commit
@@ -37,6 +37,8 @@ class Head:
     """Serialised Session in SESSION_VIEW_BASIC."""
     limits: bytes
     """Serialised SessionConfig without its system prompt: what the rules check."""
+    content_version: int
+    """As in the core: `seq` of the event whose row holds the content; 0: there is none."""
     deleted: bool = False
 
 
@@ -50,6 +52,15 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendedMessage:
+    """The event that appended a message: what a redaction rewrites."""
+
+    seq: int
+    head: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """What the rules must know beside the heads. Empty collections need no look-up."""
 
@@ -58,7 +69,7 @@ class Needs:
     message_ids: list[tuple[Key, str]] = field(default_factory=list)
     """(key, message_id) chosen by clients: is it taken?"""
     messages: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, message_id) to redact: seq and body, if any."""
+    """(key, message_id) to redact: the AppendedMessage, if any."""
     contents: list[tuple[Key, int]] = field(default_factory=list)
     """(key, content_version): the content bytes of the event at that seq."""
     tenants: list[str] = field(default_factory=list)
@@ -73,7 +84,7 @@ class Known:
     """The store's clock, read after the locks were taken."""
     requests: dict[tuple[Key, str], RequestRecord] = field(default_factory=dict)
     message_ids: set[tuple[Key, str]] = field(default_factory=set)
-    messages: dict[tuple[Key, str], tuple[int, bytes]] = field(default_factory=dict)
+    messages: dict[tuple[Key, str], AppendedMessage] = field(default_factory=dict)
     contents: dict[Key, bytes] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
 
@@ -105,7 +116,8 @@ class IndexRow:
     name: str
     status: int
     labels: dict[str, str]
-    metadata_json: str
+    metadata_json: str | None
+    """None: as before. Never None on creation."""
     create_time_us: int
 
 
@@ -144,8 +156,8 @@ class Writes:
     """By session ascending in seq."""
     requests: list[RequestRow] = field(default_factory=list)
     index: list[IndexRow] = field(default_factory=list)
-    redactions: list[tuple[Key, int, bytes]] = field(default_factory=list)
-    """(key, seq, body): the event's new body."""
+    redactions: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
+    """The new head and body of the event at `seq`; it may be among `events`."""
     deletions: list[tuple[Key, int]] = field(default_factory=list)
     """(key, final seq): remove the session's index row, its events below the final one, and its request records except
     those with last_seq = final seq. The head row stays as the tombstone."""

@@ -1,0 +1,44 @@
+"""Identifiers that the server makes."""
+
+import hashlib
+import os
+import time
+import uuid
+
+_VERSION_7 = 0x7000
+_VERSION_8 = 0x8000
+_VARIANT = 0x8000_0000_0000_0000
+
+
+def uuid7() -> str:
+    """A UUIDv7 (RFC 9562): 48 bits of the wall clock in milliseconds, then 74 random bits.
+
+    The clock here only makes ids sort roughly by age; nothing is decided by it.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10))
+    high = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | _VERSION_7 | random >> 68
+    low = _VARIANT | random & 0x3FFF_FFFF_FFFF_FFFF
+    return _text(high << 64 | low)
+
+
+def derived(tenant_id: str, user_id: str, request_id: str) -> str:
+    """The id of the session that a CreateSession without one makes: the same for every retry.
+
+    A UUIDv8 from SHA-256 of its arguments. Where `request_id` is itself a UUIDv7, as the client library makes them, the
+    result is a UUIDv7 of the same millisecond, so that ids still sort by age.
+    """
+    digest = int.from_bytes(hashlib.sha256("\0".join((tenant_id, user_id, request_id)).encode()).digest()[:16])
+    high, low = digest >> 64, _VARIANT | digest & 0x3FFF_FFFF_FFFF_FFFF
+    try:
+        origin = uuid.UUID(request_id)
+    except ValueError:
+        origin = None
+    if origin is not None and origin.version == 7:
+        return _text((origin.int >> 80 << 16 | _VERSION_7 | high & 0x0FFF) << 64 | low)
+    return _text((high & ~0xF000 | _VERSION_8) << 64 | low)
+
+
+def _text(value: int) -> str:
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

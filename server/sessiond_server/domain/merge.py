@@ -1,0 +1,26 @@
+"""JSON merge patch (RFC 7396) on protobuf structs."""
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+
+def merge_patch(target: Struct, patch: Struct) -> None:
+    """Changes `target` in place: null removes a member, objects merge member by member, all else replaces.
+
+    Recurses once for each level of `patch`, whose depth the caller has bounded.
+    """
+    for name, value in patch.fields.items():
+        kind = value.WhichOneof("kind")
+        if kind == "null_value":
+            if name in target.fields:
+                del target.fields[name]
+        elif kind == "struct_value":
+            _object_member(target, name)
+            merge_patch(target.fields[name].struct_value, value.struct_value)
+        else:
+            target.fields[name].CopyFrom(value)
+
+
+def _object_member(target: Struct, name: str) -> None:
+    """Makes the member an object: its own, or an empty one in place of anything else."""
+    if name not in target.fields or target.fields[name].WhichOneof("kind") != "struct_value":
+        target.fields[name].CopyFrom(Value(struct_value=Struct()))

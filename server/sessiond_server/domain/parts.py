@@ -1,0 +1,43 @@
+"""The two parts of a stored session: the core, which every event rewrites, and the content, which few do."""
+
+from sessiond.v1.session_pb2 import Session, SessionConfig
+
+CONTENT_FIELDS = ("metadata", "state", "agent_data", "summary", "config")
+"""Fields of Session that are its content; all others are its core (SESSION_VIEW_BASIC)."""
+
+
+def content_of(session: Session) -> bytes:
+    """The serialised content of a whole session."""
+    content = Session()
+    for name in CONTENT_FIELDS:
+        copy_field(session, content, name)
+    return content.SerializeToString()
+
+
+def core_of(session: Session) -> Session:
+    """A copy without content."""
+    core = Session()
+    core.CopyFrom(session)
+    for name in CONTENT_FIELDS:
+        core.ClearField(name)  # type: ignore[arg-type]  # the stubs want literals
+    return core
+
+
+def limits_of(config: SessionConfig) -> bytes:
+    """What the rules check of a config: all but the instructions, serialised."""
+    limits = SessionConfig()
+    limits.CopyFrom(config)
+    limits.ClearField("system_prompt")
+    return limits.SerializeToString()
+
+
+def copy_field(source: Session, target: Session, name: str) -> None:
+    """Makes one field of `target` what it is in `source`, unset included."""
+    field = Session.DESCRIPTOR.fields_by_name[name]
+    target.ClearField(name)  # type: ignore[arg-type]  # the stubs want literals
+    if field.message_type is None:
+        setattr(target, name, getattr(source, name))
+    elif field.message_type.GetOptions().map_entry:
+        getattr(target, name).update(getattr(source, name))
+    elif source.HasField(name):  # type: ignore[arg-type]
+        getattr(target, name).CopyFrom(getattr(source, name))
