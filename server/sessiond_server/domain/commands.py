@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import EndReason, Session
 from sessiond.v1.session_service_pb2 import StructUpdate
-
 from sessiond_server.errors import SessiondError
 
 INTERNAL_REQUEST_PREFIX = "!"
@@ -37,7 +36,7 @@ class UpdateSession:
     session: Session
     paths: Sequence[str]
     """Validated, without duplicates; `config.max_messages` and the like name one field of the config."""
-    struct_update: StructUpdate
+    struct_update: StructUpdate.ValueType
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class ResumeSession:
 
 @dataclass(frozen=True, slots=True)
 class EndSession:
-    reason: EndReason
+    reason: EndReason.ValueType
 
 
 @dataclass(frozen=True, slots=True)

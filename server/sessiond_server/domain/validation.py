@@ -1,0 +1,280 @@
+"""Rules of the resource messages, as their proto comments state them.
+
+Each check adds what it finds to `found`, under the path of the field in the request. They look only at what clients may
+set: output-only fields are ignored. What needs the clock or the stored session (is `expire_time` in the future? is the
+tool allowed?) is decided by the rules of the log.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.v1.message_pb2 import FilePart, Message, Part, ToolCallPart, ToolResultPart
+from sessiond.v1.session_pb2 import AgentMode, Session, SessionConfig, SessionStatus, SessionType, TokenUsage
+from sessiond_server.domain import structs, text
+from sessiond_server.errors import InvalidFields, Violation
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MESSAGE_BYTES: Final = MIB
+METADATA_BYTES: Final = 64 * KIB
+STATE_BYTES: Final = MIB
+SUMMARY_CHARACTERS: Final = 65_536
+SYSTEM_PROMPT_CHARACTERS: Final = 262_144
+LABELS: Final = 64
+TOOLS: Final = 256
+PARTS: Final = 256
+MOST_TOKENS: Final = 2**53
+TTL_SECONDS: Final = (1, 3650 * 24 * 3600)
+
+PATH_CHARACTERS: Final = 160
+"""Longest path of a violation: 16 of them must fit into the 8 KiB that gRPC allows for metadata."""
+
+_EARLIEST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the first instant that a Timestamp may be
+_LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last; timestamptz reaches further both ways
+
+_CONFIG_LIMITS: Final = {
+    "max_messages": 1_000_000_000,
+    "max_attachments": 1_000_000,
+    "max_attachment_bytes": 2**53,
+}
+CONFIG_FIELDS: Final = frozenset(SessionConfig.DESCRIPTOR.fields_by_name)
+
+
+class Found:
+    """The violations of one request."""
+
+    __slots__ = ("_violations",)
+
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+
+    def add(self, path: str, rule: str | None) -> None:
+        """Notes that the field at `path` breaks `rule`; None is no violation. Overlong paths are cut off."""
+        if rule is not None:
+            if len(path) > PATH_CHARACTERS:
+                path = path[: PATH_CHARACTERS - 3] + "..."
+            self._violations.append(Violation(path, rule))
+
+    @property
+    def enough(self) -> bool:
+        """Whether further violations would not be reported: loops over what the client sent may stop."""
+        return len(self._violations) >= InvalidFields.MOST
+
+    def check(self) -> None:
+        """Raises InvalidFields if there is any violation."""
+        if self._violations:
+            raise InvalidFields(self._violations)
+
+
+def enum(found: Found, path: str, value: int, known: EnumDescriptor) -> None:
+    """Numbers that this version does not know are refused, not passed on."""
+    if value not in known.values_by_number:
+        found.add(path, "must be a known value")
+
+
+def struct(found: Found, path: str, value: Struct, most_bytes: int = 0) -> None:
+    """An object: size serialised, depth, no NaN, no infinity, no U+0000. Adds the first fault only."""
+    fault = structs.fault(value, most_bytes)
+    if fault is not None:
+        found.add(path + fault[0], fault[1])
+
+
+def labels(found: Found, path: str, value: Mapping[str, str], most: int = LABELS) -> None:
+    if len(value) > most:
+        found.add(path, f"must be at most {most}")
+    for key, label in value.items():
+        if found.enough:
+            return
+        here = f"{path}[{text.quoted_key(key)}]"
+        found.add(here, text.label_key(key))
+        found.add(here, text.text(label, 255))
+
+
+def timestamp(found: Found, path: str, value: Timestamp) -> bool:
+    """Whether it is an instant of the years 1 to 9999 with nanoseconds of 0 to 999 999 999."""
+    if not _EARLIEST_SECOND <= value.seconds <= _LATEST_SECOND or not 0 <= value.nanos <= 999_999_999:
+        found.add(path, "must be a valid timestamp of the years 1 to 9999")
+        return False
+    return True
+
+
+def life_time(found: Found, path: str, value: Duration) -> None:
+    """A duration of 1 second to 3650 days."""
+    least, most = TTL_SECONDS
+    valid = 0 <= value.nanos <= 999_999_999
+    if not valid or not least <= value.seconds <= most or (value.seconds == most and value.nanos > 0):
+        found.add(path, "must be 1 second to 3650 days")
+
+
+def usage(found: Found, path: str, value: TokenUsage) -> None:
+    for field, tokens in value.ListFields():
+        if not 0 <= tokens <= MOST_TOKENS:
+            found.add(f"{path}.{field.name}", "must be 0 to 2^53")
+
+
+def config(found: Found, path: str, value: SessionConfig) -> None:
+    for name in sorted(CONFIG_FIELDS):
+        config_field(found, path, value, name)
+
+
+def config_field(found: Found, path: str, value: SessionConfig, name: str) -> None:
+    """One field of a config, by its name in CONFIG_FIELDS."""
+    here = f"{path}.{name}"
+    if name == "system_prompt":
+        found.add(here, text.text(value.system_prompt, SYSTEM_PROMPT_CHARACTERS))
+    elif name == "allowed_tools":
+        _tools(found, here, value.allowed_tools)
+    elif name == "blocked_tools":
+        _tools(found, here, value.blocked_tools)
+    elif not 0 <= getattr(value, name) <= _CONFIG_LIMITS[name]:
+        found.add(here, f"must be 0 to {_CONFIG_LIMITS[name]}")
+
+
+def _tools(found: Found, path: str, names: Sequence[str]) -> None:
+    if len(names) > TOOLS:
+        found.add(path, f"must be at most {TOOLS}")
+    for index, name in enumerate(names):
+        if found.enough:
+            return
+        found.add(f"{path}[{index}]", text.line(name, 1, 128))
+
+
+def new_session(found: Found, path: str, session: Session) -> None:
+    """A session to be created; `session_id` may be empty. Type, mode and status may be unspecified."""
+    if session.session_id:
+        found.add(f"{path}.session_id", text.identifier(session.session_id))
+    enum(found, f"{path}.type", session.type, SessionType.DESCRIPTOR)
+    found.add(f"{path}.user_id", text.line(session.user_id, 0, 128))
+    if session.status not in (
+        SessionStatus.SESSION_STATUS_UNSPECIFIED,
+        SessionStatus.SESSION_STATUS_CREATED,
+        SessionStatus.SESSION_STATUS_ACTIVE,
+    ):
+        found.add(f"{path}.status", "must be SESSION_STATUS_CREATED or SESSION_STATUS_ACTIVE")
+    for name in MUTABLE_FIELDS:
+        mutable_field(found, path, session, name)
+    if session.HasField("ttl") and session.HasField("expire_time"):
+        found.add(f"{path}.expire_time", EXCLUSIVE_RULE)
+
+
+EXCLUSIVE_RULE: Final = "excludes ttl: set one of them"
+
+
+def mutable_field(found: Found, path: str, session: Session, name: str) -> None:
+    """One field of MUTABLE_FIELDS. An unset one is always valid: on an update it clears."""
+    _MUTABLE[name](found, f"{path}.{name}", session)
+
+
+def _name_of(field: str) -> Callable[[Found, str, Session], None]:
+    return lambda found, path, session: found.add(path, text.line(getattr(session, field), 0, 128))
+
+
+def _object(field: str, most_bytes: int) -> Callable[[Found, str, Session], None]:
+    return lambda found, path, session: struct(found, path, getattr(session, field), most_bytes)
+
+
+def _ttl(found: Found, path: str, session: Session) -> None:
+    if session.HasField("ttl"):
+        life_time(found, path, session.ttl)
+
+
+def _expire_time(found: Found, path: str, session: Session) -> None:
+    if session.HasField("expire_time"):
+        timestamp(found, path, session.expire_time)
+
+
+_MUTABLE: Final[Mapping[str, Callable[[Found, str, Session], None]]] = {
+    "agent_id": _name_of("agent_id"),
+    "team_id": _name_of("team_id"),
+    "workflow_id": _name_of("workflow_id"),
+    "agent_mode": lambda found, path, session: enum(found, path, session.agent_mode, AgentMode.DESCRIPTOR),
+    "name": lambda found, path, session: found.add(path, text.text(session.name, 200)),
+    "labels": lambda found, path, session: labels(found, path, session.labels),
+    "ttl": _ttl,
+    "expire_time": _expire_time,
+    "metadata": _object("metadata", METADATA_BYTES),
+    "state": _object("state", STATE_BYTES),
+    "agent_data": _object("agent_data", STATE_BYTES),
+    "summary": lambda found, path, session: found.add(path, text.text(session.summary, SUMMARY_CHARACTERS)),
+    "config": lambda found, path, session: config(found, path, session.config),
+}
+MUTABLE_FIELDS: Final = tuple(_MUTABLE)
+"""Fields of Session that an update may write, in the order of UpdateSessionRequest.update_mask's comment."""
+
+
+def new_message(found: Found, path: str, message: Message, size: int) -> None:
+    """A message to be appended, of `size` bytes serialised; `message_id` may be empty.
+
+    Called for every message of the hottest request: what is usual costs one comparison each.
+    """
+    if message.message_id:
+        found.add(f"{path}.message_id", text.identifier(message.message_id))
+    if not 1 <= message.role <= 4:
+        found.add(f"{path}.role", "must be a known role")
+    if name := message.name:
+        found.add(f"{path}.name", text.line(name, 0, 128))
+    if size > MESSAGE_BYTES:
+        found.add(path, f"must be at most {MESSAGE_BYTES} bytes serialised")
+    if message.HasField("metadata"):
+        struct(found, f"{path}.metadata", message.metadata, METADATA_BYTES)
+    if message.HasField("usage"):
+        usage(found, f"{path}.usage", message.usage)
+    parts = message.parts
+    if len(parts) > PARTS:
+        found.add(f"{path}.parts", f"must be at most {PARTS}")
+        return
+    for index, part in enumerate(parts):
+        kind = part.WhichOneof("kind")
+        if kind != "text":
+            _part(found, f"{path}.parts[{index}]", part, kind)
+        elif "\0" in part.text:
+            found.add(f"{path}.parts[{index}].text", text.NUL_RULE)
+
+
+_Kind = str | None
+
+
+def _part(found: Found, path: str, part: Part, kind: _Kind) -> None:
+    match kind:
+        case "data":
+            struct(found, f"{path}.data", part.data)
+        case "tool_call":
+            _tool_call(found, f"{path}.tool_call", part.tool_call)
+        case "tool_result":
+            _tool_result(found, f"{path}.tool_result", part.tool_result)
+        case "thinking":
+            if "\0" in part.thinking:
+                found.add(f"{path}.thinking", text.NUL_RULE)
+        case "file":
+            _file(found, f"{path}.file", part.file)
+        case None:
+            found.add(path, "must have a kind")
+
+
+def _tool_call(found: Found, path: str, call: ToolCallPart) -> None:
+    found.add(f"{path}.tool_call_id", text.line(call.tool_call_id, 0, 256))
+    found.add(f"{path}.name", text.line(call.name, 1, 128))
+    if call.HasField("arguments_struct"):
+        struct(found, f"{path}.arguments_struct", call.arguments_struct)
+    elif "\0" in call.arguments_json:
+        found.add(f"{path}.arguments_json", text.NUL_RULE)
+
+
+def _tool_result(found: Found, path: str, result: ToolResultPart) -> None:
+    found.add(f"{path}.tool_call_id", text.line(result.tool_call_id, 0, 256))
+    if result.HasField("data"):
+        struct(found, f"{path}.data", result.data)
+    elif "\0" in result.text:
+        found.add(f"{path}.text", text.NUL_RULE)
+
+
+def _file(found: Found, path: str, file: FilePart) -> None:
+    found.add(f"{path}.uri", text.line(file.uri, 1, 2048))
+    found.add(f"{path}.media_type", text.line(file.media_type, 0, 255))
+    found.add(f"{path}.name", text.line(file.name, 0, 255))
