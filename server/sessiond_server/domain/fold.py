@@ -5,8 +5,7 @@ The rules use the same functions to make the row in the first place.
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Role
-from sessiond.v1.session_pb2 import Session, SessionView
-
+from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView
 from sessiond_server.domain.parts import CONTENT_FIELDS, copy_field
 from sessiond_server.domain.times import microseconds, set_timestamp
 
@@ -34,7 +33,7 @@ def advance(session: Session, seq: int, time_us: int, *, first_of_request: bool,
         set_timestamp(session.last_activity_time, time_us)
     if first_of_request:
         session.request_count += 1
-    if session.HasField("ttl"):
+    if session.HasField("ttl") and session.status != SessionStatus.SESSION_STATUS_ENDED:
         extend(session, time_us + microseconds(session.ttl))
 
 

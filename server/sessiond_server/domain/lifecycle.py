@@ -4,7 +4,6 @@ from typing import Final
 
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import EndReason, Session, SessionStatus
-
 from sessiond_server.domain.commands import ActivateSession, ResumeSession, SuspendSession
 from sessiond_server.domain.times import microseconds
 from sessiond_server.errors import IllegalTransition, SessionEnded, SessionNotActive

@@ -60,7 +60,7 @@ class AppendedMessage:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Needs:
     """What the rules must know beside the heads. Empty collections need no look-up."""
 

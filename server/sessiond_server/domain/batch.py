@@ -1,0 +1,259 @@
+"""Many commands at once: what must be known to decide them, and what they all write. rows.py has the order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.json_format import MessageToJson
+
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import decide as rules_of
+from sessiond_server.domain import lifecycle
+from sessiond_server.domain.decide import State, Step
+from sessiond_server.domain.rows import (
+    AppendedMessage,
+    Head,
+    HeadRow,
+    IndexRow,
+    Key,
+    Known,
+    Needs,
+    Replay,
+    RequestRecord,
+    RequestRow,
+    Rules,
+    Writes,
+)
+from sessiond_server.domain.times import microseconds
+from sessiond_server.errors import (
+    RequestIdReused,
+    SessionAlreadyExists,
+    SessiondError,
+    SessionNotFound,
+    SessionQuotaReached,
+    VersionMismatch,
+)
+
+ANSWERS_WITHOUT_CONTENT = (
+    c.CreateSession,
+    c.ExpireSession,
+    c.DeleteSession,
+    c.AppendMessages,
+    c.RedactMessage,
+)
+"""Actions that neither change nor answer with the content an existing session has."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """What to write, and the result of every command in order."""
+
+    results: list[c.Result | Replay]
+    writes: Writes
+
+
+def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules) -> Needs:
+    """What to look up, after the heads were locked, to decide these commands."""
+    asked = Needs()
+    contents: set[Key] = set()
+    for command in commands:
+        key, action = command.key, command.action
+        head = heads.get(key)
+        if head is not None:
+            asked.requests.append((key, command.request_id))
+            if isinstance(action, c.AppendMessages):
+                asked.message_ids += [(key, m.message_id) for m in action.messages if m.message_id]
+            elif isinstance(action, c.RedactMessage):
+                asked.messages.append((key, action.message_id))
+            if head.content_version and key not in contents and not isinstance(action, ANSWERS_WITHOUT_CONTENT):
+                contents.add(key)
+                asked.contents.append((key, head.content_version))
+        elif isinstance(action, c.CreateSession) and rules.max_live_sessions and key[0] not in asked.tenants:
+            asked.tenants.append(key[0])
+    return asked
+
+
+def decide(
+    commands: Sequence[c.Command],
+    heads: Mapping[Key, Head],
+    known: Known,
+    rules: Rules,
+    new_id: Callable[[], str],
+) -> Decision:
+    """Decides the commands in order, each seeing what those before it did. `new_id` makes UUIDv7s."""
+    batch = _Batch(heads, known, rules, new_id)
+    return Decision([batch.result(command) for command in commands], batch.writes())
+
+
+@dataclass(slots=True)
+class _Batch:
+    heads: Mapping[Key, Head]
+    known: Known
+    rules: Rules
+    new_id: Callable[[], str]
+    states: dict[Key, State] = field(default_factory=dict)
+    outcomes: dict[tuple[Key, str], tuple[bytes, c.Outcome]] = field(default_factory=dict)
+    """What requests of this very batch did: a duplicate in it gets the same."""
+    written: Writes = field(default_factory=Writes)
+
+    def result(self, command: c.Command) -> c.Result | Replay:
+        try:
+            return self._outcome(command)
+        except SessiondError as refusal:
+            return refusal
+
+    def _outcome(self, command: c.Command) -> c.Outcome | Replay:
+        state = self._state(command.key)
+        creates = isinstance(command.action, c.CreateSession)
+        visible = state is not None and command.scope.user_id in ("", state.user_id)
+        if visible and (first := self._first_outcome(command)) is not None:
+            return first
+        if creates and state is not None:
+            raise SessionAlreadyExists(command.session_id)
+        if not creates and (state is None or not visible or state.deleted):
+            raise SessionNotFound(command.session_id)
+        if state is not None and command.expected_version not in (0, state.core.version):
+            raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
+
+        step = self._step(command, state)
+        if state is None:
+            self._check_quota(command)
+            assert isinstance(command.action, c.CreateSession)
+            state = self.states[command.key] = rules_of.create(step, command.action)
+            outcome: c.Outcome = c.SessionWritten(state.snapshot())
+        else:
+            outcome = rules_of.RULES[type(command.action)](step, state, command.action)
+        self._record(step, outcome)
+        return outcome
+
+    def _state(self, key: Key) -> State | None:
+        state = self.states.get(key)
+        if state is None and (head := self.heads.get(key)) is not None:
+            state = self.states[key] = State.load(key, head, self.known.contents.get(key, b""))
+        return state
+
+    def _first_outcome(self, command: c.Command) -> c.Outcome | Replay | None:
+        """What the request did before, in this batch or in another; None when it is new."""
+        request = (command.key, command.request_id)
+        if (earlier := self.outcomes.get(request)) is not None:
+            fingerprint, outcome = earlier
+            if fingerprint != command.fingerprint:
+                raise RequestIdReused(command.request_id)
+            return outcome
+        record = self.known.requests.get(request)
+        if record is None or self._forgotten(command.key, record):
+            return None
+        if record.fingerprint != command.fingerprint:
+            raise RequestIdReused(command.request_id)
+        return Replay(command.key, record.first_seq, record.last_seq)
+
+    def _forgotten(self, key: Key, record: RequestRecord) -> bool:
+        """Whether a deletion earlier in this batch has removed the record with the session."""
+        return any(deleted == key and record.last_seq != final for deleted, final in self.written.deletions)
+
+    def _step(self, command: c.Command, state: State | None) -> Step:
+        key, action = command.key, command.action
+        to_redact: AppendedMessage | None = None
+        if isinstance(action, c.RedactMessage) and state is not None:
+            to_redact = state.redacted.get(action.message_id) or self._appended(key, action.message_id)
+        return Step(
+            command=command,
+            now_us=self.known.now_us,
+            rules=self.rules,
+            new_id=self.new_id,
+            taken_message_ids=lambda message_id: (key, message_id) in self.known.message_ids,
+            message_to_redact=to_redact,
+        )
+
+    def _appended(self, key: Key, message_id: str) -> AppendedMessage | None:
+        if (stored := self.known.messages.get((key, message_id))) is not None:
+            return stored
+        for event in self.written.events:
+            if event.key == key and event.message_id == message_id:
+                return AppendedMessage(event.seq, event.head, event.body)
+        return None
+
+    def _check_quota(self, command: c.Command) -> None:
+        limit, tenant = self.rules.max_live_sessions, command.scope.tenant_id
+        if not limit:
+            return
+        count = self.known.live_sessions.get(tenant, 0)
+        for key, state in self.states.items():
+            if key[0] == tenant:
+                alive = not state.deleted and state.core.status != lifecycle.ENDED
+                count += alive - self._was_alive(key)
+        if count >= limit:
+            raise SessionQuotaReached(limit)
+
+    def _was_alive(self, key: Key) -> bool:
+        head = self.heads.get(key)
+        if head is None or head.deleted:
+            return False
+        return Session.FromString(head.core).status != lifecycle.ENDED
+
+    def _record(self, step: Step, outcome: c.Outcome) -> None:
+        """Keeps an accepted command's events and its request; one that changed nothing has neither."""
+        if not step.events:
+            return
+        command, written = step.command, self.written
+        record = RequestRecord(command.fingerprint, step.events[0].seq, step.events[-1].seq)
+        written.events += step.events
+        if isinstance(outcome, c.SessionDeleted):
+            written.deletions.append((command.key, outcome.version))
+            written.requests = [row for row in written.requests if row.key != command.key]
+            self.outcomes = {request: o for request, o in self.outcomes.items() if request[0] != command.key}
+        written.requests.append(RequestRow(command.key, command.request_id, record))
+        self.outcomes[(command.key, command.request_id)] = (command.fingerprint, outcome)
+
+    def writes(self) -> Writes:
+        """All rows, once every command is decided."""
+        written = self.written
+        for key, state in self.states.items():
+            before = self.heads.get(key)
+            if before is not None and before.version == state.core.version:
+                continue
+            written.heads.append(_head_row(key, state, self.known.now_us))
+            if state.indexed and not state.deleted:
+                written.index.append(_index_row(key, state))
+            written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
+        return written
+
+
+def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
+    core = state.core
+    ends = core.HasField("expire_time") and core.status != lifecycle.ENDED and not state.deleted
+    return HeadRow(
+        key=key,
+        head=Head(
+            version=core.version,
+            user_id=state.user_id,
+            core=b"" if state.deleted else core.SerializeToString(),
+            limits=state.limits.SerializeToString(),
+            content_version=core.content_version,
+            deleted=state.deleted,
+        ),
+        created=state.created,
+        update_time_us=microseconds(core.update_time),
+        expire_time_us=microseconds(core.expire_time) if ends else None,
+        delete_time_us=now_us if state.deleted else None,
+    )
+
+
+def _index_row(key: Key, state: State) -> IndexRow:
+    core = state.core
+    metadata = None
+    if state.metadata_changed:
+        metadata = MessageToJson(Session.FromString(state.content).metadata, indent=None, ensure_ascii=False)
+    return IndexRow(
+        key=key,
+        type=core.type,
+        agent_id=core.agent_id,
+        team_id=core.team_id,
+        workflow_id=core.workflow_id,
+        user_id=core.user_id,
+        name=core.name,
+        status=core.status,
+        labels=dict(core.labels),
+        metadata_json=metadata,
+        create_time_us=microseconds(core.create_time),
+    )
