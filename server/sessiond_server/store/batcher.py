@@ -1,0 +1,114 @@
+"""The writer that gathers commands from many callers into transactions: `batching.py` on asyncio, over any Store."""
+
+import asyncio
+from collections.abc import Iterable
+from math import inf
+from random import Random
+from types import TracebackType
+
+from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.errors import DeadlinePassed, StoreUnavailable
+from sessiond_server.store.batching import Answer, Batching, Limits, Ticket
+from sessiond_server.store.contract import Store
+
+
+class Batcher:
+    """Implements `contract.Writer`. Belongs to one event loop, the one of its first `write`.
+
+    Each shard has one task that talks to the store, so no caller's cancellation reaches a commit.
+    """
+
+    def __init__(self, store: Store, limits: Limits | None = None) -> None:
+        self._store = store
+        self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or Limits(), Random())
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._idle: dict[int, asyncio.Future[None]] = {}
+        """Shards whose task waits for something to do."""
+
+    async def write(self, command: Command, *, deadline: float = inf) -> Outcome:
+        """See `contract.Writer.write`. Also raises Draining once `close` was called, and DeadlinePassed when the
+        command was not sent by `deadline`, in seconds of the loop's clock; nothing was written then.
+
+        When the store raises something unforeseen for this command alone, that is raised.
+        """
+        loop = asyncio.get_running_loop()
+        if deadline < loop.time():
+            raise DeadlinePassed
+        waiter: asyncio.Future[Answer] = loop.create_future()
+        ticket = self._batching.submit(command, waiter, deadline)
+        idle = self._idle.pop(ticket.shard, None)
+        if idle is not None:
+            idle.set_result(None)
+        elif ticket.shard not in self._tasks:
+            self._tasks[ticket.shard] = loop.create_task(self._drive(ticket.shard), name=f"batcher-{ticket.shard}")
+        try:
+            answer = await waiter
+        except asyncio.CancelledError:
+            self._batching.withdraw(ticket)
+            raise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def queued(self) -> tuple[int, int]:
+        """(commands, request bytes) that wait to be sent."""
+        return self._batching.queued()
+
+    async def close(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - what is left then is answered, not cancelled
+        """Refuses new commands, and returns when all others have their answer, after at most about `timeout` seconds.
+
+        What is left then gets Draining if it was never sent; else StoreUnavailable, and its commit may still happen.
+        """
+        self._batching.close()
+        for idle in self._idle.values():
+            idle.set_result(None)
+        self._idle.clear()
+        tasks = list(self._tasks.values())
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=timeout)
+            for task in unfinished:
+                task.cancel()
+            _settle(self._batching.abandon())
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> "Batcher":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _drive(self, number: int) -> None:
+        """Sends one shard's batches, one after the other, until closed and empty."""
+        loop = asyncio.get_running_loop()
+        batching = self._batching
+        while True:
+            batch, late = batching.next_batch(number, loop.time())
+            _settle(late)
+            if not batch:
+                if batching.closed:
+                    return
+                self._idle[number] = idle = loop.create_future()
+                await idle
+                continue
+            try:
+                results = await self._store.apply([ticket.command for ticket in batch])
+                if len(results) != len(batch):
+                    raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
+            except StoreUnavailable:
+                delay, given_up = batching.unknown(number, loop.time())
+                _settle(given_up)
+                _settle(batching.expire(loop.time()))
+                await asyncio.sleep(delay)
+            except Exception as error:
+                _settle(batching.failed(number, error))
+            else:
+                _settle(batching.done(number, results, loop.time()))
+
+
+def _settle(answers: Iterable[tuple[Ticket[asyncio.Future[Answer]], Answer]]) -> None:
+    for ticket, answer in answers:
+        # A caller that was cancelled after its command was sent has cancelled its future.
+        if not ticket.waiter.done():
+            ticket.waiter.set_result(answer)

@@ -1,0 +1,229 @@
+"""Group commit without I/O: which commands go to the store together, when again, and what each caller hears.
+
+Commands wait in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch under way; whatever
+queued up meanwhile is the next one, without any linger. A batch that fails in an unforeseen way is halved until the
+command at fault stands alone. A batch whose outcome is unknown is applied again with the same members: request ids make
+that exact. Either way nothing else of the shard is sent before every member has its answer, so no command overtakes an
+earlier one of its session.
+
+Nothing here awaits, sleeps or reads a clock: `batcher.py` drives it on asyncio, the simulation in the tests by a seed.
+Times are seconds of any one monotonic clock.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+from typing import Generic, TypeVar
+from zlib import crc32
+
+from sessiond_server.domain.commands import Command, Outcome, Result
+from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable
+
+Waiter = TypeVar("Waiter")
+Answer = Outcome | Exception
+"""What a caller hears: the outcome, or what to raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much waits, how much goes at once, how long a lost database is waited for. All bounds are inclusive."""
+
+    shards: int = 2
+    """Batches under way at most, each on its own connection."""
+    queue_commands: int = 2048
+    """That wait in one shard; those under way do not count."""
+    queue_bytes: int = 64 * 1024 * 1024
+    """Request bytes that wait in one shard."""
+    batch_commands: int = 128
+    batch_bytes: int = 4 * 1024 * 1024
+    """A command that is larger goes alone."""
+    outage: float = 10.0
+    """Seconds since a shard first lost the database for which its batch is tried again. Once they have passed, and
+    until a batch gets an answer, each batch has one attempt only."""
+    backoff_first: float = 0.05
+    """Seconds before the second attempt; doubles with each, times 0.5 to 1.0 by chance."""
+    backoff_most: float = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Ticket(Generic[Waiter]):
+    """One command on its way, and who waits for it."""
+
+    command: Command
+    waiter: Waiter
+    deadline: float
+    shard: int
+
+
+@dataclass(slots=True)
+class _Shard(Generic[Waiter]):
+    queue: OrderedDict[Ticket[Waiter], None] = field(default_factory=OrderedDict)
+    queued_bytes: int = 0
+    under_way: list[Ticket[Waiter]] | None = None
+    """Sent, no answer yet."""
+    again: list[list[Ticket[Waiter]]] = field(default_factory=list)
+    """Stack of batches to send before anything from the queue: a halved one, or one whose outcome is unknown."""
+    sent_at: float = 0.0
+    seconds_each: float = 0.001
+    """Running mean of a batch's time divided by its commands."""
+    lost_at: float | None = None
+    """When the database was first lost without an answer since."""
+    attempts: int = 0
+
+
+class Batching(Generic[Waiter]):
+    """The state of all shards. Every ticket that `submit` returns is answered exactly once, unless it is withdrawn: by
+    `next_batch`, `expire`, `done`, `failed`, `unknown` or `abandon`."""
+
+    def __init__(self, limits: Limits, chance: Random) -> None:
+        self.limits = limits
+        self.closed = False
+        self._chance = chance
+        self._shards: list[_Shard[Waiter]] = [_Shard() for _ in range(limits.shards)]
+
+    def submit(self, command: Command, waiter: Waiter, deadline: float = inf) -> Ticket[Waiter]:
+        """Queues the command. `deadline`: it is not sent later than that. Raises QueueFull; Draining once closed."""
+        if self.closed:
+            raise Draining
+        tenant_id, session_id = command.key
+        number = crc32(f"{tenant_id}\0{session_id}".encode()) % self.limits.shards
+        shard = self._shards[number]
+        queued_bytes = shard.queued_bytes + command.size
+        # A command alone is taken whatever its size: the wire has bounded it.
+        if len(shard.queue) >= self.limits.queue_commands or (shard.queue and queued_bytes > self.limits.queue_bytes):
+            raise QueueFull(self._retry_after(shard))
+        ticket = Ticket(command, waiter, deadline, number)
+        shard.queue[ticket] = None
+        shard.queued_bytes = queued_bytes
+        return ticket
+
+    def withdraw(self, ticket: Ticket[Waiter]) -> bool:
+        """Takes a command back. False when it is too late: it was sent, or answered."""
+        shard = self._shards[ticket.shard]
+        if ticket not in shard.queue:
+            return False
+        del shard.queue[ticket]
+        shard.queued_bytes -= ticket.command.size
+        return True
+
+    def expire(self, now: float) -> list[tuple[Ticket[Waiter], Answer]]:
+        """Drops the queued commands whose deadline has passed."""
+        late = [ticket for shard in self._shards for ticket in shard.queue if ticket.deadline < now]
+        for ticket in late:
+            self.withdraw(ticket)
+        return [(ticket, DeadlinePassed()) for ticket in late]
+
+    def next_batch(
+        self, number: int, now: float
+    ) -> tuple[Sequence[Ticket[Waiter]], Sequence[tuple[Ticket[Waiter], Answer]]]:
+        """(the batch to send now, the answers of those that are too late to be sent).
+
+        An empty batch: the shard has nothing to send. Only for a shard with nothing under way; a batch that is not
+        empty is under way until `done`, `failed` or `unknown`.
+        """
+        shard = self._shards[number]
+        assert shard.under_way is None
+        late: list[tuple[Ticket[Waiter], Answer]] = []
+        batch = shard.again.pop() if shard.again else self._take(shard, now, late)
+        if batch:
+            shard.under_way = batch
+            shard.sent_at = now
+        return batch, late
+
+    def done(self, number: int, results: Sequence[Result], now: float) -> Iterable[tuple[Ticket[Waiter], Answer]]:
+        """The batch under way is committed."""
+        shard, batch = self._answered(number)
+        shard.seconds_each += ((now - shard.sent_at) / len(batch) - shard.seconds_each) / 8
+        return zip(batch, results, strict=True)
+
+    def failed(self, number: int, error: Exception) -> Sequence[tuple[Ticket[Waiter], Answer]]:
+        """The batch under way is not committed, for a reason that may lie in one command."""
+        shard, batch = self._answered(number)
+        if len(batch) == 1:
+            return [(batch[0], error)]
+        middle = len(batch) // 2
+        shard.again += (batch[middle:], batch[:middle])
+        return ()
+
+    def unknown(self, number: int, now: float) -> tuple[float, Sequence[tuple[Ticket[Waiter], Answer]]]:
+        """The database was lost: whether the batch under way is committed is not known.
+
+        (seconds to wait before the next `next_batch`, answers of those that are given up).
+        """
+        shard = self._shards[number]
+        assert shard.under_way is not None
+        batch, shard.under_way = shard.under_way, None
+        if shard.lost_at is None:
+            shard.lost_at = now
+        delay = min(self.limits.backoff_most, self.limits.backoff_first * 2.0 ** min(shard.attempts, 16))
+        delay *= self._chance.uniform(0.5, 1.0)
+        shard.attempts += 1
+        shard.again.append(batch)
+        if now + delay - shard.lost_at <= self.limits.outage:
+            return delay, ()
+        return delay, self._give_up(shard, StoreUnavailable)
+
+    def close(self) -> None:
+        """Refuses commands from now on. Those queued are still sent."""
+        self.closed = True
+
+    def abandon(self) -> list[tuple[Ticket[Waiter], Answer]]:
+        """Answers everything that is left: Draining where the command was never sent, else StoreUnavailable."""
+        answers: list[tuple[Ticket[Waiter], Answer]] = []
+        for shard in self._shards:
+            if shard.under_way is not None:
+                shard.again.append(shard.under_way)
+                shard.under_way = None
+            answers += self._give_up(shard, StoreUnavailable)
+            shard.again.append(list(shard.queue))
+            shard.queue.clear()
+            shard.queued_bytes = 0
+            answers += self._give_up(shard, Draining)
+        return answers
+
+    def queued(self) -> tuple[int, int]:
+        """(commands, request bytes) that wait in all shards."""
+        return sum(len(shard.queue) for shard in self._shards), sum(shard.queued_bytes for shard in self._shards)
+
+    def _take(
+        self, shard: _Shard[Waiter], now: float, late: list[tuple[Ticket[Waiter], Answer]]
+    ) -> list[Ticket[Waiter]]:
+        batch: list[Ticket[Waiter]] = []
+        size = 0
+        queue = shard.queue
+        while queue and len(batch) < self.limits.batch_commands:
+            ticket, _ = queue.popitem(last=False)
+            if ticket.deadline < now:
+                shard.queued_bytes -= ticket.command.size
+                late.append((ticket, DeadlinePassed()))
+                continue
+            size += ticket.command.size
+            if batch and size > self.limits.batch_bytes:
+                queue[ticket] = None
+                queue.move_to_end(ticket, last=False)
+                break
+            shard.queued_bytes -= ticket.command.size
+            batch.append(ticket)
+        return batch
+
+    def _answered(self, number: int) -> tuple[_Shard[Waiter], list[Ticket[Waiter]]]:
+        shard = self._shards[number]
+        assert shard.under_way is not None
+        batch, shard.under_way = shard.under_way, None
+        shard.lost_at = None
+        shard.attempts = 0
+        return shard, batch
+
+    def _give_up(self, shard: _Shard[Waiter], error: Callable[[], Exception]) -> list[tuple[Ticket[Waiter], Answer]]:
+        given_up: list[tuple[Ticket[Waiter], Answer]] = [
+            (ticket, error()) for batch in reversed(shard.again) for ticket in batch
+        ]
+        shard.again.clear()
+        return given_up
+
+    def _retry_after(self, shard: _Shard[Waiter]) -> float:
+        if shard.lost_at is not None:
+            return self.limits.backoff_most
+        return min(5.0, max(0.02, len(shard.queue) * shard.seconds_each))

@@ -1,0 +1,279 @@
+"""The asyncio driver of the batcher, over a store whose every answer the test decides."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, Result, Scope, TouchSession
+from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
+from sessiond_server.store.batcher import Batcher
+from sessiond_server.store.batching import Limits
+from sessiond_server.store.contract import Store
+
+ONE_SHARD = Limits(shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0)
+
+
+class ScriptedStore:
+    """Shows every batch to the test, and waits until the test answers it."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[tuple[list[str], asyncio.Future[Sequence[Result] | None]]] = asyncio.Queue()
+        self.cancelled = 0
+
+    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+        answer: asyncio.Future[Sequence[Result] | None] = asyncio.get_running_loop().create_future()
+        self.batches.put_nowait(([command.request_id for command in commands], answer))
+        try:
+            results = await answer
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return [appended(command.request_id) for command in commands] if results is None else results
+
+    async def next(self) -> tuple[list[str], asyncio.Future[Sequence[Result] | None]]:
+        return await asyncio.wait_for(self.batches.get(), 10)
+
+
+def appended(request_id: str) -> MessagesAppended:
+    return MessagesAppended(1, 1, (request_id,), 0)
+
+
+def command(request_id: str, session_id: str = "s") -> Command:
+    return Command(Scope("t"), session_id, TouchSession(0), "local", request_id, size=10)
+
+
+def batcher_over(store: ScriptedStore, limits: Limits = ONE_SHARD) -> Batcher:
+    return Batcher(cast(Store, store), limits)
+
+
+async def turns(count: int = 5) -> None:
+    """Lets every task that can run do so."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_lone_command_goes_at_once_and_what_queued_meanwhile_is_the_next_batch() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        first = asyncio.create_task(batcher.write(command("a")))
+        names, answer = await store.next()
+        assert names == ["a"]
+        rest = [asyncio.create_task(batcher.write(command(name))) for name in "bcd"]
+        await turns()
+        assert batcher.queued() == (3, 30)
+        assert store.batches.empty(), "one batch under way per shard"
+        answer.set_result(None)
+        names, answer = await store.next()
+        assert names == ["b", "c", "d"]
+        answer.set_result(None)
+        assert await asyncio.gather(first, *rest) == [appended(name) for name in "abcd"]
+        again = asyncio.create_task(batcher.write(command("e")))
+        names, answer = await store.next()
+        assert names == ["e"]
+        answer.set_result(None)
+        assert await again == appended("e")
+
+
+async def test_a_refusal_is_raised_to_its_caller_alone() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
+        names, answer = await store.next()
+        assert names == ["a", "b"]
+        answer.set_result([SessionNotFound("s"), appended("b")])
+        with pytest.raises(SessionNotFound):
+            await calls[0]
+        assert await calls[1] == appended("b")
+
+
+async def test_a_poison_command_fails_alone() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in ("a", "b", "poison", "c")]
+        sent = []
+        while not all(call.done() for call in calls):
+            names, answer = await store.next()
+            sent.append(names)
+            if "poison" in names:
+                answer.set_exception(ValueError("cannot take it"))
+            else:
+                answer.set_result(None)
+            await turns()
+        assert sent == [["a", "b", "poison", "c"], ["a", "b"], ["poison", "c"], ["poison"], ["c"]]
+        with pytest.raises(ValueError, match="cannot take it"):
+            await calls[2]
+        assert [await calls[i] for i in (0, 1, 3)] == [appended(name) for name in "abc"]
+
+
+async def test_results_of_the_wrong_number_are_a_failure() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        call = asyncio.create_task(batcher.write(command("a")))
+        _, answer = await store.next()
+        answer.set_result([])
+        with pytest.raises(RuntimeError, match="0 results for 1 commands"):
+            await call
+
+
+async def test_a_batch_of_unknown_outcome_is_sent_again_unchanged() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
+        _, answer = await store.next()
+        answer.set_exception(StoreUnavailable())
+        calls.append(asyncio.create_task(batcher.write(command("c"))))
+        names, answer = await store.next()
+        assert names == ["a", "b"]
+        answer.set_result(None)
+        names, answer = await store.next()
+        assert names == ["c"]
+        answer.set_result(None)
+        assert await asyncio.gather(*calls) == [appended(name) for name in "abc"]
+
+
+async def test_after_the_outage_limit_callers_hear_that_the_store_is_unavailable() -> None:
+    store = ScriptedStore()
+    limits = Limits(shards=1, outage=0.0, backoff_first=0.001, backoff_most=0.001)
+    async with batcher_over(store, limits) as batcher:
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
+        _, answer = await store.next()
+        answer.set_exception(StoreUnavailable())
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreUnavailable, StoreUnavailable]
+        assert errors[0] is not errors[1], "one traceback each"
+        recovered = asyncio.create_task(batcher.write(command("c")))
+        _, answer = await store.next()
+        answer.set_result(None)
+        assert await recovered == appended("c")
+
+
+async def test_a_cancelled_caller_withdraws_what_was_not_sent_and_nothing_else() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        sent = asyncio.create_task(batcher.write(command("sent")))
+        _, answer = await store.next()
+        queued = [asyncio.create_task(batcher.write(command(name))) for name in ("withdrawn", "kept")]
+        await turns()
+        sent.cancel()
+        queued[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sent
+        with pytest.raises(asyncio.CancelledError):
+            await queued[0]
+        assert batcher.queued() == (1, 10)
+        assert not answer.cancelled(), "the commit goes on without its caller"
+        answer.set_result(None)
+        names, answer = await store.next()
+        assert names == ["kept"]
+        answer.set_result(None)
+        assert await queued[1] == appended("kept")
+    assert store.cancelled == 0
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        calls = [asyncio.create_task(batcher.write(command("a")))]
+        _, answer = await store.next()
+        calls += [asyncio.create_task(batcher.write(command(name))) for name in "bcde"]
+        await turns()
+        with pytest.raises(QueueFull) as refused:
+            await batcher.write(command("f"))
+        assert refused.value.retry_after is not None
+        answer.set_result(None)
+        _, answer = await store.next()
+        answer.set_result(None)
+        assert len(await asyncio.gather(*calls)) == 5
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_honoured_before_sending() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(DeadlinePassed):
+            await batcher.write(command("late"), deadline=loop.time() - 1)
+        first = asyncio.create_task(batcher.write(command("a")))
+        _, answer = await store.next()
+        deadline = loop.time() + 0.001
+        late = asyncio.create_task(batcher.write(command("b"), deadline=deadline))
+        await turns()
+        passed = loop.create_future()
+        loop.call_at(deadline + 0.001, passed.set_result, None)
+        await passed
+        answer.set_result(None)
+        with pytest.raises(DeadlinePassed):
+            await late
+        assert await first == appended("a")
+        assert store.batches.empty()
+
+
+async def test_sessions_of_different_shards_do_not_wait_for_each_other() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store, Limits(shards=2)) as batcher:
+        first = asyncio.create_task(batcher.write(command("a", "s0")))
+        _, stuck = await store.next()
+        others: list[asyncio.Task[Outcome]] = []
+        while store.batches.empty():
+            others.append(asyncio.create_task(batcher.write(command("x", f"s{len(others)}"))))
+            await turns()
+        names, answer = await store.next()
+        assert names == ["x"]
+        answer.set_result(None)
+        assert await others[-1] == appended("x")
+        stuck.set_result(None)
+        await first
+        while not all(other.done() for other in others):
+            _, answer = await store.next()
+            answer.set_result(None)
+            await turns()
+
+
+async def test_close_flushes_what_is_queued_and_refuses_what_comes() -> None:
+    store = ScriptedStore()
+    batcher = batcher_over(store)
+    calls = [asyncio.create_task(batcher.write(command("a")))]
+    _, answer = await store.next()
+    calls.append(asyncio.create_task(batcher.write(command("b"))))
+    await turns()
+    closing = asyncio.create_task(batcher.close())
+    await turns()
+    with pytest.raises(Draining):
+        await batcher.write(command("c"))
+    answer.set_result(None)
+    names, answer = await store.next()
+    assert names == ["b"]
+    assert not closing.done()
+    answer.set_result(None)
+    await closing
+    assert await asyncio.gather(*calls) == [appended("a"), appended("b")]
+    await batcher.close()
+
+
+async def test_close_is_bounded() -> None:
+    store = ScriptedStore()
+    batcher = batcher_over(store)
+    sent = asyncio.create_task(batcher.write(command("sent")))
+    await store.next()
+    queued = asyncio.create_task(batcher.write(command("queued")))
+    await turns()
+    await batcher.close(timeout=0.001)
+    with pytest.raises(StoreUnavailable):
+        await sent
+    with pytest.raises(Draining):
+        await queued
+    assert store.cancelled == 1
+    assert {task for task in asyncio.all_tasks() if task.get_name().startswith("batcher-")} == set()
+
+
+async def test_closing_an_idle_batcher_ends_its_tasks() -> None:
+    store = ScriptedStore()
+    batcher = batcher_over(store)
+    call = asyncio.create_task(batcher.write(command("a")))
+    _, answer = await store.next()
+    answer.set_result(None)
+    await call
+    await turns()
+    await batcher.close()
+    assert {task for task in asyncio.all_tasks() if task.get_name().startswith("batcher-")} == set()
