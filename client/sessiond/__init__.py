@@ -1,0 +1,148 @@
+"""Python client of sessiond, the service that keeps the conversations of AI agents.
+
+    async with sessiond.Client("127.0.0.1:50051") as client:
+        session = await client.create_session(user_id="ada", active=True)
+        await client.append_messages(session.session_id, [sessiond.user("hi")])
+
+Everything in `__all__` loads on first use: the service itself imports `sessiond.v1` through this package, and its rules
+must not load grpc by that.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sessiond.client import Client
+    from sessiond.errors import (
+        AlreadyExists,
+        ClientClosed,
+        DeadlinePassed,
+        Draining,
+        Exhausted,
+        IllegalTransition,
+        InternalError,
+        InvalidFields,
+        InvalidPageToken,
+        InvalidRequest,
+        MalformedRequest,
+        MessageAlreadyExists,
+        MessageLimitReached,
+        MessageNotFound,
+        NotFound,
+        QueueFull,
+        Refused,
+        RequestIdReused,
+        RequestTooLarge,
+        ScopeMissing,
+        SessiondError,
+        SessionAlreadyExists,
+        SessionEnded,
+        SessionNotActive,
+        SessionNotFound,
+        SessionQuotaReached,
+        StoreUnavailable,
+        ToolBlocked,
+        Unauthenticated,
+        Unavailable,
+        VersionMismatch,
+        VersionNotReached,
+        Violation,
+    )
+    from sessiond.messages import assistant, from_chat, system, text_of, to_chat, tool, tool_call, user
+    from sessiond.options import TLS, Keepalive, Retry
+    from sessiond.pages import Pages
+    from sessiond.request_ids import new_request_id
+    from sessiond.structs import from_struct, to_struct
+    from sessiond.v1.message_pb2 import Message, Part, Role
+    from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
+
+__all__ = [
+    "TLS",
+    "AlreadyExists",
+    "Client",
+    "ClientClosed",
+    "DeadlinePassed",
+    "Draining",
+    "Exhausted",
+    "IllegalTransition",
+    "InternalError",
+    "InvalidFields",
+    "InvalidPageToken",
+    "InvalidRequest",
+    "Keepalive",
+    "MalformedRequest",
+    "Message",
+    "MessageAlreadyExists",
+    "MessageLimitReached",
+    "MessageNotFound",
+    "NotFound",
+    "Pages",
+    "Part",
+    "QueueFull",
+    "Refused",
+    "RequestIdReused",
+    "RequestTooLarge",
+    "Retry",
+    "Role",
+    "ScopeMissing",
+    "Session",
+    "SessionAlreadyExists",
+    "SessionConfig",
+    "SessionEnded",
+    "SessionNotActive",
+    "SessionNotFound",
+    "SessionQuotaReached",
+    "SessionStatus",
+    "SessiondError",
+    "StoreUnavailable",
+    "TokenUsage",
+    "ToolBlocked",
+    "Unauthenticated",
+    "Unavailable",
+    "VersionMismatch",
+    "VersionNotReached",
+    "Violation",
+    "assistant",
+    "from_chat",
+    "from_struct",
+    "new_request_id",
+    "system",
+    "text_of",
+    "to_chat",
+    "to_struct",
+    "tool",
+    "tool_call",
+    "user",
+]
+
+_ELSEWHERE = {
+    "Client": "client",
+    "Pages": "pages",
+    "TLS": "options",
+    "Keepalive": "options",
+    "Retry": "options",
+    "new_request_id": "request_ids",
+    "from_struct": "structs",
+    "to_struct": "structs",
+    "Message": "v1.message_pb2",
+    "Part": "v1.message_pb2",
+    "Role": "v1.message_pb2",
+    "Session": "v1.session_pb2",
+    "SessionConfig": "v1.session_pb2",
+    "SessionStatus": "v1.session_pb2",
+    "TokenUsage": "v1.session_pb2",
+}
+"""Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    submodule = _ELSEWHERE.get(name) or ("messages" if name.islower() else "errors")
+    value: object = getattr(import_module(f"{__name__}.{submodule}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,354 @@
+"""What a call can raise, as a tree. The names are those of the service's own errors; needs neither grpc nor protobuf.
+
+    SessiondError
+    ├── InvalidRequest
+    │   ├── MalformedRequest
+    │   ├── InvalidFields
+    │   ├── RequestTooLarge
+    │   ├── InvalidPageToken
+    │   └── RequestIdReused
+    ├── NotFound
+    │   ├── SessionNotFound
+    │   └── MessageNotFound
+    ├── AlreadyExists
+    │   ├── SessionAlreadyExists
+    │   └── MessageAlreadyExists
+    ├── Refused
+    │   ├── IllegalTransition
+    │   ├── SessionNotActive
+    │   ├── SessionEnded
+    │   ├── ToolBlocked
+    │   ├── MessageLimitReached
+    │   └── VersionNotReached
+    ├── VersionMismatch
+    ├── Exhausted
+    │   ├── QueueFull
+    │   └── SessionQuotaReached
+    ├── Unauthenticated
+    ├── ScopeMissing
+    ├── Unavailable
+    │   ├── Draining
+    │   └── StoreUnavailable
+    ├── DeadlinePassed
+    └── InternalError
+
+    ClientClosed (a RuntimeError: a defect of the caller, not an answer)
+
+A leaf stands for one `ErrorReason`. A reason that this version does not know comes as the nearest parent by its status
+code, and as `SessiondError` itself where there is none, so `except Refused` goes on working with newer servers.
+No error carries contents of messages.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that breaks its rule."""
+
+    field: str
+    """Path of the field in the request message, such as `messages[3].parts[0].text`."""
+    description: str
+    """The rule, without the value."""
+
+
+class SessiondError(Exception):
+    """A call failed. Its cause (`__cause__`) is the `grpc.aio.AioRpcError`."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: Iterable[Violation] = (),
+        retry_after: float | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        """For people; decide by class or reason, never by text."""
+        self.reason = reason
+        """Name of the `ErrorReason` without prefix, such as SESSION_NOT_FOUND; empty when the service gave none, as when
+        it could not be reached."""
+        self.code = code
+        """Name of the gRPC status code, such as NOT_FOUND."""
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        """What `ErrorReason` documents for the reason."""
+        self.violations = tuple(violations)
+        """The fields at fault, where fields are."""
+        self.retry_after = retry_after
+        """Seconds after which another attempt makes sense; None where the service did not say."""
+        self.request_id = request_id
+        """Idempotency key of the write that failed, for a retry of the same write; empty for reads."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r}, reason={self.reason!r}, code={self.code!r})"
+
+    def _number(self, key: str) -> int:
+        value = self.metadata.get(key, "")
+        return int(value) if value.isascii() and value.isdigit() else 0
+
+
+class InvalidRequest(SessiondError):
+    """The request can never succeed as it is; `violations` names the fields, where fields are at fault."""
+
+
+class MalformedRequest(InvalidRequest):
+    """The service could not read the request."""
+
+
+class InvalidFields(InvalidRequest):
+    """Fields break their rules; see `violations`."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """The request is larger than the service takes."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._number("size_bytes")
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._number("limit_bytes")
+
+
+class InvalidPageToken(InvalidRequest):
+    """The page token does not belong to this list with this filter and order."""
+
+
+class RequestIdReused(InvalidRequest):
+    """The `request_id` was used for another request."""
+
+
+class NotFound(SessiondError):
+    """There is no such thing, or it is not the caller's to see: the two look the same."""
+
+
+class SessionNotFound(NotFound):
+    """No such session."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
+class MessageNotFound(NotFound):
+    """No such message in the session."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def message_id(self) -> str:
+        return self.metadata.get("message_id", "")
+
+
+class AlreadyExists(SessiondError):
+    """The chosen id is taken."""
+
+
+class SessionAlreadyExists(AlreadyExists):
+    """There is a session with the chosen id, or there was one until recently."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
+class MessageAlreadyExists(AlreadyExists):
+    """The session has a message with the chosen id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def message_id(self) -> str:
+        return self.metadata.get("message_id", "")
+
+
+class Refused(SessiondError):
+    """The session's state, or its config, does not allow it."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
+class IllegalTransition(Refused):
+    """The session's status has no such transition."""
+
+    @property
+    def status(self) -> str:
+        """The session's status, such as CREATED."""
+        return self.metadata.get("status", "")
+
+    @property
+    def action(self) -> str:
+        """What was tried, such as suspend."""
+        return self.metadata.get("action", "")
+
+
+class SessionNotActive(Refused):
+    """The write needs an active session."""
+
+    @property
+    def status(self) -> str:
+        """The session's status, such as SUSPENDED."""
+        return self.metadata.get("status", "")
+
+
+class SessionEnded(Refused):
+    """The session has ended, or its time has run out."""
+
+    @property
+    def end_reason(self) -> str:
+        """Why, such as EXPIRED."""
+        return self.metadata.get("end_reason", "")
+
+
+class ToolBlocked(Refused):
+    """The session's config does not allow the tool."""
+
+    @property
+    def tool(self) -> str:
+        return self.metadata.get("tool", "")
+
+
+class MessageLimitReached(Refused):
+    """The session may not hold that many messages."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
+class VersionNotReached(Refused):
+    """The session has not reached the `min_version` that the read asked for."""
+
+    @property
+    def current_version(self) -> int:
+        return self._number("current_version")
+
+
+class VersionMismatch(SessiondError):
+    """`expected_version` is not the session's version: read, decide again, retry."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def current_version(self) -> int:
+        return self._number("current_version")
+
+
+class Exhausted(SessiondError):
+    """A limit of the service or of the tenant is reached; see `retry_after`."""
+
+
+class QueueFull(Exhausted):
+    """More writes are waiting than the service is willing to hold."""
+
+
+class SessionQuotaReached(Exhausted):
+    """The tenant has as many sessions that have not ended as it may have."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
+class Unauthenticated(SessiondError):
+    """No key, or one that the service does not know."""
+
+
+class ScopeMissing(SessiondError):
+    """The key lacks the scope that the call needs."""
+
+    @property
+    def scope(self) -> str:
+        return self.metadata.get("scope", "")
+
+
+class Unavailable(SessiondError):
+    """The service could not be reached, or can't answer now. A write may have happened: retry it with the same id."""
+
+
+class Draining(Unavailable):
+    """The server that answered is shutting down."""
+
+
+class StoreUnavailable(Unavailable):
+    """The service cannot reach its database."""
+
+
+class DeadlinePassed(SessiondError):
+    """No answer in time. A write may have happened: retry it with the same `request_id`."""
+
+
+class InternalError(SessiondError):
+    """A defect of the service."""
+
+    @property
+    def error_id(self) -> str:
+        """Finds the record in the service's log."""
+        return self.metadata.get("error_id", "")
+
+
+class ClientClosed(RuntimeError):
+    """The client was closed before the call, or while it waited; a write that was under way may have happened."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed")
+
+
+BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
+    {
+        "MALFORMED_REQUEST": MalformedRequest,
+        "INVALID_FIELD": InvalidFields,
+        "REQUEST_TOO_LARGE": RequestTooLarge,
+        "INVALID_PAGE_TOKEN": InvalidPageToken,
+        "REQUEST_ID_REUSED": RequestIdReused,
+        "SESSION_NOT_FOUND": SessionNotFound,
+        "MESSAGE_NOT_FOUND": MessageNotFound,
+        "SESSION_ALREADY_EXISTS": SessionAlreadyExists,
+        "MESSAGE_ALREADY_EXISTS": MessageAlreadyExists,
+        "ILLEGAL_TRANSITION": IllegalTransition,
+        "SESSION_NOT_ACTIVE": SessionNotActive,
+        "SESSION_ENDED": SessionEnded,
+        "TOOL_BLOCKED": ToolBlocked,
+        "MESSAGE_LIMIT_REACHED": MessageLimitReached,
+        "VERSION_NOT_REACHED": VersionNotReached,
+        "VERSION_MISMATCH": VersionMismatch,
+        "QUEUE_FULL": QueueFull,
+        "SESSION_QUOTA_REACHED": SessionQuotaReached,
+        "UNAUTHENTICATED": Unauthenticated,
+        "SCOPE_MISSING": ScopeMissing,
+        "DRAINING": Draining,
+        "STORE_UNAVAILABLE": StoreUnavailable,
+        "DEADLINE_EXCEEDED": DeadlinePassed,
+        "INTERNAL": InternalError,
+    }
+)
+"""The leaves, by reason: one for each `ErrorReason`."""
+
+BY_CODE: Mapping[str, type[SessiondError]] = MappingProxyType(
+    {
+        "INVALID_ARGUMENT": InvalidRequest,
+        "NOT_FOUND": NotFound,
+        "ALREADY_EXISTS": AlreadyExists,
+        "FAILED_PRECONDITION": Refused,
+        "RESOURCE_EXHAUSTED": Exhausted,
+        "UNAUTHENTICATED": Unauthenticated,
+        "UNAVAILABLE": Unavailable,
+        "DEADLINE_EXCEEDED": DeadlinePassed,
+    }
+)
+"""Where an unknown reason, or none, leads; any other code: SessiondError."""

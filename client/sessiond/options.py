@@ -1,0 +1,66 @@
+"""What a client is made with. Frozen values; needs no grpc."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """How to encrypt the connection. The defaults trust what the system trusts and show no certificate of one's own."""
+
+    root_certificates: bytes | None = None
+    """PEM of the authorities to trust; None: the defaults of grpc."""
+    client_certificate: bytes | None = None
+    """PEM of the certificate to show, with its chain; goes with `client_key`."""
+    client_key: bytes | None = field(default=None, repr=False)
+    """PEM of its private key."""
+    server_name: str = ""
+    """The name that the server's certificate must have; empty: that of the target."""
+
+    def __post_init__(self) -> None:
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("client_certificate and client_key go together")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a call is sent again: after UNAVAILABLE alone, within the call's deadline, with the same request id.
+
+    The n-th pause is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, give or take a fifth; the service
+    can ask for another. The defaults pause for about 4 s in all, enough for a database or a server to come back.
+    """
+
+    max_attempts: int = 5
+    """The first one included; 1: no retries. 1 to 5 (grpc takes no more)."""
+    initial_backoff: float = 0.1
+    """Seconds; above 0."""
+    max_backoff: float = 3.0
+    """Seconds; above 0."""
+    multiplier: float = 3.0
+    """Above 0."""
+    tokens: int = 100
+    """Retries stop while more than half of these are used up, by all clients of the process that have the same target:
+    each UNAVAILABLE takes one. 1 to 1000."""
+    token_ratio: float = 0.1
+    """What each success gives back. Above 0; thousandths count."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_attempts <= 5:
+            raise ValueError("max_attempts: must be 1 to 5")
+        if min(self.initial_backoff, self.max_backoff, self.multiplier) < 0.001 or self.token_ratio < 0.001:
+            raise ValueError("backoffs, multiplier and token_ratio: must be 0.001 or more")
+        if not 1 <= self.tokens <= 1000:
+            raise ValueError("tokens: must be 1 to 1000")
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """How a dead connection is found out. The service allows a ping every 10 s or more."""
+
+    interval: float = 30.0
+    """Seconds between pings, also while no call is under way."""
+    timeout: float = 10.0
+    """Seconds without an answer after which the connection counts as dead."""
+
+    def __post_init__(self) -> None:
+        if self.interval < 10 or self.timeout <= 0:
+            raise ValueError("interval: must be 10 s or more; timeout: above 0")

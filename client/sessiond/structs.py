@@ -1,0 +1,84 @@
+"""JSON objects as `google.protobuf.Struct`, and back."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+_MOST_LEVELS = 64
+"""Far above what the service takes (24), far below where recursion ends: stops objects that contain themselves."""
+
+_EXACT = 2**53
+"""Struct numbers are doubles: integers up to here keep their value."""
+
+
+def to_struct(value: Mapping[str, Any]) -> Struct:
+    """A Struct of a mapping of str to None, bool, int, float, str, mappings and sequences of these.
+
+    Nothing is bent to fit. Raises TypeError for another type; ValueError for NaN, infinity, an integer that a double
+    cannot hold (beyond 2^53) and more than 64 levels. The error names the place, never the value.
+    """
+    struct = Struct()
+    _fill_struct(struct, value, "", 1)
+    return struct
+
+
+def from_struct(struct: Struct) -> dict[str, Any]:
+    """The dict that a Struct stands for. Numbers without a fraction come as int, where that is exact."""
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _fill_struct(struct: Struct, value: Mapping[str, Any], path: str, level: int) -> None:
+    if level > _MOST_LEVELS:
+        raise ValueError(f"more than {_MOST_LEVELS} levels")
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{path or 'the object'}: keys must be str, not {type(key).__name__}")
+        _fill_value(struct.fields[key], item, f"{path}.{key}" if path else key, level)
+
+
+def _fill_value(into: Value, value: object, path: str, level: int) -> None:
+    match value:
+        case None:
+            into.null_value = 0  # type: ignore[assignment]  # NULL_VALUE, the enum's only member
+        case bool():
+            into.bool_value = value
+        case str():
+            into.string_value = value
+        case int() | float():
+            if isinstance(value, int) and abs(value) > _EXACT:
+                raise ValueError(f"{path}: an integer beyond 2^53 would lose its value; send it as text")
+            if not math.isfinite(value):
+                raise ValueError(f"{path}: NaN and infinity are not JSON")
+            into.number_value = value
+        case Mapping():
+            into.struct_value.SetInParent()
+            _fill_struct(into.struct_value, value, path, level + 1)
+        case Sequence() if not isinstance(value, bytes | bytearray | memoryview):
+            if level >= _MOST_LEVELS:
+                raise ValueError(f"more than {_MOST_LEVELS} levels")
+            into.list_value.SetInParent()
+            for index, item in enumerate(value):
+                _fill_value(into.list_value.values.add(), item, f"{path}[{index}]", level + 1)
+        case _:
+            raise TypeError(f"{path}: {type(value).__name__} is not JSON")
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "bool_value":
+            return value.bool_value
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            number = value.number_value
+            # -0.0 stays a float: as an int it would lose its sign.
+            exact = number.is_integer() and abs(number) <= _EXACT and not (number == 0 and math.copysign(1, number) < 0)
+            return int(number) if exact else number
+        case "struct_value":
+            return from_struct(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case _:
+            return None
