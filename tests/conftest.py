@@ -1,0 +1,151 @@
+"""Real servers for every test that wants one.
+
+One bundled Postgres and one bundled Valkey serve the whole run. With SESSIOND_POSTGRES_DSN or SESSIOND_REDIS_URL set,
+those servers are used instead: databases of random names are made there (the role needs CREATEDB) and dropped again,
+and keys in Redis carry a random prefix.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from sessiond_server.embedded import EmbeddedServers
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop of its own, so that synchronous fixtures can await, whatever loop the test runs on."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fixtures", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Databases:
+    """Makes and drops databases on one Postgres server."""
+
+    def __init__(self, server_dsn: str, thread: LoopThread) -> None:
+        self._server_dsn = server_dsn
+        self._thread = thread
+        self._connection = thread.run(asyncpg.connect(server_dsn))
+        self._template: str | None = None
+
+    def create(self, template: str | None = None) -> str:
+        """The DSN of a fresh database."""
+        name = f"sessiond_test_{uuid.uuid4().hex}"
+        self._execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        return self._dsn(name)
+
+    def create_migrated(self) -> str:
+        """The DSN of a fresh database with the current schema."""
+        if self._template is None:
+            # Imported here: tests that need no database must not pay for it.
+            from sessiond_server.store.postgres.migrate import migrate
+
+            dsn = self.create()
+            self._thread.run(migrate(dsn))
+            self._template = self.name(dsn)
+        return self.create(self._template)
+
+    def drop(self, dsn: str) -> None:
+        self._execute(f'DROP DATABASE IF EXISTS "{self.name(dsn)}" WITH (FORCE)')
+
+    def close(self) -> None:
+        if self._template is not None:
+            self.drop(self._dsn(self._template))
+        self._thread.run(self._connection.close())
+
+    @staticmethod
+    def name(dsn: str) -> str:
+        return urlsplit(dsn).path.lstrip("/")
+
+    def _dsn(self, name: str) -> str:
+        return urlunsplit(urlsplit(self._server_dsn)._replace(path=f"/{name}"))
+
+    def _execute(self, statement: str) -> None:
+        self._thread.run(self._connection.execute(statement))
+
+
+@pytest.fixture(scope="session")
+def loop_thread() -> Iterator[LoopThread]:
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="session")
+def bundled_servers() -> Iterator[EmbeddedServers]:
+    """The bundled servers of this run. Their data does not survive a power cut, nor the run."""
+    # Below the public temporary folder, not pytest's private one, which the account that root starts Postgres as could
+    # not enter. Started on this thread: when it ends, however, the servers end (see embedded/child.py).
+    folder = Path(tempfile.mkdtemp(prefix="sessiond-tests-"))
+    loop = asyncio.new_event_loop()
+    servers = EmbeddedServers(folder, durable=False, max_connections=200)
+    try:
+        loop.run_until_complete(servers.__aenter__())
+        try:
+            yield servers
+        finally:
+            loop.run_until_complete(servers.__aexit__(None, None, None))
+    finally:
+        loop.close()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest, loop_thread: LoopThread) -> Iterator[Databases]:
+    given = os.environ.get("SESSIOND_POSTGRES_DSN")
+    dsn = given or request.getfixturevalue("bundled_servers").postgres_dsn
+    databases = Databases(dsn, loop_thread)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture
+def postgres_dsn(databases: Databases) -> Iterator[str]:
+    """A database of the test's own, with the current schema."""
+    dsn = databases.create_migrated()
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture
+def empty_postgres_dsn(databases: Databases) -> Iterator[str]:
+    """A database of the test's own, without any schema."""
+    dsn = databases.create()
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """A server that all tests share, and perhaps others: put `redis_prefix` before every key; never flush it."""
+    given = os.environ.get("SESSIOND_REDIS_URL")
+    url: str = given or request.getfixturevalue("bundled_servers").redis_url
+    return url
+
+
+@pytest.fixture
+def redis_prefix() -> str:
+    """Starts every key of this test."""
+    return f"test:{uuid.uuid4().hex}:"
