@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
+from sessiond_server.domain import wire
 from sessiond_server.domain.rows import StoredEvent
 
 
 def content_version(events: Sequence[StoredEvent]) -> int:
     """`seq` of the event whose content `outcome` needs; 0 for none. `events` as for `outcome`."""
     last = events[-1]
-    if _is_session(last) and last.body:
+    if last.type < wire.FIRST_MESSAGE_EVENT:
         return Session.FromString(last.body).content_version
     return 0
 
@@ -31,6 +32,3 @@ def outcome(action: c.Action, events: Sequence[StoredEvent], content: bytes) -> 
         return c.MessageRedacted(last.seq, last.body)
     return c.SessionWritten(c.SessionSnapshot(last.seq, last.body, content))
 
-
-def _is_session(event: StoredEvent) -> bool:
-    return event.message_id is None

@@ -1,0 +1,161 @@
+"""A log in a dict, for tests of the rules: applies commands through batch.decide and keeps what they write."""
+
+from collections.abc import Iterator, Sequence
+
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.session_pb2 import Session, SessionStatus, SessionType
+from sessiond_server.domain import batch, fold, replay, wire
+from sessiond_server.domain import commands as c
+from sessiond_server.domain.rows import (
+    AppendedMessage,
+    EventRow,
+    Head,
+    Key,
+    Known,
+    Replay,
+    RequestRecord,
+    Rules,
+    StoredEvent,
+)
+
+SECOND = 1_000_000
+START = 1_700_000_000 * SECOND
+KEY = ("tenant", "s1")
+SCOPE = c.Scope("tenant")
+
+
+def text(role: Role.ValueType, content: str, message_id: str = "") -> Message:
+    return Message(message_id=message_id, role=role, parts=[Part(text=content)])
+
+
+def user(content: str = "hello", message_id: str = "") -> Message:
+    return text(Role.ROLE_USER, content, message_id)
+
+
+def new_session(**fields: object) -> Session:
+    """A session as the wire hands it over: defaults filled in."""
+    session = Session(
+        session_id="s1", type=SessionType.SESSION_TYPE_AGENT, status=SessionStatus.SESSION_STATUS_ACTIVE, agent_mode=3
+    )
+    session.MergeFrom(Session(**fields))  # type: ignore[arg-type]
+    return session
+
+
+class Log:
+    """One tenant's sessions. `now` is the clock, in microseconds; tests move it."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.rules = rules or Rules()
+        self.now = START
+        self.heads: dict[Key, Head] = {}
+        self.events: dict[Key, list[EventRow]] = {}
+        self.requests: dict[tuple[Key, str], RequestRecord] = {}
+        self._numbers: Iterator[int] = iter(range(1, 1_000_000))
+
+    def new_id(self) -> str:
+        return f"id-{next(self._numbers)}"
+
+    def command(
+        self,
+        action: c.Action,
+        *,
+        request_id: str = "",
+        fingerprint: bytes = b"f",
+        expected_version: int = 0,
+        scope: c.Scope = SCOPE,
+        session_id: str = "s1",
+    ) -> c.Command:
+        request_id = request_id or f"!{self.new_id()}"
+        return c.Command(scope, session_id, action, "test", request_id, fingerprint, expected_version)
+
+    def apply(self, *commands: c.Command) -> list[c.Result]:
+        """Decides the commands as one batch and keeps what they write."""
+        asked = batch.needs(commands, self.heads, self.rules)
+        events = {key: {e.message_id: e for e in rows if e.message_id} for key, rows in self.events.items()}
+        known = Known(
+            now_us=self.now,
+            requests={request: self.requests[request] for request in asked.requests if request in self.requests},
+            message_ids={(key, m) for key, m in asked.message_ids if m in events.get(key, {})},
+            messages={
+                (key, m): AppendedMessage(e.seq, e.head, e.body)
+                for key, m in asked.messages
+                if (e := events.get(key, {}).get(m)) is not None
+            },
+            contents={key: self._content(key, seq) for key, seq in asked.contents},
+            live_sessions={tenant: self._live(tenant) for tenant in asked.tenants},
+        )
+        decided = batch.decide(commands, self.heads, known, self.rules, self.new_id)
+        self._keep(decided.writes)
+        return [self._resolve(co, r) for co, r in zip(commands, decided.results, strict=True)]
+
+    def do(self, action: c.Action, **options: object) -> c.Result:
+        """One command, as a batch of one."""
+        return self.apply(self.command(action, **options))[0]  # type: ignore[arg-type]
+
+    def ok(self, action: c.Action, **options: object) -> c.Outcome:
+        """One command that must be accepted."""
+        result = self.do(action, **options)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def create(self, **fields: object) -> Session:
+        self.ok(c.CreateSession(new_session(**fields)))
+        return self.session()
+
+    def append(self, *messages: Message) -> c.MessagesAppended:
+        outcome = self.ok(c.AppendMessages(messages or (user(),)))
+        assert isinstance(outcome, c.MessagesAppended)
+        return outcome
+
+    def session(self, key: Key = KEY) -> Session:
+        """The whole session, as a reader would get it."""
+        head = self.heads[key]
+        return Session.FromString(head.core + self._content(key, head.content_version))
+
+    def log(self, key: Key = KEY) -> list[Event]:
+        return [Event.FromString(wire.event(e.type, e.head, e.body, e.content)) for e in self.events[key]]
+
+    def messages(self, key: Key = KEY) -> list[Message]:
+        return [Message.FromString(e.body) for e in self.events[key] if e.message_id]
+
+    def folded(self, key: Key = KEY) -> Session:
+        """The session as its log tells it."""
+        session = Session()
+        for event in self.log(key):
+            session = fold.fold(session, event)
+        return session
+
+    def _content(self, key: Key, seq: int) -> bytes:
+        return (self.events[key][seq - 1].content or b"") if seq else b""
+
+    def _live(self, tenant: str) -> int:
+        live = [Session.FromString(head.core).status for key, head in self.heads.items() if key[0] == tenant]
+        return sum(status not in (0, SessionStatus.SESSION_STATUS_ENDED) for status in live)
+
+    def _keep(self, writes: batch.Writes) -> None:
+        for head in writes.heads:
+            assert head.created == (head.key not in self.heads)
+            self.heads[head.key] = head.head
+        for event in writes.events:
+            rows = self.events.setdefault(event.key, [])
+            assert event.seq == len(rows) + 1, "the log has a gap"
+            rows.append(event)
+        for request in writes.requests:
+            self.requests[(request.key, request.request_id)] = request.record
+        for key, message in writes.redactions:
+            old = self.events[key][message.seq - 1]
+            self.events[key][message.seq - 1] = EventRow(
+                key, old.seq, old.type, old.create_time_us, old.message_id, message.head, message.body, old.content
+            )
+        for key, final in writes.deletions:
+            self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
+
+    def _resolve(self, command: c.Command, result: c.Result | Replay) -> c.Result:
+        if not isinstance(result, Replay):
+            return result
+        rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
+        stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body) for e in rows]
+        content = self._content(result.key, replay.content_version(stored))
+        return replay.outcome(command.action, stored, content)
