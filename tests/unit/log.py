@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message, Part, Role
-from sessiond.v1.session_pb2 import Session, SessionStatus, SessionType
+from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
+from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import batch, fold, replay, wire
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import (
@@ -17,9 +18,12 @@ from sessiond_server.domain.rows import (
     RequestRecord,
     Rules,
     StoredEvent,
+    Writes,
 )
 
 SECOND = 1_000_000
+REPLACE, MERGE = StructUpdate.STRUCT_UPDATE_REPLACE, StructUpdate.STRUCT_UPDATE_MERGE
+CLIENT = EndReason.END_REASON_CLIENT
 START = 1_700_000_000 * SECOND
 KEY = ("tenant", "s1")
 SCOPE = c.Scope("tenant")
@@ -36,7 +40,10 @@ def user(content: str = "hello", message_id: str = "") -> Message:
 def new_session(**fields: object) -> Session:
     """A session as the wire hands it over: defaults filled in."""
     session = Session(
-        session_id="s1", type=SessionType.SESSION_TYPE_AGENT, status=SessionStatus.SESSION_STATUS_ACTIVE, agent_mode=3
+        session_id="s1",
+        type=SessionType.SESSION_TYPE_AGENT,
+        status=SessionStatus.SESSION_STATUS_ACTIVE,
+        agent_mode=AgentMode.AGENT_MODE_GENERAL,
     )
     session.MergeFrom(Session(**fields))  # type: ignore[arg-type]
     return session
@@ -134,7 +141,7 @@ class Log:
         live = [Session.FromString(head.core).status for key, head in self.heads.items() if key[0] == tenant]
         return sum(status not in (0, SessionStatus.SESSION_STATUS_ENDED) for status in live)
 
-    def _keep(self, writes: batch.Writes) -> None:
+    def _keep(self, writes: Writes) -> None:
         for head in writes.heads:
             assert head.created == (head.key not in self.heads)
             self.heads[head.key] = head.head

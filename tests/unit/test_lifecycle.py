@@ -6,7 +6,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import EndReason, SessionStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import IllegalTransition, SessionEnded, SessionNotActive
-from tests.unit.log import SECOND, START, Log, new_session, user
+from tests.unit.log import REPLACE, SECOND, START, Log, new_session, user
 
 CREATED, ACTIVE, SUSPENDED, ENDED = (
     SessionStatus.SESSION_STATUS_CREATED,
@@ -21,7 +21,7 @@ PATHS: dict[SessionStatus.ValueType, list[c.Action]] = {
     SUSPENDED: [c.ActivateSession(), c.SuspendSession()],
     ENDED: [c.EndSession(EndReason.END_REASON_CLIENT)],
 }
-UPDATE = c.UpdateSession(new_session(name="n"), ["name"], 1)
+UPDATE = c.UpdateSession(new_session(name="n"), ["name"], REPLACE)
 CLIENT_END = c.EndSession(EndReason.END_REASON_COMPLETED)
 
 TABLE: list[tuple[SessionStatus.ValueType, c.Action, SessionStatus.ValueType | type[Exception]]] = [
@@ -153,7 +153,7 @@ class TestExpiry:
         log.create(ttl={"seconds": 1000})
         log.ok(c.TouchSession(1 * SECOND))
         assert log.session().expire_time.seconds == START // SECOND + 1000
-        log.ok(c.UpdateSession(new_session(), ["ttl"], 1))
+        log.ok(c.UpdateSession(new_session(), ["ttl"], REPLACE))
         assert not log.session().HasField("expire_time")
         log.ok(c.TouchSession(5 * SECOND))
         assert not log.session().HasField("expire_time")

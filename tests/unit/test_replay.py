@@ -7,7 +7,7 @@ from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import ids
 from sessiond_server.errors import RequestIdReused, SessionNotFound, VersionMismatch
-from tests.unit.log import SECOND, Log, new_session, user
+from tests.unit.log import CLIENT, REPLACE, SECOND, Log, new_session, user
 
 
 def big_state() -> Struct:
@@ -17,10 +17,10 @@ def big_state() -> Struct:
 
 
 ACTIONS: list[c.Action] = [
-    c.UpdateSession(new_session(summary="later", name="n"), ["summary", "name"], 1),
-    c.UpdateSession(new_session(name="n"), ["name"], 1),
+    c.UpdateSession(new_session(summary="later", name="n"), ["summary", "name"], REPLACE),
+    c.UpdateSession(new_session(name="n"), ["name"], REPLACE),
     c.SuspendSession(),
-    c.EndSession(1),
+    c.EndSession(CLIENT),
     c.TouchSession(5 * SECOND),
     c.AppendMessages([user("a"), user("b", "chosen")]),
     c.RedactMessage("m", "reason"),
@@ -46,7 +46,7 @@ class TestRetry:
         log = Log()
         first = self.first(log, action)
         if log.session().status != SessionStatus.SESSION_STATUS_ENDED:
-            log.ok(c.UpdateSession(new_session(summary="other", name="other"), ["summary", "name"], 1))
+            log.ok(c.UpdateSession(new_session(summary="other", name="other"), ["summary", "name"], REPLACE))
         assert log.ok(action, request_id="r") == first
 
     def test_gets_it_within_one_batch(self, action: c.Action) -> None:

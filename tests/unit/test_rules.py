@@ -25,7 +25,7 @@ from sessiond_server.errors import (
     ToolBlocked,
     VersionMismatch,
 )
-from tests.unit.log import KEY, SECOND, START, Log, new_session, text, user
+from tests.unit.log import CLIENT, KEY, MERGE, REPLACE, SECOND, START, Log, new_session, text, user
 
 
 def struct(value: dict[str, object]) -> Struct:
@@ -69,7 +69,7 @@ class TestCreation:
         first = [log.command(create, session_id=s) for s in ("a", "b", "c")]
         assert [type(r) for r in log.apply(*first)] == [c.SessionWritten, c.SessionWritten, SessionQuotaReached]
         assert isinstance(log.do(create, session_id="c"), SessionQuotaReached)
-        log.ok(c.EndSession(1), session_id="a")
+        log.ok(c.EndSession(CLIENT), session_id="a")
         log.ok(create, session_id="c")
         swap = [log.command(c.DeleteSession(), session_id="b"), log.command(create, session_id="d")]
         assert [type(r) for r in log.apply(*swap)] == [c.SessionDeleted, c.SessionWritten]
@@ -210,9 +210,9 @@ class TestVersions:
     def test_a_stale_expected_version_is_refused_with_the_current_one(self) -> None:
         log = Log()
         log.create()
-        update = c.UpdateSession(new_session(name="a"), ["name"], 1)
+        update = c.UpdateSession(new_session(name="a"), ["name"], REPLACE)
         log.ok(update, expected_version=1)
-        refusal = log.do(c.UpdateSession(new_session(name="b"), ["name"], 1), expected_version=1)
+        refusal = log.do(c.UpdateSession(new_session(name="b"), ["name"], REPLACE), expected_version=1)
         assert isinstance(refusal, VersionMismatch)
         assert refusal.metadata["current_version"] == "2"
         assert log.session().name == "a"
@@ -220,9 +220,9 @@ class TestVersions:
     @pytest.mark.parametrize(
         "action",
         [
-            c.UpdateSession(new_session(name="n"), ["name"], 1),
+            c.UpdateSession(new_session(name="n"), ["name"], REPLACE),
             c.SuspendSession(),
-            c.EndSession(1),
+            c.EndSession(CLIENT),
             c.TouchSession(0),
             c.DeleteSession(),
             c.AppendMessages([user()]),
@@ -242,7 +242,9 @@ class TestVersions:
     def test_only_one_of_two_in_a_batch_wins(self) -> None:
         log = Log()
         log.create()
-        both = [log.command(c.UpdateSession(new_session(name=n), ["name"], 1), expected_version=1) for n in ("a", "b")]
+        both = [
+            log.command(c.UpdateSession(new_session(name=n), ["name"], REPLACE), expected_version=1) for n in ("a", "b")
+        ]
         assert [type(r) for r in log.apply(*both)] == [c.SessionWritten, VersionMismatch]
         assert log.session().name == "a"
 
@@ -252,7 +254,7 @@ class TestUpdate:
         log = Log()
         log.create(name="n", agent_id="a", labels={"x": "1"}, metadata=struct({"k": 1}), summary="s")
         before = log.session()
-        log.ok(c.UpdateSession(new_session(name="new", agent_id="other", summary="other"), ["name"], 1))
+        log.ok(c.UpdateSession(new_session(name="new", agent_id="other", summary="other"), ["name"], REPLACE))
         after = log.session()
         assert after.name == "new"
         assert (after.agent_id, after.summary, after.metadata) == ("a", "s", before.metadata)
@@ -265,7 +267,7 @@ class TestUpdate:
     def test_content_is_written_with_its_event_and_keeps_the_rest(self) -> None:
         log = Log()
         log.create(metadata=struct({"k": 1}), config=SessionConfig(system_prompt="p", max_messages=9))
-        log.ok(c.UpdateSession(new_session(summary="short"), ["summary"], 1))
+        log.ok(c.UpdateSession(new_session(summary="short"), ["summary"], REPLACE))
         session = log.session()
         assert (session.summary, session.config.system_prompt, session.content_version) == ("short", "p", 2)
         assert log.log()[-1].session_view == SessionView.SESSION_VIEW_FULL
@@ -283,7 +285,7 @@ class TestUpdate:
         log = Log()
         log.create(config=SessionConfig(system_prompt="p", blocked_tools=["a"]))
         given = new_session(config=SessionConfig(max_messages=1, blocked_tools=["b", "c"], system_prompt="ignored"))
-        log.ok(c.UpdateSession(given, ["config.max_messages", "config.blocked_tools"], 1))
+        log.ok(c.UpdateSession(given, ["config.max_messages", "config.blocked_tools"], REPLACE))
         config = log.session().config
         assert config == SessionConfig(system_prompt="p", max_messages=1, blocked_tools=["b", "c"])
         log.append(user())
@@ -293,17 +295,17 @@ class TestUpdate:
         log = Log()
         log.create(metadata=struct({"a": 1, "b": {"c": 2, "d": 3}}))
         patch = new_session(metadata=struct({"b": {"c": None, "e": 4}, "f": [1]}))
-        log.ok(c.UpdateSession(patch, ["metadata"], 2))
+        log.ok(c.UpdateSession(patch, ["metadata"], MERGE))
         assert json_format.MessageToDict(log.session().metadata) == {"a": 1, "b": {"d": 3, "e": 4}, "f": [1]}
-        log.ok(c.UpdateSession(patch, ["metadata"], 1))
+        log.ok(c.UpdateSession(patch, ["metadata"], REPLACE))
         assert json_format.MessageToDict(log.session().metadata) == {"b": {"c": None, "e": 4}, "f": [1]}
-        log.ok(c.UpdateSession(new_session(), ["metadata"], 1))
+        log.ok(c.UpdateSession(new_session(), ["metadata"], REPLACE))
         assert not log.session().HasField("metadata")
 
     def test_a_merge_may_not_pass_the_bounds(self) -> None:
         log = Log()
         log.create(metadata=struct({"a": "x" * 40_000}))
-        refusal = log.do(c.UpdateSession(new_session(metadata=struct({"b": "x" * 40_000})), ["metadata"], 2))
+        refusal = log.do(c.UpdateSession(new_session(metadata=struct({"b": "x" * 40_000})), ["metadata"], MERGE))
         assert isinstance(refusal, InvalidFields)
         assert refusal.violations[0].field == "session.metadata"
         assert log.session().version == 1
@@ -312,11 +314,11 @@ class TestUpdate:
         log = Log()
         log.create(ttl={"seconds": 1000})
         at = START // SECOND + 5000
-        log.ok(c.UpdateSession(new_session(expire_time={"seconds": at}), ["expire_time"], 1))
+        log.ok(c.UpdateSession(new_session(expire_time={"seconds": at}), ["expire_time"], REPLACE))
         assert (log.session().HasField("ttl"), log.session().expire_time.seconds) == (False, at)
-        log.ok(c.UpdateSession(new_session(ttl={"seconds": 10}), ["ttl"], 1))
+        log.ok(c.UpdateSession(new_session(ttl={"seconds": 10}), ["ttl"], REPLACE))
         assert (log.session().ttl.seconds, log.session().expire_time.seconds) == (10, START // SECOND + 10)
-        refusal = log.do(c.UpdateSession(new_session(expire_time={"seconds": 1}), ["expire_time"], 1))
+        refusal = log.do(c.UpdateSession(new_session(expire_time={"seconds": 1}), ["expire_time"], REPLACE))
         assert isinstance(refusal, InvalidFields)
 
 
@@ -327,7 +329,12 @@ class TestIsolation:
     def test_a_foreign_session_is_as_unknown_as_none(self, scope: c.Scope) -> None:
         log = Log()
         log.create(user_id="alice")
-        actions: list[c.Action] = [c.TouchSession(0), c.DeleteSession(), c.AppendMessages([user()]), c.EndSession(1)]
+        actions: list[c.Action] = [
+            c.TouchSession(0),
+            c.DeleteSession(),
+            c.AppendMessages([user()]),
+            c.EndSession(CLIENT),
+        ]
         for action in actions:
             foreign = log.do(action, scope=scope, expected_version=9)
             unknown = log.do(action, scope=scope, session_id="s2")
@@ -348,7 +355,7 @@ class TestDeletion:
         final = log.log()[-1]
         assert final.type == EventType.EVENT_TYPE_SESSION_DELETED
         assert final.session == Session(session_id="s1", version=3)
-        for action in (c.TouchSession(0), c.DeleteSession(), c.AppendMessages([user()]), c.EndSession(1)):
+        for action in (c.TouchSession(0), c.DeleteSession(), c.AppendMessages([user()]), c.EndSession(CLIENT)):
             assert isinstance(log.do(action), SessionNotFound)
         assert isinstance(log.do(c.CreateSession(new_session())), SessionAlreadyExists)
 
@@ -391,7 +398,7 @@ class TestRedaction:
         log = Log()
         log.create()
         log.append(user("my password", "m"))
-        log.ok(c.UpdateSession(new_session(name="chosen"), ["name"], 1))
+        log.ok(c.UpdateSession(new_session(name="chosen"), ["name"], REPLACE))
         log.ok(c.RedactMessage("m", ""))
         assert log.session().name == "chosen"
         assert log.folded() == log.session()
