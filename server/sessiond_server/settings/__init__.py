@@ -1,0 +1,95 @@
+"""What an operator decides: flags first, then environment variables, then defaults. The only reader of the environment.
+
+values.py  how values are written
+table.py   the settings
+"""
+
+import argparse
+import os
+import pwd
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sessiond_server.settings.table import SETTINGS, Setting, Settings, markdown
+from sessiond_server.settings.values import Address, mask
+
+__all__ = ["SETTINGS", "Address", "Setting", "SettingError", "Settings", "add_flags", "load", "markdown", "mask"]
+
+
+class SettingError(Exception):
+    """A setting has no valid value. The text names it as the operator wrote it, and the rule."""
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Adds a flag for each named setting, or for all."""
+    wanted = None if names is None else set(names)
+    group = parser.add_argument_group("settings (flag, else environment variable, else default)")
+    for setting in SETTINGS:
+        if wanted is not None and setting.name not in wanted:
+            continue
+        default = setting.default if setting.default.startswith("(") else f"(default: {setting.default})"
+        text = f"{setting.help} [{', '.join(setting.variables)}] {default}".replace("%", "%%")
+        if setting.is_switch:
+            group.add_argument(setting.flag, nargs="?", const="true", metavar="BOOL", dest=setting.name, help=text)
+        else:
+            group.add_argument(setting.flag, metavar=setting.kind, dest=setting.name, help=text)
+
+
+def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from parsed flags (by name; None: not given) and the environment (None: the process's).
+
+    Raises SettingError. A variable that is set but empty counts as not set.
+    """
+    environ = os.environ if environ is None else environ
+    found = {}
+    for setting in SETTINGS:
+        source, text = _given(setting, flags or {}, environ)
+        if text is None:
+            continue
+        try:
+            found[setting.name] = setting.parse(text)
+        except ValueError as error:
+            raise SettingError(f"{source}: {error}") from None
+    settings = Settings(**found)
+    if "data_dir" not in found:
+        settings = replace(settings, data_dir=_default_data_dir(environ))
+    if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
+        raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
+    return settings
+
+
+def refuse_open_network(settings: Settings) -> None:
+    """Raises SettingError when anyone on the network could use the service without a key."""
+    if settings.listen.loopback or settings.keys_file or settings.allow_unauthenticated_network:
+        return
+    raise SettingError(
+        f"refusing to listen on {settings.listen}, which is reachable from the network, without keys.\n"
+        "  Make one: sessiond keys new --name me >> keys.txt   and serve with: --keys-file keys.txt\n"
+        "  or listen on 127.0.0.1, or, where something else guards the port, set --allow-unauthenticated-network"
+    )
+
+
+def _given(setting: Setting, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """(name of the source, text); text None when the setting is not given."""
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return setting.flag, flag
+    for variable in setting.variables:
+        if environ.get(variable):
+            return variable, environ[variable]
+    return "", None
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/sessiond")
+    if environ.get("XDG_DATA_HOME"):
+        return Path(environ["XDG_DATA_HOME"]) / "sessiond"
+    home = environ.get("HOME")
+    if not home:
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise SettingError("--data-dir: there is no home folder to put the data in; name a folder") from None
+    return Path(home) / ".local/share/sessiond"

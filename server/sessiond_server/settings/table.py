@@ -1,0 +1,172 @@
+"""The table of all settings. Everything else about settings is made from it: flags, variables, help, README."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sessiond_server.settings import values
+from sessiond_server.settings.values import Address
+
+DAY = 86400.0
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as the operator knows it."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str
+    """As written; or, in brackets, what decides."""
+    help: str
+    kind: str
+    """What to write: the metavariable of the flag."""
+    variables: tuple[str, ...]
+    """Environment variables; the first that is set and not empty counts."""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_switch(self) -> bool:
+        return self.parse is values.switch
+
+
+def _setting(
+    parse: Callable[[str], Any], default: str | None, kind: str, help: str, *, also: str = "", shown: str = ""
+) -> Any:
+    """A field with its row of the table. `default` None: not set, `shown` says what happens then."""
+    value = None if default is None else parse(default)
+    shown = f"({shown})" if shown else default or ""
+    return field(default=value, metadata={"parse": parse, "shown": shown, "help": help, "kind": kind, "also": also})
+
+
+_duration = values.seconds
+_count = values.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All that an operator decides, parsed. Durations are seconds, sizes bytes. Made by `load` only."""
+
+    listen: Address = _setting(
+        values.address, "127.0.0.1:50051", "HOST:PORT", "Where to listen. Port 0 takes any free one."
+    )
+    keys_file: Path | None = _setting(
+        values.path, None, "PATH", "File of bearer keys (see `sessiond keys new`). With it every call needs a key.",
+        shown="no keys",
+    )  # fmt: skip
+    allow_unauthenticated_network: bool = _setting(
+        values.switch, "false", "BOOL",
+        "Listen beyond loopback without keys: whoever reaches the port may read and change everything.",
+    )  # fmt: skip
+    tls_cert_file: Path | None = _setting(
+        values.path, None, "PATH", "PEM certificate chain. With `tls_key_file`: serve TLS only.", shown="no TLS"
+    )
+    tls_key_file: Path | None = _setting(
+        values.path, None, "PATH", "PEM private key of `tls_cert_file`.", shown="no TLS"
+    )
+    reflection: bool | None = _setting(
+        values.switch, None, "BOOL", "Answer to gRPC server reflection, which tools such as grpcurl use.",
+        shown="true with the bundled servers or the memory store, else false",
+    )  # fmt: skip
+    store: str = _setting(
+        values.one_of("postgres", "memory"), "postgres", "postgres|memory",
+        "What keeps the sessions. `memory` forgets everything when it stops.",
+    )  # fmt: skip
+    postgres_dsn: str | None = _setting(
+        values.url("postgresql", "postgres"), None, "DSN", "The Postgres database.",
+        also="DATABASE_URL", shown="the bundled Postgres in `data_dir`",
+    )  # fmt: skip
+    redis_url: str | None = _setting(
+        values.url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
+        shown="the bundled Valkey with the bundled Postgres, else none",
+    )  # fmt: skip
+    data_dir: Path = _setting(
+        values.path, None, "PATH", "Where the bundled servers keep their data.",
+        shown="~/.local/share/sessiond or $XDG_DATA_HOME/sessiond; for root /var/lib/sessiond",
+    )  # fmt: skip
+    pool_size: int = _setting(
+        _count(2, 1000), "10", "N", "Most connections to Postgres of this process, those of the shards included."
+    )
+    default_ttl: float = _setting(
+        _duration(0, 3650 * DAY), "24h", "DURATION",
+        "Life time of a session created with neither `ttl` nor `expire_time`, extended by every write. 0: unlimited.",
+    )  # fmt: skip
+    max_live_sessions: int = _setting(
+        _count(0, 10**12), "0", "N", "Most sessions of one tenant that have not ended. 0: unlimited."
+    )
+    request_retention: float = _setting(
+        _duration(60, 365 * DAY), "24h", "DURATION", "How long a `request_id` is remembered."
+    )
+    tombstone_retention: float = _setting(
+        _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session is not taken anew."
+    )
+    longest_deadline: float = _setting(
+        _duration(1, 3600), "30s", "DURATION", "A call without a deadline, or with a longer one, gets this."
+    )
+    sweep_interval: float = _setting(
+        _duration(0.05, DAY), "5s", "DURATION", "Pause between two searches for expired sessions."
+    )
+    shards: int = _setting(
+        _count(1, 64), "2", "N", "Batches of writes under way at the same time, each on a connection of its own."
+    )
+    queue_commands: int = _setting(
+        _count(1, 10**6), "2048", "N", "Most writes that wait in one shard; one more gets RESOURCE_EXHAUSTED."
+    )
+    queue_bytes: int = _setting(
+        values.size(5 * MIB, 16 * 1024 * MIB), "64MiB", "BYTES", "Most request bytes that wait in one shard."
+    )
+    batch_commands: int = _setting(_count(1, 10_000), "128", "N", "Most writes in one transaction.")
+    batch_bytes: int = _setting(
+        values.size(64 * 1024, 1024 * MIB), "4MiB", "BYTES", "Most request bytes in one transaction of several writes."
+    )
+    outage: float = _setting(
+        _duration(0, 600), "10s", "DURATION", "How long writes are tried again after Postgres was lost."
+    )
+    drain_pause: float = _setting(
+        _duration(0, 600), "0", "DURATION",
+        "On a stop: pause between reporting NOT_SERVING and refusing calls, for load balancers to notice.",
+    )  # fmt: skip
+    grace: float = _setting(
+        _duration(0, 3600), "10s", "DURATION", "On a stop: how long calls under way may take to finish."
+    )
+    uvloop: bool = _setting(values.switch, "true", "BOOL", "Run on uvloop rather than on asyncio's own loop.")
+    log_level: str = _setting(
+        values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "Least severe records that are logged."
+    )
+    log_format: str = _setting(
+        values.one_of("text", "json"), "text", "text|json", "Form of log records; json is one object a line."
+    )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the bundled servers are used."""
+        return self.store == "postgres" and self.postgres_dsn is None
+
+
+SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(
+        name=entry.name,
+        parse=entry.metadata["parse"],
+        default=entry.metadata["shown"],
+        help=entry.metadata["help"],
+        kind=entry.metadata["kind"],
+        variables=(f"SESSIOND_{entry.name.upper()}", *filter(None, (entry.metadata["also"],))),
+    )
+    for entry in fields(Settings)
+)
+
+
+def markdown() -> str:
+    """The README's table."""
+    lines = ["| Flag | Environment | Default | What it does |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        flag = f"`{setting.flag}`" if setting.is_switch else f"`{setting.flag} {setting.kind}`".replace("|", "\\|")
+        variables = ", ".join(f"`{variable}`" for variable in setting.variables)
+        default = setting.default.strip("()") if setting.default.startswith("(") else f"`{setting.default}`"
+        lines.append(f"| {flag} | {variables} | {default} | {setting.help} |")
+    return "\n".join(lines) + "\n"

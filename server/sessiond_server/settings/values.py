@@ -1,0 +1,147 @@
+"""How settings are written: one parser for each kind of value. Each raises ValueError with the rule, not the value."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens: a host and a port, 0 for any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it. A name other than `localhost` never counts."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def address(text: str) -> Address:
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):([0-9]{1,5})", text)
+    if not found or int(found[2]) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    return Address(found[1].strip("[]"), int(found[2]))
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """A duration from `least` to `most` seconds, both inclusive."""
+
+    def parse(text: str) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)|(0)", text)
+        value = 0.0 if found and found[3] else float(found[1]) * _UNITS[found[2]] if found else -1.0
+        if not least <= value <= most:
+            raise ValueError(
+                f"must be a duration such as 500ms, 30s, 5m, 24h or 7d, from {show_seconds(least)} "
+                f"to {show_seconds(most)}"
+            )
+        return value
+
+    return parse
+
+
+def show_seconds(value: float) -> str:
+    """As `seconds` reads it, in the largest unit that gives a whole number."""
+    if value == 0:
+        return "0"
+    microseconds = round(value * 1_000_000)
+    for unit in ("d", "h", "m", "s"):
+        whole, rest = divmod(microseconds, round(_UNITS[unit] * 1_000_000))
+        if not rest and (unit != "d" or whole > 1):
+            return f"{whole}{unit}"
+    return f"{timedelta(microseconds=microseconds) / timedelta(milliseconds=1):g}ms"
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, both inclusive."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def size(least: int, most: int) -> Callable[[str], int]:
+    """A number of bytes from `least` to `most`, both inclusive."""
+
+    def parse(text: str) -> int:
+        found = re.fullmatch(r"([0-9]{1,15})(|KiB|MiB|GiB)", text)
+        value = int(found[1]) * _SIZES[found[2]] if found else -1
+        if not least <= value <= most:
+            raise ValueError(
+                f"must be a number of bytes such as 65536, 64KiB or 4MiB, from {show_size(least)} to {show_size(most)}"
+            )
+        return value
+
+    return parse
+
+
+def show_size(value: int) -> str:
+    """As `size` reads it."""
+    for unit, factor in reversed(_SIZES.items()):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
+
+
+def switch(text: str) -> bool:
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("must be a path")
+    return Path(text)
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """A URL of one of the schemes. The error never repeats it: it may hold a password."""
+
+    def parse(text: str) -> str:
+        try:
+            scheme = urlsplit(text).scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in schemes:
+            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return text
+
+    return parse
+
+
+def mask(text: str) -> str:
+    """The URL without its password, which may stand before the host or among the parameters."""
+    text = re.sub(r"(://[^/?#]*?):[^/?#]*@", r"\1:***@", text)
+    return re.sub(r"((?:^|[?&])(?:password|sslpassword)=)[^&#]*", r"\1***", text, flags=re.IGNORECASE)

@@ -1,0 +1,45 @@
+"""The periodic work on the store: sessions whose time is over end, and what is past its retention goes.
+
+Safe on any number of replicas at once: they skip what another one is working on.
+"""
+
+import asyncio
+import logging
+
+from sessiond_server.errors import Unavailable
+from sessiond_server.store.contract import Store
+
+_log = logging.getLogger("sessiond.sweeper")
+
+BATCH = 200
+"""Most sessions ended, and most records removed, in one transaction."""
+
+
+async def sweep(store: Store) -> tuple[int, int]:
+    """Works until nothing is due: (sessions ended, records removed). Cancelling loses nothing."""
+    ended = removed = 0
+    while True:
+        count = await store.expire_due(BATCH)
+        ended += count
+        if count < BATCH:
+            break
+    while True:
+        count = await store.purge(BATCH)
+        removed += count
+        if count < BATCH:
+            break
+    return ended, removed
+
+
+async def run(store: Store, interval: float) -> None:
+    """Sweeps every `interval` seconds until cancelled. An error is logged and does not end it."""
+    while True:
+        try:
+            ended, removed = await sweep(store)
+            if ended or removed:
+                _log.info("ended %d expired sessions, removed %d records past their retention", ended, removed)
+        except Unavailable as error:
+            _log.warning("cannot sweep: %s", error)
+        except Exception as error:
+            _log.error("sweeping failed; trying again in %s s", interval, exc_info=error)
+        await asyncio.sleep(interval)

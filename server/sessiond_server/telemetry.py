@@ -1,0 +1,110 @@
+"""Log records on standard error: text for people, or JSON, one object a line, for machines.
+
+Records never carry contents or secrets. What code puts into a record is its author's care; what a foreign exception
+says is not under anyone's, so of exceptions only types, places and error codes are logged, and the text of those whose
+text is known to be safe.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from sessiond_server.embedded import EmbeddedError
+from sessiond_server.errors import SessiondError
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "call_id"}
+_SAFE_TEXT: Final = (SessiondError, EmbeddedError)
+
+
+def configure(level: str, form: str, call_id: Callable[[], str], stream: TextIO | None = None) -> None:
+    """Sends all records from `level` on to `stream` (default: standard error), as `form`: "text" or "json".
+
+    `call_id` gives the id of the call that the current task serves, or "". Replaces what was configured before.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(_CallIdFilter(call_id))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Below its warnings, asyncio and the like talk to their own developers.
+    for name in ("asyncio", "grpc", "grpc._cython.cygrpc"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
+
+
+class _CallIdFilter(logging.Filter):
+    """Notes the call on each record, in the task that logs it. Lets everything through."""
+
+    def __init__(self, call_id: Callable[[], str]) -> None:
+        super().__init__()
+        self._call_id = call_id
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.call_id = self._call_id()
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=...`, continued by the places of an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        call_id = getattr(record, "call_id", "") or getattr(record, "request_id", "")
+        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        if call_id:
+            line += f" request_id={call_id}"
+        if record.exc_info and record.exc_info[1]:
+            line += "\n" + describe(record.exc_info[1])
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """`time`, `level`, `logger`, `message`, `request_id` in a call, `exception`, and what the record was given as extra."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if call_id := getattr(record, "call_id", ""):
+            fields["request_id"] = call_id
+        fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
+        if record.exc_info and record.exc_info[1]:
+            fields["exception"] = describe(record.exc_info[1])
+        # Escaped, so that a lone surrogate or a line separator in a field cannot break the line.
+        return json.dumps(fields, default=str)
+
+
+def describe(error: BaseException) -> str:
+    """Types and places of an exception and its causes, innermost cause first, without texts that could hold contents."""
+    parts = []
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        parts += [describe(cause), "which led to:"]
+    parts += [
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    if isinstance(error, BaseExceptionGroup):
+        parts += [describe(inner) for inner in error.exceptions]
+    parts.append(f"{type(error).__module__}.{type(error).__qualname__}{_detail(error)}")
+    return "\n".join(parts)
+
+
+def _detail(error: BaseException) -> str:
+    if isinstance(error, _SAFE_TEXT):
+        return f": {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f": {error.strerror}"
+    state = getattr(error, "sqlstate", None)
+    return f": SQLSTATE {state}" if isinstance(state, str) else ""
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
