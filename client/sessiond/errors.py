@@ -72,8 +72,8 @@ class SessiondError(Exception):
         self.message = message
         """For people; decide by class or reason, never by text."""
         self.reason = reason
-        """Name of the `ErrorReason` without prefix, such as SESSION_NOT_FOUND; empty when the service gave none, as when
-        it could not be reached."""
+        """Name of the `ErrorReason` without prefix, such as SESSION_NOT_FOUND; empty when the service gave none, as
+        when it could not be reached."""
         self.code = code
         """Name of the gRPC status code, such as NOT_FOUND."""
         self.metadata: Mapping[str, str] = dict(metadata or {})

@@ -1,11 +1,10 @@
 """Messages made, read, and translated from and to the common chat form.
 
-The chat form is what chat completion interfaces speak:
-`{"role", "content", "name", "tool_calls": [{"id", "type": "function", "function": {"name", "arguments"}}], "tool_call_id"}`.
-`to_chat(from_chat(chat)) == chat`, with these exceptions, where two ways to write the same become one: a key whose value
-is None or empty (other than `content`) is absent afterwards, a `content` that is absent or an empty list is None, a list
-of one text is that text (except in a tool's answer, where it stays a list), and arguments that came as an object are
-JSON text.
+The chat form is what chat completion interfaces speak: `role`, `content`, `name`, `tool_call_id` and `tool_calls`, a
+list of `{"id", "type": "function", "function": {"name", "arguments"}}`. `to_chat(from_chat(chat)) == chat`, but where two
+ways to write the same become one: a key whose value is None or empty (other than `content`) is absent afterwards, a
+`content` that is absent or an empty list is None, a list of one text is that text (except in a tool's answer, where it
+stays a list), and arguments that came as an object are JSON text.
 """
 
 import json
@@ -38,9 +37,7 @@ def system(
     return _message(Role.ROLE_SYSTEM, map(_part, content), name, metadata, None, message_id)
 
 
-def user(
-    *content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = ""
-) -> Message:
+def user(*content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = "") -> Message:
     """What a person says: `user("hi")`."""
     return _message(Role.ROLE_USER, map(_part, content), name, metadata, None, message_id)
 
@@ -138,8 +135,8 @@ def from_chat(chat: Mapping[str, Any]) -> Message:
 def to_chat(message: Message) -> dict[str, Any]:
     """The chat message that a message stands for; ids, times, metadata and usage have no place in it.
 
-    Struct arguments and a tool's answer that is an object become JSON text. Raises ValueError for a message with several
-    answers of tools, or without a role.
+    Struct arguments and a tool's answer that is an object become JSON text. Raises ValueError for a message with
+    several answers of tools, or without a role.
     """
     if message.role not in _ROLE_NAMES:
         raise ValueError("role: not one that the chat form has")

@@ -25,8 +25,9 @@ class TLS:
 class Retry:
     """When a call is sent again: after UNAVAILABLE alone, within the call's deadline, with the same request id.
 
-    The n-th pause is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, give or take a fifth; the service
-    can ask for another. The defaults pause for about 4 s in all, enough for a database or a server to come back.
+    The n-th pause is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, give or take a fifth; the
+    service can ask for another. The defaults pause for about 4 s in all, enough for a database or a server
+    to come back.
     """
 
     max_attempts: int = 5

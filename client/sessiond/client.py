@@ -1,0 +1,81 @@
+"""The client."""
+
+from types import TracebackType
+
+from sessiond.connection import Connection
+from sessiond.message_calls import MessageCalls
+from sessiond.options import TLS, Keepalive, Retry
+from sessiond.session_calls import SessionCalls
+
+
+class Client(SessionCalls, MessageCalls):
+    """A client of one sessiond service, for any number of tasks of one event loop.
+
+    Made without I/O; the first call connects. Use it as an async context manager, or close it. All methods raise
+    `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for arguments that no request can carry, and
+    ClientClosed after `close`. Every method takes `timeout`, in seconds; a call that is not answered in time raises
+    DeadlinePassed. UNAVAILABLE alone is retried, within that time.
+
+    Every write takes `request_id`, its idempotency key, and makes one of its own when there is none: retries by the
+    client carry it, and an error has it as `SessiondError.request_id`, so that the caller can send the same write again
+    without doing it twice. `expected_version` makes a write fail with VersionMismatch unless the session is at that
+    version. Reads take `min_version` (never answer older than that) and `consistency` ("cached" or "strong").
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        api_key: str | None = None,
+        tls: TLS | None = None,
+        allow_insecure_key: bool = False,
+        timeout: float = 10.0,
+        wait_for_ready: bool = False,
+        retry: Retry = Retry(),  # noqa: B008  frozen
+        keepalive: Keepalive = Keepalive(),  # noqa: B008  frozen
+        max_message_bytes: int = 4 * 1024 * 1024,
+        user_agent: str = "",
+    ) -> None:
+        """
+        Args:
+            target: A gRPC target, such as `host:port`, `unix:path` or `dns:///host:port`.
+            api_key: The bearer key to show.
+            tls: How to encrypt; None: not at all.
+            allow_insecure_key: Send the key although neither TLS nor loopback protects it. Without it that raises
+                ValueError here.
+            timeout: Seconds for each call that names none.
+            wait_for_ready: Let calls wait for a connection until their time is over, rather than fail with Unavailable
+                once it could not be made.
+            retry: When calls are sent again.
+            keepalive: How dead connections are found out.
+            max_message_bytes: Largest request and answer.
+            user_agent: The program's name, put before the library's own.
+        """
+        self._connection = Connection(
+            target,
+            api_key=api_key,
+            tls=tls,
+            allow_insecure_key=allow_insecure_key,
+            timeout=timeout,
+            wait_for_ready=wait_for_ready,
+            retry=retry,
+            keepalive=keepalive,
+            max_message_bytes=max_message_bytes,
+            user_agent=user_agent,
+        )
+        self._target = target
+
+    def __repr__(self) -> str:
+        return f"Client({self._target!r})"
+
+    async def close(self, grace: float | None = None) -> None:
+        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest. Idempotent."""
+        await self._connection.close(grace)
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,172 @@
+"""The channel to the service: how it is made, how a call goes through it, how it ends."""
+
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+import asyncio
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import grpc.aio
+
+from sessiond.errors import ClientClosed
+from sessiond.options import TLS, Keepalive, Retry
+from sessiond.status import typed_error
+from sessiond.target import is_local
+from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
+from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
+
+if TYPE_CHECKING:
+    from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
+    from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+SERVICES = ("sessiond.v1.SessionService", "sessiond.v1.MessageService")
+
+
+class Connection:
+    """One channel, opened by the first call, for one event loop. See `Client` for the parameters."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str | None,
+        tls: TLS | None,
+        allow_insecure_key: bool,
+        timeout: float,
+        wait_for_ready: bool,
+        retry: Retry,
+        keepalive: Keepalive,
+        max_message_bytes: int,
+        user_agent: str,
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError("timeout: must be above 0")
+        if api_key is not None and tls is None and not (allow_insecure_key or is_local(target)):
+            raise ValueError(
+                "api_key: would cross the network in clear text; pass tls=TLS(), or allow_insecure_key=True where"
+                " something else protects the way"
+            )
+        self._target = target
+        self._tls = tls
+        self._timeout = timeout
+        self._wait_for_ready = wait_for_ready
+        # Metadata of every call rather than call credentials: the channel is known to be fit for the key, and a
+        # credentials plugin costs each call a trip through another thread.
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
+        self._options = _channel_options(tls, retry, keepalive, max_message_bytes, user_agent)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    @property
+    def sessions(self) -> "SessionServiceAsyncStub":
+        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._sessions
+
+    @property
+    def messages(self) -> "MessageServiceAsyncStub":
+        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._messages
+
+    async def call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        timeout: float | None,
+        request_id: str = "",
+    ) -> Response:
+        """The answer, within `timeout` seconds (None: the client's own).
+
+        Raises what `errors` says; ClientClosed when the client is closed meanwhile. Cancelling cancels the call: a
+        write may have happened all the same.
+        """
+        if timeout is None:
+            timeout = self._timeout
+        elif timeout <= 0:
+            raise ValueError("timeout: must be above 0")
+        try:
+            return await method(
+                request, timeout=timeout, metadata=self._metadata, wait_for_ready=self._wait_for_ready or None
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed_error(error, request_id) from error
+        except asyncio.CancelledError:
+            # A channel that closes cancels its calls, which grpc.aio shows as if the waiting task were cancelled.
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise ClientClosed from None
+            raise
+
+    async def close(self, grace: float | None = None) -> None:
+        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest. Idempotent."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close(grace)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ClientClosed
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._loop = loop
+            self._channel = (
+                grpc.aio.insecure_channel(self._target, self._options)
+                if self._tls is None
+                else grpc.aio.secure_channel(
+                    self._target,
+                    grpc.ssl_channel_credentials(
+                        self._tls.root_certificates, self._tls.client_key, self._tls.client_certificate
+                    ),
+                    self._options,
+                )
+            )
+            self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(self._channel))
+            self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(self._channel))
+        elif loop is not self._loop:
+            raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
+
+
+def _channel_options(
+    tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
+) -> list[tuple[str, str | int]]:
+    options: list[tuple[str, str | int]] = [
+        ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{version('sessiond')}".lstrip()),
+        ("grpc.service_config", json.dumps(_service_config(retry))),
+        # A request larger than the buffer (256 KiB by default) would go out once and never again.
+        ("grpc.per_rpc_retry_buffer_size", 2 * max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # grpc would let a service that was away for a while wait up to two minutes for its clients.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
+    if tls is not None and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
+
+
+def _service_config(retry: Retry) -> dict[str, object]:
+    names = [{"service": service} for service in SERVICES]
+    if retry.max_attempts == 1:
+        return {"methodConfig": [{"name": names}]}
+    policy = {
+        "maxAttempts": retry.max_attempts,
+        "initialBackoff": f"{retry.initial_backoff:.3f}s",
+        "maxBackoff": f"{retry.max_backoff:.3f}s",
+        "backoffMultiplier": retry.multiplier,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return {
+        "methodConfig": [{"name": names, "retryPolicy": policy}],
+        "retryThrottling": {"maxTokens": retry.tokens, "tokenRatio": retry.token_ratio},
+    }

@@ -1,0 +1,106 @@
+"""Python values as fields of requests."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.structs import to_struct
+from sessiond.v1.message_service_pb2 import MessageOrder
+from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+
+# Enums are taken by name, in lower case and without prefix, or by value as the generated code has it.
+TypeLike: TypeAlias = 'Literal["agent", "team", "workflow"] | SessionType.ValueType'
+ModeLike: TypeAlias = 'Literal["build", "plan", "general"] | AgentMode.ValueType'
+StatusLike: TypeAlias = 'Literal["created", "active", "suspended", "ended"] | SessionStatus.ValueType'
+EndReasonLike: TypeAlias = 'Literal["client", "expired", "completed", "failed"] | EndReason.ValueType'
+ViewLike: TypeAlias = 'Literal["basic", "full"] | SessionView.ValueType'
+ConsistencyLike: TypeAlias = 'Literal["cached", "strong"] | Consistency.ValueType'
+MessageOrderLike: TypeAlias = 'Literal["oldest_first", "newest_first"] | MessageOrder.ValueType'
+SessionOrderLike: TypeAlias = (
+    'Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"]'
+    " | SessionOrder.ValueType"
+)
+
+
+class Unset(Enum):
+    """The type of UNSET: tells "leave it as it is" from None and empty values, which clear."""
+
+    UNSET = "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+
+
+class SessionWhere(TypedDict, total=False):
+    """Which sessions: all that is given must hold; see `SessionFilter`."""
+
+    type: TypeLike
+    component_id: str
+    agent_id: str
+    team_id: str
+    workflow_id: str
+    user_id: str
+    statuses: Sequence[StatusLike]
+    name_contains: str
+    labels: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    create_time_from: datetime
+    create_time_until: datetime
+    update_time_from: datetime
+    update_time_until: datetime
+
+
+def enum_value(enum: EnumDescriptor, value: str | int | None) -> Any:
+    """The enum's number for a name such as "active"; 0 for None. Raises ValueError for a name that it has not."""
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    member = enum.values_by_name.get(prefix + value.upper())
+    if member is None:
+        names = (member.name.removeprefix(prefix).lower() for member in enum.values if member.number)
+        raise ValueError(f"{enum.name}: must be one of {', '.join(names)}")
+    return member.number
+
+
+def timestamp(value: datetime) -> Timestamp:
+    """Raises ValueError for a datetime without a time zone: whose noon it means is anyone's guess."""
+    if value.tzinfo is None:
+        raise ValueError("a datetime needs a time zone, such as datetime.UTC")
+    result = Timestamp()
+    result.FromDatetime(value.astimezone(UTC))
+    return result
+
+
+def duration(value: timedelta | float) -> Duration:
+    """A number means seconds."""
+    result = Duration()
+    result.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return result
+
+
+def session_filter(where: SessionWhere) -> SessionFilter:
+    """Raises TypeError for a name that the filter has not."""
+    fields: dict[str, Any] = {**where}
+    if "type" in fields:
+        fields["type"] = enum_value(SessionType.DESCRIPTOR, fields["type"])
+    if "statuses" in fields:
+        fields["statuses"] = [enum_value(SessionStatus.DESCRIPTOR, status) for status in fields["statuses"]]
+    if "metadata" in fields:
+        fields["metadata"] = to_struct(fields["metadata"])
+    for name in fields.keys() & _TIMES:
+        fields[name] = timestamp(fields[name])
+    unknown = fields.keys() - SessionFilter.DESCRIPTOR.fields_by_name.keys()
+    if unknown:
+        raise TypeError(f"no such filter: {min(unknown)}")
+    return SessionFilter(**fields)
+
+
+_TIMES = {"create_time_from", "create_time_until", "update_time_from", "update_time_until"}

@@ -1,0 +1,100 @@
+"""Lists that are longer than one answer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.message_service_pb2 import ListMessagesResponse
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+Page = TypeVar("Page", bound=_Page)
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Pages(Generic[Page, Item]):
+    """A list that is fetched as it is read, page by page; nothing is asked for before it is needed.
+
+    `async for item in pages` goes through all items, `async for page in pages.pages()` through the answers of the
+    service, which also carry tokens and versions; each use starts at the first page, or at the list's `page_token`.
+    Where a page could not be fetched, or the wait for it was cancelled, the next step of the same iterator asks for it
+    again. An iterator serves one task and holds nothing that would need closing.
+    """
+
+    fetch: Callable[[str], Awaitable[Page]]
+    """The page of a token."""
+    items: Callable[[Page], Sequence[Item]]
+    first_token: str = ""
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        return _Items(self.pages(), self.items)
+
+    def pages(self) -> AsyncIterator[Page]:
+        """The pages from here on."""
+        return _PageIterator(self.fetch, self.first_token, _next_token)
+
+    async def page(self) -> Page:
+        """One page: the first, or that of the list's `page_token`."""
+        return await self.fetch(self.first_token)
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePages(Pages[ListMessagesResponse, Message]):
+    """The messages of a session: Pages that can also be turned back."""
+
+    def pages(self, *, back: bool = False) -> AsyncIterator[ListMessagesResponse]:
+        """The pages from here on; with `back`, from here towards the first one, each still in the order of the list.
+
+        To go back from a page, start at its `previous_page_token`.
+        """
+        return _PageIterator(self.fetch, self.first_token, _previous_token if back else _next_token)
+
+
+def _next_token(page: _Page) -> str:
+    return page.next_page_token
+
+
+def _previous_token(page: ListMessagesResponse) -> str:
+    return page.previous_page_token
+
+
+class _PageIterator(Generic[Page]):
+    """Classes, not async generators: those must be closed, and end for good where a fetch fails."""
+
+    def __init__(self, fetch: Callable[[str], Awaitable[Page]], token: str, follow: Callable[[Page], str]) -> None:
+        self._fetch = fetch
+        self._token: str | None = token
+        self._follow = follow
+
+    def __aiter__(self) -> "_PageIterator[Page]":
+        return self
+
+    async def __anext__(self) -> Page:
+        if self._token is None:
+            raise StopAsyncIteration
+        page = await self._fetch(self._token)
+        self._token = self._follow(page) or None
+        return page
+
+
+class _Items(Generic[Page, Item]):
+    def __init__(self, pages: AsyncIterator[Page], items: Callable[[Page], Sequence[Item]]) -> None:
+        self._pages = pages
+        self._items_of = items
+        self._page: Sequence[Item] = ()
+        self._next = 0
+
+    def __aiter__(self) -> "_Items[Page, Item]":
+        return self
+
+    async def __anext__(self) -> Item:
+        while self._next == len(self._page):
+            self._page, self._next = self._items_of(await anext(self._pages)), 0
+        self._next += 1
+        return self._page[self._next - 1]

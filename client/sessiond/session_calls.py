@@ -1,0 +1,354 @@
+"""The methods of a client that deal with sessions."""
+
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Unpack
+
+from sessiond.connection import Connection
+from sessiond.fields import (
+    UNSET,
+    ConsistencyLike,
+    EndReasonLike,
+    ModeLike,
+    SessionOrderLike,
+    SessionWhere,
+    TypeLike,
+    Unset,
+    ViewLike,
+    duration,
+    enum_value,
+    session_filter,
+    timestamp,
+)
+from sessiond.pages import Pages
+from sessiond.request_ids import new_request_id
+from sessiond.session_update import update_request
+from sessiond.structs import to_struct
+from sessiond.v1.session_pb2 import (
+    AgentMode,
+    Consistency,
+    EndReason,
+    Session,
+    SessionConfig,
+    SessionStatus,
+    SessionType,
+    SessionView,
+)
+from sessiond.v1.session_service_pb2 import (
+    ActivateSessionRequest,
+    BatchDeleteSessionsRequest,
+    BatchDeleteSessionsResponse,
+    BatchGetSessionsRequest,
+    BatchGetSessionsResponse,
+    CountSessionsRequest,
+    CreateSessionRequest,
+    DeleteSessionRequest,
+    EndSessionRequest,
+    GetSessionMetricsRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    ListSessionsResponse,
+    ResumeSessionRequest,
+    SessionMetrics,
+    SessionOrder,
+    SuspendSessionRequest,
+    TouchSessionRequest,
+)
+
+
+class SessionCalls:
+    """SessionService; see `Client` for what all methods have in common."""
+
+    _connection: Connection
+
+    async def create_session(
+        self,
+        session_id: str = "",
+        *,
+        type: TypeLike = "agent",
+        agent_id: str = "",
+        team_id: str = "",
+        workflow_id: str = "",
+        user_id: str = "",
+        agent_mode: ModeLike = "general",
+        name: str = "",
+        active: bool = False,
+        labels: Mapping[str, str] | None = None,
+        ttl: timedelta | float | None = None,
+        expire_time: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        agent_data: Mapping[str, Any] | None = None,
+        summary: str = "",
+        config: SessionConfig | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Creates a session, CREATED or, with `active`, ACTIVE; without `session_id` under an id made by the service.
+
+        `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
+        holds. Raises SessionAlreadyExists, SessionQuotaReached.
+        """
+        session = Session(
+            session_id=session_id,
+            type=enum_value(SessionType.DESCRIPTOR, type),
+            agent_id=agent_id,
+            team_id=team_id,
+            workflow_id=workflow_id,
+            user_id=user_id,
+            agent_mode=enum_value(AgentMode.DESCRIPTOR, agent_mode),
+            name=name,
+            status=SessionStatus.SESSION_STATUS_ACTIVE if active else SessionStatus.SESSION_STATUS_CREATED,
+            labels=labels,
+            ttl=duration(ttl) if ttl is not None else None,
+            expire_time=timestamp(expire_time) if expire_time is not None else None,
+            metadata=to_struct(metadata) if metadata is not None else None,
+            state=to_struct(state) if state is not None else None,
+            agent_data=to_struct(agent_data) if agent_data is not None else None,
+            summary=summary,
+            config=config,
+        )
+        request = CreateSessionRequest(session=session, request_id=request_id or new_request_id())
+        call = self._connection.sessions.CreateSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def get_session(
+        self,
+        session_id: str,
+        *,
+        view: ViewLike = "full",
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """A session. Raises SessionNotFound, VersionNotReached."""
+        request = GetSessionRequest(
+            session_id=session_id,
+            view=enum_value(SessionView.DESCRIPTOR, view),
+            min_version=min_version,
+            consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+        )
+        return await self._connection.call(self._connection.sessions.GetSession, request, timeout)
+
+    async def batch_get_sessions(
+        self,
+        session_ids: Iterable[str],
+        *,
+        view: ViewLike = "basic",
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> BatchGetSessionsResponse:
+        """1 to 100 sessions at once; those not found, and those to ask for again, are named in the answer."""
+        request = BatchGetSessionsRequest(
+            session_ids=session_ids,
+            view=enum_value(SessionView.DESCRIPTOR, view),
+            consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+        )
+        return await self._connection.call(self._connection.sessions.BatchGetSessions, request, timeout)
+
+    def list_sessions(
+        self,
+        *,
+        order_by: SessionOrderLike = "create_time_desc",
+        page_size: int = 0,
+        page_token: str = "",
+        view: ViewLike = "basic",
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+        **where: Unpack[SessionWhere],
+    ) -> Pages[ListSessionsResponse, Session]:
+        """The sessions that `where` selects, for `async for`; see Pages.
+
+        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: InvalidPageToken.
+        """
+        selected = session_filter(where)
+        order, shown = enum_value(SessionOrder.DESCRIPTOR, order_by), enum_value(SessionView.DESCRIPTOR, view)
+        freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+
+        async def fetch(token: str) -> ListSessionsResponse:
+            request = ListSessionsRequest(
+                filter=selected,
+                order_by=order,
+                page_size=page_size,
+                page_token=token,
+                view=shown,
+                consistency=freshness,
+            )
+            return await self._connection.call(self._connection.sessions.ListSessions, request, timeout)
+
+        return Pages(fetch, lambda page: page.sessions, page_token)
+
+    async def count_sessions(
+        self,
+        *,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+        **where: Unpack[SessionWhere],
+    ) -> int:
+        """How many sessions `where` selects."""
+        request = CountSessionsRequest(
+            filter=session_filter(where), consistency=enum_value(Consistency.DESCRIPTOR, consistency)
+        )
+        return (await self._connection.call(self._connection.sessions.CountSessions, request, timeout)).count
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        agent_id: str | Unset = UNSET,
+        team_id: str | Unset = UNSET,
+        workflow_id: str | Unset = UNSET,
+        agent_mode: ModeLike | Unset = UNSET,
+        name: str | Unset = UNSET,
+        labels: Mapping[str, str] | Unset | None = UNSET,
+        ttl: timedelta | float | Unset | None = UNSET,
+        expire_time: datetime | Unset | None = UNSET,
+        metadata: Mapping[str, Any] | Unset | None = UNSET,
+        state: Mapping[str, Any] | Unset | None = UNSET,
+        agent_data: Mapping[str, Any] | Unset | None = UNSET,
+        summary: str | Unset = UNSET,
+        config: SessionConfig | Mapping[str, Any] | Unset | None = UNSET,
+        merge: bool = False,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Changes the fields that are given (None or an empty value clears one); the session after it.
+
+        `metadata`, `state` and `agent_data` replace the old objects or, with `merge`, are merged into them: a member
+        that is None goes. A SessionConfig replaces the config; a mapping writes the fields that it names. Raises
+        SessionNotFound, SessionEnded, VersionMismatch; ValueError when nothing is given.
+        """
+        request = update_request(
+            Session(session_id=session_id),
+            {
+                "agent_id": agent_id,
+                "team_id": team_id,
+                "workflow_id": workflow_id,
+                "agent_mode": agent_mode,
+                "name": name,
+                "labels": labels,
+                "ttl": ttl,
+                "expire_time": expire_time,
+                "metadata": metadata,
+                "state": state,
+                "agent_data": agent_data,
+                "summary": summary,
+                "config": config,
+            },
+            merge=merge,
+        )
+        request.expected_version = expected_version
+        request.request_id = request_id or new_request_id()
+        call = self._connection.sessions.UpdateSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def activate_session(
+        self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
+    ) -> Session:
+        """CREATED or SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        request = ActivateSessionRequest(
+            session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
+        )
+        call = self._connection.sessions.ActivateSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def suspend_session(
+        self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
+    ) -> Session:
+        """ACTIVE to SUSPENDED. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        request = SuspendSessionRequest(
+            session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
+        )
+        call = self._connection.sessions.SuspendSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def resume_session(
+        self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
+    ) -> Session:
+        """SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        request = ResumeSessionRequest(
+            session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
+        )
+        call = self._connection.sessions.ResumeSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def end_session(
+        self,
+        session_id: str,
+        *,
+        reason: EndReasonLike = "client",
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Any status to ENDED, for ever; an ended session stays as it is. Raises SessionNotFound."""
+        request = EndSessionRequest(
+            session_id=session_id,
+            reason=enum_value(EndReason.DESCRIPTOR, reason),
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        call = self._connection.sessions.EndSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def touch_session(
+        self,
+        session_id: str,
+        *,
+        extend: timedelta | float | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Session:
+        """Says that the session is in use: it lives at least `extend` (seconds, if a number; None: its ttl) from now.
+
+        Raises SessionNotFound, SessionEnded.
+        """
+        request = TouchSessionRequest(
+            session_id=session_id,
+            extend=duration(extend) if extend is not None else None,
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        call = self._connection.sessions.TouchSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def delete_session(
+        self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
+    ) -> int:
+        """Removes the session and everything it owns; `seq` of the final event. Raises SessionNotFound."""
+        request = DeleteSessionRequest(
+            session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
+        )
+        call = self._connection.sessions.DeleteSession
+        return (await self._connection.call(call, request, timeout, request.request_id)).version
+
+    async def batch_delete_sessions(
+        self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None
+    ) -> BatchDeleteSessionsResponse:
+        """Deletes 1 to 100 sessions, each on its own; those not found are named in the answer.
+
+        After an error a retry with the same `request_id` (`SessiondError.request_id`) goes on where it stopped.
+        """
+        request = BatchDeleteSessionsRequest(session_ids=session_ids, request_id=request_id or new_request_id())
+        call = self._connection.sessions.BatchDeleteSessions
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def get_session_metrics(
+        self,
+        session_id: str,
+        *,
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> SessionMetrics:
+        """Figures about a session, from counters. Raises SessionNotFound, VersionNotReached."""
+        request = GetSessionMetricsRequest(
+            session_id=session_id,
+            min_version=min_version,
+            consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+        )
+        return await self._connection.call(self._connection.sessions.GetSessionMetrics, request, timeout)

@@ -1,0 +1,52 @@
+"""An `AioRpcError` as the typed error that it stands for."""
+
+import grpc.aio
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from sessiond.errors import BY_CODE, BY_REASON, SessiondError, Violation
+
+DOMAIN = "sessiond"
+"""`ErrorInfo.domain` of the service's own reasons; those of a proxy in between mean something else."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+def typed_error(error: grpc.aio.AioRpcError, request_id: str = "") -> SessiondError:
+    """The error to raise from `error`. Details that cannot be read are passed over: the status code remains."""
+    info, request, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    for detail in _details(error):
+        for known in (info, request, retry):
+            if detail.Is(known.DESCRIPTOR):
+                _read(detail, known)
+    code = error.code().name
+    reason = info.reason if info.domain == DOMAIN else ""
+    kind = BY_REASON.get(reason) or BY_CODE.get(code, SessiondError)
+    return kind(
+        error.details() or code,
+        reason=reason,
+        code=code,
+        metadata=info.metadata if reason else None,
+        violations=[Violation(v.field, v.description) for v in request.field_violations],
+        retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        request_id=request_id,
+    )
+
+
+def _details(error: grpc.aio.AioRpcError) -> list[Any]:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return list(Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []
+
+
+def _read(detail: Any, into: ErrorInfo | BadRequest | RetryInfo) -> None:
+    try:
+        detail.Unpack(into)
+    except DecodeError:
+        into.Clear()
