@@ -73,8 +73,8 @@ class Found:
 
 
 def enum(found: Found, path: str, value: int, known: EnumDescriptor) -> None:
-    """Numbers that this version does not know are refused, not passed on."""
-    if value not in known.values_by_number:
+    """Numbers that this version does not know are refused, not passed on. Zero, unspecified, is known to all."""
+    if value != 0 and value not in known.values_by_number:
         found.add(path, "must be a known value")
 
 
@@ -157,8 +157,9 @@ def new_session(found: Found, path: str, session: Session) -> None:
         SessionStatus.SESSION_STATUS_ACTIVE,
     ):
         found.add(f"{path}.status", "must be SESSION_STATUS_CREATED or SESSION_STATUS_ACTIVE")
-    for name in MUTABLE_FIELDS:
-        mutable_field(found, path, session, name)
+    for field, _ in session.ListFields():
+        if field.name in _MUTABLE:
+            mutable_field(found, path, session, field.name)
     if session.HasField("ttl") and session.HasField("expire_time"):
         found.add(f"{path}.expire_time", EXCLUSIVE_RULE)
 

@@ -47,7 +47,6 @@ from sessiond.v1.session_service_pb2 import (
     TouchSessionRequest,
     UpdateSessionRequest,
 )
-
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import Found

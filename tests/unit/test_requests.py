@@ -1,0 +1,634 @@
+"""What each RPC accepts: both sides of each rule, the defaults, and that nothing but InvalidFields is ever raised."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message as Proto
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sessiond.v1 import message_service_pb2 as messages
+from sessiond.v1 import session_service_pb2 as sessions
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.session_pb2 import (
+    AgentMode,
+    EndReason,
+    Session,
+    SessionConfig,
+    SessionStatus,
+    SessionType,
+    TokenUsage,
+)
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructUpdate
+from sessiond_server.domain import commands
+from sessiond_server.domain.commands import Scope
+from sessiond_server.errors import InvalidFields
+from sessiond_server.rpc import requests
+
+TENANT = Scope("tenant")
+BOUND = Scope("tenant", "ada")
+MIB = 1024 * 1024
+DAY = 24 * 3600
+
+FUNCTIONS: dict[str, Callable[[Any], object]] = {
+    "CreateSession": lambda request: requests.create_session(request, TENANT),
+    "GetSession": requests.get_session,
+    "BatchGetSessions": requests.batch_get_sessions,
+    "ListSessions": requests.list_sessions,
+    "CountSessions": requests.count_sessions,
+    "UpdateSession": requests.update_session,
+    "ActivateSession": requests.activate_session,
+    "SuspendSession": requests.suspend_session,
+    "ResumeSession": requests.resume_session,
+    "EndSession": requests.end_session,
+    "TouchSession": requests.touch_session,
+    "DeleteSession": requests.delete_session,
+    "BatchDeleteSessions": requests.batch_delete_sessions,
+    "GetSessionMetrics": requests.get_session_metrics,
+    "AppendMessages": requests.append_messages,
+    "GetMessage": requests.get_message,
+    "ListMessages": requests.list_messages,
+    "RedactMessage": requests.redact_message,
+}
+
+METHODS = {
+    method.name: method
+    for service in (
+        sessions.DESCRIPTOR.services_by_name["SessionService"],
+        messages.DESCRIPTOR.services_by_name["MessageService"],
+    )
+    for method in service.methods
+}
+
+
+def request_class(rpc: str) -> type[Proto]:
+    return GetMessageClass(METHODS[rpc].input_type)
+
+
+def minimal(rpc: str) -> Any:
+    """A request that is accepted."""
+    request: Any = request_class(rpc)()
+    fields = request.DESCRIPTOR.fields_by_name
+    if "session_id" in fields:
+        request.session_id = "s"
+    if "session_ids" in fields:
+        request.session_ids.append("s")
+    if "message_id" in fields:
+        request.message_id = "m"
+    if "messages" in fields:
+        request.messages.add(role=Role.ROLE_USER)
+    if "session" in fields:
+        request.session.session_id = "s"
+        request.session.name = "n"
+    return request
+
+
+def faults(rpc: str, request: Any) -> list[str]:
+    """Paths of the violations; checks that the request is left as it was."""
+    before = request.SerializeToString(deterministic=True)
+    try:
+        FUNCTIONS[rpc](request)
+    except InvalidFields as error:
+        return [violation.field for violation in error.violations]
+    finally:
+        assert request.SerializeToString(deterministic=True) == before
+    return []
+
+
+def changed(rpc: str, **fields: Any) -> Any:
+    """The minimal request with other values in some fields; None clears."""
+    request = minimal(rpc)
+    for name, value in fields.items():
+        request.ClearField(name)
+        if value is not None:
+            request.MergeFrom(type(request)(**{name: value}))
+    return request
+
+
+def test_every_rpc_has_a_function() -> None:
+    assert FUNCTIONS.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_minimal_request_is_accepted(rpc: str) -> None:
+    assert faults(rpc, minimal(rpc)) == []
+
+
+# The rules that many requests share, by field name.
+SHARED: dict[str, list[tuple[Any, bool]]] = {
+    "session_id": [("a" * 128, True), ("a" * 129, False), ("", False), ("a b", False), ("a\0", False), ("é", False)],
+    "message_id": [("a" * 128, True), ("", False), ("a/b", False)],
+    "request_id": [("", True), ("Az0._:~-", True), ("a" * 128, True), ("a" * 129, False), ("!a", False), ("\0", False)],
+    "expected_version": [(0, True), (2**63 - 1, True), (-1, False)],
+    "min_version": [(0, True), (2**63 - 1, True), (-1, False)],
+    "after_seq": [(0, True), (-1, False)],
+    "before_seq": [(0, True), (-(2**63), False)],
+    "consistency": [(0, True), (2, True), (3, False), (-1, False)],
+    "view": [(0, True), (2, True), (3, False)],
+    "page_size": [(0, True), (2**31 - 1, True), (-1, False)],
+    "session_ids": [(["a", "b"], True), ([f"i{n}" for n in range(100)], True)],
+    "struct_update": [(2, True), (3, False)],
+}
+
+SHARED_CASES = [
+    pytest.param(rpc, field.name, value, good, id=f"{rpc}-{field.name}-{n}")
+    for rpc, method in METHODS.items()
+    for field in method.input_type.fields
+    for n, (value, good) in enumerate(SHARED.get(field.name, []))
+]
+
+
+@pytest.mark.parametrize(("rpc", "field", "value", "good"), SHARED_CASES)
+def test_shared_rule(rpc: str, field: str, value: Any, good: bool) -> None:
+    assert faults(rpc, changed(rpc, **{field: value})) == ([] if good else [field])
+
+
+def test_every_field_of_a_request_has_a_table() -> None:
+    own = {"session", "messages", "filter", "order_by", "update_mask", "reason", "extend", "page_token"}
+    fields = {field.name for method in METHODS.values() for field in method.input_type.fields}
+    assert fields == own | SHARED.keys()
+
+
+FILTERS: list[tuple[Any, ...]] = [
+    ("type", SessionFilter(type=3), SessionFilter(type=4)),  # type: ignore[arg-type]
+    ("component_id", SessionFilter(component_id="a" * 128), SessionFilter(component_id="a" * 129)),
+    ("agent_id", SessionFilter(agent_id="a b"), SessionFilter(agent_id="a\n")),
+    ("team_id", SessionFilter(team_id="é"), SessionFilter(team_id="\0")),
+    ("workflow_id", SessionFilter(workflow_id="w"), SessionFilter(workflow_id="\x7f")),
+    ("user_id", SessionFilter(user_id="u"), SessionFilter(user_id="u" * 129)),
+    ("statuses", SessionFilter(statuses=[1, 2, 3, 4]), SessionFilter(statuses=[1, 2, 3, 4, 1])),  # type: ignore[list-item]
+    ("statuses[1]", SessionFilter(statuses=[1, 4]), SessionFilter(statuses=[1, 0])),  # type: ignore[list-item]
+    ("statuses[0]", SessionFilter(statuses=[1]), SessionFilter(statuses=[5])),  # type: ignore[list-item]
+    ("name_contains", SessionFilter(name_contains="語" * 200), SessionFilter(name_contains="a" * 201)),
+    ("name_contains", SessionFilter(name_contains="%_\\"), SessionFilter(name_contains="\0")),
+    ("labels", *(SessionFilter(labels={f"k{i}": "" for i in range(n)}) for n in (16, 17))),
+    ('labels["a b"]', SessionFilter(labels={"a/b": "x"}), SessionFilter(labels={"a b": "x"})),
+    ('labels["a"]', SessionFilter(labels={"a": "x" * 255}), SessionFilter(labels={"a": "x" * 256})),
+    (
+        "create_time_until",
+        SessionFilter(create_time_from=Timestamp(seconds=5), create_time_until=Timestamp(seconds=5, nanos=1)),
+        SessionFilter(create_time_from=Timestamp(seconds=5), create_time_until=Timestamp(seconds=5)),
+    ),
+    (
+        "update_time_until",
+        SessionFilter(update_time_from=Timestamp(), update_time_until=Timestamp(seconds=1)),
+        SessionFilter(update_time_from=Timestamp(seconds=1), update_time_until=Timestamp()),
+    ),
+    ("create_time_from", SessionFilter(), SessionFilter(create_time_from=Timestamp(nanos=-1))),
+    ("update_time_until", SessionFilter(), SessionFilter(update_time_until=Timestamp(seconds=2**60))),
+]
+
+
+@pytest.mark.parametrize("rpc", ["ListSessions", "CountSessions"])
+@pytest.mark.parametrize(("path", "good", "bad"), FILTERS)
+def test_filter(rpc: str, path: str, good: SessionFilter, bad: SessionFilter) -> None:
+    assert faults(rpc, changed(rpc, filter=good)) == []
+    assert faults(rpc, changed(rpc, filter=bad)) == [f"filter.{path}"]
+
+
+def test_filter_by_metadata() -> None:
+    where = SessionFilter()
+    where.metadata["x"] = "y" * 4000
+    where.metadata.fields["x"].string_value += "y" * (4096 - where.metadata.ByteSize())
+    assert where.metadata.ByteSize() == 4096
+    assert faults("CountSessions", changed("CountSessions", filter=where)) == []
+    where.metadata.fields["x"].string_value += "y"
+    assert faults("CountSessions", changed("CountSessions", filter=where)) == ["filter.metadata"]
+    where.metadata.Clear()
+    where.metadata["x"] = float("nan")
+    assert faults("CountSessions", changed("CountSessions", filter=where)) == ['filter.metadata.fields["x"]']
+
+
+@pytest.mark.parametrize(
+    ("rpc", "field", "most"),
+    [("ListSessions", "order_by", 6), ("ListMessages", "order_by", 2), ("EndSession", "reason", 4)],
+)
+def test_own_enums(rpc: str, field: str, most: int) -> None:
+    assert faults(rpc, changed(rpc, **{field: most})) == []
+    assert faults(rpc, changed(rpc, **{field: most + 1})) == [field]
+    assert faults(rpc, changed(rpc, **{field: -1})) == [field]
+
+
+@pytest.mark.parametrize("rpc", ["BatchGetSessions", "BatchDeleteSessions"])
+@pytest.mark.parametrize(
+    ("ids", "paths"),
+    [
+        ([], ["session_ids"]),
+        ([f"i{n}" for n in range(101)], ["session_ids"]),
+        (["a", "b", "a", "c", "b"], ["session_ids[2]", "session_ids[4]"]),
+        (["a", ""], ["session_ids[1]"]),
+        (["", ""], ["session_ids[0]", "session_ids[1]"]),
+    ],
+)
+def test_batch_ids(rpc: str, ids: list[str], paths: list[str]) -> None:
+    assert faults(rpc, changed(rpc, session_ids=ids)) == paths
+
+
+# Reads: the defaults.
+
+
+@pytest.mark.parametrize(("view", "full"), [(0, True), (1, False), (2, True)])
+def test_get_session_reads_full_by_default(view: Any, full: bool) -> None:
+    assert requests.get_session(changed("GetSession", view=view)) == requests.SessionRead(full, strong=False)
+
+
+@pytest.mark.parametrize(("view", "full"), [(0, False), (1, False), (2, True)])
+def test_batches_and_lists_read_basic_by_default(view: Any, full: bool) -> None:
+    read = requests.batch_get_sessions(changed("BatchGetSessions", view=view))
+    assert read == requests.SessionRead(full, strong=False)
+    assert requests.list_sessions(changed("ListSessions", view=view)).full is full
+
+
+@pytest.mark.parametrize(("consistency", "strong"), [(0, False), (1, False), (2, True)])
+def test_reads_are_cached_by_default(consistency: Any, strong: bool) -> None:
+    reads = {rpc for rpc, method in METHODS.items() if "consistency" in method.input_type.fields_by_name}
+    answers: dict[str, Any] = {rpc: FUNCTIONS[rpc](changed(rpc, consistency=consistency)) for rpc in reads}
+    assert {rpc: answer.strong for rpc, answer in answers.items()} == dict.fromkeys(reads, strong)
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(0, 20), (1, 1), (100, 100), (101, 100), (2**31 - 1, 100)])
+def test_page_of_sessions(asked: int, limit: int) -> None:
+    assert requests.list_sessions(changed("ListSessions", page_size=asked)).limit == limit
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000)])
+def test_page_of_messages(asked: int, limit: int) -> None:
+    assert requests.list_messages(changed("ListMessages", page_size=asked)).limit == limit
+
+
+def test_orders() -> None:
+    assert requests.list_sessions(minimal("ListSessions")).order_by == SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
+    by_name = changed("ListSessions", order_by=SessionOrder.SESSION_ORDER_NAME_ASC)
+    assert requests.list_sessions(by_name).order_by == SessionOrder.SESSION_ORDER_NAME_ASC
+    assert [requests.list_messages(changed("ListMessages", order_by=order)).descending for order in (0, 1, 2)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+# CreateSession.
+
+
+def create(session: Session, scope: Scope = TENANT, request_id: str = "") -> Session:
+    request = sessions.CreateSessionRequest(session=session, request_id=request_id)
+    before = request.SerializeToString(deterministic=True)
+    action = requests.create_session(request, scope, lambda: "made")
+    assert request.SerializeToString(deterministic=True) == before
+    return action.session
+
+
+def test_create_fills_in_the_defaults() -> None:
+    assert create(Session()) == Session(
+        session_id="made",
+        type=SessionType.SESSION_TYPE_AGENT,
+        agent_mode=AgentMode.AGENT_MODE_GENERAL,
+        status=SessionStatus.SESSION_STATUS_CREATED,
+    )
+
+
+def test_create_keeps_what_is_set() -> None:
+    session = Session(
+        session_id="mine",
+        type=SessionType.SESSION_TYPE_WORKFLOW,
+        workflow_id="w",
+        user_id="ada",
+        agent_mode=AgentMode.AGENT_MODE_PLAN,
+        name="n",
+        status=SessionStatus.SESSION_STATUS_ACTIVE,
+        labels={"a": "b"},
+        ttl=Duration(seconds=5),
+        summary="s",
+        config=SessionConfig(max_messages=3),
+    )
+    session.state["x"] = [1, {"y": None}]
+    assert create(session) == session
+    assert create(session, BOUND) == session
+
+
+def test_create_ignores_output_only_fields() -> None:
+    session = Session(
+        session_id="s",
+        end_reason=EndReason.END_REASON_FAILED,
+        usage=TokenUsage(input_tokens=-1),
+        version=9,
+        content_version=9,
+        request_count=9,
+        message_count=9,
+        run_count=9,
+        create_time=Timestamp(nanos=-1),
+        update_time=Timestamp(seconds=1),
+        last_activity_time=Timestamp(seconds=1),
+        end_time=Timestamp(seconds=1),
+    )
+    assert create(session) == create(Session(session_id="s"))
+
+
+def test_create_makes_an_id_that_a_retry_makes_again() -> None:
+    first = create(Session(), request_id="r").session_id
+    assert first not in ("", "made")
+    assert create(Session(name="n"), request_id="r").session_id == first
+    assert create(Session(), request_id="q").session_id != first
+    assert create(Session(), Scope("other"), request_id="r").session_id != first
+    assert create(Session(session_id="mine"), request_id="r").session_id == "mine"
+
+
+def test_create_for_a_bound_key() -> None:
+    assert create(Session(), BOUND).user_id == "ada"
+    with pytest.raises(InvalidFields) as refused:
+        create(Session(user_id="bob"), BOUND)
+    assert [violation.field for violation in refused.value.violations] == ["session.user_id"]
+    assert create(Session(user_id="bob")).user_id == "bob"
+
+
+def test_create_needs_a_session() -> None:
+    assert faults("CreateSession", changed("CreateSession", session=None)) == ["session"]
+    assert faults("CreateSession", changed("CreateSession", session=Session())) == []
+
+
+# UpdateSession.
+
+
+def update(session: Session, *mask: str, struct_update: StructUpdate.ValueType | int = 0) -> commands.UpdateSession:
+    request = sessions.UpdateSessionRequest(session=session, struct_update=struct_update)  # type: ignore[arg-type]
+    if mask:
+        request.update_mask.paths.extend(mask)
+    before = request.SerializeToString(deterministic=True)
+    action = requests.update_session(request)
+    assert request.SerializeToString(deterministic=True) == before
+    return action
+
+
+def update_faults(session: Session, *mask: str) -> list[str]:
+    return faults("UpdateSession", sessions.UpdateSessionRequest(session=session, update_mask=FieldMask(paths=mask)))
+
+
+MUTABLE = "agent_id team_id workflow_id agent_mode name labels ttl expire_time metadata state agent_data summary config"
+CONFIG = "max_messages max_attachments max_attachment_bytes allowed_tools blocked_tools system_prompt"
+
+
+@pytest.mark.parametrize("path", [*MUTABLE.split(), *(f"config.{name}" for name in CONFIG.split())])
+def test_update_of_every_field_that_can_be_updated(path: str) -> None:
+    assert list(update(Session(session_id="s"), path).paths) == [path]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *requests.OUTPUT_ONLY,
+        *("status", "session_id", "type", "user_id", "usage.input_tokens"),
+        *("", "*", "nope", "max_messages", "metadata.x", "labels.a", "agentId", "Name", "name "),
+        *("config.", "config.nope", "config.config", "config.max_messages.x"),
+    ],
+)
+def test_update_refuses_other_paths(path: str) -> None:
+    assert update_faults(Session(session_id="s"), "name", "state", path) == ["update_mask.paths[2]"]
+
+
+def test_update_says_why_a_path_is_refused() -> None:
+    with pytest.raises(InvalidFields) as refused:
+        update(Session(session_id="s"), "user_id", "status", "nope")
+    assert [violation.description for violation in refused.value.violations] == [
+        "is immutable",
+        "is output only",
+        "must be a field that an update may write",
+    ]
+
+
+def test_update_without_a_mask_writes_what_is_set() -> None:
+    session = Session(session_id="s", name="n", user_id="u", version=7, config=SessionConfig(), labels={"a": "b"})
+    session.metadata.CopyFrom(Struct())
+    assert sorted(update(session).paths) == ["config", "labels", "metadata", "name"]
+
+
+@pytest.mark.parametrize("session", [Session(session_id="s"), Session(session_id="s", user_id="u", version=3)])
+def test_update_of_nothing_is_refused(session: Session) -> None:
+    assert update_faults(session) == ["update_mask"]
+
+
+def test_update_paths_are_unique_and_a_whole_config_stands_for_its_fields() -> None:
+    session = Session(session_id="s")
+    assert list(update(session, "state", "name", "state").paths) == ["state", "name"]
+    assert list(update(session, "config.max_messages", "config", "name").paths) == ["config", "name"]
+
+
+def test_update_checks_only_what_it_writes() -> None:
+    bad = Session(
+        session_id="s", agent_id="\n", name="a" * 201, config=SessionConfig(max_messages=-1, max_attachments=-1)
+    )
+    assert update_faults(bad, "summary") == []
+    assert update_faults(bad, "name") == ["session.name"]
+    assert update_faults(bad, "config.max_messages") == ["session.config.max_messages"]
+    assert update_faults(bad, "config.system_prompt", "agent_id") == ["session.agent_id"]
+    assert sorted(update_faults(bad)) == [
+        "session.agent_id",
+        "session.config.max_attachments",
+        "session.config.max_messages",
+        "session.name",
+    ]
+
+
+def test_update_of_ttl_and_expire_time() -> None:
+    both = Session(session_id="s", ttl=Duration(seconds=1), expire_time=Timestamp(seconds=1))
+    assert update_faults(both, "ttl", "expire_time") == ["session.expire_time"]
+    assert update_faults(both) == ["session.expire_time"]
+    assert update_faults(both, "ttl") == []
+    assert update_faults(both, "expire_time") == []
+    neither = Session(session_id="s")
+    assert list(update(neither, "ttl", "expire_time").paths) == ["ttl", "expire_time"]
+    one = Session(session_id="s", ttl=Duration(seconds=1))
+    assert update_faults(one, "ttl", "expire_time") == []
+
+
+def test_update_needs_a_session_and_its_id() -> None:
+    assert faults("UpdateSession", sessions.UpdateSessionRequest(update_mask=FieldMask(paths=["name"]))) == ["session"]
+    assert update_faults(Session(), "name") == ["session.session_id"]
+
+
+def test_update_defaults() -> None:
+    session = Session(session_id="s", name="n")
+    assert update(session).struct_update == StructUpdate.STRUCT_UPDATE_REPLACE
+    assert update(session, struct_update=2).struct_update == StructUpdate.STRUCT_UPDATE_MERGE
+    assert update(session, "agent_mode").session.agent_mode == AgentMode.AGENT_MODE_GENERAL
+    session.agent_mode = AgentMode.AGENT_MODE_BUILD
+    assert update(session, "agent_mode").session.agent_mode == AgentMode.AGENT_MODE_BUILD
+
+
+# The other mutations.
+
+
+def test_end_session() -> None:
+    assert requests.end_session(minimal("EndSession")).reason == EndReason.END_REASON_CLIENT
+    failed = changed("EndSession", reason=EndReason.END_REASON_FAILED)
+    assert requests.end_session(failed).reason == EndReason.END_REASON_FAILED
+    assert faults("EndSession", changed("EndSession", reason=EndReason.END_REASON_EXPIRED)) == ["reason"]
+
+
+def test_touch_session() -> None:
+    assert requests.touch_session(minimal("TouchSession")) == commands.TouchSession(0)
+    extended = changed("TouchSession", extend=Duration(seconds=2, nanos=1_999))
+    assert requests.touch_session(extended) == commands.TouchSession(2_000_001)
+    for extend in (Duration(), Duration(seconds=-1), Duration(seconds=3650 * DAY + 1)):
+        assert faults("TouchSession", changed("TouchSession", extend=extend)) == ["extend"]
+    assert faults("TouchSession", changed("TouchSession", extend=Duration(seconds=3650 * DAY))) == []
+
+
+def test_actions_without_content() -> None:
+    assert requests.activate_session(minimal("ActivateSession")) == commands.ActivateSession()
+    assert requests.suspend_session(minimal("SuspendSession")) == commands.SuspendSession()
+    assert requests.resume_session(minimal("ResumeSession")) == commands.ResumeSession()
+    assert requests.delete_session(minimal("DeleteSession")) == commands.DeleteSession()
+    assert requests.batch_delete_sessions(minimal("BatchDeleteSessions")) == commands.DeleteSession()
+
+
+def test_redact_message() -> None:
+    request = changed("RedactMessage", reason="é" * 200)
+    assert requests.redact_message(request) == commands.RedactMessage("m", "é" * 200)
+    assert faults("RedactMessage", changed("RedactMessage", reason="a" * 201)) == ["reason"]
+    assert faults("RedactMessage", changed("RedactMessage", reason="\0")) == ["reason"]
+
+
+# AppendMessages.
+
+
+def user(text: str = "", message_id: str = "") -> Message:
+    return Message(role=Role.ROLE_USER, message_id=message_id, parts=[Part(text=text)])
+
+
+def append_faults(*items: Message) -> list[str]:
+    return faults("AppendMessages", changed("AppendMessages", messages=items))
+
+
+def test_append_takes_1_to_256_messages() -> None:
+    assert append_faults(*[user()] * 256) == []
+    assert append_faults() == ["messages"]
+    assert append_faults(*[user()] * 257) == ["messages"]
+    assert append_faults(*[Message()] * 300) == ["messages"]
+
+
+def test_append_passes_the_messages_on() -> None:
+    request = changed("AppendMessages", messages=[user("a", "x"), user("b")])
+    assert list(requests.append_messages(request).messages) == [user("a", "x"), user("b")]
+
+
+def test_append_names_the_message_and_the_field() -> None:
+    assert append_faults(user(), user(), user(), Message(role=Role.ROLE_USER, parts=[Part(text="a\0")])) == [
+        "messages[3].parts[0].text"
+    ]
+    bad_call = user()
+    bad_call.parts.add().tool_call.name = ""
+    assert append_faults(user(), bad_call) == ["messages[1].parts[1].tool_call.name"]
+
+
+def test_append_refuses_an_id_twice() -> None:
+    assert append_faults(user("", "a"), user("", "b"), user("", "")) == []
+    assert append_faults(user("", "a"), user("", ""), user("", "a")) == ["messages[2].message_id"]
+
+
+def test_append_takes_3_mib_together() -> None:
+    nearly = [user("x" * (MIB - 100)) for _ in range(3)]
+    exact = [*nearly, user("x" * 200)]
+    exact[-1].parts[0].text += "x" * (3 * MIB - sum(message.ByteSize() for message in exact))
+    assert sum(message.ByteSize() for message in exact) == 3 * MIB
+    assert append_faults(*exact) == []
+    exact[-1].parts[0].text += "x"
+    assert append_faults(*exact) == ["messages"]
+
+
+def test_append_ignores_output_only_fields() -> None:
+    request = changed("AppendMessages", messages=[user("a")])
+    request.messages[0].redact_time.seconds = 5
+    request.messages[0].redact_reason = "\0"
+    assert faults("AppendMessages", request) == []
+    assert list(requests.append_messages(request).messages) == [user("a")]
+
+
+def test_append_reports_the_first_violations_only() -> None:
+    paths = append_faults(*[Message()] * 100)
+    assert paths == [f"messages[{n}].role" for n in range(InvalidFields.MOST)]
+
+
+# Whatever arrives.
+
+STRINGS = st.sampled_from(
+    ["", "a", "s", "\0", "é\n", "语", "a" * 129, "x" * 300, "name", "config.max_messages", "status"]
+)
+INTEGERS = st.sampled_from([0, 1, -1, 2, 5, 999, 2**31 - 1, -(2**31)])
+LONGS = INTEGERS | st.sampled_from([2**53, 2**53 + 1, 2**63 - 1, -(2**63), 253_402_300_800])
+SCALARS: dict[int, st.SearchStrategy[Any]] = {
+    FieldDescriptor.TYPE_STRING: STRINGS,
+    FieldDescriptor.TYPE_INT32: INTEGERS,
+    FieldDescriptor.TYPE_INT64: LONGS,
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(),
+    FieldDescriptor.TYPE_ENUM: INTEGERS,
+}
+
+
+def any_message(descriptor: Descriptor, depth: int = 6) -> st.SearchStrategy[Any]:
+    """Any message of a type, valid or not: each field absent or with one of the values worth trying."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> Any:
+        message: Any = GetMessageClass(descriptor)()
+        for field in descriptor.fields:
+            if draw(st.integers(0, 2)) != 0:
+                continue
+            fill(draw, message, field)
+        return message
+
+    def fill(draw: st.DrawFn, message: Any, field: FieldDescriptor) -> None:
+        if field.message_type is None:
+            value = SCALARS[field.type]
+            if field.is_repeated:
+                getattr(message, field.name).extend(draw(st.lists(value, max_size=3)))
+            else:
+                setattr(message, field.name, draw(value))
+        elif depth == 0:
+            return
+        elif field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            for key in draw(st.lists(STRINGS, max_size=3)):
+                if entry.message_type is None:
+                    getattr(message, field.name)[key] = draw(STRINGS)
+                else:
+                    getattr(message, field.name)[key].CopyFrom(draw(any_message(entry.message_type, depth - 1)))
+        elif field.is_repeated:
+            inner = any_message(field.message_type, depth - 1)
+            getattr(message, field.name).extend(draw(st.lists(inner, max_size=3)))
+        else:
+            getattr(message, field.name).CopyFrom(draw(any_message(field.message_type, depth - 1)))
+
+    return build()
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.data())
+def test_any_request_is_accepted_or_its_fields_are_named(rpc: str, data: st.DataObject) -> None:
+    request = data.draw(any_message(METHODS[rpc].input_type))
+    for path in faults(rpc, request):
+        assert path.split(".")[0].split("[")[0] in request.DESCRIPTOR.fields_by_name
+        assert path.isascii()
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_change_of_bytes_is_accepted_or_its_fields_are_named(rpc: str, data: st.DataObject) -> None:
+    raw = bytearray(minimal(rpc).SerializeToString() or b"\x08\x01")
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    request = request_class(rpc)()
+    try:
+        request.ParseFromString(bytes(raw))
+    except Exception:
+        return  # not a request at all: MALFORMED_REQUEST, which the wire answers
+    faults(rpc, request)
