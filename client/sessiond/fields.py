@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypedDict, Union
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -14,18 +14,19 @@ from sessiond.v1.message_service_pb2 import MessageOrder
 from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 
-# Enums are taken by name, in lower case and without prefix, or by value as the generated code has it.
-TypeLike: TypeAlias = 'Literal["agent", "team", "workflow"] | SessionType.ValueType'
-ModeLike: TypeAlias = 'Literal["build", "plan", "general"] | AgentMode.ValueType'
-StatusLike: TypeAlias = 'Literal["created", "active", "suspended", "ended"] | SessionStatus.ValueType'
-EndReasonLike: TypeAlias = 'Literal["client", "expired", "completed", "failed"] | EndReason.ValueType'
-ViewLike: TypeAlias = 'Literal["basic", "full"] | SessionView.ValueType'
-ConsistencyLike: TypeAlias = 'Literal["cached", "strong"] | Consistency.ValueType'
-MessageOrderLike: TypeAlias = 'Literal["oldest_first", "newest_first"] | MessageOrder.ValueType'
-SessionOrderLike: TypeAlias = (
-    'Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"]'
-    " | SessionOrder.ValueType"
-)
+# Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because the
+# generated value types exist for type checkers only, and a string cannot stand in `|`.
+TypeLike = Union[Literal["agent", "team", "workflow"], "SessionType.ValueType"]
+ModeLike = Union[Literal["build", "plan", "general"], "AgentMode.ValueType"]
+StatusLike = Union[Literal["created", "active", "suspended", "ended"], "SessionStatus.ValueType"]
+EndReasonLike = Union[Literal["client", "expired", "completed", "failed"], "EndReason.ValueType"]
+ViewLike = Union[Literal["basic", "full"], "SessionView.ValueType"]
+ConsistencyLike = Union[Literal["cached", "strong"], "Consistency.ValueType"]
+MessageOrderLike = Union[Literal["oldest_first", "newest_first"], "MessageOrder.ValueType"]
+SessionOrderLike = Union[
+    Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"],
+    "SessionOrder.ValueType",
+]
 
 
 class Unset(Enum):
