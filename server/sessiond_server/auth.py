@@ -1,0 +1,173 @@
+"""Who calls: the keys file, and the Principal that a call's metadata proves.
+
+A keys file is TOML. It holds SHA-256 digests of keys, never keys, so reading it lets nobody in:
+
+    [[keys]]
+    name = "billing"
+    sha256 = "5e88..."
+    tenant = "acme"
+    user = "u-17"            # optional: the key sees only sessions of this user
+    scopes = ["sessions:read", "sessions:write"]
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from sessiond_server.errors import Unauthenticated
+
+SESSIONS_READ: Final = "sessions:read"
+SESSIONS_WRITE: Final = "sessions:write"
+SCOPES: Final = frozenset((SESSIONS_READ, SESSIONS_WRITE))
+
+DEFAULT_TENANT: Final = "default"
+LOCAL: Final = "local"
+"""Name of the caller on loopback of a server without keys."""
+
+KEY_PREFIX: Final = "sd_"
+"""Lets secret scanners recognise a key."""
+
+_KEY_BYTES = 32
+_LONGEST_KEY = 512
+_RESERVED_NAMES = (LOCAL, "sessiond")
+_FIELDS = {"name", "sha256", "tenant", "user", "scopes"}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
+_LOOPBACK = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)::1(\]|%5D):|unix:")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """On whose behalf a call acts."""
+
+    tenant_id: str
+    user_id: str
+    """Not empty: only sessions of this user exist for the caller."""
+    name: str
+    """Of the key; `Event.actor` of what it writes."""
+    scopes: frozenset[str]
+
+
+LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES)
+
+
+class KeysFileInvalid(Exception):
+    """The keys file cannot be used. The text names the file and the line or entry, and quotes nothing of a key."""
+
+
+class Authenticator:
+    """Tells callers apart by bearer key. Immutable.
+
+    Without any keys it knows one caller, LOCAL_PRINCIPAL, and only on loopback, unless `open_to_all` allows every peer.
+    """
+
+    def __init__(self, keys: Mapping[bytes, Principal] | None = None, *, open_to_all: bool = False) -> None:
+        """`keys` maps the SHA-256 digest of a key to its principal."""
+        self._keys = dict(keys or {})
+        self._open_to_all = open_to_all
+
+    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Principal:
+        """The principal of a call. `peer` is gRPC's address of the caller. Raises Unauthenticated.
+
+        Keys are looked up by digest: what the time of the look-up tells is about the digest, not about the key.
+        """
+        if not self._keys:
+            if self._open_to_all or is_loopback(peer):
+                return LOCAL_PRINCIPAL
+            raise Unauthenticated
+        for name, value in metadata:
+            if name == "authorization":
+                return self._bearer(value)
+        raise Unauthenticated
+
+    def _bearer(self, value: str | bytes) -> Principal:
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        if len(text) <= _LONGEST_KEY and text[:7].lower() == "bearer ":
+            principal = self._keys.get(digest_of(text[7:].strip()))
+            if principal is not None:
+                return principal
+        raise Unauthenticated
+
+
+def is_loopback(peer: str) -> bool:
+    """Whether gRPC's address of a peer is on this machine."""
+    return _LOOPBACK.match(peer) is not None
+
+
+def digest_of(key: str) -> bytes:
+    """SHA-256. Keys are 256 random bits, so no slow hash is needed."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def new_key(name: str, tenant_id: str, user_id: str = "", scopes: Iterable[str] = SCOPES) -> tuple[str, str]:
+    """(a new key, its entry for the keys file). The key exists nowhere else. ValueError: no file may hold it."""
+    key = KEY_PREFIX + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).rstrip(b"=").decode()
+    entry: dict[str, object] = {"name": name, "sha256": digest_of(key).hex(), "tenant": tenant_id}
+    if user_id:
+        entry["user"] = user_id
+    entry["scopes"] = sorted(scopes)
+    if fault := _fault(entry):
+        raise ValueError(fault)
+    # JSON strings and arrays of them are TOML too; the checks above leave no character that the two escape differently.
+    return key, "[[keys]]\n" + "".join(f"{field} = {json.dumps(value)}\n" for field, value in entry.items())
+
+
+def load_keys(path: Path) -> Mapping[bytes, Principal]:
+    """The keys of a file, by digest. Raises KeysFileInvalid; OSError when the file cannot be read."""
+    try:
+        parsed = tomllib.loads(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise KeysFileInvalid(f"{path}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"at line \d+|at end of document", str(error))
+        raise KeysFileInvalid(f"{path}: not TOML {where.group() if where else ''}".rstrip()) from None
+    entries = parsed.get("keys")
+    if set(parsed) != {"keys"} or not isinstance(entries, list):
+        raise KeysFileInvalid(f"{path}: must hold [[keys]] entries and nothing else")
+    return MappingProxyType(_principals(path, entries))
+
+
+def _principals(path: Path, entries: Sequence[object]) -> dict[bytes, Principal]:
+    keys: dict[bytes, Principal] = {}
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise KeysFileInvalid(f"{path}: entry {number} of keys: must be a table")
+        if fault := _fault(entry):
+            raise KeysFileInvalid(f"{path}: entry {number} of keys: {fault}")
+        digest = bytes.fromhex(entry["sha256"])
+        if digest in keys:
+            raise KeysFileInvalid(f"{path}: entry {number} of keys: the key is that of {keys[digest].name}")
+        keys[digest] = Principal(entry["tenant"], entry.get("user", ""), entry["name"], frozenset(entry["scopes"]))
+    return keys
+
+
+def _fault(entry: Mapping[str, object]) -> str | None:
+    """What is wrong with an entry, without any value that could be a key."""
+    if set(entry) - _FIELDS:
+        return f"has a field other than {', '.join(sorted(_FIELDS))}"
+    digest, tenant, scopes = entry.get("sha256"), entry.get("tenant"), entry.get("scopes")
+    if not _is_line(entry.get("name")):
+        return "name must be 1 to 128 characters without control characters"
+    if entry["name"] in _RESERVED_NAMES:
+        return f"name must not be one of {', '.join(_RESERVED_NAMES)}"
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        return "sha256 must be 64 lower-case hexadecimal digits"
+    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        return "tenant must be 1 to 128 characters of [A-Za-z0-9._:~-]"
+    if "user" in entry and not _is_line(entry["user"]):
+        return "user must be 1 to 128 characters without control characters"
+    if not isinstance(scopes, list) or not scopes or not all(scope in SCOPES for scope in scopes):
+        return f"scopes must be a list of {', '.join(sorted(SCOPES))}"
+    return None
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= 128 and value.isprintable()

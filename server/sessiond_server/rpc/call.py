@@ -1,0 +1,120 @@
+"""One call in progress: what the interceptors find out, and what the handlers ask of it."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
+
+from sessiond_server.auth import Principal
+from sessiond_server.domain import ids
+from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Scope
+from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError
+
+CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
+"""`x-request-id` of the call that the current task serves, for log records; empty outside of calls."""
+
+_NOBODY = Principal("", "", "", frozenset())
+_FINGERPRINT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC as the interceptors see it."""
+
+    path: str
+    """As on the wire: `/sessiond.v1.SessionService/GetSession`."""
+    request_streaming: bool
+    response_streaming: bool
+    largest_request: int
+    """Bytes of one request message that are taken."""
+
+
+class Call:
+    """One call. Belongs to one task."""
+
+    __slots__ = ("context", "error", "id", "method", "principal", "request_bytes", "response_bytes")
+
+    def __init__(self, method: Method, context: ServicerContext[Any, Any], request_bytes: int) -> None:
+        self.method = method
+        self.context = context
+        self.id = ""
+        """`x-request-id`; not the idempotency key of a request."""
+        self.principal = _NOBODY
+        """Nobody until authenticated: no tenant and no scopes."""
+        self.error: SessiondError | None = None
+        """What the call was answered with, if it failed."""
+        self.request_bytes = request_bytes
+        self.response_bytes = 0
+
+    def admit(self, scope: str) -> Scope:
+        """Lets a checked request through: whose sessions it may see. Raises RequestTooLarge, ScopeMissing.
+
+        The size is judged here, after the checks of the fields, because they name what is too large.
+        """
+        if self.request_bytes > self.method.largest_request and not self.method.request_streaming:
+            raise RequestTooLarge(self.request_bytes, self.method.largest_request)
+        principal = self.principal
+        if scope not in principal.scopes:
+            raise ScopeMissing(scope)
+        return Scope(principal.tenant_id, principal.user_id)
+
+    def command(
+        self, scope: Scope, request: "WriteRequest", session_id: str, action: Action, expected_version: int = 0
+    ) -> Command:
+        """The command that a write request means."""
+        request_id, fingerprint = request.request_id, b""
+        if request_id:
+            fingerprint = hashlib.blake2b(
+                request.SerializeToString(deterministic=True),
+                digest_size=_FINGERPRINT_BYTES,
+                key=self.method.path.encode()[-hashlib.blake2b.MAX_KEY_SIZE :],
+            ).digest()
+        else:
+            request_id = INTERNAL_REQUEST_PREFIX + ids.uuid7()
+        return Command(
+            scope,
+            session_id,
+            action,
+            self.principal.name,
+            request_id,
+            fingerprint,
+            expected_version,
+            self.request_bytes,
+        )
+
+    async def write(self, message: bytes) -> None:
+        """Sends one message of a streamed answer; returns when the transport has taken it."""
+        self.response_bytes += len(message)
+        await self.context.write(message)
+
+
+class WriteRequest(Protocol):
+    """What all requests of mutations have."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - protobuf's name
+
+
+Handler = Callable[[Any, Call], Awaitable[bytes | None]]
+"""Serves a call, of any of the four kinds.
+
+Takes the serialised request, or an async iterator of them; answers with the serialised response, or with None after it
+has sent a streamed answer by `Call.write`. Raises SessiondError.
+"""
+
+
+class Interceptor(Protocol):
+    """One concern of every call. Wraps handlers once, when the server is built: a call pays for coroutines only."""
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        """A handler that does its part and calls `proceed`; or `proceed` itself, where the method has no need."""
+        ...
+
+
+Parse = Callable[[bytes], Message]

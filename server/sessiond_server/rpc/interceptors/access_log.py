@@ -1,0 +1,64 @@
+"""One record for each call. Never contents, never keys."""
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import Any
+
+from sessiond_server.rpc.call import Call, Handler, Method
+from sessiond_server.rpc.status import TABLE
+
+log = logging.getLogger("sessiond.access")
+
+
+class AccessLog:
+    """Records at INFO, with the fields as attributes of the record: method, code, reason, duration_ms, peer, tenant,
+    key, request_id, request_bytes, response_bytes."""
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        async def recorded(request: Any, call: Call) -> bytes | None:
+            if not log.isEnabledFor(logging.INFO):
+                return await proceed(request, call)
+            began = perf_counter()
+            cancelled = False
+            try:
+                response = await proceed(request, call)
+                if response is not None:
+                    call.response_bytes = len(response)
+                return response
+            except asyncio.CancelledError:
+                cancelled = True
+                raise
+            finally:
+                _record(call, perf_counter() - began, cancelled)
+
+        return recorded
+
+
+def _record(call: Call, seconds: float, cancelled: bool) -> None:
+    code, reason = "OK", ""
+    if cancelled:
+        # The transport cancels a call for its caller, and when its caller's deadline passes.
+        code = "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0 else "CANCELLED"
+    elif call.error is not None:
+        row = TABLE[type(call.error)]
+        code, reason = row.code.name, row.name
+    milliseconds = round(seconds * 1000, 3)
+    log.info(
+        "%s %s %s ms",
+        call.method.path,
+        f"{code} {reason}" if reason else code,
+        milliseconds,
+        extra={
+            "method": call.method.path,
+            "code": code,
+            "reason": reason,
+            "duration_ms": milliseconds,
+            "peer": call.context.peer(),
+            "tenant": call.principal.tenant_id,
+            "key": call.principal.name,
+            "request_id": call.id,
+            "request_bytes": call.request_bytes,
+            "response_bytes": call.response_bytes,
+        },
+    )

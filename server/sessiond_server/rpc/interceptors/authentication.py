@@ -1,0 +1,23 @@
+"""Who calls."""
+
+from typing import Any
+
+from sessiond_server.auth import Authenticator
+from sessiond_server.rpc.call import Call, Handler, Method
+
+
+class Authentication:
+    """Sets `Call.principal`, or raises Unauthenticated before anything of the request is looked at."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        authenticate = self._authenticator.authenticate
+
+        async def authenticated(request: Any, call: Call) -> bytes | None:
+            context = call.context
+            call.principal = authenticate(context.invocation_metadata() or (), context.peer())
+            return await proceed(request, call)
+
+        return authenticated

@@ -1,0 +1,63 @@
+"""The error boundary: whatever is raised inside becomes a status of the table, and nothing else leaves."""
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from grpc.aio import AbortError
+from grpc.aio import InternalError as TransportError
+
+from sessiond_server.errors import InternalError, SessiondError
+from sessiond_server.rpc import status
+from sessiond_server.rpc.call import Call, Handler, Method
+from sessiond_server.rpc.interceptors import call_id
+
+log = logging.getLogger("sessiond.rpc")
+
+
+class Boundary:
+    """Answers SessiondErrors by the table, everything else with INTERNAL, a constant text and an id that the log has.
+
+    A CancelledError passes only when the call's own task was cancelled: grpc leaves the caller of a handler that raises
+    one without an answer.
+    """
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        async def bounded(request: Any, call: Call) -> bytes | None:
+            try:
+                return await proceed(request, call)
+            except AbortError:
+                # It is an Exception, and the answer has been sent.
+                raise
+            except TransportError:
+                # The connection is gone: there is nobody to answer. grpc knows and ends the call.
+                raise
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                answered: SessiondError = _unforeseen(call, error)
+            except SessiondError as error:
+                answered = error if type(error) in status.TABLE else _unforeseen(call, error)
+            except Exception as error:
+                answered = _unforeseen(call, error)
+            call.error = answered
+            answer = status.answer(answered)
+            await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
+            return None
+
+        return bounded
+
+
+def _unforeseen(call: Call, error: BaseException) -> InternalError:
+    error_id = secrets.token_hex(8)
+    log.error(
+        "unforeseen %s in %s, error id %s",
+        type(error).__name__,
+        call.method.path,
+        error_id,
+        exc_info=error,
+        extra={"error_id": error_id, "method": call.method.path, "request_id": call.id},
+    )
+    return InternalError(error_id)

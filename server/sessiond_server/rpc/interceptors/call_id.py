@@ -1,0 +1,31 @@
+"""Every call has an id that its caller, its log records and its error reports share."""
+
+import random
+import re
+from typing import Any, Final
+
+from sessiond_server.rpc.call import CALL_ID, Call, Handler, Method
+
+KEY: Final = "x-request-id"
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
+
+
+class CallId:
+    """Takes `x-request-id` where it is well formed, else makes one; echoes it in the trailing metadata."""
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        async def identified(request: Any, call: Call) -> bytes | None:
+            call.id = _given(call) or f"{random.getrandbits(128):032x}"
+            # Not reset afterwards: the task, and with it the context, is the call's own.
+            CALL_ID.set(call.id)
+            call.context.set_trailing_metadata(((KEY, call.id),))
+            return await proceed(request, call)
+
+        return identified
+
+
+def _given(call: Call) -> str:
+    for key, value in call.context.invocation_metadata() or ():
+        if key == KEY:
+            return value if isinstance(value, str) and _WELL_FORMED(value) else ""
+    return ""

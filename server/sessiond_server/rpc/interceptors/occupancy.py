@@ -1,0 +1,54 @@
+"""How many calls are in progress, and how many may be."""
+
+import asyncio
+from typing import Any
+
+from sessiond_server.errors import QueueFull
+from sessiond_server.rpc.call import Call, Handler, Method
+
+RETRY_AFTER = 0.5
+"""Seconds a refused caller is told to wait."""
+
+
+class Occupancy:
+    """Refuses calls beyond `most` with QueueFull, at once. Streamed answers count for draining, not for the limit.
+
+    In place of grpc's `maximum_concurrent_rpcs`, which miscounted for years.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limited = 0
+        self._all = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def calls(self) -> int:
+        """Calls whose answer has not been handed to the transport."""
+        return self._all
+
+    async def idle(self) -> None:
+        """Returns when no call is in progress."""
+        await self._idle.wait()
+
+    def around(self, method: Method, proceed: Handler) -> Handler:
+        limited = 0 if method.response_streaming else 1
+
+        def left(_: Any) -> None:
+            self._all -= 1
+            self._limited -= limited
+            if not self._all:
+                self._idle.set()
+
+        async def counted(request: Any, call: Call) -> bytes | None:
+            if limited and self._limited >= self._most:
+                raise QueueFull(RETRY_AFTER)
+            # A done callback, not `finally`: the answer is still to be sent when the handler has returned.
+            call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
+            self._all += 1
+            self._limited += limited
+            self._idle.clear()
+            return await proceed(request, call)
+
+        return counted

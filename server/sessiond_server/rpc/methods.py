@@ -1,0 +1,95 @@
+"""From a service's descriptor to grpc's handlers.
+
+grpc hands over the bytes of a request and takes the bytes of a response. Parsing happens inside the interceptors, so
+that a malformed request is answered, logged and counted like any other; responses need none.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import reduce
+from typing import Any, cast
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from grpc.aio import ServicerContext
+
+from sessiond_server.errors import MalformedRequest
+from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
+
+
+def generic_handler(
+    service: ServiceDescriptor, servicer: object, interceptors: Sequence[Interceptor], largest_request: int
+) -> grpc.GenericRpcHandler:
+    """Serves a service by the methods of `servicer`, each named as its RPC in snake case and taking (request, Call).
+
+    The first interceptor is the outermost. Raises AttributeError when the servicer lacks an RPC.
+    """
+    handlers = {
+        method.name: _method_handler(method, getattr(servicer, snake_case(method.name)), interceptors, largest_request)
+        for method in service.methods
+    }
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def snake_case(name: str) -> str:
+    """GetSession: get_session."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _method_handler(
+    descriptor: MethodDescriptor, behaviour: Handler, interceptors: Sequence[Interceptor], largest_request: int
+) -> grpc.RpcMethodHandler[Any, Any]:
+    incoming, outgoing = descriptor.client_streaming, descriptor.server_streaming
+    path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    method = Method(path, incoming, outgoing, largest_request)
+    innermost = (_parsing_each if incoming else _parsing)(descriptor, behaviour)
+    stack = reduce(lambda proceed, one: one.around(method, proceed), reversed(interceptors), innermost)
+
+    # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
+    async def serve(request: Any, context: ServicerContext[Any, Any]) -> bytes | None:
+        return await stack(request, Call(method, context, 0 if incoming else len(request)))
+
+    kind = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[incoming, outgoing]
+    return cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", kind)(serve)
+
+
+def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
+    parse, name = _parser(descriptor)
+
+    async def parsing(request: bytes, call: Call) -> bytes | None:
+        try:
+            message = parse(request)
+        except DecodeError:
+            raise MalformedRequest(name) from None
+        return await behaviour(message, call)
+
+    return parsing
+
+
+def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
+    parse, name = _parser(descriptor)
+
+    async def messages(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[object]:
+        async for request in requests:
+            call.request_bytes += len(request)
+            try:
+                message = parse(request)
+            except DecodeError:
+                raise MalformedRequest(name) from None
+            yield message
+
+    async def parsing(requests: AsyncIterator[bytes], call: Call) -> bytes | None:
+        return await behaviour(messages(requests, call), call)
+
+    return parsing
+
+
+def _parser(descriptor: MethodDescriptor) -> tuple[Parse, str]:
+    return GetMessageClass(descriptor.input_type).FromString, descriptor.input_type.full_name

@@ -1,0 +1,161 @@
+"""The server: a port, the services behind it, and how it starts and stops."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from grpc.aio import Server
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
+
+from sessiond.v1 import message_service_pb2, session_service_pb2
+from sessiond_server.auth import Authenticator
+from sessiond_server.rpc.call import Interceptor
+from sessiond_server.rpc.health import Health
+from sessiond_server.rpc.interceptors.access_log import AccessLog
+from sessiond_server.rpc.interceptors.authentication import Authentication
+from sessiond_server.rpc.interceptors.boundary import Boundary
+from sessiond_server.rpc.interceptors.call_id import CallId
+from sessiond_server.rpc.interceptors.deadline import Deadline
+from sessiond_server.rpc.interceptors.drain import DrainGate
+from sessiond_server.rpc.interceptors.occupancy import Occupancy
+from sessiond_server.rpc.messages import MessageServicer
+from sessiond_server.rpc.methods import generic_handler
+from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.sessions import SessionServicer
+from sessiond_server.store.contract import Store, Writer
+
+SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
+SERVICES: Final = (SESSIONS, MESSAGES)
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WireSettings:
+    """How the server meets the network. Times in seconds."""
+
+    listen: str = "127.0.0.1:50051"
+    """host:port; port 0 takes a free one."""
+    longest_deadline: float = 30.0
+    """Of calls that have no deadline or a later one."""
+    most_calls: int = 4096
+    """In progress at once, streamed answers not counted; more are refused with QueueFull."""
+    reflection: bool = False
+    so_reuseport: bool = False
+    """Whether several processes may listen on the same port."""
+    drain_pause: float = 0.0
+    """Between NOT_SERVING and refusing calls: load balancers need it to look elsewhere."""
+    grace: float = 10.0
+    """How long calls in progress may take to finish when the server stops."""
+    largest_request: int = 4 * MIB
+    """Bytes. Larger ones are RequestTooLarge; `transport_limit` is what is read at all."""
+    transport_limit: int = 8 * MIB
+    metadata_limit: int = 8 * 1024
+    """Bytes of a call's metadata."""
+    keepalive_time: float = 30.0
+    keepalive_timeout: float = 10.0
+    max_connection_age: float = 1800.0
+    """Connections are closed then, in grace, so that load spreads over servers that came later."""
+    max_connection_age_grace: float = 300.0
+
+    def options(self) -> list[tuple[str, int]]:
+        """gRPC's channel arguments."""
+        return [
+            ("grpc.so_reuseport", int(self.so_reuseport)),
+            ("grpc.max_receive_message_length", self.transport_limit),
+            # Stored data is bounded when it is written; a response that has grown past a limit must still be readable.
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", self.metadata_limit),
+            ("grpc.absolute_max_metadata_size", 2 * self.metadata_limit),
+            ("grpc.keepalive_time_ms", round(self.keepalive_time * 1000)),
+            ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Clients that ping as often as this server does are not sent away.
+            ("grpc.http2.min_ping_interval_without_data_ms", round(self.keepalive_timeout * 1000)),
+            ("grpc.max_connection_age_ms", round(self.max_connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(self.max_connection_age_grace * 1000)),
+        ]
+
+
+class RpcServer:
+    """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
+
+    def __init__(
+        self, store: Store, writer: Writer, authenticator: Authenticator, token_key: bytes, settings: WireSettings
+    ) -> None:
+        """`token_key` is Store.token_key's."""
+        self._settings = settings
+        self._gate = DrainGate()
+        self._occupancy = Occupancy(settings.most_calls)
+        self._health = Health([service.full_name for service in SERVICES])
+        tokens = PageTokens(token_key)
+        self._servicers = (
+            (SESSIONS, SessionServicer(store, writer, tokens)),
+            (MESSAGES, MessageServicer(store, writer, tokens)),
+        )
+        self._interceptors: Sequence[Interceptor] = (
+            CallId(),  # outermost: the log record and every error carry the id
+            AccessLog(),  # outside the boundary: it records the answer, whatever became of the call
+            Boundary(),  # outside all that raises
+            self._gate,  # before anything is counted or spent on a call that is to go elsewhere
+            self._occupancy,  # before work is done for a call that cannot be served
+            Deadline(settings.longest_deadline),  # around all waiting
+            Authentication(authenticator),  # before any byte of the request is parsed
+        )
+        self._server: Server | None = None
+
+    async def start(self) -> int:
+        """Listens; health says NOT_SERVING. Returns the port. Raises RuntimeError when the address cannot be had."""
+        server = grpc.aio.server(options=self._settings.options())
+        largest = self._settings.largest_request
+        server.add_generic_rpc_handlers(
+            [generic_handler(service, servicer, self._interceptors, largest) for service, servicer in self._servicers]
+        )
+        await self._health.add_to(server)
+        if self._settings.reflection:
+            names = [service.full_name for service in (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        port = server.add_insecure_port(self._settings.listen)
+        await server.start()
+        self._server = server
+        return port
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health says. No effect once `stop` was called."""
+        await self._health.set(serving)
+
+    @property
+    def calls(self) -> int:
+        """Calls in progress."""
+        return self._occupancy.calls
+
+    async def stop(self) -> None:
+        """Health says NOT_SERVING; after a pause new calls are refused; those in progress get `grace` to finish.
+
+        Returns when the port is closed. Cancelling it skips the waiting, not the closing.
+        """
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self._health.drain()
+        try:
+            await asyncio.sleep(self._settings.drain_pause)
+        finally:
+            self._gate.close()
+            await self._close(server)
+
+    async def _close(self, server: Server) -> None:
+        """Tells clients to go elsewhere, at once, and closes when no call is in progress, or after `grace`."""
+        closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-closing")
+        idle = asyncio.create_task(self._occupancy.idle(), name="rpc-idle")
+        try:
+            await asyncio.wait((closing, idle), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
+            # Streams of health probes never end by themselves: grpc would wait for them until the grace is over.
+            await server.stop(None)
+            await closing

@@ -1,0 +1,144 @@
+"""The one table from what can go wrong to what the wire says, and the status that carries it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc import status_pb2  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
+    BadRequest,
+    ErrorInfo,
+    PreconditionFailure,
+    QuotaFailure,
+    RetryInfo,
+)
+
+from sessiond.v1.error_pb2 import ErrorReason
+from sessiond_server import errors
+from sessiond_server.errors import Exhausted, InvalidRequest, Refused, SessiondError, SessionQuotaReached, ToolBlocked
+
+DOMAIN: Final = "sessiond"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+
+MESSAGE_CHARACTERS: Final = 512
+VIOLATION_BYTES: Final = 2048
+"""Bounds of a text and of the violations: with ids they stay below the 8 KiB of metadata that peers take."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one class of errors looks on the wire."""
+
+    code: grpc.StatusCode
+    reason: ErrorReason.ValueType
+
+    @property
+    def name(self) -> str:
+        """The reason without its prefix, as in ErrorInfo."""
+        return ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
+
+
+_C = grpc.StatusCode
+_R = ErrorReason
+
+TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
+    {
+        errors.MalformedRequest: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_MALFORMED_REQUEST),
+        errors.InvalidFields: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_FIELD),
+        errors.RequestTooLarge: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_REQUEST_TOO_LARGE),
+        errors.InvalidPageToken: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_INVALID_PAGE_TOKEN),
+        errors.RequestIdReused: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_REQUEST_ID_REUSED),
+        errors.SessionNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_SESSION_NOT_FOUND),
+        errors.MessageNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_MESSAGE_NOT_FOUND),
+        errors.SessionAlreadyExists: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_SESSION_ALREADY_EXISTS),
+        errors.MessageAlreadyExists: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_MESSAGE_ALREADY_EXISTS),
+        errors.IllegalTransition: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ILLEGAL_TRANSITION),
+        errors.SessionNotActive: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SESSION_NOT_ACTIVE),
+        errors.SessionEnded: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SESSION_ENDED),
+        errors.ToolBlocked: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOOL_BLOCKED),
+        errors.MessageLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_LIMIT_REACHED),
+        errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
+        errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),
+        errors.QueueFull: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_QUEUE_FULL),
+        errors.SessionQuotaReached: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_SESSION_QUOTA_REACHED),
+        errors.Unauthenticated: Row(_C.UNAUTHENTICATED, _R.ERROR_REASON_UNAUTHENTICATED),
+        errors.ScopeMissing: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_SCOPE_MISSING),
+        errors.Draining: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DRAINING),
+        errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORE_UNAVAILABLE),
+        errors.DeadlinePassed: Row(_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_EXCEEDED),
+        errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
+    }
+)
+"""By exact class. Only leaves of the tree have rows; an error without one is answered as unforeseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `ServicerContext.abort` takes."""
+
+    code: grpc.StatusCode
+    text: str
+    trailers: Metadata
+
+
+def answer(error: SessiondError) -> Answer:
+    """The status for an error of a class in TABLE. Raises KeyError for any other."""
+    row = TABLE[type(error)]
+    text = _clipped(error.message)
+    code: int = row.code.value[0]
+    status = status_pb2.Status(code=code, message=text, details=[_any(detail) for detail in _details(error, row)])
+    trailers: Metadata = ((DETAILS_KEY, status.SerializeToString()),)
+    if isinstance(error, Exhausted) and error.retry_after is not None:
+        trailers += ((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1000))),)
+    return Answer(row.code, text, trailers)
+
+
+def _details(error: SessiondError, row: Row) -> list[Message]:
+    details: list[Message] = [ErrorInfo(reason=row.name, domain=DOMAIN, metadata=error.metadata)]
+    if isinstance(error, InvalidRequest) and error.violations:
+        details.append(_bad_request(error))
+    elif isinstance(error, ToolBlocked):
+        details.append(_precondition(row.name, error.field, error))
+    elif isinstance(error, Refused):
+        details.append(_precondition(row.name, f"sessions/{error.metadata['session_id']}", error))
+    elif isinstance(error, SessionQuotaReached):
+        details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject="tenant", description=error.message)]))
+    if isinstance(error, Exhausted) and error.retry_after is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromMilliseconds(math.ceil(error.retry_after * 1000))
+        details.append(retry)
+    return details
+
+
+def _bad_request(error: InvalidRequest) -> BadRequest:
+    """The violations that fit into VIOLATION_BYTES, the first always."""
+    bad = BadRequest()
+    for violation in error.violations:
+        bad.field_violations.add(field=_clipped(violation.field), description=_clipped(violation.description))
+        if len(bad.field_violations) > 1 and bad.ByteSize() > VIOLATION_BYTES:
+            del bad.field_violations[-1]
+            break
+    return bad
+
+
+def _precondition(kind: str, subject: str, error: Refused) -> PreconditionFailure:
+    violation = PreconditionFailure.Violation(type=kind, subject=subject, description=_clipped(error.message))
+    return PreconditionFailure(violations=[violation])
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 4] + " ..."
+
+
+def _any(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
