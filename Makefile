@@ -1,0 +1,118 @@
+# One environment in .venv serves `run` and `test`; stamp files in it say what is installed, so that only what changed
+# is installed again. Nothing but Python >= 3.11, make and a package index is needed.
+
+PYTHON ?= python3
+UV ?= uv
+ARGS ?=
+FILE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := deploy/requirements
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+GENERATOR := build/protos-venv
+CODE := $(wildcard server client tests benchmarks examples)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test verify fix protos requirements demo clean lint types protos-check docker-check
+
+help: ## Says what there is
+	@echo "make TARGET, where TARGET is one of:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+
+run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres and Valkey [ARGS="--listen ..."]
+	@$(BIN)/sessiond serve $(ARGS)
+
+demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
+	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
+
+test: $(VENV)/.test $(VENV)/.editable ## Runs all tests [ARGS="-k name -x"]
+	@$(BIN)/python -m pytest $(ARGS)
+
+verify: lint types protos-check docker-check ## Everything that CI checks beside the tests
+	@echo "verify: all good"
+
+fix: $(VENV)/.test ## Formats the code and repairs what can be repaired by itself
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
+	$(call generate,client)
+
+requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv [UV=path] [ARGS=--upgrade]
+	$(call compile,pyproject.toml --extra server,server)
+	$(call compile,pyproject.toml --extra embedded,embedded)
+	$(call compile,pyproject.toml --extra dev,dev)
+	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
+	$(call compile,$(REQUIREMENTS)/protos.in,protos)
+
+clean: ## Removes what was built, the environment too; never the service's data
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(VENV)/.test $(VENV)/.editable
+	$(BIN)/mypy $(CODE)
+
+# The interface must stay compatible with the last release or, before the first, with main.
+protos-check: $(VENV)/.test $(GENERATOR)/.installed
+	BUF_CACHE_DIR=build/buf $(BIN)/buf lint protos
+	@base=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-parse --quiet --verify origin/main \
+	  || git rev-parse --quiet --verify main || true); \
+	if [ -z "$$base" ]; then echo "buf breaking: no tag and no main to compare with"; else \
+	  rm -rf build/base && mkdir -p build/base && git archive "$$base" protos | tar -xf - -C build/base && \
+	  echo "buf breaking protos --against $$base" && \
+	  BUF_CACHE_DIR=build/buf $(BIN)/buf breaking protos --against build/base/protos; fi
+	@rm -rf build/generated
+	$(call generate,build/generated)
+	diff -r -x __pycache__ -x __init__.py build/generated/sessiond/v1 client/sessiond/v1 || \
+	  { echo "client/sessiond/v1 is not what protos/ generates: run make protos"; exit 1; }
+
+docker-check: $(VENV)/.test
+	$(BIN)/hadolint Dockerfile
+
+define generate
+	@mkdir -p $(1)
+	PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" $(GENERATOR)/bin/python -m grpc_tools.protoc -Iprotos \
+	  --python_out=$(1) --mypy_out=quiet:$(1) protos/sessiond/v1/*.proto
+	PATH="$(CURDIR)/$(GENERATOR)/bin:$$PATH" $(GENERATOR)/bin/python -m grpc_tools.protoc -Iprotos \
+	  --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/sessiond/v1/*_service.proto
+endef
+
+define compile
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(ARGS) \
+	  --output-file $(REQUIREMENTS)/$(2).txt $(1)
+endef
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sessiond needs Python 3.11 or newer, as python3 or as make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.python $(REQUIREMENTS)/build.txt $(REQUIREMENTS)/embedded.txt
+	@echo "installing into $(VENV) what running needs"
+	@$(PIP) install --require-hashes -r $(REQUIREMENTS)/build.txt -r $(REQUIREMENTS)/embedded.txt
+	@touch $@
+
+# dev.txt holds all that embedded.txt and build.txt hold, in the same versions.
+$(VENV)/.test: $(VENV)/.python $(REQUIREMENTS)/dev.txt
+	@echo "installing into $(VENV) what testing needs"
+	@$(PIP) install --require-hashes -r $(REQUIREMENTS)/dev.txt
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.editable: pyproject.toml $(VENV)/.python
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(GENERATOR)/.installed: $(REQUIREMENTS)/protos.txt
+	@echo "installing into $(GENERATOR) what generating needs"
+	@$(PYTHON) -m venv $(GENERATOR)
+	@$(GENERATOR)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	  -r $(REQUIREMENTS)/protos.txt
+	@touch $@
