@@ -87,8 +87,9 @@ class MessageServiceServicer(object):
 
     def RedactMessage(self, request, context):
         """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-        usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
-        MESSAGE_NOT_FOUND, SESSION_ENDED.
+        usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
+        Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
+        SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,8 +49,9 @@ class MessageServiceStub:
         sessiond.v1.message_pb2.Message,
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
-    MESSAGE_NOT_FOUND, SESSION_ENDED.
+    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
+    Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
+    SESSION_ENDED.
     """
 
 class MessageServiceAsyncStub:
@@ -83,8 +84,9 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_pb2.Message,
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
-    MESSAGE_NOT_FOUND, SESSION_ENDED.
+    usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
+    Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
+    SESSION_ENDED.
     """
 
 class MessageServiceServicer(metaclass=abc.ABCMeta):
@@ -125,8 +127,9 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_pb2.Message, collections.abc.Awaitable[sessiond.v1.message_pb2.Message]]:
         """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
-        usage and times remain. A session name that the message gave is cleared; session events that carried it keep it. Redacting again changes nothing but time and reason. Answers with what remains. Errors:
-        MESSAGE_NOT_FOUND, SESSION_ENDED.
+        usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
+        Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
+        SESSION_ENDED.
         """
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
