@@ -33,7 +33,7 @@ class Client(SessionCalls, MessageCalls):
         wait_for_ready: bool = False,
         retry: Retry = Retry(),  # noqa: B008  frozen
         keepalive: Keepalive = Keepalive(),  # noqa: B008  frozen
-        max_message_bytes: int = 4 * 1024 * 1024,
+        max_message_bytes: int = 8 * 1024 * 1024,
         user_agent: str = "",
     ) -> None:
         """
@@ -48,7 +48,8 @@ class Client(SessionCalls, MessageCalls):
                 once it could not be made.
             retry: When calls are sent again.
             keepalive: How dead connections are found out.
-            max_message_bytes: Largest request and answer.
+            max_message_bytes: Largest request to send and answer to take. The service's own limit for requests, 4 MiB
+                unless configured, holds besides.
             user_agent: The program's name, put before the library's own.
         """
         self._connection = Connection(

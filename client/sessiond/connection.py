@@ -8,8 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc.aio
+from google.protobuf.message import Message
 
-from sessiond.errors import ClientClosed
+from sessiond.errors import ClientClosed, RequestTooLarge, SessiondError
 from sessiond.options import TLS, Keepalive, Retry
 from sessiond.status import typed_error
 from sessiond.target import is_local
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 
 SERVICES = ("sessiond.v1.SessionService", "sessiond.v1.MessageService")
@@ -53,6 +54,7 @@ class Connection:
         self._target = target
         self._tls = tls
         self._timeout = timeout
+        self._largest = max_message_bytes
         self._wait_for_ready = wait_for_ready
         # Metadata of every call rather than call credentials: the channel is known to be fit for the key, and a
         # credentials plugin costs each call a trip through another thread.
@@ -95,7 +97,7 @@ class Connection:
                 request, timeout=timeout, metadata=self._metadata, wait_for_ready=self._wait_for_ready or None
             )
         except grpc.aio.AioRpcError as error:
-            raise typed_error(error, request_id) from error
+            raise self._typed(error, request, request_id) from error
         except asyncio.CancelledError:
             # A channel that closes cancels its calls, which grpc.aio shows as if the waiting task were cancelled.
             task = asyncio.current_task()
@@ -108,6 +110,18 @@ class Connection:
         self._closed = True
         if self._channel is not None:
             await self._channel.close(grace)
+
+    def _typed(self, error: grpc.aio.AioRpcError, request: Message, request_id: str) -> SessiondError:
+        # grpc refuses to send what is too large with the code that also stands for quotas and full queues.
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and (size := request.ByteSize()) > self._largest:
+            return RequestTooLarge(
+                f"the request has {size} bytes; the limit is {self._largest}",
+                reason="REQUEST_TOO_LARGE",
+                code="INVALID_ARGUMENT",
+                metadata={"size_bytes": str(size), "limit_bytes": str(self._largest)},
+                request_id=request_id,
+            )
+        return typed_error(error, request_id)
 
     def _open(self) -> None:
         if self._closed:

@@ -14,8 +14,8 @@ from sessiond.v1.message_service_pb2 import MessageOrder
 from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 
-# Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because the
-# generated value types exist for type checkers only, and a string cannot stand in `|`.
+# Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
+# the generated value types exist for type checkers only, and a string cannot stand in `|`.
 TypeLike = Union[Literal["agent", "team", "workflow"], "SessionType.ValueType"]
 ModeLike = Union[Literal["build", "plan", "general"], "AgentMode.ValueType"]
 StatusLike = Union[Literal["created", "active", "suspended", "ended"], "SessionStatus.ValueType"]

@@ -1,8 +1,8 @@
 """Messages made, read, and translated from and to the common chat form.
 
 The chat form is what chat completion interfaces speak: `role`, `content`, `name`, `tool_call_id` and `tool_calls`, a
-list of `{"id", "type": "function", "function": {"name", "arguments"}}`. `to_chat(from_chat(chat)) == chat`, but two ways
-to write the same become one: a key whose value is None or empty (other than `content`) is absent afterwards, a
+list of `{"id", "type": "function", "function": {"name", "arguments"}}`. `to_chat(from_chat(chat)) == chat`, but two
+ways to write the same become one: a key whose value is None or empty (other than `content`) is absent afterwards, a
 `content` that is absent or an empty list is None, a list of one text is that text (except in a tool's answer, where it
 stays a list), and arguments that came as an object are JSON text.
 """
