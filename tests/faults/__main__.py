@@ -1,0 +1,74 @@
+"""`make faults`: fault campaigns of any size, each closed by one line of figures.
+
+Exits with 1 unless everything that must be 0 is 0.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from sessiond_server.embedded import EmbeddedServers
+from tests.faults import server_kills
+
+KINDS = {"server": server_kills.campaign}
+
+
+def main() -> int:
+    arguments = _arguments()
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
+    print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
+        try:
+            report = asyncio.run(_run(arguments, seed, Path(folder)))
+        except KeyboardInterrupt:
+            print("\ninterrupted; nothing was judged", file=sys.stderr)
+            return 130
+        if not report.sound:
+            print(Path(folder, "server.log").read_text()[-4000:], file=sys.stderr)
+    print(report.line(), flush=True)
+    return 0 if report.sound else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("--kind", choices=sorted(KINDS), default="server", help="what is hurt (KIND=)")
+    parser.add_argument("-n", type=_count, default=20, help="how many faults, 1 to 10000 (N=; default 20)")
+    parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
+    parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError("must be 1 to 10000")
+    return value
+
+
+async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> server_kills.Report:
+    # The account that root starts Postgres as must be able to enter.
+    folder.chmod(0o711)
+    given = os.environ.get("SESSIOND_POSTGRES_DSN")
+    if given:
+        return await _campaign(arguments, seed, given, folder)
+    async with EmbeddedServers(folder / "data", cache=False) as servers:
+        return await _campaign(arguments, seed, servers.postgres_dsn, folder)
+
+
+async def _campaign(arguments: argparse.Namespace, seed: int, dsn: str, folder: Path) -> server_kills.Report:
+    return await KINDS[arguments.kind](
+        dsn,
+        folder / "server.log",
+        faults=arguments.n,
+        seed=seed,
+        rate=arguments.rate,
+        progress=lambda text: print(f"  {text}", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What was acknowledged, kept outside of the service, and the validators that compare it with what the service says.
+
+G1 Durable, G2 Gapless, G4 Idempotent: an acknowledged append is there, exactly once, and every log is 1..version.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.message_pb2 import Message
+
+
+@dataclass
+class Ledger:
+    """Acknowledged appends: session -> text of the message -> seq that the acknowledgement named."""
+
+    acknowledged: dict[str, dict[str, int]] = field(default_factory=dict)
+    attempted: dict[str, set[str]] = field(default_factory=dict)
+
+    def attempt(self, session_id: str, text: str) -> None:
+        self.attempted.setdefault(session_id, set()).add(text)
+
+    def acknowledge(self, session_id: str, text: str, seq: int) -> None:
+        self.acknowledged.setdefault(session_id, {})[text] = seq
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.acknowledged.values()))
+
+
+@dataclass
+class Verdict:
+    """How many promises were broken. A sound run has zeros only."""
+
+    lost: int = 0
+    """Acknowledged and not there, or not where the acknowledgement said."""
+    doubled: int = 0
+    """There more than once."""
+    gaps: int = 0
+    """Places in a log that are missing, repeated or out of order; a version that is not the last place."""
+    invented: int = 0
+    """There and never sent."""
+
+    @property
+    def sound(self) -> bool:
+        return not (self.lost or self.doubled or self.gaps or self.invented)
+
+    def __add__(self, other: "Verdict") -> "Verdict":
+        return Verdict(
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+            self.gaps + other.gaps,
+            self.invented + other.invented,
+        )
+
+
+def judge(
+    ledger: Ledger, session_id: str, version: int, messages: Iterable[Message], events: Iterable[Event]
+) -> Verdict:
+    """One session: what the ledger says against what the service says."""
+    stored = list(messages)
+    acknowledged = ledger.acknowledged.get(session_id, {})
+    texts = Counter(message.parts[0].text for message in stored)
+    places = {message.parts[0].text: message.seq for message in stored}
+    verdict = Verdict(
+        lost=sum(places.get(text) != seq for text, seq in acknowledged.items()),
+        doubled=sum(times - 1 for times in texts.values()),
+        invented=len(texts.keys() - ledger.attempted.get(session_id, set())),
+    )
+    log = list(events)
+    seqs = [event.seq for event in log]
+    verdict.gaps += sum(a != b for a, b in zip(seqs, range(1, len(seqs) + 1), strict=True))
+    verdict.gaps += abs(version - len(seqs))
+    appended = [event.seq for event in log if event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED]
+    verdict.gaps += appended != [message.seq for message in stored]
+    return verdict

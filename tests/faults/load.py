@@ -1,0 +1,54 @@
+"""Appends at a steady rate through the client library, each tried until it is acknowledged, each noted in a ledger."""
+
+import asyncio
+from collections.abc import Sequence
+
+import sessiond
+from tests.faults.ledger import Ledger
+
+
+class Load:
+    """`workers` callers that together append `rate` messages a second to `sessions`. Runs until stopped."""
+
+    def __init__(self, client: sessiond.Client, sessions: Sequence[str], *, rate: float, workers: int) -> None:
+        self.ledger = Ledger()
+        self.retries = 0
+        """Calls that failed for good in the client library and were made again with the same request id."""
+        self._client = client
+        self._sessions = sessions
+        self._pause = workers / rate
+        self._workers = workers
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Returns when stopped and every append that was begun has been acknowledged."""
+        async with asyncio.TaskGroup() as tasks:
+            for worker in range(self._workers):
+                tasks.create_task(self._work(worker))
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    async def _work(self, worker: int) -> None:
+        loop = asyncio.get_running_loop()
+        due, number = loop.time() + self._pause * worker / self._workers, 0
+        while not self._stopped:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            # A caller that was held up does not catch up: that would be a burst, not a rate.
+            due = max(due, loop.time() - self._pause) + self._pause
+            number += 1
+            session_id = self._sessions[(worker + number) % len(self._sessions)]
+            await self._append(session_id, f"worker {worker}, message {number}")
+
+    async def _append(self, session_id: str, text: str) -> None:
+        self.ledger.attempt(session_id, text)
+        request_id = sessiond.new_request_id()
+        while True:
+            try:
+                answer = await self._client.append_messages(session_id, [sessiond.user(text)], request_id=request_id)
+            except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                self.retries += 1
+                await asyncio.sleep(0.05)
+            else:
+                self.ledger.acknowledge(session_id, text, answer.first_seq)
+                return

@@ -1,0 +1,48 @@
+"""A `sessiond serve` process that a campaign starts, kills and starts again on the same address."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Replica:
+    """One server process on a database that outlives it."""
+
+    def __init__(self, postgres_dsn: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self._environment = {**os.environ, **(environment or {}), "SESSIOND_POSTGRES_DSN": postgres_dsn}
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Returns once the process exists; clients find out by themselves when it answers."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "sessiond_server", "serve", "--listen", self.address,
+                env=self._environment, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    async def kill(self) -> None:
+        """SIGKILL: no time for last words."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM and a clean end; the exit code."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        return await self._process.wait()

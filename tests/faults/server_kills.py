@@ -1,0 +1,94 @@
+"""The server killed with SIGKILL, again and again, under appends whose callers retry (G1, G2, G4)."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sessiond
+from sessiond.v1.event_pb2 import Event
+from sessiond_server.domain.commands import Scope
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.faults.ledger import Verdict, judge
+from tests.faults.load import Load
+from tests.faults.replica import Replica
+
+TENANT = "default"
+SESSIONS = 20
+WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    faults: int
+    acked: int
+    retries: int
+    verdict: Verdict
+    seconds: float
+
+    @property
+    def sound(self) -> bool:
+        return self.verdict.sound and self.acked > 0
+
+    def line(self) -> str:
+        v = self.verdict
+        return (
+            f"faults={self.faults} acked={self.acked} lost={v.lost} doubled={v.doubled} gaps={v.gaps} "
+            f"invented={v.invented} retries={self.retries} seconds={self.seconds:.1f}"
+        )
+
+
+async def campaign(
+    postgres_dsn: str, log: Path, *, faults: int, seed: int, rate: float, progress: Callable[[str], None]
+) -> Report:
+    """Kills the server `faults` times, at moments that `seed` chooses, while `rate` appends a second go on."""
+    chance, began = random.Random(seed), time.monotonic()
+    replica = Replica(postgres_dsn, log)
+    await replica.start()
+    try:
+        async with sessiond.Client(replica.address, timeout=5.0, wait_for_ready=True) as client:
+            sessions = await _sessions(client)
+            load = Load(client, sessions, rate=rate, workers=WORKERS)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(load.run())
+                for fault in range(1, faults + 1):
+                    await _until_acknowledged(load, load.ledger.count + chance.randrange(1, int(rate)), running)
+                    await asyncio.sleep(chance.random() * 0.01)
+                    await replica.kill()
+                    await replica.start()
+                    progress(f"{fault} of {faults} kills, {load.ledger.count} appends acknowledged")
+                await _until_acknowledged(load, load.ledger.count + 1, running)
+                load.stop()
+            progress("comparing every log with the acknowledgements")
+            verdict = await _judge(client, postgres_dsn, load, sessions)
+    finally:
+        await replica.stop()
+    return Report(faults, load.ledger.count, load.retries, verdict, time.monotonic() - began)
+
+
+async def _sessions(client: sessiond.Client) -> list[str]:
+    made = [await client.create_session(active=True, timeout=60.0) for _ in range(SESSIONS)]
+    return [session.session_id for session in made]
+
+
+async def _until_acknowledged(load: Load, count: int, running: asyncio.Task[None]) -> None:
+    """Returns when the ledger holds `count` acknowledgements, or the load has failed."""
+    while load.ledger.count < count and not running.done():
+        await asyncio.sleep(0.001)
+
+
+async def _judge(client: sessiond.Client, postgres_dsn: str, load: Load, sessions: list[str]) -> Verdict:
+    total = Verdict()
+    async with PostgresStore.open(postgres_dsn) as store:
+        for session_id in sessions:
+            session = await client.get_session(session_id)
+            messages = [message async for message in client.list_messages(session_id, page_size=1000)]
+            events: list[Event] = []
+            while page := (
+                await store.list_events(Scope(TENANT), session_id, after_seq=len(events), limit=1000)
+            ).events:
+                events += map(Event.FromString, page)
+            total += judge(load.ledger, session_id, session.version, messages, events)
+    return total
