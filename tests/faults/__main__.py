@@ -22,6 +22,7 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s", flush=True)
     with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # the account that root starts Postgres as must be able to enter
         try:
             report = asyncio.run(_run(arguments, seed, Path(folder)))
         except KeyboardInterrupt:
@@ -50,8 +51,6 @@ def _count(text: str) -> int:
 
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> server_kills.Report:
-    # The account that root starts Postgres as must be able to enter.
-    folder.chmod(0o711)
     given = os.environ.get("SESSIOND_POSTGRES_DSN")
     if given:
         return await _campaign(arguments, seed, given, folder)

@@ -19,6 +19,7 @@ class Load:
         self._pause = workers / rate
         self._workers = workers
         self._stopped = False
+        self._reached: tuple[int, asyncio.Event] = (0, asyncio.Event())
 
     async def run(self) -> None:
         """Returns when stopped and every append that was begun has been acknowledged."""
@@ -28,6 +29,11 @@ class Load:
 
     def stop(self) -> None:
         self._stopped = True
+
+    async def acknowledged(self, more: int) -> None:
+        """Returns once so many more appends have been acknowledged."""
+        self._reached = (self.ledger.count + more, asyncio.Event())
+        await self._reached[1].wait()
 
     async def _work(self, worker: int) -> None:
         loop = asyncio.get_running_loop()
@@ -51,4 +57,6 @@ class Load:
                 await asyncio.sleep(0.05)
             else:
                 self.ledger.acknowledge(session_id, text, answer.first_seq)
+                if self.ledger.count >= self._reached[0]:
+                    self._reached[1].set()
                 return

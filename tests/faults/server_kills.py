@@ -52,14 +52,14 @@ async def campaign(
             sessions = await _sessions(client)
             load = Load(client, sessions, rate=rate, workers=WORKERS)
             async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(load.run())
+                tasks.create_task(load.run())
                 for fault in range(1, faults + 1):
-                    await _until_acknowledged(load, load.ledger.count + chance.randrange(1, int(rate)), running)
+                    await load.acknowledged(chance.randrange(1, int(rate)))
                     await asyncio.sleep(chance.random() * 0.01)
                     await replica.kill()
                     await replica.start()
                     progress(f"{fault} of {faults} kills, {load.ledger.count} appends acknowledged")
-                await _until_acknowledged(load, load.ledger.count + 1, running)
+                await load.acknowledged(1)
                 load.stop()
             progress("comparing every log with the acknowledgements")
             verdict = await _judge(client, postgres_dsn, load, sessions)
@@ -73,15 +73,9 @@ async def _sessions(client: sessiond.Client) -> list[str]:
     return [session.session_id for session in made]
 
 
-async def _until_acknowledged(load: Load, count: int, running: asyncio.Task[None]) -> None:
-    """Returns when the ledger holds `count` acknowledgements, or the load has failed."""
-    while load.ledger.count < count and not running.done():
-        await asyncio.sleep(0.001)
-
-
 async def _judge(client: sessiond.Client, postgres_dsn: str, load: Load, sessions: list[str]) -> Verdict:
     total = Verdict()
-    async with PostgresStore.open(postgres_dsn) as store:
+    async with PostgresStore(postgres_dsn) as store:
         for session_id in sessions:
             session = await client.get_session(session_id)
             messages = [message async for message in client.list_messages(session_id, page_size=1000)]

@@ -1,7 +1,7 @@
 """A session service in plain Python: no protobuf, no events, no batches. What the stores are compared with.
 
-It says what a command must answer and what must be readable afterwards, and says it in the most obvious way. The clock is
-a number of seconds that only the test moves.
+It says what a command must answer and what must be readable afterwards, and says it in the most obvious way. The clock
+is a number of seconds that only the test moves.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Session:
 
 
 Answer = tuple[object, ...]
-"""("error", class name) or ("session", version, status, name, state, reason), ("appended", ...), ("redacted", ...) ..."""
+"""("error", class name), ("session", version, status, name, state, reason), ("appended", ...), ("redacted", ...) ..."""
 
 
 class Model:

@@ -38,6 +38,20 @@ USERS = st.sampled_from(["", "", "", "", "alice", "bob"])
 REQUESTS = st.sampled_from(["", "", "", "r1", "r2"])
 ROLES = st.sampled_from(["USER", "ASSISTANT"])
 
+KINDS = ["append"] * 6 + [
+    "create",
+    "activate",
+    "suspend",
+    "resume",
+    "end",
+    "touch",
+    "rename",
+    "merge",
+    "merge",
+    "redact",
+]
+KINDS += ["delete"]
+
 Clock = Callable[[float], object]
 """Sets a store's clock to so many seconds after its start."""
 
@@ -45,12 +59,7 @@ Clock = Callable[[float], object]
 @st.composite
 def contents(draw: st.DrawFn) -> tuple[str, Answer]:
     """A command and its whole content."""
-    kind = draw(
-        st.sampled_from(
-            ["append"] * 6
-            + ["create", "activate", "suspend", "resume", "end", "touch", "rename", "merge", "merge", "redact", "delete"]
-        )
-    )
+    kind = draw(st.sampled_from(KINDS))
     if kind == "create":
         status = draw(st.sampled_from(["CREATED", "ACTIVE", "ACTIVE"]))
         ttl = draw(st.sampled_from([None, 3600, 10 * DAY]))
@@ -242,7 +251,7 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         await connection.execute("update passed set seconds = seconds + $1", seconds)
 
     try:
-        async with PostgresStore.open(dsn, rules=Rules()) as store:
+        async with PostgresStore(dsn) as store:
             yield store, advance
     finally:
         await connection.close()
