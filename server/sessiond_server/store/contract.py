@@ -82,7 +82,7 @@ class Store(Protocol):
         self,
         scope: Scope,
         where: SessionFilter,
-        order_by: SessionOrder,
+        order_by: SessionOrder.ValueType,
         *,
         after: tuple[int | str, str] | None,
         limit: int,

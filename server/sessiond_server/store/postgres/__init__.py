@@ -1,0 +1,1 @@
+"""Postgres as the truth: the only package that imports asyncpg."""

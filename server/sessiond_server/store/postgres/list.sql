@@ -1,0 +1,112 @@
+-- Lists of sessions are put together from these: a page or a count, its order, and one condition for each part of the
+-- filter that is set. `:name` becomes a numbered parameter; `{name}` is filled in from fixed text. h is joined only
+-- where a condition or the order reads it.
+
+-- name: page_of_cores
+with page as materialized (
+  select s.session_id, {place} as place
+  from {source}
+  where {conditions}
+  order by {place} {direction}, {id} {direction}
+  limit :limit + 1
+)
+select page.session_id, page.place, h.version, h.core, ''::bytea as content, count(*) over () as found
+from page
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = :tenant_id and session_heads.session_id = page.session_id
+  limit 1
+) h
+order by page.place {direction}, page.session_id {direction}
+
+-- name: page_of_sessions
+with page as materialized (
+  select s.session_id, {place} as place
+  from {source}
+  where {conditions}
+  order by {place} {direction}, {id} {direction}
+  limit :limit + 1
+), sized as (
+  select page.session_id, page.place, h.version, h.core, coalesce(e.content, '') as content,
+    row_number() over onwards as number,
+    sum(octet_length(h.core) + coalesce(octet_length(e.content), 0)) over onwards as bytes,
+    count(*) over () as found
+  from page
+  cross join lateral (
+    select * from session_heads
+    where session_heads.tenant_id = :tenant_id and session_heads.session_id = page.session_id
+    limit 1
+  ) h
+  left join lateral (
+    select events.content from events
+    where events.tenant_id = :tenant_id and events.session_id = page.session_id and events.seq = h.content_version
+    limit 1
+  ) e on true
+  window onwards as (order by page.place {direction}, page.session_id {direction} rows unbounded preceding)
+)
+select * from sized
+where number <= :limit and (number = 1 or bytes <= :page_bytes)
+order by place {direction}, session_id {direction}
+
+-- name: count
+select count(*) from {source} where {conditions}
+
+-- name: source_sessions
+sessions s
+
+-- name: source_sessions_and_heads
+sessions s join session_heads h on h.tenant_id = s.tenant_id and h.session_id = s.session_id and h.delete_time is null
+
+-- name: tenant
+s.tenant_id = :tenant_id
+
+-- name: owner
+s.user_id = :owner and s.user_id <> ''
+
+-- name: type
+s.type = :type
+
+-- name: component
+(s.agent_id = :component_id or s.team_id = :component_id or s.workflow_id = :component_id)
+
+-- name: agent
+s.agent_id = :agent_id and s.agent_id <> ''
+
+-- name: team
+s.team_id = :team_id and s.team_id <> ''
+
+-- name: workflow
+s.workflow_id = :workflow_id and s.workflow_id <> ''
+
+-- name: user
+s.user_id = :user_id and s.user_id <> ''
+
+-- name: statuses
+s.status = any (:statuses::smallint[])
+
+-- name: name_contains
+strpos(s.name_folded, :name_contains) > 0
+
+-- name: labels
+s.labels @> :labels::jsonb
+
+-- name: metadata
+s.metadata @> :metadata::jsonb
+
+-- name: create_time_from
+s.create_time >= :create_time_from
+
+-- name: create_time_until
+s.create_time < :create_time_until
+
+-- name: update_time_from
+h.update_time >= :update_time_from
+
+-- name: update_time_until
+h.update_time < :update_time_until
+
+-- name: after_ascending
+({place}, {id}) > (:after_place, :after_id)
+
+-- name: after_descending
+({place}, {id}) < (:after_place, :after_id)

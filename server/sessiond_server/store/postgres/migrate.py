@@ -1,0 +1,155 @@
+"""Brings a database's schema up to what this code needs, and says where it stands.
+
+`migrations/NNNN_name.sql` are applied in order, each in a transaction of its own, under an advisory lock, so that any
+number of servers may start at once. A migration must be safe for the previous version of the server to run beside
+(expand, then contract in a later one), and must not need a transaction block of its own making.
+"""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+
+import asyncpg
+
+from sessiond_server.store.postgres.connection import reaching
+
+LOCK = 0x73657373696F6E64
+"""Key of the advisory lock that migrating processes hold: "sessiond" in ASCII."""
+
+OLDEST_SERVER = 140000
+"""PostgreSQL 14, as server_version_num: the oldest whose features the statements keep to."""
+
+_FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
+
+
+class MigrationError(Exception):
+    """The schema is not as this code needs it, and cannot be made so. The text tells the operator what to do."""
+
+
+class SchemaTooNew(MigrationError):
+    """A newer version of the server has migrated the database."""
+
+    def __init__(self, version: int, latest: int) -> None:
+        super().__init__(
+            f"the database's schema is version {version}; this server knows versions up to {latest}. "
+            "Run the server's version that migrated it, or a newer one."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    version: int
+    """Of the last migration that the database has; 0: it has none."""
+    latest: int
+    """Of the last migration that this code knows."""
+    pending: tuple[str, ...]
+    """Names of the migrations to apply, in order, such as `0002_runs`."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a server can run on it."""
+        return self.version == self.latest
+
+    @property
+    def too_new(self) -> bool:
+        return self.version > self.latest
+
+
+def migrations() -> Sequence[Migration]:
+    """All of them, ascending. Raises ValueError unless they are numbered 1, 2, 3 ..."""
+    names = ((_FILE.fullmatch(file.name), file) for file in files(__package__).joinpath("migrations").iterdir())
+    found = [Migration(int(name["version"]), name["name"], file.read_text("utf-8")) for name, file in names if name]
+    found.sort(key=lambda migration: migration.version)
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise ValueError("the migrations are not numbered 1, 2, 3 ...")
+    return found
+
+
+async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
+    """Where the database stands. Raises StoreUnavailable."""
+    async with _connected(dsn, connect_timeout) as connection:
+        return _status(await _version(connection), migrations())
+
+
+async def migrate(dsn: str, *, connect_timeout: float = 5.0) -> Sequence[str]:
+    """Applies what is pending; the names of the migrations applied, none when there was nothing to do.
+
+    Waits while another process migrates. Raises SchemaTooNew, MigrationError, StoreUnavailable; what was applied before
+    the error stays applied. Cancelling undoes the migration that is under way.
+    """
+    known = migrations()
+    async with _connected(dsn, connect_timeout) as connection:
+        await _check_server(connection)
+        # Held until the connection ends.
+        await connection.execute("select pg_advisory_lock($1)", LOCK)
+        found = _status(await _version(connection), known)
+        if found.too_new:
+            raise SchemaTooNew(found.version, found.latest)
+        for migration in known[found.version :]:
+            await _apply(connection, migration)
+        return found.pending
+
+
+async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "insert into schema_versions (version, name) values ($1, $2)", migration.version, migration.name
+            )
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            f"migration {migration.version} ({migration.name}) needs a privilege that its user lacks: {error}. "
+            "Migrate as the owner of the database, or grant the user CREATE on the schema."
+        ) from error
+
+
+@asynccontextmanager
+async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
+    with reaching():
+        connection = await asyncpg.connect(dsn, timeout=connect_timeout, command_timeout=None)
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=connect_timeout)
+
+
+async def _check_server(connection: asyncpg.Connection) -> None:
+    number, encoding, standby = await _settings(connection)
+    if standby:
+        raise MigrationError("the database is a standby: migrate the primary.")
+    if number < OLDEST_SERVER:
+        raise MigrationError(
+            f"the database is PostgreSQL {number // 10000}; {OLDEST_SERVER // 10000} or newer is needed."
+        )
+    if encoding != "UTF8":
+        raise MigrationError(f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'.")
+
+
+async def _settings(connection: asyncpg.Connection) -> tuple[int, str, bool]:
+    row = await connection.fetchrow(
+        "select current_setting('server_version_num')::integer, current_setting('server_encoding'), pg_is_in_recovery()"
+    )
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+async def _version(connection: asyncpg.Connection) -> int:
+    if await connection.fetchval("select to_regclass('schema_versions') is null"):
+        return 0
+    version: int = await connection.fetchval("select coalesce(max(version), 0) from schema_versions")
+    return version
+
+
+def _status(version: int, known: Sequence[Migration]) -> SchemaStatus:
+    pending = tuple(f"{m.version:04}_{m.name}" for m in known[version:])
+    return SchemaStatus(version, known[-1].version, pending)

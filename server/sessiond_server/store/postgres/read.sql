@@ -1,0 +1,124 @@
+-- Reads of one session. Each is one statement, so everything in an answer is of one snapshot. Parameters $1 to $3 are
+-- tenant, session and owner; the empty owner is any.
+
+-- name: get_core  index: session_heads_pkey
+select version, core, ''::bytea as content
+from session_heads
+where tenant_id = $1 and session_id = $2 and delete_time is null and ($3::text = '' or user_id = $3)
+
+-- name: get_session  index: session_heads_pkey events_pkey
+select h.version, h.core, coalesce(e.content, '') as content
+from session_heads h
+left join lateral (
+  select events.content from events
+  where events.tenant_id = h.tenant_id and events.session_id = h.session_id and events.seq = h.content_version
+  limit 1
+) e on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
+-- name: get_cores  index: session_heads_pkey
+select k.place, h.version, h.core, ''::bytea as content
+from unnest($2::text[]) with ordinality as k (session_id, place)
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id
+    and delete_time is null and ($3::text = '' or user_id = $3)
+  limit 1
+) h
+
+-- name: get_sessions  index: session_heads_pkey events_pkey
+select k.place, h.version, h.core, coalesce(e.content, '') as content
+from unnest($2::text[]) with ordinality as k (session_id, place)
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id
+    and delete_time is null and ($3::text = '' or user_id = $3)
+  limit 1
+) h
+left join lateral (
+  select events.content from events
+  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = h.content_version
+  limit 1
+) e on true
+
+-- name: get_message  index: session_heads_pkey events_message_id
+select h.version, e.body
+from session_heads h
+left join lateral (
+  select events.body from events
+  where events.tenant_id = $1 and events.session_id = $2 and events.message_id = $4::text
+  limit 1
+) e on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
+-- name: list_messages_ascending  index: session_heads_pkey events_messages
+-- $4 < seq < $5, at most $6 of them and $7 bytes. Sizes are read without fetching the bodies that lie out of line.
+-- `found` counts up to one more than $6. No row: no session; one row without seq: no message.
+select h.version, m.seq, m.body, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.seq, page.body, row_number() over upwards as place, sum(octet_length(page.body)) over upwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.body from events e
+      where e.tenant_id = $1 and e.session_id = $2 and e.message_id is not null and e.seq > $4 and e.seq < $5
+      order by e.seq
+      limit $6::bigint + 1
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq
+
+-- name: list_messages_descending  index: session_heads_pkey events_messages
+-- As list_messages_ascending, from the upper bound downwards.
+select h.version, m.seq, m.body, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.seq, page.body, row_number() over downwards as place,
+      sum(octet_length(page.body)) over downwards as bytes, count(*) over () as found
+    from (
+      select e.seq, e.body from events e
+      where e.tenant_id = $1 and e.session_id = $2 and e.message_id is not null and e.seq > $4 and e.seq < $5
+      order by e.seq desc
+      limit $6::bigint + 1
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
+-- name: list_events  index: session_heads_pkey events_pkey
+-- seq > $4, at most $5 of them and $6 bytes. No row: no session; one row without seq: no event.
+select h.version, m.seq, m.type, m.head, m.body, m.content
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over upwards as place,
+      sum(octet_length(page.head) + octet_length(page.body) + coalesce(octet_length(page.content), 0)) over upwards
+        as bytes
+    from (
+      select e.seq, e.type, e.head, e.body, e.content from events e
+      where e.tenant_id = $1 and e.session_id = $2 and e.seq > $4
+      order by e.seq
+      limit $5::bigint
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place = 1 or sized.bytes <= $6::bigint
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq
+
+-- name: token_key
+select secret from service_keys where name = 'tokens'
+
+-- name: ping
+-- A standby answers reads too, but cannot be the primary.
+select pg_is_in_recovery()

@@ -1,0 +1,136 @@
+"""The truth in Postgres."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain import ids
+from sessiond_server.domain.commands import Command, Result, Scope, SessionSnapshot
+from sessiond_server.domain.rows import Rules
+from sessiond_server.store.contract import PAGE_BYTES, EventsPage, MessagesPage, SessionsPage
+from sessiond_server.store.postgres import filters, read, sweep, write
+from sessiond_server.store.postgres.connection import pool, reaching
+from sessiond_server.store.postgres.transactions import Transactions
+
+
+class PostgresStore:
+    """A Store (see contract.py) on a migrated database. Use as `async with PostgresStore(dsn) as store`.
+
+    Opening it connects to nothing; `ping` tells whether the database is there. Closing it waits for the transactions
+    that are under way. `dsn` may name several hosts, of which `target_session_attrs=read-write` picks the primary.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        rules: Rules | None = None,
+        request_retention: timedelta = timedelta(hours=24),
+        tombstone_retention: timedelta = timedelta(days=30),
+        max_connections: int = 10,
+        connect_timeout: float = 5.0,
+        new_id: Callable[[], str] = ids.uuid7,
+    ) -> None:
+        """`connect_timeout` is in seconds, for each new connection."""
+        self._rules = rules or Rules()
+        self._request_retention = request_retention
+        self._tombstone_retention = tombstone_retention
+        self._new_id = new_id
+        self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._transactions = Transactions(self._pool)
+
+    async def __aenter__(self) -> "PostgresStore":
+        await self._pool
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transactions.close()
+        await self._pool.close()
+
+    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+        async def work(connection: asyncpg.Connection) -> Sequence[Result]:
+            heads = await write.lock_heads(connection, commands)
+            return await write.apply(connection, commands, heads, self._rules, self._new_id)
+
+        return await self._transactions.run(work) if commands else ()
+
+    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+        rows = await self._fetch(
+            read.GET_SESSION if content else read.GET_CORE, scope.tenant_id, session_id, scope.user_id
+        )
+        return read.session(session_id, rows)
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool
+    ) -> Sequence[SessionSnapshot | None]:
+        rows = await self._fetch(
+            read.GET_SESSIONS if content else read.GET_CORES, scope.tenant_id, session_ids, scope.user_id
+        )
+        return read.sessions(len(session_ids), rows)
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder.ValueType,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
+        return read.sessions_page(limit, await self._fetch(query.text, *query.parameters))
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        query = filters.count(scope, where)
+        count: int = (await self._fetch(query.text, *query.parameters))[0][0]
+        return count
+
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+        rows = await self._fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
+        return read.message(session_id, message_id, rows)
+
+    async def list_messages(
+        self, scope: Scope, session_id: str, *, after_seq: int, before_seq: int, descending: bool, limit: int
+    ) -> MessagesPage:
+        rows = await self._fetch(
+            read.LIST_MESSAGES_DESCENDING if descending else read.LIST_MESSAGES_ASCENDING,
+            scope.tenant_id,
+            session_id,
+            scope.user_id,
+            after_seq,
+            before_seq or read.NO_BOUND,
+            limit,
+            PAGE_BYTES,
+        )
+        return read.messages_page(session_id, rows)
+
+    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
+        rows = await self._fetch(
+            read.LIST_EVENTS, scope.tenant_id, session_id, scope.user_id, after_seq, limit, PAGE_BYTES
+        )
+        return read.events_page(session_id, rows)
+
+    async def expire_due(self, limit: int) -> int:
+        return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)
+
+    async def purge(self, limit: int) -> int:
+        return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
+
+    async def token_key(self) -> bytes:
+        key: bytes = (await self._fetch(read.TOKEN_KEY))[0][0]
+        return key
+
+    async def ping(self) -> None:
+        read.check_primary(await self._fetch(read.PING))
+
+    async def _fetch(self, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
+        with reaching():
+            rows: Sequence[asyncpg.Record] = await self._pool.fetch(statement, *parameters)
+            return rows

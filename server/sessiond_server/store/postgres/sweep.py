@@ -1,0 +1,91 @@
+"""Expiry and the end of retentions, in small transactions."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import asyncpg
+
+from sessiond.v1.session_pb2 import Session, SessionStatus
+from sessiond_server.domain.commands import (
+    INTERNAL_REQUEST_PREFIX,
+    Command,
+    ExpireSession,
+    Scope,
+    SessionWritten,
+)
+from sessiond_server.domain.rows import Head, Key, Rules
+from sessiond_server.domain.times import microseconds
+from sessiond_server.store.postgres import write
+from sessiond_server.store.postgres.statements import SWEEP
+from sessiond_server.store.postgres.transactions import Transactions
+
+ACTOR = "sessiond"
+"""Event.actor of what the server does by itself."""
+
+LOCK_DUE = SWEEP["lock_due"].text
+POSTPONE_CHECKS = SWEEP["postpone_checks"].text
+PURGE_REQUESTS = SWEEP["purge_requests"].text
+PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
+
+
+async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> int:
+    """See Store.expire_due. Sessions that were extended since are looked at again when their time is over."""
+    ended = 0
+    while ended < limit:
+        wanted = limit - ended
+
+        async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, int]:
+            return await _expire(connection, wanted, rules, new_id)
+
+        looked_at, ended_now = await transactions.run(work)
+        ended += ended_now
+        if looked_at < wanted:
+            break
+    return ended
+
+
+async def _expire(
+    connection: asyncpg.Connection, limit: int, rules: Rules, new_id: Callable[[], str]
+) -> tuple[int, int]:
+    """(sessions looked at, sessions ended)."""
+    rows = await connection.fetch(LOCK_DUE, limit)
+    heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
+    commands = [
+        Command(Scope(tenant_id), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
+        for tenant_id, session_id in heads
+    ]
+    if not commands:
+        return 0, 0
+    results = await write.apply(connection, commands, heads, rules, new_id)
+    ended = [isinstance(result, SessionWritten) for result in results]
+    early = [command.key for command, done in zip(commands, ended, strict=True) if not done]
+    if early:
+        checks = ((*key, _next_check(heads[key])) for key in early)
+        await connection.fetch(POSTPONE_CHECKS, *write.columns(checks, 3))
+    return len(heads), sum(ended)
+
+
+def _next_check(head: Head) -> int | None:
+    core = Session.FromString(head.core)
+    over = head.deleted or core.status == SessionStatus.SESSION_STATUS_ENDED
+    return None if over or not core.HasField("expire_time") else microseconds(core.expire_time)
+
+
+async def purge(
+    transactions: Transactions, limit: int, request_retention: timedelta, tombstone_retention: timedelta
+) -> int:
+    """See Store.purge."""
+    requests = await transactions.run(lambda connection: _purge(connection, PURGE_REQUESTS, request_retention, limit))
+    tombstones = await transactions.run(
+        lambda connection: _purge(connection, PURGE_TOMBSTONES, tombstone_retention, limit)
+    )
+    return requests + tombstones
+
+
+async def _purge(connection: asyncpg.Connection, statement: str, retention: timedelta, limit: int) -> int:
+    return _rows_of(await connection.execute(statement, retention, limit))
+
+
+def _rows_of(status: str) -> int:
+    """The count in a command's status, such as `DELETE 3`."""
+    return int(status.rpartition(" ")[2])

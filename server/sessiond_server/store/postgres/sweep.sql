@@ -1,0 +1,55 @@
+-- What time brings about: expiry and the end of retentions. Safe on many replicas: rows that another one works on are
+-- skipped.
+
+-- name: lock_due  index: session_heads_to_check
+select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted
+from session_heads
+where expire_check_time <= now()
+order by expire_check_time
+limit $1
+for update skip locked
+
+-- name: postpone_checks  index: session_heads_pkey
+update session_heads h
+set expire_check_time = k.expire_check_time
+from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (tenant_id, session_id, expire_check_time)
+where h.tenant_id = k.tenant_id and h.session_id = k.session_id
+
+-- name: purge_requests  index: requests_by_create_time
+delete from requests where ctid = any (array(
+  select ctid from requests
+  where create_time < now() - $1::interval
+  order by create_time
+  limit $2
+  for update skip locked
+))
+
+-- name: purge_tombstones  index: session_heads_deleted requests_pkey events_pkey
+with purged as materialized (
+  select ctid as head, tenant_id, session_id from session_heads
+  where delete_time < now() - $1::interval
+  order by delete_time
+  limit $2
+  for update skip locked
+), events_of as (
+  delete from events where ctid = any (array(
+    select e.ctid
+    from purged
+    cross join lateral (
+      select events.ctid from events
+      where events.tenant_id = purged.tenant_id and events.session_id = purged.session_id
+      offset 0
+    ) e
+  ))
+), requests_of as (
+  delete from requests where ctid = any (array(
+    select r.ctid
+    from purged
+    cross join lateral (
+      select requests.ctid from requests
+      where requests.tenant_id = purged.tenant_id and requests.session_id = purged.session_id
+      offset 0
+    ) r
+  ))
+)
+delete from session_heads where ctid = any (array(select head from purged))

@@ -1,0 +1,166 @@
+-- Statements that change the log. A batch runs them in this order within one transaction.
+-- Look-ups probe an index for each key: "cross join lateral (... limit 1)" leaves the planner no other way.
+
+-- name: begin
+begin isolation level read committed read write
+
+-- name: lock_heads  index: session_heads_pkey
+-- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then sees its latest version.
+select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted
+from unnest($1::text[], $2::text[]) with ordinality as k (tenant_id, session_id, place)
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+  for update
+) h
+
+-- name: lock_tenants
+-- Creations of one tenant that must be counted wait for each other. In the order of the hashes, so that none deadlock.
+select pg_advisory_xact_lock(k.hash)
+from (select distinct hashtextextended(tenant_id, 7295) as hash from unnest($1::text[]) as t (tenant_id) order by 1) k
+
+-- name: count_live  index: sessions_live
+select k.place, (select count(*) from sessions s where s.tenant_id = k.tenant_id and s.status <> 4) as live
+from unnest($1::text[]) with ordinality as k (tenant_id, place)
+
+-- name: look_up  index: requests_pkey events_message_id
+-- Must be a statement of its own after lock_heads: that one's snapshot is older than its locks, so it would miss what
+-- the holder of a lock committed while it waited.
+select 0 as kind, 0::bigint as place, clock_timestamp() as now,
+  null::bytea as fingerprint, null::bigint as first_seq, null::bigint as last_seq
+union all
+select 1, k.place, null, r.fingerprint, r.first_seq, r.last_seq
+from unnest($1::text[], $2::text[], $3::text[]) with ordinality as k (tenant_id, session_id, request_id, place)
+cross join lateral (
+  select * from requests
+  where requests.tenant_id = k.tenant_id and requests.session_id = k.session_id
+    and requests.request_id = k.request_id
+  limit 1
+) r
+union all
+select 2, k.place, null, null, null, null
+from unnest($4::text[], $5::text[], $6::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
+cross join lateral (
+  select 1 from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.message_id = k.message_id
+  limit 1
+) e
+
+-- name: find_messages  index: events_message_id
+select k.place, e.seq, e.head, e.body
+from unnest($1::text[], $2::text[], $3::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
+cross join lateral (
+  select * from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.message_id = k.message_id
+  limit 1
+) e
+
+-- name: find_contents  index: events_pkey
+select k.place, e.content
+from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as k (tenant_id, session_id, seq, place)
+cross join lateral (
+  select * from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = k.seq
+  limit 1
+) e
+
+-- name: find_replayed  index: events_pkey
+select k.place, e.seq, e.type, e.create_time, e.message_id, e.body
+from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) with ordinality
+  as k (tenant_id, session_id, first_seq, last_seq, place)
+cross join lateral (
+  select * from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id
+    and events.seq between k.first_seq and k.last_seq
+  order by events.seq
+  offset 0
+) e
+order by k.place, e.seq
+
+-- name: write_sessions
+-- Heads of new sessions, and index rows. Fewer `created` than asked: another transaction was faster, start over.
+with created as (
+  insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
+    delete_time, user_id, core, limits)
+  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[])
+  on conflict do nothing
+  returning 1
+), listed as (
+  insert into sessions as old (tenant_id, session_id, type, status, create_time, agent_id, team_id, workflow_id,
+    user_id, name, name_folded, labels, metadata)
+  select * from unnest($11::text[], $12::text[], $13::smallint[], $14::smallint[], $15::timestamptz[], $16::text[],
+    $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::jsonb[], $23::jsonb[])
+  where (select count(*) from created) = cardinality($1)
+  on conflict (tenant_id, session_id) do update
+  set status = excluded.status, agent_id = excluded.agent_id, team_id = excluded.team_id,
+    workflow_id = excluded.workflow_id, name = excluded.name, name_folded = excluded.name_folded,
+    labels = excluded.labels, metadata = coalesce(excluded.metadata, old.metadata)
+)
+select count(*) as created from created
+
+-- name: write_log
+-- Heads of sessions that were locked, events, idempotency records. The upsert makes the planner probe the primary key,
+-- which an update joined to arrays would not.
+with changed as (
+  insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
+    delete_time, user_id, core, limits)
+  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[])
+  on conflict (tenant_id, session_id) do update
+  set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
+    expire_check_time = case
+      when excluded.expire_check_time is not null then least(old.expire_check_time, excluded.expire_check_time)
+    end,
+    delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits)
+), logged as (
+  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
+  select * from unnest($11::text[], $12::text[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::text[],
+    $17::bytea[], $18::bytea[], $19::bytea[])
+)
+insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
+select k.*, $26::timestamptz
+from unnest($20::text[], $21::text[], $22::text[], $23::bytea[], $24::bigint[], $25::bigint[]) as k
+
+-- name: write_redactions  index: events_pkey
+update events e
+set head = k.head, body = k.body
+from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
+  as k (tenant_id, session_id, seq, head, body)
+where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
+
+-- name: write_deletions  index: sessions_pkey requests_pkey events_pkey
+-- What a deletion removes besides the head, which stays as the tombstone.
+with keys as materialized (
+  select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
+), unlisted as (
+  delete from sessions where ctid = any (array(
+    select s.ctid
+    from keys k
+    cross join lateral (
+      select sessions.ctid from sessions
+      where sessions.tenant_id = k.tenant_id and sessions.session_id = k.session_id
+      limit 1
+    ) s
+  ))
+), forgotten as (
+  delete from requests where ctid = any (array(
+    select r.ctid
+    from keys k
+    cross join lateral (
+      select requests.ctid from requests
+      where requests.tenant_id = k.tenant_id and requests.session_id = k.session_id
+        and requests.last_seq <> k.final_seq
+      offset 0
+    ) r
+  ))
+)
+delete from events where ctid = any (array(
+  select e.ctid
+  from keys k
+  cross join lateral (
+    select events.ctid from events
+    where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq < k.final_seq
+    offset 0
+  ) e
+))
