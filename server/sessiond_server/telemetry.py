@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`time`, `level`, `logger`, `message`, `request_id` in a call, `exception`, and what the record was given as extra."""
+    """`time`, `level`, `logger`, `message`, `request_id` in a call, `exception`, and the record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
@@ -82,7 +82,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """Types and places of an exception and its causes, innermost cause first, without texts that could hold contents."""
+    """Types and places of an exception and its causes, first cause first, without texts that could hold contents."""
     parts = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:

@@ -1,0 +1,135 @@
+"""The command `sessiond`. Exit codes: 0 done, 1 it could not be done, 2 asked for wrongly."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from sessiond_server.settings import SETTINGS, SettingError, Settings, add_flags, load, markdown, mask
+
+_DATABASE = ("store", "postgres_dsn", "data_dir")
+_PROBE = ("listen", "tls_cert_file", "tls_key_file")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return _run(asked, load({setting.name: getattr(asked, setting.name, None) for setting in SETTINGS}))
+    except SettingError as error:
+        print(f"sessiond: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        text = _explained(error)
+        if text is None:
+            raise
+        print(f"sessiond: {text}", file=sys.stderr)
+        return 1
+
+
+def _run(asked: argparse.Namespace, settings: Settings) -> int:
+    # Each command is imported when it is asked for: a probe must not load the rules, nor `--help` anything.
+    if asked.command == "serve":
+        from sessiond_server.cli import serve
+
+        return serve.run(settings)
+    if asked.command == "migrate":
+        from sessiond_server.cli import migrate
+
+        return migrate.run(settings)
+    if asked.command == "check":
+        from sessiond_server.cli import check
+
+        return check.run(settings)
+    if asked.command == "show":
+        from sessiond_server.cli import show
+
+        return show.run(settings, asked.session, asked.tenant, asked.full)
+    if asked.command == "healthcheck":
+        from sessiond_server.cli import healthcheck
+
+        return healthcheck.run(settings, asked.timeout)
+    if asked.command == "keys":
+        from sessiond_server.cli import keys
+
+        return keys.run(asked.name, asked.tenant, asked.user, asked.scope)
+    print(markdown(), end="")
+    return 0
+
+
+def _explained(error: Exception) -> str | None:
+    """What the operator is told; None for errors that nobody foresaw."""
+    from sessiond_server.app import CannotListen
+    from sessiond_server.auth import KeysFileInvalid
+    from sessiond_server.embedded import EmbeddedError
+    from sessiond_server.errors import StoreUnavailable
+    from sessiond_server.store.postgres.migrate import MigrationError
+
+    if isinstance(error, StoreUnavailable):
+        return mask(f"{error}: {error.__cause__}\n  sessiond check, with the same settings, says more")
+    if isinstance(error, CannotListen | KeysFileInvalid | EmbeddedError | MigrationError | OSError):
+        return str(error)
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sessiond",
+        description="Keeps the conversations of AI agents and chat applications.",
+        epilog="`sessiond serve` needs no settings: it brings its own Postgres. `sessiond COMMAND --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"sessiond {version('sessiond')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve", help="run the service", description="Runs the service until SIGTERM or Ctrl-C."
+    )
+    add_flags(serve)
+    migrate = commands.add_parser(
+        "migrate", help="bring the database's schema to this version", description="Brings the schema to this version."
+    )
+    add_flags(migrate, _DATABASE)
+    check = commands.add_parser(
+        "check",
+        help="say whether everything is there that serve needs",
+        description="Says for each thing that serve needs whether it is there, and what to do. Exits with 1 if not.",
+    )
+    add_flags(check)
+    show = commands.add_parser(
+        "show",
+        help="print a session and its log, contents included",
+        description="Prints a session and its log from the database, contents included.",
+    )
+    show.add_argument("session", metavar="SESSION", help="id of the session")
+    show.add_argument("--tenant", default="default", help="whose session (default: default)")
+    show.add_argument("--full", action="store_true", help="cut no text, and show what each event wrote")
+    add_flags(show, _DATABASE)
+    keys = commands.add_parser("keys", help="make bearer keys", description="Bearer keys.")
+    new = keys.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "new",
+        help="make a key",
+        description="Makes a key: its entry for the keys file goes to standard output, the key to standard error.",
+        epilog="Example: sessiond keys new --name billing --tenant acme >> keys.toml",
+    )
+    new.add_argument("--name", required=True, help="who will use it; the log of a session names it")
+    new.add_argument("--tenant", default="default", help="whose sessions it opens (default: default)")
+    new.add_argument("--user", default="", help="opens only sessions of this user (default: of all users)")
+    new.add_argument("--scope", action="append", default=[], help="what it allows; may be repeated (default: all)")
+    probe = commands.add_parser(
+        "healthcheck",
+        help="ask the running service for its health",
+        description="Exits with 0 when the service serves.",
+    )
+    probe.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="(default: 3)")
+    add_flags(probe, _PROBE)
+    commands.add_parser("settings", help="print the table of all settings", description="Prints all settings.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

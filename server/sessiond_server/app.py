@@ -1,0 +1,278 @@
+"""The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
+
+    bundled servers -> store (migrated) -> background tasks -> batcher -> wire
+
+The only place that knows all parts.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+
+from sessiond_server import auth, sweeper
+from sessiond_server.cache import redis
+from sessiond_server.domain.rows import Rules
+from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.rpc.server import RpcServer, WireSettings
+from sessiond_server.settings import Address, Settings, refuse_open_network
+from sessiond_server.store.batcher import Batcher
+from sessiond_server.store.batching import Limits
+from sessiond_server.store.contract import Store
+
+_log = logging.getLogger("sessiond.app")
+
+OUTAGE_AT_START: Final = 30.0
+"""Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
+PING_PAUSE: Final = 1.0
+PING_PATIENCE: Final = 2.0
+"""Seconds between two looks at the store, and for one; health follows within their sum."""
+_MICROSECOND: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A server that is up, as the operator needs to know it."""
+
+    settings: Settings
+    listening: Address
+    embedded: EmbeddedServers | None
+    keys: int
+    """0: no keys are needed."""
+
+
+class CannotListen(Exception):
+    """The address is another process's, or not this machine's."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(
+            f"cannot listen on {address}: it is taken, or not an address of this machine.\n"
+            "  Choose another one with --listen; port 0 takes any free one"
+        )
+
+
+async def serve(settings: Settings, announce: Callable[[Service], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then stops in grace. `announce` is called once calls are being answered.
+
+    A second signal ends the process at once; the bundled servers then shut down by themselves. Raises SettingError,
+    EmbeddedError, KeysFileInvalid, CannotListen, OSError (a file), StoreUnavailable and MigrationError; all is closed
+    then.
+    """
+    stop = _Stop()
+    try:
+        async with running(settings) as service:
+            announce(service)
+            await stop.asked()
+            _log.info("stopping: calls under way have %g s to finish", settings.grace)
+    except asyncio.CancelledError:
+        if not stop.is_asked:
+            raise
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    finally:
+        stop.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """The whole service, answering calls while the context is open. Errors as `serve`."""
+    refuse_open_network(settings)
+    keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
+    if settings.keys_file and not keys:
+        raise auth.KeysFileInvalid(f"{settings.keys_file}: holds no keys")
+    authenticator = auth.Authenticator(keys, open_to_all=settings.allow_unauthenticated_network)
+    async with AsyncExitStack() as stack:
+        embedded = None
+        if settings.embedded:
+            embedded = await stack.enter_async_context(bundled(settings))
+        store = await stack.enter_async_context(opened_store(settings, embedded.postgres_dsn if embedded else None))
+        await _check_cache(embedded.redis_url if embedded else settings.redis_url)
+        batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
+        server = RpcServer(store, batcher, authenticator, await store.token_key(), _wire(settings))
+        stack.push_async_callback(server.stop)
+        try:
+            port = await server.start()
+        except RuntimeError as error:
+            raise CannotListen(settings.listen) from error
+        tasks = await stack.enter_async_context(_background())
+        tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
+        tasks(_watch_health(store, server), "health")
+        if embedded:
+            tasks(embedded.keep_running(), "bundled-servers")
+        await server.set_serving(True)
+        yield Service(settings, Address(settings.listen.host, port), embedded, len(keys))
+
+
+def bundled(settings: Settings) -> EmbeddedServers:
+    """The bundled servers of these settings, not yet started."""
+    # Beside the pool: room for the operator's commands.
+    return EmbeddedServers(settings.data_dir, max_connections=settings.pool_size + 20)
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings, embedded_dsn: str | None) -> AsyncIterator[Store]:
+    """The store, ready: for Postgres with the schema of this version, which is applied where it is missing."""
+    rules = Rules(
+        default_ttl_us=round(settings.default_ttl * _MICROSECOND), max_live_sessions=settings.max_live_sessions
+    )
+    request_retention = timedelta(seconds=settings.request_retention)
+    tombstone_retention = timedelta(seconds=settings.tombstone_retention)
+    if settings.store == "memory":
+        from sessiond_server.store.memory import MemoryStore
+
+        yield MemoryStore(rules=rules, request_retention=request_retention, tombstone_retention=tombstone_retention)
+        return
+    from sessiond_server.store.postgres.migrate import migrate
+    from sessiond_server.store.postgres.store import PostgresStore
+
+    dsn = settings.postgres_dsn or embedded_dsn
+    assert dsn is not None
+    await _once_reachable(lambda: migrate(dsn))
+    async with PostgresStore(
+        dsn,
+        rules=rules,
+        request_retention=request_retention,
+        tombstone_retention=tombstone_retention,
+        max_connections=settings.pool_size,
+    ) as store:
+        await store.ping()
+        yield store
+
+
+async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Makes the attempt until the database can be reached; StoreUnavailable after OUTAGE_AT_START seconds."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + OUTAGE_AT_START
+    pause = 0.1
+    while True:
+        try:
+            await attempt()
+            return
+        except StoreUnavailable as error:
+            if loop.time() + pause > until:
+                raise
+            _log.warning("waiting for Postgres", exc_info=error)
+        await asyncio.sleep(pause * (0.5 + Random().random() / 2))
+        pause = min(2 * pause, 3.0)
+
+
+async def _check_cache(url: str | None) -> None:
+    """Says so when Redis does not answer. It is no reason not to serve."""
+    if url is None:
+        return
+    client = redis.connect(url)
+    try:
+        await redis.ping(client)
+    except redis.CacheUnavailable as error:
+        _log.warning("serving without a cache: %s", error)
+    finally:
+        await client.aclose()
+
+
+async def _watch_health(store: Store, server: RpcServer) -> None:
+    """Keeps health at what the store says, until cancelled."""
+    serving = True
+    while True:
+        await asyncio.sleep(PING_PAUSE)
+        reachable = await _answers(store)
+        if reachable != serving:
+            serving = reachable
+            (_log.info if serving else _log.error)("the store %s", "answers again" if serving else "does not answer")
+            await server.set_serving(serving)
+
+
+async def _answers(store: Store) -> bool:
+    try:
+        async with asyncio.timeout(PING_PATIENCE):
+            await store.ping()
+    except (StoreUnavailable, TimeoutError):
+        return False
+    except Exception as error:
+        _log.error("the store cannot be used", exc_info=error)
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None], str], None]]:
+    """Gives a function that starts tasks, all cancelled when the context closes. One that fails closes the context."""
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[None]] = []
+
+        def start(work: Coroutine[Any, Any, None], name: str) -> None:
+            tasks.append(group.create_task(work, name=name))
+
+        try:
+            yield start
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        shards=settings.shards,
+        queue_commands=settings.queue_commands,
+        queue_bytes=settings.queue_bytes,
+        batch_commands=settings.batch_commands,
+        batch_bytes=settings.batch_bytes,
+        outage=settings.outage,
+    )
+
+
+def _wire(settings: Settings) -> WireSettings:
+    reflection = settings.reflection
+    if reflection is None:
+        reflection = settings.embedded or settings.store == "memory"
+    return WireSettings(
+        listen=str(settings.listen),
+        longest_deadline=settings.longest_deadline,
+        reflection=reflection,
+        drain_pause=settings.drain_pause,
+        grace=settings.grace,
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """A task's failure arrives as a group of one."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+class _Stop:
+    """The operator's wish to stop, by SIGTERM or SIGINT. Belongs to the task that makes it."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._waiter: asyncio.Event | None = None
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+    async def asked(self) -> None:
+        """Returns when a stop is wished."""
+        self._waiter = asyncio.Event()
+        if not self.is_asked:
+            await self._waiter.wait()
+
+    def _signalled(self, number: int) -> None:
+        if self.is_asked:
+            # Nothing may get in the way: no clean-up. The kernel tells the bundled servers (see embedded/child.py).
+            os._exit(128 + number)
+        self.is_asked = True
+        if self._waiter is not None:
+            self._waiter.set()
+        elif self._task is not None:
+            self._task.cancel()  # still starting

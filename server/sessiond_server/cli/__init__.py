@@ -1,0 +1,1 @@
+"""The commands of `sessiond`, one module each, loaded when asked for."""

@@ -1,0 +1,170 @@
+"""`sessiond check`: is everything there that `serve` with the same settings needs? Changes nothing.
+
+The bundled Postgres is started for the check, if it does not run and there is data.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sessiond_server import app, auth
+from sessiond_server.cache import redis
+from sessiond_server.cli.healthcheck import reachable
+from sessiond_server.embedded import EmbeddedError, running_dsn
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.rpc import probe
+from sessiond_server.settings import SettingError, Settings, mask, refuse_open_network
+
+
+class Report:
+    """Prints one line for each thing, and remembers whether something failed."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def ok(self, thing: str, finding: str) -> None:
+        print(f"ok      {thing:<9} {finding}")
+
+    def fail(self, thing: str, finding: str, advice: str) -> None:
+        self.failed = True
+        print(f"FAILED  {thing:<9} {finding}\n{'':<18}{advice}")
+
+
+def run(settings: Settings) -> int:
+    report = Report()
+    _guard(settings, report)
+    _keys(settings, report)
+    _tls(settings, report)
+    _listen(settings, report)
+    asyncio.run(_servers(settings, report))
+    return 1 if report.failed else 0
+
+
+def _guard(settings: Settings, report: Report) -> None:
+    try:
+        refuse_open_network(settings)
+    except SettingError as error:
+        problem, _, advice = str(error).partition("\n")
+        report.fail("access", problem, advice.strip().replace("\n  ", f"\n{'':<18}"))
+        return
+    if settings.keys_file:
+        report.ok("access", "by bearer key")
+    elif settings.listen.loopback:
+        report.ok("access", f"without keys, from this machine only, as tenant {auth.DEFAULT_TENANT}")
+    else:
+        report.ok("access", "WITHOUT KEYS, FROM THE WHOLE NETWORK, as a setting allows")
+
+
+def _keys(settings: Settings, report: Report) -> None:
+    if settings.keys_file is None:
+        return
+    try:
+        keys = auth.load_keys(settings.keys_file)
+    except auth.KeysFileInvalid as error:
+        report.fail("keys", str(error), "see deploy/keys.example.toml; make entries with: sessiond keys new")
+    except OSError as error:
+        report.fail("keys", f"{settings.keys_file}: {error.strerror}", "make one with: sessiond keys new")
+    else:
+        if keys:
+            report.ok("keys", f"{len(keys)} in {settings.keys_file}")
+        else:
+            report.fail("keys", f"{settings.keys_file} holds no keys", "make an entry with: sessiond keys new")
+
+
+def _tls(settings: Settings, report: Report) -> None:
+    if settings.tls_cert_file is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert_file, settings.tls_key_file
+        )
+    except (OSError, ssl.SSLError) as error:
+        report.fail("tls", f"{type(error).__name__}: {error.strerror}", "both files must be PEM and belong together")
+    else:
+        report.ok("tls", f"certificate {settings.tls_cert_file}")
+
+
+def _listen(settings: Settings, report: Report) -> None:
+    address = settings.listen
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address.host, address.port))
+    except OSError as error:
+        here = reachable(address)
+        status = probe.health(here.host, here.port, 2.0, settings.tls_cert_file)
+        if status != "UNREACHABLE":
+            report.ok("listen", f"{address}: a gRPC server runs there already, and says {status}")
+        else:
+            report.fail("listen", f"{address}: {error.strerror}", "choose another address with --listen")
+    else:
+        report.ok("listen", f"{address} is free")
+
+
+async def _servers(settings: Settings, report: Report) -> None:
+    if settings.store == "memory":
+        report.ok("store", "memory: everything is gone when the service stops")
+    else:
+        try:
+            async with _database(settings, report) as dsn:
+                if dsn:
+                    await _schema(dsn, report)
+        except EmbeddedError as error:
+            report.fail("postgres", error.problem, error.advice)
+    if settings.redis_url:
+        await _cache(settings.redis_url, report)
+
+
+@asynccontextmanager
+async def _database(settings: Settings, report: Report) -> AsyncIterator[str | None]:
+    """The DSN of the database; None when there is none yet."""
+    if settings.postgres_dsn:
+        report.ok("store", f"Postgres at {mask(settings.postgres_dsn)}")
+        yield settings.postgres_dsn
+        return
+    running = running_dsn(settings.data_dir)
+    if running:
+        report.ok("store", f"bundled Postgres, running, in {settings.data_dir}")
+        yield running
+    elif (settings.data_dir / "postgres").is_dir():
+        async with app.bundled(settings) as servers:
+            report.ok("store", f"bundled Postgres, started for this check, in {settings.data_dir}")
+            yield servers.postgres_dsn
+    else:
+        report.ok("store", f"bundled Postgres, to be created in {settings.data_dir}")
+        yield None
+
+
+async def _schema(dsn: str, report: Report) -> None:
+    from sessiond_server.store.postgres import migrate
+
+    try:
+        found = await migrate.status(dsn)
+    except StoreUnavailable as error:
+        report.fail(
+            "postgres", f"{error}: {error.__cause__}", "is it running, and are host, port, name and password right?"
+        )
+        return
+    if found.too_new:
+        report.fail(
+            "schema", str(migrate.SchemaTooNew(found.version, found.latest)), "this server would refuse to start"
+        )
+    elif found.ready:
+        report.ok("schema", f"version {found.version}")
+    else:
+        report.ok("schema", f"version {found.version}; serve or migrate will apply {', '.join(found.pending)}")
+
+
+async def _cache(url: str, report: Report) -> None:
+    client = redis.connect(url)
+    try:
+        await redis.ping(client)
+    except redis.CacheUnavailable as error:
+        report.fail("redis", f"{mask(url)}: {error}", "the service works without it, only slower; check the URL")
+    else:
+        report.ok("redis", f"{mask(url)} answers")
+    finally:
+        await client.aclose()

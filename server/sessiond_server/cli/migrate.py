@@ -1,0 +1,29 @@
+"""`sessiond migrate`: brings the schema to this version, and nothing else."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+from sessiond_server import app
+from sessiond_server.settings import Settings
+
+
+def run(settings: Settings) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    return asyncio.run(_migrate(settings))
+
+
+async def _migrate(settings: Settings) -> int:
+    from sessiond_server.embedded import running_dsn
+    from sessiond_server.store.postgres.migrate import migrate
+
+    if settings.store == "memory":
+        print("the memory store has no schema")
+        return 0
+    async with AsyncExitStack() as stack:
+        dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
+        if dsn is None:
+            dsn = (await stack.enter_async_context(app.bundled(settings))).postgres_dsn
+        applied = await migrate(dsn)
+    print(f"applied {len(applied)} migrations" if applied else "the schema is of this version already")
+    return 0

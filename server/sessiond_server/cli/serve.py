@@ -1,0 +1,47 @@
+"""`sessiond serve`: the service, until it is told to stop."""
+
+import asyncio
+import os
+from importlib.metadata import version
+
+from sessiond_server import app, telemetry
+from sessiond_server.rpc.call import CALL_ID
+from sessiond_server.settings import Settings, mask
+
+
+def run(settings: Settings) -> int:
+    telemetry.configure(settings.log_level, settings.log_format, CALL_ID.get)
+    factory = None
+    if settings.uvloop:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(app.serve(settings, announce))
+    print("stopped", flush=True)
+    return 0
+
+
+def announce(service: app.Service) -> None:
+    """Says in a few lines what runs, where the data is and what to do next."""
+    settings = service.settings
+    if service.embedded:
+        data = f"{settings.data_dir} ({'new; ' if service.embedded.created else ''}bundled Postgres and Valkey)"
+    elif settings.store == "memory":
+        data = "in memory: gone when this stops"
+    else:
+        data = mask(settings.postgres_dsn or "")
+    if service.keys:
+        guard = f"{service.keys} key{'s' if service.keys > 1 else ''}"
+    elif settings.listen.loopback:
+        guard = "without keys, from this machine only"
+    else:
+        guard = "WITHOUT KEYS, FROM THE WHOLE NETWORK"
+    print(
+        f"sessiond {version('sessiond')}\n"
+        f"  data       {data}\n"
+        f"  listening  {service.listening} ({guard}{', TLS' if settings.tls_cert_file else ''})\n"
+        f"  stop       Ctrl-C, or kill {os.getpid()}\n"
+        f"  next       in another shell: make demo",
+        flush=True,
+    )

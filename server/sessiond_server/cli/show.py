@@ -1,0 +1,158 @@
+"""`sessiond show SESSION`: a session and its log in readable form, contents included, since the operator asks for them.
+
+Reads the database, not the service: it works while the service runs and while it does not.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from google.protobuf import json_format
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
+from sessiond_server import app
+from sessiond_server.domain.commands import Scope
+from sessiond_server.embedded import running_dsn
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.settings import Settings
+from sessiond_server.store.contract import Store
+
+PAGE = 500
+SHORT = 96
+"""Characters of a text that are shown unless all is asked for."""
+
+
+def run(settings: Settings, session_id: str, tenant: str, full: bool) -> int:
+    return asyncio.run(_show(settings, Scope(tenant), session_id, full))
+
+
+async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -> int:
+    if settings.store == "memory":
+        print("the memory store can be read through the service only")
+        return 1
+    from sessiond_server.store.postgres.store import PostgresStore
+
+    async with AsyncExitStack() as stack:
+        dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
+        if dsn is None:
+            dsn = (await stack.enter_async_context(app.bundled(settings))).postgres_dsn
+        store = await stack.enter_async_context(PostgresStore(dsn, max_connections=1))
+        try:
+            snapshot = await store.get_session(scope, session_id, content=True)
+            for line in session_lines(Session.FromString(snapshot.core + snapshot.content), full):
+                print(line)
+            await _print_log(store, scope, session_id, full)
+        except SessionNotFound:
+            print(f"tenant {plain(scope.tenant_id)} has no session {plain(session_id)}")
+            return 1
+    return 0
+
+
+async def _print_log(store: Store, scope: Scope, session_id: str, full: bool) -> None:
+    print("\nlog")
+    after = 0
+    while (page := await store.list_events(scope, session_id, after_seq=after, limit=PAGE)).events:
+        for event in page.events:
+            for line in event_lines(Event.FromString(event), full):
+                print(line)
+        after = page.last_seq
+
+
+def session_lines(session: Session, full: bool) -> Iterator[str]:
+    """A line for each field that says something, the structs as JSON."""
+    status = SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
+    if session.end_reason:
+        status += f" ({EndReason.Name(session.end_reason).removeprefix('END_REASON_')})"
+    tokens = session.usage
+    rows = [
+        ("session", session.session_id),
+        ("name", session.name),
+        ("status", status),
+        ("type", SessionType.Name(session.type).removeprefix("SESSION_TYPE_").lower()),
+        ("mode", AgentMode.Name(session.agent_mode).removeprefix("AGENT_MODE_").lower()),
+        *((field, getattr(session, f"{field}_id")) for field in ("agent", "team", "workflow", "user")),
+        ("labels", ", ".join(f"{key}={value}" for key, value in sorted(session.labels.items()))),
+        ("created", when(session.create_time)),
+        ("updated", when(session.update_time)),
+        ("active", when(session.last_activity_time) if session.HasField("last_activity_time") else ""),
+        ("expires", when(session.expire_time) if session.HasField("expire_time") else "never"),
+        ("ttl", str(timedelta(seconds=session.ttl.seconds)) if session.HasField("ttl") else ""),
+        ("ended", when(session.end_time) if session.HasField("end_time") else ""),
+        ("version", str(session.version)),
+        ("counts", f"{session.request_count} requests, {session.message_count} messages, {session.run_count} runs"),
+        ("tokens", f"{tokens.input_tokens} in, {tokens.output_tokens} out" if session.HasField("usage") else ""),
+        ("summary", session.summary),
+        ("metadata", as_json(session.metadata) if session.HasField("metadata") else ""),
+        ("state", as_json(session.state) if session.HasField("state") else ""),
+        ("agent data", as_json(session.agent_data) if session.HasField("agent_data") else ""),
+        ("config", as_json(session.config) if session.HasField("config") else ""),
+    ]
+    for label, value in rows:
+        if value:
+            yield f"{label:<11}{shorten(value, full)}"
+
+
+def event_lines(event: Event, full: bool) -> Iterator[str]:
+    """One line, and for a message one for each of its parts."""
+    kind = EventType.Name(event.type).removeprefix("EVENT_TYPE_")
+    asked = f" request {plain(event.request_id)}" if event.request_id else ""
+    yield f"{event.seq:>7}  {when(event.create_time)}  {kind} by {plain(event.actor)}{asked}"
+    if event.HasField("message"):
+        yield from message_lines(event.message, full)
+    elif full and event.HasField("session"):
+        yield f"{'':>9}{plain(as_json(event.session))}"
+
+
+def message_lines(message: Message, full: bool) -> Iterator[str]:
+    role = Role.Name(message.role).removeprefix("ROLE_").lower()
+    name = f" {plain(message.name)}" if message.name else ""
+    yield f"{'':>9}{role}{name} ({plain(message.message_id)})"
+    if message.HasField("redact_time"):
+        yield f"{'':>11}redacted {when(message.redact_time)}: {shorten(message.redact_reason, full)}"
+    for part in message.parts:
+        yield f"{'':>11}{shorten(part_text(part), full)}"
+
+
+def part_text(part: Part) -> str:
+    kind = part.WhichOneof("kind")
+    if kind == "text":
+        return part.text
+    if kind == "thinking":
+        return f"thinking: {part.thinking}"
+    if kind == "tool_call":
+        call = part.tool_call
+        arguments = call.arguments_json or (as_json(call.arguments_struct) if call.HasField("arguments_struct") else "")
+        return f"calls {call.name}({arguments}) as {call.tool_call_id}"
+    if kind == "tool_result":
+        result = part.tool_result
+        text = result.text or (as_json(result.data) if result.HasField("data") else "")
+        return f"{'error' if result.is_error else 'result'} of {result.tool_call_id}: {text}"
+    if kind == "file":
+        return f"file {part.file.name} {part.file.media_type} {part.file.uri}"
+    return as_json(part.data)
+
+
+def as_json(message: ProtoMessage) -> str:
+    return json_format.MessageToJson(message, indent=None, ensure_ascii=False)
+
+
+def when(time: Timestamp) -> str:
+    """UTC, to the millisecond."""
+    return time.ToDatetime().isoformat(sep=" ", timespec="milliseconds") + "Z"
+
+
+def shorten(text: str, full: bool) -> str:
+    """On one line, cut unless `full`."""
+    if full or len(text) <= SHORT:
+        return plain(text)
+    return f"{plain(text[:SHORT])}... ({len(text)} characters)"
+
+
+def plain(text: str) -> str:
+    """Without characters that would move the cursor, change colours or hide something: those are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
