@@ -4,6 +4,7 @@ It says what a command must answer and what must be readable afterwards, and say
 is a number of seconds that only the test moves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 DAY = 86400
@@ -66,7 +67,8 @@ class Model:
             if expected not in (0, session.version):
                 return ("error", "VersionMismatch")
             version = session.version
-            outcome = getattr(self, f"_{kind}")(session, *args)
+            rule: Callable[..., Answer] = getattr(self, f"_{kind}")
+            outcome = rule(session, *args)
             if session.version == version:
                 return outcome
             session.requests += 1

@@ -7,7 +7,7 @@ passes. `SESSIOND_MODEL_EXAMPLES` chooses how many examples beyond the default.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import asyncpg
@@ -52,7 +52,13 @@ KINDS = ["append"] * 6 + [
 ]
 KINDS += ["delete"]
 
-Clock = Callable[[float], object]
+MOVES: dict[str, c.Action] = {
+    "activate": c.ActivateSession(),
+    "suspend": c.SuspendSession(),
+    "resume": c.ResumeSession(),
+}
+
+Clock = Callable[[float], Coroutine[object, object, None]]
 """Sets a store's clock to so many seconds after its start."""
 
 
@@ -104,11 +110,15 @@ def action(kind: str, args: Answer) -> c.Action:
             session.config.CopyFrom(SessionConfig(max_messages=limit))
         return c.CreateSession(session)
     if kind == "append":
+        rows: tuple[tuple[str, str, str], ...] = args[0]  # type: ignore[assignment]
         return c.AppendMessages(
-            [Message(message_id=i, role=f"ROLE_{role}", parts=[Part(text=text)]) for i, role, text in args[0]]  # type: ignore[attr-defined]
+            [
+                Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)])
+                for i, role, text in rows
+            ]
         )
     if kind == "move":
-        return {"activate": c.ActivateSession, "suspend": c.SuspendSession, "resume": c.ResumeSession}[str(args[0])]()
+        return MOVES[str(args[0])]
     if kind == "end":
         return c.EndSession(EndReason.Value(f"END_REASON_{args[0]}"))
     if kind == "touch":
@@ -234,7 +244,7 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
 
 @contextlib.asynccontextmanager
 async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
-    """A database whose clock the test moves: a function before pg_catalog's in the search path."""
+    """A database whose clock the test moves: functions before pg_catalog's in the search path."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         """
@@ -242,6 +252,8 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         insert into passed values (0);
         create function public.clock_timestamp() returns timestamptz language sql volatile as
             'select pg_catalog.clock_timestamp() + make_interval(secs => seconds) from public.passed';
+        create function public.now() returns timestamptz language sql stable as
+            'select pg_catalog.now() + make_interval(secs => seconds) from public.passed';
         """
     )
     database = await connection.fetchval("select quote_ident(current_database())")
@@ -267,7 +279,7 @@ def compare(*stores: AbstractAsyncContextManager[tuple[Store, Clock]]) -> None:
         Comparison.run = staticmethod(runner.run)
         Comparison.stores = runner.run(enter())
         try:
-            run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            run_state_machine_as_test(
                 Comparison,
                 settings=settings(
                     max_examples=EXAMPLES,
