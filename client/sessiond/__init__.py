@@ -135,13 +135,15 @@ _ELSEWHERE = {
 """Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    submodule = _ELSEWHERE.get(name) or ("messages" if name.islower() else "errors")
-    value: object = getattr(import_module(f"{__name__}.{submodule}"), name)
-    globals()[name] = value  # the next access does not come here
-    return value
+if not TYPE_CHECKING:  # a type checker would take every name for one that exists
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        submodule = _ELSEWHERE.get(name) or ("messages" if name.islower() else "errors")
+        value = getattr(import_module(f"{__name__}.{submodule}"), name)
+        globals()[name] = value  # the next access does not come here
+        return value
 
 
 def __dir__() -> list[str]:

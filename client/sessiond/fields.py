@@ -65,7 +65,7 @@ def enum_value(enum: EnumDescriptor, value: str | int | None) -> Any:
         return value
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     member = enum.values_by_name.get(prefix + value.upper())
-    if member is None:
+    if member is None or not member.number:
         names = (member.name.removeprefix(prefix).lower() for member in enum.values if member.number)
         raise ValueError(f"{enum.name}: must be one of {', '.join(names)}")
     return member.number

@@ -33,11 +33,11 @@ class Retry:
     max_attempts: int = 5
     """The first one included; 1: no retries. 1 to 5 (grpc takes no more)."""
     initial_backoff: float = 0.1
-    """Seconds; above 0."""
+    """Seconds; 0.01 or more: grpc loses a retry whose pause rounds to no milliseconds (grpc/grpc issue 41036)."""
     max_backoff: float = 3.0
-    """Seconds; above 0."""
+    """Seconds; 0.01 or more."""
     multiplier: float = 3.0
-    """Above 0."""
+    """1 or more."""
     tokens: int = 100
     """Retries stop while more than half of these are used up, by all clients of the process that have the same target:
     each UNAVAILABLE takes one. 1 to 1000."""
@@ -47,8 +47,12 @@ class Retry:
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:
             raise ValueError("max_attempts: must be 1 to 5")
-        if min(self.initial_backoff, self.max_backoff, self.multiplier) < 0.001 or self.token_ratio < 0.001:
-            raise ValueError("backoffs, multiplier and token_ratio: must be 0.001 or more")
+        if min(self.initial_backoff, self.max_backoff) < 0.01:
+            raise ValueError("initial_backoff and max_backoff: must be 0.01 s or more")
+        if self.multiplier < 1:
+            raise ValueError("multiplier: must be 1 or more")
+        if self.token_ratio < 0.001:
+            raise ValueError("token_ratio: must be 0.001 or more")
         if not 1 <= self.tokens <= 1000:
             raise ValueError("tokens: must be 1 to 1000")
 

@@ -25,8 +25,11 @@ def to_struct(value: Mapping[str, Any]) -> Struct:
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """The dict that a Struct stands for. Numbers without a fraction come as int, where that is exact."""
-    return {key: _plain(value) for key, value in struct.fields.items()}
+    """The dict that a Struct stands for. Numbers without a fraction come as int, where that is exact.
+
+    A Struct keeps no order: keys come sorted, so that equal Structs give equal JSON.
+    """
+    return {key: _plain(struct.fields[key]) for key in sorted(struct.fields)}
 
 
 def _fill_struct(struct: Struct, value: Mapping[str, Any], path: str, level: int) -> None:

@@ -1,0 +1,133 @@
+"""A real gRPC server whose answers are written down beforehand: for what a healthy service does not do on demand."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from sessiond.v1 import message_service_pb2, session_service_pb2
+
+METHODS: dict[str, MethodDescriptor] = {
+    method.name: method
+    for service in (
+        session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+        message_service_pb2.DESCRIPTOR.services_by_name["MessageService"],
+    )
+    for method in service.methods
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One attempt of one call, as it reached the server."""
+
+    method: str
+    request: Any
+    metadata: dict[str, str | bytes]
+    time_remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    code: grpc.StatusCode
+    text: str = "as scripted"
+    details: Sequence[Message] = ()
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Answers, with the default, once `until` is set."""
+
+    until: asyncio.Event
+
+
+Answer = Message | Fail | Wait
+
+
+class ScriptedServer:
+    """Answers each attempt with the next entry of the script; without any, with an empty message."""
+
+    def __init__(self) -> None:
+        self.target = ""
+        self.script: deque[Answer] = deque()
+        self.always: Answer | None = None
+        """What to answer when the script is at its end."""
+        self.seen: list[Seen] = []
+        self.arrived = asyncio.Event()
+        """Set when any attempt arrives."""
+        self.cancelled = asyncio.Event()
+        """Set when the client takes back a call that waits."""
+
+    async def _answer(self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
+        metadata = dict(context.invocation_metadata() or ())
+        self.seen.append(Seen(name, request, metadata, context.time_remaining() or 0.0))
+        self.arrived.set()
+        answer = self.script.popleft() if self.script else self.always
+        match answer:
+            case Message():
+                return answer
+            case Fail():
+                await _fail(context, answer)
+            case Wait():
+                try:
+                    await answer.until.wait()
+                except asyncio.CancelledError:
+                    self.cancelled.set()
+                    raise
+        return GetMessageClass(METHODS[name].output_type)()
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for name, method in METHODS.items():
+            handler = grpc.unary_unary_rpc_method_handler(
+                self._behaviour(name),
+                request_deserializer=GetMessageClass(method.input_type).FromString,
+                response_serializer=_serialized,
+            )
+            services.setdefault(method.containing_service.full_name, {})[name] = handler
+        return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
+
+    def _behaviour(self, name: str) -> Callable[[Any, Any], Any]:
+        async def behaviour(request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
+            return await self._answer(name, request, context)
+
+        return behaviour
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _fail(context: "grpc.aio.ServicerContext[Any, Any]", fail: Fail) -> None:
+    trailers = fail.trailers
+    if fail.details:
+        status = Status(code=fail.code.value[0], message=fail.text)
+        for detail in fail.details:
+            status.details.add().Pack(detail)
+        trailers += (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(fail.code, fail.text, trailers)
+
+
+@asynccontextmanager
+async def scripted_server(
+    listen: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers(scripted.handlers())
+    port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
+    scripted.target = listen if listen.startswith("unix:") else f"127.0.0.1:{port}"
+    await server.start()
+    try:
+        yield scripted
+    finally:
+        await server.stop(None)

@@ -1,0 +1,163 @@
+"""Each error of the service arrives as the class of the same name, with all that it carries."""
+
+import inspect
+import pickle
+from collections.abc import Mapping
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+import sessiond
+from sessiond import errors
+from sessiond.v1.error_pb2 import ErrorReason
+from sessiond_server import errors as server_errors
+from sessiond_server.rpc import status as server_status
+from tests.client.scripted import Fail, ScriptedServer
+
+V = server_errors.Violation
+
+SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
+    (server_errors.MalformedRequest("sessiond.v1.GetSessionRequest"), {}),
+    (server_errors.InvalidFields([V("session.name", "too long"), V("view", "unknown value")]), {}),
+    (server_errors.RequestTooLarge(7, 5), {"size_bytes": 7, "limit_bytes": 5}),
+    (server_errors.InvalidPageToken(), {}),
+    (server_errors.RequestIdReused("r"), {}),
+    (server_errors.SessionNotFound("s"), {"session_id": "s"}),
+    (server_errors.MessageNotFound("s", "m"), {"session_id": "s", "message_id": "m"}),
+    (server_errors.SessionAlreadyExists("s"), {"session_id": "s"}),
+    (server_errors.MessageAlreadyExists("s", "m"), {"session_id": "s", "message_id": "m"}),
+    (
+        server_errors.IllegalTransition("s", "CREATED", "suspend"),
+        {"session_id": "s", "status": "CREATED", "action": "suspend"},
+    ),
+    (server_errors.SessionNotActive("s", "SUSPENDED"), {"session_id": "s", "status": "SUSPENDED"}),
+    (server_errors.SessionEnded("s", "EXPIRED"), {"session_id": "s", "end_reason": "EXPIRED"}),
+    (server_errors.ToolBlocked("s", "messages[0]", "rm"), {"session_id": "s", "tool": "rm"}),
+    (server_errors.MessageLimitReached("s", 9), {"session_id": "s", "limit": 9}),
+    (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
+    (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),
+    (server_errors.QueueFull(0.25), {"retry_after": 0.25}),
+    (server_errors.SessionQuotaReached(1000), {"limit": 1000, "retry_after": None}),
+    (server_errors.Unauthenticated(), {}),
+    (server_errors.ScopeMissing("sessions:write"), {"scope": "sessions:write"}),
+    (server_errors.Draining(), {}),
+    (server_errors.StoreUnavailable(), {}),
+    (server_errors.DeadlinePassed(), {}),
+    (server_errors.InternalError("e-1"), {"error_id": "e-1"}),
+]
+
+
+def classes(module: object) -> dict[str, str]:
+    """Name of each class of the tree to that of its parent."""
+    root = vars(module)["SessiondError"]
+    return {
+        name: kind.__bases__[0].__name__
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, root)
+    }
+
+
+def test_the_leaves_are_the_reasons() -> None:
+    reasons = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
+    assert errors.BY_REASON.keys() == reasons
+    assert len(set(errors.BY_REASON.values())) == len(reasons)
+    assert all(not kind.__subclasses__() for kind in errors.BY_REASON.values())
+
+
+def test_the_tree_is_that_of_the_service() -> None:
+    assert classes(errors) == classes(server_errors)
+    for kind, row in server_status.TABLE.items():
+        assert errors.BY_REASON[row.name].__name__ == kind.__name__
+
+
+def test_every_error_has_a_sample() -> None:
+    assert [type(sample) for sample, _ in SAMPLES] == list(server_status.TABLE)
+
+
+@pytest.mark.parametrize(("sample", "attributes"), SAMPLES, ids=lambda value: type(value).__name__)
+async def test_an_error_arrives_whole(
+    sample: server_errors.SessiondError,
+    attributes: Mapping[str, object],
+    client: sessiond.Client,
+    server: ScriptedServer,
+) -> None:
+    answer = server_status.answer(sample)
+    server.always = Fail(answer.code, answer.text, trailers=answer.trailers)
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await client.touch_session("s", timeout=60)
+    error = caught.value
+    assert type(error).__name__ == type(sample).__name__
+    assert error.message == str(error) == sample.message
+    assert error.code == answer.code.name
+    assert error.reason == server_status.TABLE[type(sample)].name
+    assert error.metadata == sample.metadata
+    violations = sample.violations if isinstance(sample, server_errors.InvalidRequest) else ()
+    assert [(v.field, v.description) for v in error.violations] == [(v.field, v.description) for v in violations]
+    assert {name: getattr(error, name) for name in attributes} == attributes
+    assert error.request_id == server.seen[0].request.request_id
+    assert isinstance(error.__cause__, grpc.aio.AioRpcError)
+    assert repr(error) == f"{type(error).__name__}({error.message!r}, reason={error.reason!r}, code={error.code!r})"
+
+
+@pytest.mark.parametrize("code", set(grpc.StatusCode) - {grpc.StatusCode.OK})
+async def test_an_unknown_reason_is_the_nearest_parent(
+    code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    server.always = Fail(code, details=[ErrorInfo(reason="RUN_FENCED", domain="sessiond", metadata={"run_id": "r"})])
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await client.get_session("s", timeout=60)
+    parents = {
+        "INVALID_ARGUMENT": sessiond.InvalidRequest,
+        "NOT_FOUND": sessiond.NotFound,
+        "ALREADY_EXISTS": sessiond.AlreadyExists,
+        "FAILED_PRECONDITION": sessiond.Refused,
+        "RESOURCE_EXHAUSTED": sessiond.Exhausted,
+        "UNAUTHENTICATED": sessiond.Unauthenticated,
+        "UNAVAILABLE": sessiond.Unavailable,
+        "DEADLINE_EXCEEDED": sessiond.DeadlinePassed,
+    }
+    assert type(caught.value) is parents.get(code.name, sessiond.SessiondError)
+    assert caught.value.reason == "RUN_FENCED"
+    assert caught.value.metadata == {"run_id": "r"}
+    assert caught.value.request_id == ""
+
+
+async def test_a_reason_of_another_domain_is_not_ours(client: sessiond.Client, server: ScriptedServer) -> None:
+    info = ErrorInfo(reason="SESSION_NOT_FOUND", domain="proxy.example", metadata={"session_id": "x"})
+    retry = RetryInfo()
+    retry.retry_delay.seconds = 3
+    server.always = Fail(grpc.StatusCode.PERMISSION_DENIED, details=[info, retry])
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await client.get_session("s")
+    assert type(caught.value) is sessiond.SessiondError
+    assert (caught.value.reason, caught.value.metadata, caught.value.retry_after) == ("", {}, 3.0)
+
+
+BROKEN_DETAIL = Status(details=[Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")])
+
+
+@pytest.mark.parametrize("details", [b"\xff\xff", b"", BROKEN_DETAIL.SerializeToString()])
+async def test_unreadable_details_leave_the_code(
+    details: bytes, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    server.always = Fail(grpc.StatusCode.NOT_FOUND, trailers=(("grpc-status-details-bin", details),))
+    with pytest.raises(sessiond.NotFound) as caught:
+        await client.get_session("s")
+    assert caught.value.reason == ""
+
+
+def test_numbers_that_are_none() -> None:
+    assert errors.VersionMismatch("m").current_version == 0
+    assert errors.VersionMismatch("m", metadata={"current_version": "-1"}).current_version == 0
+    assert errors.VersionMismatch("m", metadata={"current_version": "12"}).current_version == 12
+
+
+def test_errors_survive_pickling() -> None:
+    error = errors.SessionNotFound("gone", reason="SESSION_NOT_FOUND", code="NOT_FOUND", metadata={"session_id": "s"})
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is errors.SessionNotFound
+    assert vars(copy) == vars(error)
+    assert str(copy) == "gone"

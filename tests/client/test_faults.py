@@ -1,0 +1,217 @@
+"""What the client does when the service fails, is slow, or is gone."""
+
+import asyncio
+import threading
+import traceback
+from pathlib import Path
+
+import grpc
+import pytest
+
+import sessiond
+from tests.client.calls import ALL, WRITES
+from tests.client.conftest import QUICK
+from tests.client.scripted import Fail, ScriptedServer, Wait, scripted_server
+
+UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_a_retried_write_keeps_its_request_id(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([UNAVAILABLE, UNAVAILABLE])
+    await WRITES[rpc](client)()
+    assert len(server.seen) == 3
+    assert server.seen[0].request == server.seen[1].request == server.seen[2].request
+    assert server.seen[0].request.request_id
+    assert [seen.metadata.get("grpc-previous-rpc-attempts") for seen in server.seen] == [None, "1", "2"]
+
+
+async def test_a_large_write_is_retried_too(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append(UNAVAILABLE)
+    await client.append_messages("s", [sessiond.user("x" * 1_000_000) for _ in range(3)])
+    assert len(server.seen) == 2
+
+
+async def test_the_fifth_failure_is_the_last(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = UNAVAILABLE
+    with pytest.raises(sessiond.Unavailable) as caught:
+        await client.suspend_session("s")
+    assert len(server.seen) == 5
+    assert caught.value.request_id == server.seen[0].request.request_id
+
+
+async def test_retries_can_be_switched_off(server: ScriptedServer) -> None:
+    server.always = UNAVAILABLE
+    async with sessiond.Client(server.target, retry=sessiond.Retry(max_attempts=1)) as client:
+        with pytest.raises(sessiond.Unavailable):
+            await client.get_session("s")
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("code", set(grpc.StatusCode) - {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE})
+async def test_other_codes_are_not_retried(
+    code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    server.script.append(Fail(code))
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await client.get_session("s")
+    assert caught.value.code == code.name
+    assert len(server.seen) == 1
+
+
+async def test_retries_stop_when_most_attempts_fail(tmp_path: Path) -> None:
+    # A socket of its own: grpc counts by target for the life of the process, and a port may have been another test's.
+    async with scripted_server(f"unix:{tmp_path}/throttled") as server:
+        retry = sessiond.Retry(initial_backoff=0.01, max_backoff=0.01, tokens=20)
+        async with sessiond.Client(server.target, retry=retry) as client:
+            attempts = []
+            server.always = UNAVAILABLE
+            for _ in range(4):
+                server.seen.clear()
+                with pytest.raises(sessiond.Unavailable):
+                    await client.get_session("s")
+                attempts.append(len(server.seen))
+    assert attempts == [5, 5, 1, 1]
+
+
+async def test_a_deadline_passes(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = Wait(asyncio.Event())
+    with pytest.raises(sessiond.DeadlinePassed) as caught:
+        await client.end_session("s", timeout=0.05)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert isinstance(caught.value.__cause__, grpc.aio.AioRpcError)
+    await server.cancelled.wait()
+    assert caught.value.request_id == server.seen[0].request.request_id
+
+
+async def test_the_clients_own_deadline(server: ScriptedServer) -> None:
+    server.always = Wait(asyncio.Event())
+    async with sessiond.Client(server.target, timeout=0.05) as client:
+        with pytest.raises(sessiond.DeadlinePassed):
+            await client.get_session("s")
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    async with sessiond.Client(f"unix:{tmp_path}/nobody", retry=QUICK) as client:
+        with pytest.raises(sessiond.Unavailable) as caught:
+            await client.create_session()
+    assert caught.value.reason == ""
+    assert caught.value.request_id
+
+
+async def test_a_client_can_wait_for_the_service(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/late"
+    async with sessiond.Client(listen, wait_for_ready=True) as client:
+        waiting = asyncio.create_task(client.count_sessions())
+        async with scripted_server(listen) as server:
+            assert await waiting == 0
+            assert len(server.seen) == 1
+
+
+async def test_the_service_comes_back_at_the_same_place(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/restarted"
+    async with sessiond.Client(listen, wait_for_ready=True) as client:
+        for _ in range(2):
+            async with scripted_server(listen) as server:
+                await client.activate_session("s")
+                assert len(server.seen) == 1
+
+
+async def test_cancelling_takes_the_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = Wait(asyncio.Event())
+    call = asyncio.create_task(client.get_session("s"))
+    await server.arrived.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await server.cancelled.wait()
+    server.always = None
+    await client.get_session("s")
+
+
+async def test_many_tasks_share_a_client(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([UNAVAILABLE, Fail(grpc.StatusCode.NOT_FOUND)])
+    results = await asyncio.gather(*(client.get_session(f"s{i}") for i in range(64)), return_exceptions=True)
+    assert [type(result) for result in results if isinstance(result, BaseException)] == [sessiond.NotFound]
+    assert len(server.seen) == 65
+    assert {seen.request.session_id for seen in server.seen} == {f"s{i}" for i in range(64)}
+
+
+@pytest.mark.parametrize("rpc", ALL)
+async def test_a_closed_client_says_so(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.get_session("s")
+    await client.close()
+    with pytest.raises(sessiond.ClientClosed, match="closed"):
+        await ALL[rpc](client)()
+    await client.close()
+    assert len(server.seen) == 1
+
+
+async def test_a_client_that_was_never_used_closes() -> None:
+    client = sessiond.Client()
+    await client.close()
+    with pytest.raises(sessiond.ClientClosed):
+        await client.get_session("s")
+
+
+async def test_closing_ends_calls_that_wait(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = Wait(asyncio.Event())
+    call = asyncio.create_task(client.get_session("s"))
+    await server.arrived.wait()
+    await client.close()
+    with pytest.raises(sessiond.ClientClosed):
+        await call
+
+
+async def test_closing_with_grace_lets_calls_finish(client: sessiond.Client, server: ScriptedServer) -> None:
+    finish = asyncio.Event()
+    server.always = Wait(finish)
+    call = asyncio.create_task(client.get_session("s"))
+    await server.arrived.wait()
+    closing = asyncio.create_task(client.close(grace=60))
+    finish.set()
+    assert (await call).session_id == ""
+    await closing
+
+
+async def test_a_client_belongs_to_one_event_loop(client: sessiond.Client) -> None:
+    await client.get_session("s")
+    raised: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            asyncio.run(client.get_session("s"))
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "event loop" in str(raised[0])
+
+
+async def test_what_is_too_large_is_not_sent(server: ScriptedServer) -> None:
+    async with sessiond.Client(server.target, max_message_bytes=1000) as client:
+        with pytest.raises(sessiond.RequestTooLarge) as caught:
+            await client.append_messages("s", [sessiond.user("x" * 1000)])
+        await client.get_session("s")
+    assert caught.value.limit_bytes == 1000
+    assert 1000 < caught.value.size_bytes < 1200
+    assert [seen.method for seen in server.seen] == ["GetSession"]
+
+
+async def test_a_full_service_is_not_a_large_request(server: ScriptedServer) -> None:
+    server.always = Fail(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    async with sessiond.Client(server.target, max_message_bytes=1000) as client:
+        with pytest.raises(sessiond.Exhausted) as caught:
+            await client.append_messages("s", [sessiond.user("x")])
+    assert type(caught.value) is sessiond.Exhausted
+
+
+async def test_errors_carry_no_contents(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = Fail(grpc.StatusCode.INTERNAL)
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await client.append_messages("s", [sessiond.user("open sesame"[::-1])])
+    told = repr(caught.value) + "".join(traceback.format_exception(caught.value))
+    assert "as scripted" in told
+    assert "open sesame"[::-1] not in told

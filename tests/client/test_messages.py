@@ -1,0 +1,189 @@
+"""Messages made by hand, and the common chat form there and back, byte for byte."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sessiond
+from sessiond.v1.message_pb2 import FilePart, ToolCallPart, ToolResultPart
+
+
+def there_and_back(chat: dict[str, Any]) -> dict[str, Any]:
+    """Through the wire form, as a stored message goes."""
+    return sessiond.to_chat(sessiond.Message.FromString(sessiond.from_chat(chat).SerializeToString()))
+
+
+def call(arguments: str, name: str = "search", call_id: str = "call_1") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+CHATS: list[dict[str, Any]] = [
+    {"role": "system", "content": "# Policy\n\n- Be brief.\n\n"},
+    {"role": "user", "content": "Wie spät ist es in 東京? 🕰️ مرحبا"},
+    {"role": "user", "content": "  \u00a0 kept \t\r\n", "name": "ada"},
+    {"role": "user", "content": ""},
+    {"role": "user", "content": None},
+    {"role": "assistant", "content": "Gerne."},
+    {"role": "assistant", "content": ""},
+    {"role": "assistant", "content": None},
+    {"role": "assistant", "content": None, "tool_calls": [call('{"q": "東京",  "n":1.0}')]},
+    {"role": "assistant", "content": "", "tool_calls": [call("{}")]},
+    {"role": "assistant", "content": "Both.", "tool_calls": [call("", call_id="a"), call('{"broken', call_id="b")]},
+    {"role": "tool", "content": '{"temp": 21.50}', "tool_call_id": "call_1", "name": "weather"},
+    {"role": "tool", "content": "", "tool_call_id": "call_1", "name": "think"},
+    {"role": "tool", "content": None, "tool_call_id": "call_1"},
+    {"role": "tool", "content": "of an unknown call"},
+    {"role": "tool", "content": [{"type": "text", "text": "one"}], "tool_call_id": "c"},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+        ],
+    },
+    {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]},
+    {"role": "user", "content": [{"type": "text", "text": "cached", "cache_control": {"type": "ephemeral"}}]},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]},
+    {
+        "role": "user",
+        "content": [{"type": "file", "file": {"uri": "s3://b/k", "media_type": "text/plain", "name": "k"}}],
+    },
+]
+
+
+@pytest.mark.parametrize("chat", CHATS, ids=range(len(CHATS)))
+def test_chat_there_and_back(chat: dict[str, Any]) -> None:
+    assert there_and_back(chat) == chat
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def spoken(role: str, content: st.SearchStrategy[Any], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    fixed = {"role": st.just(role), "content": content}
+    return st.fixed_dictionaries(fixed, optional={"name": NAMES, **more})
+
+
+CALLS = st.lists(st.builds(call, TEXT, NAMES, TEXT), min_size=1, max_size=3)
+
+
+@given(
+    spoken("system", TEXT)
+    | spoken("user", TEXT | st.none())
+    | spoken("assistant", TEXT | st.none(), tool_calls=CALLS)
+    | spoken("tool", TEXT | st.none(), tool_call_id=NAMES)
+)
+def test_any_chat_there_and_back(chat: dict[str, Any]) -> None:
+    assert there_and_back(chat) == chat
+
+
+@pytest.mark.parametrize(
+    ("chat", "normal"),
+    [
+        ({"role": "assistant"}, {"role": "assistant", "content": None}),
+        (
+            {"role": "assistant", "content": "x", "tool_calls": None, "refusal": None, "annotations": [], "name": ""},
+            {"role": "assistant", "content": "x"},
+        ),
+        ({"role": "user", "content": []}, {"role": "user", "content": None}),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "user", "content": "x"}),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+            {"role": "assistant", "content": None, "tool_calls": [call("{}", "f", "1")]},
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [call({"ü": [1, None]}, "f", "1")]},  # type: ignore[arg-type]
+            {"role": "assistant", "content": None, "tool_calls": [call('{"ü":[1,null]}', "f", "1")]},
+        ),
+    ],
+)
+def test_two_ways_to_write_the_same(chat: dict[str, Any], normal: dict[str, Any]) -> None:
+    assert there_and_back(chat) == normal
+    assert there_and_back(normal) == normal
+
+
+@pytest.mark.parametrize(
+    ("chat", "key"),
+    [
+        ({"role": "developer", "content": "x"}, "role"),
+        ({"content": "x"}, "role"),
+        ({"role": "user", "content": 5}, "content"),
+        ({"role": "user", "content": ["text"]}, r"content\[0\]"),
+        ({"role": "user", "content": "x", "tool_calls": [call("{}")]}, "tool_calls"),
+        ({"role": "user", "content": "x", "tool_call_id": "c"}, "tool_call_id"),
+        ({"role": "assistant", "content": None, "refusal": "classified"}, "refusal"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "custom"}]}, r"tool_calls\[0\]"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {}}]}, r"tool_calls\[0\]"),
+        ({"role": "assistant", "content": None, "tool_calls": [call("{}") | {"x": 1}]}, r"tool_calls\[0\]: x"),
+    ],
+)
+def test_what_has_no_place_is_refused_not_dropped(chat: dict[str, Any], key: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{key}") as caught:
+        sessiond.from_chat(chat)
+    assert "classified" not in str(caught.value)
+
+
+def test_parts_by_role() -> None:
+    assert sessiond.user("hi") == sessiond.Message(role=sessiond.Role.ROLE_USER, parts=[sessiond.Part(text="hi")])
+    assert sessiond.system("be brief").role == sessiond.Role.ROLE_SYSTEM
+    data = sessiond.to_struct({"a": 1})
+    assert sessiond.user("see", {"a": 1}, sessiond.Part(file=FilePart(uri="s3://b/k"))).parts == [
+        sessiond.Part(text="see"),
+        sessiond.Part(data=data),
+        sessiond.Part(file=FilePart(uri="s3://b/k")),
+    ]
+    answer = sessiond.assistant(
+        "Let me see.",
+        tool_calls=[sessiond.tool_call("c1", "f", '{"a": 1}'), sessiond.tool_call("c2", "g", {"a": 1})],
+        thinking="hm",
+        usage=sessiond.TokenUsage(input_tokens=3),
+        metadata={"a": 1},
+        name="bot",
+        message_id="m",
+    )
+    assert answer.parts == [
+        sessiond.Part(thinking="hm"),
+        sessiond.Part(text="Let me see."),
+        sessiond.Part(tool_call=ToolCallPart(tool_call_id="c1", name="f", arguments_json='{"a": 1}')),
+        sessiond.Part(tool_call=ToolCallPart(tool_call_id="c2", name="g", arguments_struct=data)),
+    ]
+    assert (answer.usage.input_tokens, answer.metadata, answer.name, answer.message_id) == (3, data, "bot", "m")
+
+
+def test_answers_of_tools() -> None:
+    def result(message: sessiond.Message) -> ToolResultPart:
+        return message.parts[0].tool_result
+
+    assert result(sessiond.tool("21°", tool_call_id="c", name="f")).text == "21°"
+    assert result(sessiond.tool({"a": 1}, tool_call_id="c")).data == sessiond.to_struct({"a": 1})
+    assert result(sessiond.tool("", tool_call_id="c")).WhichOneof("result") == "text"
+    assert result(sessiond.tool(None, tool_call_id="c")).WhichOneof("result") is None
+    failed = sessiond.tool("no such city", tool_call_id="c", is_error=True)
+    assert (result(failed).is_error, result(failed).tool_call_id, failed.role) == (True, "c", sessiond.Role.ROLE_TOOL)
+
+
+def test_to_chat_of_messages_made_by_hand() -> None:
+    made = sessiond.tool({"ü": 1}, tool_call_id="c", name="f")
+    assert sessiond.to_chat(made) == {"role": "tool", "name": "f", "content": '{"ü":1}', "tool_call_id": "c"}
+    made.parts.add().text = "and more"
+    assert sessiond.to_chat(made)["content"] == [
+        {"type": "text", "text": '{"ü":1}'},
+        {"type": "text", "text": "and more"},
+    ]
+    made.parts.add().tool_result.text = "another"
+    with pytest.raises(ValueError, match="one message for each"):
+        sessiond.to_chat(made)
+    with pytest.raises(ValueError, match="role"):
+        sessiond.to_chat(sessiond.Message())
+    with pytest.raises(ValueError, match="without content"):
+        sessiond.to_chat(sessiond.user(sessiond.Part()))
+
+
+def test_text_of() -> None:
+    assert sessiond.text_of(sessiond.assistant("a", {"not": "text"}, "b", thinking="hm")) == "a\nb"
+    assert sessiond.text_of(sessiond.tool("said", tool_call_id="c")) == "said"
+    assert sessiond.text_of(sessiond.tool({"a": 1}, tool_call_id="c")) == ""
+    assert sessiond.text_of(sessiond.assistant()) == ""

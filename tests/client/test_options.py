@@ -1,0 +1,135 @@
+"""What a client is made with: keys, TLS, names, bounds."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+
+import sessiond
+from sessiond.target import is_local
+from tests.client.scripted import ScriptedServer, scripted_server
+
+KEY = "sd_not-a-key"
+
+
+@pytest.mark.parametrize(
+    ("target", "local"),
+    [
+        ("127.0.0.1:50051", True),
+        ("127.8.8.8:1", True),
+        ("localhost:50051", True),
+        ("localhost", True),
+        ("[::1]:50051", True),
+        ("::1", True),
+        ("dns:localhost:50051", True),
+        ("dns:///127.0.0.1:50051", True),
+        ("dns://8.8.8.8/localhost:50051", True),
+        ("ipv4:127.0.0.1:50051", True),
+        ("ipv4:127.0.0.1:1,127.0.0.2:2", True),
+        ("ipv6:[::1]:50051", True),
+        ("unix:/run/sessiond", True),
+        ("unix:///run/sessiond", True),
+        ("unix-abstract:sessiond", True),
+        ("sessiond:50051", False),
+        ("unix:50051x.example", True),
+        ("10.0.0.1:50051", False),
+        ("0.0.0.0:50051", False),
+        ("localhost.example:50051", False),
+        ("127.0.0.1.example:50051", False),
+        ("[2001:db8::1]:50051", False),
+        ("dns:///sessiond:50051", False),
+        ("dns://127.0.0.1/sessiond:50051", False),
+        ("ipv4:127.0.0.1:1,10.0.0.1:2", False),
+        ("ipv6:[2001:db8::1]:50051", False),
+        ("xds:///sessiond", False),
+        ("", False),
+    ],
+)
+def test_what_stays_on_this_machine(target: str, local: bool) -> None:
+    assert is_local(target) is local
+
+
+async def test_the_key_is_shown_with_every_call(server: ScriptedServer) -> None:
+    async with sessiond.Client(server.target, api_key=KEY) as client:
+        await client.get_session("s")
+        await client.append_messages("s", [sessiond.user("hi")])
+        assert KEY not in repr(client)
+    assert [seen.metadata["authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 2
+
+
+async def test_no_key_no_header(client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.get_session("s")
+    assert "authorization" not in server.seen[0].metadata
+
+
+def test_a_key_does_not_cross_the_network_in_clear_text() -> None:
+    with pytest.raises(ValueError, match="allow_insecure_key") as caught:
+        sessiond.Client("sessiond.example:50051", api_key=KEY)
+    assert KEY not in str(caught.value)
+    sessiond.Client("sessiond.example:50051", api_key=KEY, allow_insecure_key=True)
+    sessiond.Client("sessiond.example:50051", api_key=KEY, tls=sessiond.TLS())
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> tuple[bytes, bytes]:
+    """Key and self-signed certificate, as PEM, of sessiond.example."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=sessiond.example"
+    name = ["-addext", "subjectAltName=DNS:sessiond.example"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *command.split(), *name, *files], check=True, capture_output=True)
+    return key.read_bytes(), certificate.read_bytes()
+
+
+async def test_tls(identity: tuple[bytes, bytes]) -> None:
+    key, root = identity
+    credentials = grpc.ssl_server_credentials([(key, root)])
+    async with scripted_server(credentials=credentials) as server:
+        trusting = sessiond.TLS(root_certificates=root, server_name="sessiond.example")
+        async with sessiond.Client(server.target, api_key=KEY, tls=trusting) as client:
+            await client.get_session("s")
+        assert server.seen[0].metadata["authorization"] == f"Bearer {KEY}"
+        once = sessiond.Retry(max_attempts=1)
+        for tls in (sessiond.TLS(root_certificates=root), sessiond.TLS(server_name="sessiond.example"), None):
+            async with sessiond.Client(server.target, tls=tls, retry=once) as client:
+                with pytest.raises(sessiond.Unavailable):
+                    await client.get_session("s")
+        assert len(server.seen) == 1
+
+
+async def test_the_program_and_the_library_name_themselves(server: ScriptedServer) -> None:
+    async with sessiond.Client(server.target, user_agent="billing/7") as client:
+        await client.get_session("s")
+    agent = str(server.seen[0].metadata["user-agent"])
+    assert agent.startswith("billing/7 sessiond-python/0.")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sessiond.Client(timeout=0),
+        lambda: sessiond.Retry(max_attempts=6),
+        lambda: sessiond.Retry(max_attempts=0),
+        lambda: sessiond.Retry(initial_backoff=0.001),
+        lambda: sessiond.Retry(max_backoff=0.001),
+        lambda: sessiond.Retry(multiplier=0.9),
+        lambda: sessiond.Retry(token_ratio=0),
+        lambda: sessiond.Retry(tokens=1001),
+        lambda: sessiond.Keepalive(interval=9),
+        lambda: sessiond.Keepalive(timeout=0),
+        lambda: sessiond.TLS(client_certificate=b"without its key"),
+    ],
+)
+def test_options_out_of_bounds(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=r"must|above|together"):
+        make()
+
+
+def test_a_private_key_does_not_show() -> None:
+    assert "secret" not in repr(sessiond.TLS(client_certificate=b"c", client_key=b"secret"))

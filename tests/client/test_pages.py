@@ -1,0 +1,115 @@
+"""Lists: one page is asked for when it is needed, in both directions."""
+
+import asyncio
+
+import grpc
+import pytest
+
+import sessiond
+from sessiond.v1.message_service_pb2 import ListMessagesResponse, MessageOrder
+from sessiond.v1.session_service_pb2 import ListSessionsResponse
+from tests.client.scripted import Fail, ScriptedServer, Wait
+
+
+def page(number: int, *, of: int, size: int = 2) -> ListMessagesResponse:
+    """Page 1, 2 ... of a list of messages; its own token is `page-N`."""
+    return ListMessagesResponse(
+        messages=[sessiond.Message(seq=number * 10 + i) for i in range(size)],
+        next_page_token=f"page-{number + 1}" if number < of else "",
+        previous_page_token=f"page-{number - 1}" if number > 1 else "",
+        version=99,
+    )
+
+
+async def test_items_of_all_pages(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(1, of=3), page(2, of=3, size=0), page(3, of=3)])
+    listed = client.list_messages("s", order_by="newest_first", page_size=2, after_seq=1, before_seq=90, min_version=5)
+    assert [message.seq async for message in listed] == [10, 11, 30, 31]
+    requests = [seen.request for seen in server.seen]
+    assert [request.page_token for request in requests] == ["", "page-2", "page-3"]
+    for request in requests:
+        assert (request.session_id, request.order_by) == ("s", MessageOrder.MESSAGE_ORDER_NEWEST_FIRST)
+        assert (request.page_size, request.after_seq, request.before_seq, request.min_version) == (2, 1, 90, 5)
+
+
+async def test_nothing_is_asked_for_in_advance(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(1, of=2), page(2, of=2)])
+    items = aiter(client.list_messages("s"))
+    assert not server.seen
+    await anext(items)
+    await anext(items)
+    assert len(server.seen) == 1
+    await anext(items)
+    assert len(server.seen) == 2
+
+
+async def test_an_empty_list(client: sessiond.Client, server: ScriptedServer) -> None:
+    assert [session async for session in client.list_sessions()] == []
+    assert [len(page.sessions) async for page in client.list_sessions().pages()] == [0]
+
+
+async def test_pages_carry_what_items_do_not(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(1, of=2), page(2, of=2)])
+    assert [p.version async for p in client.list_messages("s").pages()] == [99, 99]
+
+
+async def test_a_list_can_be_read_again(client: sessiond.Client, server: ScriptedServer) -> None:
+    answer = ListSessionsResponse(sessions=[sessiond.Session(session_id="s")])
+    server.always = answer
+    listed = client.list_sessions(user_id="u")
+    assert [session.session_id async for session in listed] == ["s"]
+    assert [session.session_id async for session in listed] == ["s"]
+    assert await listed.page() == answer
+    assert [seen.request.page_token for seen in server.seen] == ["", "", ""]
+
+
+async def test_a_list_starts_at_its_token(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(2, of=3), page(3, of=3)])
+    pages = [p async for p in client.list_messages("s", page_token="page-2").pages()]
+    assert [p.messages[0].seq for p in pages] == [20, 30]
+    assert [seen.request.page_token for seen in server.seen] == ["page-2", "page-3"]
+
+
+async def test_back_to_the_first_page(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(2, of=3), page(1, of=3)])
+    pages = [p async for p in client.list_messages("s", page_token="page-2").pages(back=True)]
+    assert [p.messages[0].seq for p in pages] == [20, 10]
+    assert [seen.request.page_token for seen in server.seen] == ["page-2", "page-1"]
+
+
+async def test_after_an_error_the_same_page_again(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(1, of=2), Fail(grpc.StatusCode.INTERNAL), page(2, of=2)])
+    items = aiter(client.list_messages("s"))
+    seqs = [(await anext(items)).seq, (await anext(items)).seq]
+    with pytest.raises(sessiond.SessiondError):
+        await anext(items)
+    seqs += [message.seq async for message in items]
+    assert seqs == [10, 11, 20, 21]
+    assert [seen.request.page_token for seen in server.seen] == ["", "page-2", "page-2"]
+
+
+async def test_cancelled_then_read_on(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([page(1, of=2, size=1), Wait(asyncio.Event()), page(2, of=2)])
+    items = aiter(client.list_messages("s"))
+    first = await anext(items)
+    server.arrived.clear()
+
+    async def read_on() -> sessiond.Message:
+        return await anext(items)
+
+    waiting = asyncio.create_task(read_on())
+    await server.arrived.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await server.cancelled.wait()
+    assert [first.seq, *[message.seq async for message in items]] == [10, 20, 21]
+
+
+async def test_the_end_stays_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
+    pages = client.list_messages("s").pages()
+    await anext(pages)
+    for _ in range(2):
+        with pytest.raises(StopAsyncIteration):
+            await anext(pages)
+    assert len(server.seen) == 1
