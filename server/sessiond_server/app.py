@@ -19,7 +19,7 @@ from typing import Any, Final
 from sessiond_server import auth, sweeper
 from sessiond_server.cache import redis
 from sessiond_server.domain.rows import Rules
-from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.rpc.server import RpcServer, WireSettings
 from sessiond_server.settings import Address, Settings, refuse_open_network
@@ -110,10 +110,26 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys))
 
 
-def bundled(settings: Settings) -> EmbeddedServers:
-    """The bundled servers of these settings, not yet started."""
+def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
+    """The bundled servers of these settings, not yet started; `cache` False: Postgres alone."""
     # Beside the pool: room for the operator's commands.
-    return EmbeddedServers(settings.data_dir, max_connections=settings.pool_size + 20)
+    return EmbeddedServers(settings.data_dir, cache=cache, max_connections=settings.pool_size + 20)
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[str | None]:
+    """For commands beside the service: the DSN of its database, for which the bundled Postgres is started if need be.
+
+    None when there is no data yet. Raises EmbeddedError.
+    """
+    running = settings.postgres_dsn or running_dsn(settings.data_dir)
+    if running is not None:
+        yield running
+    elif (settings.data_dir / "postgres").is_dir():
+        async with bundled(settings, cache=False) as servers:
+            yield servers.postgres_dsn
+    else:
+        yield None
 
 
 @asynccontextmanager
@@ -231,8 +247,12 @@ def _wire(settings: Settings) -> WireSettings:
     reflection = settings.reflection
     if reflection is None:
         reflection = settings.embedded or settings.store == "memory"
+    tls = None
+    if settings.tls_key_file and settings.tls_cert_file:
+        tls = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
     return WireSettings(
         listen=str(settings.listen),
+        tls=tls,
         longest_deadline=settings.longest_deadline,
         reflection=reflection,
         drain_pause=settings.drain_pause,

@@ -6,13 +6,11 @@ The bundled Postgres is started for the check, if it does not run and there is d
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from sessiond_server import app, auth
 from sessiond_server.cache import redis
 from sessiond_server.cli.healthcheck import reachable
-from sessiond_server.embedded import EmbeddedError, running_dsn
+from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.rpc import probe
 from sessiond_server.settings import SettingError, Settings, mask, refuse_open_network
@@ -108,50 +106,35 @@ async def _servers(settings: Settings, report: Report) -> None:
     if settings.store == "memory":
         report.ok("store", "memory: everything is gone when the service stops")
     else:
+        where = mask(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
         try:
-            async with _database(settings, report) as dsn:
+            async with app.database(settings) as dsn:
                 if dsn:
-                    await _schema(dsn, report)
+                    await _postgres(dsn, where, report)
+                else:
+                    report.ok("postgres", f"{where}, to be created by serve")
         except EmbeddedError as error:
             report.fail("postgres", error.problem, error.advice)
     if settings.redis_url:
         await _cache(settings.redis_url, report)
 
 
-@asynccontextmanager
-async def _database(settings: Settings, report: Report) -> AsyncIterator[str | None]:
-    """The DSN of the database; None when there is none yet."""
-    if settings.postgres_dsn:
-        report.ok("store", f"Postgres at {mask(settings.postgres_dsn)}")
-        yield settings.postgres_dsn
-        return
-    running = running_dsn(settings.data_dir)
-    if running:
-        report.ok("store", f"bundled Postgres, running, in {settings.data_dir}")
-        yield running
-    elif (settings.data_dir / "postgres").is_dir():
-        async with app.bundled(settings) as servers:
-            report.ok("store", f"bundled Postgres, started for this check, in {settings.data_dir}")
-            yield servers.postgres_dsn
-    else:
-        report.ok("store", f"bundled Postgres, to be created in {settings.data_dir}")
-        yield None
-
-
-async def _schema(dsn: str, report: Report) -> None:
+async def _postgres(dsn: str, where: str, report: Report) -> None:
     from sessiond_server.store.postgres import migrate
 
     try:
         found = await migrate.status(dsn)
     except StoreUnavailable as error:
-        report.fail(
-            "postgres", f"{error}: {error.__cause__}", "is it running, and are host, port, name and password right?"
-        )
+        advice = "is it running, and are host, port, database, name and password right?"
+        report.fail("postgres", mask(f"{where}: {error.__cause__}"), advice)
         return
+    except Exception as error:  # whatever is wrong with the database: saying so is what this command is for
+        report.fail("postgres", mask(f"{where}: {error}"), "may the user read it, and is it a database of sessiond's own?")
+        return
+    report.ok("postgres", where)
     if found.too_new:
-        report.fail(
-            "schema", str(migrate.SchemaTooNew(found.version, found.latest)), "this server would refuse to start"
-        )
+        problem = str(migrate.SchemaTooNew(found.version, found.latest))
+        report.fail("schema", problem, "this version would refuse to start")
     elif found.ready:
         report.ok("schema", f"version {found.version}")
     else:

@@ -23,7 +23,7 @@ async def _migrate(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
         if dsn is None:
-            dsn = (await stack.enter_async_context(app.bundled(settings))).postgres_dsn
+            dsn = (await stack.enter_async_context(app.bundled(settings, cache=False))).postgres_dsn
         applied = await migrate(dsn)
-    print(f"applied {len(applied)} migrations" if applied else "the schema is of this version already")
+    print(f"applied {', '.join(applied)}" if applied else "the schema is of this version already")
     return 0

@@ -5,7 +5,6 @@ Reads the database, not the service: it works while the service runs and while i
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from google.protobuf import json_format
@@ -17,7 +16,6 @@ from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond_server import app
 from sessiond_server.domain.commands import Scope
-from sessiond_server.embedded import running_dsn
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.settings import Settings
 from sessiond_server.store.contract import Store
@@ -37,19 +35,19 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
         return 1
     from sessiond_server.store.postgres.store import PostgresStore
 
-    async with AsyncExitStack() as stack:
-        dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
+    async with app.database(settings) as dsn:
         if dsn is None:
-            dsn = (await stack.enter_async_context(app.bundled(settings))).postgres_dsn
-        store = await stack.enter_async_context(PostgresStore(dsn, max_connections=1))
-        try:
-            snapshot = await store.get_session(scope, session_id, content=True)
-            for line in session_lines(Session.FromString(snapshot.core + snapshot.content), full):
-                print(line)
-            await _print_log(store, scope, session_id, full)
-        except SessionNotFound:
-            print(f"tenant {plain(scope.tenant_id)} has no session {plain(session_id)}")
+            print(f"there is no data in {settings.data_dir} yet")
             return 1
+        async with PostgresStore(dsn, max_connections=1) as store:
+            try:
+                snapshot = await store.get_session(scope, session_id, content=True)
+                for line in session_lines(Session.FromString(snapshot.core + snapshot.content), full):
+                    print(line)
+                await _print_log(store, scope, session_id, full)
+            except SessionNotFound:
+                print(f"tenant {plain(scope.tenant_id)} has no session {plain(session_id)}")
+                return 1
     return 0
 
 

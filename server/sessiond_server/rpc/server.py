@@ -40,6 +40,8 @@ class WireSettings:
 
     listen: str = "127.0.0.1:50051"
     """host:port; port 0 takes a free one."""
+    tls: tuple[bytes, bytes] | None = None
+    """(private key, certificate chain), both PEM; None: plain text."""
     longest_deadline: float = 30.0
     """Of calls that have no deadline or a later one."""
     most_calls: int = 4096
@@ -119,7 +121,10 @@ class RpcServer:
         if self._settings.reflection:
             names = [service.full_name for service in (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
-        port = server.add_insecure_port(self._settings.listen)
+        if self._settings.tls:
+            port = server.add_secure_port(self._settings.listen, grpc.ssl_server_credentials([self._settings.tls]))
+        else:
+            port = server.add_insecure_port(self._settings.listen)
         await server.start()
         self._server = server
         return port

@@ -65,7 +65,7 @@ def refuse_open_network(settings: Settings) -> None:
         return
     raise SettingError(
         f"refusing to listen on {settings.listen}, which is reachable from the network, without keys.\n"
-        "  Make one: sessiond keys new --name me >> keys.txt   and serve with: --keys-file keys.txt\n"
+        "  Make one: sessiond keys new --name me >> keys.toml   and serve with: --keys-file keys.toml\n"
         "  or listen on 127.0.0.1, or, where something else guards the port, set --allow-unauthenticated-network"
     )
 

@@ -1,0 +1,119 @@
+"""Imports point one way, and other rules of the design that a reader of one file cannot see."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SERVER = Path(__file__).parents[2] / "server" / "sessiond_server"
+CLIENT = Path(__file__).parents[2] / "client" / "sessiond"
+OURS = "sessiond_server"
+MODULES = sorted(SERVER.rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    """Dotted, below the package: `store.postgres.read`."""
+    return ".".join(path.relative_to(SERVER).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, but for annotations only."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for inner in ast.walk(node):
+                inner._skipped = True  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        if getattr(node, "_skipped", False):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def ours(module: str) -> str | None:
+    return module.removeprefix(OURS + ".") if within(module, OURS) and module != OURS else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_module_imports_what_its_place_allows(path: Path) -> None:
+    here = name(path)
+    for module in imports(path):
+        inner = ours(module)
+        if within(module, "asyncpg"):
+            assert within(here, "store.postgres"), module
+        if within(module, "redis"):
+            assert within(here, "cache.redis", "events.redis"), module
+        if within(module, "grpc", "grpc_health", "grpc_reflection", "grpc_status"):
+            assert within(here, "rpc"), module
+        if inner is None:
+            continue
+        if within(here, "errors", "settings", "embedded"):
+            assert within(inner, here.split(".")[0], "errors"), module
+        if within(here, "domain"):
+            assert within(inner, "domain", "errors"), module
+        if within(here, "store"):
+            assert within(inner, "store", "domain", "errors", "cache"), module
+        if within(here, "cache"):
+            assert within(inner, "cache", "domain", "errors"), module
+        if within(here, "rpc"):
+            assert within(inner, "rpc", "domain", "errors", "auth", "store.contract", "events"), module
+        if within(inner, "app", "cli"):
+            assert within(here, "app", "cli", "__main__"), module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_only_settings_reads_the_environment(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
+            assert within(name(path), "settings")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_only_the_store_speaks_sql(path: Path) -> None:
+    if within(name(path), "store.postgres", "embedded"):
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = node.value.lower().split()
+            assert not (words[:1] in (["select"], ["insert"], ["delete"]) and {"from", "into"} & set(words))
+
+
+@pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=str)
+def test_no_task_is_left_to_itself(path: Path) -> None:
+    """A task that nobody holds may vanish, and its error with it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if isinstance(called, ast.Attribute) and called.attr in ("create_task", "ensure_future"):
+                # A TaskGroup holds its own.
+                assert isinstance(called.value, ast.Name), f"line {node.lineno}"
+                assert called.value.id in ("tasks", "group"), f"line {node.lineno}"
+
+
+def test_the_clients_package_knows_nothing_of_the_server() -> None:
+    for path in CLIENT.rglob("*.py"):
+        assert not any(within(module, OURS) for module in imports(path)), path
+
+
+def test_modules_stay_small() -> None:
+    sizes = sorted(len(path.read_text("utf-8").splitlines()) for path in MODULES)
+    assert sizes[len(sizes) // 2] <= 150
+    assert sum(size > 450 for size in sizes) <= 3
+
+
+def test_the_rules_here_catch_what_they_forbid(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from typing import TYPE_CHECKING\nimport asyncpg.pool\nif TYPE_CHECKING:\n    import grpc\n")
+    found = list(imports(wrong))
+    assert "asyncpg.pool" in found
+    assert "grpc" not in found

@@ -1,0 +1,202 @@
+"""The table of settings: each has one place, one parser, one name in flags, environment and README."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sessiond_server.__main__ import main
+from sessiond_server.settings import (
+    SETTINGS,
+    Address,
+    SettingError,
+    Settings,
+    add_flags,
+    load,
+    markdown,
+    mask,
+    refuse_open_network,
+)
+from sessiond_server.settings.values import show_seconds, show_size
+
+README = Path(__file__).parents[2] / "README.md"
+
+OTHER_VALUES = {
+    "listen": ("[::1]:0", Address("::1", 0)),
+    "keys_file": ("/etc/keys", Path("/etc/keys")),
+    "allow_unauthenticated_network": ("yes", True),
+    "tls_cert_file": ("c.pem", Path("c.pem")),
+    "tls_key_file": ("k.pem", Path("k.pem")),
+    "reflection": ("off", False),
+    "store": ("memory", "memory"),
+    "postgres_dsn": ("postgres://h/d", "postgres://h/d"),
+    "redis_url": ("unix:///s", "unix:///s"),
+    "data_dir": ("d", Path("d")),
+    "pool_size": ("3", 3),
+    "default_ttl": ("0", 0.0),
+    "max_live_sessions": ("9", 9),
+    "request_retention": ("90m", 5400.0),
+    "tombstone_retention": ("7d", 604800.0),
+    "longest_deadline": ("1.5s", 1.5),
+    "sweep_interval": ("500ms", 0.5),
+    "shards": ("4", 4),
+    "queue_commands": ("1", 1),
+    "queue_bytes": ("1GiB", 1024**3),
+    "batch_commands": ("1", 1),
+    "batch_bytes": ("64KiB", 65536),
+    "outage": ("0", 0.0),
+    "drain_pause": ("2s", 2.0),
+    "grace": ("1m", 60.0),
+    "uvloop": ("no", False),
+    "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+}
+
+
+def test_every_setting_is_in_the_table_once_and_named_after_its_field() -> None:
+    assert [setting.name for setting in SETTINGS] == [field.name for field in fields(Settings)]
+    variables = [variable for setting in SETTINGS for variable in setting.variables]
+    assert len(variables) == len(set(variables))
+    for setting in SETTINGS:
+        assert setting.help.endswith(".")
+        assert setting.variables[0] == f"SESSIOND_{setting.name.upper()}"
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+def test_flag_beats_variable_beats_default(name: str) -> None:
+    setting = next(setting for setting in SETTINGS if setting.name == name)
+    text, value = OTHER_VALUES[name]
+    default = getattr(load({}, {"HOME": "/home/ada"}), name)
+    assert default != value
+    # Both files of TLS, or neither.
+    beside = {f"tls_{other}_file": "other.pem" for other in ("cert", "key")} if name.startswith("tls_") else {}
+    assert getattr(load(beside, {setting.variables[0]: text} if not beside else {}), name) == (
+        value if not beside else Path("other.pem")
+    )
+    assert getattr(load({**beside, name: text}, {setting.variables[0]: "not a valid value \0"}), name) == value
+    assert getattr(load({}, {setting.variables[0]: "", "HOME": "/home/ada"}), name) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("listen", "127.0.0.1"),
+        ("listen", "127.0.0.1:65536"),
+        ("listen", "::1:50051"),
+        ("listen", ":50051"),
+        ("store", "sqlite"),
+        ("postgres_dsn", "mysql://h/d"),
+        ("postgres_dsn", "host=h password=hunter2"),
+        ("redis_url", "http://:hunter2@h"),
+        ("pool_size", "1"),
+        ("pool_size", "-1"),
+        ("pool_size", "٣"),
+        ("default_ttl", "24"),
+        ("default_ttl", "-1s"),
+        ("default_ttl", "nan"),
+        ("default_ttl", "99999d"),
+        ("sweep_interval", "0"),
+        ("queue_bytes", "4MiB"),
+        ("queue_bytes", "64MB"),
+        ("reflection", "maybe"),
+        ("log_level", "loud"),
+        ("data_dir", "a\0b"),
+    ],
+)
+def test_what_is_wrong_is_named_as_written_and_never_repeated(name: str, text: str) -> None:
+    variable = f"SESSIOND_{name.upper()}"
+    with pytest.raises(SettingError, match=rf"^{variable}: must "):
+        load({}, {variable: text})
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(SettingError, match=rf"^{flag}: must ") as caught:
+        load({name: text}, {})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_one_half_of_tls_is_refused() -> None:
+    with pytest.raises(SettingError, match="belong together"):
+        load({"tls_cert_file": "c.pem"}, {})
+
+
+def test_database_url_is_the_fallback() -> None:
+    assert load({}, {"DATABASE_URL": "postgresql://a/b"}).postgres_dsn == "postgresql://a/b"
+    both = {"DATABASE_URL": "postgresql://a/b", "SESSIOND_POSTGRES_DSN": "postgresql://c/d"}
+    assert load({}, both).postgres_dsn == "postgresql://c/d"
+
+
+def test_data_goes_where_the_account_keeps_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert load({}, {"XDG_DATA_HOME": "/x", "HOME": "/h"}).data_dir == Path("/x/sessiond")
+    assert load({}, {"HOME": "/h"}).data_dir == Path("/h/.local/share/sessiond")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert load({}, {"XDG_DATA_HOME": "/x", "HOME": "/h"}).data_dir == Path("/var/lib/sessiond")
+
+
+@pytest.mark.parametrize(
+    ("listen", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("localhost.example:1", False),
+        ("127.0.0.1.example:1", False),
+    ],
+)
+def test_only_loopback_is_open_without_keys(listen: str, loopback: bool) -> None:
+    assert load({"listen": listen}, {}).listen.loopback == loopback
+    if not loopback:
+        with pytest.raises(SettingError, match="refusing to listen"):
+            refuse_open_network(load({"listen": listen}, {}))
+    refuse_open_network(load({"listen": "127.0.0.1:1" if loopback else listen, "keys_file": "k"}, {}))
+    refuse_open_network(load({"listen": listen, "allow_unauthenticated_network": "true"}, {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://u:hunter2@h:5432/d?sslmode=require", "postgresql://u:***@h:5432/d?sslmode=require"),
+        ("postgresql://u:hun:ter@2@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql://h/d?user=u&password=hunter2&x=y", "postgresql://h/d?user=u&password=***&x=y"),
+        ("redis://:hunter2@h:6379/0", "redis://:***@h:6379/0"),
+    ],
+)
+def test_passwords_are_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.5, "500ms"), (90, "90s"), (86400, "24h"), (172800, "2d")])
+def test_durations_are_shown_as_they_are_written(value: float, text: str) -> None:
+    assert show_seconds(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(65536, "64KiB"), (100, "100"), (1024**3, "1GiB")])
+def test_sizes_are_shown_as_they_are_written(value: int, text: str) -> None:
+    assert show_size(value) == text
+
+
+def test_help_has_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for setting in SETTINGS:
+        assert f"  {setting.flag} " in text
+        for variable in setting.variables:
+            assert variable in text
+
+
+def test_a_switch_needs_no_value() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert load(vars(parser.parse_args(["--reflection"])), {}).reflection is True
+    assert load(vars(parser.parse_args(["--reflection", "false"])), {}).reflection is False
+
+
+def test_the_readme_has_the_table() -> None:
+    assert markdown() in README.read_text("utf-8"), "put in what `sessiond settings` prints"
