@@ -5,6 +5,9 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 FILE ?=
+ROWS ?=
+DURATION ?=
+PEERS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +18,7 @@ CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test verify fix protos requirements demo clean lint types protos-check docker-check
+.PHONY: help run test verify fix protos requirements demo bench clean lint types protos-check docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -29,6 +32,10 @@ demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=
 
 test: $(VENV)/.test $(VENV)/.editable ## Runs all tests [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1]
+	@$(BIN)/python -m benchmarks $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
+	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
 verify: lint types protos-check docker-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"

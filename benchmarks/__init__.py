@@ -1,0 +1,1 @@
+"""`make bench`: what sessiond costs beside an empty handler, and beside what a team would otherwise use."""

@@ -1,0 +1,173 @@
+"""`make bench`: starts everything on loopback, measures, prints a table, writes JSON and a chart into build/."""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from benchmarks import chart, growth, report
+from benchmarks.load import Load, Pressure, build
+from benchmarks.measure import Measured, measure, measure_ceiling
+from benchmarks.processes import Descendants
+from benchmarks.rows import Row, rows
+from benchmarks.site import commit, machine, serving, today
+from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.embedded.postgres import read_postmaster
+
+ROOT = Path(__file__).parent.parent
+FEW_SESSIONS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    names: Sequence[str]
+    pressure: Pressure
+    rounds: int
+    conversations: Path
+    many_sessions: int
+    output: Path
+
+
+def main() -> None:
+    options = _options()
+    load = Load(build(options.output))
+    logs = options.output / "bench-logs"
+    logs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch, _postgres(Path(scratch)) as (dsn, postgres):
+        measured = _measure_all(options, load, logs, dsn, postgres)
+        text = _write(options, measured)
+    print(text)  # noqa: T201 - the report
+
+
+def _options() -> Options:
+    names = ("ceiling", *(row.name for row in rows(ROOT / "examples/conversations.jsonl")), *growth.NAMES)
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
+    parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row, in alternation")
+    parser.add_argument("--callers", type=int, default=64, help="calls under way at once")
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/")
+    parser.add_argument("--sessions", type=int, default=100_000, help="of the large database of growth_list_sessions")
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for bench.json and bench.svg")
+    given = parser.parse_args()
+    chosen = [name.strip() for name in given.rows.split(",") if name.strip()] or list(names)
+    unknown = set(chosen) - set(names)
+    if unknown:
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    return Options(
+        names=[name for name in names if name in chosen],
+        pressure=Pressure(given.duration, callers=given.callers, connections=given.connections),
+        rounds=given.rounds,
+        conversations=Path(given.conversations) if given.conversations else ROOT / "examples/conversations.jsonl",
+        many_sessions=given.sessions,
+        output=given.output,
+    )
+
+
+def _measure_all(options: Options, load: Load, folder: Path, dsn: str, postgres: Descendants) -> list[Measured]:
+    measured: list[Measured] = []
+    known: dict[str, Row] = {row.name: row for row in rows(options.conversations)}
+    with serving(dsn, folder, postgres) as site:
+        if "ceiling" in options.names:
+            _say("ceiling")
+            scripts = known["get_session"].scripts(site)
+            measured.append(measure_ceiling(scripts, site, load, options.pressure, options.rounds, folder))
+        for name in options.names:
+            if name in known:
+                _say(name)
+                measured.append(measure(known[name], site, load, options.pressure, options.rounds, folder))
+        lengths = [name for name in options.names if name in growth.NAMES and name != "growth_list_sessions"]
+        if lengths:
+            _say(", ".join(lengths))
+            measured += growth.measure_lengths(lengths, site, load, options.pressure, options.rounds, folder)
+    if "growth_list_sessions" in options.names:
+        _say("growth_list_sessions")
+        sites = []
+        with ExitStack() as stack:
+            for count in (FEW_SESSIONS, options.many_sessions):
+                database = asyncio.run(_database(dsn, f"sessions_{count}"))
+                subprocess.run([sys.executable, "-m", "benchmarks.seeding", database, str(count)], check=True)
+                asyncio.run(_analyse(database))
+                sites.append((count, stack.enter_context(serving(database, folder, postgres))))
+            measured.append(growth.measure_sessions(sites, load, options.pressure, options.rounds, folder))
+    return measured
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[tuple[str, Descendants]]:
+    """The bundled Postgres with the durability that `sessiond serve` gives it: its DSN and its processes."""
+    data = folder / "data"
+    # Postgres of a bench that runs as root has an account of its own, which must be able to reach its data.
+    folder.chmod(0o711)
+    servers = EmbeddedServers(data, cache=False)
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(servers.__aenter__())
+        try:
+            postmaster = read_postmaster(data / "postgres")
+            assert postmaster is not None
+            yield servers.postgres_dsn, Descendants(postmaster.pid)
+        finally:
+            loop.run_until_complete(servers.__aexit__(None, None, None))
+    finally:
+        loop.close()
+
+
+async def _database(server: str, name: str) -> str:
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+
+
+async def _analyse(dsn: str) -> None:
+    """What autovacuum would have done by the time a service is as old as its data."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+
+
+def _write(options: Options, measured: Sequence[Measured]) -> str:
+    options.output.mkdir(parents=True, exist_ok=True)
+    where, version = machine(), commit()
+    document = {
+        "machine": where,
+        "commit": version,
+        "date": today(),
+        "rounds": options.rounds,
+        "seconds": options.pressure.seconds,
+        "callers": options.pressure.callers,
+        "connections": options.pressure.connections,
+        "experiments": os.environ.get("GRPC_EXPERIMENTS", ""),
+        "rows": [report.record(one) for one in measured],
+    }
+    (options.output / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
+    (options.output / "bench.svg").write_text(chart.svg(measured, f"{where} · {version} · {today()}"))
+    head = f"{where}; commit {version}; {options.rounds} rounds of {options.pressure.seconds:g} s, " + (
+        f"{options.pressure.callers} callers on {options.pressure.connections} connections"
+    )
+    return "\n".join([head, "", report.table(measured), "", *report.remarks(measured)])
+
+
+def _say(what: str) -> None:
+    print(f"measuring {what} ...", file=sys.stderr, flush=True)  # noqa: T201 - progress
+
+
+if __name__ == "__main__":
+    main()

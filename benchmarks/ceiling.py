@@ -1,0 +1,48 @@
+"""The empty handler: grpc.aio set up as sessiond sets it up, answering each method with the same bytes every time.
+
+    python -m benchmarks.ceiling < {"/package.Service/Method": "base64 of the answer", ...}
+
+Prints its port. What it reaches is the most that any service of these response sizes can reach on grpc.aio.
+"""
+
+import base64
+import json
+import sys
+
+import grpc
+import uvloop
+
+from sessiond_server.rpc.server import WireSettings
+
+
+class _Answers(grpc.GenericRpcHandler):
+    def __init__(self, answers: dict[str, bytes]) -> None:
+        self._handlers = {method: _handler(answer) for method, answer in answers.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        return self._handlers.get(handler_call_details.method)
+
+
+def _handler(answer: bytes) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def call(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        return answer
+
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+async def serve(answers: dict[str, bytes]) -> None:
+    server = grpc.aio.server(options=WireSettings().options())
+    server.add_generic_rpc_handlers((_Answers(answers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)  # noqa: T201 - for the benchmark that started it
+    await server.wait_for_termination()
+
+
+def main() -> None:
+    answers = {method: base64.b64decode(answer) for method, answer in json.load(sys.stdin).items()}
+    uvloop.run(serve(answers))
+
+
+if __name__ == "__main__":
+    main()

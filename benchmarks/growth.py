@@ -1,0 +1,86 @@
+"""Growth: the same calls on short and on long logs, with few and with many sessions, in alternation."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.load import Load, Pressure, Sample, Script, Step
+from benchmarks.measure import Measured, checked, empty_handler, lone
+from benchmarks.rows import append, get_session, list_messages, list_sessions
+from benchmarks.site import Site
+
+LENGTHS = (10, 1_000, 100_000)
+SESSIONS = 4
+"""Of each length. With few callers, so that the short ones are still short at the end of a measurement."""
+CALLERS = 8
+
+_CALLS: dict[str, tuple[str, Callable[[str], Step]]] = {
+    "growth_append_100k": ("AppendMessages(1)", lambda session_id: append(session_id, 1)),
+    "growth_get_100k": ("GetSession", get_session),
+    "growth_list_100k": ("ListMessages(50)", list_messages),
+}
+NAMES = (*_CALLS, "growth_list_sessions")
+
+
+def measure_lengths(
+    names: Sequence[str], site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path
+) -> list[Measured]:
+    """The rows of `names` that ask what the length of a log costs."""
+    longest = site.fresh("long", SESSIONS, messages=LENGTHS[-1])
+    few = Pressure(pressure.seconds, pressure.warmup, CALLERS, CALLERS // 2)
+    results = []
+    for name in names:
+        title, call = _CALLS[name]
+
+        def scripts(length: int, call: Callable[[str], Step] = call) -> Sequence[Script]:
+            ids = longest if length == LENGTHS[-1] else site.fresh(f"l{length}", SESSIONS, messages=length)
+            return [[call(one)] for one in ids]
+
+        results.append(
+            _measure(name, title, "messages", [(n, site, scripts) for n in LENGTHS], load, few, rounds, folder)
+        )
+    return results
+
+
+def measure_sessions(
+    sites: Sequence[tuple[int, Site]], load: Load, pressure: Pressure, rounds: int, folder: Path
+) -> Measured:
+    """ListSessions on databases with fewer and more sessions."""
+    few = Pressure(pressure.seconds, pressure.warmup, CALLERS, CALLERS // 2)
+    subjects = [(count, site, lambda _: [[list_sessions()]]) for count, site in sites]
+    return _measure("growth_list_sessions", "ListSessions(20)", "sessions", subjects, load, few, rounds, folder)
+
+
+def _measure(
+    name: str,
+    title: str,
+    unit: str,
+    subjects: Sequence[tuple[int, Site, Callable[[int], Sequence[Script]]]],
+    load: Load,
+    pressure: Pressure,
+    rounds: int,
+    folder: Path,
+) -> Measured:
+    samples: dict[int, list[Sample]] = {size: [] for size, _, _ in subjects}
+    ceilings = []
+    largest, site, scripts = subjects[-1]
+    last = scripts(largest)
+    with empty_handler(site.answers(last), folder) as (port, process):
+        for number in range(rounds):
+            ceilings.append(load.measure(port, last, pressure, process))
+            # Every other round in the opposite order: neither end gets the warmer caches.
+            for size, site, scripts in subjects if number % 2 == 0 else reversed(subjects):
+                sample = load.measure(site.port, scripts(size), pressure, site.server, site.postgres)
+                samples[size].append(checked(f"{name} at {size}", sample))
+    result = Measured(name, f"{title}, {largest:,} {unit}", samples[largest], ceilings)
+    smallest = subjects[0][0]
+    result.lone = load.measure(subjects[-1][1].port, last, lone(pressure), subjects[-1][1].server)
+    result.extra["cost_of_growth"] = statistics.median(
+        small.calls_per_second / large.calls_per_second
+        for small, large in zip(samples[smallest], samples[largest], strict=True)
+    )
+    result.extra["compared_with"] = f"{smallest} {unit}"
+    result.extra["calls_per_s"] = {
+        str(size): statistics.median(one.calls_per_second for one in some) for size, some in samples.items()
+    }
+    return result

@@ -1,0 +1,47 @@
+// Load drives a server with prepared requests and reports what it measured, so that a benchmark of a Python server is
+// not a benchmark of a Python client.
+//
+//	load run  < plan.json   runs a Plan, writes one JSON object per line: {"event":"start"}, {"event":"end"}, a Report
+//	load echo -bytes N      a gRPC server that answers every call with N bytes; prints its port; the client's own limit
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+)
+
+func main() {
+	if err := command(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func command(args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("use: load run | load echo")
+	}
+	switch args[0] {
+	case "run":
+		var plan Plan
+		if err := json.NewDecoder(os.Stdin).Decode(&plan); err != nil {
+			return fmt.Errorf("plan: %w", err)
+		}
+		out := json.NewEncoder(os.Stdout)
+		report, err := Run(&plan, func(event string) { out.Encode(map[string]string{"event": event}) })
+		if err != nil {
+			return err
+		}
+		return out.Encode(report)
+	case "echo":
+		flags := flag.NewFlagSet("echo", flag.ContinueOnError)
+		size := flags.Int("bytes", 200, "size of every answer")
+		if err := flags.Parse(args[1:]); err != nil {
+			return err
+		}
+		return Echo(*size, func(port int) { fmt.Println(port) })
+	}
+	return fmt.Errorf("unknown command %q", args[0])
+}
