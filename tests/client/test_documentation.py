@@ -1,0 +1,33 @@
+"""The examples of docs/client.md do what the page says, one after the other, against the real service."""
+
+import ast
+import re
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from tests.client.conftest import Service
+
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PRINTED = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
+
+
+def compiled(source: str) -> CodeType:
+    code = compile(source, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    assert isinstance(code, CodeType)
+    return code
+
+
+async def test_the_examples(service: Service) -> None:
+    printed: list[str] = []
+    names: dict[str, Any] = {"print": lambda value: printed.append(str(value))}
+    examples = EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(examples) > 5
+    for example in examples:
+        printed.clear()
+        # With await at the top level the code is a coroutine function's; eval gives its coroutine, else None.
+        running = eval(compiled(example.replace("127.0.0.1:50051", service.target)), names)
+        if running is not None:
+            await running
+        assert " ".join(printed) == " ".join(PRINTED.findall(example)), example
