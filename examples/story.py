@@ -16,9 +16,12 @@ from examples.terminal import Screen, clip, pad, printable, width, wrap
 import sessiond
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 ROWS = 14
 """Most rows of a table; longer ones are cut in the middle."""
+SLOW = 2.0
+"""Seconds after which a call without an answer is worth a word."""
 ROLE_STYLES: dict[str, tuple[str, ...]] = {
     "system": ("dim",),
     "user": ("cyan",),
@@ -38,6 +41,7 @@ class Stored:
     conversation: Conversation
     session_id: str
     name: str = ""
+    renamed: bool = False
     version: int = 0
     seconds: list[float] = field(default_factory=list)
     """Of each append."""
@@ -57,7 +61,7 @@ class Demo:
         self._patience = patience
         self._at_once = at_once
         self._labels = {"demo": f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"}
-        self._waiting = False
+        self._away = False
 
     async def tell(self, conversations: Sequence[Conversation]) -> None:
         """The whole story. Raises FailedError where a promise is broken."""
@@ -87,7 +91,7 @@ class Demo:
             return stored
 
         started = time.perf_counter()
-        stored = await self._gather([store(c) for c in conversations])
+        stored = await self._gather(store, conversations)
         elapsed = time.perf_counter() - started
         screen.title("Stored", "a session for each conversation, an append for each turn, the first question as name")
         head = ("messages", "calls", "appends", " median")
@@ -211,7 +215,7 @@ class Demo:
         session = await client.get_session(session_id, min_version=stored.version)
         self._did("as stored", session)
         stale = session.version
-        name = clip(f"{session.name or 'A conversation'} (renamed)", 60)
+        name = f"{clip(session.name or 'A conversation', 50)} (renamed)"
         session = await client.update_session(session_id, name=name, expected_version=stale)
         self._did("rename", session, f"“{printable(session.name)}”")
         expect("the name", session.name, name)
@@ -230,7 +234,7 @@ class Demo:
         expect("end once more", (await client.end_session(session_id)).version, session.version)
         await self._refused(sessiond.SessionEnded, "append", client.append_messages(session_id, one_more))
         expect("its messages", session.message_count, len(stored.conversation.chats))
-        stored.name = session.name
+        stored.name, stored.renamed = session.name, True
 
     def _did(self, what: str, session: sessiond.Session, aside: str = "") -> None:
         status = sessiond.SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
@@ -262,11 +266,12 @@ class Demo:
         expect("the count", counted, len(mine))
         ended = await client.count_sessions(labels=self._labels, statuses=["ended"])
         expect("the count of ended ones", ended, 1)
-        found = [session.name async for session in client.list_sessions(labels=self._labels, name_contains="RENAMED)")]
-        expect("the search by name", len(found), 1)
+        renamed = next(s for s in stored if s.renamed)
+        found = client.list_sessions(labels=self._labels, name_contains="(RENAMED")
+        expect("the search by name", renamed.session_id in [session.session_id async for session in found], True)
         screen.line(f"  {pad('by label', 14)}{count(counted, 'session')} on {count(pages, 'page')}, sorted by name")
         screen.line(f"  {pad('by status', 14)}{ended} ended, {counted - ended} active")
-        screen.line(f"  {pad('by name', 14)}“renamed)” finds “{clip(printable(found[0]), screen.columns - 34)}”")
+        screen.line(f"  {pad('by name', 14)}“(RENAMED” finds “{clip(printable(renamed.name), screen.columns - 38)}”")
 
     async def _read_back(self, stored: Sequence[Stored]) -> None:
         """Every message of every conversation, equal to what the file says."""
@@ -285,22 +290,22 @@ class Demo:
             screen.progress(f"reading back: {done:,} messages")
 
         started = time.perf_counter()
-        await self._gather([read(s) for s in stored])
+        await self._gather(read, stored)
         elapsed = time.perf_counter() - started
         screen.title("Read back")
         equal = f"{count(done, 'message')} of {count(len(stored), 'conversation')}: all equal"
         screen.line(f"  {screen.paint(equal, 'green')}, {elapsed:.2f} s, {_figure(done / elapsed)} messages/s")
         screen.line()
 
-    async def _gather(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """All of it, some at a time; results in order. The first failure stops the rest and is raised as it is."""
+    async def _gather(self, work: Callable[[Item], Coroutine[Any, Any, T]], items: Sequence[Item]) -> list[T]:
+        """Does the work for all items, some at a time; results in order. The first failure stops the rest."""
         room = asyncio.Semaphore(self._at_once)
 
-        async def one(coroutine: Coroutine[Any, Any, T]) -> T:
+        async def one(item: Item) -> T:
             async with room:
-                return await coroutine
+                return await work(item)
 
-        tasks = [asyncio.ensure_future(one(coroutine)) for coroutine in work]
+        tasks = [asyncio.create_task(one(item)) for item in items]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -311,22 +316,31 @@ class Demo:
     async def _patiently(self, call: Callable[[str], Awaitable[T]]) -> T:
         """Makes a call again while the server is away, always with the same request id: done twice, it counts once."""
         request_id = sessiond.new_request_id()
-        give_up = time.monotonic() + self._patience
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience
         while True:
+            notice = loop.call_later(SLOW, self._say_away)
             try:
                 result = await call(request_id)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.QueueFull) as error:
-                if time.monotonic() >= give_up:
+                if loop.time() >= give_up:
                     raise
-                if not self._waiting:
-                    self._waiting = True
-                    self._screen.line(self._screen.paint("  the server is away; waiting for it", "yellow"))
                 await asyncio.sleep(error.retry_after or 0.25)
             else:
-                if self._waiting:
-                    self._waiting = False
-                    self._screen.line(self._screen.paint("  it is back", "green"))
+                self._say_back()
                 return result
+            finally:
+                notice.cancel()
+
+    def _say_away(self) -> None:
+        if not self._away:
+            self._away = True
+            self._screen.line(self._screen.paint("  the server is away; waiting for it", "yellow"))
+
+    def _say_back(self) -> None:
+        if self._away:
+            self._away = False
+            self._screen.line(self._screen.paint("  it is back", "green"))
 
 
 async def _collect(pages: "sessiond.Pages[Any, T]") -> list[T]:

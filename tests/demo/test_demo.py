@@ -1,0 +1,348 @@
+"""The demo, run as a person runs it, against a real server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OWN = ROOT / "examples" / "conversations.jsonl"
+PATIENCE = 60.0
+"""Seconds after which a wait has failed."""
+
+
+class Server:
+    """`sessiond serve` in a process of its own."""
+
+    def __init__(self, *flags: str) -> None:
+        command = [sys.executable, "-m", "sessiond_server", "serve", "--log-level", "warning", *flags]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if found := re.search(r"listening\s+(127\.0\.0\.1:\d+)", line):
+                self.address = found[1]
+                break
+        else:
+            pytest.fail("the server did not start:\n" + "".join(said))
+        # Nobody else reads what it says later; a full pipe would stop it.
+        self._reader = threading.Thread(target=self.process.stdout.read)
+        self._reader.start()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self._reader.join(PATIENCE)
+        self.process.communicate(timeout=PATIENCE)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server("--store", "memory", "--listen", "127.0.0.1:0") as running:
+        yield running
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "examples.demo", *map(str, arguments)]
+
+
+def demo(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, "the demo ended too early"
+        assert time.monotonic() < end
+        process.poll()
+        time.sleep(0.002)  # between two looks at a file that another process writes
+
+
+def many(folder: Path, times: int) -> tuple[Path, int]:
+    """The own conversations, several times over: the file, and how many messages it has."""
+    lines = OWN.read_text(encoding="utf-8").splitlines()
+    file = folder / "many.jsonl"
+    file.write_text("\n".join(lines * times), encoding="utf-8")
+    return file, times * sum(len(json.loads(line)["messages"]) for line in lines)
+
+
+def messages_of(ledger: Path) -> int:
+    if not ledger.exists():
+        return 0
+    return sum(len(json.loads(line)["messages"]) for line in ledger.read_text().split("\n")[:-1])
+
+
+def test_the_whole_story(server: Server, tmp_path: Path) -> None:
+    ledger = tmp_path / "acked"
+    told = demo("--address", server.address, "--ledger", ledger)
+    assert told.stderr == ""
+    assert told.returncode == 0
+    for title in ("Stored", "A conversation", "Pages", "A session's life", "Lists", "Read back"):
+        assert f"\n{title}" in told.stdout
+    for refused in ("VersionMismatch", "SessionNotActive", "IllegalTransition", "SessionEnded"):
+        assert f"refused    {refused}: " in told.stdout
+    for said in ("你好", "السلام عليكم", "来週の土曜日", "안녕하세요", "नमस्ते", "Когда", "👋🏽 plan a 🏖️"):
+        assert said in told.stdout
+    assert "126 messages of 12 conversations: all equal" in told.stdout
+    assert "\x1b" not in told.stdout
+
+    assert messages_of(ledger) == 126
+    verified = demo("--address", server.address, "--verify", ledger)
+    assert verified.stdout == "sessions=12 acked=126 lost=0 changed=0 doubled=0\n"
+    assert verified.returncode == 0
+
+
+def test_again_with_sessions_of_its_own(server: Server) -> None:
+    runs = [demo("--address", server.address) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0]
+    labels = {re.findall(r"demo=(\S+)", run.stdout)[0] for run in runs}
+    assert len(labels) == 2
+
+
+def test_verify_finds_what_is_not_as_it_was(server: Server, tmp_path: Path) -> None:
+    ledger = tmp_path / "acked"
+    assert demo("--address", server.address, "--ledger", ledger).returncode == 0
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    by_session: dict[str, list[Any]] = {}
+    for record in records:
+        by_session.setdefault(record["session_id"], []).append(record)
+    altered, vanished, twice, *_ = by_session.values()
+    entries = [entry for record in altered for entry in record["messages"]]
+    entries[0][0] = "no-such-message"
+    entries[1][2] = "another digest"
+    entries[2][1] += 1000
+    for record in vanished:
+        record["session_id"] = "no-such-session"
+    # An append that the ledger does not know, before others that it knows: as if a retry had been applied twice.
+    records.remove(twice[0])
+    ledger.write_text("".join(json.dumps(record) + "\n" for record in records))
+    verified = demo("--address", server.address, "--verify", ledger)
+    lost = 1 + sum(len(record["messages"]) for record in vanished)
+    # What stands where the third message should be, nobody was told of.
+    doubled = len(twice[0]["messages"]) + 1
+    assert verified.stdout.endswith(f" lost={lost} changed=2 doubled={doubled}\n")
+    assert verified.returncode == 1
+    assert verified.stderr == "demo: FAILED: acknowledged messages are not as they were\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
+def test_on_a_terminal_there_is_colour_and_progress(server: Server) -> None:
+    ours, theirs = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen(command("--address", server.address), cwd=ROOT, stdout=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        said += chunk
+    os.close(ours)
+    assert process.wait(PATIENCE) == 0
+    assert b"\x1b[1mStored\x1b[0m" in said
+    assert b"storing: 126 of 126 messages" in said
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with Server("--store", "memory", "--listen", "127.0.0.1:0") as gone:
+        address = gone.address
+    told = demo("--address", address)
+    assert told.returncode == 3
+    assert told.stderr == f"demo: no server answers at {address}; start one with `make run`, in another terminal\n"
+    assert told.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no conversation in it"),
+        (b"\n \n", "no conversation in it"),
+        (b"{", "file.jsonl:1: not JSON"),
+        (b'{"id": "a", "messages": []}\n[1]', "file.jsonl:2: must be an object"),
+        (b'{"messages": [1]}', "file.jsonl:1: must be an object"),
+        (b'{"messages": [{"role": "user", "content": "a"}, {"role": "oracle"}]}', "file.jsonl:1: messages[1]: role"),
+        (b'{"messages": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "file.jsonl:1: not JSON"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_file(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "file.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    told = demo(file)
+    assert told.returncode == 2
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_what_the_service_refuses_is_told(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "file.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "nul: \0"}]}))
+    told = demo("--address", server.address, file)
+    assert told.returncode == 1
+    assert told.stderr == "demo: InvalidFields: messages[0].parts[0].text: must not contain U+0000\n"
+
+
+def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "file.jsonl"
+    file.write_text('{"id": "empty", "messages": []}\n')
+    told = demo("--address", server.address, file)
+    assert told.stderr == ""
+    assert told.returncode == 0
+    assert "0 messages of 1 conversation: all equal" in told.stdout
+
+
+def test_interrupted(server: Server, tmp_path: Path) -> None:
+    ledger = tmp_path / "acked"
+    file, _ = many(tmp_path, 40)
+    process = subprocess.Popen(
+        command("--address", server.address, "--ledger", ledger, file),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: messages_of(ledger) > 10, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors == "demo: interrupted; what the service acknowledged is stored\n"
+    verified = demo("--address", server.address, "--verify", ledger)
+    assert " lost=0 changed=0 doubled=0" in verified.stdout
+
+
+def test_a_killed_server_keeps_every_acknowledged_message(postgres_dsn: str, redis_url: str, tmp_path: Path) -> None:
+    ledger = tmp_path / "acked"
+    file, total = many(tmp_path, 10)
+    flags = ("--postgres-dsn", postgres_dsn, "--redis-url", redis_url)
+    with Server(*flags, "--listen", "127.0.0.1:0") as first:
+        process = subprocess.Popen(
+            command("--address", first.address, "--ledger", ledger, file),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        wait_for(lambda: messages_of(ledger) > 50, process)
+        first.stop(signal.SIGKILL)
+    acked = messages_of(ledger)
+    assert acked < total
+    with Server(*flags, "--listen", first.address) as second:
+        verified = demo("--address", second.address, "--verify", ledger)
+        assert " lost=0 changed=0 doubled=0" in verified.stdout
+        told, errors = process.communicate(timeout=PATIENCE)
+        assert errors == ""
+        assert process.returncode == 0
+        assert f"{total:,} messages of 120 conversations: all equal" in told
+        verified = demo("--address", second.address, "--verify", ledger)
+        assert verified.stdout == f"sessions=120 acked={total} lost=0 changed=0 doubled=0\n"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the examples, which no installation has on its path."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def load(name: str) -> ModuleType:
+        from importlib import import_module
+
+        return import_module(f"examples.{name}")
+
+    return load
+
+
+Example = Callable[[str], Any]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        *(("", 0), ("abc", 3), ("你好", 4), ("한글", 4), ("ﾊﾝ", 2)),
+        *(("e\u0301", 1), ("पढ़ाई", 4), ("👨\u200d👩\u200d👧\u200d👦", 2), ("👋🏽", 2)),
+    ],
+)
+def test_width(example: Example, text: str, columns: int) -> None:
+    assert example("terminal").width(text) == columns
+
+
+def test_clip_and_pad_by_columns(example: Example) -> None:
+    terminal = example("terminal")
+    assert terminal.clip("你好世界", 8) == "你好世界"
+    assert terminal.clip("你好世界", 7) == "你好世…"
+    assert terminal.clip("你好世界", 6) == "你好…"
+    assert terminal.pad("你好", 6) == "你好  "
+    assert terminal.pad("1", 3, right=True) == "  1"
+
+
+def test_wrap(example: Example) -> None:
+    wrap = example("terminal").wrap
+    assert wrap("one two three", 7, 9) == ["one two", "three"]
+    assert wrap("你好世界你好", 4, 9) == ["你好", "世界", "你好"]
+    assert wrap("a 你好世界", 5, 9) == ["a 你", "好世", "界"]
+    assert wrap("one two three four", 5, 2) == ["one", "two…"]
+    assert wrap("", 5, 2) == [""]
+
+
+def test_text_cannot_take_over_the_terminal(example: Example) -> None:
+    assert example("terminal").printable("a\x1b[31m\r\nb\u202ec\x9bd\ufeff é") == "a[31m bcd é"
+
+
+def test_turns_begin_with_the_user(example: Example) -> None:
+    chats = example("chats")
+    conversation = chats.load(OWN)[0]
+    turns = list(chats.turns(conversation.messages))
+    assert [message for turn in turns for message in turn] == conversation.messages
+    assert [len(turn) for turn in turns] == [1, 9, 2, 5]
+    assert all(turn[0].role == 2 for turn in turns[1:])
+    many = conversation.messages[:1] * 600
+    assert [len(turn) for turn in chats.turns(many)] == [256, 256, 88]
+
+
+def test_the_conversations_are_varied() -> None:
+    text = OWN.read_text(encoding="utf-8")
+    scripts = {
+        "Latin": "ß",
+        "Han": "查",
+        "Kana": "お",
+        "Hangul": "배",
+        "Arabic": "ب",
+        "Devanagari": "प",
+        "Cyrillic": "я",
+    }
+    assert not [name for name, letter in scripts.items() if letter not in text]
+    conversations = [json.loads(line) for line in text.splitlines()]
+    roles = {message["role"] for conversation in conversations for message in conversation["messages"]}
+    assert roles == {"system", "user", "assistant", "tool"}
+    assert len(conversations) == 12
