@@ -117,7 +117,9 @@ def new_key(name: str, tenant_id: str, user_id: str = "", scopes: Iterable[str] 
     if fault := _fault(entry):
         raise ValueError(fault)
     # JSON strings and arrays of them are TOML too; the checks above leave no character that the two escape differently.
-    return key, "[[keys]]\n" + "".join(f"{field} = {json.dumps(value)}\n" for field, value in entry.items())
+    return key, "[[keys]]\n" + "".join(
+        f"{field} = {json.dumps(value, ensure_ascii=False)}\n" for field, value in entry.items()
+    )
 
 
 def load_keys(path: Path) -> Mapping[bytes, Principal]:
@@ -164,7 +166,11 @@ def _fault(entry: Mapping[str, object]) -> str | None:
         return "tenant must be 1 to 128 characters of [A-Za-z0-9._:~-]"
     if "user" in entry and not _is_line(entry["user"]):
         return "user must be 1 to 128 characters without control characters"
-    if not isinstance(scopes, list) or not scopes or not all(scope in SCOPES for scope in scopes):
+    if (
+        not isinstance(scopes, list)
+        or not scopes
+        or not all(isinstance(scope, str) and scope in SCOPES for scope in scopes)
+    ):
         return f"scopes must be a list of {', '.join(sorted(SCOPES))}"
     return None
 

@@ -38,7 +38,7 @@ class Call:
 
     __slots__ = ("context", "error", "id", "method", "principal", "request_bytes", "response_bytes")
 
-    def __init__(self, method: Method, context: ServicerContext[Any, Any], request_bytes: int) -> None:
+    def __init__(self, method: Method, context: "ServicerContext[Any, Any]", request_bytes: int) -> None:
         self.method = method
         self.context = context
         self.id = ""

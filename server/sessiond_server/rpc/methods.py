@@ -40,7 +40,7 @@ def snake_case(name: str) -> str:
 
 def _method_handler(
     descriptor: MethodDescriptor, behaviour: Handler, interceptors: Sequence[Interceptor], largest_request: int
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     incoming, outgoing = descriptor.client_streaming, descriptor.server_streaming
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
     method = Method(path, incoming, outgoing, largest_request)
@@ -48,7 +48,7 @@ def _method_handler(
     stack = reduce(lambda proceed, one: one.around(method, proceed), reversed(interceptors), innermost)
 
     # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
-    async def serve(request: Any, context: ServicerContext[Any, Any]) -> bytes | None:
+    async def serve(request: Any, context: "ServicerContext[Any, Any]") -> bytes | None:
         return await stack(request, Call(method, context, 0 if incoming else len(request)))
 
     kind = {

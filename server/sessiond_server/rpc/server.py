@@ -109,6 +109,7 @@ class RpcServer:
             Authentication(authenticator),  # before any byte of the request is parsed
         )
         self._server: Server | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens; health says NOT_SERVING. Returns the port. Raises RuntimeError when the address cannot be had."""
@@ -139,28 +140,22 @@ class RpcServer:
         return self._occupancy.calls
 
     async def stop(self) -> None:
-        """Health says NOT_SERVING; after a pause new calls are refused; those in progress get `grace` to finish.
+        """Health says NOT_SERVING; after a pause clients are told to go elsewhere and new calls are refused; those in
+        progress get `grace` to finish, then they are cancelled.
 
-        Returns when the port is closed. Cancelling it skips the waiting, not the closing.
+        Returns when the port is closed. Cancelling it skips the pause; the rest then goes on by itself.
         """
         server, self._server = self._server, None
         if server is None:
+            if self._closing is not None:
+                await asyncio.shield(self._closing)
             return
         await self._health.drain()
         try:
             await asyncio.sleep(self._settings.drain_pause)
         finally:
             self._gate.close()
-            await self._close(server)
-
-    async def _close(self, server: Server) -> None:
-        """Tells clients to go elsewhere, at once, and closes when no call is in progress, or after `grace`."""
-        closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-closing")
-        idle = asyncio.create_task(self._occupancy.idle(), name="rpc-idle")
-        try:
-            await asyncio.wait((closing, idle), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            idle.cancel()
-            # Streams of health probes never end by themselves: grpc would wait for them until the grace is over.
-            await server.stop(None)
-            await closing
+            self._health.close()
+            # Once, and never cancelled: with two calls of grpc's `stop` under way, one may use what the other freed.
+            self._closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-closing")
+            await asyncio.shield(self._closing)

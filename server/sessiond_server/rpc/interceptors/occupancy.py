@@ -1,6 +1,5 @@
 """How many calls are in progress, and how many may be."""
 
-import asyncio
 from typing import Any
 
 from sessiond_server.errors import QueueFull
@@ -11,7 +10,7 @@ RETRY_AFTER = 0.5
 
 
 class Occupancy:
-    """Refuses calls beyond `most` with QueueFull, at once. Streamed answers count for draining, not for the limit.
+    """Refuses calls beyond `most` with QueueFull, at once. Streamed answers are counted, not limited.
 
     In place of grpc's `maximum_concurrent_rpcs`, which miscounted for years.
     """
@@ -20,17 +19,11 @@ class Occupancy:
         self._most = most
         self._limited = 0
         self._all = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def calls(self) -> int:
         """Calls whose answer has not been handed to the transport."""
         return self._all
-
-    async def idle(self) -> None:
-        """Returns when no call is in progress."""
-        await self._idle.wait()
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         limited = 0 if method.response_streaming else 1
@@ -38,8 +31,6 @@ class Occupancy:
         def left(_: Any) -> None:
             self._all -= 1
             self._limited -= limited
-            if not self._all:
-                self._idle.set()
 
         async def counted(request: Any, call: Call) -> bytes | None:
             if limited and self._limited >= self._most:
@@ -48,7 +39,6 @@ class Occupancy:
             call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
             self._all += 1
             self._limited += limited
-            self._idle.clear()
             return await proceed(request, call)
 
         return counted

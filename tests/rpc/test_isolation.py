@@ -1,0 +1,118 @@
+"""Defect 11: what belongs to another tenant or user does not exist, to the letter of every answer."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message as ProtoMessage
+from grpc import StatusCode
+
+from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1.session_pb2 import Session
+from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire, said
+
+
+def named(session_id: str) -> dict[str, ProtoMessage]:
+    """One request for every RPC that names a session."""
+    return {
+        "GetSession": s.GetSessionRequest(session_id=session_id, min_version=1000),
+        "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=[session_id]),
+        "UpdateSession": s.UpdateSessionRequest(session=Session(session_id=session_id, name="x"), expected_version=77),
+        "ActivateSession": s.ActivateSessionRequest(session_id=session_id),
+        "SuspendSession": s.SuspendSessionRequest(session_id=session_id, request_id="used"),
+        "ResumeSession": s.ResumeSessionRequest(session_id=session_id),
+        "EndSession": s.EndSessionRequest(session_id=session_id, expected_version=77),
+        "TouchSession": s.TouchSessionRequest(session_id=session_id),
+        "DeleteSession": s.DeleteSessionRequest(session_id=session_id, expected_version=77),
+        "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=[session_id]),
+        "GetSessionMetrics": s.GetSessionMetricsRequest(session_id=session_id, min_version=1000),
+        "AppendMessages": m.AppendMessagesRequest(session_id=session_id, messages=[said("x", message_id="m1")]),
+        "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),
+        "ListMessages": m.ListMessagesRequest(session_id=session_id, min_version=1000),
+        "RedactMessage": m.RedactMessageRequest(session_id=session_id, message_id="m1"),
+    }
+
+
+NAMELESS = {"CreateSession", "ListSessions", "CountSessions"}
+
+
+def test_every_rpc_is_here() -> None:
+    assert named("x").keys() | NAMELESS == RPCS.keys()
+
+
+@pytest.fixture
+async def shared(wire: Wire) -> Wire:
+    """`bobs` is bob's, used with every trace that could betray it; `gone` was bob's."""
+    for session_id in ("bobs", "gone"):
+        await wire.create(session_id, key=BOB, name="secret")
+        request = m.AppendMessagesRequest(session_id=session_id, messages=[said("secret", message_id="m1")])
+        await wire.call("AppendMessages", request, key=BOB)
+    await wire.call("TouchSession", s.TouchSessionRequest(session_id="bobs", request_id="used"), key=BOB)
+    await wire.call("DeleteSession", s.DeleteSessionRequest(session_id="gone"), key=BOB)
+    return wire
+
+
+async def outcome(wire: Wire, rpc: str, request: ProtoMessage, key: str) -> Any:
+    """All that the caller sees, without what differs between any two calls."""
+    try:
+        answer = await wire.call(rpc, request, key=key)
+    except Failure as failure:
+        trailers = sorted(failure.trailers)
+        kinds = [type(detail).__name__ for detail in failure.details]
+        return (failure.code, failure.text, failure.reason, failure.metadata, failure.violations, trailers, kinds)
+    return answer
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+@pytest.mark.parametrize("rpc", named("x"))
+async def test_a_foreign_session_looks_like_none(shared: Wire, rpc: str, key: str) -> None:
+    before = await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB)
+    foreign = await outcome(shared, rpc, named("bobs")[rpc], key)
+    for other in ("none", "gone"):
+        unknown = await outcome(shared, rpc, named(other)[rpc], key)
+        assert str(unknown).replace(other, "bobs") == str(foreign)
+    if isinstance(foreign, tuple):
+        assert foreign[:4] == (StatusCode.NOT_FOUND, "session not found", "SESSION_NOT_FOUND", {"session_id": "bobs"})
+    else:
+        assert foreign.not_found == ["bobs"]
+    assert await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
+
+
+async def test_a_key_of_the_whole_tenant_sees_it(shared: Wire) -> None:
+    answer = await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=TENANT)
+    assert answer.name == "secret"
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+async def test_lists_and_counts_leave_it_out(shared: Wire, key: str) -> None:
+    await shared.create("own", key=key)
+    everything = s.SessionFilter(name_contains="")
+    listed = await shared.call("ListSessions", s.ListSessionsRequest(filter=everything), key=key)
+    assert [x.session_id for x in listed.sessions] == ["own"]
+    assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=everything), key=key)).count == 1
+    bobs = s.SessionFilter(user_id="bob")
+    assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=bobs), key=key)).count == 0
+
+
+async def test_a_taken_id_has_the_same_text_whoever_owns_it(shared: Wire) -> None:
+    await shared.create("alices", key=ALICE)
+    texts = set()
+    for session_id in ("alices", "bobs", "gone"):
+        request = s.CreateSessionRequest(session=Session(session_id=session_id))
+        failure = await shared.failure("CreateSession", request, key=ALICE)
+        assert (failure.code, failure.metadata) == (StatusCode.ALREADY_EXISTS, {"session_id": session_id})
+        texts.add(failure.text)
+    assert texts == {"session already exists"}
+
+
+async def test_ids_of_tenants_are_apart(shared: Wire) -> None:
+    created = await shared.create("bobs", key=OTHER_TENANT)
+    assert created.version == 1
+
+
+async def test_equal_request_ids_of_two_callers_make_two_sessions(wire: Wire) -> None:
+    request = s.CreateSessionRequest(session=Session(), request_id="r-1")
+    made = {
+        (await wire.call("CreateSession", request, key=key)).session_id for key in (ALICE, BOB, OTHER_TENANT, TENANT)
+    }
+    assert len(made) == 4

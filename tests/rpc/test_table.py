@@ -1,0 +1,311 @@
+"""Every RPC: what a request is answered with, as response or as code, reason and field."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from google.protobuf.message import Message as ProtoMessage
+from grpc import StatusCode
+
+from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus, SessionView
+from sessiond_server.domain import wire as encoding
+from sessiond_server.domain.rows import Rules
+from sessiond_server.errors import QueueFull, StoreUnavailable
+from sessiond_server.store.memory import MemoryStore
+from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, said, serving
+
+ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
+SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED
+ENDED = SessionStatus.SESSION_STATUS_ENDED
+BASIC = SessionView.SESSION_VIEW_BASIC
+
+WRITES = {
+    "CreateSession": s.CreateSessionRequest(session=Session(session_id="new")),
+    "UpdateSession": s.UpdateSessionRequest(session=Session(session_id="active", name="Renamed")),
+    "ActivateSession": s.ActivateSessionRequest(session_id="created"),
+    "SuspendSession": s.SuspendSessionRequest(session_id="active"),
+    "ResumeSession": s.ResumeSessionRequest(session_id="suspended"),
+    "EndSession": s.EndSessionRequest(session_id="active"),
+    "TouchSession": s.TouchSessionRequest(session_id="active"),
+    "DeleteSession": s.DeleteSessionRequest(session_id="active"),
+    "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
+    "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
+    "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
+}
+READS = {
+    "GetSession": s.GetSessionRequest(session_id="active"),
+    "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=["ended", "none", "active"]),
+    "ListSessions": s.ListSessionsRequest(filter=s.SessionFilter(statuses=[ENDED])),
+    "CountSessions": s.CountSessionsRequest(),
+    "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
+    "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
+    "ListMessages": m.ListMessagesRequest(session_id="active"),
+}
+VALID = {**WRITES, **READS}
+
+
+@pytest.fixture
+async def stocked(wire: Wire) -> Wire:
+    await stock(wire)
+    return wire
+
+
+async def stock(wire: Wire) -> None:
+    """Sessions named by their status, `active` at version 2 with the message m1."""
+    await wire.create("created", active=False)
+    await wire.create("active", summary="so far")
+    message = said("hello", message_id="m1")
+    await wire.call("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[message]))
+    await wire.create("suspended")
+    await wire.call("SuspendSession", s.SuspendSessionRequest(session_id="suspended"))
+    await wire.create("ended")
+    await wire.call("EndSession", s.EndSessionRequest(session_id="ended"))
+    await wire.create("small", config=SessionConfig(max_messages=1, blocked_tools=["rm"]))
+
+
+def test_the_tables_have_every_rpc_of_every_service() -> None:
+    assert VALID.keys() == RPCS.keys()
+    assert ANSWERS.keys() == RPCS.keys()
+    assert {rpc for rpc, *_ in REFUSALS} == RPCS.keys()
+
+
+ANSWERS: dict[str, Callable[[Any], bool]] = {
+    "CreateSession": lambda a: (a.session_id, a.version, a.status) == ("new", 1, SessionStatus.SESSION_STATUS_CREATED),
+    "GetSession": lambda a: (a.session_id, a.version, a.summary) == ("active", 2, "so far"),
+    "BatchGetSessions": lambda a: ([x.session_id for x in a.sessions], a.not_found) == (["ended", "active"], ["none"]),
+    "ListSessions": lambda a: [x.session_id for x in a.sessions] == ["ended"] and not a.next_page_token,
+    "CountSessions": lambda a: a.count == 5,
+    "UpdateSession": lambda a: (a.name, a.version, a.summary) == ("Renamed", 3, "so far"),
+    "ActivateSession": lambda a: (a.status, a.version) == (ACTIVE, 2),
+    "SuspendSession": lambda a: (a.status, a.version, a.summary) == (SUSPENDED, 3, "so far"),
+    "ResumeSession": lambda a: (a.status, a.version) == (ACTIVE, 3),
+    "EndSession": lambda a: (a.status, a.end_reason, a.summary) == (ENDED, EndReason.END_REASON_CLIENT, "so far"),
+    "TouchSession": lambda a: (a.status, a.version, a.summary) == (ACTIVE, 3, "so far"),
+    "DeleteSession": lambda a: a.version == 3,
+    "BatchDeleteSessions": lambda a: (a.deleted, a.not_found) == (["active", "ended"], ["none"]),
+    "GetSessionMetrics": lambda a: (a.session_id, a.version, a.message_count, a.request_count) == ("active", 2, 1, 2),
+    "AppendMessages": lambda a: (
+        (a.version, a.first_seq, a.message_ids[1]) == (4, 3, "given") and a.message_ids[0] != ""
+    ),
+    "GetMessage": lambda a: (a.message_id, a.seq, a.parts[0].text) == ("m1", 2, "hello"),
+    "ListMessages": lambda a: ([x.message_id for x in a.messages], a.version) == (["m1"], 2),
+    "RedactMessage": lambda a: (a.message_id, a.redact_reason, len(a.parts)) == ("m1", "asked", 0),
+}
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_a_valid_request_is_answered(stocked: Wire, rpc: str) -> None:
+    answer = await stocked.call(rpc, VALID[rpc])
+    assert ANSWERS[rpc](answer), answer
+
+
+Refusal = tuple[str, ProtoMessage, StatusCode, str, dict[str, str]]
+INVALID, PRECONDITION = StatusCode.INVALID_ARGUMENT, StatusCode.FAILED_PRECONDITION
+MISMATCH = {"session_id": "active", "current_version": "2"}
+
+REFUSALS: list[Refusal] = [
+    ("CreateSession", s.CreateSessionRequest(session=Session(session_id="active")), StatusCode.ALREADY_EXISTS,
+     "SESSION_ALREADY_EXISTS", {"session_id": "active"}),
+    ("GetSession", s.GetSessionRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("GetSession", s.GetSessionRequest(session_id="active", min_version=3), PRECONDITION, "VERSION_NOT_REACHED",
+     MISMATCH),
+    ("BatchGetSessions", s.BatchGetSessionsRequest(), INVALID, "INVALID_FIELD", {}),
+    ("ListSessions", s.ListSessionsRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("CountSessions", s.CountSessionsRequest(filter=s.SessionFilter(type=cast("Any", 99))), INVALID, "INVALID_FIELD", {}),
+    ("UpdateSession", s.UpdateSessionRequest(session=Session(session_id="ended", name="x")), PRECONDITION,
+     "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("UpdateSession", s.UpdateSessionRequest(session=Session(session_id="active", name="x"), expected_version=1),
+     StatusCode.ABORTED, "VERSION_MISMATCH", MISMATCH),
+    ("ActivateSession", s.ActivateSessionRequest(session_id="active"), PRECONDITION, "ILLEGAL_TRANSITION",
+     {"session_id": "active", "status": "ACTIVE", "action": "activate"}),
+    ("SuspendSession", s.SuspendSessionRequest(session_id="created"), PRECONDITION, "ILLEGAL_TRANSITION",
+     {"session_id": "created", "status": "CREATED", "action": "suspend"}),
+    ("ResumeSession", s.ResumeSessionRequest(session_id="active"), PRECONDITION, "ILLEGAL_TRANSITION",
+     {"session_id": "active", "status": "ACTIVE", "action": "resume"}),
+    ("EndSession", s.EndSessionRequest(session_id="active", expected_version=9), StatusCode.ABORTED,
+     "VERSION_MISMATCH", MISMATCH),
+    ("TouchSession", s.TouchSessionRequest(session_id="ended"), PRECONDITION, "SESSION_ENDED",
+     {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("DeleteSession", s.DeleteSessionRequest(session_id="active", expected_version=1), StatusCode.ABORTED,
+     "VERSION_MISMATCH", MISMATCH),
+    ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["a", "a"]), INVALID, "INVALID_FIELD", {}),
+    ("GetSessionMetrics", s.GetSessionMetricsRequest(session_id="active", min_version=3), PRECONDITION,
+     "VERSION_NOT_REACHED", MISMATCH),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="suspended", messages=[said("x")]), PRECONDITION,
+     "SESSION_NOT_ACTIVE", {"session_id": "suspended", "status": "SUSPENDED"}),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[said("x", message_id="m1")]),
+     StatusCode.ALREADY_EXISTS, "MESSAGE_ALREADY_EXISTS", {"session_id": "active", "message_id": "m1"}),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="small", messages=[said("x"), said("y")]), PRECONDITION,
+     "MESSAGE_LIMIT_REACHED", {"session_id": "small", "limit": "1"}),
+    ("GetMessage", m.GetMessageRequest(session_id="active", message_id="m2"), StatusCode.NOT_FOUND,
+     "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m2"}),
+    ("GetMessage", m.GetMessageRequest(session_id="active", message_id="m1", min_version=3), PRECONDITION,
+     "VERSION_NOT_REACHED", MISMATCH),
+    ("ListMessages", m.ListMessagesRequest(session_id="active", min_version=3), PRECONDITION, "VERSION_NOT_REACHED",
+     MISMATCH),
+    ("ListMessages", m.ListMessagesRequest(session_id="active", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("RedactMessage", m.RedactMessageRequest(session_id="active", message_id="m2"), StatusCode.NOT_FOUND,
+     "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m2"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rpc", "request_", "code", "reason", "metadata"), REFUSALS, ids=lambda value: str(value)[:30])
+async def test_a_refusal_has_its_code_reason_and_details(
+    stocked: Wire, rpc: str, request_: ProtoMessage, code: StatusCode, reason: str, metadata: dict[str, str]
+) -> None:
+    failure = await stocked.failure(rpc, request_)
+    assert (failure.code, failure.reason, failure.metadata) == (code, reason, metadata)
+    assert bool(failure.violations) == (code is INVALID)
+
+
+async def test_a_blocked_tool_is_named(stocked: Wire) -> None:
+    call = said("x")
+    call.parts.add().tool_call.name = "rm"
+    failure = await stocked.failure("AppendMessages", m.AppendMessagesRequest(session_id="small", messages=[call]))
+    assert (failure.code, failure.reason, failure.metadata["tool"]) == (PRECONDITION, "TOOL_BLOCKED", "rm")
+    assert failure.text.startswith("messages[0].parts[1].tool_call.name: ")
+
+
+async def test_a_quota_is_exhausted() -> None:
+    async with serving(MemoryStore(rules=Rules(max_live_sessions=1))) as wire:
+        await wire.create()
+        failure = await wire.failure("CreateSession", s.CreateSessionRequest(session=Session()))
+    assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "SESSION_QUOTA_REACHED")
+    assert failure.metadata == {"limit": "1"}
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_no_key_and_an_unknown_key_are_unauthenticated(wire: Wire, rpc: str) -> None:
+    for key in ("", "unknown"):
+        failure = await wire.failure(rpc, b"\xff", key=key)
+        assert (failure.code, failure.reason) == (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_the_scope_of_the_call_is_needed_and_is_enough(stocked: Wire, rpc: str) -> None:
+    enough, lacking, scope = (WRITER, READER, "sessions:write") if rpc in WRITES else (READER, WRITER, "sessions:read")
+    failure = await stocked.failure(rpc, VALID[rpc], key=lacking)
+    assert (failure.code, failure.reason) == (StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    assert failure.metadata == {"scope": scope}
+    assert ANSWERS[rpc](await stocked.call(rpc, VALID[rpc], key=enough))
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_bytes_that_are_no_request_are_malformed(wire: Wire, rpc: str) -> None:
+    # Field 1 with the reserved wire type 7; then a length that passes the end.
+    for data in (b"\x0f", b"\x0a\x7fabc"):
+        failure = await wire.failure(rpc, data)
+        assert (failure.code, failure.reason) == (INVALID, "MALFORMED_REQUEST")
+        assert RPCS[rpc].input_type.full_name in failure.text
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_a_request_beyond_the_limit_is_too_large(stocked: Wire, rpc: str) -> None:
+    # An unknown field, so that no known one is at fault.
+    data = VALID[rpc].SerializeToString() + unknown_field(4 * 1024 * 1024)
+    failure = await stocked.failure(rpc, data)
+    assert (failure.code, failure.reason) == (INVALID, "REQUEST_TOO_LARGE")
+    assert failure.metadata == {"size_bytes": str(len(data)), "limit_bytes": str(4 * 1024 * 1024)}
+    assert ANSWERS[rpc](await stocked.call(rpc, VALID[rpc]))
+
+
+def unknown_field(size: int) -> bytes:
+    return encoding.tag(2047) + encoding.varint(size) + bytes(size)
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_a_retry_has_one_effect_and_gets_the_first_outcome(stocked: Wire, rpc: str) -> None:
+    request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
+    request.request_id = "r-1"  # type: ignore[attr-defined]
+    if rpc == "CreateSession":
+        request.session.session_id = ""  # type: ignore[attr-defined]
+    first = await stocked.call(rpc, request)
+    assert await stocked.call(rpc, request) == first
+
+
+@pytest.mark.parametrize("rpc", [rpc for rpc in WRITES if rpc != "BatchDeleteSessions"])
+async def test_the_same_request_id_with_another_content_is_refused(stocked: Wire, rpc: str) -> None:
+    request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
+    request.request_id = "r-1"  # type: ignore[attr-defined]
+    await stocked.call(rpc, request)
+    if rpc == "CreateSession":
+        request.session.name = "another"  # type: ignore[attr-defined]
+    else:
+        request.expected_version = 1  # type: ignore[attr-defined]
+    failure = await stocked.failure(rpc, request)
+    assert (failure.code, failure.reason) == (INVALID, "REQUEST_ID_REUSED")
+    assert failure.violations.keys() == {"request_id"}
+
+
+async def test_the_same_request_id_in_another_rpc_is_refused(stocked: Wire) -> None:
+    await stocked.call("SuspendSession", s.SuspendSessionRequest(session_id="active", request_id="r-1"))
+    failure = await stocked.failure("ResumeSession", s.ResumeSessionRequest(session_id="active", request_id="r-1"))
+    assert failure.reason == "REQUEST_ID_REUSED"
+
+
+async def test_the_order_of_a_map_is_no_other_content(wire: Wire) -> None:
+    def request(labels: list[str]) -> bytes:
+        """As written by clients whose maps have no order."""
+        head = s.CreateSessionRequest(session=Session(session_id="s"), request_id="r-1")
+        return b"".join(
+            [head.SerializeToString()]
+            + [s.CreateSessionRequest(session=Session(labels={label: "1"})).SerializeToString() for label in labels]
+        )
+
+    first = await wire.call("CreateSession", request(["a", "b", "c"]))
+    assert await wire.call("CreateSession", request(["c", "a", "b"])) == first
+
+
+async def test_views_leave_content_out(stocked: Wire) -> None:
+    basic = await stocked.call("GetSession", s.GetSessionRequest(session_id="active", view=BASIC))
+    assert (basic.session_id, basic.summary) == ("active", "")
+    listed = await stocked.call("ListSessions", s.ListSessionsRequest(view=SessionView.SESSION_VIEW_FULL))
+    assert {x.session_id: x.summary for x in listed.sessions}["active"] == "so far"
+
+
+async def test_a_key_of_a_user_creates_that_users_sessions(wire: Wire) -> None:
+    assert (await wire.create("mine", key=ALICE)).user_id == "alice"
+    request = s.CreateSessionRequest(session=Session(user_id="bob"))
+    failure = await wire.failure("CreateSession", request, key=ALICE)
+    assert failure.violations.keys() == {"session.user_id"}
+
+
+async def test_a_batch_ends_early_and_names_what_is_left(wire: Wire) -> None:
+    state = {"text": "x" * 900_000}
+    for number in range(5):
+        session = Session(session_id=f"s{number}")
+        session.state.update(state)
+        await wire.call("CreateSession", s.CreateSessionRequest(session=session))
+    ids = ["s0", "none", "s1", "s2", "s3", "also-none", "s4"]
+    request = s.BatchGetSessionsRequest(session_ids=ids, view=SessionView.SESSION_VIEW_FULL)
+    answer = await wire.call("BatchGetSessions", request)
+    assert [x.session_id for x in answer.sessions] == ["s0", "s1", "s2"]
+    assert (answer.omitted, answer.not_found) == (["s3", "s4"], ["none", "also-none"])
+
+
+class Failing:
+    """A writer that refuses everything."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def write(self, command: object) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_a_full_queue_says_when_to_come_back(rpc: str) -> None:
+    async with serving(writer=Failing(QueueFull(0.25))) as wire:
+        failure = await wire.failure(rpc, VALID[rpc])
+    assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    assert failure.trailers["grpc-retry-pushback-ms"] == "250"
+
+
+@pytest.mark.parametrize("rpc", WRITES)
+async def test_a_database_out_of_reach_is_unavailable(rpc: str) -> None:
+    async with serving(writer=Failing(StoreUnavailable())) as wire:
+        failure = await wire.failure(rpc, VALID[rpc])
+    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")

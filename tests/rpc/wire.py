@@ -1,0 +1,188 @@
+"""A server on a free port over the memory store, and a channel that speaks bytes."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
+    BadRequest,
+    ErrorInfo,
+    PreconditionFailure,
+    QuotaFailure,
+    RetryInfo,
+)
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.message_service_pb2 import AppendMessagesRequest
+from sessiond.v1.session_pb2 import Session, SessionStatus
+from sessiond.v1.session_service_pb2 import CreateSessionRequest
+from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenticator, Principal, digest_of
+from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.memory import MemoryStore
+
+RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
+
+TENANT = "acme-key"
+OTHER_TENANT = "globex-key"
+ALICE = "alice-key"
+BOB = "bob-key"
+READER = "reader-key"
+WRITER = "writer-key"
+
+PRINCIPALS = {
+    TENANT: Principal("acme", "", "tenant", SCOPES),
+    OTHER_TENANT: Principal("globex", "", "other", SCOPES),
+    ALICE: Principal("acme", "alice", "alice", SCOPES),
+    BOB: Principal("acme", "bob", "bob", SCOPES),
+    READER: Principal("acme", "", "reader", frozenset((SESSIONS_READ,))),
+    WRITER: Principal("acme", "", "writer", frozenset((SESSIONS_WRITE,))),
+}
+
+SETTINGS = WireSettings(listen="127.0.0.1:0")
+
+
+class DirectWriter:
+    """Each command a batch of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, command: Command) -> Outcome:
+        (result,) = await self._store.apply([command])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+@dataclass
+class Failure(Exception):
+    """A call's status with its details."""
+
+    code: grpc.StatusCode
+    text: str
+    reason: str
+    metadata: dict[str, str]
+    violations: dict[str, str]
+    """Field: rule."""
+    trailers: dict[str, str | bytes]
+    details: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, error: grpc.aio.AioRpcError) -> "Failure":
+        trailers = dict(error.trailing_metadata() or ())
+        failure = cls(error.code(), error.details() or "", "", {}, {}, trailers)
+        raw = trailers.get("grpc-status-details-bin")
+        if isinstance(raw, bytes):
+            status = Status.FromString(raw)
+            assert status.code == error.code().value[0]
+            assert status.message == error.details()
+            for packed in status.details:
+                failure._take(packed)
+        return failure
+
+    def _take(self, packed: Any) -> None:
+        for kind in (ErrorInfo, BadRequest, PreconditionFailure, QuotaFailure, RetryInfo):
+            if packed.Is(kind.DESCRIPTOR):
+                detail = kind()
+                packed.Unpack(detail)
+                self.details.append(detail)
+                if kind is ErrorInfo:
+                    assert detail.domain == "sessiond"
+                    self.reason, self.metadata = detail.reason, dict(detail.metadata)
+                elif kind is BadRequest:
+                    self.violations = {v.field: v.description for v in detail.field_violations}
+
+
+class Wire:
+    """What a test talks to."""
+
+    def __init__(self, server: RpcServer, port: int, channel: grpc.aio.Channel, store: Store) -> None:
+        self.server = server
+        self.port = port
+        self.channel = channel
+        self.store = store
+
+    def start(
+        self,
+        rpc: str,
+        request: ProtoMessage | bytes,
+        *,
+        key: str = TENANT,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout: float | None = 20.0,
+    ) -> grpc.aio.UnaryUnaryCall[bytes, bytes]:
+        """A call of an RPC by its name alone, not yet awaited."""
+        method = RPCS[rpc]
+        assert method.containing_service is not None
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        bearer = (("authorization", f"Bearer {key}"),) if key else ()
+        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            f"/{method.containing_service.full_name}/{rpc}"
+        )
+        return invoke(data, metadata=(*bearer, *metadata), timeout=timeout)
+
+    async def call(self, rpc: str, request: ProtoMessage | bytes, **options: Any) -> Any:
+        """The response, or Failure."""
+        try:
+            answer = await self.start(rpc, request, **options)
+        except grpc.aio.AioRpcError as error:
+            raise Failure.of(error) from None
+        return GetMessageClass(RPCS[rpc].output_type).FromString(answer)
+
+    async def failure(self, rpc: str, request: ProtoMessage | bytes, **options: Any) -> Failure:
+        """How a call that must fail does."""
+        try:
+            answer = await self.call(rpc, request, **options)
+        except Failure as failure:
+            return failure
+        raise AssertionError(f"{rpc} succeeded: {answer}")
+
+    async def create(self, session_id: str = "", *, key: str = TENANT, active: bool = True, **fields: Any) -> Session:
+        status = SessionStatus.SESSION_STATUS_ACTIVE if active else SessionStatus.SESSION_STATUS_CREATED
+        session = Session(session_id=session_id, status=status, **fields)
+        created = await self.call("CreateSession", CreateSessionRequest(session=session), key=key)
+        assert isinstance(created, Session)
+        return created
+
+    async def append(self, session_id: str, *texts: str, key: str = TENANT) -> Any:
+        messages = [said(text) for text in texts]
+        return await self.call(
+            "AppendMessages", AppendMessagesRequest(session_id=session_id, messages=messages), key=key
+        )
+
+
+def said(text: str, **fields: Any) -> Message:
+    """A user's message."""
+    return Message(role=Role.ROLE_USER, parts=[Part(text=text)], **fields)
+
+
+@asynccontextmanager
+async def serving(
+    store: Store | None = None,
+    *,
+    writer: Writer | None = None,
+    settings: WireSettings = SETTINGS,
+    authenticator: Authenticator | None = None,
+    **changes: Any,
+) -> AsyncIterator[Wire]:
+    """A running server; `changes` are to its settings. Everything is closed behind it."""
+    store = store or MemoryStore()
+    authenticator = authenticator or Authenticator({digest_of(key): who for key, who in PRINCIPALS.items()})
+    settings = replace(settings, grace=0.0, **changes) if "grace" not in changes else replace(settings, **changes)
+    server = RpcServer(store, writer or DirectWriter(store), authenticator, await store.token_key(), settings)
+    port = await server.start()
+    # Channels to one address share a connection otherwise, and so one test's GOAWAY would be another's.
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            yield Wire(server, port, channel, store)
+    finally:
+        await server.stop()

@@ -1,0 +1,160 @@
+"""Keys: what a file may hold, and who a call's metadata proves to be."""
+
+from pathlib import Path
+
+import pytest
+
+from sessiond_server import auth
+from sessiond_server.auth import SCOPES, Authenticator, KeysFileInvalid, Principal, digest_of, load_keys, new_key
+from sessiond_server.errors import Unauthenticated
+
+DIGEST = digest_of("sd_secret").hex()
+ENTRY = f'[[keys]]\nname = "billing"\nsha256 = "{DIGEST}"\ntenant = "acme"\nscopes = ["sessions:read"]\n'
+REMOTE = "ipv4:10.1.2.3:5000"
+BILLING = Principal("acme", "", "billing", frozenset(("sessions:read",)))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "keys.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def authenticator() -> Authenticator:
+    return Authenticator({digest_of("sd_secret"): BILLING})
+
+
+def test_a_file_maps_digests_to_principals(tmp_path: Path) -> None:
+    user_bound = ENTRY.replace(DIGEST, "0" * 64).replace('tenant = "acme"', 'tenant = "acme"\nuser = "u 1"')
+    keys = load_keys(write(tmp_path, ENTRY + user_bound))
+    assert keys[digest_of("sd_secret")] == BILLING
+    assert keys[bytes(32)] == Principal("acme", "u 1", "billing", frozenset(("sessions:read",)))
+
+
+def test_a_new_key_works_with_the_entry_made_for_it(tmp_path: Path) -> None:
+    key, entry = new_key('the "night" job \U0001f319', "acme", "ünal")
+    principal = Authenticator(load_keys(write(tmp_path, entry))).authenticate(
+        [("authorization", f"Bearer {key}")], REMOTE
+    )
+    assert principal == Principal("acme", "ünal", 'the "night" job \U0001f319', SCOPES)
+    assert key not in entry
+
+
+def test_new_keys_differ_and_are_long() -> None:
+    keys = {new_key("a", "acme")[0] for _ in range(50)}
+    assert len(keys) == 50
+    assert all(key.startswith("sd_") and len(key) == 46 for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "tenant", "user"),
+    [
+        ("", "acme", ""),
+        ("local", "acme", ""),
+        ("sessiond", "acme", ""),
+        ("a\n", "acme", ""),
+        ("a", "a b", ""),
+        ("a", "", ""),
+    ],
+)
+def test_a_key_that_no_file_may_hold_is_not_made(name: str, tenant: str, user: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        new_key(name, tenant, user)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (ENTRY + "[[keys]]\n", "entry 2 of keys: name"),
+        (ENTRY.replace("billing", "local"), "entry 1 of keys: name must not be"),
+        (ENTRY.replace('"billing"', '"a\\nb"'), "entry 1 of keys: name"),
+        (ENTRY.replace(DIGEST, "sd_secret"), "entry 1 of keys: sha256"),
+        (ENTRY.replace(DIGEST, DIGEST.upper()), "entry 1 of keys: sha256"),
+        (ENTRY.replace('"acme"', '"a/b"'), "entry 1 of keys: tenant"),
+        (ENTRY.replace('"acme"', "7"), "entry 1 of keys: tenant"),
+        (ENTRY + 'user = ""\n', "entry 1 of keys: user"),
+        (ENTRY.replace("sessions:read", "sessions:raed"), "entry 1 of keys: scopes"),
+        (ENTRY.replace('["sessions:read"]', "[]"), "entry 1 of keys: scopes"),
+        (ENTRY.replace('["sessions:read"]', "[[]]"), "entry 1 of keys: scopes"),
+        (ENTRY + 'key = "sd_secret"\n', "entry 1 of keys: has a field other than"),
+        (ENTRY + ENTRY, "entry 2 of keys: the key is that of billing"),
+        (ENTRY + 'user = "sd_secret\n', "at line 6"),
+        ("keys = [1]", "entry 1 of keys: must be a table"),
+        ("", "must hold [[keys]] entries"),
+        ("keys = 1", "must hold [[keys]] entries"),
+        (ENTRY + "[other]\n", "must hold [[keys]] entries"),
+    ],
+)
+def test_a_bad_file_names_its_entry_and_quotes_no_secret(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(KeysFileInvalid) as caught:
+        load_keys(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+    assert "sd_secret" not in str(caught.value)
+    assert DIGEST not in str(caught.value)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_bytes(b"# \xff")
+    with pytest.raises(KeysFileInvalid, match="not UTF-8 at byte 2"):
+        load_keys(path)
+
+
+@pytest.mark.parametrize("value", ["Bearer sd_secret", "bearer sd_secret", b"Bearer sd_secret", "Bearer  sd_secret "])
+def test_a_known_key_gives_its_principal(value: str | bytes) -> None:
+    metadata = [("user-agent", "x"), ("authorization", value)]
+    assert authenticator().authenticate(metadata, REMOTE) == BILLING
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "sd_secret",
+        "Basic sd_secret",
+        "Bearer",
+        "Bearer ",
+        "Bearer sd_secreT",
+        "Bearer \udcff",
+        "Bearer " + "x" * 10_000,
+    ],
+)
+@pytest.mark.parametrize("peer", [REMOTE, "ipv4:127.0.0.1:1"])
+def test_with_keys_nobody_else_is_known_not_even_on_loopback(value: str, peer: str) -> None:
+    with pytest.raises(Unauthenticated):
+        authenticator().authenticate([("authorization", value)], peer)
+
+
+def test_with_keys_a_call_without_one_is_refused() -> None:
+    with pytest.raises(Unauthenticated):
+        authenticator().authenticate([], "ipv4:127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    "peer", ["ipv4:127.0.0.1:80", "ipv4:127.8.8.8:80", "ipv6:[::1]:80", "ipv6:%5B::1%5D:80", "unix:"]
+)
+def test_without_keys_loopback_is_local(peer: str) -> None:
+    assert Authenticator().authenticate([], peer) == Principal("default", "", "local", SCOPES)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        REMOTE,
+        "ipv4:128.0.0.1:80",
+        "ipv6:%5B::2%5D:80",
+        "ipv6:%5B::1:2%5D:80",
+        "ipv4:10.127.0.1:1",
+        "",
+        "xipv4:127.0.0.1:1",
+    ],
+)
+def test_without_keys_nobody_else_is(peer: str) -> None:
+    with pytest.raises(Unauthenticated):
+        Authenticator().authenticate([], peer)
+
+
+def test_open_to_all_means_all() -> None:
+    assert Authenticator(open_to_all=True).authenticate([], REMOTE) is auth.LOCAL_PRINCIPAL
