@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
     GetMessageRequest,
@@ -305,7 +304,7 @@ def get_session_metrics(request: GetSessionMetricsRequest) -> Read:
 
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
-    """The messages are the request's own, except for those with output-only content, which are copied without it."""
+    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
     found = Found()
     _session_id(found, request.session_id)
     _write(found, request)
@@ -315,7 +314,6 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
         found.check()
     together = 0
     seen: dict[str, int] = {}
-    clean: list[Message] = []
     for index, message in enumerate(messages):
         if found.enough:
             break
@@ -327,22 +325,10 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
             first = seen.setdefault(message_id, index)
             if first != index:
                 found.add(f"{path}.message_id", f"is that of messages[{first}]")
-        clean.append(_without_redaction(message))
     if together > APPEND_BYTES:
         found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
     found.check()
-    return commands.AppendMessages(clean)
-
-
-def _without_redaction(message: Message) -> Message:
-    """Only redaction writes these output-only fields; the rules overwrite the others when they append."""
-    if not message.redact_reason and not message.HasField("redact_time"):
-        return message
-    copy = Message()
-    copy.CopyFrom(message)
-    copy.ClearField("redact_time")
-    copy.ClearField("redact_reason")
-    return copy
+    return commands.AppendMessages(messages)
 
 
 def get_message(request: GetMessageRequest) -> Read:
