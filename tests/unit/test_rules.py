@@ -121,6 +121,16 @@ class TestAppend:
         assert log.session().usage == expected
         assert log.folded() == log.session()
 
+    def test_token_totals_stop_at_their_bound(self) -> None:
+        log = Log()
+        log.create()
+        many = user()
+        many.usage.CopyFrom(TokenUsage(input_tokens=2**53, output_tokens=2**53))
+        log.append(many, many, many)
+        assert log.messages()[0].usage.total_tokens == 2**53
+        assert log.session().usage == TokenUsage(input_tokens=2**53, output_tokens=2**53, total_tokens=2**53)
+        assert log.folded() == log.session()
+
     def test_all_or_nothing_at_the_limit(self) -> None:
         log = Log()
         log.create(config=SessionConfig(max_messages=3))

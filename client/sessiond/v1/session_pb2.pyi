@@ -436,7 +436,9 @@ global___SessionConfig = SessionConfig
 
 @typing.final
 class TokenUsage(google.protobuf.message.Message):
-    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once: totals are sums."""
+    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once: totals are sums, which stop
+    at 2^53.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

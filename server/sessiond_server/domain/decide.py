@@ -313,7 +313,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         message.ClearField("redact_time")
         message.ClearField("redact_reason")
         if message.HasField("usage") and not message.usage.total_tokens:
-            message.usage.total_tokens = message.usage.input_tokens + message.usage.output_tokens
+            message.usage.total_tokens = min(message.usage.input_tokens + message.usage.output_tokens, fold.MOST)
         fold.add_message(core, message)
         name = None
         if not core.name and (title := fold.title(message)):

@@ -13,6 +13,10 @@ TITLE_CHARACTERS = 50
 """Length of the name that the first user message gives a session."""
 
 
+MOST = 2**53
+"""Token counts stop here: the largest integer that every client's language can hold."""
+
+
 def title(message: Message) -> str:
     """The name that a message gives a session without one; "" when it gives none.
 
@@ -48,11 +52,11 @@ def add_message(session: Session, message: Message) -> None:
     session.message_count += 1
     if message.HasField("usage"):
         total, usage = session.usage, message.usage
-        total.input_tokens += usage.input_tokens
-        total.output_tokens += usage.output_tokens
-        total.total_tokens += usage.total_tokens
-        total.reasoning_tokens += usage.reasoning_tokens
-        total.cached_tokens += usage.cached_tokens
+        total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST)
+        total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST)
+        total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST)
+        total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST)
+        total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST)
 
 
 def fold(session: Session, event: Event) -> Session:

@@ -31,4 +31,3 @@ def outcome(action: c.Action, events: Sequence[StoredEvent], content: bytes) -> 
     if isinstance(action, c.RedactMessage):
         return c.MessageRedacted(last.seq, last.body)
     return c.SessionWritten(c.SessionSnapshot(last.seq, last.body, content))
-
