@@ -1,0 +1,145 @@
+"""Commands as the wire would make them, and shorthands to apply them."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
+from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond_server.domain import commands as c
+from sessiond_server.errors import SessiondError
+from sessiond_server.store.contract import Store
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+CREATED = SessionStatus.SESSION_STATUS_CREATED
+ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
+ENDED = SessionStatus.SESSION_STATUS_ENDED
+PRINT = b"fingerprint-0001"
+OTHER_PRINT = b"fingerprint-0002"
+
+_numbers = itertools.count(1)
+
+T = TypeVar("T")
+E = TypeVar("E", bound=SessiondError)
+
+
+def struct(**fields: Any) -> Struct:
+    return ParseDict(fields, Struct())
+
+
+def message(text: str = "hello", message_id: str = "", role: Role.ValueType = Role.ROLE_USER) -> Message:
+    return Message(message_id=message_id, role=role, parts=[Part(text=text)])
+
+
+def session(**fields: Any) -> Session:
+    """A validated session of a CreateSession: active unless told."""
+    made = Session(
+        type=SessionType.SESSION_TYPE_AGENT, status=ACTIVE, agent_mode=AgentMode.AGENT_MODE_GENERAL, name="named"
+    )
+    made.MergeFrom(Session(**fields))
+    if "name" in fields:
+        made.name = fields["name"]
+    return made
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Makes the commands of one principal. Without a request_id each gets one of the server's own."""
+
+    scope: c.Scope = field(default_factory=lambda: c.Scope("tenant"))
+
+    def command(
+        self,
+        session_id: str,
+        action: c.Action,
+        request_id: str = "",
+        *,
+        fingerprint: bytes = PRINT,
+        expected_version: int = 0,
+    ) -> c.Command:
+        return c.Command(
+            scope=self.scope,
+            session_id=session_id,
+            action=action,
+            actor="test",
+            request_id=request_id or f"!{next(_numbers)}",
+            fingerprint=fingerprint if request_id else b"",
+            expected_version=expected_version,
+        )
+
+    def create(self, session_id: str, request_id: str = "", **fields: Any) -> c.Command:
+        return self.command(session_id, c.CreateSession(session(session_id=session_id, **fields)), request_id)
+
+    def append(self, session_id: str, *texts: str, request_id: str = "", **more: Any) -> c.Command:
+        messages = [message(text) for text in texts or ("hello",)]
+        return self.command(session_id, c.AppendMessages(messages), request_id, **more)
+
+    def append_ids(self, session_id: str, *message_ids: str, request_id: str = "") -> c.Command:
+        messages = [message(f"text of {i}", i) for i in message_ids]
+        return self.command(session_id, c.AppendMessages(messages), request_id)
+
+    def update(self, session_id: str, request_id: str = "", *, merge: bool = False, **fields: Any) -> c.Command:
+        how = StructUpdate.STRUCT_UPDATE_MERGE if merge else StructUpdate.STRUCT_UPDATE_REPLACE
+        return self.command(session_id, c.UpdateSession(Session(**fields), list(fields), how), request_id)
+
+    def redact(self, session_id: str, message_id: str, reason: str = "", request_id: str = "") -> c.Command:
+        return self.command(session_id, c.RedactMessage(message_id, reason), request_id)
+
+    def delete(self, session_id: str, request_id: str = "", **more: Any) -> c.Command:
+        return self.command(session_id, c.DeleteSession(), request_id, **more)
+
+    def end(self, session_id: str, request_id: str = "") -> c.Command:
+        return self.command(session_id, c.EndSession(EndReason.END_REASON_CLIENT), request_id)
+
+    def suspend(self, session_id: str, request_id: str = "") -> c.Command:
+        return self.command(session_id, c.SuspendSession(), request_id)
+
+    def touch(self, session_id: str, extend_us: int, request_id: str = "") -> c.Command:
+        return self.command(session_id, c.TouchSession(extend_us), request_id)
+
+
+async def accepted(store: Store, *commands: c.Command) -> Sequence[c.Outcome]:
+    """Applies them as one batch; fails unless all were accepted."""
+    results = await store.apply(commands)
+    refused = [result for result in results if isinstance(result, SessiondError)]
+    assert not refused
+    return cast("Sequence[c.Outcome]", results)
+
+
+async def one(store: Store, command: c.Command, kind: type[T]) -> T:
+    """Applies one command; fails unless its outcome is of that kind."""
+    (result,) = await store.apply([command])
+    assert isinstance(result, kind), result
+    return result
+
+
+async def refused(store: Store, command: c.Command, kind: type[E]) -> E:
+    """Applies one command; fails unless it was refused for that reason."""
+    (result,) = await store.apply([command])
+    assert type(result) is kind, result
+    return result
+
+
+async def whole_log(store: Store, scope: c.Scope, session_id: str) -> list[Event]:
+    """Every event; fails unless they are 1, 2, 3 ... version."""
+    events: list[Event] = []
+    while True:
+        after = events[-1].seq if events else 0
+        page = await store.list_events(scope, session_id, after_seq=after, limit=1000)
+        events += [Event.FromString(event) for event in page.events]
+        assert page.last_seq == (events[-1].seq if page.events else 0)
+        if not page.events or page.last_seq == page.version:
+            break
+    assert [event.seq for event in events] == list(range(1, page.version + 1))
+    return events
+
+
+def texts(messages: Sequence[bytes]) -> list[str]:
+    return [part.text for item in messages for part in Message.FromString(item).parts]
