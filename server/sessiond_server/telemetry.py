@@ -54,7 +54,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         call_id = getattr(record, "call_id", "") or getattr(record, "request_id", "")
-        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        line = f"{_time(record)} {record.levelname} {record.name}: {_one_line(record.getMessage())}"
         if call_id:
             line += f" request_id={call_id}"
         if record.exc_info and record.exc_info[1]:
@@ -104,6 +104,13 @@ def _detail(error: BaseException) -> str:
         return f": {error.strerror}"
     state = getattr(error, "sqlstate", None)
     return f": SQLSTATE {state}" if isinstance(state, str) else ""
+
+
+def _one_line(text: str) -> str:
+    """Escaped where it could pass for another record, or steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -4,6 +4,7 @@ The bundled Postgres is started for the check, if it does not run and there is d
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 
@@ -92,8 +93,9 @@ def _listen(settings: Settings, report: Report) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((address.host, address.port))
     except OSError as error:
-        here = reachable(address)
-        status = probe.health(here.host, here.port, 2.0, settings.tls_cert_file)
+        here, status = reachable(address), "UNREACHABLE"
+        if error.errno == errno.EADDRINUSE:
+            status = probe.health(here.host, here.port, 2.0, settings.tls_cert_file)
         if status != "UNREACHABLE":
             report.ok("listen", f"{address}: a gRPC server runs there already, and says {status}")
         else:
