@@ -9,7 +9,8 @@ A store turns a batch of commands into transactions with these, in one order:
     write decided.writes, commit
     results = decided.results, with each Replay resolved by replay.outcome
 
-Keys are (tenant_id, session_id). Times are microseconds since 1970-01-01 UTC.
+Keys are (tenant_id, session_id). Times are microseconds since 1970-01-01 UTC. Rows that every write makes are not
+frozen, because freezing them would cost it several microseconds; nobody changes them all the same.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Rules:
     """Sessions of one tenant that have not ended; 0: unlimited."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Head:
     """The hot row of one session: all that an append reads and writes. A tombstone has `deleted` and an empty core."""
 
@@ -42,7 +43,7 @@ class Head:
     deleted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRecord:
     """What a request did: the events first_seq..last_seq."""
 
@@ -121,7 +122,7 @@ class IndexRow:
     create_time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EventRow:
     """One log entry. The wire form of the event is wire.event(head, body, content)."""
 
@@ -139,7 +140,7 @@ class EventRow:
     """The session's content, where the event wrote it (then never None, but perhaps empty); else None."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRow:
     key: Key
     request_id: str
