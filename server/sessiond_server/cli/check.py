@@ -131,7 +131,7 @@ async def _postgres(dsn: str, where: str, report: Report) -> None:
         report.fail("postgres", mask(f"{where}: {error.__cause__}"), advice)
         return
     except Exception as error:  # whatever is wrong with the database: saying so is what this command is for
-        report.fail("postgres", mask(f"{where}: {error}"), "may the user read it, and is it a database of sessiond's own?")
+        report.fail("postgres", mask(f"{where}: {error}"), "may the user read it, and is it a database for sessiond?")
         return
     report.ok("postgres", where)
     if found.too_new:
