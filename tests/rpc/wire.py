@@ -1,6 +1,7 @@
 """A server on a free port over the memory store, and a channel that speaks bytes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -157,6 +158,12 @@ class Wire:
         return await self.call(
             "AppendMessages", AppendMessagesRequest(session_id=session_id, messages=messages), key=key
         )
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns when a condition holds of which nothing gives notice."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 def said(text: str, **fields: Any) -> Message:

@@ -1,0 +1,176 @@
+"""How the server starts, says how it is, and stops."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from sessiond.v1 import session_service_pb2 as s
+from sessiond_server.auth import Authenticator
+from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.store.memory import MemoryStore
+from tests.rpc.test_boundary import READ, Holding
+from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAMES = ["", "sessiond.v1.SessionService", "sessiond.v1.MessageService"]
+
+
+async def health(wire: Wire, service: str = "") -> Any:
+    """Asked without a key."""
+    stub: Any = health_pb2_grpc.HealthStub(wire.channel)
+    return (await stub.Check(HealthCheckRequest(service=service), timeout=20)).status
+
+
+def test_every_service_is_known_to_health() -> None:
+    assert NAMES[1:] == [service.full_name for service in SERVICES]
+
+
+@pytest.mark.parametrize("service", NAMES)
+async def test_health_is_not_serving_until_told(wire: Wire, service: str) -> None:
+    assert await health(wire, service) == NOT_SERVING
+    await wire.server.set_serving(True)
+    assert await health(wire, service) == SERVING
+    await wire.server.set_serving(False)
+    assert await health(wire, service) == NOT_SERVING
+
+
+async def test_health_of_an_unknown_service_is_not_found(wire: Wire) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health(wire, "sessiond.v1.Nothing")
+    assert caught.value.code() is StatusCode.NOT_FOUND
+
+
+async def test_a_watch_of_health_sees_the_drain_and_does_not_hold_it_up() -> None:
+    async with serving(drain_pause=0.05, grace=600.0) as wire:
+        await wire.server.set_serving(True)
+        stub: Any = health_pb2_grpc.HealthStub(wire.channel)
+        watch = stub.Watch(HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        await wire.server.stop()
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+
+
+async def test_the_pause_of_a_drain_still_serves() -> None:
+    async with serving(drain_pause=600.0) as wire:
+        await wire.server.set_serving(True)
+        stopping = asyncio.create_task(wire.server.stop())
+        while await health(wire) == SERVING:
+            pass
+        assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
+        await wire.server.set_serving(True)
+        assert await health(wire) == NOT_SERVING
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+
+
+async def test_stopping_waits_for_calls_in_progress_and_refuses_new_ones() -> None:
+    store = Holding()
+    async with serving(store, grace=600.0) as wire:
+        held = wire.start("GetSession", READ)
+        await store.entered.wait()
+        stopping = asyncio.create_task(wire.server.stop())
+        while (failure := await refused(wire)) is None:
+            pass
+        assert failure.code is StatusCode.UNAVAILABLE
+        assert not stopping.done()
+        store.go.set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await held
+        assert Failure.of(caught.value).reason == "SESSION_NOT_FOUND"
+        await stopping
+
+
+async def refused(wire: Wire) -> Failure | None:
+    try:
+        await wire.call("CountSessions", s.CountSessionsRequest())
+    except Failure as failure:
+        return failure
+    return None
+
+
+async def test_calls_that_outlast_the_grace_are_cancelled() -> None:
+    store = Holding()
+    async with serving(store, grace=0.05) as wire:
+        held = wire.start("GetSession", READ)
+        await store.entered.wait()
+        await wire.server.stop()
+        assert store.abandoned.is_set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await held
+
+
+async def test_stopping_twice_and_together_is_stopping_once() -> None:
+    async with serving() as wire:
+        await asyncio.gather(*(wire.server.stop() for _ in range(3)))
+        await wire.server.stop()
+        assert (await wire.failure("CountSessions", s.CountSessionsRequest())).code is StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_never_started_can_be_stopped() -> None:
+    store = MemoryStore()
+    server = RpcServer(store, DirectWriter(store), Authenticator(), bytes(32), WireSettings())
+    await server.stop()
+    assert server.calls == 0
+
+
+async def test_a_closed_gate_refuses_as_draining() -> None:
+    async with serving() as wire:
+        wire.server._gate.close()
+        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
+    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
+
+
+async def test_a_taken_port_is_told() -> None:
+    async with serving() as wire:
+        store = MemoryStore()
+        settings = WireSettings(listen=f"127.0.0.1:{wire.port}")
+        other = RpcServer(store, DirectWriter(store), Authenticator(), bytes(32), settings)
+        with pytest.raises(RuntimeError):
+            await other.start()
+
+
+async def test_a_port_is_free_again_after_stopping() -> None:
+    async with serving() as wire:
+        await wire.server.stop()
+        async with serving(listen=f"127.0.0.1:{wire.port}") as again:
+            assert (await again.call("CountSessions", s.CountSessionsRequest())).count == 0
+
+
+async def listed_services(wire: Wire) -> list[str]:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(wire.channel)  # type: ignore[arg-type]  # the stubs know one kind of channel
+    stream = stub.ServerReflectionInfo()
+    await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    await stream.done_writing()
+    answer = await stream.read()
+    return sorted(service.name for service in answer.list_services_response.service)
+
+
+async def test_reflection_lists_the_services_when_asked_for() -> None:
+    async with serving(reflection=True) as wire:
+        assert await listed_services(wire) == [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+            "sessiond.v1.MessageService",
+            "sessiond.v1.SessionService",
+        ]
+
+
+async def test_reflection_is_off_by_default(wire: Wire) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await listed_services(wire)
+    assert caught.value.code() is StatusCode.UNIMPLEMENTED
+
+
+async def test_no_call_is_left_counted(wire: Wire) -> None:
+    await wire.failure("GetSession", READ)
+    await wire.failure("GetSession", b"\xff")
+    await until(lambda: wire.server.calls == 0)
