@@ -4,7 +4,7 @@
 
 import asyncio
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc.aio
@@ -146,11 +146,18 @@ class Connection:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
 
 
+def _version() -> str:
+    try:
+        return version("sessiond")
+    except PackageNotFoundError:  # run from its source, or shipped inside another program
+        return "unknown"
+
+
 def _channel_options(
     tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
 ) -> list[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
-        ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{version('sessiond')}".lstrip()),
+        ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{_version()}".lstrip()),
         ("grpc.service_config", json.dumps(_service_config(retry))),
         # A request larger than the buffer (256 KiB by default) would go out once and never again.
         ("grpc.per_rpc_retry_buffer_size", 2 * max_message_bytes),

@@ -101,8 +101,15 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 async def test_a_client_can_wait_for_the_service(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/late"
-    async with sessiond.Client(listen, wait_for_ready=True) as client:
+    once = sessiond.Retry(max_attempts=1)
+    async with (
+        sessiond.Client(listen, retry=once) as impatient,
+        sessiond.Client(listen, retry=once, wait_for_ready=True) as client,
+    ):
         waiting = asyncio.create_task(client.count_sessions())
+        with pytest.raises(sessiond.Unavailable):
+            await impatient.count_sessions()
+        assert not waiting.done()
         async with scripted_server(listen) as server:
             assert await waiting == 0
             assert len(server.seen) == 1
