@@ -28,7 +28,7 @@ run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres 
 	@$(BIN)/sessiond serve $(ARGS)
 
 demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
-	@$(BIN)/python -m examples.demo $(if $(FILE),--file "$(FILE)") $(ARGS)
+	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.editable ## Runs all tests [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest $(ARGS)

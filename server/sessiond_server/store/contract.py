@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
-
 from sessiond_server.domain.commands import Command, Outcome, Result, Scope, SessionSnapshot
 
 PAGE_BYTES = 3 * 1024 * 1024
