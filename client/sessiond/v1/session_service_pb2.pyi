@@ -76,7 +76,7 @@ class _StructUpdateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The given object takes the old one's place; an absent one clears it."""
     STRUCT_UPDATE_MERGE: _StructUpdate.ValueType  # 2
     """RFC 7396 (JSON merge patch): members of the given object replace the old ones, objects are merged member by member,
-    null removes a member. The result obeys the field's bounds.
+    null removes a member; an absent object changes nothing. The result obeys the field's bounds.
     """
 
 class StructUpdate(_StructUpdate, metaclass=_StructUpdateEnumTypeWrapper):
@@ -88,7 +88,7 @@ STRUCT_UPDATE_REPLACE: StructUpdate.ValueType  # 1
 """The given object takes the old one's place; an absent one clears it."""
 STRUCT_UPDATE_MERGE: StructUpdate.ValueType  # 2
 """RFC 7396 (JSON merge patch): members of the given object replace the old ones, objects are merged member by member,
-null removes a member. The result obeys the field's bounds.
+null removes a member; an absent object changes nothing. The result obeys the field's bounds.
 """
 global___StructUpdate = StructUpdate
 
