@@ -112,10 +112,7 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "append":
         rows: tuple[tuple[str, str, str], ...] = args[0]  # type: ignore[assignment]
         return c.AppendMessages(
-            [
-                Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)])
-                for i, role, text in rows
-            ]
+            [Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)]) for i, role, text in rows]
         )
     if kind == "move":
         return MOVES[str(args[0])]
