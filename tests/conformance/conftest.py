@@ -1,7 +1,9 @@
-"""The stores that the suite runs over, each with a clock that tests move."""
+"""The stores that the suite runs over, each with a clock that tests move.
+A test that asks for `postgres_dsn` has a database of its own. The suite's own store shares one database between its
+tests, emptied for each: making a database costs more than most of these tests.
+"""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,7 @@ from sessiond_server.store.contract import Store
 from sessiond_server.store.memory import MemoryStore
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller
+from tests.conftest import Databases, LoopThread
 
 # Searched before pg_catalog, these functions stand for the server's clock in every statement of the store.
 _MOVABLE_CLOCK = """
@@ -23,6 +26,11 @@ create function test_clock.now() returns timestamptz stable language sql
   as 'select pg_catalog.now() + shift from test_clock.shifts';
 create function test_clock.clock_timestamp() returns timestamptz volatile language sql
   as 'select pg_catalog.clock_timestamp() + shift from test_clock.shifts';
+"""
+
+_EMPTY = """
+delete from events; delete from requests; delete from sessions; delete from session_heads;
+update test_clock.shifts set shift = '0';
 """
 
 
@@ -40,6 +48,24 @@ class Backend:
 
 
 Open = Callable[..., Awaitable[Backend]]
+
+
+@pytest.fixture(scope="session")
+def shared_dsn(databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
+    """A migrated database whose clock tests move. What is in it is of tests before."""
+    dsn = databases.create_migrated()
+
+    async def prepare() -> None:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(_MOVABLE_CLOCK)
+        await connection.execute(
+            f'alter database "{databases.name(dsn)}" set search_path = test_clock, pg_catalog, public'
+        )
+        await connection.close()
+
+    loop_thread.run(prepare())
+    yield dsn
+    databases.drop(dsn)
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -63,12 +89,10 @@ async def open_backend(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
             return Backend(store, store, advance)
 
         async def postgres(**settings: Any) -> Backend:
-            dsn: str = request.getfixturevalue("postgres_dsn")
+            dsn: str = request.getfixturevalue("shared_dsn")
             connection = await asyncpg.connect(dsn)
             stack.push_async_callback(connection.close)
-            await connection.execute(_MOVABLE_CLOCK)
-            database = await connection.fetchval("select current_database()")
-            await connection.execute(f'alter database "{database}" set search_path = test_clock, pg_catalog, public')
+            await connection.execute(_EMPTY)
 
             async def advance(seconds: float) -> None:
                 await connection.execute(
@@ -113,8 +137,8 @@ async def postgres(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
         yield store
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once the condition holds; TimeoutError when it does not come true."""
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110  # it asks another process
-            await asyncio.sleep(0.002)
+@pytest.fixture
+async def other(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
+    """Another replica's store on the same database."""
+    async with PostgresStore(postgres_dsn) as store:
+        yield store

@@ -5,7 +5,7 @@ on every use, and a transaction pooler may stand between.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import asyncpg
 
@@ -34,7 +34,9 @@ def cannot_reach(error: BaseException) -> bool:
     """Whether the error says that the database cannot be reached, for now."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_UNAVAILABLE)
-    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+    if isinstance(error, asyncpg.InternalClientError):
+        # No server of the DSN is the primary; or the server's last words came while the connection was idle, and the
+        # driver cannot use it any more but has not seen its end yet.
         return True
     if isinstance(error, asyncpg.InterfaceError):
         # asyncpg has no class of its own for the use of a connection or pool that has been closed meanwhile.
@@ -61,6 +63,12 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
         format="tuple",
     )
+
+
+def cut(connection: asyncpg.Connection) -> None:
+    """Ends a connection at once, without a word to the server. One that has ended already is left alone."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def _keep(connection: asyncpg.Connection) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import asyncpg
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.store.postgres.connection import reaching
+from sessiond_server.store.postgres.connection import cut, reaching
 from sessiond_server.store.postgres.statements import WRITE
 
 T = TypeVar("T")
@@ -93,17 +93,16 @@ class Transactions:
             if status != "COMMIT":
                 raise asyncpg.InternalClientError(f"commit answered {status}")
         except BaseException:
-            connection.terminate()
+            cut(connection)
             raise
         finally:
             await self._pool.release(connection)
 
     async def _roll_back(self, connection: asyncpg.Connection) -> None:
         try:
-            if not connection.is_closed():
-                await connection.execute("rollback", timeout=ROLLBACK_SECONDS)
+            await connection.execute("rollback", timeout=ROLLBACK_SECONDS)
         except Exception:
             # Not this error but the one that made it roll back is the caller's; the server rolls back by itself.
-            connection.terminate()
+            cut(connection)
         finally:
             await self._pool.release(connection)

@@ -1,0 +1,101 @@
+"""The write path with one safeguard taken out at a time: what the tests of test_postgres_locks.py then see.
+
+It proves that they would go red, so that nobody takes a safeguard out for speed without learning of it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+
+from sessiond_server.domain import batch
+from sessiond_server.domain import commands as c
+from sessiond_server.domain.rows import Head, Key, Known, Needs, Rules
+from sessiond_server.store.postgres import write
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.conformance.caller import Caller, accepted, whole_log
+from tests.conformance.meeting import backends, cancelled_in_commit, raced_through_the_lock
+
+
+def _without_for_update() -> str:
+    mutated = write.LOCK_HEADS.replace("for update", "")
+    assert mutated != write.LOCK_HEADS
+    return mutated
+
+
+async def test_without_the_second_statement(
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresStore,
+    other: PostgresStore,
+    database: asyncpg.Connection,
+    caller: Caller,
+) -> None:
+    """What a request did is looked up with a snapshot older than the lock: the second retry is not seen as one."""
+    lock_heads, look_up, unlocked = write.lock_heads, write.look_up, _without_for_update()
+    early: dict[asyncpg.Connection, Known] = {}
+
+    async def look_up_and_lock(connection: asyncpg.Connection, commands: Sequence[c.Command]) -> dict[Key, Head]:
+        keys = sorted({command.key for command in commands})
+        rows = await connection.fetch(unlocked, *write.columns(keys, 2))
+        heads = {keys[row[0] - 1]: write.head(row, 1) for row in rows}
+        early[connection] = await look_up(connection, batch.needs(commands, heads, Rules()))
+        return await lock_heads(connection, commands)
+
+    async def looked_up(connection: asyncpg.Connection, needs: Needs) -> Known:
+        return early[connection]
+
+    await accepted(postgres, caller.create("s"))
+    monkeypatch.setattr(write, "lock_heads", look_up_and_lock)
+    monkeypatch.setattr(write, "look_up", looked_up)
+    with pytest.raises(asyncpg.UniqueViolationError, match="requests_pkey"):
+        await raced_through_the_lock(postgres, other, database, caller.append("s", request_id="r"))
+
+
+async def test_without_looking_up_nor_unique_request_ids(
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresStore,
+    other: PostgresStore,
+    database: asyncpg.Connection,
+    caller: Caller,
+) -> None:
+    """The uniqueness is the last safeguard: without it the retry is appended again."""
+    await database.execute("alter table requests drop constraint requests_pkey")
+    look_up = write.look_up
+
+    async def blind(connection: asyncpg.Connection, needs: Needs) -> Known:
+        needs.requests.clear()
+        return await look_up(connection, needs)
+
+    await accepted(postgres, caller.create("s"))
+    monkeypatch.setattr(write, "look_up", blind)
+    await raced_through_the_lock(postgres, other, database, caller.append("s", request_id="r"))
+    assert len(await whole_log(postgres, caller.scope, "s")) == 3
+
+
+async def test_without_the_row_lock(
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresStore,
+    other: PostgresStore,
+    database: asyncpg.Connection,
+    caller: Caller,
+) -> None:
+    """Both decide on the same version, and only the primary key of events keeps the log from forking."""
+    await accepted(postgres, caller.create("s"))
+    monkeypatch.setattr(write, "LOCK_HEADS", _without_for_update())
+    with pytest.raises(asyncpg.UniqueViolationError, match=r"events_pkey|requests_pkey"):
+        await raced_through_the_lock(postgres, other, database, caller.append("s", request_id="r"))
+
+
+async def test_without_the_shield(
+    monkeypatch: pytest.MonkeyPatch, postgres_dsn: str, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """The cancellation reaches the commit. The store then cuts the connection, lest the server be told to stop too."""
+    async with PostgresStore(postgres_dsn, max_connections=1) as store:
+        await accepted(store, caller.create("s"))
+        before = await backends(database)
+        with monkeypatch.context() as mutated:
+            mutated.setattr(asyncio, "shield", lambda task: task)
+            await cancelled_in_commit(store, database, caller.append("s", request_id="r"))
+        await whole_log(store, caller.scope, "s")
+        assert await backends(database) != before
