@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -257,3 +258,18 @@ def test_the_wheels_own_management_is_never_imported() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@as_root
+async def test_nobody_will_do_where_there_is_no_account_postgres(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = pwd.getpwnam
+
+    def without_postgres(name: str) -> pwd.struct_passwd:
+        if name == "postgres":
+            raise KeyError(name)
+        return known(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", without_postgres)
+    async with bundled(data) as servers:
+        assert (data / "postgres").stat().st_uid == known("nobody").pw_uid
+        assert await run(servers.postgres_dsn, "SELECT 1") == 1
