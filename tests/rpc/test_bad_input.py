@@ -1,0 +1,238 @@
+"""Bad input of every kind: a typed error that names the field, nothing written, the channel still good."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import StatusCode
+
+from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.session_pb2 import Session, SessionConfig
+from sessiond_server.domain import wire as encoding
+from tests.rpc.test_table import VALID
+from tests.rpc.wire import RPCS, Wire, said
+
+UNKNOWN_ENUM = cast("Any", 99)
+NAMED_BY = {
+    rpc: "session.session_id" if rpc == "UpdateSession" else "session_id"
+    for rpc in RPCS
+    if rpc not in ("CreateSession", "ListSessions", "CountSessions", "BatchGetSessions", "BatchDeleteSessions")
+}
+BAD_IDS = ["", "x" * 129, "a\0b", "a b", "a/b", "é", "a\n", "名"]
+
+
+def deep(levels: int) -> Struct:
+    """Nested objects: 1 is an empty one."""
+    struct = Struct()
+    inner = struct
+    for _ in range(levels - 1):
+        inner = inner.fields["x"].struct_value
+        inner.SetInParent()
+    return struct
+
+
+def number(value: float) -> Struct:
+    return Struct(fields={"n": Value(number_value=value)})
+
+
+def big(size: int) -> Struct:
+    return Struct(fields={"t": Value(string_value="x" * size)})
+
+
+def create(**fields: Any) -> s.CreateSessionRequest:
+    return s.CreateSessionRequest(session=Session(**fields))
+
+
+def update(*paths: str, **fields: Any) -> s.UpdateSessionRequest:
+    mask = FieldMask(paths=paths) if paths else None
+    return s.UpdateSessionRequest(session=Session(session_id="s", **fields), update_mask=mask)
+
+
+def append(*messages: Message) -> m.AppendMessagesRequest:
+    return m.AppendMessagesRequest(session_id="s", messages=messages)
+
+
+@pytest.fixture
+async def untouched(wire: Wire) -> AsyncIterator[Wire]:
+    """A server with the session `s`, which the test must leave as it was; and the channel must work."""
+    before = await wire.create("s")
+    yield wire
+    assert await wire.call("GetSession", s.GetSessionRequest(session_id="s")) == before
+    assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 1
+
+
+async def assert_field(wire: Wire, rpc: str, request: ProtoMessage, field: str) -> None:
+    failure = await wire.failure(rpc, request)
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert list(failure.violations) == [field]
+    assert failure.text == f"{field}: {failure.violations[field]}"
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+@pytest.mark.parametrize("rpc", NAMED_BY)
+async def test_ids_have_their_alphabet_and_length(untouched: Wire, rpc: str, bad: str) -> None:
+    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
+    target = request.session if rpc == "UpdateSession" else request
+    target.session_id = bad
+    await assert_field(untouched, rpc, request, NAMED_BY[rpc])
+
+
+@pytest.mark.parametrize("bad", BAD_IDS[1:])
+@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if "request_id" in RPCS[rpc].input_type.fields_by_name])
+async def test_request_ids_have_their_alphabet_and_length(untouched: Wire, rpc: str, bad: str) -> None:
+    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
+    request.request_id = bad
+    await assert_field(untouched, rpc, request, "request_id")
+
+
+@pytest.mark.parametrize("field", ["expected_version", "min_version", "page_size", "after_seq", "before_seq"])
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_numbers_are_not_negative(untouched: Wire, rpc: str, field: str) -> None:
+    if field not in RPCS[rpc].input_type.fields_by_name:
+        return
+    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
+    for bad in (-1, -(2**31)):
+        setattr(request, field, bad)
+        await assert_field(untouched, rpc, request, field)
+
+
+@pytest.mark.parametrize("field", ["view", "consistency", "order_by", "reason", "struct_update"])
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_enums_are_known(untouched: Wire, rpc: str, field: str) -> None:
+    descriptor = RPCS[rpc].input_type.fields_by_name.get(field)
+    if descriptor is None or descriptor.enum_type is None:
+        return
+    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
+    for bad in (99, -1, 2**31 - 1):
+        setattr(request, field, bad)
+        await assert_field(untouched, rpc, request, field)
+
+
+BAD: list[tuple[str, ProtoMessage, str]] = [
+    ("CreateSession", s.CreateSessionRequest(), "session"),
+    ("CreateSession", create(session_id="a b"), "session.session_id"),
+    ("CreateSession", create(type=UNKNOWN_ENUM), "session.type"),
+    ("CreateSession", create(agent_mode=UNKNOWN_ENUM), "session.agent_mode"),
+    ("CreateSession", create(status=UNKNOWN_ENUM), "session.status"),
+    ("CreateSession", create(status=cast("Any", 4)), "session.status"),
+    ("CreateSession", create(name="x" * 201), "session.name"),
+    ("CreateSession", create(name="a\0b"), "session.name"),
+    ("CreateSession", create(agent_id="a\nb"), "session.agent_id"),
+    ("CreateSession", create(user_id="x" * 129), "session.user_id"),
+    ("CreateSession", create(summary="x" * 65_537), "session.summary"),
+    ("CreateSession", create(summary="\0"), "session.summary"),
+    ("CreateSession", create(metadata=deep(25)), "session.metadata"),
+    ("CreateSession", create(state=deep(25)), "session.state"),
+    ("CreateSession", create(agent_data=big(1024 * 1024 + 1)), "session.agent_data"),
+    ("CreateSession", create(metadata=big(64 * 1024 + 1)), "session.metadata"),
+    ("CreateSession", create(ttl=Duration(seconds=-1)), "session.ttl"),
+    ("CreateSession", create(ttl=Duration(seconds=3651 * 86_400)), "session.ttl"),
+    ("CreateSession", create(ttl=Duration(seconds=1, nanos=-1)), "session.ttl"),
+    ("CreateSession", create(expire_time=Timestamp(seconds=2**62)), "session.expire_time"),
+    ("CreateSession", create(config=SessionConfig(max_messages=-1)), "session.config.max_messages"),
+    ("CreateSession", create(config=SessionConfig(allowed_tools=[""])), "session.config.allowed_tools[0]"),
+    ("UpdateSession", s.UpdateSessionRequest(), "session"),
+    ("UpdateSession", update(), "update_mask"),
+    ("UpdateSession", update("nothing", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("name", "version", name="x"), "update_mask.paths[1]"),
+    ("UpdateSession", update("session_id", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("status", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("config.nothing", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("metadata.a", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("", name="x"), "update_mask.paths[0]"),
+    ("UpdateSession", update("name", name="x" * 201), "session.name"),
+    ("BatchGetSessions", s.BatchGetSessionsRequest(session_ids=["s"] * 2), "session_ids[1]"),
+    ("BatchGetSessions", s.BatchGetSessionsRequest(session_ids=[str(n) for n in range(101)]), "session_ids"),
+    ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["s", "a b"]), "session_ids[1]"),
+    ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(), "session_ids"),
+    ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(name_contains="\0")), "filter.name_contains"),
+    ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(statuses=[UNKNOWN_ENUM])), "filter.statuses[0]"),
+    ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(metadata=big(4097))), "filter.metadata"),
+    ("CountSessions", s.CountSessionsRequest(filter=s.SessionFilter(create_time_from=Timestamp(nanos=-1))),
+     "filter.create_time_from"),
+    ("TouchSession", s.TouchSessionRequest(session_id="s", extend=Duration()), "extend"),
+    ("EndSession", s.EndSessionRequest(session_id="s", reason=cast("Any", 2)), "reason"),
+    ("AppendMessages", append(), "messages"),
+    ("AppendMessages", append(*[said("x")] * 300), "messages"),
+    ("AppendMessages", append(said("x" * (5 * 1024 * 1024))), "messages[0]"),
+    ("AppendMessages", append(said("a"), said("x" * (1024 * 1024 + 1))), "messages[1]"),
+    ("AppendMessages", append(*[said("x" * 900_000)] * 4), "messages"),
+    ("AppendMessages", append(Message(parts=[Part(text="x")])), "messages[0].role"),
+    ("AppendMessages", append(Message(role=UNKNOWN_ENUM)), "messages[0].role"),
+    ("AppendMessages", append(Message(role=Role.ROLE_USER, parts=[Part()])), "messages[0].parts[0]"),
+    ("AppendMessages", append(said("a\0b")), "messages[0].parts[0].text"),
+    ("AppendMessages", append(said("a", message_id="a b")), "messages[0].message_id"),
+    ("AppendMessages", append(said("a", message_id="a"), said("b", message_id="a")), "messages[1].message_id"),
+    ("AppendMessages", append(said("a", metadata=deep(25))), "messages[0].metadata"),
+    ("GetMessage", m.GetMessageRequest(session_id="s"), "message_id"),
+    ("RedactMessage", m.RedactMessageRequest(session_id="s", message_id="m", reason="x" * 201), "reason"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rpc", "request_", "field"), BAD, ids=[f"{rpc}-{field}" for rpc, _, field in BAD])
+async def test_a_bad_field_is_named(untouched: Wire, rpc: str, request_: ProtoMessage, field: str) -> None:
+    failure = await untouched.failure(rpc, request_)
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    named, *_ = failure.violations
+    assert named == field or named.startswith((f"{field}.", f"{field}["))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+async def test_numbers_in_structs_are_finite(untouched: Wire, value: float) -> None:
+    for rpc, request, field in (
+        ("CreateSession", create(metadata=number(value)), "session.metadata"),
+        ("UpdateSession", update(state=number(value)), "session.state"),
+        ("AppendMessages", append(said("a", metadata=number(value))), "messages[0].metadata"),
+        ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(metadata=number(value))), "filter.metadata"),
+    ):
+        failure = await untouched.failure(rpc, request)
+        assert failure.reason == "INVALID_FIELD"
+        assert next(iter(failure.violations)).startswith(field)
+
+
+@pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xed\xb0\x80", b"\xff", b"\xc0\x80", b"a\x80"])
+@pytest.mark.parametrize("rpc", NAMED_BY)
+async def test_lone_surrogates_and_broken_utf8_are_malformed(untouched: Wire, rpc: str, text: bytes) -> None:
+    field = b"\x0a" + bytes((len(text),)) + text
+    data = b"\x0a" + bytes((len(field),)) + field if rpc == "UpdateSession" else field
+    failure = await untouched.failure(rpc, data)
+    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+    assert RPCS[rpc].input_type.full_name in failure.text
+
+
+async def test_a_struct_too_deep_to_parse_is_malformed(untouched: Wire) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        return encoding.tag(number) + encoding.varint(len(content)) + content
+
+    struct = b""
+    for _ in range(60):
+        value = field(Value.STRUCT_VALUE_FIELD_NUMBER, struct)
+        struct = field(Struct.FIELDS_FIELD_NUMBER, field(1, b"x") + field(2, value))
+    session = field(Session.METADATA_FIELD_NUMBER, struct)
+    failure = await untouched.failure("CreateSession", field(s.CreateSessionRequest.SESSION_FIELD_NUMBER, session))
+    assert failure.reason == "MALFORMED_REQUEST"
+
+
+async def test_many_violations_are_named_together(untouched: Wire) -> None:
+    failure = await untouched.failure("CreateSession", create(session_id="a b", name="\0", agent_id="\n"))
+    assert failure.violations.keys() == {"session.session_id", "session.name", "session.agent_id"}
+
+
+async def test_a_request_full_of_violations_still_has_an_answer(untouched: Wire) -> None:
+    labels = {"é" * 60 + str(n): "\0" for n in range(200)}
+    failure = await untouched.failure("CreateSession", create(labels=labels, name="\0"))
+    assert failure.reason == "INVALID_FIELD"
+    assert failure.violations
+
+
+async def test_one_bad_message_of_many_writes_none(untouched: Wire) -> None:
+    messages = [said(str(n)) for n in range(200)] + [said("a\0b")]
+    failure = await untouched.failure("AppendMessages", append(*messages))
+    assert list(failure.violations) == ["messages[200].parts[0].text"]
