@@ -48,12 +48,14 @@ class Databases:
         self._server_dsn = server_dsn
         self._thread = thread
         self._connection = thread.run(asyncpg.connect(server_dsn))
+        # Without fsync, copying files takes a tenth of the time that writing their pages to the log takes.
+        self._strategy = " STRATEGY file_copy" if self._connection.get_server_version().major >= 15 else ""
         self._template: str | None = None
 
-    def create(self, template: str | None = None) -> str:
+    def create(self, template: str = "template1") -> str:
         """The DSN of a fresh database."""
         name = f"sessiond_test_{uuid.uuid4().hex}"
-        self._execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{self._strategy}')
         return self._dsn(name)
 
     def create_migrated(self) -> str:
