@@ -256,8 +256,9 @@ async def test_the_order_of_a_map_is_no_other_content(wire: Wire) -> None:
             + [s.CreateSessionRequest(session=Session(labels={label: "1"})).SerializeToString() for label in labels]
         )
 
-    first = await wire.call("CreateSession", request(["a", "b", "c"]))
-    assert await wire.call("CreateSession", request(["c", "a", "b"])) == first
+    labels = [f"label-{number}" for number in range(60)]
+    first = await wire.call("CreateSession", request(labels))
+    assert await wire.call("CreateSession", request(labels[::-1])) == first
 
 
 async def test_views_leave_content_out(stocked: Wire) -> None:
