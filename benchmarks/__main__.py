@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, growth, report
+from benchmarks import chart, growth, peers, report
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -35,6 +35,7 @@ class Options:
     rounds: int
     conversations: Path
     many_sessions: int
+    peers: bool
     output: Path
 
 
@@ -45,7 +46,12 @@ def main() -> None:
     logs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch, _postgres(Path(scratch)) as (dsn, postgres):
         measured = _measure_all(options, load, logs, dsn, postgres)
-        text = _write(options, measured)
+        compared = None
+        if options.peers:
+            _say("peers")
+            database = asyncio.run(_database(dsn, "peers"))
+            compared = peers.compare(measured, load, options.pressure, database, options.output / "peers", logs)
+    text = _write(options, measured, compared)
     print(text)  # noqa: T201 - the report
 
 
@@ -59,9 +65,12 @@ def _options() -> Options:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/")
     parser.add_argument("--sessions", type=int, default=100_000, help="of the large database of growth_list_sessions")
+    parser.add_argument("--peers", action="store_true", help="also measure what a team would otherwise use")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for bench.json and bench.svg")
     given = parser.parse_args()
     chosen = [name.strip() for name in given.rows.split(",") if name.strip()] or list(names)
+    if given.peers:
+        chosen += peers.ROWS
     unknown = set(chosen) - set(names)
     if unknown:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
@@ -71,6 +80,7 @@ def _options() -> Options:
         rounds=given.rounds,
         conversations=Path(given.conversations) if given.conversations else ROOT / "examples/conversations.jsonl",
         many_sessions=given.sessions,
+        peers=given.peers,
         output=given.output,
     )
 
@@ -143,7 +153,7 @@ async def _analyse(dsn: str) -> None:
         await connection.close()
 
 
-def _write(options: Options, measured: Sequence[Measured]) -> str:
+def _write(options: Options, measured: Sequence[Measured], compared: peers.Comparison | None) -> str:
     options.output.mkdir(parents=True, exist_ok=True)
     where, version = machine(), commit()
     document = {
@@ -157,12 +167,17 @@ def _write(options: Options, measured: Sequence[Measured]) -> str:
         "experiments": os.environ.get("GRPC_EXPERIMENTS", ""),
         "rows": [report.record(one) for one in measured],
     }
+    if compared is not None:
+        document["peers"] = compared.records()
     (options.output / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
     (options.output / "bench.svg").write_text(chart.svg(measured, f"{where} · {version} · {today()}"))
     head = f"{where}; commit {version}; {options.rounds} rounds of {options.pressure.seconds:g} s, " + (
         f"{options.pressure.callers} callers on {options.pressure.connections} connections"
     )
-    return "\n".join([head, "", report.table(measured), "", *report.remarks(measured)])
+    parts = [head, "", report.table(measured), "", *report.remarks(measured)]
+    if compared is not None:
+        parts += ["", compared.table()]
+    return "\n".join(parts)
 
 
 def _say(what: str) -> None:

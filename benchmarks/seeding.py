@@ -24,7 +24,7 @@ async def seed(dsn: str, count: int) -> None:
     await migrate(dsn)
     async with PostgresStore(dsn) as store:
         for start in range(0, count, _BATCH):
-            results = await store.apply([_create(scope, n) for n in range(start, min(count, start + _BATCH))])
+            results = (await store.apply([_create(scope, n) for n in range(start, min(count, start + _BATCH))])).results
             for result in results:
                 if isinstance(result, SessiondError):
                     raise result
