@@ -35,7 +35,7 @@ DIFFERENCES = (
     "is no call to append one or to read the newest.",
     "Google ADK DatabaseSessionService: a library in the caller's process, so no network hop; no idempotency keys.",
     "OpenAI Agents SDK SQLAlchemySession: a library in the caller's process, so no network hop; items only: a session "
-    "has no state of its own to get, and is created by its first item, each with an object of its own, which compiles its "
+    "has no state of its own to get, and is created by its first item, each by an object of its own that compiles its "
     "statements anew; no idempotency keys.",
 )
 
