@@ -69,7 +69,13 @@ def shared_dsn(databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def open_backend(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+def dsn_or_none(request: pytest.FixtureRequest) -> str | None:
+    """Where the store keeps its data; None: in memory. Servers start here, outside of any event loop."""
+    return request.getfixturevalue("shared_dsn") if request.param == "postgres" else None
+
+
+@pytest.fixture
+async def open_backend(dsn_or_none: str | None) -> AsyncIterator[Open]:
     """Opens a store with settings such as `rules`, once per test."""
     async with AsyncExitStack() as stack:
 
@@ -89,7 +95,8 @@ async def open_backend(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
             return Backend(store, store, advance)
 
         async def postgres(**settings: Any) -> Backend:
-            dsn: str = request.getfixturevalue("shared_dsn")
+            dsn = dsn_or_none
+            assert dsn is not None
             connection = await asyncpg.connect(dsn)
             stack.push_async_callback(connection.close)
             await connection.execute(_EMPTY)
@@ -103,7 +110,7 @@ async def open_backend(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))
             return Backend(store, other, advance, dsn)
 
-        yield memory if request.param == "memory" else postgres
+        yield memory if dsn_or_none is None else postgres
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ async def _check_server(connection: asyncpg.Connection) -> None:
         raise MigrationError("the database is a standby: migrate the primary.")
     if number < OLDEST_SERVER:
         raise MigrationError(
-            f"the database is PostgreSQL {number // 10000}; {OLDEST_SERVER // 10000} or newer is needed."
+            f"the server is PostgreSQL {number // 10000}; {OLDEST_SERVER // 10000} or newer is needed."
         )
     if encoding != "UTF8":
         raise MigrationError(f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'.")

@@ -1,5 +1,5 @@
 -- Reads of one session. Each is one statement, so everything in an answer is of one snapshot. Parameters $1 to $3 are
--- tenant, session and owner; the empty owner is any.
+-- tenant, session and owner; the empty owner is any. Why some compare by "POSIX" stands at the indexes of events.
 
 -- name: get_core  index: session_heads_pkey
 select version, core, ''::bytea as content
@@ -46,7 +46,8 @@ select h.version, e.body
 from session_heads h
 left join lateral (
   select events.body from events
-  where events.tenant_id = $1 and events.session_id = $2 and events.message_id = $4::text
+  where events.tenant_id = $1 collate "POSIX" and events.session_id = $2 collate "POSIX"
+    and events.message_id = $4::text
   limit 1
 ) e on true
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
@@ -62,7 +63,8 @@ left join lateral (
       count(*) over () as found
     from (
       select e.seq, e.body from events e
-      where e.tenant_id = $1 and e.session_id = $2 and e.message_id is not null and e.seq > $4 and e.seq < $5
+      where e.tenant_id = $1 collate "POSIX" and e.session_id = $2 collate "POSIX" and e.type = 20
+        and e.seq > $4 and e.seq < $5
       order by e.seq
       limit $6::bigint + 1
     ) page
@@ -83,7 +85,8 @@ left join lateral (
       sum(octet_length(page.body)) over downwards as bytes, count(*) over () as found
     from (
       select e.seq, e.body from events e
-      where e.tenant_id = $1 and e.session_id = $2 and e.message_id is not null and e.seq > $4 and e.seq < $5
+      where e.tenant_id = $1 collate "POSIX" and e.session_id = $2 collate "POSIX" and e.type = 20
+        and e.seq > $4 and e.seq < $5
       order by e.seq desc
       limit $6::bigint + 1
     ) page

@@ -1,5 +1,6 @@
 -- Statements that change the log. A batch runs them in this order within one transaction.
 -- Look-ups probe an index for each key: "cross join lateral (... limit 1)" leaves the planner no other way.
+-- Why some compare by "POSIX" stands at the indexes of events.
 
 -- name: begin
 begin isolation level read committed read write
@@ -42,7 +43,8 @@ select 2, k.place, null, null, null, null
 from unnest($4::text[], $5::text[], $6::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
 cross join lateral (
   select 1 from events
-  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.message_id = k.message_id
+  where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
+    and events.message_id = k.message_id
   limit 1
 ) e
 
@@ -51,7 +53,8 @@ select k.place, e.seq, e.head, e.body
 from unnest($1::text[], $2::text[], $3::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
 cross join lateral (
   select * from events
-  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.message_id = k.message_id
+  where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
+    and events.message_id = k.message_id
   limit 1
 ) e
 

@@ -1,0 +1,94 @@
+"""What a write costs in rows and bytes: an append to a session is the same whatever the session carries."""
+
+import hashlib
+from typing import Any
+
+import asyncpg
+
+from sessiond.v1.session_pb2 import SessionConfig
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.conformance.caller import Caller, accepted, message, struct
+
+STATE_BYTES = 256 * 1024
+TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away
+
+
+async def _sizes(database: asyncpg.Connection) -> dict[str, int]:
+    """Bytes that each table keeps out of line. Every version of a value that is written adds to them."""
+    rows = await database.fetch(
+        "select relname, pg_relation_size(reltoastrelid) from pg_class"
+        " where relnamespace = 'public'::regnamespace and reltoastrelid <> 0"
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_an_append_rewrites_neither_content_nor_limits(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """Mutants: content kept in the head row; limits written by every append."""
+    large = struct(blob="".join(chr(0x4E00 + i % 20000) for i in range(STATE_BYTES // 3)))
+    config = SessionConfig(allowed_tools=TOOLS, system_prompt="p" * 100_000)
+    await accepted(postgres, caller.create("s", state=large, metadata=struct(m="m" * 50_000), config=config))
+    before = await _sizes(database)
+    assert before["events"] > STATE_BYTES
+    assert before["session_heads"] > 0
+    for _ in range(20):
+        await accepted(postgres, caller.append("s"), caller.append("s"))
+    assert await _sizes(database) == before
+
+    stored = await postgres.get_session(caller.scope, "s", content=True)
+    assert len(stored.core) < 2_000 < STATE_BYTES < len(stored.content)
+    limits: bytes = await database.fetchval("select limits from session_heads")
+    assert list(SessionConfig.FromString(limits).allowed_tools) == TOOLS
+
+
+async def test_an_append_touches_no_index_row(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    await accepted(postgres, caller.create("s"))
+    before = await database.fetchval("select (xmin, ctid)::text from sessions")
+    await accepted(postgres, caller.append("s"), caller.touch("s", 0))
+    assert await database.fetchval("select (xmin, ctid)::text from sessions") == before
+    await accepted(postgres, caller.update("s", name="renamed"))
+    assert await database.fetchval("select (xmin, ctid)::text from sessions") != before
+
+
+async def test_a_batch_is_one_transaction(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    await accepted(postgres, *(caller.create(f"s{i}") for i in range(5)))
+    await accepted(postgres, *(caller.append(f"s{i}", "one", "two") for i in range(5)))
+    transactions = await database.fetch("select commit_xid, count(*) from events group by commit_xid order by count(*)")
+    assert [row[1] for row in transactions] == [5, 10]
+
+
+async def test_redacted_and_deleted_content_is_in_no_row(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    secret = "xyzzy-secret"
+    await accepted(postgres, caller.create("kept", name=""), caller.append("kept", secret))
+    await accepted(postgres, caller.append("kept", secret))
+    page = await postgres.list_messages(caller.scope, "kept", after_seq=0, before_seq=0, descending=False, limit=9)
+    for item in page.messages:
+        await accepted(postgres, caller.redact("kept", message().FromString(item).message_id))
+    fields: dict[str, Any] = {"name": secret, "metadata": struct(k=secret), "labels": {"k": secret}, "summary": secret}
+    await accepted(postgres, caller.create("gone", **fields), caller.append("gone", secret))
+    await accepted(postgres, caller.update("gone", summary=secret), caller.delete("gone"))
+    for table in ("session_heads", "sessions", "events", "requests"):
+        rows = await database.fetch(
+            f"select t::text, t::text like '%' || $1 || '%' from {table} t", secret.encode().hex()
+        )
+        assert rows or table == "sessions"
+        assert not any(row[1] or secret in row[0] for row in rows), table
+
+
+async def test_the_checks_of_the_sweeper_are_not_moved_by_appends(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    await accepted(postgres, caller.create("s"))
+    before = await database.fetchval("select expire_check_time from session_heads")
+    assert before is not None
+    await accepted(postgres, caller.append("s"))
+    assert await database.fetchval("select expire_check_time from session_heads") == before
+    await accepted(postgres, caller.end("s"))
+    assert await database.fetchval("select expire_check_time from session_heads") is None

@@ -1,0 +1,163 @@
+"""Migrations yield the schema, once, whoever runs them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+import pytest
+
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.store.postgres import migrate as subject
+from sessiond_server.store.postgres.migrate import (
+    MigrationError,
+    SchemaStatus,
+    SchemaTooNew,
+    migrate,
+    migrations,
+    status,
+)
+from sessiond_server.store.postgres.store import PostgresStore
+
+LATEST = migrations()[-1].version
+
+# Everything about the schema that a difference could hide in, by name.
+CATALOG = {
+    "relations": """
+        select relname, relkind, relpersistence, reloptions from pg_class
+        where relnamespace = 'public'::regnamespace and relkind not in ('t', 'i')""",
+    "columns": """
+        select c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage,
+          a.attcompression, l.collname, pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated
+        from pg_attribute a
+        join pg_class c on c.oid = a.attrelid and c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
+        left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        left join pg_collation l on l.oid = a.attcollation
+        where a.attnum > 0 and not a.attisdropped""",
+    "indexes": "select tablename, indexname, indexdef from pg_indexes where schemaname = 'public'",
+    "constraints": """
+        select conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid) from pg_constraint
+        where connamespace = 'public'::regnamespace""",
+    "functions": "select proname, prosrc from pg_proc where pronamespace = 'public'::regnamespace",
+    "triggers": "select tgname, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal",
+    "types": "select typname from pg_type where typnamespace = 'public'::regnamespace and typtype in ('e', 'd')",
+}
+
+
+async def catalog(dsn: str) -> dict[str, set[tuple[Any, ...]]]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found = {}
+        for kind, query in CATALOG.items():
+            rows = await connection.fetch(query)
+            found[kind] = {tuple(str(value) for value in row) for row in rows}
+        return found
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def empty(empty_postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(empty_postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+async def test_migrations_yield_the_schema(
+    postgres_dsn: str, empty_postgres_dsn: str, empty: asyncpg.Connection
+) -> None:
+    schema = files("sessiond_server.store.postgres").joinpath("schema.sql").read_text(encoding="utf-8")
+    await empty.execute(schema)
+    from_schema, from_migrations = await catalog(empty_postgres_dsn), await catalog(postgres_dsn)
+    assert from_schema == from_migrations
+    assert len(from_schema["relations"]) >= 6
+    assert len(from_schema["indexes"]) > 15
+
+
+async def test_migrating_is_idempotent(empty_postgres_dsn: str, empty: asyncpg.Connection) -> None:
+    before = await status(empty_postgres_dsn)
+    assert (before.version, before.latest, len(before.pending), before.ready) == (0, LATEST, LATEST, False)
+    assert await migrate(empty_postgres_dsn) == before.pending
+    assert await status(empty_postgres_dsn) == SchemaStatus(LATEST, LATEST, ())
+    assert (await status(empty_postgres_dsn)).ready
+    key = await empty.fetchval("select secret from service_keys where name = 'tokens'")
+    assert await migrate(empty_postgres_dsn) == ()
+    assert await empty.fetchval("select secret from service_keys where name = 'tokens'") == key
+
+
+async def test_any_number_may_migrate_at_once(empty_postgres_dsn: str, empty: asyncpg.Connection) -> None:
+    applied = await asyncio.gather(*(migrate(empty_postgres_dsn) for _ in range(5)))
+    assert sorted(map(len, applied)) == [0, 0, 0, 0, LATEST]
+    assert await empty.fetchval("select count(*) from schema_versions") == LATEST
+
+
+async def test_every_database_has_a_key_of_its_own(postgres_dsn: str, empty_postgres_dsn: str) -> None:
+    await migrate(empty_postgres_dsn)
+    async with PostgresStore(postgres_dsn) as one, PostgresStore(empty_postgres_dsn) as two:
+        keys = {await one.token_key(), await two.token_key()}
+    assert len(keys) == 2
+    assert {len(key) for key in keys} == {32}
+
+
+async def test_a_newer_schema_is_refused(postgres_dsn: str) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("insert into schema_versions (version, name) values ($1, 'of the future')", LATEST + 1)
+    await connection.close()
+    found = await status(postgres_dsn)
+    assert (found.too_new, found.ready) == (True, False)
+    with pytest.raises(SchemaTooNew, match=f"is version {LATEST + 1}; this server knows versions up to {LATEST}"):
+        await migrate(postgres_dsn)
+
+
+async def test_a_migration_that_fails_leaves_no_trace(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = list(migrations())
+    broken = subject.Migration(LATEST + 1, "broken", "create table half_way (a int); select 1 / 0")
+    monkeypatch.setattr(subject, "migrations", lambda: [*known, broken])
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate(empty_postgres_dsn)
+    assert await empty.fetchval("select to_regclass('half_way')") is None
+    monkeypatch.undo()
+    assert (await status(empty_postgres_dsn)).ready
+    assert await migrate(empty_postgres_dsn) == ()
+
+
+async def test_a_missing_privilege_is_named(empty_postgres_dsn: str, empty: asyncpg.Connection) -> None:
+    role = "sessiond_test_without_privileges"
+    database = await empty.fetchval("select current_database()")
+    await empty.execute(f"do $$ begin create role {role}; exception when duplicate_object then null; end $$")
+    await empty.execute(f'revoke create on schema public from public; alter database "{database}" set role {role}')
+    try:
+        with pytest.raises(MigrationError, match="needs a privilege that its user lacks: permission denied for schema"):
+            await migrate(empty_postgres_dsn)
+    finally:
+        await empty.execute(f'alter database "{database}" reset role')
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ((130022, "UTF8", False), "the server is PostgreSQL 13; 14 or newer is needed"),
+        ((180000, "SQL_ASCII", False), "encoding is SQL_ASCII; create it with ENCODING 'UTF8'"),
+        ((180000, "UTF8", True), "the database is a standby: migrate the primary"),
+    ],
+)
+async def test_unfit_servers_are_refused(
+    empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, settings: tuple[int, str, bool], text: str
+) -> None:
+    async def told(connection: asyncpg.Connection) -> tuple[int, str, bool]:
+        return settings
+
+    monkeypatch.setattr(subject, "_settings", told)
+    with pytest.raises(MigrationError, match=text):
+        await migrate(empty_postgres_dsn)
+    assert (await status(empty_postgres_dsn)).version == 0
+
+
+async def test_no_server(unused_tcp_port_factory: Callable[[], int]) -> None:
+    dsn = f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none"
+    for call in (migrate, status):
+        with pytest.raises(StoreUnavailable):
+            await call(dsn)

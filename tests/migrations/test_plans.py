@@ -1,0 +1,230 @@
+"""Every named statement is valid against the schema, and uses the indexes that it declares on a filled database."""
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain.commands import Scope
+from sessiond_server.store.postgres import filters
+from sessiond_server.store.postgres.statements import LIST, READ, SWEEP, WRITE, Statement, parse
+from tests.conftest import Databases, LoopThread
+
+STATEMENTS = [s for group in (WRITE, READ, SWEEP) for s in group.values() if s.name != "begin"]
+DECLARING = [s for s in STATEMENTS if s.indexes]
+
+_SESSIONS = """
+insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time, delete_time,
+  user_id, core, limits)
+select 't' || i % 3, 's' || i, 3, 1, now() - i * interval '1 s', now() + i * interval '1 s',
+  case when i % 100 = 0 then now() end, 'u' || i % 200, 'core', ''
+from generate_series(1, 20000) i;
+insert into sessions (tenant_id, session_id, type, status, create_time, agent_id, team_id, workflow_id, user_id, name,
+  name_folded, labels, metadata)
+select 't' || i % 3, 's' || i, 1, case when i % 20 = 0 then 2 else 4 end, now() - i * interval '1 s', 'a' || i % 200,
+  case when i % 50 = 0 then 'team' || i % 7 else '' end, '', 'u' || i % 200, 'n' || i, 'n' || i,
+  jsonb_build_object('k', i), jsonb_build_object('m', i)
+from generate_series(1, 20000) i;
+insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body)
+select 't' || i % 3, 's' || i, seq, 20, now(), 'm' || seq, 'head', 'body'
+from generate_series(1, 20000) i, generate_series(1, 3) seq;
+"""
+_ONE_LONG_LOG = """
+insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body)
+select 't1', 's1', seq, 20, now(), case when seq % 30 = 0 then 'm' || seq end, 'head', 'body'
+from generate_series(4, 60000) seq;
+"""
+_REQUESTS = """
+insert into requests (tenant_id, session_id, request_id, first_seq, last_seq, create_time, fingerprint)
+select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval '1 s', 'print' from events
+where seq <= 1000;
+analyze session_heads, sessions, events, requests;
+"""
+FILLINGS = {
+    "short chats": _SESSIONS + _REQUESTS,  # nearly every event is a message, and few are in a session
+    "one long log": _SESSIONS + _ONE_LONG_LOG + _REQUESTS,  # one event in 30 is a message
+}
+
+
+@pytest.fixture(scope="module", params=FILLINGS)
+def filled_dsn(request: pytest.FixtureRequest, databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
+    dsn = databases.create_migrated()
+
+    async def fill() -> None:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(FILLINGS[request.param])
+        await connection.close()
+
+    loop_thread.run(fill())
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture
+async def filled(filled_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(filled_dsn)
+    yield connection
+    await connection.close()
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+async def _plan(connection: asyncpg.Connection, text: str, parameters: int) -> list[dict[str, Any]]:
+    """The plan that serves any parameters: what a connection runs once it has prepared the statement."""
+    await connection.execute("set plan_cache_mode = force_generic_plan")
+    await connection.execute(f"prepare subject as {text}")
+    arguments = f"({', '.join(['null'] * parameters)})" if parameters else ""
+    explained = await connection.fetchval(f"explain (format json) execute subject{arguments}")
+    return list(_nodes(json.loads(explained)[0]["Plan"]))
+
+
+def _scans(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+
+
+def _indexes(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.name)
+async def test_statements_are_valid(filled: asyncpg.Connection, statement: Statement) -> None:
+    await filled.prepare(statement.text)
+
+
+@pytest.mark.parametrize("statement", DECLARING, ids=lambda s: s.name)
+async def test_statements_use_the_indexes_they_declare(filled: asyncpg.Connection, statement: Statement) -> None:
+    parameters = len((await filled.prepare(statement.text)).get_parameters())
+    nodes = await _plan(filled, statement.text, parameters)
+    assert set(statement.indexes) <= _indexes(nodes)
+    assert not _scans(nodes)
+
+
+@pytest.mark.parametrize("name", ["write_log", "write_sessions"])
+async def test_upserts_read_no_table(filled: asyncpg.Connection, name: str) -> None:
+    text = WRITE[name].text
+    nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
+    assert [node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"]
+    assert not any("Scan" in node["Node Type"] and "Relation Name" in node for node in nodes)
+
+
+@pytest.mark.parametrize("after", [None, "key"])
+@pytest.mark.parametrize("content", [True, False])
+@pytest.mark.parametrize(
+    ("order", "scope", "where", "index"),
+    [
+        ("CREATE_TIME_DESC", Scope("t1"), {}, "sessions_by_create_time"),
+        ("CREATE_TIME_ASC", Scope("t1"), {}, "sessions_by_create_time"),
+        ("CREATE_TIME_DESC", Scope("t1", "u7"), {}, "sessions_by_user"),
+        ("CREATE_TIME_ASC", Scope("t1", "u7"), {}, "sessions_by_user"),
+        ("CREATE_TIME_DESC", Scope("t1"), {"user_id": "u7"}, "sessions_by_user"),
+        ("CREATE_TIME_DESC", Scope("t1"), {"agent_id": "a7"}, "sessions_by_agent"),
+        ("CREATE_TIME_DESC", Scope("t1"), {"team_id": "team3"}, "sessions_by_team"),
+        ("CREATE_TIME_DESC", Scope("t1"), {"labels": {"k": "7"}}, "sessions_labels"),
+        ("UPDATE_TIME_DESC", Scope("t1"), {}, "session_heads_by_update_time"),
+        ("UPDATE_TIME_ASC", Scope("t1"), {}, "session_heads_by_update_time"),
+        ("NAME_ASC", Scope("t1"), {}, "sessions_by_name"),
+        ("NAME_DESC", Scope("t1"), {}, "sessions_by_name"),
+    ],
+)
+async def test_pages_of_sessions_come_from_an_index(
+    filled: asyncpg.Connection,
+    order: str,
+    scope: Scope,
+    where: dict[str, Any],
+    index: str,
+    content: bool,
+    after: str | None,
+) -> None:
+    """And read no more rows than they answer with, wherever the page begins."""
+    place: int | str = "n5" if order.startswith("NAME") else 0
+    query = filters.page(
+        scope,
+        SessionFilter(**where),
+        SessionOrder.Value(f"SESSION_ORDER_{order}"),
+        after=(place, "s5") if after else None,
+        limit=20,
+        content=content,
+    )
+    # With values: lists are planned for the values of each call as long as that is better.
+    values = [_literal(value, query.text, i + 1) for i, value in enumerate(query.parameters)]
+    await filled.execute(f"prepare subject as {query.text}")
+    explained = await filled.fetchval(f"explain (format json) execute subject ({', '.join(values)})")
+    nodes = list(_nodes(json.loads(explained)[0]["Plan"]))
+    assert index in _indexes(nodes)
+    assert not _scans(nodes)
+    ordered_by_index = "labels" not in where
+    sorts = [node for node in nodes if "Sort" in node["Node Type"] and node["Plan Rows"] > 100]
+    assert not (ordered_by_index and sorts)
+
+
+def _literal(value: Any, text: str, number: int) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if f"_time, h.session_id) < (${number}" in text or f"_time, s.session_id) < (${number}" in text:
+        return "now()"
+    if f"_time, h.session_id) > (${number}" in text or f"_time, s.session_id) > (${number}" in text:
+        return "now()"
+    return str(value)
+
+
+async def test_every_list_is_valid(filled: asyncpg.Connection) -> None:
+    """Each filter alone, all together, with each order, from the start and from a key."""
+    fields: dict[str, Any] = {
+        "type": 1,
+        "component_id": "x",
+        "agent_id": "x",
+        "team_id": "x",
+        "workflow_id": "x",
+        "user_id": "x",
+        "statuses": [1, 2],
+        "name_contains": "x",
+        "labels": {"k": "v"},
+        "metadata": {"m": 1},
+        "create_time_from": {"seconds": 1},
+        "create_time_until": {"seconds": 1},
+        "update_time_from": {"seconds": 1},
+        "update_time_until": {"seconds": 1},
+    }
+    assert fields.keys() == {field.name for field in SessionFilter.DESCRIPTOR.fields}
+    choices = [SessionFilter(), SessionFilter(**fields), *(SessionFilter(**{k: v}) for k, v in fields.items())]
+    for where, order, after, content in itertools.product(choices, filters.ORDERS, (None, (0, "x")), (True, False)):
+        query = filters.page(Scope("t", "u"), where, order, after=after, limit=1, content=content)  # type: ignore[arg-type]
+        prepared = await filled.prepare(query.text)
+        assert len(prepared.get_parameters()) == len(query.parameters)
+    for where in choices:
+        await filled.prepare(filters.count(Scope("t"), where).text)
+
+
+def test_orders_are_complete() -> None:
+    assert set(filters.ORDERS) == set(SessionOrder.values())
+
+
+ORDER = SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
+
+
+def test_no_value_becomes_part_of_a_text() -> None:
+    plain = filters.page(
+        Scope("t", "u"), SessionFilter(agent_id="a"), ORDER, after=(0, "x"), limit=1, content=True
+    )  # fmt: skip
+    hostile = filters.page(
+        Scope("'{place}", "$1:limit"), SessionFilter(agent_id="'; --"), ORDER, after=(0, ":x"), limit=1, content=True
+    )
+    assert plain.text == hostile.text
+    assert not any(mark in plain.text for mark in ("{", "}", " :"))
+
+
+def test_blocks_are_parsed() -> None:
+    blocks = parse("-- of the file\n\n-- name: a  index: i j\n-- why\nselect 1\n\n-- name: b\nselect 2\n")
+    assert blocks["a"] == Statement("a", "select 1", ("i", "j"))
+    assert blocks["b"] == Statement("b", "select 2", ())
+    with pytest.raises(ValueError, match="two statements are named a"):
+        parse("-- name: a\nselect 1\n-- name: a\nselect 2")
+    assert LIST
