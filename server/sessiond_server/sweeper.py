@@ -19,7 +19,7 @@ async def sweep(store: Store) -> tuple[int, int]:
     """Works until nothing is due: (sessions ended, records removed). Cancelling loses nothing."""
     ended = removed = 0
     while True:
-        count = await store.expire_due(BATCH)
+        count = len((await store.expire_due(BATCH)).heads)
         ended += count
         if count < BATCH:
             break

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from sessiond_server import sweeper
+from sessiond_server.domain.rows import Head, HeadRow, Writes
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.store.memory import MemoryStore
 
@@ -18,13 +19,15 @@ class Due(MemoryStore):
         self.due, self.old, self.away = due, old, away
         self.done = asyncio.Event()
 
-    async def expire_due(self, limit: int) -> int:
+    async def expire_due(self, limit: int) -> Writes:
         if self.away:
             self.away -= 1
             raise StoreUnavailable
         count = min(limit, self.due)
         self.due -= count
-        return count
+        head = Head(version=2, user_id="", core=b"", limits=b"", content_version=0)
+        row = HeadRow(("t", "s"), head, created=False, update_time_us=0, expire_time_us=None)
+        return Writes(heads=[row] * count)
 
     async def purge(self, limit: int) -> int:
         count = min(limit, self.old)

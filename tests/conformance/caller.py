@@ -107,7 +107,7 @@ class Caller:
 
 async def accepted(store: Store, *commands: c.Command) -> Sequence[c.Outcome]:
     """Applies them as one batch; fails unless all were accepted."""
-    results = await store.apply(commands)
+    results = (await store.apply(commands)).results
     refused = [result for result in results if isinstance(result, SessiondError)]
     assert not refused
     return cast("Sequence[c.Outcome]", results)
@@ -115,14 +115,14 @@ async def accepted(store: Store, *commands: c.Command) -> Sequence[c.Outcome]:
 
 async def one(store: Store, command: c.Command, kind: type[T]) -> T:
     """Applies one command; fails unless its outcome is of that kind."""
-    (result,) = await store.apply([command])
+    (result,) = (await store.apply([command])).results
     assert isinstance(result, kind), result
     return result
 
 
 async def refused(store: Store, command: c.Command, kind: type[E]) -> E:
     """Applies one command; fails unless it was refused for that reason."""
-    (result,) = await store.apply([command])
+    (result,) = (await store.apply([command])).results
     assert type(result) is kind, result
     return result
 

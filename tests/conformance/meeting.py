@@ -58,7 +58,7 @@ async def raced_through_the_lock(
 
 
 async def only(store: Store, command: c.Command) -> c.Result:
-    (result,) = await store.apply([command])
+    (result,) = (await store.apply([command])).results
     return result
 
 

@@ -83,7 +83,7 @@ async def test_writes(alices: Store, scope: c.Scope) -> None:
     ]
     for command in commands:
         await refused(alices, command, SessionNotFound)
-    assert [type(result) for result in await alices.apply(commands)] == [SessionNotFound] * len(commands)
+    assert [type(result) for result in (await alices.apply(commands)).results] == [SessionNotFound] * len(commands)
     assert await alices.get_session(c.Scope("tenant"), "s", content=True) == before
 
 

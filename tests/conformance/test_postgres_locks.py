@@ -122,7 +122,7 @@ async def test_a_creation_that_came_second_starts_over(
     await until(waiting(database, 2))
     await database.execute(f"select pg_advisory_unlock({COMMITTING})")
     created = await first
-    again, appended = await second
+    again, appended = (await second).results
     assert isinstance(created, c.SessionWritten)
     assert again == created
     assert isinstance(appended, c.MessagesAppended)
@@ -138,7 +138,7 @@ async def test_a_deadlock_is_run_again(postgres: PostgresStore, database: asyncp
         appends = asyncio.create_task(postgres.apply([caller.append("a"), caller.append("b")]))
         await until(waiting(database, 1))
         await database.fetch("select from session_heads where session_id = 'a' for update")
-    results = await appends
+    results = (await appends).results
     assert all(isinstance(result, c.MessagesAppended) for result in results)
 
 

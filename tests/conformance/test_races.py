@@ -19,7 +19,7 @@ async def _at_once(backend: Backend, *commands: c.Command) -> list[c.Result]:
     """Applies each by a call of its own, alternating between the instances."""
     stores = (backend.store, backend.other)
     calls = (stores[i % 2].apply([command]) for i, command in enumerate(commands))
-    return [result for (result,) in await asyncio.gather(*calls)]
+    return [result for applied in await asyncio.gather(*calls) for result in applied.results]
 
 
 async def test_raced_appends_are_gapless(backend: Backend, caller: Caller) -> None:

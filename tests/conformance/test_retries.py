@@ -94,7 +94,7 @@ async def test_the_same_id_for_another_request_is_refused(store: Store, caller: 
     error = await refused(store, other, RequestIdReused)
     assert error.metadata["request_id"] == "r"
     fresh = caller.create("t", "q")
-    results = await store.apply([fresh, c.Command(fresh.scope, "t", fresh.action, "test", "q", OTHER_PRINT)])
+    results = (await store.apply([fresh, c.Command(fresh.scope, "t", fresh.action, "test", "q", OTHER_PRINT)])).results
     assert [type(result) for result in results] == [c.SessionWritten, RequestIdReused]
 
 

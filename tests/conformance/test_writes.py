@@ -8,7 +8,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, ids
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Rules, Writes
 from sessiond_server.errors import (
     MessageAlreadyExists,
     MessageNotFound,
@@ -26,7 +26,9 @@ from tests.conformance.conftest import Open
 
 
 async def test_no_commands_give_no_results(store: Store) -> None:
-    assert list(await store.apply([])) == []
+    applied = await store.apply([])
+    assert list(applied.results) == []
+    assert applied.writes == Writes()
 
 
 async def test_results_come_in_the_order_of_the_commands(store: Store, caller: Caller) -> None:
@@ -68,7 +70,7 @@ async def test_appended_messages_stand_at_consecutive_seqs(store: Store, caller:
 
 
 async def test_commands_see_those_before_them_in_the_batch(store: Store, caller: Caller) -> None:
-    results = await store.apply(
+    applied = await store.apply(
         [
             caller.append("s"),
             caller.create("s", status=CREATED),
@@ -80,7 +82,7 @@ async def test_commands_see_those_before_them_in_the_batch(store: Store, caller:
             caller.append("s"),
         ]
     )
-    assert [type(result) for result in results] == [
+    assert [type(result) for result in applied.results] == [
         SessionNotFound,
         c.SessionWritten,
         SessionNotActive,
@@ -100,7 +102,9 @@ async def test_a_refusal_leaves_its_neighbours_and_no_trace(store: Store, caller
     with pytest.raises(MessageNotFound):
         await store.get_message(caller.scope, "s", "new")
 
-    results = await store.apply([caller.append_ids("s", "a"), caller.append_ids("s", "taken"), caller.append("s")])
+    results = (
+        await store.apply([caller.append_ids("s", "a"), caller.append_ids("s", "taken"), caller.append("s")])
+    ).results
     assert [isinstance(result, SessiondError) for result in results] == [False, True, False]
     assert len(await whole_log(store, caller.scope, "s")) == 4
 
@@ -135,7 +139,9 @@ async def test_expected_version(store: Store, caller: Caller) -> None:
     assert error.metadata["current_version"] == "2"
     appended = await one(store, caller.append("s", expected_version=2), c.MessagesAppended)
     assert appended.version == 3
-    results = await store.apply([caller.append("s", expected_version=3), caller.append("s", expected_version=3)])
+    results = (
+        await store.apply([caller.append("s", expected_version=3), caller.append("s", expected_version=3)])
+    ).results
     assert [type(result) for result in results] == [c.MessagesAppended, VersionMismatch]
     await refused(store, caller.delete("s", expected_version=3), VersionMismatch)
 
@@ -184,7 +190,7 @@ async def test_content_survives_events_that_do_not_write_it(store: Store, caller
 async def test_the_quota_counts_sessions_that_have_not_ended(open_backend: Open, caller: Caller) -> None:
     store = (await open_backend(rules=Rules(max_live_sessions=2))).store
     await accepted(store, caller.create("a"))
-    results = await store.apply([caller.create("b"), caller.create("c")])
+    results = (await store.apply([caller.create("b"), caller.create("c")])).results
     assert [type(result) for result in results] == [c.SessionWritten, SessionQuotaReached]
     await accepted(store, Caller(c.Scope("another")).create("c"))
     await accepted(store, caller.end("a"))

@@ -175,8 +175,8 @@ class Comparison(RuleBasedStateMachine):
             commands.append(c.Command(scope, session_id, action(kind, args), "t", request_id, fingerprint, version))
             expected.append(self.model.do(kind, session_id, args, request_id, version, user_id))
         for store, _ in self.stores:
-            results = self.run(store.apply(commands))
-            assert [answer(result) for result in results] == expected  # type: ignore[attr-defined]
+            applied = self.run(store.apply(commands))
+            assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
 
     @rule(seconds=st.sampled_from([60.0, 3599.0, 3600.0, 2.0 * DAY]))
     def time_passes(self, seconds: float) -> None:
@@ -189,8 +189,7 @@ class Comparison(RuleBasedStateMachine):
     def the_sweeper_comes_by(self) -> None:
         self.model.expire()
         for store, _ in self.stores:
-            while self.run(store.expire_due(1000)):
-                pass
+            assert len(self.run(store.expire_due(1000)).heads) < 1000  # type: ignore[attr-defined]
 
     def teardown(self) -> None:
         for store, _ in self.stores:

@@ -15,6 +15,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.domain.commands import Command, Outcome, Scope, SessionSnapshot
 from sessiond_server.errors import NotFound
+from sessiond_server.store.contract import CACHED, Freshness
 from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_table import VALID
 from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, serving, until
@@ -49,7 +50,9 @@ class Holding(MemoryStore):
         self.entered = asyncio.Event()
         self.abandoned = asyncio.Event()
 
-    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
         self.entered.set()
         try:
             await self.go.wait()

@@ -57,7 +57,7 @@ class DirectWriter:
         self._store = store
 
     async def write(self, command: Command) -> Outcome:
-        (result,) = await self._store.apply([command])
+        (result,) = (await self._store.apply([command])).results
         if isinstance(result, Exception):
             raise result
         return result

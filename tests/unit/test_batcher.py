@@ -7,10 +7,11 @@ from typing import cast
 import pytest
 
 from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, Result, Scope, TouchSession
+from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
-from sessiond_server.store.contract import Store
+from sessiond_server.store.contract import Applied, Store
 
 ONE_SHARD = Limits(shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0)
 
@@ -22,7 +23,7 @@ class ScriptedStore:
         self.batches: asyncio.Queue[tuple[list[str], asyncio.Future[Sequence[Result] | None]]] = asyncio.Queue()
         self.cancelled = 0
 
-    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+    async def apply(self, commands: Sequence[Command]) -> Applied:
         answer: asyncio.Future[Sequence[Result] | None] = asyncio.get_running_loop().create_future()
         self.batches.put_nowait(([command.request_id for command in commands], answer))
         try:
@@ -30,7 +31,9 @@ class ScriptedStore:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        return [appended(command.request_id) for command in commands] if results is None else results
+        if results is None:
+            results = [appended(command.request_id) for command in commands]
+        return Applied(results, Writes())
 
     async def next(self) -> tuple[list[str], asyncio.Future[Sequence[Result] | None]]:
         return await asyncio.wait_for(self.batches.get(), 10)

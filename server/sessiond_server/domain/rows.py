@@ -163,6 +163,15 @@ class Writes:
     """(key, final seq): remove the session's index row, its events below the final one, and its request records except
     those with last_seq = final seq. The head row stays as the tombstone."""
 
+    def extend(self, later: "Writes") -> None:
+        """Adds what a later transaction wrote."""
+        self.heads += later.heads
+        self.events += later.events
+        self.requests += later.requests
+        self.index += later.index
+        self.redactions += later.redactions
+        self.deletions += later.deletions
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:

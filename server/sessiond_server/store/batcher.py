@@ -93,7 +93,7 @@ class Batcher:
                 await idle
                 continue
             try:
-                results = await self._store.apply([ticket.command for ticket in batch])
+                results = (await self._store.apply([ticket.command for ticket in batch])).results
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
             except StoreUnavailable:

@@ -14,9 +14,34 @@ from typing import Protocol
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Command, Outcome, Result, Scope, SessionSnapshot
+from sessiond_server.domain.rows import Writes
 
 PAGE_BYTES = 3 * 1024 * 1024
 """A page of messages, events or full sessions ends before the item that would pass this; it has at least one item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a batch of commands came to."""
+
+    results: Sequence[Result]
+    """One for each command, in order."""
+    writes: Writes
+    """What was committed: the bytes that caches and subscribers get, without reading them back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old an answer may be. Stores without a cache are always fresh and need not look."""
+
+    min_version: int = 0
+    """An answer of an older version of the session must not be given while the truth has this one or a newer."""
+    strong: bool = False
+    """The answer must come from the truth, read after the call began."""
+
+
+CACHED = Freshness()
+"""Whatever the cache has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +76,7 @@ class EventsPage:
 class Store(Protocol):
     """The log of every session, and what is projected from it."""
 
-    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+    async def apply(self, commands: Sequence[Command]) -> Applied:
         """Decides and commits the commands in one transaction; results in the same order.
 
         All or nothing: when it returns, every accepted command's events, state and idempotency record are durable; when
@@ -67,14 +92,16 @@ class Store(Protocol):
         """
         ...
 
-    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
         """The session; `content` is b"" when not asked for. Raises SessionNotFound (deleted ones too)."""
         ...
 
     async def get_sessions(
-        self, scope: Scope, session_ids: Sequence[str], *, content: bool
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
     ) -> Sequence[SessionSnapshot | None]:
-        """One entry for each id, in order, None where `get_session` raises SessionNotFound. All of one snapshot."""
+        """One entry for each id, in order, None where `get_session` raises SessionNotFound."""
         ...
 
     async def list_sessions(
@@ -98,12 +125,22 @@ class Store(Protocol):
         """How many sessions `where` selects."""
         ...
 
-    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
         """(version of the session, serialised Message). Raises SessionNotFound; MessageNotFound."""
         ...
 
     async def list_messages(
-        self, scope: Scope, session_id: str, *, after_seq: int, before_seq: int, descending: bool, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
     ) -> MessagesPage:
         """At most `limit` messages with after_seq < seq < before_seq (before_seq 0: no bound), obeying PAGE_BYTES.
 
@@ -116,8 +153,10 @@ class Store(Protocol):
         """At most `limit` events with seq > after_seq, ascending, obeying PAGE_BYTES. Raises SessionNotFound."""
         ...
 
-    async def expire_due(self, limit: int) -> int:
-        """Ends at most `limit` sessions whose expire_time has passed, each with its event; how many it ended.
+    async def expire_due(self, limit: int) -> Writes:
+        """Ends at most `limit` sessions whose expire_time has passed, each with its event; what was committed.
+
+        One row of `heads` for each session that it ended; fewer than `limit`: no more are due.
 
         Safe on many replicas at once: sessions that another one is working on are skipped, not waited for.
         """

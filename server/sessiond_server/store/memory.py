@@ -22,7 +22,6 @@ from sessiond_server.domain.commands import (
     Result,
     Scope,
     SessionSnapshot,
-    SessionWritten,
 )
 from sessiond_server.domain.rows import (
     AppendedMessage,
@@ -39,7 +38,15 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.errors import MessageNotFound, SessionNotFound
-from sessiond_server.store.contract import PAGE_BYTES, EventsPage, MessagesPage, SessionsPage
+from sessiond_server.store.contract import (
+    CACHED,
+    PAGE_BYTES,
+    Applied,
+    EventsPage,
+    Freshness,
+    MessagesPage,
+    SessionsPage,
+)
 from sessiond_server.store.selection import selects
 
 ACTOR = "sessiond"
@@ -90,20 +97,20 @@ class MemoryStore:
         self._logs: dict[Key, _Log] = {}
         self._token_key = secrets.token_bytes(32)
 
-    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+    async def apply(self, commands: Sequence[Command]) -> Applied:
         return self._apply(commands)
 
-    def _apply(self, commands: Sequence[Command]) -> Sequence[Result]:
+    def _apply(self, commands: Sequence[Command]) -> Applied:
         heads = {c.key: log.head for c in commands if (log := self._logs.get(c.key)) is not None}
         known = self._look_up(batch.needs(commands, heads, self._rules))
         decision = batch.decide(commands, heads, known, self._rules, self._new_id)
         # First: a deletion later in the batch removes the events that tell what was done before.
-        results = [
+        results: list[Result] = [
             self._replayed(command, result) if isinstance(result, Replay) else result
             for command, result in zip(commands, decision.results, strict=True)
         ]
         self._write(decision.writes, known.now_us)
-        return results
+        return Applied(results, decision.writes)
 
     def _look_up(self, needs: Needs) -> Known:
         known = Known(now_us=self._clock())
@@ -161,11 +168,13 @@ class MemoryStore:
             log.message_seqs, log.seq_of_message = [], {}
             log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
 
-    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
         return self._log(scope, session_id).snapshot(content=content)
 
     async def get_sessions(
-        self, scope: Scope, session_ids: Sequence[str], *, content: bool
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
     ) -> Sequence[SessionSnapshot | None]:
         logs = (self._visible(scope, session_id) for session_id in session_ids)
         return [None if log is None else log.snapshot(content=content) for log in logs]
@@ -195,14 +204,24 @@ class MemoryStore:
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
         return sum(1 for _ in self._selected(scope, where))
 
-    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
         log = self._log(scope, session_id)
         if (seq := log.seq_of_message.get(message_id)) is None:
             raise MessageNotFound(session_id, message_id)
         return log.head.version, log.events[seq].body
 
     async def list_messages(
-        self, scope: Scope, session_id: str, *, after_seq: int, before_seq: int, descending: bool, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
     ) -> MessagesPage:
         log = self._log(scope, session_id)
         start = bisect_right(log.message_seqs, after_seq)
@@ -224,16 +243,16 @@ class MemoryStore:
         events = [wire.event(e.type, e.head, e.body, e.content) for e in rows]
         return EventsPage(log.head.version, events, rows[-1].seq if rows else 0)
 
-    async def expire_due(self, limit: int) -> int:
+    async def expire_due(self, limit: int) -> Writes:
         now = self._clock()
         due = [k for k, log in self._logs.items() if log.expire_time_us is not None and log.expire_time_us <= now]
-        results = self._apply(
+        applied = self._apply(
             [
                 Command(Scope(tenant), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + self._new_id())
                 for tenant, session_id in due[:limit]
             ]
         )
-        return sum(isinstance(result, SessionWritten) for result in results)
+        return applied.writes
 
     async def purge(self, limit: int) -> int:
         now = self._clock()

@@ -9,9 +9,17 @@ import asyncpg
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import ids
-from sessiond_server.domain.commands import Command, Result, Scope, SessionSnapshot
-from sessiond_server.domain.rows import Rules
-from sessiond_server.store.contract import PAGE_BYTES, EventsPage, MessagesPage, SessionsPage
+from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.rows import Rules, Writes
+from sessiond_server.store.contract import (
+    CACHED,
+    PAGE_BYTES,
+    Applied,
+    EventsPage,
+    Freshness,
+    MessagesPage,
+    SessionsPage,
+)
 from sessiond_server.store.postgres import filters, read, sweep, write
 from sessiond_server.store.postgres.connection import pool, reaching
 from sessiond_server.store.postgres.transactions import Transactions
@@ -53,21 +61,23 @@ class PostgresStore:
         await self._transactions.close()
         await self._pool.close()
 
-    async def apply(self, commands: Sequence[Command]) -> Sequence[Result]:
-        async def work(connection: asyncpg.Connection) -> Sequence[Result]:
+    async def apply(self, commands: Sequence[Command]) -> Applied:
+        async def work(connection: asyncpg.Connection) -> Applied:
             heads = await write.lock_heads(connection, commands)
             return await write.apply(connection, commands, heads, self._rules, self._new_id)
 
-        return await self._transactions.run(work) if commands else ()
+        return await self._transactions.run(work) if commands else Applied((), Writes())
 
-    async def get_session(self, scope: Scope, session_id: str, *, content: bool) -> SessionSnapshot:
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
         rows = await self._fetch(
             read.GET_SESSION if content else read.GET_CORE, scope.tenant_id, session_id, scope.user_id
         )
         return read.session(session_id, rows)
 
     async def get_sessions(
-        self, scope: Scope, session_ids: Sequence[str], *, content: bool
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
     ) -> Sequence[SessionSnapshot | None]:
         rows = await self._fetch(
             read.GET_SESSIONS if content else read.GET_CORES, scope.tenant_id, session_ids, scope.user_id
@@ -92,12 +102,22 @@ class PostgresStore:
         count: int = (await self._fetch(query.text, *query.parameters))[0][0]
         return count
 
-    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
         rows = await self._fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
         return read.message(session_id, message_id, rows)
 
     async def list_messages(
-        self, scope: Scope, session_id: str, *, after_seq: int, before_seq: int, descending: bool, limit: int
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
     ) -> MessagesPage:
         rows = await self._fetch(
             read.LIST_MESSAGES_DESCENDING if descending else read.LIST_MESSAGES_ASCENDING,
@@ -117,7 +137,7 @@ class PostgresStore:
         )
         return read.events_page(session_id, rows)
 
-    async def expire_due(self, limit: int) -> int:
+    async def expire_due(self, limit: int) -> Writes:
         return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)
 
     async def purge(self, limit: int) -> int:

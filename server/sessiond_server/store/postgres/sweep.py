@@ -11,9 +11,8 @@ from sessiond_server.domain.commands import (
     Command,
     ExpireSession,
     Scope,
-    SessionWritten,
 )
-from sessiond_server.domain.rows import Head, Key, Rules
+from sessiond_server.domain.rows import Head, Key, Rules, Writes
 from sessiond_server.domain.times import microseconds
 from sessiond_server.store.postgres import write
 from sessiond_server.store.postgres.statements import SWEEP
@@ -28,26 +27,26 @@ PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
 
 
-async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> int:
+async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> Writes:
     """See Store.expire_due. Sessions that were extended since are looked at again when their time is over."""
-    ended = 0
-    while ended < limit:
-        wanted = limit - ended
+    written = Writes()
+    while len(written.heads) < limit:
+        wanted = limit - len(written.heads)
 
-        async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, int]:
+        async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
             return await _expire(connection, wanted, rules, new_id)
 
-        looked_at, ended_now = await transactions.run(work)
-        ended += ended_now
+        looked_at, writes = await transactions.run(work)
+        written.extend(writes)
         if looked_at < wanted:
             break
-    return ended
+    return written
 
 
 async def _expire(
     connection: asyncpg.Connection, limit: int, rules: Rules, new_id: Callable[[], str]
-) -> tuple[int, int]:
-    """(sessions looked at, sessions ended)."""
+) -> tuple[int, Writes]:
+    """(sessions looked at, what ended them)."""
     rows = await connection.fetch(LOCK_DUE, limit)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
@@ -55,14 +54,14 @@ async def _expire(
         for tenant_id, session_id in heads
     ]
     if not commands:
-        return 0, 0
-    results = await write.apply(connection, commands, heads, rules, new_id)
-    ended = [isinstance(result, SessionWritten) for result in results]
-    early = [command.key for command, done in zip(commands, ended, strict=True) if not done]
+        return 0, Writes()
+    writes = (await write.apply(connection, commands, heads, rules, new_id)).writes
+    ended = {row.key for row in writes.heads}
+    early = [key for key in heads if key not in ended]
     if early:
         checks = ((*key, _next_check(heads[key])) for key in early)
         await connection.fetch(POSTPONE_CHECKS, *write.columns(checks, 3))
-    return len(heads), sum(ended)
+    return len(heads), writes
 
 
 def _next_check(head: Head) -> int | None:

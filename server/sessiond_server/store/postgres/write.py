@@ -23,6 +23,7 @@ from sessiond_server.domain.rows import (
     StoredEvent,
     Writes,
 )
+from sessiond_server.store.contract import Applied
 from sessiond_server.store.postgres.statements import WRITE
 from sessiond_server.store.postgres.transactions import Raced
 
@@ -65,7 +66,7 @@ async def apply(
     heads: Mapping[Key, Head],
     rules: Rules,
     new_id: Callable[[], str],
-) -> Sequence[Result]:
+) -> Applied:
     """Decides the commands and writes what they do, within the transaction that holds the locks of `heads`.
 
     Raises Raced when a session is there by now that was not when the heads were locked.
@@ -78,7 +79,8 @@ async def apply(
         # Before anything is written: a deletion later in the batch removes the events that tell.
         outcomes = await _replayed(connection, commands, replays)
     await _write(connection, decision.writes, heads, known.now_us)
-    return [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
+    results = [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
+    return Applied(results, decision.writes)
 
 
 async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
