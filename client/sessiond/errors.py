@@ -23,6 +23,7 @@
     ├── VersionMismatch
     ├── Exhausted
     │   ├── QueueFull
+    │   ├── TooManyCalls
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -257,6 +258,10 @@ class QueueFull(Exhausted):
     """More writes are waiting than the service is willing to hold."""
 
 
+class TooManyCalls(Exhausted):
+    """The service serves as many calls as it is willing to at once."""
+
+
 class SessionQuotaReached(Exhausted):
     """The tenant has as many sessions that have not ended as it may have."""
 
@@ -328,6 +333,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "VERSION_NOT_REACHED": VersionNotReached,
         "VERSION_MISMATCH": VersionMismatch,
         "QUEUE_FULL": QueueFull,
+        "TOO_MANY_CALLS": TooManyCalls,
         "SESSION_QUOTA_REACHED": SessionQuotaReached,
         "UNAUTHENTICATED": Unauthenticated,
         "SCOPE_MISSING": ScopeMissing,

@@ -23,6 +23,7 @@
     ├── VersionMismatch
     ├── Exhausted
     │   ├── QueueFull
+    │   ├── TooManyCalls
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -191,6 +192,12 @@ class Exhausted(SessiondError):
 class QueueFull(Exhausted):
     def __init__(self, retry_after: float) -> None:
         super().__init__("the write queue is full")
+        self.retry_after = retry_after
+
+
+class TooManyCalls(Exhausted):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many calls are in progress")
         self.retry_after = retry_after
 
 

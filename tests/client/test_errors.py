@@ -40,6 +40,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
     (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),
     (server_errors.QueueFull(0.25), {"retry_after": 0.25}),
+    (server_errors.TooManyCalls(0.25), {"retry_after": 0.25}),
     (server_errors.SessionQuotaReached(1000), {"limit": 1000, "retry_after": None}),
     (server_errors.Unauthenticated(), {}),
     (server_errors.ScopeMissing("sessions:write"), {"scope": "sessions:write"}),

@@ -184,7 +184,7 @@ async def test_calls_beyond_the_limit_are_refused_at_once_and_room_comes_back() 
         held = [wire.start("GetSession", READ) for _ in range(2)]
         await until(lambda: wire.server.calls == 2)
         failure = await wire.failure("CountSessions", s.CountSessionsRequest())
-        assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
         assert failure.trailers["grpc-retry-pushback-ms"] == "500"
         store.go.set()
         await asyncio.gather(*held, return_exceptions=True)

@@ -55,6 +55,11 @@ def with_struct(name: str, size: int) -> Session:
     return session
 
 
+def labels_of(size: int) -> dict[str, str]:
+    """64 labels of so many two-byte characters: 16 KiB with 127 of them."""
+    return {f"{n:02}": "é" * size for n in range(64)}
+
+
 SESSION_BOUNDS: list[tuple[Any, ...]] = [
     ("session_id", Session(session_id="a" * 128), Session(session_id="a" * 129)),
     ("session_id", Session(session_id="aZ0._:~-"), Session(session_id="a b")),
@@ -75,6 +80,11 @@ SESSION_BOUNDS: list[tuple[Any, ...]] = [
     ("status", Session(status=0), Session(status=4)),  # type: ignore[arg-type]
     ("status", Session(status=1), Session(status=99)),  # type: ignore[arg-type]
     ("labels", Session(labels={f"k{n}": "" for n in range(64)}), Session(labels={f"k{n}": "" for n in range(65)})),
+    (
+        "labels",
+        Session(labels={f"{n:02}": "é" * 127 for n in range(64)}),
+        Session(labels={f"{n:02}": "é" * 128 for n in range(64)}),
+    ),
     ('labels["a b"]', Session(labels={"a.b_c/d-E9": "any text: \t ü"}), Session(labels={"a b": ""})),
     (f'labels["{"k" * 40}..."]', Session(labels={"k" * 63: ""}), Session(labels={"k" * 64: ""})),
     ('labels[""]', Session(labels={"k": ""}), Session(labels={"": ""})),

@@ -96,6 +96,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has as many sessions that have not ended as it may
     have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
     """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 52
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server serves as many calls as it is
+    willing to at once. Sample: "too many calls are in progress".
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 60
     """UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 61
@@ -196,6 +200,10 @@ is willing to hold. Sample: "the write queue is full".
 ERROR_REASON_SESSION_QUOTA_REACHED: ErrorReason.ValueType  # 51
 """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has as many sessions that have not ended as it may
 have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 52
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server serves as many calls as it is
+willing to at once. Sample: "too many calls are in progress".
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 60
 """UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""

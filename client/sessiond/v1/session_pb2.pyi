@@ -296,7 +296,7 @@ class Session(google.protobuf.message.Message):
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Labels to select by. 0 to 64 of them; keys of 1 to 63 characters of `[A-Za-z0-9._/-]`, values of 0 to 255
-        characters.
+        characters; keys and values together at most 16 KiB.
         """
 
     @property

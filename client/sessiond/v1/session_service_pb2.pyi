@@ -188,7 +188,7 @@ class BatchGetSessionsResponse(google.protobuf.message.Message):
     OMITTED_FIELD_NUMBER: builtins.int
     @property
     def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.session_pb2.Session]:
-        """Those found, in the order of the request. With SESSION_VIEW_FULL it ends early once 3 MiB are reached."""
+        """Those found, in the order of the request. It ends early once 3 MiB are reached."""
 
     @property
     def not_found(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:

@@ -27,6 +27,8 @@ STATE_BYTES: Final = MIB
 SUMMARY_CHARACTERS: Final = 65_536
 SYSTEM_PROMPT_CHARACTERS: Final = 262_144
 LABELS: Final = 64
+LABELS_BYTES: Final = 16 * KIB
+"""So that a page of 100 sessions without their content stays below 4 MiB."""
 TOOLS: Final = 256
 PARTS: Final = 256
 MOST_TOKENS: Final = 2**53
@@ -88,6 +90,8 @@ def struct(found: Found, path: str, value: Struct, most_bytes: int = 0) -> None:
 def labels(found: Found, path: str, value: Mapping[str, str], most: int = LABELS) -> None:
     if len(value) > most:
         found.add(path, f"must be at most {most}")
+    if sum(len(key) + len(label.encode()) for key, label in value.items()) > LABELS_BYTES:
+        found.add(path, "must be at most 16 KiB, keys and values together")
     for key, label in value.items():
         if found.enough:
             return

@@ -13,7 +13,7 @@ from sessiond_server.rpc import answers, requests
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.message_pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.contract import Freshness, Store, Writer
 
 
 class MessageServicer:
@@ -31,9 +31,11 @@ class MessageServicer:
         return answers.appended(answers.outcome(MessagesAppended, await self._writer.write(command)))
 
     async def get_message(self, request: GetMessageRequest, call: Call) -> bytes:
-        requests.get_message(request)
+        read = requests.get_message(request)
         scope = call.admit(SESSIONS_READ)
-        version, message = await self._store.get_message(scope, request.session_id, request.message_id)
+        fresh = Freshness(request.min_version, read.strong)
+        session_id, message_id = request.session_id, request.message_id
+        version, message = await self._store.get_message(scope, session_id, message_id, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, version)
         return message
 
@@ -50,6 +52,7 @@ class MessageServicer:
             before_seq=pages.before_seq,
             descending=pages.descending,
             limit=read.limit,
+            freshness=Freshness(request.min_version, read.strong),
         )
         answers.not_before(request.min_version, session_id, page.version)
         following, preceding = pages.around(page)

@@ -45,7 +45,7 @@ class WireSettings:
     longest_deadline: float = 30.0
     """Of calls that have no deadline or a later one."""
     most_calls: int = 4096
-    """In progress at once, streamed answers not counted; more are refused with QueueFull."""
+    """In progress at once, streamed answers not counted; more are refused with TooManyCalls."""
     reflection: bool = False
     so_reuseport: bool = False
     """Whether several processes may listen on the same port."""

@@ -28,7 +28,7 @@ from sessiond_server.errors import SessionNotFound
 from sessiond_server.rpc import answers, requests
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.contract import Freshness, Store, Writer
 
 
 class SessionServicer:
@@ -48,14 +48,16 @@ class SessionServicer:
     async def get_session(self, request: GetSessionRequest, call: Call) -> bytes:
         read = requests.get_session(request)
         scope = call.admit(SESSIONS_READ)
-        snapshot = await self._store.get_session(scope, request.session_id, content=read.full)
+        fresh = Freshness(request.min_version, read.strong)
+        snapshot = await self._store.get_session(scope, request.session_id, content=read.full, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
         return answers.session(snapshot)
 
     async def batch_get_sessions(self, request: BatchGetSessionsRequest, call: Call) -> bytes:
         read = requests.batch_get_sessions(request)
         scope = call.admit(SESSIONS_READ)
-        snapshots = await self._store.get_sessions(scope, request.session_ids, content=read.full)
+        fresh = Freshness(strong=read.strong)
+        snapshots = await self._store.get_sessions(scope, request.session_ids, content=read.full, freshness=fresh)
         return answers.batch_of_sessions(request.session_ids, snapshots)
 
     async def list_sessions(self, request: ListSessionsRequest, call: Call) -> bytes:
@@ -131,9 +133,10 @@ class SessionServicer:
         return response.SerializeToString()
 
     async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
-        requests.get_session_metrics(request)
+        read = requests.get_session_metrics(request)
         scope = call.admit(SESSIONS_READ)
-        snapshot = await self._store.get_session(scope, request.session_id, content=False)
+        fresh = Freshness(request.min_version, read.strong)
+        snapshot = await self._store.get_session(scope, request.session_id, content=False, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
         return answers.metrics(snapshot)
 

@@ -68,6 +68,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
         errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),
         errors.QueueFull: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_QUEUE_FULL),
+        errors.TooManyCalls: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_TOO_MANY_CALLS),
         errors.SessionQuotaReached: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_SESSION_QUOTA_REACHED),
         errors.Unauthenticated: Row(_C.UNAUTHENTICATED, _R.ERROR_REASON_UNAUTHENTICATED),
         errors.ScopeMissing: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_SCOPE_MISSING),

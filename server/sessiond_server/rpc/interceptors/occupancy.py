@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sessiond_server.errors import QueueFull
+from sessiond_server.errors import TooManyCalls
 from sessiond_server.rpc.call import Call, Handler, Method
 
 RETRY_AFTER = 0.5
@@ -10,7 +10,7 @@ RETRY_AFTER = 0.5
 
 
 class Occupancy:
-    """Refuses calls beyond `most` with QueueFull, at once. Streamed answers are counted, not limited.
+    """Refuses calls beyond `most` with TooManyCalls, at once. Streamed answers are counted, not limited.
 
     In place of grpc's `maximum_concurrent_rpcs`, which miscounted for years.
     """
@@ -34,7 +34,7 @@ class Occupancy:
 
         async def counted(request: Any, call: Call) -> bytes | None:
             if limited and self._limited >= self._most:
-                raise QueueFull(RETRY_AFTER)
+                raise TooManyCalls(RETRY_AFTER)
             # A done callback, not `finally`: the answer is still to be sent when the handler has returned.
             call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
             self._all += 1
