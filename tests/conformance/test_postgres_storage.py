@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 
 from sessiond.v1.session_pb2 import SessionConfig
+from sessiond_server.store.postgres.statements import READ, WRITE
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, message, struct
 
@@ -92,3 +93,28 @@ async def test_the_checks_of_the_sweeper_are_not_moved_by_appends(
     assert await database.fetchval("select expire_check_time from session_heads") == before
     await accepted(postgres, caller.end("s"))
     assert await database.fetchval("select expire_check_time from session_heads") is None
+
+
+async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller) -> None:
+    """Postgres plans anew for each call as long as that promises a cheaper plan, which for short arrays it always does.
+
+    The first five calls are always planned. Planning the look-up of a batch of one costs more than running it.
+    """
+    async with PostgresStore(postgres_dsn, max_connections=1) as store:
+        await accepted(store, caller.create("s"))
+        for i in range(12):
+            await accepted(store, caller.append_ids("s", f"m{i}"))
+            for content in (True, False):
+                await store.get_session(caller.scope, "s", content=content)
+                await store.get_sessions(caller.scope, ["s"], content=content)
+                await store.list_messages(caller.scope, "s", after_seq=0, before_seq=0, descending=content, limit=50)
+            await store.get_message(caller.scope, "s", f"m{i}")
+            await store.list_events(caller.scope, "s", after_seq=i, limit=50)
+        # A view of one's own connection, of which the store has but one.
+        rows = await store._fetch("select statement, custom_plans from pg_prepared_statements")
+    planned = {row["statement"]: row["custom_plans"] for row in rows}
+    hot = ["lock_heads", "look_up", "write_log"]
+    reads = ["get_core", "get_session", "get_cores", "get_sessions", "get_message", "list_events"]
+    reads += ["list_messages_ascending", "list_messages_descending"]
+    texts = {name: WRITE[name].text for name in hot} | {name: READ[name].text for name in reads}
+    assert {name: planned[text] for name, text in texts.items() if planned[text] > 5} == {}

@@ -1,5 +1,6 @@
 -- Reads of one session. Each is one statement, so everything in an answer is of one snapshot. Parameters $1 to $3 are
--- tenant, session and owner; the empty owner is any. Why some compare by "POSIX" stands at the indexes of events.
+-- tenant, session and owner; the empty owner is any. Why some compare by "POSIX" stands at the indexes of events;
+-- why "(select $2)", in write.sql.
 
 -- name: get_core  index: session_heads_pkey
 select version, core, ''::bytea as content
@@ -18,7 +19,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 
 -- name: get_cores  index: session_heads_pkey
 select k.place, h.version, h.core, ''::bytea as content
-from unnest($2::text[]) with ordinality as k (session_id, place)
+from unnest((select $2::text[])) with ordinality as k (session_id, place)
 cross join lateral (
   select * from session_heads
   where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id
@@ -28,7 +29,7 @@ cross join lateral (
 
 -- name: get_sessions  index: session_heads_pkey events_pkey
 select k.place, h.version, h.core, coalesce(e.content, '') as content
-from unnest($2::text[]) with ordinality as k (session_id, place)
+from unnest((select $2::text[])) with ordinality as k (session_id, place)
 cross join lateral (
   select * from session_heads
   where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id

@@ -1,14 +1,16 @@
 -- Statements that change the log. A batch runs them in this order within one transaction.
 -- Look-ups probe an index for each key: "cross join lateral (... limit 1)" leaves the planner no other way.
+-- "(select $1)" hides the lengths of arrays from the planner, who would otherwise plan anew for every call with few.
 -- Why some compare by "POSIX" stands at the indexes of events.
 
 -- name: begin
 begin isolation level read committed read write
 
 -- name: lock_heads  index: session_heads_pkey
--- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then sees its latest version.
+-- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then reads what they left.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted
-from unnest($1::text[], $2::text[]) with ordinality as k (tenant_id, session_id, place)
+from unnest((select $1::text[]), (select $2::text[]))
+  with ordinality as k (tenant_id, session_id, place)
 cross join lateral (
   select * from session_heads
   where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
@@ -22,7 +24,7 @@ from (select distinct hashtextextended(tenant_id, 7295) as hash from unnest($1::
 
 -- name: count_live  index: sessions_live
 select k.place, (select count(*) from sessions s where s.tenant_id = k.tenant_id and s.status <> 4) as live
-from unnest($1::text[]) with ordinality as k (tenant_id, place)
+from unnest((select $1::text[])) with ordinality as k (tenant_id, place)
 
 -- name: look_up  index: requests_pkey events_message_id
 -- Must be a statement of its own after lock_heads: that one's snapshot is older than its locks, so it would miss what
@@ -31,7 +33,8 @@ select 0 as kind, 0::bigint as place, clock_timestamp() as now,
   null::bytea as fingerprint, null::bigint as first_seq, null::bigint as last_seq
 union all
 select 1, k.place, null, r.fingerprint, r.first_seq, r.last_seq
-from unnest($1::text[], $2::text[], $3::text[]) with ordinality as k (tenant_id, session_id, request_id, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, request_id, place)
 cross join lateral (
   select * from requests
   where requests.tenant_id = k.tenant_id and requests.session_id = k.session_id
@@ -40,7 +43,8 @@ cross join lateral (
 ) r
 union all
 select 2, k.place, null, null, null, null
-from unnest($4::text[], $5::text[], $6::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
+from unnest((select $4::text[]), (select $5::text[]), (select $6::text[]))
+  with ordinality as k (tenant_id, session_id, message_id, place)
 cross join lateral (
   select 1 from events
   where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
@@ -50,7 +54,8 @@ cross join lateral (
 
 -- name: find_messages  index: events_message_id
 select k.place, e.seq, e.head, e.body
-from unnest($1::text[], $2::text[], $3::text[]) with ordinality as k (tenant_id, session_id, message_id, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, message_id, place)
 cross join lateral (
   select * from events
   where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
@@ -60,7 +65,8 @@ cross join lateral (
 
 -- name: find_contents  index: events_pkey
 select k.place, e.content
-from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as k (tenant_id, session_id, seq, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]))
+  with ordinality as k (tenant_id, session_id, seq, place)
 cross join lateral (
   select * from events
   where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = k.seq
@@ -69,7 +75,7 @@ cross join lateral (
 
 -- name: find_replayed  index: events_pkey
 select k.place, e.seq, e.type, e.create_time, e.message_id, e.body
-from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) with ordinality
+from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bigint[])) with ordinality
   as k (tenant_id, session_id, first_seq, last_seq, place)
 cross join lateral (
   select * from events

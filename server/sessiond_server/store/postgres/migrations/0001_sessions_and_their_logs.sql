@@ -1,4 +1,5 @@
--- Sessions, their logs, and the records that make retries exact. Times are the database's; text compares by code points.
+-- Sessions, their logs, and the records that make retries exact.
+-- Times are the database's; text compares by code points.
 
 -- Which of these files the database has.
 create table schema_versions (
@@ -100,10 +101,10 @@ create table events (
 alter table events alter column body set storage external;
 alter table events alter column content set storage external;
 
--- The planner knows no more than how many events a session has on average, so it may find that reading a whole log and
--- sorting costs the same as the right index, which for a long log is ruin. Hence these two compare tenant and session by
--- "POSIX", which is "C" by another name: a query that says so can use no other index, not even the primary key's. And
--- their conditions do not imply each other. 20 is EVENT_TYPE_MESSAGE_APPENDED.
+-- The planner knows no more than how many events a session has on average, so it may find that reading a whole log
+-- costs the same as the right index, which for a long log is ruin. Hence these two compare tenant and session by
+-- "POSIX", which is "C" by another name: a query that says so can use no other index, not even the primary key's.
+-- And their conditions do not imply each other. 20 is EVENT_TYPE_MESSAGE_APPENDED.
 create unique index events_message_id
   on events (tenant_id collate "POSIX", session_id collate "POSIX", message_id)
   where message_id is not null;
