@@ -1,9 +1,14 @@
-"""The connection to Redis or Valkey."""
+"""The cache on Redis or Valkey, and what else needs a connection to it."""
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from sessiond_server.cache.redis.cache import RedisCache
+from sessiond_server.cache.redis.node import Timeouts
+
+__all__ = ["CacheUnavailable", "RedisCache", "Timeouts", "connect", "ping"]
 
 TIMEOUT = 0.1
 """Seconds for connecting and for each answer. redis-py's own defaults wait 4.9 s for a dead port and 40 s for a host

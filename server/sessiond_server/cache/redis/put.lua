@@ -1,0 +1,63 @@
+-- Takes a copy of a session unless something newer is known. Reads all it needs before it writes anything.
+--
+-- KEYS[1]  the copy: a list of placed messages (16 digits of seq, then the message), oldest first, and at its end the
+--          tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then what only clients read.
+--          Letter S: a copy. Letter F: nothing older than the version may come here; there are no messages.
+-- KEYS[2]  the session's content: 16 digits of content_version, then the content
+-- ARGV[1]  latest time of execution, milliseconds of this server's clock
+-- ARGV[2]  time to live, milliseconds
+-- ARGV[3]  version, 16 digits
+-- ARGV[4]  after_seq, 16 digits: ARGV[9..] are all messages after it, up to the version
+-- ARGV[5]  "1": a copy at exactly after_seq may keep its own messages in front of these
+-- ARGV[6]  the rest of the tail
+-- ARGV[7]  the new value of KEYS[2]; empty: none
+-- ARGV[8]  most messages, most bytes of them: 16 digits each
+-- ARGV[9]  ... placed messages, ascending; at most as many as may be kept
+-- Returns 1: taken; 0: as new or newer was there; -1: too late.
+
+local now = redis.call('TIME')
+if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then
+  return -1
+end
+
+local ttl, version, after, rest, content = ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[7]
+local bytes, taken = 0, 1
+local tail = redis.call('LINDEX', KEYS[1], -1)
+local held_content = content ~= '' and redis.call('GETRANGE', KEYS[2], 0, 15) or ''
+
+if tail then
+  local live, held = string.sub(tail, 1, 1) == 'S', string.sub(tail, 2, 17)
+  if held > version then
+    return 0
+  end
+  if live and held == version and string.sub(tail, 18, 33) <= after then
+    taken = 0
+  elseif live and held == after and held < version and ARGV[5] == '1' then
+    redis.call('RPOP', KEYS[1])
+    after, bytes = string.sub(tail, 18, 33), tonumber(string.sub(tail, 34, 49))
+  else
+    redis.call('DEL', KEYS[1])
+  end
+end
+
+if taken == 1 then
+  for i = 9, #ARGV do
+    redis.call('RPUSH', KEYS[1], ARGV[i])
+    bytes = bytes + #ARGV[i]
+  end
+  local most, most_bytes = tonumber(string.sub(ARGV[8], 1, 16)), tonumber(string.sub(ARGV[8], 17, 32))
+  local count = redis.call('LLEN', KEYS[1])
+  while count > most or bytes > most_bytes do
+    local oldest = redis.call('LPOP', KEYS[1])
+    count, bytes, after = count - 1, bytes - #oldest, string.sub(oldest, 1, 16)
+  end
+  redis.call('RPUSH', KEYS[1], 'S' .. version .. after .. string.format('%016d', bytes) .. rest)
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  -- Immutable, so that it may live on beside the newer copy.
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
+
+if content ~= '' and held_content < string.sub(content, 1, 16) then
+  redis.call('SET', KEYS[2], content, 'PX', ttl)
+end
+return taken

@@ -1,0 +1,23 @@
+"""The Lua scripts: what must happen in one step on the server."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    source: bytes
+    sha: bytes
+    """How EVALSHA names it."""
+
+
+def _script(name: str) -> Script:
+    source = files(__package__).joinpath(f"{name}.lua").read_bytes()
+    return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+PUT = _script("put")
+FORGET = _script("forget")
+EPOCH = _script("epoch")
+ALL = (PUT, FORGET, EPOCH)

@@ -1,0 +1,301 @@
+"""What every cache does."""
+
+import random
+
+import pytest
+
+from sessiond_server.cache.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Put
+from tests.cache.conftest import LIMITS, Backend
+from tests.cache.copies import KEY, copy, forget, now, put, seqs, settled
+
+
+async def test_a_copy_comes_back_as_it_was_put(cache: Cache) -> None:
+    what = copy(7, 3, 5, 6, after=1, content_version=2, content=b"\x00content\xff", core=b"\r\n\x00core")
+    assert await put(cache, what)
+    assert await cache.get(KEY, content=True, newest=ALL) == what
+    assert await cache.get(KEY, newest=ALL) == what._replace(content=None)
+    assert await cache.get(KEY, content=True) == what._replace(messages=[])
+    assert await cache.get(("acme", "s2")) is None
+
+
+@pytest.mark.parametrize("newest", [1, 2, 3, 4])
+async def test_the_newest_messages(cache: Cache, newest: int) -> None:
+    await put(cache, copy(9, 3, 5, 6, after=1))
+    found = await cache.get(KEY, newest=newest)
+    assert seqs(found) == [3, 5, 6][-newest:]
+    assert found is not None
+    assert found.after_seq == {1: 5, 2: 4, 3: 2, 4: 1}[newest]
+
+
+async def test_what_is_older_never_replaces_what_is_newer(cache: Cache) -> None:
+    await put(cache, copy(7, 6, after=5))
+    assert await put(cache, copy(6, 6, after=0)), "outdone is as good as in place"
+    found = await cache.get(KEY, newest=ALL)
+    assert found is not None
+    assert (found.version, found.after_seq) == (7, 5)
+
+
+async def test_at_the_same_version_the_longer_reach_wins(cache: Cache) -> None:
+    await put(cache, copy(7))
+    assert seqs(await cache.get(KEY, newest=ALL)) == []
+    await put(cache, copy(7, 3, 5, after=2))
+    assert seqs(await cache.get(KEY, newest=ALL)) == [3, 5]
+    await put(cache, copy(7, 5, after=4))
+    assert seqs(await cache.get(KEY, newest=ALL)) == [3, 5]
+
+
+async def test_a_commit_extends_the_version_it_followed(cache: Cache) -> None:
+    await put(cache, copy(3, 2, 3, after=0, content_version=1, content=b"c"))
+    await put(cache, copy(5, 4, 5, after=3, content_version=1), extends=True)
+    await put(cache, copy(6, after=5, content_version=1), extends=True)
+    found = await cache.get(KEY, content=True, newest=ALL)
+    assert found == copy(6, 2, 3, 4, 5, after=0, content_version=1, content=b"c")
+
+
+@pytest.mark.parametrize("held", [1, 2, 4])
+async def test_nothing_is_extended_over_a_gap_or_an_overlap(cache: Cache, held: int) -> None:
+    await put(cache, copy(held, 1, after=0))
+    await put(cache, copy(5, 4, 5, after=3), extends=True)
+    found = await cache.get(KEY, newest=ALL)
+    assert found == copy(5, 4, 5, after=3)
+
+
+async def test_what_was_read_anew_is_not_joined_with_what_was_there(cache: Cache) -> None:
+    """A message may have been redacted in between, unheard of."""
+    await put(cache, copy(3, 2, 3, after=0))
+    await put(cache, copy(4, 4, after=3), extends=False)
+    assert seqs(await cache.get(KEY, newest=ALL)) == [4]
+
+
+async def test_no_more_messages_than_the_limit(cache: Cache) -> None:
+    await put(cache, copy(4, 1, 2, 3, 4, after=0))
+    await put(cache, copy(7, 6, 7, after=4), extends=True)
+    found = await cache.get(KEY, newest=ALL)
+    assert found is not None
+    assert (seqs(found), found.after_seq) == ([2, 3, 4, 6, 7], 1)
+    await put(cache, copy(20, *range(10, 21), after=9))
+    found = await cache.get(KEY, newest=ALL)
+    assert found is not None
+    assert (seqs(found), found.after_seq) == ([16, 17, 18, 19, 20], 15)
+
+
+async def test_no_more_bytes_of_messages_than_the_limit(cache: Cache) -> None:
+    await put(cache, copy(2, 1, 2, after=0, body=b"x" * 400))
+    await put(cache, copy(3, 3, after=2, body=b"x" * 400), extends=True)
+    found = await cache.get(KEY, newest=ALL)
+    assert found is not None
+    assert (seqs(found), found.after_seq) == ([2, 3], 1)
+    await put(cache, copy(4, 4, after=3, body=b"x" * 2000), extends=True)
+    found = await cache.get(KEY, newest=ALL)
+    assert found is not None
+    assert (found.version, seqs(found), found.after_seq) == (4, [], 4)
+
+
+async def test_content_belongs_to_its_version(cache: Cache) -> None:
+    async def content() -> bytes | None:
+        found = await cache.get(KEY, content=True)
+        assert found is not None
+        return found.content
+
+    await put(cache, copy(1))
+    assert await content() == b"", "there is none"
+    await put(cache, copy(2, content_version=2))
+    assert await content() is None, "unknown"
+    await put(cache, copy(2, content_version=2, content=b"two"))
+    assert await content() == b"two", "learned at the same version"
+    await put(cache, copy(3, content_version=2))
+    assert await content() == b"two", "unchanged"
+    await put(cache, copy(4, content_version=4))
+    assert await content() is None, "of an older version"
+    await put(cache, copy(5, content_version=5, content=b""))
+    assert await content() == b"", "empty"
+    await put(cache, copy(6, content_version=6, content=b"x" * (LIMITS.content_bytes + 1)))
+    assert await content() is None, "too large"
+
+
+async def test_a_forgotten_session_is_gone_and_what_is_older_stays_out(cache: Cache) -> None:
+    await put(cache, copy(7, 6, after=5, content_version=1, content=b"c"))
+    assert await forget(cache, 8)
+    assert await cache.get(KEY, content=True, newest=ALL) is None
+    assert await cache.get(KEY, content=True) is None
+    assert await put(cache, copy(7))
+    assert await cache.get(KEY) is None
+    await put(cache, copy(8, content_version=1))
+    assert await cache.get(KEY, content=True, newest=3) == copy(8, content_version=1)
+
+
+async def test_forgetting_what_is_not_there_keeps_it_out(cache: Cache) -> None:
+    await forget(cache, 8)
+    await put(cache, copy(7))
+    assert await cache.get(KEY) is None
+
+
+async def test_forgetting_spares_what_is_new_enough(cache: Cache) -> None:
+    await put(cache, copy(8, 8, after=7))
+    await forget(cache, 8)
+    assert seqs(await cache.get(KEY, newest=ALL)) == [8]
+    await forget(cache, 9)
+    await forget(cache, 5)
+    await put(cache, copy(8))
+    assert await cache.get(KEY) is None, "a later, weaker order took nothing back"
+
+
+async def test_an_embargo_keeps_everything_out(cache: Cache) -> None:
+    await put(cache, copy(8))
+    await forget(cache, EMBARGO)
+    await put(cache, copy(10**12))
+    assert await cache.get(KEY) is None
+
+
+async def test_what_was_known_too_long_ago_is_not_taken(cache: Cache) -> None:
+    assert not await put(cache, copy(8), as_of=now() - MAX_AGE - 1)
+    await settled(cache)
+    assert await cache.get(KEY) is None
+    assert await put(cache, copy(8), as_of=now() - MAX_AGE + 5)
+    assert await cache.get(KEY) is not None
+
+
+async def test_everything_lives_for_a_while_and_no_longer(backend: Backend) -> None:
+    cache = await backend.open()
+    for number in range(20):
+        key = ("acme", f"s{number}")
+        await put(cache, copy(2, content_version=1, content=b"c"), key)
+        await put(cache, copy(3, content_version=1), key)
+    lives = await backend.lifetimes()
+    assert len(lives) == 40
+    assert 0.8 * LIMITS.ttl - 5 < min(lives) < max(lives) <= LIMITS.ttl
+    assert len({round(life, 1) for life in lives}) > 5, "they do not vanish together"
+    await forget(cache, 9, ("acme", "gone"))
+    assert max(await backend.lifetimes()) > max(MAX_AGE, 0.9 * LIMITS.ttl), "longer than what was read before can take"
+
+
+async def test_keys_are_apart(cache: Cache) -> None:
+    keys = [("acme", "a"), ("acme", "b"), ("globex", "a"), ("acm", "e.a"), ("}{", "a"), ("é \n", "a"), ("", "a")]
+    for number, key in enumerate(keys, 1):
+        await put(
+            cache, copy(number, content_version=number, content=b"%d" % number, user_id=f"user\r\n é {number}"), key
+        )
+    for number, key in enumerate(keys, 1):
+        assert await cache.get(key, content=True) == copy(
+            number, content_version=number, content=b"%d" % number, user_id=f"user\r\n é {number}"
+        )
+
+
+async def test_changes_and_reads_of_many_at_once(cache: Cache) -> None:
+    keys = [("acme", f"s{number}") for number in range(300)]
+    changes: list[Change] = [Put(key, copy(number + 1, content_version=1, content=key[1].encode()), now())
+                             for number, key in enumerate(keys)]  # fmt: skip
+    changes += [Forget(key, 10**6) for key in keys[::3]]
+    assert list(await cache.put(changes)) == [True] * 400
+    answers = [cache.get(key, content=bool(number % 2), newest=number % 3) for number, key in enumerate(keys)]
+    answers[1].cancel()
+    for number, (key, answer) in enumerate(zip(keys, answers, strict=True)):
+        if number == 1:
+            continue  # cancelled, to no harm of the others
+        if number % 3 == 0:
+            assert await answer is None
+        else:
+            content = key[1].encode() if number % 2 else None
+            assert await answer == copy(number + 1, content_version=1, content=content)
+    assert list(await cache.put([])) == []
+
+
+async def test_what_is_offered_is_taken(cache: Cache) -> None:
+    cache.offer(Put(KEY, copy(5), now()))
+    await put(cache, copy(1), ("acme", "other"))
+    assert await cache.get(KEY) == copy(5)
+
+
+async def test_processes_share_copies(backend: Backend) -> None:
+    one, other = await backend.open(), await backend.open()
+    await put(one, copy(5))
+    assert await other.get(KEY) == copy(5)
+    await put(other, copy(6))
+    assert await one.get(KEY) == copy(6)
+
+
+async def test_a_new_epoch_hides_what_was_there_from_everybody(backend: Backend) -> None:
+    one, other = await backend.open(), await backend.open()
+    await put(one, copy(5))
+    one.new_epoch()
+    await settled(one)
+    assert await one.get(KEY) is None
+    assert await other.get(KEY) is None
+    await settled(other)
+    assert await put(other, copy(4))
+    assert await one.get(KEY) == copy(4)
+    assert one.state().epochs >= 1
+    assert other.state().epochs >= 1
+
+
+async def test_a_change_made_in_the_wrong_epoch_is_not_called_done(backend: Backend) -> None:
+    one, other = await backend.open(), await backend.open()
+    one.new_epoch()
+    await settled(one)
+    await put(one, copy(1), ("acme", "begun"))
+    keys = [("acme", f"s{number}") for number in range(20)]
+    told = await other.put([Put(key, copy(5), now()) for key in keys])
+    assert not any(told)
+    await settled(other)
+    assert all(await other.put([Put(key, copy(5), now()) for key in keys]))
+    assert await one.get(keys[0]) == copy(5)
+
+
+async def test_a_server_that_lost_its_memory_is_in_a_new_epoch(backend: Backend) -> None:
+    """A slow reader's old copy, put after the loss, stays unseen: nothing is there to outdo it."""
+    one, other = await backend.open(), await backend.open()
+    await put(one, copy(5))
+    await backend.flush()
+    assert not await put(other, copy(4))
+    await settled(other)
+    assert await other.get(KEY) is None
+    assert await one.get(KEY) is None
+    await settled(one)
+    assert await put(one, copy(5))
+
+
+async def test_another_server_is_not_believed(backend: Backend) -> None:
+    """A replica that lagged, or a restart from a file: it has what the old server had, some time ago."""
+    one = await backend.open()
+    await put(one, copy(5))
+    await backend.swap()
+    other = await backend.open()
+    assert await other.get(KEY) is None
+    assert await one.get(KEY) is None
+    await settled(one)
+    await put(one, copy(6))
+    assert await one.get(KEY) == copy(6)
+
+
+async def test_what_has_vanished_can_come_again(backend: Backend) -> None:
+    cache = await backend.open()
+    await put(cache, copy(5, 4, after=3))
+    await backend.lapse()
+    assert await cache.get(KEY) is None
+    await put(cache, copy(5, 4, after=3))
+    assert seqs(await cache.get(KEY, newest=2)) == [4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_order_of_changes_leaves_the_newest(cache: Cache, seed: int) -> None:
+    chance = random.Random(seed)
+    highest: dict[str, int] = {}
+    changes: list[Change] = []
+    for _ in range(400):
+        session_id, version = f"s{chance.randrange(10)}", chance.randrange(1, 50)
+        if chance.random() < 0.2:
+            changes.append(Forget(("acme", session_id), version))
+        else:
+            reach = chance.randrange(version)
+            changes.append(Put(("acme", session_id), copy(version, version, after=reach), now(), chance.random() < 0.5))
+        highest[session_id] = max(highest.get(session_id, 0), version)
+    assert all(await cache.put(changes))
+    for session_id, version in highest.items():
+        found = await cache.get(("acme", session_id), newest=ALL)
+        last = [c for c in changes if c.key[1] == session_id]
+        puts = [c.copy.version for c in last if isinstance(c, Put)]
+        forgets = [c.version for c in last if isinstance(c, Forget)]
+        assert found is None or found.version == version
+        if max(puts, default=0) > max(forgets, default=0):
+            assert found is not None
+            assert seqs(found)[-1] == version
