@@ -1,8 +1,10 @@
 """The stores that the suite runs over, each with a clock that tests move.
+
 A test that asks for `postgres_dsn` has a database of its own. The suite's own store shares one database between its
 tests, emptied for each: making a database costs more than most of these tests.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -11,6 +13,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from sessiond_server.cache.contract import Cache
+from sessiond_server.cache.memory import MemoryCache, MemoryServer
+from sessiond_server.cache.redis import RedisCache, Timeouts
+from sessiond_server.store.cached import CachedStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.memory import MemoryStore
 from sessiond_server.store.postgres.store import PostgresStore
@@ -68,14 +74,32 @@ def shared_dsn(databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
     databases.drop(dsn)
 
 
-@pytest.fixture(params=["memory", "postgres"])
-def dsn_or_none(request: pytest.FixtureRequest) -> str | None:
-    """Where the store keeps its data; None: in memory. Servers start here, outside of any event loop."""
-    return request.getfixturevalue("shared_dsn") if request.param == "postgres" else None
+@dataclass(frozen=True)
+class Place:
+    """Where a store keeps its data, and its copies."""
+
+    dsn: str | None
+    """None: in memory."""
+    cached: bool
+    redis_url: str | None
+    """With `cached`; None: the copies are in memory."""
+    redis_prefix: str
+
+
+@pytest.fixture(params=["memory", "postgres", "cached memory", "cached postgres"])
+def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
+    """Servers start here, outside of any event loop."""
+    cached, in_postgres = request.param.startswith("cached"), request.param.endswith("postgres")
+    return Place(
+        request.getfixturevalue("shared_dsn") if in_postgres else None,
+        cached,
+        request.getfixturevalue("redis_url") if cached and in_postgres else None,
+        redis_prefix,
+    )
 
 
 @pytest.fixture
-async def open_backend(dsn_or_none: str | None) -> AsyncIterator[Open]:
+async def open_backend(place: Place) -> AsyncIterator[Open]:
     """Opens a store with settings such as `rules`, once per test."""
     async with AsyncExitStack() as stack:
 
@@ -95,7 +119,7 @@ async def open_backend(dsn_or_none: str | None) -> AsyncIterator[Open]:
             return Backend(store, store, advance)
 
         async def postgres(**settings: Any) -> Backend:
-            dsn = dsn_or_none
+            dsn = place.dsn
             assert dsn is not None
             connection = await asyncpg.connect(dsn)
             stack.push_async_callback(connection.close)
@@ -110,7 +134,24 @@ async def open_backend(dsn_or_none: str | None) -> AsyncIterator[Open]:
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))
             return Backend(store, other, advance, dsn)
 
-        yield memory if dsn_or_none is None else postgres
+        async def cached(**settings: Any) -> Backend:
+            backend = await plain(**settings)
+            server = MemoryServer(asyncio.get_running_loop().time)
+
+            async def behind_a_cache(store: Store) -> Store:
+                cache: Cache = MemoryCache(server)
+                if place.redis_url is not None:
+                    cache = await stack.enter_async_context(
+                        RedisCache(place.redis_url, place.redis_prefix, timeouts=Timeouts(connect=5.0, answer=5.0))
+                    )
+                    await cache.became_ready()
+                return await stack.enter_async_context(CachedStore(store, cache))
+
+            backend.store, backend.other = await behind_a_cache(backend.store), await behind_a_cache(backend.other)
+            return backend
+
+        plain = memory if place.dsn is None else postgres
+        yield cached if place.cached else plain
 
 
 @pytest.fixture
