@@ -28,6 +28,7 @@
     ├── Unauthenticated
     ├── ScopeMissing
     ├── Unavailable
+    │   ├── Starting
     │   ├── Draining
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -286,6 +287,10 @@ class Unavailable(SessiondError):
     """The service could not be reached, or can't answer now. A write may have happened: retry it with the same id."""
 
 
+class Starting(Unavailable):
+    """The service is not ready yet."""
+
+
 class Draining(Unavailable):
     """The server that answered is shutting down."""
 
@@ -337,6 +342,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "SESSION_QUOTA_REACHED": SessionQuotaReached,
         "UNAUTHENTICATED": Unauthenticated,
         "SCOPE_MISSING": ScopeMissing,
+        "STARTING": Starting,
         "DRAINING": Draining,
         "STORE_UNAVAILABLE": StoreUnavailable,
         "DEADLINE_EXCEEDED": DeadlinePassed,

@@ -1,6 +1,6 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store (migrated) -> background tasks -> batcher -> wire
+    bundled servers -> store -> batcher -> wire, refusing calls -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
 """
@@ -92,21 +92,25 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         embedded = None
         if settings.embedded:
             embedded = await stack.enter_async_context(bundled(settings))
-        store = await stack.enter_async_context(opened_store(settings, embedded.postgres_dsn if embedded else None))
-        await _check_cache(embedded.redis_url if embedded else settings.redis_url)
+        dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
+        store = await stack.enter_async_context(opened_store(settings, dsn))
         batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
-        server = RpcServer(store, batcher, authenticator, await store.token_key(), _wire(settings))
+        server = RpcServer(store, batcher, authenticator, _wire(settings))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
         except RuntimeError as error:
             raise CannotListen(settings.listen) from error
+        if settings.store == "postgres" and dsn is not None:
+            await _bring_up_to_date(dsn)
+        await store.ping()
+        await _check_cache(embedded.redis_url if embedded else settings.redis_url)
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
         tasks(_watch_health(store, server), "health")
         if embedded:
             tasks(embedded.keep_running(), "bundled-servers")
-        await server.set_serving(True)
+        await server.open(await store.token_key())
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys))
 
 
@@ -133,8 +137,8 @@ async def database(settings: Settings) -> AsyncIterator[str | None]:
 
 
 @asynccontextmanager
-async def opened_store(settings: Settings, embedded_dsn: str | None) -> AsyncIterator[Store]:
-    """The store, ready: for Postgres with the schema of this version, which is applied where it is missing."""
+async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator[Store]:
+    """The store: in the database of `dsn`, which need not be there yet, or in memory."""
     rules = Rules(
         default_ttl_us=round(settings.default_ttl * _MICROSECOND), max_live_sessions=settings.max_live_sessions
     )
@@ -145,12 +149,9 @@ async def opened_store(settings: Settings, embedded_dsn: str | None) -> AsyncIte
 
         yield MemoryStore(rules=rules, request_retention=request_retention, tombstone_retention=tombstone_retention)
         return
-    from sessiond_server.store.postgres.migrate import migrate
     from sessiond_server.store.postgres.store import PostgresStore
 
-    dsn = settings.postgres_dsn or embedded_dsn
     assert dsn is not None
-    await _once_reachable(lambda: migrate(dsn))
     async with PostgresStore(
         dsn,
         rules=rules,
@@ -158,8 +159,14 @@ async def opened_store(settings: Settings, embedded_dsn: str | None) -> AsyncIte
         tombstone_retention=tombstone_retention,
         max_connections=settings.pool_size,
     ) as store:
-        await store.ping()
         yield store
+
+
+async def _bring_up_to_date(dsn: str) -> None:
+    """Gives the database the schema of this version, once it can be reached."""
+    from sessiond_server.store.postgres.migrate import migrate
+
+    await _once_reachable(lambda: migrate(dsn))
 
 
 async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -28,6 +28,7 @@
     ├── Unauthenticated
     ├── ScopeMissing
     ├── Unavailable
+    │   ├── Starting
     │   ├── Draining
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -218,6 +219,11 @@ class ScopeMissing(SessiondError):
 
 class Unavailable(SessiondError):
     """Not now, not here; another attempt or another replica may succeed."""
+
+
+class Starting(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("the server is starting")
 
 
 class Draining(Unavailable):

@@ -171,14 +171,6 @@ async def test_the_callers_own_deadline_ends_the_work() -> None:
         assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
 
 
-async def test_a_deadline_that_has_passed_is_said_and_the_connection_stays_good() -> None:
-    """Whether it was written is open: grpc rounds deadlines up, so the call may still have reached the server."""
-    async with serving() as wire:
-        failure = await wire.failure("CreateSession", VALID["CreateSession"], timeout=0)
-        assert failure.code is StatusCode.DEADLINE_EXCEEDED
-        assert (await wire.call("CountSessions", s.CountSessionsRequest())).count in (0, 1)
-
-
 async def test_calls_beyond_the_limit_are_refused_at_once_and_room_comes_back() -> None:
     store = Holding()
     async with serving(store, most_calls=2) as wire:

@@ -33,12 +33,13 @@ def test_every_service_is_known_to_health() -> None:
 
 
 @pytest.mark.parametrize("service", NAMES)
-async def test_health_is_not_serving_until_told(wire: Wire, service: str) -> None:
-    assert await health(wire, service) == NOT_SERVING
-    await wire.server.set_serving(True)
-    assert await health(wire, service) == SERVING
-    await wire.server.set_serving(False)
-    assert await health(wire, service) == NOT_SERVING
+async def test_health_is_not_serving_until_opened_and_follows_what_it_is_told(service: str) -> None:
+    async with serving(ready=False) as wire:
+        assert await health(wire, service) == NOT_SERVING
+        await wire.server.open(bytes(32))
+        assert await health(wire, service) == SERVING
+        await wire.server.set_serving(False)
+        assert await health(wire, service) == NOT_SERVING
 
 
 async def test_health_of_an_unknown_service_is_not_found(wire: Wire) -> None:
@@ -80,7 +81,8 @@ async def test_stopping_waits_for_calls_in_progress_and_refuses_new_ones() -> No
         stopping = asyncio.create_task(wire.server.stop())
         while (failure := await refused(wire)) is None:
             pass
-        assert failure.code is StatusCode.UNAVAILABLE
+        # CANCELLED: grpc's core had taken the call and not yet handed it over when it was told to stop.
+        assert failure.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
         assert not stopping.done()
         store.go.set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -117,9 +119,21 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 
 async def test_a_server_that_never_started_can_be_stopped() -> None:
     store = MemoryStore()
-    server = RpcServer(store, DirectWriter(store), Authenticator(), bytes(32), WireSettings())
+    server = RpcServer(store, DirectWriter(store), Authenticator(), WireSettings())
     await server.stop()
     assert server.calls == 0
+
+
+async def test_calls_are_refused_until_the_server_is_opened() -> None:
+    async with serving(ready=False) as wire:
+        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
+        assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STARTING")
+        await wire.server.open(bytes(32))
+        assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
+        wire.server._gate.close()
+        await wire.server.open(bytes(32))
+        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
+        assert failure.reason == "DRAINING", "what is closed for good stays closed"
 
 
 async def test_a_closed_gate_refuses_as_draining() -> None:
@@ -133,7 +147,7 @@ async def test_a_taken_port_is_told() -> None:
     async with serving() as wire:
         store = MemoryStore()
         settings = WireSettings(listen=f"127.0.0.1:{wire.port}")
-        other = RpcServer(store, DirectWriter(store), Authenticator(), bytes(32), settings)
+        other = RpcServer(store, DirectWriter(store), Authenticator(), settings)
         with pytest.raises(RuntimeError):
             await other.start()
 

@@ -20,7 +20,7 @@ from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.deadline import Deadline
-from sessiond_server.rpc.interceptors.drain import DrainGate
+from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.methods import generic_handler, snake_case
 from tests.rpc.wire import Failure, until
@@ -87,7 +87,7 @@ class Four:
 
 
 class Served:
-    def __init__(self, four: Four, gate: DrainGate, occupancy: Occupancy, channel: grpc.aio.Channel) -> None:
+    def __init__(self, four: Four, gate: Gate, occupancy: Occupancy, channel: grpc.aio.Channel) -> None:
         self.four = four
         self.gate = gate
         self.occupancy = occupancy
@@ -109,7 +109,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(longest: float = 20.0, most: int = 10) -> AsyncIterator[Served]:
-    four, gate, occupancy = Four(), DrainGate(), Occupancy(most)
+    four, gate, occupancy = Four(), Gate(), Occupancy(most)
     stack = (CallId(), AccessLog(), Boundary(), gate, occupancy, Deadline(longest), Authentication(Authenticator()))
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([generic_handler(service(), four, stack, 100)])
@@ -170,7 +170,7 @@ async def test_single_answers_have_a_longest_deadline_and_a_limit(rpc: str) -> N
     async with serving(most=0) as four:
         with pytest.raises(Failure) as caught:
             await four.call(rpc, said("a"))
-    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.reason == "TOO_MANY_CALLS"
 
 
 @pytest.mark.parametrize("rpc", [rpc for rpc, (_, outgoing) in KINDS.items() if outgoing])

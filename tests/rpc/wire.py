@@ -178,14 +178,17 @@ async def serving(
     writer: Writer | None = None,
     settings: WireSettings = SETTINGS,
     authenticator: Authenticator | None = None,
+    ready: bool = True,
     **changes: Any,
 ) -> AsyncIterator[Wire]:
     """A running server; `changes` are to its settings. Everything is closed behind it."""
     store = store or MemoryStore()
     authenticator = authenticator or Authenticator({digest_of(key): who for key, who in PRINCIPALS.items()})
     settings = replace(settings, grace=0.0, **changes) if "grace" not in changes else replace(settings, **changes)
-    server = RpcServer(store, writer or DirectWriter(store), authenticator, await store.token_key(), settings)
+    server = RpcServer(store, writer or DirectWriter(store), authenticator, settings)
     port = await server.start()
+    if ready:
+        await server.open(await store.token_key())
     # Channels to one address share a connection otherwise, and so one test's GOAWAY would be another's.
     options = (("grpc.use_local_subchannel_pool", 1),)
     try:

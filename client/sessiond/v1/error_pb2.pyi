@@ -116,6 +116,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with
     the same `request_id`. Sample: "the deadline passed".
     """
+    ERROR_REASON_STARTING: _ErrorReason.ValueType  # 73
+    """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
+    database. Sample: "the server is starting".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.
     Sample: "internal error".
@@ -220,6 +224,10 @@ Sample: "the database cannot be reached".
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 72
 """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with
 the same `request_id`. Sample: "the deadline passed".
+"""
+ERROR_REASON_STARTING: ErrorReason.ValueType  # 73
+"""UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
+database. Sample: "the server is starting".
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.

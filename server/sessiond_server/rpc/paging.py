@@ -21,11 +21,11 @@ Position = list[int | str]
 
 
 class PageTokens:
-    """Makes and opens tokens. Immutable; replicas that share the key understand each other's tokens."""
+    """Makes and opens tokens. Replicas that share the key understand each other's tokens."""
 
-    def __init__(self, key: bytes) -> None:
-        """`key` is secret; see Store.token_key."""
-        self._key = key
+    def __init__(self, key: bytes = b"") -> None:
+        """`key` is secret; see Store.token_key. It may come later, but before the first token."""
+        self.key = key
 
     def of(self, scope: Scope, method: str, *selection: str | bytes | int) -> "ListTokens":
         """The tokens of one list: of one caller's view, one RPC, and everything that selects and orders the items."""
@@ -34,7 +34,7 @@ class PageTokens:
             data = part if isinstance(part, bytes) else str(part).encode()
             digest.update(len(data).to_bytes(8))
             digest.update(data)
-        return ListTokens(self._key, digest.digest())
+        return ListTokens(self.key, digest.digest())
 
 
 class ListTokens:

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from sessiond.v1 import message_service_pb2, session_service_pb2
 from sessiond_server.auth import Authenticator
+from sessiond_server.errors import Starting
 from sessiond_server.rpc.call import Interceptor
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.interceptors.access_log import AccessLog
@@ -19,7 +20,7 @@ from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.deadline import Deadline
-from sessiond_server.rpc.interceptors.drain import DrainGate
+from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.messages import MessageServicer
 from sessiond_server.rpc.methods import generic_handler
@@ -86,15 +87,12 @@ class WireSettings:
 class RpcServer:
     """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
 
-    def __init__(
-        self, store: Store, writer: Writer, authenticator: Authenticator, token_key: bytes, settings: WireSettings
-    ) -> None:
-        """`token_key` is Store.token_key's."""
+    def __init__(self, store: Store, writer: Writer, authenticator: Authenticator, settings: WireSettings) -> None:
         self._settings = settings
-        self._gate = DrainGate()
+        self._gate = Gate(Starting)
         self._occupancy = Occupancy(settings.most_calls)
         self._health = Health([service.full_name for service in SERVICES])
-        tokens = PageTokens(token_key)
+        self._tokens = tokens = PageTokens()
         self._servicers = (
             (SESSIONS, SessionServicer(store, writer, tokens)),
             (MESSAGES, MessageServicer(store, writer, tokens)),
@@ -112,7 +110,10 @@ class RpcServer:
         self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listens; health says NOT_SERVING. Returns the port. Raises RuntimeError when the address cannot be had."""
+        """Listens, and refuses calls with Starting until `open`; health says NOT_SERVING. Returns the port.
+
+        Raises RuntimeError when the address cannot be had.
+        """
         server = grpc.aio.server(options=self._settings.options())
         largest = self._settings.largest_request
         server.add_generic_rpc_handlers(
@@ -129,6 +130,12 @@ class RpcServer:
         await server.start()
         self._server = server
         return port
+
+    async def open(self, token_key: bytes) -> None:
+        """Serves from now on: the store is ready, and `token_key` is Store.token_key's. Health says SERVING."""
+        self._tokens.key = token_key
+        self._gate.open()
+        await self.set_serving(True)
 
     async def set_serving(self, serving: bool) -> None:
         """What health says. No effect once `stop` was called."""

@@ -72,6 +72,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.SessionQuotaReached: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_SESSION_QUOTA_REACHED),
         errors.Unauthenticated: Row(_C.UNAUTHENTICATED, _R.ERROR_REASON_UNAUTHENTICATED),
         errors.ScopeMissing: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_SCOPE_MISSING),
+        errors.Starting: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STARTING),
         errors.Draining: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DRAINING),
         errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORE_UNAVAILABLE),
         errors.DeadlinePassed: Row(_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_EXCEEDED),
