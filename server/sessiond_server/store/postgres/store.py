@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
 
 import asyncpg
 
@@ -21,7 +20,7 @@ from sessiond_server.store.contract import (
     SessionsPage,
 )
 from sessiond_server.store.postgres import filters, read, sweep, write
-from sessiond_server.store.postgres.connection import pool, reaching
+from sessiond_server.store.postgres.connection import pool
 from sessiond_server.store.postgres.transactions import Transactions
 
 
@@ -71,7 +70,7 @@ class PostgresStore:
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
     ) -> SessionSnapshot:
-        rows = await self._fetch(
+        rows = await self._transactions.fetch(
             read.GET_SESSION if content else read.GET_CORE, scope.tenant_id, session_id, scope.user_id
         )
         return read.session(session_id, rows)
@@ -79,7 +78,7 @@ class PostgresStore:
     async def get_sessions(
         self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
     ) -> Sequence[SessionSnapshot | None]:
-        rows = await self._fetch(
+        rows = await self._transactions.fetch(
             read.GET_SESSIONS if content else read.GET_CORES, scope.tenant_id, session_ids, scope.user_id
         )
         return read.sessions(len(session_ids), rows)
@@ -95,17 +94,17 @@ class PostgresStore:
         content: bool,
     ) -> SessionsPage:
         query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
-        return read.sessions_page(limit, await self._fetch(query.text, *query.parameters))
+        return read.sessions_page(limit, await self._transactions.fetch(query.text, *query.parameters))
 
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
         query = filters.count(scope, where)
-        count: int = (await self._fetch(query.text, *query.parameters))[0][0]
+        count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
         return count
 
     async def get_message(
         self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
     ) -> tuple[int, bytes]:
-        rows = await self._fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
+        rows = await self._transactions.fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
         return read.message(session_id, message_id, rows)
 
     async def list_messages(
@@ -119,7 +118,7 @@ class PostgresStore:
         limit: int,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        rows = await self._fetch(
+        rows = await self._transactions.fetch(
             read.LIST_MESSAGES_DESCENDING if descending else read.LIST_MESSAGES_ASCENDING,
             scope.tenant_id,
             session_id,
@@ -132,7 +131,7 @@ class PostgresStore:
         return read.messages_page(session_id, rows)
 
     async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        rows = await self._fetch(
+        rows = await self._transactions.fetch(
             read.LIST_EVENTS, scope.tenant_id, session_id, scope.user_id, after_seq, limit, PAGE_BYTES
         )
         return read.events_page(session_id, rows)
@@ -144,13 +143,8 @@ class PostgresStore:
         return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
 
     async def token_key(self) -> bytes:
-        key: bytes = (await self._fetch(read.TOKEN_KEY))[0][0]
+        key: bytes = (await self._transactions.fetch(read.TOKEN_KEY))[0][0]
         return key
 
     async def ping(self) -> None:
-        read.check_primary(await self._fetch(read.PING))
-
-    async def _fetch(self, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
-        with reaching():
-            rows: Sequence[asyncpg.Record] = await self._pool.fetch(statement, *parameters)
-            return rows
+        read.check_primary(await self._transactions.fetch(read.PING))

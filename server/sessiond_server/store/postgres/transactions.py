@@ -1,8 +1,8 @@
 """One transaction: begun, given to some work, and ended for certain, whatever becomes of the caller."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -60,6 +60,22 @@ class Transactions:
                     last = lost
             raise StoreUnavailable from last
 
+    async def fetch(self, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
+        """The rows of one statement that reads, outside of any transaction. Raises StoreUnavailable.
+
+        Cancelled it returns at once, also when the server does not answer: the connection is given back in the
+        background, or cut.
+        """
+        with reaching():
+            connection = await self._pool.acquire()
+            try:
+                rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+            except BaseException:
+                self._begin_ending(self._give_back(connection))
+                raise
+            await self._pool.release(connection)
+            return rows
+
     async def close(self) -> None:
         """Returns when every transaction has ended, those that nobody waits for any more too."""
         while self._endings:
@@ -77,10 +93,13 @@ class Transactions:
         return result
 
     async def _end(self, ending: Coroutine[object, object, None]) -> None:
+        await asyncio.shield(self._begin_ending(ending))
+
+    def _begin_ending(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(ending)
         self._endings.add(task)
         task.add_done_callback(self._ended)
-        await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._endings.discard(task)
@@ -97,6 +116,14 @@ class Transactions:
             raise
         finally:
             await self._pool.release(connection)
+
+    async def _give_back(self, connection: asyncpg.Connection) -> None:
+        """Releases a connection whose statement was cancelled: asyncpg waits until the server has taken notice."""
+        releasing = asyncio.ensure_future(self._pool.release(connection))
+        await asyncio.wait((releasing,), timeout=ROLLBACK_SECONDS)
+        if not releasing.done():
+            cut(connection)
+        await releasing
 
     async def _roll_back(self, connection: asyncpg.Connection) -> None:
         try:
