@@ -141,9 +141,9 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
             async def behind_a_cache(store: Store) -> Store:
                 cache: Cache = MemoryCache(server)
                 if place.redis_url is not None:
-                    cache = await stack.enter_async_context(
-                        RedisCache(place.redis_url, place.redis_prefix, timeouts=Timeouts(connect=5.0, answer=5.0))
-                    )
+                    patient = Timeouts(connect=5.0, answer=5.0)
+                    cache = redis = await stack.enter_async_context(RedisCache(place.redis_url, timeouts=patient))
+                    redis.begin(place.redis_prefix)
                     await cache.became_ready()
                 return await stack.enter_async_context(CachedStore(store, cache))
 

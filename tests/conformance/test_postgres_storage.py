@@ -111,7 +111,7 @@ async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller
             await store.get_message(caller.scope, "s", f"m{i}")
             await store.list_events(caller.scope, "s", after_seq=i, limit=50)
         # A view of one's own connection, of which the store has but one.
-        rows = await store._fetch("select statement, custom_plans from pg_prepared_statements")
+        rows = await store._transactions.fetch("select statement, custom_plans from pg_prepared_statements")
     planned = {row["statement"]: row["custom_plans"] for row in rows}
     hot = ["lock_heads", "look_up", "write_log"]
     reads = ["get_core", "get_session", "get_cores", "get_sessions", "get_message", "list_events"]
