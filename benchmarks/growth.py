@@ -13,6 +13,7 @@ LENGTHS = (10, 1_000, 100_000)
 SESSIONS = 4
 """Of each length. With few callers, so that the short ones are still short at the end of a measurement."""
 CALLERS = 8
+LISTED = 50
 
 _CALLS: dict[str, tuple[str, Callable[[str], Step]]] = {
     "growth_append_100k": ("AppendMessages(1)", lambda session_id: append(session_id, 1)),
@@ -36,9 +37,9 @@ def measure_lengths(
             ids = longest if length == LENGTHS[-1] else site.fresh(f"l{length}", SESSIONS, messages=length)
             return [[call(one)] for one in ids]
 
-        results.append(
-            _measure(name, title, "messages", [(n, site, scripts) for n in LENGTHS], load, few, rounds, folder)
-        )
+        least = LISTED if name == "growth_list_100k" else 0
+        subjects = [(n, site, scripts) for n in LENGTHS]
+        results.append(_measure(name, title, "messages", subjects, load, few, rounds, folder, least))
     return results
 
 
