@@ -111,7 +111,8 @@ def _redis(stack: AsyncExitStack, url: str, prefix: str, clients: "list[Redis]")
         return key.removeprefix(prefix.encode()).strip(b"{").startswith(b"epoch")
 
     async def open_cache() -> Cache:
-        cache = await stack.enter_async_context(RedisCache(url, prefix, limits=LIMITS, timeouts=PATIENT))
+        cache = await stack.enter_async_context(RedisCache(url, limits=LIMITS, timeouts=PATIENT))
+        cache.begin(prefix)
         await settled(cache)
         return cache
 

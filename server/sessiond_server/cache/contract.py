@@ -44,10 +44,6 @@ def seq_of(placed_message: bytes) -> int:
     return int(placed_message[:PLACE_BYTES])
 
 
-def message_of(placed_message: bytes) -> bytes:
-    return placed_message[PLACE_BYTES:]
-
-
 class Copy(NamedTuple):
     """What is known of one session at one version."""
 

@@ -6,12 +6,15 @@ followed by its payload field.
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_service_pb2 import ListMessagesResponse
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
 
 _LENGTH_DELIMITED = 2
+
+_SHORT = 4096
 
 
 def varint(value: int) -> bytes:
@@ -31,6 +34,11 @@ def tag(field_number: int) -> bytes:
     return varint(field_number << 3 | _LENGTH_DELIMITED)
 
 
+def string_field(field_number: int, value: bytes) -> bytes:
+    """A string, bytes or message field, serialised."""
+    return b"".join((tag(field_number), varint(len(value)), value))
+
+
 EVENT_SESSION = tag(Event.SESSION_FIELD_NUMBER)
 EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
@@ -48,10 +56,18 @@ def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> b
     return b"".join((head, EVENT_SESSION, varint(len(body) + len(content)), body, content))
 
 
+@cache
+def _starts(field_tag: bytes) -> list[bytes]:
+    """Tag and length of items, by length: nearly all are short, and computing a varint costs more than the item."""
+    return [field_tag + varint(length) for length in range(_SHORT)]
+
+
 def repeated(field_tag: bytes, items: Iterable[bytes], rest: bytes = b"") -> bytes:
     """A serialised message with `items` in one repeated message field, followed by its other fields."""
+    starts = _starts(field_tag)
     parts: list[bytes] = []
     for item in items:
-        parts += (field_tag, varint(len(item)), item)
+        length = len(item)
+        parts += (starts[length] if length < _SHORT else field_tag + varint(length), item)
     parts.append(rest)
     return b"".join(parts)

@@ -18,16 +18,14 @@ from sessiond_server.domain.rows import Key
 
 
 class RedisCache:
-    """A Cache (see contract.py). Use as `async with RedisCache(url, prefix) as cache`.
+    """A Cache (see contract.py). Use as `async with RedisCache(url) as cache`, and `begin` it.
 
-    Opening it does not wait for the server; closing it leaves everything where it is. All processes that serve one
-    database must use one prefix, and no others may.
+    Opening and beginning it do not wait for the server; closing it leaves everything where it is.
     """
 
     def __init__(
         self,
         url: str,
-        prefix: str,
         *,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
@@ -37,25 +35,33 @@ class RedisCache:
         self._limits = limits or Limits()
         self._timeouts = timeouts or Timeouts()
         self._arguments = parse(url)
-        self._prefix = prefix.encode()
+        self._prefix = b""
         self._random = random or Random()
         self._cluster: Cluster | None = None
         self._node: Node | None = None
-        self._reason = "not connected yet"
+        self._reason = "not begun yet"
         self._ready = False
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "RedisCache":
+    def begin(self, prefix: str) -> None:
+        """Connects, and from then on keeps trying to. Until it has begun, it is not ready.
+
+        `prefix` starts all keys, and has no braces. All processes that serve one database must use one prefix, and no
+        others may: two databases may have sessions of one key.
+        """
+        self._prefix = prefix.encode()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache")
+
+    async def __aenter__(self) -> "RedisCache":
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def ready(self) -> bool:

@@ -3,13 +3,20 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sessiond_server.cache.redis.link import Link, Replies, pack
 
-MOST_COMMANDS = 512
-MOST_BYTES = 1024 * 1024
+MOST_COMMANDS: Final = 512
+MOST_BYTES: Final = 1024 * 1024
 """Of one pipeline; one item may be larger."""
+
+QUIET_TURNS: Final = 6
+ENOUGH: Final = 32
+"""Reads leave once so many turns of the loop brought no other, or so many are there. A loop with nothing to do makes
+six turns in microseconds, so a lone caller does not notice; on one that is busy each turn serves a caller or two. When
+they left in the next turn already, 64 callers filled pipelines with 1.1 reads; this way with 10, at 100 µs less CPU for
+each (docs/decisions/0006-redis-links.md)."""
 
 Done = Callable[[Sequence[Any] | None], None]
 """Takes the replies to an item's commands, errors as values; or None when they are not to be believed."""
@@ -18,28 +25,38 @@ Done = Callable[[Sequence[Any] | None], None]
 class Lane:
     """Believes replies only if, after them, the server was still in `epoch`, in which all its commands' keys are.
 
-    `changed` is called when it was not, or when the connection is lost. A new epoch needs a new lane.
+    `changed` is called when it was not, or when the connection is lost. A new epoch needs a new lane. A pipeline leaves
+    after `turns` quiet turns of the loop, or with ENOUGH items.
     """
 
-    def __init__(self, link: Link, epoch_key: bytes, epoch: bytes, changed: Callable[[], None]) -> None:
+    def __init__(self, link: Link, epoch_key: bytes, epoch: bytes, changed: Callable[[], None], turns: int) -> None:
         self.waiting = 0
         """Items that have no answer yet."""
         self._link = link
         self._epoch = epoch
         self._which_epoch = pack(b"GET", epoch_key)
         self._changed = changed
+        self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, int, Done]] = []
         self._busy = False
         """A pipeline is away, or about to be sent."""
 
     def add(self, commands: bytes, count: int, done: Done) -> None:
-        """Sends packed commands with the next pipeline, which leaves in the loop's next turn if none is away."""
+        """Sends packed commands with the next pipeline, which leaves when none is away."""
         self.waiting += 1
         self._queue.append((commands, count, done))
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self._gather, 1, self._turns)
+
+    def _gather(self, seen: int, turns: int) -> None:
+        """Sends once `turns` more turns have brought nothing to the `seen` items."""
+        count = len(self._queue)
+        if count >= ENOUGH or (count == seen and not turns):
+            self._send()
+        else:
+            self._loop.call_soon(self._gather, count, turns - 1 if count == seen else self._turns)
 
     def _send(self) -> None:
         batch = self._queue
@@ -67,6 +84,6 @@ class Lane:
             done(replies[start : start + count] if believed and replies is not None else None)
             start += count
         if self._queue:
-            self._send()
+            self._loop.call_soon(self._gather, len(self._queue), self._turns)
         else:
             self._busy = False

@@ -13,7 +13,7 @@ import hiredis
 
 from sessiond_server.cache.contract import MAX_AGE, Change, Copy, Forget, Limits
 from sessiond_server.cache.redis import entries, scripts
-from sessiond_server.cache.redis.lane import Lane
+from sessiond_server.cache.redis.lane import QUIET_TURNS, Lane
 from sessiond_server.cache.redis.link import Link, LinkLost, open_link
 from sessiond_server.domain.rows import Key
 
@@ -197,8 +197,8 @@ class Node:
             self.epochs += epoch != self._epoch
             self._epoch = epoch
             self._names = entries.Names(self._prefix, epoch[_RUN_ID:])
-            self._reads = Lane(reader, self._epoch_key, epoch, self._lane_changed)
-            self._writes = Lane(writer, self._epoch_key, epoch, self._lane_changed)
+            self._reads = Lane(reader, self._epoch_key, epoch, self._lane_changed, QUIET_TURNS)
+            self._writes = Lane(writer, self._epoch_key, epoch, self._lane_changed, 0)
 
     async def _current_epoch(self, writer: Link, run_id: bytes, forced: bool) -> tuple[bytes, bytes]:
         if self._load:
