@@ -13,12 +13,11 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig, SessionView
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import fold, lifecycle, validation
+from sessiond_server.domain import fold, lifecycle, validation, wire
 from sessiond_server.domain.merge import merge_patch
 from sessiond_server.domain.parts import CONTENT_FIELDS, content_of, copy_field, core_of, limits_of
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Rules
 from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
-from sessiond_server.domain.wire import FIRST_MESSAGE_EVENT
 from sessiond_server.errors import (
     InvalidFields,
     MessageAlreadyExists,
@@ -78,47 +77,39 @@ class Step:
         *,
         body: bytes,
         content: bytes | None = None,
-        message_id: str | None = None,
         session_name: str | None = None,
     ) -> None:
-        """Adds the event at the state's version, which has just been advanced."""
+        """Adds the one event of a write, at the state's version, which has just been advanced."""
+        view = SessionView.SESSION_VIEW_UNSPECIFIED
+        if event_type < wire.FIRST_MESSAGE_EVENT:
+            full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
+            view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
+        head = self.head_of_all(event_type, time_us, view) + wire.event_head(
+            state.core.version, self.new_id(), 0, session_name
+        )
+        self.events.append(EventRow(state.key, state.core.version, event_type, time_us, None, head, body, content))
+
+    def head_of_all(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
+        """What the heads of all events of this write share, serialised; wire.event_head has the rest."""
         command = self.command
         # Field by field: keyword arguments would take more than twice as long.
         head = Event()
-        head.seq = state.core.version
         head.session_id = command.session_id
-        head.event_id = self.new_id()
         head.type = event_type
         set_timestamp(head.create_time, time_us)
         head.actor = command.actor
-        head.index_in_request = len(self.events)
+        head.session_view = view
         if not command.request_id.startswith(c.INTERNAL_REQUEST_PREFIX):
             head.request_id = command.request_id
-        if event_type < FIRST_MESSAGE_EVENT:
-            full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
-            head.session_view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
-        if session_name is not None:
-            head.session_name = session_name
-        self.events.append(
-            EventRow(
-                key=state.key,
-                seq=state.core.version,
-                type=event_type,
-                create_time_us=time_us,
-                message_id=message_id,
-                head=head.SerializeToString(),
-                body=body,
-                content=content,
-            )
-        )
+        return head.SerializeToString()
 
     def time_after(self, session: Session) -> int:
         """The event's time: now, but never before the session's previous event, whatever the clock did."""
         return max(self.now_us, microseconds(session.update_time))
 
-    def advance(self, session: Session, time_us: int, *, activity: bool) -> None:
-        first = not self.events
-        fold.advance(session, session.version + 1, time_us, first_of_request=first, activity=activity)
+    def advance(self, session: Session, time_us: int, *, activity: bool, events: int = 1) -> None:
+        """What the events of a write do to the session, whatever they are."""
+        fold.advance(session, session.version + events, time_us, first_of_request=True, activity=activity)
 
 
 def create(step: Step, action: c.CreateSession) -> State:
@@ -301,36 +292,52 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
     _check_tools(state.limits, core.session_id, action)
     _check_message_ids(step, state, action)
 
-    time_us = step.time_after(core)
+    time_us, first_seq = step.time_after(core), core.version + 1
+    event_type = EventType.EVENT_TYPE_MESSAGE_APPENDED
+    head_of_all = step.head_of_all(event_type, time_us, SessionView.SESSION_VIEW_UNSPECIFIED)
+    body_of_all = _body_of_all(core.session_id, time_us)
     message_ids = []
-    for given in action.messages:
-        step.advance(core, time_us, activity=True)
-        message = Message()
-        message.CopyFrom(given)
-        message.seq = core.version
-        message.session_id = core.session_id
-        message.message_id = given.message_id or step.new_id()
-        set_timestamp(message.create_time, time_us)
-        message.ClearField("redact_time")
-        message.ClearField("redact_reason")
-        if message.HasField("usage") and not message.usage.total_tokens:
-            message.usage.total_tokens = min(message.usage.input_tokens + message.usage.output_tokens, fold.MOST)
-        fold.add_message(core, message)
+    for index, given in enumerate(action.messages):
+        seq, event_id = first_seq + index, step.new_id()
+        message_id = given.message_id or event_id
         name = None
-        if not core.name and (title := fold.title(message)):
+        if not core.name and (title := fold.title(given)):
             core.name = name = title
             state.indexed = True
-        message_ids.append(message.message_id)
-        state.new_message_ids.add(message.message_id)
-        step.emit(
-            state,
-            EventType.EVENT_TYPE_MESSAGE_APPENDED,
-            time_us,
-            body=message.SerializeToString(),
-            message_id=message.message_id,
-            session_name=name,
-        )
-    return c.MessagesAppended(core.version, core.version - len(message_ids) + 1, tuple(message_ids), time_us)
+        head = head_of_all + wire.event_head(seq, event_id, index, name)
+        body = _stored(given, core).SerializeToString() + body_of_all + wire.message_place(seq, message_id)
+        step.events.append(EventRow(state.key, seq, event_type, time_us, message_id, head, body, None))
+        message_ids.append(message_id)
+    step.advance(core, time_us, activity=True, events=len(message_ids))
+    state.new_message_ids.update(message_ids)
+    return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)
+
+
+def _body_of_all(session_id: str, time_us: int) -> bytes:
+    """What all messages of one append share, serialised."""
+    shared = Message()
+    shared.session_id = session_id
+    set_timestamp(shared.create_time, time_us)
+    return shared.SerializeToString()
+
+
+def _stored(given: Message, core: Session) -> Message:
+    """The message with nothing that the client may not set, counted in the session: itself, or a copy."""
+    message = given
+    if given.HasField("create_time") or given.HasField("redact_time") or given.redact_reason:
+        # The other output-only fields are followed by the server's own, which prevail.
+        message = Message()
+        message.CopyFrom(given)
+        message.ClearField("create_time")
+        message.ClearField("redact_time")
+        message.ClearField("redact_reason")
+    if given.HasField("usage") and not given.usage.total_tokens:
+        if message is given:
+            message = Message()
+            message.CopyFrom(given)
+        message.usage.total_tokens = min(given.usage.input_tokens + given.usage.output_tokens, fold.MOST)
+    fold.add_message(core, message)
+    return message
 
 
 def _check_tools(limits: SessionConfig, session_id: str, action: c.AppendMessages) -> None:

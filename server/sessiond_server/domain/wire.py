@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from sessiond.v1.event_pb2 import Event
+from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import ListMessagesResponse
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
 
@@ -34,11 +35,12 @@ def tag(field_number: int) -> bytes:
     return varint(field_number << 3 | _LENGTH_DELIMITED)
 
 
-def string_field(field_number: int, value: bytes) -> bytes:
-    """A string, bytes or message field, serialised."""
-    return b"".join((tag(field_number), varint(len(value)), value))
-
-
+_EVENT_SEQ = varint(Event.SEQ_FIELD_NUMBER << 3)
+_EVENT_ID = tag(Event.EVENT_ID_FIELD_NUMBER)
+_EVENT_INDEX = varint(Event.INDEX_IN_REQUEST_FIELD_NUMBER << 3)
+_EVENT_NAME = tag(Event.SESSION_NAME_FIELD_NUMBER)
+_MESSAGE_SEQ = varint(Message.SEQ_FIELD_NUMBER << 3)
+_MESSAGE_ID = tag(Message.MESSAGE_ID_FIELD_NUMBER)
 EVENT_SESSION = tag(Event.SESSION_FIELD_NUMBER)
 EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
@@ -46,6 +48,22 @@ LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
 
 FIRST_MESSAGE_EVENT = 20
 """Event types from here on carry a Message, below it a Session."""
+
+
+def event_head(seq: int, event_id: str, index_in_request: int, session_name: str | None) -> bytes:
+    """The fields of an Event's head that differ between the events of one write."""
+    parts = [_EVENT_SEQ, varint(seq), _EVENT_ID, varint(len(event_id)), event_id.encode()]
+    if index_in_request:
+        parts += (_EVENT_INDEX, varint(index_in_request))
+    if session_name is not None:
+        name = session_name.encode()
+        parts += (_EVENT_NAME, varint(len(name)), name)
+    return b"".join(parts)
+
+
+def message_place(seq: int, message_id: str) -> bytes:
+    """The fields of a stored Message that differ between the messages of one append."""
+    return b"".join((_MESSAGE_SEQ, varint(seq), _MESSAGE_ID, varint(len(message_id)), message_id.encode()))
 
 
 def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> bytes:
