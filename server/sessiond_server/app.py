@@ -87,7 +87,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
     if settings.keys_file and not keys:
         raise auth.KeysFileInvalid(f"{settings.keys_file}: holds no keys")
-    authenticator = auth.Authenticator(keys, open_to_all=settings.allow_unauthenticated_network)
+    # Only loopback can reach a port that listens there: no need to look at each caller's address.
+    open_to_all = settings.allow_unauthenticated_network or settings.listen.loopback
+    authenticator = auth.Authenticator(keys, open_to_all=open_to_all)
     async with AsyncExitStack() as stack:
         embedded = None
         if settings.embedded:
@@ -261,6 +263,7 @@ def _wire(settings: Settings) -> WireSettings:
         listen=str(settings.listen),
         tls=tls,
         longest_deadline=settings.longest_deadline,
+        log_successes=settings.access_log == "all",
         reflection=reflection,
         drain_pause=settings.drain_pause,
         grace=settings.grace,

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -74,13 +74,13 @@ class Authenticator:
         self._keys = dict(keys or {})
         self._open_to_all = open_to_all
 
-    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Principal:
-        """The principal of a call. `peer` is gRPC's address of the caller. Raises Unauthenticated.
+    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: Callable[[], str]) -> Principal:
+        """The principal of a call. `peer` gives gRPC's address of the caller. Raises Unauthenticated.
 
         Keys are looked up by digest: what the time of the look-up tells is about the digest, not about the key.
         """
         if not self._keys:
-            if self._open_to_all or is_loopback(peer):
+            if self._open_to_all or is_loopback(peer()):
                 return LOCAL_PRINCIPAL
             raise Unauthenticated
         for name, value in metadata:

@@ -50,6 +50,7 @@ OTHER_VALUES = {
     "grace": ("1m", 60.0),
     "uvloop": ("no", False),
     "log_level": ("debug", "debug"),
+    "access_log": ("all", "all"),
     "log_format": ("json", "json"),
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -276,9 +277,9 @@ async def test_what_the_transport_does_not_read_leaves_the_channel_usable() -> N
 
 async def test_a_principal_is_known_by_its_key_alone() -> None:
     class Known(Authenticator):
-        def authenticate(self, metadata: Any, peer: str) -> Principal:
+        def authenticate(self, metadata: Any, peer: Callable[[], str]) -> Principal:
             assert ("authorization", "Bearer k") in [tuple(pair) for pair in metadata]
-            assert peer.startswith("ipv4:127.0.0.1:")
+            assert peer().startswith("ipv4:127.0.0.1:")
             return Principal("t", "", "n", frozenset())
 
     async with serving(authenticator=Known()) as wire:

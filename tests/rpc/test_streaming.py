@@ -110,7 +110,15 @@ class Served:
 @asynccontextmanager
 async def serving(longest: float = 20.0, most: int = 10) -> AsyncIterator[Served]:
     four, gate, occupancy = Four(), Gate(), Occupancy(most)
-    stack = (CallId(), AccessLog(), Boundary(), gate, occupancy, Deadline(longest), Authentication(Authenticator()))
+    stack = (
+        CallId(),
+        AccessLog(successes=True),
+        Boundary(),
+        gate,
+        occupancy,
+        Deadline(longest),
+        Authentication(Authenticator()),
+    )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([generic_handler(service(), four, stack, 100)])
     port = server.add_insecure_port("127.0.0.1:0")

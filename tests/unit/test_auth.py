@@ -34,7 +34,7 @@ def test_a_file_maps_digests_to_principals(tmp_path: Path) -> None:
 def test_a_new_key_works_with_the_entry_made_for_it(tmp_path: Path) -> None:
     key, entry = new_key('the "night" job \U0001f319', "acme", "ünal")
     principal = Authenticator(load_keys(write(tmp_path, entry))).authenticate(
-        [("authorization", f"Bearer {key}")], REMOTE
+        [("authorization", f"Bearer {key}")], lambda: REMOTE
     )
     assert principal == Principal("acme", "ünal", 'the "night" job \U0001f319', SCOPES)
     assert key not in entry
@@ -105,7 +105,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["Bearer sd_secret", "bearer sd_secret", b"Bearer sd_secret", "Bearer  sd_secret "])
 def test_a_known_key_gives_its_principal(value: str | bytes) -> None:
     metadata = [("user-agent", "x"), ("authorization", value)]
-    assert authenticator().authenticate(metadata, REMOTE) == BILLING
+    assert authenticator().authenticate(metadata, lambda: REMOTE) == BILLING
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_a_known_key_gives_its_principal(value: str | bytes) -> None:
 @pytest.mark.parametrize("peer", [REMOTE, "ipv4:127.0.0.1:1"])
 def test_with_keys_nobody_else_is_known_not_even_on_loopback(value: str, peer: str) -> None:
     with pytest.raises(Unauthenticated):
-        authenticator().authenticate([("authorization", value)], peer)
+        authenticator().authenticate([("authorization", value)], lambda: peer)
 
 
 def test_with_keys_a_call_without_one_is_refused() -> None:
     with pytest.raises(Unauthenticated):
-        authenticator().authenticate([], "ipv4:127.0.0.1:1")
+        authenticator().authenticate([], lambda: "ipv4:127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
     "peer", ["ipv4:127.0.0.1:80", "ipv4:127.8.8.8:80", "ipv6:[::1]:80", "ipv6:%5B::1%5D:80", "unix:"]
 )
 def test_without_keys_loopback_is_local(peer: str) -> None:
-    assert Authenticator().authenticate([], peer) == Principal("default", "", "local", SCOPES)
+    assert Authenticator().authenticate([], lambda: peer) == Principal("default", "", "local", SCOPES)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_without_keys_loopback_is_local(peer: str) -> None:
 )
 def test_without_keys_nobody_else_is(peer: str) -> None:
     with pytest.raises(Unauthenticated):
-        Authenticator().authenticate([], peer)
+        Authenticator().authenticate([], lambda: peer)
 
 
 def test_open_to_all_means_all() -> None:
-    assert Authenticator(open_to_all=True).authenticate([], REMOTE) is auth.LOCAL_PRINCIPAL
+    assert Authenticator(open_to_all=True).authenticate([], lambda: REMOTE) is auth.LOCAL_PRINCIPAL

@@ -1,7 +1,7 @@
 """One call in progress: what the interceptors find out, and what the handlers ask of it."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -36,11 +36,13 @@ class Method:
 class Call:
     """One call. Belongs to one task."""
 
-    __slots__ = ("context", "error", "id", "method", "principal", "request_bytes", "response_bytes")
+    __slots__ = ("context", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes")
 
     def __init__(self, method: Method, context: "ServicerContext[Any, Any]", request_bytes: int) -> None:
         self.method = method
         self.context = context
+        self.metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+        """What the caller sent along. Read once: grpc makes it anew for every question."""
         self.id = ""
         """`x-request-id`; not the idempotency key of a request."""
         self.principal = _NOBODY

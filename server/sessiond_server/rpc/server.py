@@ -47,6 +47,8 @@ class WireSettings:
     """Of calls that have no deadline or a later one."""
     most_calls: int = 4096
     """In progress at once, streamed answers not counted; more are refused with TooManyCalls."""
+    log_successes: bool = True
+    """Whether the access log has calls that went well, too."""
     reflection: bool = False
     so_reuseport: bool = False
     """Whether several processes may listen on the same port."""
@@ -99,7 +101,8 @@ class RpcServer:
         )
         self._interceptors: Sequence[Interceptor] = (
             CallId(),  # outermost: the log record and every error carry the id
-            AccessLog(),  # outside the boundary: it records the answer, whatever became of the call
+            # Outside the boundary: it records the answer, whatever became of the call.
+            AccessLog(successes=settings.log_successes),
             Boundary(),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
             self._occupancy,  # before work is done for a call that cannot be served

@@ -138,6 +138,10 @@ class Settings:
     log_level: str = _setting(
         values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "Least severe records that are logged."
     )
+    access_log: str = _setting(
+        values.one_of("failures", "all"), "failures", "failures|all",
+        "Which calls are logged, one record each. `all` costs about a sixth of a small call.",
+    )  # fmt: skip
     log_format: str = _setting(
         values.one_of("text", "json"), "text", "text|json", "Form of log records; json is one object a line."
     )

@@ -16,8 +16,7 @@ class Authentication:
         authenticate = self._authenticator.authenticate
 
         async def authenticated(request: Any, call: Call) -> bytes | None:
-            context = call.context
-            call.principal = authenticate(context.invocation_metadata() or (), context.peer())
+            call.principal = authenticate(call.metadata, call.context.peer)
             return await proceed(request, call)
 
         return authenticated

@@ -11,21 +11,26 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
 
 
 class CallId:
-    """Takes `x-request-id` where it is well formed, else makes one; echoes it in the trailing metadata."""
+    """Takes `x-request-id` where it is well formed, else makes one. What was given is echoed in the trailing metadata;
+    an error always carries the id.
+    """
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         async def identified(request: Any, call: Call) -> bytes | None:
-            call.id = _given(call) or f"{random.getrandbits(128):032x}"
+            if given := _given(call):
+                call.id = given
+                call.context.set_trailing_metadata(((KEY, given),))
+            else:
+                call.id = f"{random.getrandbits(128):032x}"
             # Not reset afterwards: the task, and with it the context, is the call's own.
             CALL_ID.set(call.id)
-            call.context.set_trailing_metadata(((KEY, call.id),))
             return await proceed(request, call)
 
         return identified
 
 
 def _given(call: Call) -> str:
-    for key, value in call.context.invocation_metadata() or ():
+    for key, value in call.metadata:
         if key == KEY:
             return value if isinstance(value, str) and _WELL_FORMED(value) else ""
     return ""
