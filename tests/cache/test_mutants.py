@@ -1,0 +1,170 @@
+"""Each safeguard taken away, one at a time: the schedules of test_races.py find out, and say what is wrong."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sessiond_server.cache import memory
+from sessiond_server.cache.contract import Copy, Forget, Put
+from sessiond_server.cache.memory import MemoryCache, MemoryServer
+from sessiond_server.domain.commands import Command, Result
+from sessiond_server.store import cached, changes
+from sessiond_server.store.cached import CachedStore
+from sessiond_server.store.contract import Freshness
+from sessiond_server.store.dirt import Dirt
+from sessiond_server.store.flights import Flights
+from tests.cache import virtual
+from tests.cache.schedules import Schedule, Verdict
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+SEEDS = 1000
+"""Schedules until which a mutant must be found."""
+
+
+def plain_set(patch: pytest.MonkeyPatch) -> None:
+    """SET in place of compare-and-set."""
+
+    def put(self: MemoryServer, epoch: int, put: Put) -> bool:
+        self.entries.pop((epoch, put.key), None)
+        return original(self, epoch, put)
+
+    original = MemoryServer.put
+    patch.setattr(MemoryServer, "put", put)
+
+
+def plain_delete(patch: pytest.MonkeyPatch) -> None:
+    """DEL without a tombstone."""
+
+    def forget(self: MemoryServer, epoch: int, forget: Forget) -> None:
+        held = self.held((epoch, forget.key))
+        if isinstance(held, Copy) and held.version < forget.version:
+            del self.entries[epoch, forget.key]
+
+    patch.setattr(MemoryServer, "forget", forget)
+
+
+def no_version_check(patch: pytest.MonkeyPatch) -> None:
+    """`min_version` is not compared with what the cache has."""
+    for name in ("get_session", "get_sessions", "list_messages"):
+        patch.setattr(CachedStore, name, _without_min_version(getattr(CachedStore, name)))
+
+
+def _without_min_version(read: Any) -> Any:
+    async def anything(*args: Any, freshness: Freshness, **more: Any) -> Any:
+        return await read(*args, freshness=Freshness(strong=freshness.strong), **more)
+
+    return anything
+
+
+def any_flight_joined(patch: pytest.MonkeyPatch) -> None:
+    """A reader takes the answer of a read that had left before it came."""
+    original = Flights.ask
+
+    def ask(self: Any, key: Any) -> Any:
+        away = self.__dict__.setdefault("away", {})
+        if key in away and not away[key].done():
+            waiter = asyncio.get_running_loop().create_future()
+
+            def landed(leader: Any) -> None:
+                if not waiter.done():
+                    if leader.cancelled():
+                        waiter.cancel()
+                    else:
+                        waiter.set_result(leader.result())
+
+            away[key].add_done_callback(landed)
+            return waiter
+        away[key] = original(self, key)
+        return away[key]
+
+    patch.setattr(Flights, "ask", ask)
+
+
+def no_epoch(patch: pytest.MonkeyPatch) -> None:
+    """What the server holds is believed, whoever it is and whatever it went through."""
+
+    def greet(self: MemoryServer, begin_new: bool) -> int:
+        self.epoch = (self.run_id, 1)
+        return 1
+
+    patch.setattr(MemoryServer, "greet", greet)
+
+
+def no_new_epoch_after_a_failover(patch: pytest.MonkeyPatch) -> None:
+    """The epoch of the old server is gone on with on the new one."""
+    original = MemoryServer.restart_from
+
+    def restart_from(self: MemoryServer, snapshot: memory.Snapshot) -> None:
+        run_id = self.run_id
+        original(self, snapshot)
+        self.run_id = run_id
+
+    patch.setattr(MemoryServer, "restart_from", restart_from)
+
+
+def no_dirt(patch: pytest.MonkeyPatch) -> None:
+    """What could not be told is not told later."""
+    patch.setattr(Dirt, "add", lambda self, key, version: True)
+
+
+def no_new_epoch_after_an_overflow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryCache, "new_epoch", lambda self: None)
+
+
+def late_puts_taken(patch: pytest.MonkeyPatch) -> None:
+    """However long ago it was read."""
+    patch.setattr(memory, "MAX_AGE", 10**9)
+
+
+def replays_not_told(patch: pytest.MonkeyPatch) -> None:
+    """What a lost connection committed is not told when the retry finds it done."""
+
+    def of_replays(commands: Sequence[Command], results: Sequence[Result], written: object) -> list[Forget]:
+        return []
+
+    patch.setattr(changes, "of_replays", of_replays)
+    patch.setattr(cached, "EMBARGO", 0)
+
+
+def redactions_extended(patch: pytest.MonkeyPatch) -> None:
+    """Copies keep the messages that they had before a redaction."""
+    original = changes._of_head
+
+    def of_head(row: Any, events: Any, *, redacted: bool, as_of: float) -> Any:
+        return original(row, events, redacted=False, as_of=as_of)
+
+    patch.setattr(changes, "_of_head", of_head)
+
+
+def dirty_sessions_read(patch: pytest.MonkeyPatch) -> None:
+    """A session is read from the cache although it is known that the cache has not heard of its last write."""
+    patch.setattr(CachedStore, "_soil", lambda self, key, version: None)
+
+
+MUTANTS: list[tuple[Mutation, set[str]]] = [
+    (plain_set, {"stale"}),
+    (plain_delete, {"stale", "resurrected"}),
+    (no_version_check, {"below_min_version"}),
+    (any_flight_joined, {"below_min_version"}),
+    (no_epoch, {"stale"}),
+    (no_new_epoch_after_a_failover, {"stale"}),
+    (no_dirt, {"stale"}),
+    (no_new_epoch_after_an_overflow, {"stale"}),
+    (late_puts_taken, {"stale", "resurrected"}),
+    (replays_not_told, {"stale"}),
+    (redactions_extended, {"wrong"}),
+    (dirty_sessions_read, {"stale"}),
+]
+
+
+@pytest.mark.parametrize(("mutate", "findings"), MUTANTS, ids=[mutate.__name__ for mutate, _ in MUTANTS])
+def test_a_missing_safeguard_is_found(mutate: Mutation, findings: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch)
+    found = Verdict()
+    for seed in range(SEEDS):
+        found.add(virtual.run(Schedule(seed).run()))
+        if any(getattr(found, finding) for finding in findings):
+            return
+    pytest.fail(f"{SEEDS} schedules found {found}")

@@ -1,0 +1,32 @@
+"""A thousand schedules, each by its seed: nothing stale, nothing below its min_version, nobody back from the dead."""
+
+import os
+
+import pytest
+
+from tests.cache import virtual
+from tests.cache.schedules import Schedule, Verdict
+
+SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
+"""In each of seven batches."""
+
+
+@pytest.mark.parametrize("batch", range(5))
+def test_no_race_leaves_a_trace(batch: int) -> None:
+    total = Verdict()
+    for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
+        verdict = virtual.run(Schedule(seed).run())
+        assert verdict.sound, f"seed {seed}: {verdict}"
+        total.add(verdict)
+    for happened in ("flush", "failover", "cut", "append", "redact", "delete", "min_version", "strong"):
+        assert total.seen[happened] > SCHEDULES // 20
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_what_a_crashed_process_told_nobody_is_over_with_its_time_to_live(batch: int) -> None:
+    total = Verdict()
+    for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
+        verdict = virtual.run(Schedule(seed, crashes=True).run())
+        assert verdict.sound, f"seed {seed}: {verdict}"
+        total.add(verdict)
+    assert total.seen["crash"] > SCHEDULES // 10
