@@ -1,11 +1,12 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store -> batcher -> wire, refusing calls -> schema -> background tasks -> wire, serving
+    bundled servers -> store -> cache -> batcher -> wire, refusing calls -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import signal
@@ -17,7 +18,8 @@ from random import Random
 from typing import Any, Final
 
 from sessiond_server import auth, sweeper
-from sessiond_server.cache import redis
+from sessiond_server.cache.contract import Limits as CacheLimits
+from sessiond_server.cache.redis import RedisCache
 from sessiond_server.domain.rows import Rules
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
@@ -25,6 +27,7 @@ from sessiond_server.rpc.server import RpcServer, WireSettings
 from sessiond_server.settings import Address, Settings, refuse_open_network
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
+from sessiond_server.store.cached import CachedStore
 from sessiond_server.store.contract import Store
 
 _log = logging.getLogger("sessiond.app")
@@ -96,6 +99,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             embedded = await stack.enter_async_context(bundled(settings))
         dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
         store = await stack.enter_async_context(opened_store(settings, dsn))
+        cache = await stack.enter_async_context(_opened_cache(settings, embedded.redis_url if embedded else None))
+        if cache is not None:
+            store = await stack.enter_async_context(CachedStore(store, cache))
         batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
         server = RpcServer(store, batcher, authenticator, _wire(settings))
         stack.push_async_callback(server.stop)
@@ -106,13 +112,15 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         if settings.store == "postgres" and dsn is not None:
             await _bring_up_to_date(dsn)
         await store.ping()
-        await _check_cache(embedded.redis_url if embedded else settings.redis_url)
+        token_key = await store.token_key()
+        if cache is not None:
+            cache.begin(f"sessiond:{_database_id(token_key)}:")
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
         tasks(_watch_health(store, server), "health")
         if embedded:
             tasks(embedded.keep_running(), "bundled-servers")
-        await server.open(await store.token_key())
+        await server.open(token_key)
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys))
 
 
@@ -188,17 +196,25 @@ async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) ->
         pause = min(2 * pause, 3.0)
 
 
-async def _check_cache(url: str | None) -> None:
-    """Says so when Redis does not answer. It is no reason not to serve."""
-    if url is None:
+@asynccontextmanager
+async def _opened_cache(settings: Settings, embedded_url: str | None) -> AsyncIterator[RedisCache | None]:
+    """The cache, not begun yet: its keys need the database's id. None without one, and for the store in memory."""
+    url = embedded_url or settings.redis_url
+    if url is None or settings.store == "memory":
+        yield None
         return
-    client = redis.connect(url)
-    try:
-        await redis.ping(client)
-    except redis.CacheUnavailable as error:
-        _log.warning("serving without a cache: %s", error)
-    finally:
-        await client.aclose()
+    limits = CacheLimits(
+        # What is left of a deleted session must be gone before its id can be taken anew, with versions from 1.
+        ttl=min(settings.cache_ttl, settings.tombstone_retention / 2),
+        window=settings.cache_window + 1,
+    )
+    async with RedisCache(url, limits=limits) as cache:
+        yield cache
+
+
+def _database_id(token_key: bytes) -> str:
+    """Tells one database from another, and nothing about its secret."""
+    return hashlib.blake2b(token_key, digest_size=6, person=b"sessiond cache").hexdigest()
 
 
 async def _watch_health(store: Store, server: RpcServer) -> None:

@@ -32,6 +32,8 @@ OTHER_VALUES = {
     "store": ("memory", "memory"),
     "postgres_dsn": ("postgres://h/d", "postgres://h/d"),
     "redis_url": ("unix:///s", "unix:///s"),
+    "cache_ttl": ("2m", 120.0),
+    "cache_window": ("50", 50),
     "data_dir": ("d", Path("d")),
     "pool_size": ("3", 3),
     "default_ttl": ("0", 0.0),

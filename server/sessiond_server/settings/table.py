@@ -85,6 +85,13 @@ class Settings:
         values.url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
         shown="the bundled Valkey with the bundled Postgres, else none",
     )  # fmt: skip
+    cache_ttl: float = _setting(
+        _duration(20, 3600), "60s", "DURATION",
+        "How long a cached copy lives at most: what a read may be behind in the worst of failures.",
+    )  # fmt: skip
+    cache_window: int = _setting(
+        _count(1, 1000), "100", "N", "Newest messages of a session that are cached: the longest page that can be."
+    )
     data_dir: Path = _setting(
         values.path, None, "PATH", "Where the bundled servers keep their data.",
         shown="~/.local/share/sessiond or $XDG_DATA_HOME/sessiond; for root /var/lib/sessiond",
@@ -112,7 +119,7 @@ class Settings:
         _duration(0.05, DAY), "5s", "DURATION", "Pause between two searches for expired sessions."
     )
     shards: int = _setting(
-        _count(1, 64), "2", "N", "Batches of writes under way at the same time, each on a connection of its own."
+        _count(1, 64), "1", "N", "Batches of writes under way at the same time, each on a connection of its own."
     )
     queue_commands: int = _setting(
         _count(1, 10**6), "2048", "N", "Most writes that wait in one shard; one more gets RESOURCE_EXHAUSTED."

@@ -1,6 +1,7 @@
 """The cache on Redis 6.2 and later, or Valkey: one server, or a cluster. docs/cache.md says what the ACL user needs."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +16,8 @@ from sessiond_server.cache.redis.entries import tag
 from sessiond_server.cache.redis.link import LinkLost, open_link, parse
 from sessiond_server.cache.redis.node import Node, Timeouts, about_server
 from sessiond_server.domain.rows import Key
+
+_log = logging.getLogger("sessiond.cache")
 
 
 class RedisCache:
@@ -150,9 +153,12 @@ class RedisCache:
                 finally:
                     link.close()
             except LinkLost as lost:
-                self._reason = str(lost)
+                reason = str(lost)
             except hiredis.ReplyError:
-                self._reason = "the server refuses INFO"
+                reason = "the server refuses INFO"
+            if reason != self._reason:
+                self._reason = reason
+                _log.warning("the cache cannot be used: %s", reason)
             await asyncio.sleep(pause * (0.5 + self._random.random() / 2))
             pause = min(2 * pause, 2.0)
 
