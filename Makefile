@@ -18,7 +18,7 @@ CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test verify fix protos requirements demo bench clean lint types protos-check docker-check
+.PHONY: help run test verify fix protos requirements demo bench faults clean lint types protos-check docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -53,6 +53,10 @@ requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv 
 	$(call compile,pyproject.toml --extra dev,dev)
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
+
+faults: $(VENV)/.test $(VENV)/.editable ## Hurts the service under load and counts what was lost [KIND=server N=20 SEED= RATE=500]
+	@$(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \
+	  $(if $(RATE),--rate "$(RATE)") $(ARGS)
 
 clean: ## Removes what was built, the environment too; never the service's data
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

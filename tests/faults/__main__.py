@@ -10,11 +10,12 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.faults import server_kills
+from tests.faults import postgres_stops, server_kills
 
-KINDS = {"server": server_kills.campaign}
+KINDS = ("postgres", "server")
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--kind", choices=sorted(KINDS), default="server", help="what is hurt (KIND=)")
+    parser.add_argument("--kind", choices=KINDS, default="server", help="what is hurt (KIND=)")
     parser.add_argument("-n", type=_count, default=20, help="how many faults, 1 to 10000 (N=; default 20)")
     parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
@@ -51,22 +52,22 @@ def _count(text: str) -> int:
 
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> server_kills.Report:
-    given = os.environ.get("SESSIOND_POSTGRES_DSN")
+    given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
+    if arguments.kind == "postgres":
+        return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if given:
-        return await _campaign(arguments, seed, given, folder)
+        return await server_kills.campaign(given, log, **_size(arguments, seed))
     async with EmbeddedServers(folder / "data", cache=False) as servers:
-        return await _campaign(arguments, seed, servers.postgres_dsn, folder)
+        return await server_kills.campaign(servers.postgres_dsn, log, **_size(arguments, seed))
 
 
-async def _campaign(arguments: argparse.Namespace, seed: int, dsn: str, folder: Path) -> server_kills.Report:
-    return await KINDS[arguments.kind](
-        dsn,
-        folder / "server.log",
-        faults=arguments.n,
-        seed=seed,
-        rate=arguments.rate,
-        progress=lambda text: print(f"  {text}", flush=True),
-    )
+def _size(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    return {
+        "faults": arguments.n,
+        "seed": seed,
+        "rate": arguments.rate,
+        "progress": lambda text: print(f"  {text}", flush=True),
+    }
 
 
 if __name__ == "__main__":

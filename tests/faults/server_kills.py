@@ -1,9 +1,10 @@
-"""The server killed with SIGKILL, again and again, under appends whose callers retry (G1, G2, G4)."""
+"""The server killed with SIGKILL, or Postgres stopped at once, again and again, under appends whose callers retry
+(G1, G2, G4)."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,22 @@ class Report:
         )
 
 
+async def kill_server(replica: Replica) -> None:
+    await replica.kill()
+    await replica.start()
+
+
 async def campaign(
-    postgres_dsn: str, log: Path, *, faults: int, seed: int, rate: float, progress: Callable[[str], None]
+    postgres_dsn: str,
+    log: Path,
+    *,
+    faults: int,
+    seed: int,
+    rate: float,
+    progress: Callable[[str], None],
+    hurt: Callable[[Replica], Awaitable[None]] = kill_server,
 ) -> Report:
-    """Kills the server `faults` times, at moments that `seed` chooses, while `rate` appends a second go on."""
+    """Does `hurt` `faults` times, at moments that `seed` chooses, while `rate` appends a second go on."""
     chance, began = random.Random(seed), time.monotonic()
     replica = Replica(postgres_dsn, log)
     await replica.start()
@@ -56,9 +69,8 @@ async def campaign(
                 for fault in range(1, faults + 1):
                     await load.acknowledged(chance.randrange(1, int(rate)))
                     await asyncio.sleep(chance.random() * 0.01)
-                    await replica.kill()
-                    await replica.start()
-                    progress(f"{fault} of {faults} kills, {load.ledger.count} appends acknowledged")
+                    await hurt(replica)
+                    progress(f"{fault} of {faults} faults, {load.ledger.count} appends acknowledged")
                 await load.acknowledged(1)
                 load.stop()
             progress("comparing every log with the acknowledgements")

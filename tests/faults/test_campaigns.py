@@ -1,11 +1,22 @@
 """Short campaigns; `make faults` runs long ones."""
 
+import tempfile
 from pathlib import Path
 
-from tests.faults import server_kills
+from tests.faults import postgres_stops, server_kills
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     report = await server_kills.campaign(postgres_dsn, log, faults=2, seed=7, rate=300, progress=lambda text: None)
+    assert report.sound, report.line()
+
+
+async def test_nothing_acknowledged_is_lost_when_postgres_is_stopped_at_once(tmp_path: Path) -> None:
+    # Not below pytest's private folder, which the account that root starts Postgres as could not enter.
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        report = await postgres_stops.campaign(
+            Path(folder, "data"), tmp_path / "server.log", faults=1, seed=7, rate=300, progress=lambda text: None
+        )
     assert report.sound, report.line()
