@@ -47,6 +47,9 @@ class WireSettings:
     """Of calls that have no deadline or a later one."""
     most_calls: int = 4096
     """In progress at once, streamed answers not counted; more are refused with TooManyCalls."""
+    most_streams: int = 100
+    """Calls in progress on one connection; more wait in the client. What is not taken in costs nothing to refuse: grpc
+    drops calls that wait too long to be accepted, and refusing one by itself costs most of what serving it does."""
     log_successes: bool = True
     """Whether the access log has calls that went well, too."""
     reflection: bool = False
@@ -74,6 +77,7 @@ class WireSettings:
             ("grpc.max_receive_message_length", self.transport_limit),
             # Stored data is bounded when it is written; a response that has grown past a limit must still be readable.
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", self.most_streams),
             ("grpc.max_metadata_size", self.metadata_limit),
             ("grpc.absolute_max_metadata_size", 2 * self.metadata_limit),
             ("grpc.keepalive_time_ms", round(self.keepalive_time * 1000)),

@@ -30,7 +30,7 @@ Answer = Outcome | Exception
 class Limits:
     """How much waits, how much goes at once, how long a lost database is waited for. All bounds are inclusive."""
 
-    shards: int = 2
+    shards: int = 1
     """Batches under way at most, each on its own connection."""
     queue_commands: int = 2048
     """That wait in one shard; those under way do not count."""
