@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from sessiond_server.cache.contract import Cache, Copy, Forget, Put, placed
+from sessiond_server.cache.contract import Cache, Copy, Forget, Moment, Put, placed
 from sessiond_server.domain.rows import Key
 
 KEY: Key = ("acme", "s1")
@@ -22,12 +22,8 @@ def copy(version: int, *seqs: int, after: int | None = None, **fields: Any) -> C
     )
 
 
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def put(cache: Cache, what: Copy, key: Key = KEY, *, extends: bool = False, as_of: float | None = None) -> bool:
-    (done,) = await cache.put([Put(key, what, now() if as_of is None else as_of, extends)])
+async def put(cache: Cache, what: Copy, key: Key = KEY, *, extends: bool = False, as_of: Moment | None = None) -> bool:
+    (done,) = await cache.put([Put(key, what, as_of or cache.moment(), extends)])
     return done
 
 

@@ -140,7 +140,7 @@ class SlowCache(MemoryCache):
         results = []
         for change in changes:
             if isinstance(change, Put):
-                results.append(self._server.put(epoch, change))
+                results.append(change.as_of.epoch == epoch and self._server.put(epoch, change))
             else:
                 self._server.forget(epoch, change)
                 results.append(True)

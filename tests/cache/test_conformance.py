@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from sessiond_server.cache.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Put
+from sessiond_server.cache.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Moment, Put
 from tests.cache.conftest import LIMITS, Backend
-from tests.cache.copies import KEY, copy, forget, now, put, seqs, settled
+from tests.cache.copies import KEY, copy, forget, put, seqs, settled
 
 
 async def test_a_copy_comes_back_as_it_was_put(cache: Cache) -> None:
@@ -148,11 +148,31 @@ async def test_an_embargo_keeps_everything_out(cache: Cache) -> None:
 
 
 async def test_what_was_known_too_long_ago_is_not_taken(cache: Cache) -> None:
-    assert not await put(cache, copy(8), as_of=now() - MAX_AGE - 1)
+    assert not await put(cache, copy(8), as_of=earlier(cache, MAX_AGE + 1))
     await settled(cache)
     assert await cache.get(KEY) is None
-    assert await put(cache, copy(8), as_of=now() - MAX_AGE + 5)
+    assert await put(cache, copy(8), as_of=earlier(cache, MAX_AGE - 5))
     assert await cache.get(KEY) is not None
+
+
+def earlier(cache: Cache, seconds: float) -> Moment:
+    moment = cache.moment()
+    return moment._replace(time=moment.time - seconds)
+
+
+async def test_what_was_known_before_the_epoch_is_not_taken(cache: Cache) -> None:
+    """Whatever outdid it went with the epoch before: a slow reader's old copy would be the only one."""
+    before = cache.moment()
+    await put(cache, copy(7))
+    cache.new_epoch()
+    await settled(cache)
+    assert not await put(cache, copy(6), as_of=before)
+    cache.offer(Put(KEY, copy(6), before))
+    await put(cache, copy(1), ("acme", "other"))
+    assert await cache.get(KEY) is None
+    assert await forget(cache, 8), "an order is as good as ever"
+    await put(cache, copy(7))
+    assert await cache.get(KEY) is None
 
 
 async def test_everything_lives_for_a_while_and_no_longer(backend: Backend) -> None:
@@ -183,7 +203,7 @@ async def test_keys_are_apart(cache: Cache) -> None:
 
 async def test_changes_and_reads_of_many_at_once(cache: Cache) -> None:
     keys = [("acme", f"s{number}") for number in range(300)]
-    changes: list[Change] = [Put(key, copy(number + 1, content_version=1, content=key[1].encode()), now())
+    changes: list[Change] = [Put(key, copy(number + 1, content_version=1, content=key[1].encode()), cache.moment())
                              for number, key in enumerate(keys)]  # fmt: skip
     changes += [Forget(key, 10**6) for key in keys[::3]]
     assert list(await cache.put(changes)) == [True] * 400
@@ -201,7 +221,7 @@ async def test_changes_and_reads_of_many_at_once(cache: Cache) -> None:
 
 
 async def test_what_is_offered_is_taken(cache: Cache) -> None:
-    cache.offer(Put(KEY, copy(5), now()))
+    cache.offer(Put(KEY, copy(5), cache.moment()))
     await put(cache, copy(1), ("acme", "other"))
     assert await cache.get(KEY) == copy(5)
 
@@ -234,10 +254,10 @@ async def test_a_change_made_in_the_wrong_epoch_is_not_called_done(backend: Back
     await settled(one)
     await put(one, copy(1), ("acme", "begun"))
     keys = [("acme", f"s{number}") for number in range(20)]
-    told = await other.put([Put(key, copy(5), now()) for key in keys])
+    told = await other.put([Put(key, copy(5), other.moment()) for key in keys])
     assert not any(told)
     await settled(other)
-    assert all(await other.put([Put(key, copy(5), now()) for key in keys]))
+    assert all(await other.put([Put(key, copy(5), other.moment()) for key in keys]))
     assert await one.get(keys[0]) == copy(5)
 
 
@@ -287,7 +307,9 @@ async def test_any_order_of_changes_leaves_the_newest(cache: Cache, seed: int) -
             changes.append(Forget(("acme", session_id), version))
         else:
             reach = chance.randrange(version)
-            changes.append(Put(("acme", session_id), copy(version, version, after=reach), now(), chance.random() < 0.5))
+            changes.append(
+                Put(("acme", session_id), copy(version, version, after=reach), cache.moment(), chance.random() < 0.5)
+            )
         highest[session_id] = max(highest.get(session_id, 0), version)
     assert all(await cache.put(changes))
     for session_id, version in highest.items():

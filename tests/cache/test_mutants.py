@@ -132,7 +132,7 @@ def redactions_extended(patch: pytest.MonkeyPatch) -> None:
     """Copies keep the messages that they had before a redaction."""
     original = changes._of_head
 
-    def of_head(row: Any, events: Any, *, redacted: bool, as_of: float) -> Any:
+    def of_head(row: Any, events: Any, *, redacted: bool, as_of: Any) -> Any:
         return original(row, events, redacted=False, as_of=as_of)
 
     patch.setattr(changes, "_of_head", of_head)

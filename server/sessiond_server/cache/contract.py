@@ -6,8 +6,8 @@ Every implementation passes tests/cache/test_conformance.py. A cache is never be
 - No copy ever replaces one of a higher version (G6), and none is served that is older than a `Forget` that was put.
 - Copies belong to an epoch. A new epoch hides all copies of earlier ones, at once and for every process. It begins when
   asked for, when the server lost its memory, and when another server answers than the one that answered before.
-- What was known longer than MAX_AGE seconds ago is not taken any more, however late it arrives. A `Forget` and a copy
-  live longer than that, so that nothing that was read before them can follow them.
+- What was known before the epoch, or longer than MAX_AGE seconds ago, is not taken any more, however late it arrives.
+  A `Forget` and a copy live longer than that, so that nothing that was read before them can follow them.
 - Copies vanish by themselves at most `ttl` seconds after they were put, which bounds what any lost update can do.
 
 Nothing here raises because of the cache's state: a copy that cannot be had is None, a change that is not known to be in
@@ -61,13 +61,21 @@ class Copy(NamedTuple):
     """Placed messages, ascending."""
 
 
+class Moment(NamedTuple):
+    """When something was known, as the cache must know it: see `Cache.moment`."""
+
+    time: float
+    epoch: int
+    """Of this process, as it counts them."""
+
+
 class Put(NamedTuple):
     """Offers a copy. Taken when nothing newer is known of the session; at the same version, the longer reach wins."""
 
     key: Key
     copy: Copy
-    as_of: float
-    """When the read was issued, or the commit acknowledged, that `copy` is known from."""
+    as_of: Moment
+    """From before the read or the commit was begun that `copy` is known from."""
     extends: bool = False
     """The messages of `copy` are all that happened to messages after its `after_seq`: a held copy of exactly that
     version may keep its own messages in front of them."""
@@ -122,6 +130,10 @@ class Cache(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    def moment(self) -> Moment:
+        """Now. To be asked for before that is read or committed which is to be put."""
+        ...
 
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "Future[Copy | None]":
         """The copy, as it is after this call; None when there is none, or none can be had.

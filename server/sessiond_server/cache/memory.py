@@ -14,6 +14,7 @@ from sessiond_server.cache.contract import (
     Copy,
     Forget,
     Limits,
+    Moment,
     Put,
     seq_of,
 )
@@ -72,7 +73,7 @@ class MemoryServer:
 
     def put(self, epoch: int, put: Put) -> bool:
         """False when it came too late."""
-        if self.time() > put.as_of + MAX_AGE:
+        if self.time() > put.as_of.time + MAX_AGE:
             return False
         place, new = (epoch, put.key), put.copy
         until = self.time() + self.limits.ttl * (0.8 + 0.2 * self._random.random())
@@ -144,6 +145,9 @@ class MemoryCache:
     def limits(self) -> Limits:
         return self._server.limits
 
+    def moment(self) -> Moment:
+        return Moment(self._server.time(), self._epoch)
+
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "asyncio.Future[Copy | None]":
         answer: asyncio.Future[Copy | None] = asyncio.get_running_loop().create_future()
         answer.set_result(None if self._changed() else self._server.get(self._epoch, key, content, newest))
@@ -172,7 +176,7 @@ class MemoryCache:
 
     def _apply(self, change: Change) -> bool:
         if isinstance(change, Put):
-            return self._server.put(self._epoch, change)
+            return change.as_of.epoch == self._epoch and self._server.put(self._epoch, change)
         self._server.forget(self._epoch, change)
         return True
 

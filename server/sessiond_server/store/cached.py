@@ -120,7 +120,7 @@ class CachedStore:
         return CachedState(self._cache.state(), self._hits, self._misses, len(self._dirt))
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
-        as_of = asyncio.get_running_loop().time()
+        as_of = self._cache.moment()
         try:
             applied = await self._store.apply(commands)
         except (StoreUnavailable, asyncio.CancelledError):
@@ -135,7 +135,7 @@ class CachedStore:
         return applied
 
     async def expire_due(self, limit: int) -> Writes:
-        as_of = asyncio.get_running_loop().time()
+        as_of = self._cache.moment()
         writes = await self._store.expire_due(limit)
         await self._tell(changes_of.of_writes(writes, as_of))
         return writes
@@ -316,7 +316,7 @@ class CachedStore:
 
     async def _read_sessions(self, wishes: Sequence[_SessionWish]) -> Sequence[Copy | Exception | None]:
         """One statement for all of a tenant that want the same; what was found is offered to the cache."""
-        as_of = asyncio.get_running_loop().time()
+        as_of = self._cache.moment()
         groups: dict[tuple[str, bool], list[int]] = {}
         for place, (tenant_id, _, content, _) in enumerate(wishes):
             groups.setdefault((tenant_id, content), []).append(place)
@@ -339,7 +339,7 @@ class CachedStore:
 
     async def _read_windows(self, keys: Sequence[Key]) -> Sequence[Copy | Exception]:
         """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
-        as_of = asyncio.get_running_loop().time()
+        as_of = self._cache.moment()
         (tenant_id, session_id), scope = keys[0], Scope(keys[0][0])
         page = await self._store.list_messages(
             scope, session_id, after_seq=0, before_seq=0, descending=True, limit=self._cache.limits.window

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sessiond_server.cache.contract import Change, Copy, Forget, Put, placed
+from sessiond_server.cache.contract import Change, Copy, Forget, Moment, Put, placed
 from sessiond_server.domain.commands import (
     Command,
     MessageRedacted,
@@ -16,7 +16,7 @@ from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
 from sessiond_server.errors import SessiondError
 
 
-def of_writes(writes: Writes, as_of: float) -> list[Change]:
+def of_writes(writes: Writes, as_of: Moment) -> list[Change]:
     """One change for each session that was written, from the bytes that were committed."""
     events: dict[Key, list[EventRow]] = {}
     for event in writes.events:
@@ -35,7 +35,7 @@ def of_replays(commands: Sequence[Command], results: Sequence[Result], written: 
     ]
 
 
-def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of: float) -> Change:
+def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of: Moment) -> Change:
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)

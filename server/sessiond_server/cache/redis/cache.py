@@ -10,7 +10,7 @@ from types import TracebackType
 
 import hiredis
 
-from sessiond_server.cache.contract import CacheState, Change, Copy, Limits, Put
+from sessiond_server.cache.contract import CacheState, Change, Copy, Forget, Limits, Moment, Put
 from sessiond_server.cache.redis.cluster import Cluster
 from sessiond_server.cache.redis.entries import tag
 from sessiond_server.cache.redis.link import LinkLost, open_link, parse
@@ -44,6 +44,8 @@ class RedisCache:
         self._node: Node | None = None
         self._reason = "not begun yet"
         self._ready = False
+        self._epoch = 0
+        """Counts the epochs of all servers."""
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -74,6 +76,9 @@ class RedisCache:
     def limits(self) -> Limits:
         return self._limits
 
+    def moment(self) -> Moment:
+        return Moment(asyncio.get_running_loop().time(), self._epoch)
+
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "asyncio.Future[Copy | None]":
         node = self._node_of(key)
         if node is not None:
@@ -84,12 +89,20 @@ class RedisCache:
 
     def put(self, changes: Sequence[Change]) -> "asyncio.Future[Sequence[bool]]":
         answer: asyncio.Future[Sequence[bool]] = asyncio.get_running_loop().create_future()
-        if self._cluster is None and self._node is not None:
+        epoch = self._epoch
+        if (
+            self._cluster is None
+            and self._node is not None
+            and all(isinstance(change, Forget) or change.as_of.epoch == epoch for change in changes)
+        ):
             self._node.put(changes, partial(_settle, answer))
             return answer
         shares: dict[int, tuple[Node | None, list[int]]] = {}
         for place, change in enumerate(changes):
             node = self._node_of(change.key)
+            if isinstance(change, Put) and change.as_of.epoch != epoch:
+                # Known from before this epoch began, in which nothing is there that would outdo it.
+                node = None
             shares.setdefault(id(node), (node, []))[1].append(place)
         gathered = [False] * len(changes)
         missing = len(shares)
@@ -113,7 +126,7 @@ class RedisCache:
 
     def offer(self, put: Put) -> None:
         node = self._node_of(put.key)
-        if node is not None and not node.busy():
+        if node is not None and put.as_of.epoch == self._epoch and not node.busy():
             node.put((put,), _ignore)
 
     def new_epoch(self) -> None:
@@ -172,6 +185,7 @@ class RedisCache:
             timeouts=self._timeouts,
             random=self._random,
             changed=self._changed,
+            begun=self._begun,
             moved=self._cluster.moved if self._cluster else _nowhere,
         )
 
@@ -182,6 +196,9 @@ class RedisCache:
         if self._cluster is not None:
             return list(self._cluster.nodes.values())
         return [self._node] if self._node is not None else []
+
+    def _begun(self) -> None:
+        self._epoch += 1
 
     def _changed(self) -> None:
         self._ready = any(node.ready for node in self._nodes())

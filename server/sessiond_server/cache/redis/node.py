@@ -48,7 +48,8 @@ class Timeouts:
 
 
 class Node:
-    """`run` keeps it in use. `changed` is called when `ready` has changed, `moved` when it no longer has a key.
+    """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when it is in another epoch and before
+    it is used in that, `moved` when it no longer has a key.
 
     The breaker is here: `ready` is open or closed, and the attempts of `run`, which no caller waits for, are the
     half-open state. Reads and writes have a connection each, so that a read never waits behind a batch of writes.
@@ -64,6 +65,7 @@ class Node:
         timeouts: Timeouts,
         random: Random,
         changed: Callable[[], None],
+        begun: Callable[[], None],
         moved: Callable[[], None],
     ) -> None:
         self.ready = False
@@ -77,6 +79,7 @@ class Node:
         self._timeouts = timeouts
         self._random = random
         self._changed = changed
+        self._begun = begun
         self._moved = moved
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
@@ -194,7 +197,9 @@ class Node:
         self._run_id = run_id
         self._clock_ms = int(clock) - self._loop.time() * 1000
         if fresh or epoch != self._epoch:
-            self.epochs += epoch != self._epoch
+            if epoch != self._epoch:
+                self.epochs += 1
+                self._begun()
             self._epoch = epoch
             self._names = entries.Names(self._prefix, epoch[_RUN_ID:])
             self._reads = Lane(reader, self._epoch_key, epoch, self._lane_changed, QUIET_TURNS)
@@ -215,7 +220,7 @@ class Node:
         names = self._names.of(change.key)
         if isinstance(change, Forget):
             return entries.forgetting(names, change, self._limits)
-        latest = round((change.as_of + MAX_AGE) * 1000 + self._clock_ms)
+        latest = round((change.as_of.time + MAX_AGE) * 1000 + self._clock_ms)
         ttl = round(self._limits.ttl * 1000 * (0.8 + 0.2 * self._random.random()))
         return entries.putting(names, change, self._limits, latest, ttl)
 
