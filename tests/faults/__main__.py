@@ -9,13 +9,14 @@ import os
 import random
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.faults import postgres_stops, server_kills
+from tests.faults import postgres_stops, redis_faults, server_kills
 
-KINDS = ("postgres", "server")
+KINDS = ("postgres", "redis", "server")
 
 
 def main() -> int:
@@ -40,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=KINDS, default="server", help="what is hurt (KIND=)")
     parser.add_argument("-n", type=_count, default=20, help="how many faults, 1 to 10000 (N=; default 20)")
     parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
+    parser.add_argument("--settle", type=float, default=60.0, help="redis: seconds until the cache must be right again")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
     return parser.parse_args()
 
@@ -51,14 +53,17 @@ def _count(text: str) -> int:
     return value
 
 
-async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> server_kills.Report:
+async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> "server_kills.Report | redis_faults.Report":
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
+    campaign: Any = server_kills.campaign
+    if arguments.kind == "redis":
+        campaign = partial(redis_faults.campaign, settle=arguments.settle)
     if given:
-        return await server_kills.campaign(given, log, **_size(arguments, seed))
+        return await campaign(given, log, **_size(arguments, seed))  # type: ignore[no-any-return]
     async with EmbeddedServers(folder / "data", cache=False) as servers:
-        return await server_kills.campaign(servers.postgres_dsn, log, **_size(arguments, seed))
+        return await campaign(servers.postgres_dsn, log, **_size(arguments, seed))  # type: ignore[no-any-return]
 
 
 def _size(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class Load:
         self.retries = 0
         """Calls that failed for good in the client library and were made again with the same request id."""
         self._client = client
+        self._taken: list[float] = []
         self._sessions = sessions
         self._pause = workers / rate
         self._workers = workers
@@ -35,6 +36,11 @@ class Load:
         self._reached = (self.ledger.count + more, asyncio.Event())
         await self._reached[1].wait()
 
+    def taken(self) -> list[float]:
+        """Seconds that each append took, retries included, that was acknowledged since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
+
     async def _work(self, worker: int) -> None:
         loop = asyncio.get_running_loop()
         due, number = loop.time() + self._pause * worker / self._workers, 0
@@ -48,7 +54,7 @@ class Load:
 
     async def _append(self, session_id: str, text: str) -> None:
         self.ledger.attempt(session_id, text)
-        request_id = sessiond.new_request_id()
+        request_id, began = sessiond.new_request_id(), asyncio.get_running_loop().time()
         while True:
             try:
                 answer = await self._client.append_messages(session_id, [sessiond.user(text)], request_id=request_id)
@@ -57,6 +63,7 @@ class Load:
                 await asyncio.sleep(0.05)
             else:
                 self.ledger.acknowledge(session_id, text, answer.first_seq)
+                self._taken.append(asyncio.get_running_loop().time() - began)
                 if self.ledger.count >= self._reached[0]:
                     self._reached[1].set()
                 return

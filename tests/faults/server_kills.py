@@ -62,7 +62,7 @@ async def campaign(
     await replica.start()
     try:
         async with sessiond.Client(replica.address, timeout=5.0, wait_for_ready=True) as client:
-            sessions = await _sessions(client)
+            sessions = await new_sessions(client)
             load = Load(client, sessions, rate=rate, workers=WORKERS)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(load.run())
@@ -74,18 +74,20 @@ async def campaign(
                 await load.acknowledged(1)
                 load.stop()
             progress("comparing every log with the acknowledgements")
-            verdict = await _judge(client, postgres_dsn, load, sessions)
+            verdict = await judged(client, postgres_dsn, load, sessions)
     finally:
         await replica.stop()
     return Report(faults, load.ledger.count, load.retries, verdict, time.monotonic() - began)
 
 
-async def _sessions(client: sessiond.Client) -> list[str]:
+async def new_sessions(client: sessiond.Client) -> list[str]:
+    """Their ids."""
     made = [await client.create_session(active=True, timeout=60.0) for _ in range(SESSIONS)]
     return [session.session_id for session in made]
 
 
-async def _judge(client: sessiond.Client, postgres_dsn: str, load: Load, sessions: list[str]) -> Verdict:
+async def judged(client: sessiond.Client, postgres_dsn: str, load: Load, sessions: list[str]) -> Verdict:
+    """All logs, against the acknowledgements."""
     total = Verdict()
     async with PostgresStore(postgres_dsn) as store:
         for session_id in sessions:

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from tests.faults import postgres_stops, server_kills
+from tests.faults import postgres_stops, redis_faults, server_kills
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:
@@ -19,4 +19,12 @@ async def test_nothing_acknowledged_is_lost_when_postgres_is_stopped_at_once(tmp
         report = await postgres_stops.campaign(
             Path(folder, "data"), tmp_path / "server.log", faults=1, seed=7, rate=300, progress=lambda text: None
         )
+    assert report.sound, report.line()
+
+
+async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, tmp_path: Path) -> None:
+    report = await redis_faults.campaign(
+        postgres_dsn, tmp_path / "server.log", faults=4, seed=5, rate=100, progress=lambda text: None,
+        settle=3.0, freeze=0.5, calm=0.3,
+    )  # fmt: skip
     assert report.sound, report.line()

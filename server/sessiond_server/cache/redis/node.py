@@ -48,8 +48,8 @@ class Timeouts:
 
 
 class Node:
-    """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when it is in another epoch and before
-    it is used in that, `moved` when it no longer has a key.
+    """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when another epoch was found, before
+    that is used, `moved` when it no longer has a key.
 
     The breaker is here: `ready` is open or closed, and the attempts of `run`, which no caller waits for, are the
     half-open state. Reads and writes have a connection each, so that a read never waits behind a batch of writes.
