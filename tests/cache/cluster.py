@@ -29,7 +29,7 @@ class ClusterOfThree:
                 await _do(client, "CLUSTER", "ADDSLOTSRANGE", first, last)
                 await _do(client, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if number:
-                await self.meet(server)
+                await self.meet(server, self.servers[0])
         await self.agree(3)
 
     async def server(self) -> Valkey:
@@ -39,17 +39,16 @@ class ClusterOfThree:
         server = Valkey(
             self._folder / str(port),
             "--cluster-enabled", "yes", "--cluster-port", str(self._bus[port]), "--cluster-node-timeout", "1000",
+            "--repl-diskless-sync-delay", "0",
             port=port,
         )  # fmt: skip
         await server.start()
         self.servers.append(server)
         return server
 
-    async def meet(self, server: Valkey) -> None:
-        """Joins it with the first one."""
-        first = self.servers[0].port
+    async def meet(self, server: Valkey, other: Valkey) -> None:
         async with server.client() as client:
-            await _do(client, "CLUSTER", "MEET", "127.0.0.1", first, self._bus[first])
+            await _do(client, "CLUSTER", "MEET", "127.0.0.1", other.port, self._bus[other.port])
 
     async def agree(self, masters: int) -> None:
         """Returns when all servers see all slots served by so many masters."""

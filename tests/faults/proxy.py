@@ -1,6 +1,7 @@
 """A TCP proxy that hurts what goes through it: slices, stalls and cuts connections."""
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from random import Random
 
@@ -8,11 +9,13 @@ from random import Random
 class Proxy:
     """Listens on a free port of loopback. Use as `async with Proxy("127.0.0.1", port) as proxy`."""
 
-    def __init__(self, host: str, port: int, random: Random | None = None) -> None:
+    def __init__(self, host: str, port: int, random: Random | None = None, tls: ssl.SSLContext | None = None) -> None:
+        """With `tls` it takes TLS and passes on what was in it."""
         self.port = 0
         self.slicing = False
         """Bytes go on in pieces of any size."""
         self._target = (host, port)
+        self._tls = tls
         self._random = random or Random(0)
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -21,7 +24,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

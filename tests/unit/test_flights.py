@@ -1,0 +1,122 @@
+"""Reads gathered from many callers: who shares what, and who does not."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from sessiond_server.store.flights import Flights
+
+
+class Reads:
+    """A read under the test's control."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[str]] = []
+        """Of each flight, as they left."""
+        self._gates: list[asyncio.Future[None]] = []
+
+    async def __call__(self, keys: Sequence[str]) -> Sequence[str | Exception]:
+        number = len(self.keys)
+        self.keys.append(list(keys))
+        self._gates.append(asyncio.get_running_loop().create_future())
+        await self._gates[number]
+        return [KeyError(key) if key == "missing" else f"{key}{number}" for key in keys]
+
+    def land(self, number: int, error: Exception | None = None) -> None:
+        if error is None:
+            self._gates[number].set_result(None)
+        else:
+            self._gates[number].set_exception(error)
+
+
+@pytest.fixture
+def reads() -> Reads:
+    return Reads()
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_asked_in_one_turn_goes_together_and_once(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
+    answers = [flights.ask(key) for key in ("a", "b", "a", "missing")]
+    await turn()
+    assert reads.keys == [["a", "b", "missing"]]
+    reads.land(0)
+    assert await asyncio.gather(*answers[:3]) == ["a0", "b0", "a0"]
+    assert isinstance(await answers[3], KeyError)
+
+
+async def test_nobody_joins_a_flight_that_has_left(reads: Reads) -> None:
+    """It may have been read before the caller's own write; whoever came since shares the next."""
+    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
+    first = flights.ask("a")
+    await turn()
+    late = [flights.ask("a"), flights.ask("a"), flights.ask("b")]
+    await turn()
+    assert reads.keys == [["a"]]
+    reads.land(0)
+    assert await first == "a0"
+    await turn()
+    assert reads.keys == [["a"], ["a", "b"]]
+    reads.land(1)
+    assert await asyncio.gather(*late) == ["a1", "a1", "b1"]
+
+
+async def test_the_numbers_of_keys_and_flights_are_bounded(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=2, most_flights=2)
+    answers = [flights.ask(key) for key in "abcdefg"]
+    await turn()
+    assert reads.keys == [["a", "b"], ["c", "d"]]
+    reads.land(1)
+    await turn()
+    assert reads.keys == [["a", "b"], ["c", "d"], ["e", "f"]]
+    reads.land(0)
+    await turn()
+    assert reads.keys[3:] == [["g"]]
+    reads.land(2)
+    reads.land(3)
+    assert await asyncio.gather(*answers) == ["a0", "b0", "c1", "d1", "e2", "f2", "g3"]
+
+
+async def test_a_cancelled_caller_takes_nobody_along(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
+    leaver, stayer = flights.ask("a"), flights.ask("a")
+    await turn()
+    leaver.cancel()
+    reads.land(0)
+    assert await stayer == "a0"
+
+
+async def test_what_nobody_waits_for_any_more_is_not_read(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
+    flights.ask("a").cancel()
+    kept = flights.ask("b")
+    await turn()
+    assert reads.keys == [["b"]]
+    reads.land(0)
+    assert await kept == "b0"
+
+
+async def test_a_read_that_raises_answers_all_aboard_and_no_others(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=1, most_flights=2)
+    broken, whole = flights.ask("a"), flights.ask("b")
+    await turn()
+    error = OSError("away")
+    reads.land(0, error)
+    reads.land(1)
+    assert await broken is error
+    assert await whole == "b1"
+
+
+async def test_closing_gives_up_those_who_wait_and_those_who_are_away(reads: Reads) -> None:
+    flights: Flights[str, str] = Flights(reads, most_keys=1, most_flights=1)
+    away, waiting = flights.ask("a"), flights.ask("b")
+    await turn()
+    await flights.close()
+    assert away.cancelled()
+    assert waiting.cancelled()
+    assert reads.keys == [["a"]]
