@@ -39,12 +39,13 @@ class Chance:
     """Decides by the seed."""
 
     random: Random
+    latest: float = LATEST
 
     async def delay(self, late: float = 0.02) -> None:
-        """Mostly a moment, at times a long one, with the probability `late` one of many seconds."""
+        """Mostly a moment, at times a long one, with the probability `late` one of up to `latest` seconds."""
         throw = self.random.random()
         if throw < late:
-            await asyncio.sleep(self.random.uniform(2, LATEST))
+            await asyncio.sleep(self.random.uniform(0.05, 1) * self.latest)
         elif throw < 0.15:
             await asyncio.sleep(self.random.uniform(0.01, 0.5))
         elif throw < 0.7:
@@ -156,7 +157,7 @@ class Process:
     """One server: its cached store, and all that it is doing."""
 
     store: CachedStore
-    cache: SlowCache
+    cache: Any
     calls: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def run(self, work: Any) -> Any:
@@ -207,8 +208,13 @@ class Verdict:
 class Schedule:
     """One run. `crashes`: processes also end at any moment, which only the copies' time to live can make good."""
 
-    def __init__(self, seed: int, *, crashes: bool = False) -> None:
-        self.chance = Chance(Random(seed))
+    EVENTS: Sequence[Sequence[str]] = (
+        (), (), ("cut",), ("flush",), ("failover", "snapshot"), ("cut", "flush", "failover"),
+    )  # fmt: skip
+    """What happens in one run. Few kinds at a time: a new epoch hides what another safeguard would have missed."""
+
+    def __init__(self, seed: int, *, crashes: bool = False, latest: float = LATEST) -> None:
+        self.chance = Chance(Random(seed), latest)
         self.verdict = Verdict()
         self._crashes = crashes
         self._truth = Truth()
@@ -217,12 +223,11 @@ class Schedule:
         self._numbers = iter(range(10**9))
 
     async def run(self) -> Verdict:
-        random, loop = self.chance.random, asyncio.get_running_loop()
-        self._server = MemoryServer(loop.time, LIMITS, random)
+        random = self.chance.random
+        self._server = MemoryServer(asyncio.get_running_loop().time, LIMITS, random)
         self._snapshot = self._server.snapshot()
         self._processes = [await self._process() for _ in range(2)]
-        # Few kinds at a time: a new epoch hides what another safeguard would have missed.
-        events = random.choice([[], [], ["cut"], ["flush"], ["failover", "snapshot"], ["cut", "flush", "failover"]])
+        events = random.choice(self.EVENTS)
         events = [*events, "crash"] if self._crashes else events
         for session_id in self._sessions:
             await self._write(CALLER.create(session_id, f"create {session_id}"))

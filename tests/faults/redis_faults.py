@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import sessiond
-from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.cache.valkey import Valkey
@@ -22,6 +21,8 @@ from tests.faults.replica import Replica
 KINDS = ("kill", "flush", "freeze", "promote")
 SETTLE = 60.0
 """Seconds from the last fault until the cache must be as the database is."""
+HEALED = 3.0
+"""Seconds after which the cache is looked at for the first time."""
 FREEZE = 5.0
 CALM = 2.0
 """Seconds of load before each fault: what writes take normally."""
@@ -177,10 +178,17 @@ async def campaign(
                     settling = time.monotonic() + settle
                     for reader in readers:
                         reader.cancel()
-                progress(f"waiting {settle:g} s")
+                # While there still are copies: after `settle` many have vanished.
+                await asyncio.sleep(min(HEALED, settle))
+                stale, audited = await _audit_copies(postgres_dsn, redis, sessions)
+                progress(f"{audited} copies compared with the database; waiting until {settle:g} s are over")
                 await asyncio.sleep(max(0.0, settling - time.monotonic()))
-                progress("comparing the cache with the database, and every log with the acknowledgements")
-                stale, audited = await _audit((writing, reading), postgres_dsn, redis, sessions)
+                progress("comparing what the servers answer with the database, and every log with the acknowledgements")
+                for found in (
+                    await _audit_copies(postgres_dsn, redis, sessions),
+                    await _audit_answers((writing, reading), postgres_dsn, sessions),
+                ):
+                    stale, audited = stale + found[0], audited + found[1]
                 verdict = await server_kills.judged(writing, postgres_dsn, load, sessions)
         finally:
             for replica in replicas:
@@ -218,31 +226,38 @@ async def _newest(client: sessiond.Client, session_id: str, min_version: int = 0
     return 0
 
 
-async def _audit(
-    clients: Sequence[sessiond.Client], postgres_dsn: str, redis: RedisPair, sessions: Sequence[str]
-) -> tuple[int, int]:
-    """(copies and answers that are not the database's, how many there were of both)."""
+async def _truth(postgres_dsn: str, sessions: Sequence[str]) -> dict[str, int]:
+    """Versions by session id."""
+    async with PostgresStore(postgres_dsn) as store:
+        found = await store.get_sessions(Scope(server_kills.TENANT), sessions, content=False)
+    return {one: session.version for one, session in zip(sessions, found, strict=True) if session is not None}
+
+
+async def _audit_copies(postgres_dsn: str, redis: RedisPair, sessions: Sequence[str]) -> tuple[int, int]:
+    """(copies in the current epoch that are not of the database's version, how many there are)."""
     stale = audited = 0
-    async with PostgresStore(postgres_dsn) as store, redis.master.client() as client:
-        truth: dict[str, int] = {}
-        for session_id in sessions:
-            truth[session_id] = (await store.get_session(Scope(server_kills.TENANT), session_id, content=False)).version
+    truth = await _truth(postgres_dsn, sessions)
+    async with redis.master.client() as client:
         (epoch_key,) = [key async for key in client.scan_iter("sessiond:*:epoch")]
         held = await client.get(epoch_key)
         assert isinstance(held, bytes)
-        epoch = held[40:]
-        prefix = epoch_key.removesuffix(b"epoch") + epoch + b":{"
+        prefix = epoch_key.removesuffix(b"epoch") + held[40:] + b":{"
         async for key in client.scan_iter(prefix + b"*}"):
             tail = await client.lindex(key, -1)
             if tail is not None and tail[:1] == b"S":
-                session_id = key.removeprefix(prefix).partition(b"/")[0].decode()
                 audited += 1
-                stale += int(tail[1:17]) != truth[session_id]
-        for one in clients:
-            for session_id in sessions:
-                answer: Session = await one.get_session(session_id)
-                audited += 1
-                stale += answer.version != truth[session_id]
-                audited += 1
-                stale += await _newest(one, session_id) != truth[session_id]
+                stale += int(tail[1:17]) != truth[key.removeprefix(prefix).partition(b"/")[0].decode()]
     return stale, audited
+
+
+async def _audit_answers(
+    clients: Sequence[sessiond.Client], postgres_dsn: str, sessions: Sequence[str]
+) -> tuple[int, int]:
+    """(answers that are not of the database's version, how many were asked for)."""
+    stale = 0
+    truth = await _truth(postgres_dsn, sessions)
+    for client in clients:
+        for session_id in sessions:
+            stale += (await client.get_session(session_id)).version != truth[session_id]
+            stale += await _newest(client, session_id) != truth[session_id]
+    return stale, 2 * len(clients) * len(sessions)
