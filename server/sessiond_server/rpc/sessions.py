@@ -23,12 +23,22 @@ from sessiond.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import Command, Scope, SessionDeleted, SessionWritten
+from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.rpc import answers, requests
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.contract import Freshness, Store, Writer
+
+
+_Change = (
+    UpdateSessionRequest
+    | ActivateSessionRequest
+    | SuspendSessionRequest
+    | ResumeSessionRequest
+    | EndSessionRequest
+    | TouchSessionRequest
+)
 
 
 class SessionServicer:
@@ -80,35 +90,22 @@ class SessionServicer:
         return CountSessionsResponse(count=count).SerializeToString()
 
     async def update_session(self, request: UpdateSessionRequest, call: Call) -> bytes:
-        action = requests.update_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        session_id = request.session.session_id
-        return await self._written(call.command(scope, request, session_id, action, request.expected_version))
+        return await self._change(request, request.session.session_id, requests.update_session(request), call)
 
     async def activate_session(self, request: ActivateSessionRequest, call: Call) -> bytes:
-        action = requests.activate_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
+        return await self._change(request, request.session_id, requests.activate_session(request), call)
 
     async def suspend_session(self, request: SuspendSessionRequest, call: Call) -> bytes:
-        action = requests.suspend_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
+        return await self._change(request, request.session_id, requests.suspend_session(request), call)
 
     async def resume_session(self, request: ResumeSessionRequest, call: Call) -> bytes:
-        action = requests.resume_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
+        return await self._change(request, request.session_id, requests.resume_session(request), call)
 
     async def end_session(self, request: EndSessionRequest, call: Call) -> bytes:
-        action = requests.end_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
+        return await self._change(request, request.session_id, requests.end_session(request), call)
 
     async def touch_session(self, request: TouchSessionRequest, call: Call) -> bytes:
-        action = requests.touch_session(request)
-        scope = call.admit(SESSIONS_WRITE)
-        return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
+        return await self._change(request, request.session_id, requests.touch_session(request), call)
 
     async def delete_session(self, request: DeleteSessionRequest, call: Call) -> bytes:
         action = requests.delete_session(request)
@@ -139,6 +136,11 @@ class SessionServicer:
         snapshot = await self._store.get_session(scope, request.session_id, content=False, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
         return answers.metrics(snapshot)
+
+    async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
+        """Every RPC that changes one session and answers with it, once its request is checked."""
+        scope = call.admit(SESSIONS_WRITE)
+        return await self._written(call.command(scope, request, session_id, action, request.expected_version))
 
     async def _written(self, command: Command) -> bytes:
         return answers.session(answers.outcome(SessionWritten, await self._writer.write(command)).session)
