@@ -86,12 +86,15 @@ class RealSchedule(Schedule):
             async with self._valkey.client() as client:
                 await (client.flushall() if event == "flush" else client.script_flush())
 
+    def _healed(self) -> bool:
+        return all(process.cache.ready and not process.store.state().dirty for process in self._processes)
+
     async def _judge(self) -> None:
         for proxy in self._proxies:
             proxy.flow()
             proxy.slicing = False
         async with asyncio.timeout(30):
-            while any(process.store.state().dirty or not process.cache.ready for process in self._processes):
+            while not self._healed():  # noqa: ASYNC110 - other processes
                 await asyncio.sleep(0.01)
         await asyncio.sleep(3 * self.chance.latest)
         async with self._valkey.client() as client:

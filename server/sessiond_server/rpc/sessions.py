@@ -30,7 +30,6 @@ from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.contract import Freshness, Store, Writer
 
-
 _Change = (
     UpdateSessionRequest
     | ActivateSessionRequest
