@@ -220,6 +220,7 @@ class Schedule:
         self._truth = Truth()
         self._sessions = [f"s{number}" for number in range(3)]
         self._acknowledged: dict[Key, int] = {}
+        self._over = False
         self._numbers = iter(range(10**9))
 
     async def run(self) -> Verdict:
@@ -232,11 +233,11 @@ class Schedule:
         for session_id in self._sessions:
             await self._write(CALLER.create(session_id, f"create {session_id}"))
         async with asyncio.TaskGroup() as tasks:
-            chaos = tasks.create_task(self._chaos(events))
+            tasks.create_task(self._chaos(events))
             actors = [tasks.create_task(self._writer()) for _ in range(2)]
             actors += [tasks.create_task(self._reader()) for _ in range(3)]
             await asyncio.wait(actors)
-            chaos.cancel()
+            self._over = True
         if events:
             await self._happen(random.choice(events))
         await self._judge()
@@ -251,6 +252,8 @@ class Schedule:
     async def _chaos(self, events: Sequence[str]) -> None:
         while events:
             await asyncio.sleep(self.chance.random.uniform(0, 0.4))
+            if self._over:
+                return
             await self._happen(self.chance.random.choice(events))
 
     async def _happen(self, event: str) -> None:
@@ -269,8 +272,9 @@ class Schedule:
             cache.cut = False
         elif event == "crash" and self._crashes:
             number = random.randrange(len(self._processes))
-            await self._processes[number].crash()
-            self._processes[number] = await self._process()
+            # Replaced first: the schedule may end while it crashes, and nobody waits for a dead process to heal.
+            crashed, self._processes[number] = self._processes[number], await self._process()
+            await crashed.crash()
 
     async def _writer(self) -> None:
         random = self.chance.random
