@@ -162,7 +162,7 @@ async def test_a_flush_is_noticed_at_once(valkey: Valkey) -> None:
         await until(lambda: hit(store))
 
 
-async def test_scripts_that_were_flushed_are_loaded_again(valkey: Valkey) -> None:
+async def test_scripts_that_were_flushed_are_loaded_again(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(valkey.url) as cache:
         await settled(cache)
         assert await put(cache, copy(1))
@@ -173,6 +173,7 @@ async def test_scripts_that_were_flushed_are_loaded_again(valkey: Valkey) -> Non
         await settled(cache)
         assert await put(cache, copy(2))
         assert await cache.get(KEY) == copy(2)
+        assert not caplog.records, "no outage"
 
 
 async def test_a_key_of_another_kind_is_left_alone(valkey: Valkey) -> None:

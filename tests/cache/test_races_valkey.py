@@ -43,11 +43,11 @@ class RealSchedule(Schedule):
         for session_id in self._sessions:
             await self._write(CALLER.create(session_id, f"create {session_id}"))
         async with asyncio.TaskGroup() as tasks:
-            chaos = tasks.create_task(self._chaos(self._events))
+            tasks.create_task(self._chaos(self._events))
             actors = [tasks.create_task(self._writer()) for _ in range(3)]
             actors += [tasks.create_task(self._reader()) for _ in range(6)]
             await asyncio.wait(actors)
-            chaos.cancel()
+            self._over = True
         if self._events:
             await self._happen(self.chance.random.choice(self._events))
         await self._judge()
@@ -84,7 +84,12 @@ class RealSchedule(Schedule):
             proxy.slicing = not proxy.slicing
         else:
             async with self._valkey.client() as client:
-                await (client.flushall() if event == "flush" else client.script_flush())
+                if event == "scripts":
+                    await client.script_flush()
+                    return
+                # The neighbours keep theirs.
+                async for name in client.scan_iter(f"{self._prefix}*"):
+                    await client.delete(name)
 
     def _healed(self) -> bool:
         return all(process.cache.ready and not process.store.state().dirty for process in self._processes)
@@ -99,8 +104,6 @@ class RealSchedule(Schedule):
         await asyncio.sleep(3 * self.chance.latest)
         async with self._valkey.client() as client:
             held = await client.get(self._prefix + "epoch")
-            if held is None:
-                return  # flushed a moment ago by a neighbour: nothing is there
             assert isinstance(held, bytes)
             prefix = self._prefix.encode() + held[40:] + b":{"
             async for name in client.scan_iter(prefix + b"*}"):

@@ -206,14 +206,20 @@ class Node:
             self._writes = Lane(writer, self._epoch_key, epoch, self._lane_changed, 0)
 
     async def _current_epoch(self, writer: Link, run_id: bytes, forced: bool) -> tuple[bytes, bytes]:
-        if self._load:
-            for script in scripts.ALL:
-                await writer.ask(b"SCRIPT", b"LOAD", script.source)
-            self._load = False
         name = secrets.token_hex(8).encode()
-        epoch, clock = await writer.ask(
-            b"EVALSHA", scripts.EPOCH.sha, b"1", self._epoch_key, run_id, name, b"1" if forced else b"0"
-        )
+        ask = (b"EVALSHA", scripts.EPOCH.sha, b"1", self._epoch_key, run_id, name, b"1" if forced else b"0")
+        if not self._load:
+            try:
+                epoch, clock = await writer.ask(*ask)
+            except hiredis.ReplyError as refusal:
+                if not _code(refusal).endswith("NOSCRIPT"):
+                    raise
+            else:
+                return epoch, clock
+        for script in scripts.ALL:
+            await writer.ask(b"SCRIPT", b"LOAD", script.source)
+        self._load = False
+        epoch, clock = await writer.ask(*ask)
         return epoch, clock
 
     def _packed(self, change: Change) -> bytes:
