@@ -53,8 +53,9 @@ MOST_DIRTY: Final = 10_000
 HEALED_AT_ONCE: Final = 256
 HEALING_PAUSE: Final = 0.05
 
-FLIGHTS: Final = 4
-"""Reads of sessions, and as many of messages, that the store is given at once: what a cold cache may ask of it."""
+FLIGHTS: Final = 3
+"""Reads of sessions, of newest messages and of other pages that the store is given at once, each: what a cold cache may
+ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
 SESSIONS_IN_A_FLIGHT: Final = 32
 
 _SessionWish = tuple[str, str, bool, bool]
