@@ -104,6 +104,8 @@ class RealSchedule(Schedule):
         await asyncio.sleep(3 * self.chance.latest)
         async with self._valkey.client() as client:
             held = await client.get(self._prefix + "epoch")
+            if held is None:
+                return  # all was deleted at the end, and nobody has spoken to the cache since: there are no copies
             assert isinstance(held, bytes)
             prefix = self._prefix.encode() + held[40:] + b":{"
             async for name in client.scan_iter(prefix + b"*}"):

@@ -225,7 +225,7 @@ def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:
 
 def test_interrupted(server: Server, tmp_path: Path) -> None:
     ledger = tmp_path / "acked"
-    file, _ = many(tmp_path, 40)
+    file, _ = many(tmp_path, 1000)
     process = subprocess.Popen(
         command("--address", server.address, "--ledger", ledger, file),
         cwd=ROOT,
