@@ -44,8 +44,11 @@ def main() -> None:
     load = Load(build(options.output))
     logs = options.output / "bench-logs"
     logs.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch, _postgres(Path(scratch)) as (dsn, postgres):
-        measured = _measure_all(options, load, logs, dsn, postgres)
+    with (
+        tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch,
+        _servers(Path(scratch)) as (dsn, redis, postgres),
+    ):
+        measured = _measure_all(options, load, logs, dsn, redis, postgres)
         compared = None
         if options.peers:
             _say("peers")
@@ -85,10 +88,12 @@ def _options() -> Options:
     )
 
 
-def _measure_all(options: Options, load: Load, folder: Path, dsn: str, postgres: Descendants) -> list[Measured]:
+def _measure_all(
+    options: Options, load: Load, folder: Path, dsn: str, redis: str, postgres: Descendants
+) -> list[Measured]:
     measured: list[Measured] = []
     known: dict[str, Row] = {row.name: row for row in rows(options.conversations)}
-    with serving(dsn, folder, postgres) as site:
+    with serving(dsn, folder, postgres, redis) as site:
         if "ceiling" in options.names:
             _say("ceiling")
             scripts = known["get_session"].scripts(site)
@@ -115,19 +120,19 @@ def _measure_all(options: Options, load: Load, folder: Path, dsn: str, postgres:
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[tuple[str, Descendants]]:
-    """The bundled Postgres with the durability that `sessiond serve` gives it: its DSN and its processes."""
+def _servers(folder: Path) -> Iterator[tuple[str, str, Descendants]]:
+    """The bundled servers as `sessiond serve` runs them: DSN, Redis URL, and the processes of Postgres."""
     data = folder / "data"
     # Postgres of a bench that runs as root has an account of its own, which must be able to reach its data.
     folder.chmod(0o711)
-    servers = EmbeddedServers(data, cache=False)
+    servers = EmbeddedServers(data)
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(servers.__aenter__())
         try:
             postmaster = read_postmaster(data / "postgres")
             assert postmaster is not None
-            yield servers.postgres_dsn, Descendants(postmaster.pid)
+            yield servers.postgres_dsn, servers.redis_url, Descendants(postmaster.pid)
         finally:
             loop.run_until_complete(servers.__aexit__(None, None, None))
     finally:

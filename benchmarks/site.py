@@ -21,6 +21,7 @@ from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
 from sessiond.v1.session_pb2 import Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import CreateSessionRequest
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
+from sessiond_server.rpc.probe import health
 
 _SENTENCES = (
     "I looked the reservation up: it is a round trip with two bags, and it can still be changed without a fee.",
@@ -122,9 +123,16 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    dsn: str | None, folder: Path, postgres: Descendants | None, environment: Mapping[str, str] | None = None
+    dsn: str | None,
+    folder: Path,
+    postgres: Descendants | None,
+    redis_url: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Site]:
-    """`sessiond serve` on a database (None: in memory), on loopback, with the settings of a plain installation."""
+    """`sessiond serve` on a database (None: in memory), on loopback, with the settings of a plain installation.
+
+    `redis_url` empty: without a cache.
+    """
     port = free_port()
     command = [
         sys.executable,
@@ -138,9 +146,14 @@ def serving(
     ]
     if dsn is None:
         command += ["--store", "memory"]
-    settings = {"SESSIOND_POSTGRES_DSN": dsn or "", "DATABASE_URL": "", "SESSIOND_REDIS_URL": "", **(environment or {})}
+    settings = {
+        "SESSIOND_POSTGRES_DSN": dsn or "",
+        "DATABASE_URL": "",
+        "SESSIOND_REDIS_URL": redis_url,
+        **(environment or {}),
+    }
     with running(command, log=folder / "sessiond.log", environment=settings) as process:
-        wait_until(lambda: _listens(port), process)
+        wait_until(lambda: health("127.0.0.1", port, 0.5) == "SERVING", process)
         site = Site(port, Descendants(process.pid), postgres)
         try:
             yield site
