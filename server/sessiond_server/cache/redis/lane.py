@@ -39,12 +39,19 @@ class Lane:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, int, Done]] = []
+        self._since = 0.0
+        """When the first item of the queue came."""
         self._busy = False
         """A pipeline is away, or about to be sent."""
 
     def add(self, commands: bytes, count: int, done: Done) -> None:
-        """Sends packed commands with the next pipeline, which leaves when none is away."""
+        """Sends packed commands with the next pipeline, which leaves when none is away.
+
+        The link's timeout counts from now: waiting for the pipeline before is part of it.
+        """
         self.waiting += 1
+        if not self._queue:
+            self._since = self._loop.time()
         self._queue.append((commands, count, done))
         if not self._busy:
             self._busy = True
@@ -71,7 +78,7 @@ class Lane:
         else:
             self._queue = []
         payload = b"".join([item[0] for item in batch]) + self._which_epoch
-        self._link.send(payload, commands + 1, partial(self._landed, batch))
+        self._link.send(payload, commands + 1, partial(self._landed, batch), self._since)
 
     def _landed(self, batch: Sequence[tuple[bytes, int, Done]], replies: Replies) -> None:
         self.waiting -= len(batch)

@@ -44,14 +44,18 @@ class Link(asyncio.Protocol):
         self._waiting: deque[_Pipeline] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def send(self, commands: bytes, count: int, done: Callable[[Replies], None]) -> None:
-        """Sends `count` packed commands; `done` is called with their replies, never from within this call."""
+    def send(self, commands: bytes, count: int, done: Callable[[Replies], None], since: float | None = None) -> None:
+        """Sends `count` packed commands; `done` is called with their replies, never from within this call.
+
+        Their time counts from `since`, of the loop's clock, when somebody has waited before they were sent.
+        """
         if self.lost is not None:
             self._loop.call_soon(done, None)
             return
-        self._waiting.append(_Pipeline(count, done, self._loop.time() + self._timeout))
+        now = self._loop.time()
+        self._waiting.append(_Pipeline(count, done, (now if since is None else since) + self._timeout))
         if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout, self._look)
+            self._timer = self._loop.call_at(max(self._waiting[0].deadline, now), self._look)
         self._transport.write(commands)
 
     async def ask(self, *command: bytes) -> Any:

@@ -44,7 +44,7 @@ class Timeouts:
 
     connect: float = 0.1
     answer: float = 0.05
-    """From sending a pipeline to its last reply."""
+    """From a call to its reply."""
 
 
 class Node:
