@@ -33,8 +33,8 @@ demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=
 test: $(VENV)/.test $(VENV)/.editable ## Runs all tests [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1]
-	@$(BIN)/python -m benchmarks $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
+bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
+	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
 verify: lint types protos-check docker-check ## Everything that CI checks beside the tests

@@ -46,7 +46,7 @@ def main() -> None:
     logs.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch,
-        _servers(Path(scratch)) as (dsn, redis, postgres),
+        servers(Path(scratch)) as (dsn, redis, postgres),
     ):
         measured = _measure_all(options, load, logs, dsn, redis, postgres)
         compared = None
@@ -120,21 +120,21 @@ def _measure_all(
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[tuple[str, str, Descendants]]:
+def servers(folder: Path) -> Iterator[tuple[str, str, Descendants]]:
     """The bundled servers as `sessiond serve` runs them: DSN, Redis URL, and the processes of Postgres."""
     data = folder / "data"
     # Postgres of a bench that runs as root has an account of its own, which must be able to reach its data.
     folder.chmod(0o711)
-    servers = EmbeddedServers(data)
+    embedded = EmbeddedServers(data)
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(servers.__aenter__())
+        loop.run_until_complete(embedded.__aenter__())
         try:
             postmaster = read_postmaster(data / "postgres")
             assert postmaster is not None
-            yield servers.postgres_dsn, servers.redis_url, Descendants(postmaster.pid)
+            yield embedded.postgres_dsn, embedded.redis_url, Descendants(postmaster.pid)
         finally:
-            loop.run_until_complete(servers.__aexit__(None, None, None))
+            loop.run_until_complete(embedded.__aexit__(None, None, None))
     finally:
         loop.close()
 

@@ -118,6 +118,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
         tasks(_watch_health(store, server), "health")
+        if cache is not None:
+            await server.set_cache(cache.ready)
+            tasks(_watch_cache(cache, server), "cache-health")
         if embedded:
             tasks(embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
@@ -227,6 +230,16 @@ async def _watch_health(store: Store, server: RpcServer) -> None:
             serving = reachable
             (_log.info if serving else _log.error)("the store %s", "answers again" if serving else "does not answer")
             await server.set_serving(serving)
+
+
+async def _watch_cache(cache: RedisCache, server: RpcServer) -> None:
+    """Keeps what health says of the cache at what the cache says, until cancelled. The cache itself logs it."""
+    used = cache.ready
+    while True:
+        await asyncio.sleep(PING_PAUSE)
+        if cache.ready != used:
+            used = cache.ready
+            await server.set_cache(used)
 
 
 async def _answers(store: Store) -> bool:

@@ -1,13 +1,17 @@
 """`sessiond serve` as a process: what it prints, when it is ready, how it stops, what it refuses."""
 
+import asyncio
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
@@ -176,3 +180,23 @@ def test_a_keys_file_without_keys_is_refused(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "keys.toml" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+async def _cache_health(port: int) -> int:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service="cache"), timeout=20)
+        return int(answer.status)
+
+
+async def test_health_tells_of_the_cache_and_does_not_depend_on_it(postgres_dsn: str, redis_url: str) -> None:
+    serving_, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", redis_url) as server:
+        async with asyncio.timeout(60):
+            while await _cache_health(server.port) != serving_:  # noqa: ASYNC110  another process's state
+                await asyncio.sleep(0.05)
+        assert await server.stop() == 0
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", "redis://127.0.0.1:1/0") as server:
+        assert await _cache_health(server.port) == not_serving
+        assert probe.health("127.0.0.1", server.port, 20.0) == "SERVING"
+        assert await server.stop() == 0

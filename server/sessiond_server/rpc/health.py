@@ -26,9 +26,13 @@ class Health:
 
     async def set(self, serving: bool) -> None:
         """No effect after `drain`."""
-        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         for service in self._services:
-            await self._servicer.set(service, status)
+            await self.set_part(service, serving)
+
+    async def set_part(self, name: str, serving: bool) -> None:
+        """One service, or something behind them that is asked about by a name of its own. No effect after `drain`."""
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        await self._servicer.set(name, status)
 
     async def drain(self) -> None:
         """NOT_SERVING for good."""

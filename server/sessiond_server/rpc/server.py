@@ -32,6 +32,9 @@ SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionServic
 MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
 SERVICES: Final = (SESSIONS, MESSAGES)
 
+CACHE: Final = "cache"
+"""Asked of health as a service: NOT_SERVING while the cache cannot be used. Unknown where there is none."""
+
 MIB: Final = 1024 * 1024
 
 
@@ -47,7 +50,7 @@ class WireSettings:
     """Of calls that have no deadline or a later one."""
     most_calls: int = 4096
     """In progress at once, streamed answers not counted; more are refused with TooManyCalls."""
-    most_streams: int = 100
+    most_streams: int = 200
     """Calls in progress on one connection; more wait in the client. What is not taken in costs nothing to refuse: grpc
     drops calls that wait too long to be accepted, and refusing one by itself costs most of what serving it does."""
     log_successes: bool = True
@@ -147,6 +150,10 @@ class RpcServer:
     async def set_serving(self, serving: bool) -> None:
         """What health says. No effect once `stop` was called."""
         await self._health.set(serving)
+
+    async def set_cache(self, used: bool) -> None:
+        """What health says of CACHE, which no other answer depends on."""
+        await self._health.set_part(CACHE, used)
 
     @property
     def calls(self) -> int:

@@ -1,0 +1,59 @@
+"""`make bench OVERLOAD=1`: what is left of the throughput when callers ask for more than there is.
+
+Appends in an open loop (arrivals do not wait for answers) at twice and five times the rate that saturates, with
+deadlines of 5 s; then the closed loop again, for whether all is as before. Exits with 1 when the goodput at five times,
+or the throughput afterwards, is below 0.8 of the saturated rate.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.__main__ import ROOT, servers
+from benchmarks.load import Load, Pressure, build
+from benchmarks.rows import rows
+from benchmarks.site import Site, serving
+
+SECONDS = 6.0
+DEADLINE = 5.0
+LEAST = 0.8
+
+
+def main() -> int:
+    load = Load(build(ROOT / "build"))
+    append = next(row for row in rows(ROOT / "examples/conversations.jsonl") if row.name == "append_1")
+    with (
+        tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch,
+        servers(Path(scratch)) as (dsn, redis, postgres),
+        serving(dsn, Path(scratch), postgres, redis) as site,
+    ):
+        scripts = append.scripts(site)
+        saturated = load.measure(site.port, scripts, Pressure(SECONDS), site.server).calls_per_second
+        _say(f"saturated   {saturated:7.0f} calls/s, server {_megabytes(site)} MB")
+        shares = {}
+        for times in (2, 5):
+            pressure = Pressure(SECONDS, callers=0, rate=times * saturated, deadline=DEADLINE, most_waiting=30_000)
+            sample = load.measure(site.port, scripts, pressure, site.server)
+            shares[times] = sample.calls_per_second / saturated
+            codes = ", ".join(f"{code} {count}" for code, count in sorted(sample.codes.items()))
+            _say(
+                f"{times} x         {sample.calls_per_second:7.0f} calls/s = {shares[times]:.2f}, "
+                f"server {_megabytes(site)} MB, p99 {sample.p99_ms:.0f} ms; {codes}"
+            )
+        after = load.measure(site.port, scripts, Pressure(SECONDS / 2, warmup=0.5), site.server).calls_per_second
+        _say(f"afterwards  {after:7.0f} calls/s = {after / saturated:.2f}")
+    return 0 if min(shares[5], after / saturated) >= LEAST else 1
+
+
+def _megabytes(site: Site) -> int:
+    """Resident memory of the server process."""
+    status = Path(f"/proc/{site.server.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
