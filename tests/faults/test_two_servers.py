@@ -16,9 +16,9 @@ async def test_a_request_raced_through_two_servers_has_one_effect(postgres_dsn: 
     try:
         clients = [sessiond.Client(replica.address, timeout=60.0, wait_for_ready=True) for replica in replicas]
         try:
-            ids = [sessiond.new_request_id() for _ in range(REQUESTS)]
+            create, *ids = [sessiond.new_request_id() for _ in range(REQUESTS + 1)]
             created = await asyncio.gather(
-                *(client.create_session(active=True, request_id=ids[0]) for client in clients for _ in range(2))
+                *(client.create_session(active=True, request_id=create) for client in clients for _ in range(2))
             )
             assert all(session == created[0] for session in created)
             session_id = created[0].session_id
