@@ -147,7 +147,7 @@ class Settings:
     )
     access_log: str = _setting(
         values.one_of("failures", "all"), "failures", "failures|all",
-        "Which calls are logged, one record each. `all` costs about a sixth of a small call.",
+        "Which calls are logged, one record each. `all` costs about a tenth of a small call.",
     )  # fmt: skip
     log_format: str = _setting(
         values.one_of("text", "json"), "text", "text|json", "Form of log records; json is one object a line."
