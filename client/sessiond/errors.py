@@ -6,6 +6,7 @@
     │   ├── InvalidFields
     │   ├── RequestTooLarge
     │   ├── InvalidPageToken
+    │   ├── InvalidPosition
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
@@ -21,9 +22,14 @@
     │   ├── MessageLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── PositionGone
+    │   ├── PositionCompacted
+    │   └── PositionLost
     ├── Exhausted
     │   ├── QueueFull
     │   ├── TooManyCalls
+    │   ├── TooManyWatchers
+    │   ├── WatcherTooSlow
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -121,6 +127,10 @@ class RequestTooLarge(InvalidRequest):
 
 class InvalidPageToken(InvalidRequest):
     """The page token does not belong to this list with this filter and order."""
+
+
+class InvalidPosition(InvalidRequest):
+    """The position is of another stream, filter, tenant or user."""
 
 
 class RequestIdReused(InvalidRequest):
@@ -251,6 +261,34 @@ class VersionMismatch(SessiondError):
         return self._number("current_version")
 
 
+class PositionGone(SessiondError):
+    """A reader cannot go on where it was: something that it has not seen is no longer there."""
+
+    @property
+    def session_id(self) -> str:
+        """Empty where a feed cannot name one."""
+        return self.metadata.get("session_id", "")
+
+
+class PositionCompacted(PositionGone):
+    """What followed the position has been removed."""
+
+    @property
+    def oldest_seq(self) -> int:
+        """The first event that is left."""
+        return self._number("oldest_seq")
+
+
+class PositionLost(PositionGone):
+    """The position belongs to a history that no longer exists: the database has lost acknowledged commits. Begin with a
+    snapshot, or read anew."""
+
+    @property
+    def seq(self) -> int:
+        """Of the event that is no longer there."""
+        return self._number("seq")
+
+
 class Exhausted(SessiondError):
     """A limit of the service or of the tenant is reached; see `retry_after`."""
 
@@ -261,6 +299,19 @@ class QueueFull(Exhausted):
 
 class TooManyCalls(Exhausted):
     """The service serves as many calls as it is willing to at once."""
+
+
+class TooManyWatchers(Exhausted):
+    """The server has as many watchers as it is willing to."""
+
+
+class WatcherTooSlow(Exhausted):
+    """The watcher took too long to take what it was sent. `watch` goes on by itself from the last position received."""
+
+    @property
+    def position(self) -> str:
+        """After the last frame that the server handed to the transport."""
+        return self.metadata.get("position", "")
 
 
 class SessionQuotaReached(Exhausted):
@@ -325,6 +376,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "INVALID_FIELD": InvalidFields,
         "REQUEST_TOO_LARGE": RequestTooLarge,
         "INVALID_PAGE_TOKEN": InvalidPageToken,
+        "INVALID_POSITION": InvalidPosition,
         "REQUEST_ID_REUSED": RequestIdReused,
         "SESSION_NOT_FOUND": SessionNotFound,
         "MESSAGE_NOT_FOUND": MessageNotFound,
@@ -337,8 +389,12 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "MESSAGE_LIMIT_REACHED": MessageLimitReached,
         "VERSION_NOT_REACHED": VersionNotReached,
         "VERSION_MISMATCH": VersionMismatch,
+        "POSITION_COMPACTED": PositionCompacted,
+        "POSITION_LOST": PositionLost,
         "QUEUE_FULL": QueueFull,
         "TOO_MANY_CALLS": TooManyCalls,
+        "TOO_MANY_WATCHERS": TooManyWatchers,
+        "WATCHER_TOO_SLOW": WatcherTooSlow,
         "SESSION_QUOTA_REACHED": SessionQuotaReached,
         "UNAUTHENTICATED": Unauthenticated,
         "SCOPE_MISSING": ScopeMissing,

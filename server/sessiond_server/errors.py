@@ -6,6 +6,7 @@
     │   ├── InvalidFields
     │   ├── RequestTooLarge
     │   ├── InvalidPageToken
+    │   ├── InvalidPosition
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
@@ -21,9 +22,14 @@
     │   ├── MessageLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── PositionGone
+    │   ├── PositionCompacted
+    │   └── PositionLost
     ├── Exhausted
     │   ├── QueueFull
     │   ├── TooManyCalls
+    │   ├── TooManyWatchers
+    │   ├── WatcherTooSlow
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -95,6 +101,12 @@ class InvalidPageToken(InvalidRequest):
     def __init__(self) -> None:
         self.violations = (Violation("page_token", "not a token of this list"),)
         super().__init__("page_token: not a token of this list")
+
+
+class InvalidPosition(InvalidRequest):
+    def __init__(self) -> None:
+        self.violations = (Violation("position", "not a position of this stream"),)
+        super().__init__("position: not a position of this stream")
 
 
 class RequestIdReused(InvalidRequest):
@@ -184,6 +196,26 @@ class VersionMismatch(SessiondError):
         )
 
 
+class PositionGone(SessiondError):
+    """A reader cannot go on where it was: something that it has not seen is no longer there."""
+
+
+class PositionCompacted(PositionGone):
+    def __init__(self, session_id: str, oldest_seq: int) -> None:
+        super().__init__(
+            "what followed the position has been removed", {"session_id": session_id, "oldest_seq": str(oldest_seq)}
+        )
+
+
+class PositionLost(PositionGone):
+    """The database has lost commits that it had acknowledged. `session_id` is empty where a feed cannot name one."""
+
+    def __init__(self, session_id: str, seq: int) -> None:
+        super().__init__(
+            "the position belongs to a history that no longer exists", {"session_id": session_id, "seq": str(seq)}
+        )
+
+
 class Exhausted(SessiondError):
     """A limit of the server or of the tenant is reached. `retry_after` is in seconds; None: waiting does not help."""
 
@@ -199,6 +231,20 @@ class QueueFull(Exhausted):
 class TooManyCalls(Exhausted):
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many calls are in progress")
+        self.retry_after = retry_after
+
+
+class TooManyWatchers(Exhausted):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many watchers")
+        self.retry_after = retry_after
+
+
+class WatcherTooSlow(Exhausted):
+    """`position` is after the last frame that was handed to the transport."""
+
+    def __init__(self, position: str, retry_after: float) -> None:
+        super().__init__("the watcher is too slow", {"position": position})
         self.retry_after = retry_after
 
 

@@ -1,6 +1,7 @@
 """A log in a dict, for tests of the rules: applies commands through batch.decide and keeps what they write."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message, Part, Role
@@ -153,9 +154,7 @@ class Log:
             self.requests[(request.key, request.request_id)] = request.record
         for key, message in writes.redactions:
             old = self.events[key][message.seq - 1]
-            self.events[key][message.seq - 1] = EventRow(
-                key, old.seq, old.type, old.create_time_us, old.message_id, message.head, message.body, old.content
-            )
+            self.events[key][message.seq - 1] = replace(old, head=message.head, body=message.body)
         for key, final in writes.deletions:
             self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
 

@@ -116,6 +116,27 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with
     the same `request_id`. Sample: "the deadline passed".
     """
+    ERROR_REASON_INVALID_POSITION: _ErrorReason.ValueType  # 6
+    """INVALID_ARGUMENT. The position was not made by this service for this session or feed, filter, tenant and user.
+    Sample: "position: not a position of this stream".
+    """
+    ERROR_REASON_POSITION_COMPACTED: _ErrorReason.ValueType  # 36
+    """OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event that
+    is left. Sample: "what followed the position has been removed".
+    """
+    ERROR_REASON_POSITION_LOST: _ErrorReason.ValueType  # 37
+    """DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
+    Begin with a snapshot, or read anew. Metadata: `session_id` where one is known, `seq` of the position.
+    Sample: "the position belongs to a history that no longer exists".
+    """
+    ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 53
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what it
+    was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+    """
+    ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 54
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it is
+    willing to. Sample: "too many watchers".
+    """
     ERROR_REASON_STARTING: _ErrorReason.ValueType  # 73
     """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
     database. Sample: "the server is starting".
@@ -224,6 +245,27 @@ Sample: "the database cannot be reached".
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 72
 """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with
 the same `request_id`. Sample: "the deadline passed".
+"""
+ERROR_REASON_INVALID_POSITION: ErrorReason.ValueType  # 6
+"""INVALID_ARGUMENT. The position was not made by this service for this session or feed, filter, tenant and user.
+Sample: "position: not a position of this stream".
+"""
+ERROR_REASON_POSITION_COMPACTED: ErrorReason.ValueType  # 36
+"""OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event that
+is left. Sample: "what followed the position has been removed".
+"""
+ERROR_REASON_POSITION_LOST: ErrorReason.ValueType  # 37
+"""DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
+Begin with a snapshot, or read anew. Metadata: `session_id` where one is known, `seq` of the position.
+Sample: "the position belongs to a history that no longer exists".
+"""
+ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 53
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what it
+was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+"""
+ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 54
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it is
+willing to. Sample: "too many watchers".
 """
 ERROR_REASON_STARTING: ErrorReason.ValueType  # 73
 """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the

@@ -85,8 +85,10 @@ class Event(google.protobuf.message.Message):
     """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage removes the content of a
     message from the event that appended it.
 
-    A session folds from its events: `seq` becomes `version` and `create_time` becomes `update_time`; an event with a
-    `session` replaces the session (its core only, with SESSION_VIEW_BASIC); an event with a message counts it and its
+    The log is a chain: each event names the one before it, so that a reader who has them all can prove it.
+
+    A session folds from its events: `seq` becomes `version`, `event_id` becomes `last_event_id` and `create_time` becomes
+    `update_time`; an event with a `session` replaces the session (its core only, with SESSION_VIEW_BASIC); an event with a message counts it and its
     usage when it was appended, sets the name where `session_name` is set, counts the request where `index_in_request` is
     0, and, where the session has a `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
     """
@@ -102,6 +104,7 @@ class Event(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SESSION_VIEW_FIELD_NUMBER: builtins.int
     INDEX_IN_REQUEST_FIELD_NUMBER: builtins.int
+    PREVIOUS_EVENT_ID_FIELD_NUMBER: builtins.int
     SESSION_NAME_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
@@ -125,6 +128,8 @@ class Event(google.protobuf.message.Message):
     """Which of the events of one write this is: 0 for the first. Only a write that appends several messages makes several
     events; they are committed together.
     """
+    previous_event_id: builtins.str
+    """`event_id` of the previous event of the session; empty for the first."""
     session_name: builtins.str
     """Set when a message gave the session its name, or a redaction took such a name away: the name after the event."""
     @property
@@ -151,12 +156,13 @@ class Event(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         session_view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
         index_in_request: builtins.int = ...,
+        previous_event_id: builtins.str = ...,
         session_name: builtins.str | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session", "session_name", b"session_name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload

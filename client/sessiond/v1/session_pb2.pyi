@@ -246,6 +246,7 @@ class Session(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     CONTENT_VERSION_FIELD_NUMBER: builtins.int
+    LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     AGENT_DATA_FIELD_NUMBER: builtins.int
@@ -291,6 +292,8 @@ class Session(google.protobuf.message.Message):
     """The version at which a field of the content (metadata, state, agent_data, summary, config) was last written; 0 if
     none ever was. Unchanged: a copy of the content that the caller holds is still good. Output only.
     """
+    last_event_id: builtins.str
+    """`event_id` of the last event: with `version` it says exactly which state of the session this is. Output only."""
     summary: builtins.str
     """What the conversation has been about. 0 to 65 536 characters."""
     @property
@@ -377,6 +380,7 @@ class Session(google.protobuf.message.Message):
         usage: global___TokenUsage | None = ...,
         version: builtins.int = ...,
         content_version: builtins.int = ...,
+        last_event_id: builtins.str = ...,
         metadata: google.protobuf.struct_pb2.Struct | None = ...,
         state: google.protobuf.struct_pb2.Struct | None = ...,
         agent_data: google.protobuf.struct_pb2.Struct | None = ...,
@@ -384,7 +388,7 @@ class Session(google.protobuf.message.Message):
         config: global___SessionConfig | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 

@@ -80,19 +80,28 @@ class Step:
         event_type: EventType.ValueType,
         time_us: int,
         *,
-        body: bytes,
+        body: bytes | None = None,
         content: bytes | None = None,
         session_name: str | None = None,
     ) -> None:
-        """Adds the one event of a write, at the state's version, which has just been advanced."""
+        """Adds the one event of a write, at the state's version, which has just been advanced.
+
+        `body` None: the session's core.
+        """
         view = SessionView.SESSION_VIEW_UNSPECIFIED
         if event_type < wire.FIRST_MESSAGE_EVENT:
             full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
             view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
+        core, event_id = state.core, self.new_id()
+        previous, core.last_event_id = core.last_event_id, event_id
         head = self.head_of_all(event_type, time_us, view) + wire.event_head(
-            state.core.version, self.new_id(), 0, session_name
+            core.version, event_id, previous, 0, session_name
         )
-        self.events.append(EventRow(state.key, state.core.version, event_type, time_us, None, head, body, content))
+        if body is None:
+            body = core.SerializeToString()
+        self.events.append(
+            EventRow(state.key, core.version, event_id, previous, event_type, time_us, None, head, body, content)
+        )
 
     def head_of_all(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
         """What the heads of all events of this write share, serialised; wire.event_head has the rest."""
@@ -138,7 +147,6 @@ def create(step: Step, action: c.CreateSession) -> State:
         state,
         EventType.EVENT_TYPE_SESSION_CREATED,
         now,
-        body=core.SerializeToString(),
         content=content or None,
     )
     return state
@@ -169,7 +177,6 @@ def update(step: Step, state: State, action: c.UpdateSession) -> c.Outcome:
         state,
         EventType.EVENT_TYPE_SESSION_UPDATED,
         time_us,
-        body=core.SerializeToString(),
         content=None if content is None else state.content,
     )
     return c.SessionWritten(state.snapshot())
@@ -233,7 +240,7 @@ def change_status(step: Step, state: State, action: lifecycle.Transition) -> c.O
     state.core.status = target
     state.indexed = True
     step.advance(state.core, time_us, activity=event_type != EventType.EVENT_TYPE_SESSION_SUSPENDED)
-    step.emit(state, event_type, time_us, body=state.core.SerializeToString())
+    step.emit(state, event_type, time_us)
     return c.SessionWritten(state.snapshot())
 
 
@@ -261,7 +268,7 @@ def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
     set_timestamp(core.end_time, time_us)
     state.indexed = True
     step.advance(core, time_us, activity=False)
-    step.emit(state, event_type, time_us, body=core.SerializeToString())
+    step.emit(state, event_type, time_us)
 
 
 def touch(step: Step, state: State, action: c.TouchSession) -> c.Outcome:
@@ -271,14 +278,15 @@ def touch(step: Step, state: State, action: c.TouchSession) -> c.Outcome:
     step.advance(core, time_us, activity=True)
     if action.extend_us and core.HasField("expire_time"):
         fold.extend(core, time_us + action.extend_us)
-    step.emit(state, EventType.EVENT_TYPE_SESSION_TOUCHED, time_us, body=core.SerializeToString())
+    step.emit(state, EventType.EVENT_TYPE_SESSION_TOUCHED, time_us)
     return c.SessionWritten(state.snapshot())
 
 
 def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     """Leaves the ids and the final event."""
     time_us, version = step.time_after(state.core), state.core.version + 1
-    state.core = Session(session_id=step.command.session_id, version=version)
+    previous = state.core.last_event_id
+    state.core = Session(session_id=step.command.session_id, version=version, last_event_id=previous)
     state.limits = SessionConfig()
     state.content = b""
     state.deleted = True
@@ -301,6 +309,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
     head_of_all = step.head_of_all(APPENDED, time_us, NO_VIEW)
     body_of_all = _body_of_all(core.session_id, time_us)
     message_ids = []
+    previous = core.last_event_id
     for index, given in enumerate(action.messages):
         seq, event_id = first_seq + index, step.new_id()
         message_id = given.message_id or event_id
@@ -308,10 +317,14 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         if not core.name and (title := fold.title(given)):
             core.name = name = title
             state.indexed = True
-        head = head_of_all + wire.event_head(seq, event_id, index, name)
+        head = head_of_all + wire.event_head(seq, event_id, previous, index, name)
         body = _stored(given, core).SerializeToString() + body_of_all + wire.message_place(seq, message_id)
-        step.events.append(EventRow(state.key, seq, APPENDED, time_us, message_id, head, body, None))
+        step.events.append(
+            EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
+        )
         message_ids.append(message_id)
+        previous = event_id
+    core.last_event_id = previous
     step.advance(core, time_us, activity=True, events=len(message_ids))
     state.new_message_ids.update(message_ids)
     return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)

@@ -72,6 +72,8 @@ def fold(session: Session, event: Event) -> Session:
     """
     if event.seq != session.version + 1:
         raise ValueError(f"event {event.seq} does not follow version {session.version}")
+    if event.previous_event_id != session.last_event_id:
+        raise ValueError(f"event {event.seq} follows another event than the session's last")
     after = Session()
     if event.WhichOneof("payload") == "session":
         after.CopyFrom(event.session)
@@ -88,6 +90,7 @@ def fold(session: Session, event: Event) -> Session:
         first_of_request=event.index_in_request == 0,
         activity=appended,
     )
+    after.last_event_id = event.event_id
     if appended:
         add_message(after, event.message)
     if event.HasField("session_name"):

@@ -128,6 +128,9 @@ class EventRow:
 
     key: Key
     seq: int
+    event_id: str
+    previous_event_id: str
+    """Of the event before it in the session; "" for the first."""
     type: int
     create_time_us: int
     message_id: str | None

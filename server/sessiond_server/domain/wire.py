@@ -37,6 +37,7 @@ def tag(field_number: int) -> bytes:
 
 _EVENT_SEQ = varint(Event.SEQ_FIELD_NUMBER << 3)
 _EVENT_ID = tag(Event.EVENT_ID_FIELD_NUMBER)
+_EVENT_PREVIOUS = tag(Event.PREVIOUS_EVENT_ID_FIELD_NUMBER)
 _EVENT_INDEX = varint(Event.INDEX_IN_REQUEST_FIELD_NUMBER << 3)
 _EVENT_NAME = tag(Event.SESSION_NAME_FIELD_NUMBER)
 _MESSAGE_SEQ = varint(Message.SEQ_FIELD_NUMBER << 3)
@@ -50,9 +51,11 @@ FIRST_MESSAGE_EVENT = 20
 """Event types from here on carry a Message, below it a Session."""
 
 
-def event_head(seq: int, event_id: str, index_in_request: int, session_name: str | None) -> bytes:
+def event_head(seq: int, event_id: str, previous: str, index_in_request: int, session_name: str | None) -> bytes:
     """The fields of an Event's head that differ between the events of one write."""
     parts = [_EVENT_SEQ, varint(seq), _EVENT_ID, varint(len(event_id)), event_id.encode()]
+    if previous:
+        parts += (_EVENT_PREVIOUS, varint(len(previous)), previous.encode())
     if index_in_request:
         parts += (_EVENT_INDEX, varint(index_in_request))
     if session_name is not None:
