@@ -1,0 +1,34 @@
+"""Those who listen to a bus."""
+
+from collections.abc import Callable, Sequence
+
+from sessiond_server.events.bus import Deltas, Hint, Listener
+
+
+class Listeners:
+    """A Listener that passes everything on to others, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._all: dict[object, Listener] = {}
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """See `Bus.listen`. A listener that is added twice is called twice."""
+        key = object()
+        self._all[key] = listener
+
+        def remove() -> None:
+            self._all.pop(key, None)
+
+        return remove
+
+    def hinted(self, hints: Sequence[Hint]) -> None:
+        for listener in tuple(self._all.values()):
+            listener.hinted(hints)
+
+    def passed(self, deltas: Deltas) -> None:
+        for listener in tuple(self._all.values()):
+            listener.passed(deltas)
+
+    def unheard(self) -> None:
+        for listener in tuple(self._all.values()):
+            listener.unheard()
