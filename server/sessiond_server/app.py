@@ -17,7 +17,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any, Final
 
-from sessiond_server import auth, sweeper
+from sessiond_server import auth, failpoints, sweeper
 from sessiond_server.cache.contract import Limits as CacheLimits
 from sessiond_server.cache.redis import RedisCache
 from sessiond_server.domain.rows import Rules
@@ -87,6 +87,7 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """The whole service, answering calls while the context is open. Errors as `serve`."""
     refuse_open_network(settings)
+    failpoints.arm(settings.failpoints)
     keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
     if settings.keys_file and not keys:
         raise auth.KeysFileInvalid(f"{settings.keys_file}: holds no keys")

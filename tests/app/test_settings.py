@@ -54,6 +54,7 @@ OTHER_VALUES = {
     "log_level": ("debug", "debug"),
     "access_log": ("all", "all"),
     "log_format": ("json", "json"),
+    "failpoints": ("before_hint=drop", "before_hint=drop"),
 }
 
 

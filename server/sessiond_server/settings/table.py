@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sessiond_server import failpoints
 from sessiond_server.settings import values
 from sessiond_server.settings.values import Address
 
@@ -42,6 +43,11 @@ def _setting(
     value = None if default is None else parse(default)
     shown = f"({shown})" if shown else default or ""
     return field(default=value, metadata={"parse": parse, "shown": shown, "help": help, "kind": kind, "also": also})
+
+
+def _faults(text: str) -> str:
+    failpoints.parse(text)
+    return text
 
 
 _duration = values.seconds
@@ -152,6 +158,10 @@ class Settings:
     log_format: str = _setting(
         values.one_of("text", "json"), "text", "text|json", "Form of log records; json is one object a line."
     )
+    failpoints: str = _setting(
+        _faults, "", "PLACE=FAULT,...", "For tests of sessiond itself: faults to suffer (docs/reliability.md).",
+        shown="none",
+    )  # fmt: skip
 
     @property
     def embedded(self) -> bool:

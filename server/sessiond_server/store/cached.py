@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server import failpoints
 from sessiond_server.cache.contract import (
     ALL,
     EMBARGO,
@@ -249,7 +250,7 @@ class CachedStore:
         """Tells the cache, within PATIENCE; what it has not heard by then is dirty."""
         if not changes:
             return
-        if not self._cache.ready or self._overdue:
+        if not self._cache.ready or self._overdue or (failpoints.armed and failpoints.hit("before_cache")):
             self._soil_all(changes)
             return
         told = self._cache.put(changes)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from sessiond_server import failpoints
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.store.postgres.connection import cut, reaching
 from sessiond_server.store.postgres.statements import WRITE
@@ -108,7 +109,9 @@ class Transactions:
 
     async def _commit(self, connection: asyncpg.Connection) -> None:
         try:
+            _ = failpoints.armed and await failpoints.reach("before_commit")
             status = await connection.execute("commit")
+            _ = failpoints.armed and await failpoints.reach("after_commit")
             if status != "COMMIT":
                 raise asyncpg.InternalClientError(f"commit answered {status}")
         except BaseException:
