@@ -62,7 +62,12 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
         if within(here, "domain"):
             assert within(inner, "domain", "errors"), module
         if within(here, "store"):
-            assert within(inner, "store", "domain", "errors", "cache"), module
+            # The bell in Postgres is a bus like the others.
+            bus = ("events",) if within(here, "store.postgres.notify") else ()
+            assert within(inner, "store", "domain", "errors", "cache", *bus), module
+        if within(here, "events"):
+            cache = ("cache.redis",) if within(here, "events.redis") else ()
+            assert within(inner, "events", "domain", "errors", "store.contract", *cache), module
         if within(here, "cache"):
             assert within(inner, "cache", "domain", "errors"), module
         if within(here, "rpc"):

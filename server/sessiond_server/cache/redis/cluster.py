@@ -71,13 +71,13 @@ class Cluster:
 
     async def _ask(self) -> Mapping[Address, Sequence[range]]:
         """The masters and their slots, as the first server that answers knows them; empty when none does."""
-        known: list[Mapping[str, Any]] = [self._arguments(address) for address in self.nodes]
+        known: list[Mapping[str, Any]] = [toward(self._seed, address) for address in self.nodes]
         self._random.shuffle(known)
         for arguments in (*known, self._seed):
             with suppress(LinkLost, hiredis.ReplyError):
                 link = await open_link(arguments, self._timeout)
                 try:
-                    return _masters(await link.ask(b"CLUSTER", b"SLOTS"), str(arguments.get("host", "localhost")))
+                    return masters_of(await link.ask(b"CLUSTER", b"SLOTS"), str(arguments.get("host", "localhost")))
                 finally:
                     link.close()
         return {}
@@ -91,7 +91,7 @@ class Cluster:
             epoch_key = self._epoch_key(set(mine))
             node = self.nodes.get(address)
             if node is None:
-                node = self.nodes[address] = self._make(self._arguments(address), epoch_key)
+                node = self.nodes[address] = self._make(toward(self._seed, address), epoch_key)
                 self._tasks[address] = asyncio.get_running_loop().create_task(node.run(), name=f"cache-{address[1]}")
             else:
                 node.keep_epoch_in(epoch_key)
@@ -111,13 +111,15 @@ class Cluster:
             number += 1
         return self._prefix + b"{epoch%d}" % number
 
-    def _arguments(self, address: Address) -> Mapping[str, Any]:
-        kind = self._seed.get("connection_class", Connection)
-        kind = kind if issubclass(kind, SSLConnection) else Connection
-        return {**self._seed, "connection_class": kind, "host": address[0], "port": address[1]}
+
+def toward(seed: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
+    """The connection's arguments for another server of the cluster."""
+    kind = seed.get("connection_class", Connection)
+    kind = kind if issubclass(kind, SSLConnection) else Connection
+    return {**seed, "connection_class": kind, "host": address[0], "port": address[1]}
 
 
-def _masters(reply: Any, asked: str) -> dict[Address, list[range]]:
+def masters_of(reply: Any, asked: str) -> dict[Address, list[range]]:
     """From CLUSTER SLOTS. An empty host stands for the one that was asked."""
     masters: dict[Address, list[range]] = {}
     for first, last, master, *_ in reply:

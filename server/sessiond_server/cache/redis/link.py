@@ -7,7 +7,7 @@ client a lone read costs 63 µs of CPU and each of many in one pipeline 6 µs; t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ class Link(asyncio.Protocol):
         """Why the connection is of no more use."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called once when the connection is lost."""
+        self.on_push: Callable[[Sequence[Any]], None] = _ignore
+        """Called with what the server sends unasked: messages of channels that the connection has subscribed to."""
         self._connection = connection
         self._transport = transport
         self._timeout = timeout
@@ -58,10 +60,14 @@ class Link(asyncio.Protocol):
             self._timer = self._loop.call_at(max(self._waiting[0].deadline, now), self._look)
         self._transport.write(commands)
 
-    async def ask(self, *command: bytes) -> Any:
-        """One command's reply. Raises LinkLost; hiredis.ReplyError for an error."""
+    async def ask(self, *command: bytes, after: bytes = b"") -> Any:
+        """One command's reply. Raises LinkLost; hiredis.ReplyError for an error.
+
+        `after`: packed commands that are sent before it, which the server answers with pushes alone, or with an error,
+        which is then raised: the connection is of no more use.
+        """
         answer: asyncio.Future[Replies] = self._loop.create_future()
-        self.send(pack(*command), 1, partial(_settle, answer))
+        self.send(after + pack(*command), 1, partial(_settle, answer))
         replies = await answer
         if replies is None:
             raise LinkLost(self.lost or "the connection was closed")
@@ -90,6 +96,7 @@ class Link(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
                 if isinstance(reply, hiredis.PushNotification):
+                    self.on_push(reply)
                     continue
                 pipeline = waiting[0]
                 pipeline.replies.append(reply)
@@ -129,6 +136,10 @@ class _Pipeline:
 
 
 _NOTHING = object()
+
+
+def _ignore(push: Sequence[Any]) -> None:
+    """Nobody has subscribed to anything."""
 
 
 def _settle(answer: "asyncio.Future[Replies]", replies: Replies) -> None:

@@ -140,7 +140,7 @@ class Node:
             except LinkLost as lost:
                 self._fail(str(lost))
             except hiredis.ReplyError as refusal:
-                self._fail(_code(refusal))
+                self._fail(code(refusal))
             if self._loop.time() - began > STEADY:
                 failures = 0
             longest = min(0.01 * 4**failures, LONGEST_PAUSE)
@@ -212,7 +212,7 @@ class Node:
             try:
                 epoch, clock = await writer.ask(*ask)
             except hiredis.ReplyError as refusal:
-                if not _code(refusal).endswith("NOSCRIPT"):
+                if not code(refusal).endswith("NOSCRIPT"):
                     raise
             else:
                 return epoch, clock
@@ -252,7 +252,7 @@ class Node:
 
     def _refused(self, error: Exception) -> None:
         """An error reply to a command about copies: full, read-only, without the scripts, without the key ..."""
-        why = _code(error)
+        why = code(error)
         if why.endswith("NOSCRIPT"):
             self._load = True
         elif why.endswith(("MOVED", "ASK", "CLUSTERDOWN")):
@@ -280,13 +280,13 @@ class Node:
             self._changed()
 
 
-async def about_server(link: Link) -> dict[bytes, bytes]:
-    """What INFO says. Raises LinkLost; hiredis.ReplyError."""
-    info: Any = await link.ask(b"INFO", b"server")
+async def about_server(link: Link, *command: bytes) -> dict[bytes, bytes]:
+    """What INFO says of the server, or a command that answers alike. Raises LinkLost; hiredis.ReplyError."""
+    info: Any = await link.ask(*(command or (b"INFO", b"server")))
     text: bytes = info.encode() if isinstance(info, str) else info
     return dict(line.partition(b":")[::2] for line in text.split(b"\r\n") if b":" in line)
 
 
-def _code(error: Exception) -> str:
-    """The first word of an error reply is its code; the rest may name keys, or users."""
+def code(error: Exception) -> str:
+    """What may be said of an error reply: its first word, which is its code. The rest may name keys, or users."""
     return f"the server answers {str(error).partition(' ')[0]}"

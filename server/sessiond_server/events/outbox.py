@@ -1,0 +1,109 @@
+"""What waits to be published: bounded, and merged while it waits."""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from sessiond_server.domain.rows import Key
+from sessiond_server.events.bus import Deltas, Hint
+from sessiond_server.events.payloads import EVERYTHING, deltas_record, hint_line
+
+MOST_HINTS: Final = 16_384
+"""Sessions that wait; with one more, all of them become one word for "everything"."""
+MOST_DELTA_BYTES: Final = 1024 * 1024
+"""Of deltas that wait; the oldest are dropped for newer ones."""
+
+
+class Hints:
+    """The highest `seq` rung for of each session, in the order in which the sessions came."""
+
+    def __init__(self, most: int = MOST_HINTS) -> None:
+        self._most = most
+        self._waiting: dict[Key, int] = {}
+        self._everything = False
+
+    def __bool__(self) -> bool:
+        return self._everything or bool(self._waiting)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, hints: Sequence[Hint]) -> None:
+        waiting = self._waiting
+        for key, seq in ((hint.key, hint.seq) for hint in hints):
+            if waiting.get(key, 0) < seq:
+                waiting[key] = seq
+        if self._everything or len(waiting) > self._most:
+            waiting.clear()
+            self._everything = True
+
+    def take(self, most_bytes: int) -> bytes:
+        """The next payload, at least one line; the rest goes on waiting. There must be something."""
+        if self._everything:
+            self._everything = False
+            return EVERYTHING
+        lines: list[bytes] = []
+        size = -1
+        for key, seq in self._waiting.items():
+            line = hint_line(key, seq)
+            size += 1 + len(line)
+            if lines and size > most_bytes:
+                break
+            lines.append(line)
+        if len(lines) == len(self._waiting):
+            self._waiting = {}
+        else:
+            for key in list(islice(self._waiting, len(lines))):
+                del self._waiting[key]
+        return b"\n".join(lines)
+
+    def clear(self) -> int:
+        """Forgets everything; how many that was."""
+        count = len(self._waiting) + self._everything
+        self._waiting = {}
+        self._everything = False
+        return count
+
+
+class DeltaQueue:
+    """Deltas of many sessions, in order for each."""
+
+    def __init__(self, most_bytes: int = MOST_DELTA_BYTES) -> None:
+        self.size = 0
+        """Bytes that wait."""
+        self.dropped = 0
+        """Deltas that gave way to newer ones, or were forgotten."""
+        self._most_bytes = most_bytes
+        self._waiting: deque[tuple[Key, bytes]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, deltas: Deltas) -> None:
+        for data in deltas.data:
+            self._waiting.append((deltas.key, data))
+            self.size += len(data)
+        while self.size > self._most_bytes:
+            self._next()
+            self.dropped += 1
+
+    def take(self, most_bytes: int) -> bytes:
+        """The next payload, at least one delta; the rest goes on waiting. There must be something."""
+        taken: dict[Key, list[bytes]] = {}
+        size = 0
+        while self._waiting and (not size or size + len(self._waiting[0][1]) <= most_bytes):
+            key, data = self._next()
+            taken.setdefault(key, []).append(data)
+            size += len(data)
+        return b"".join([deltas_record(Deltas(key, data)) for key, data in taken.items()])
+
+    def clear(self) -> None:
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+        self.size = 0
+
+    def _next(self) -> tuple[Key, bytes]:
+        key, data = self._waiting.popleft()
+        self.size -= len(data)
+        return key, data

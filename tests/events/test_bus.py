@@ -1,0 +1,151 @@
+"""Every sentence of events/bus.py, over every bus."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from sessiond_server.domain.rows import Key
+from sessiond_server.events.bus import Bus, Deltas, Hint
+from tests.cache.cluster import ClusterOfThree
+from tests.events import bus_backends
+from tests.events.bus_backends import Backend
+from tests.events.ear import Ear
+
+ONE: Key = ("acme", "one")
+TWO: Key = ("acme", "two")
+SAME_ID: Key = ("other", "one")
+
+
+@pytest.fixture(params=["memory", "redis", "cluster", "notify", "bells"])
+def servers(request: pytest.FixtureRequest) -> list[str]:
+    """Started here, where no event loop runs yet."""
+    match request.param:
+        case "redis":
+            return ["redis", request.getfixturevalue("redis_url")]
+        case "cluster":
+            cluster: ClusterOfThree = request.getfixturevalue("cluster_of_three")
+            return ["redis", *[server.url for server in cluster.servers]]
+        case "notify":
+            return ["notify", request.getfixturevalue("bus_dsn")]
+        case "bells":
+            return ["bells", request.getfixturevalue("redis_url"), request.getfixturevalue("bus_dsn")]
+        case _:
+            return ["memory"]
+
+
+@pytest.fixture
+async def backend(servers: list[str], bus_prefix: str) -> AsyncIterator[Backend]:
+    async with AsyncExitStack() as stack:
+        match servers:
+            case ["redis", *urls]:
+                yield bus_backends.redis(stack, urls, bus_prefix)
+            case ["notify", dsn]:
+                yield bus_backends.notify(stack, dsn, bus_prefix)
+            case ["bells", url, dsn]:
+                yield bus_backends.bells(stack, url, dsn, bus_prefix)
+            case _:
+                yield bus_backends.memory()
+
+
+@pytest.fixture
+async def bus(backend: Backend) -> Bus:
+    return await backend.open()
+
+
+async def test_a_hint_reaches_everyone_who_listens(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    ears = [Ear(mine), Ear(mine), Ear(other)]
+    mine.ring([Hint(ONE, 3), Hint(SAME_ID, 8)])
+    for ear in ears:
+        await ear.heard(Hint(ONE, 3), Hint(SAME_ID, 8))
+        assert ear.hints == {ONE: 3, SAME_ID: 8}
+
+
+async def test_the_latest_of_a_session_arrives_however_fast_it_is_rung_for(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    ear = Ear(other)
+    for seq in range(1, 501):
+        mine.ring([Hint(ONE, seq), Hint(TWO, seq + 1)])
+    await ear.heard(Hint(ONE, 500), Hint(TWO, 501))
+    assert ear.hints == {ONE: 500, TWO: 501}
+    assert ear.calls < 100, "what waited was merged"
+
+
+async def test_hints_that_come_out_of_order_do_not_go_backwards(bus: Bus) -> None:
+    ear = Ear(bus)
+    bus.ring([Hint(ONE, 9), Hint(ONE, 4), Hint(TWO, 1)])
+    await ear.heard(Hint(ONE, 9), Hint(TWO, 1))
+    assert ear.hints == {ONE: 9, TWO: 1}
+
+
+async def test_a_flood_of_hints_arrives_or_is_said_to_be_missed(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    ear = Ear(other)
+    keys = [("acme", f"{number:0128}") for number in range(20_000)]
+    for first in range(0, len(keys), 100):
+        mine.ring([Hint(key, 5) for key in keys[first : first + 100]])
+    await ear.until(lambda: ear.missed > 0 or len(ear.hints) == len(keys))
+    mine.ring([Hint(ONE, 1)])
+    await ear.heard(Hint(ONE, 1))
+
+
+async def test_one_who_has_left_hears_no_more(bus: Bus) -> None:
+    left, stayed = Ear(bus), Ear(bus)
+    left.close()
+    left.close()
+    bus.ring([Hint(ONE, 1)])
+    bus.show(Deltas(ONE, [b"d"]))
+    await stayed.heard(Hint(ONE, 1))
+    await stayed.until(lambda: bool(stayed.deltas))
+    assert not left.hints
+    assert not left.deltas
+
+
+async def test_nobody_is_called_from_within(bus: Bus) -> None:
+    ear = Ear(bus)
+    bus.ring([Hint(ONE, 1)])
+    bus.show(Deltas(ONE, [b"d"]))
+    assert not ear.hints
+    assert not ear.deltas
+    await ear.heard(Hint(ONE, 1))
+
+
+async def test_deltas_arrive_in_order_and_unharmed(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    ears = [Ear(mine), Ear(other)] if backend.deltas_travel else [Ear(mine)]
+    awkward = [b"a\nb c\r\n", b"*", b"", bytes(range(256)), "gr\u00fc\u00df".encode(), b"\n"]
+    for number in range(50):
+        mine.show(Deltas(ONE, [b"%d" % number, *awkward]))
+        mine.show(Deltas(TWO, [b"two %d" % number]))
+    for ear in ears:
+        await ear.until(lambda ear=ear: len(ear.deltas.get(TWO, ())) == 50)  # type: ignore[misc]
+        assert ear.deltas[ONE] == [data for number in range(50) for data in (b"%d" % number, *awkward)]
+        assert ear.deltas[TWO] == [b"two %d" % number for number in range(50)]
+
+
+async def test_large_deltas_arrive(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    ear = Ear(other if backend.deltas_travel else mine)
+    pieces = [bytes([number]) * 65_536 for number in range(4)]
+    mine.show(Deltas(ONE, pieces))
+    await ear.until(lambda: len(ear.deltas.get(ONE, ())) == 4)
+    assert ear.deltas[ONE] == pieces
+
+
+async def test_a_bus_that_works_is_ready_and_says_so_once(bus: Bus) -> None:
+    assert bus.ready
+    ear = Ear(bus)
+    bus.ring([Hint(ONE, 1)])
+    await ear.heard(Hint(ONE, 1))
+    assert bus.ready
+    assert ear.missed == 0
+
+
+async def test_nothing_is_nothing(bus: Bus) -> None:
+    ear = Ear(bus)
+    bus.ring([])
+    bus.ring([Hint(ONE, 1)])
+    await ear.heard(Hint(ONE, 1))
+    assert ear.hints == {ONE: 1}
+    assert ear.missed == 0
