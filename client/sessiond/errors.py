@@ -7,12 +7,19 @@
     │   ├── RequestTooLarge
     │   ├── InvalidPageToken
     │   ├── InvalidPosition
+    │   ├── UploadIncomplete
+    │   ├── UploadTooLong
+    │   ├── ChecksumMismatch
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
+    │   ├── AttachmentNotFound
+    │   ├── UploadNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
+    │   ├── AttachmentAlreadyExists
+    │   ├── UploadDeclaredOtherwise
     │   └── MessageAlreadyExists
     ├── Refused
     │   ├── IllegalTransition
@@ -20,8 +27,16 @@
     │   ├── SessionEnded
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
+    │   ├── AttachmentLimitReached
+    │   ├── AttachmentTooLarge
+    │   ├── AttachmentSpaceExhausted
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── TransferBroken
+    │   ├── UploadOffsetMismatch
+    │   ├── UploadSuperseded
+    │   └── TransferStalled
+    ├── AttachmentLost
     ├── PositionGone
     │   ├── PositionCompacted
     │   └── PositionLost
@@ -30,12 +45,15 @@
     │   ├── TooManyCalls
     │   ├── TooManyWatchers
     │   ├── WatcherTooSlow
+    │   ├── TooManyTransfers
+    │   ├── TooManyUploads
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
+    │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
     └── InternalError
@@ -133,6 +151,41 @@ class InvalidPosition(InvalidRequest):
     """The position is of another stream, filter, tenant or user."""
 
 
+class UploadIncomplete(InvalidRequest):
+    """The bytes of an upload ended before the declared size; it can be resumed."""
+
+    @property
+    def size_bytes(self) -> int:
+        """As declared."""
+        return self._number("size_bytes")
+
+    @property
+    def committed_bytes(self) -> int:
+        """What is safe: where to resume."""
+        return self._number("committed_bytes")
+
+
+class UploadTooLong(InvalidRequest):
+    """More bytes than were declared; the upload is given up."""
+
+    @property
+    def size_bytes(self) -> int:
+        """As declared."""
+        return self._number("size_bytes")
+
+
+class ChecksumMismatch(InvalidRequest):
+    """The bytes do not have the declared SHA-256; the upload is given up."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+
 class RequestIdReused(InvalidRequest):
     """The `request_id` was used for another request."""
 
@@ -161,6 +214,30 @@ class MessageNotFound(NotFound):
         return self.metadata.get("message_id", "")
 
 
+class AttachmentNotFound(NotFound):
+    """No such attachment in the session."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+
+class UploadNotFound(NotFound):
+    """Neither an unfinished upload nor an attachment has the id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+
 class AlreadyExists(SessiondError):
     """The chosen id is taken."""
 
@@ -183,6 +260,30 @@ class MessageAlreadyExists(AlreadyExists):
     @property
     def message_id(self) -> str:
         return self.metadata.get("message_id", "")
+
+
+class AttachmentAlreadyExists(AlreadyExists):
+    """The session has, or had, an attachment with the chosen id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+
+class UploadDeclaredOtherwise(AlreadyExists):
+    """An unfinished upload of this id declared another file: resume that one, delete it, or choose another id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
 
 
 class Refused(SessiondError):
@@ -241,6 +342,34 @@ class MessageLimitReached(Refused):
         return self._number("limit")
 
 
+class AttachmentLimitReached(Refused):
+    """The session may not hold more attachments."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
+class AttachmentTooLarge(Refused):
+    """The session, or the service, takes no file of that size."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._number("size_bytes")
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._number("limit_bytes")
+
+
+class AttachmentSpaceExhausted(Refused):
+    """The session's attachments may not take more bytes."""
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._number("limit_bytes")
+
+
 class VersionNotReached(Refused):
     """The session has not reached the `min_version` that the read asked for."""
 
@@ -259,6 +388,55 @@ class VersionMismatch(SessiondError):
     @property
     def current_version(self) -> int:
         return self._number("current_version")
+
+
+class TransferBroken(SessiondError):
+    """An upload or a download could not go on. Another call can go on where it was."""
+
+
+class UploadOffsetMismatch(TransferBroken):
+    """The upload has not got as far as the offset that it was to be resumed at."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+    @property
+    def committed_bytes(self) -> int:
+        """Where to resume."""
+        return self._number("committed_bytes")
+
+
+class UploadSuperseded(TransferBroken):
+    """Another call goes on with the upload, or it was given up."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
+
+
+class TransferStalled(TransferBroken):
+    """The caller sent, or took, nothing for too long."""
+
+
+class AttachmentLost(SessiondError):
+    """The attachment is there, but its bytes are gone from the service's storage, or damaged."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def attachment_id(self) -> str:
+        return self.metadata.get("attachment_id", "")
 
 
 class PositionGone(SessiondError):
@@ -314,6 +492,18 @@ class WatcherTooSlow(Exhausted):
         return self.metadata.get("position", "")
 
 
+class TooManyTransfers(Exhausted):
+    """The server has as many uploads and downloads in progress as it is willing to."""
+
+
+class TooManyUploads(Exhausted):
+    """The session has as many unfinished uploads as it may have: resume or delete some."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
 class SessionQuotaReached(Exhausted):
     """The tenant has as many sessions that have not ended as it may have."""
 
@@ -344,6 +534,10 @@ class Starting(Unavailable):
 
 class Draining(Unavailable):
     """The server that answered is shutting down."""
+
+
+class StorageUnavailable(Unavailable):
+    """The service cannot reach its storage of attachments."""
 
 
 class StoreUnavailable(Unavailable):
@@ -402,6 +596,23 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "DRAINING": Draining,
         "STORE_UNAVAILABLE": StoreUnavailable,
         "DEADLINE_EXCEEDED": DeadlinePassed,
+        "ATTACHMENT_NOT_FOUND": AttachmentNotFound,
+        "UPLOAD_NOT_FOUND": UploadNotFound,
+        "ATTACHMENT_ALREADY_EXISTS": AttachmentAlreadyExists,
+        "UPLOAD_DECLARED_OTHERWISE": UploadDeclaredOtherwise,
+        "ATTACHMENT_LIMIT_REACHED": AttachmentLimitReached,
+        "ATTACHMENT_TOO_LARGE": AttachmentTooLarge,
+        "ATTACHMENT_SPACE_EXHAUSTED": AttachmentSpaceExhausted,
+        "UPLOAD_INCOMPLETE": UploadIncomplete,
+        "UPLOAD_TOO_LONG": UploadTooLong,
+        "CHECKSUM_MISMATCH": ChecksumMismatch,
+        "UPLOAD_OFFSET_MISMATCH": UploadOffsetMismatch,
+        "UPLOAD_SUPERSEDED": UploadSuperseded,
+        "TRANSFER_STALLED": TransferStalled,
+        "TOO_MANY_TRANSFERS": TooManyTransfers,
+        "TOO_MANY_UPLOADS": TooManyUploads,
+        "ATTACHMENT_LOST": AttachmentLost,
+        "STORAGE_UNAVAILABLE": StorageUnavailable,
         "INTERNAL": InternalError,
     }
 )
@@ -416,6 +627,8 @@ BY_CODE: Mapping[str, type[SessiondError]] = MappingProxyType(
         "RESOURCE_EXHAUSTED": Exhausted,
         "UNAUTHENTICATED": Unauthenticated,
         "UNAVAILABLE": Unavailable,
+        # By a server that stopped, or a proxy: a caller who cancels gets asyncio.CancelledError.
+        "CANCELLED": Unavailable,
         "DEADLINE_EXCEEDED": DeadlinePassed,
     }
 )

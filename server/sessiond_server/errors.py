@@ -7,12 +7,19 @@
     │   ├── RequestTooLarge
     │   ├── InvalidPageToken
     │   ├── InvalidPosition
+    │   ├── UploadIncomplete
+    │   ├── UploadTooLong
+    │   ├── ChecksumMismatch
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
+    │   ├── AttachmentNotFound
+    │   ├── UploadNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
+    │   ├── AttachmentAlreadyExists
+    │   ├── UploadDeclaredOtherwise
     │   └── MessageAlreadyExists
     ├── Refused
     │   ├── IllegalTransition
@@ -20,8 +27,16 @@
     │   ├── SessionEnded
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
+    │   ├── AttachmentLimitReached
+    │   ├── AttachmentTooLarge
+    │   ├── AttachmentSpaceExhausted
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── TransferBroken
+    │   ├── UploadOffsetMismatch
+    │   ├── UploadSuperseded
+    │   └── TransferStalled
+    ├── AttachmentLost
     ├── PositionGone
     │   ├── PositionCompacted
     │   └── PositionLost
@@ -30,12 +45,15 @@
     │   ├── TooManyCalls
     │   ├── TooManyWatchers
     │   ├── WatcherTooSlow
+    │   ├── TooManyTransfers
+    │   ├── TooManyUploads
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
+    │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
     └── InternalError
@@ -57,6 +75,10 @@ class Violation:
     """Path of the field in the request message, such as `messages[3].parts[0].text`."""
     description: str
     """The rule, without the value."""
+
+
+def _attachment(session_id: str, attachment_id: str) -> Mapping[str, str]:
+    return {"session_id": session_id, "attachment_id": attachment_id}
 
 
 class SessiondError(Exception):
@@ -109,6 +131,30 @@ class InvalidPosition(InvalidRequest):
         super().__init__("position: not a position of this stream")
 
 
+class UploadIncomplete(InvalidRequest):
+    """The stream of an upload ended before the declared size; it can be resumed."""
+
+    def __init__(self, size_bytes: int, committed_bytes: int) -> None:
+        super().__init__(
+            f"the upload ended after {committed_bytes} of {size_bytes} bytes",
+            {"size_bytes": str(size_bytes), "committed_bytes": str(committed_bytes)},
+        )
+
+
+class UploadTooLong(InvalidRequest):
+    """More bytes came than were declared; the upload is given up."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"more bytes than the declared {size_bytes}", {"size_bytes": str(size_bytes)})
+
+
+class ChecksumMismatch(InvalidRequest):
+    """The bytes do not have the declared SHA-256; the upload is given up."""
+
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("the bytes do not have the declared checksum", _attachment(session_id, attachment_id))
+
+
 class RequestIdReused(InvalidRequest):
     def __init__(self, request_id: str) -> None:
         self.violations = (Violation("request_id", "was used for a request with another content"),)
@@ -129,6 +175,16 @@ class MessageNotFound(NotFound):
         super().__init__("message not found", {"session_id": session_id, "message_id": message_id})
 
 
+class AttachmentNotFound(NotFound):
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("attachment not found", _attachment(session_id, attachment_id))
+
+
+class UploadNotFound(NotFound):
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("upload not found", _attachment(session_id, attachment_id))
+
+
 class AlreadyExists(SessiondError):
     """The chosen id is taken; the same text whoever owns it."""
 
@@ -141,6 +197,18 @@ class SessionAlreadyExists(AlreadyExists):
 class MessageAlreadyExists(AlreadyExists):
     def __init__(self, session_id: str, message_id: str) -> None:
         super().__init__("message already exists", {"session_id": session_id, "message_id": message_id})
+
+
+class AttachmentAlreadyExists(AlreadyExists):
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("attachment already exists", _attachment(session_id, attachment_id))
+
+
+class UploadDeclaredOtherwise(AlreadyExists):
+    """An unfinished upload of this id is of another file."""
+
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("an upload of this id declared something else", _attachment(session_id, attachment_id))
 
 
 class Refused(SessiondError):
@@ -178,6 +246,27 @@ class MessageLimitReached(Refused):
         super().__init__(f"the session may hold {limit} messages", {"session_id": session_id, "limit": str(limit)})
 
 
+class AttachmentLimitReached(Refused):
+    def __init__(self, session_id: str, limit: int) -> None:
+        super().__init__(f"the session may hold {limit} attachments", {"session_id": session_id, "limit": str(limit)})
+
+
+class AttachmentTooLarge(Refused):
+    def __init__(self, session_id: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"the attachment has {size_bytes} bytes; the limit is {limit_bytes}",
+            {"session_id": session_id, "size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes)},
+        )
+
+
+class AttachmentSpaceExhausted(Refused):
+    def __init__(self, session_id: str, limit_bytes: int) -> None:
+        super().__init__(
+            f"the session's attachments may take {limit_bytes} bytes",
+            {"session_id": session_id, "limit_bytes": str(limit_bytes)},
+        )
+
+
 class VersionNotReached(Refused):
     def __init__(self, session_id: str, current_version: int, min_version: int) -> None:
         super().__init__(
@@ -194,6 +283,41 @@ class VersionMismatch(SessiondError):
             f"the session is at version {current_version}; expected_version is {expected_version}",
             {"session_id": session_id, "current_version": str(current_version)},
         )
+
+
+class TransferBroken(SessiondError):
+    """An upload or a download cannot go on in this call. Another call can go on where it was."""
+
+
+class UploadOffsetMismatch(TransferBroken):
+    """The upload has not got as far as the offset that it was to be resumed at."""
+
+    def __init__(self, session_id: str, attachment_id: str, committed_bytes: int, offset: int) -> None:
+        super().__init__(
+            f"the upload has {committed_bytes} bytes; offset is {offset}",
+            {**_attachment(session_id, attachment_id), "committed_bytes": str(committed_bytes)},
+        )
+
+
+class UploadSuperseded(TransferBroken):
+    """Another call goes on with the upload, or it was given up."""
+
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("another call goes on with this upload", _attachment(session_id, attachment_id))
+
+
+class TransferStalled(TransferBroken):
+    """The client sent, or took, nothing for `limit_seconds`."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"nothing moved for {limit_seconds:g} s", {"limit_seconds": f"{limit_seconds:g}"})
+
+
+class AttachmentLost(SessiondError):
+    """The attachment is there, but its bytes are gone from the storage, or damaged."""
+
+    def __init__(self, session_id: str, attachment_id: str) -> None:
+        super().__init__("the attachment's bytes are lost", _attachment(session_id, attachment_id))
 
 
 class PositionGone(SessiondError):
@@ -248,6 +372,17 @@ class WatcherTooSlow(Exhausted):
         self.retry_after = retry_after
 
 
+class TooManyTransfers(Exhausted):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many transfers are in progress")
+        self.retry_after = retry_after
+
+
+class TooManyUploads(Exhausted):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the session may have {limit} unfinished uploads", {"limit": str(limit)})
+
+
 class SessionQuotaReached(Exhausted):
     def __init__(self, limit: int) -> None:
         super().__init__(f"the tenant may have {limit} sessions that have not ended", {"limit": str(limit)})
@@ -275,6 +410,13 @@ class Starting(Unavailable):
 class Draining(Unavailable):
     def __init__(self) -> None:
         super().__init__("the server is draining")
+
+
+class StorageUnavailable(Unavailable):
+    """The storage of attachments cannot be reached."""
+
+    def __init__(self) -> None:
+        super().__init__("the storage of attachments cannot be reached")
 
 
 class StoreUnavailable(Unavailable):

@@ -65,7 +65,7 @@ def test_every_reason_is_used_once() -> None:
 
 def test_only_what_a_retry_can_mend_is_unavailable() -> None:
     unavailable = {kind for kind, row in status.TABLE.items() if row.code is grpc.StatusCode.UNAVAILABLE}
-    assert unavailable == {errors.Starting, errors.Draining, errors.StoreUnavailable}
+    assert unavailable == {errors.Starting, errors.Draining, errors.StoreUnavailable, errors.StorageUnavailable}
 
 
 def test_the_table_cannot_be_changed() -> None:

@@ -141,6 +141,75 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
     database. Sample: "the server is starting".
     """
+    ERROR_REASON_ATTACHMENT_NOT_FOUND: _ErrorReason.ValueType  # 100
+    """NOT_FOUND. No such attachment in the session. Metadata: `session_id`, `attachment_id`.
+    Sample: "attachment not found".
+    """
+    ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 101
+    """NOT_FOUND. Neither an unfinished upload nor an attachment has the id. Metadata: `session_id`, `attachment_id`.
+    Sample: "upload not found".
+    """
+    ERROR_REASON_ATTACHMENT_ALREADY_EXISTS: _ErrorReason.ValueType  # 102
+    """ALREADY_EXISTS. The session has, or had, an attachment of the chosen id. Metadata: `session_id`, `attachment_id`.
+    Sample: "attachment already exists".
+    """
+    ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: _ErrorReason.ValueType  # 103
+    """ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose another
+    id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
+    """
+    ERROR_REASON_ATTACHMENT_LIMIT_REACHED: _ErrorReason.ValueType  # 104
+    """FAILED_PRECONDITION. The session has `max_attachments` already. Metadata: `session_id`, `limit`.
+    Sample: "the session may hold 10 attachments".
+    """
+    ERROR_REASON_ATTACHMENT_TOO_LARGE: _ErrorReason.ValueType  # 105
+    """FAILED_PRECONDITION. The file is larger than the session's `max_attachment_bytes` or the server's limit. Metadata:
+    `session_id`, `size_bytes`, `limit_bytes`. Sample: "the attachment has 2048 bytes; the limit is 1024".
+    """
+    ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: _ErrorReason.ValueType  # 106
+    """FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the server
+    allows one session. Metadata: `session_id`, `limit_bytes`.
+    Sample: "the session's attachments may take 10737418240 bytes".
+    """
+    ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 107
+    """INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
+    `committed_bytes`. Sample: "the upload ended after 512 of 1024 bytes".
+    """
+    ERROR_REASON_UPLOAD_TOO_LONG: _ErrorReason.ValueType  # 108
+    """INVALID_ARGUMENT. More bytes came than were declared. The upload is given up. Metadata: `size_bytes`.
+    Sample: "more bytes than the declared 1024".
+    """
+    ERROR_REASON_CHECKSUM_MISMATCH: _ErrorReason.ValueType  # 109
+    """INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The upload is given up. Metadata: `session_id`,
+    `attachment_id`. Sample: "the bytes do not have the declared checksum".
+    """
+    ERROR_REASON_UPLOAD_OFFSET_MISMATCH: _ErrorReason.ValueType  # 110
+    """ABORTED. The upload has not got as far as `offset`. Resume at `committed_bytes`, or before. Metadata: `session_id`,
+    `attachment_id`, `committed_bytes`. Sample: "the upload has 512 bytes; offset is 1024".
+    """
+    ERROR_REASON_UPLOAD_SUPERSEDED: _ErrorReason.ValueType  # 111
+    """ABORTED. Another call goes on with this upload, or it was given up. Metadata: `session_id`, `attachment_id`.
+    Sample: "another call goes on with this upload".
+    """
+    ERROR_REASON_TRANSFER_STALLED: _ErrorReason.ValueType  # 112
+    """DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a download
+    can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+    """
+    ERROR_REASON_TOO_MANY_TRANSFERS: _ErrorReason.ValueType  # 113
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
+    downloads in progress as it is willing to. Sample: "too many transfers are in progress".
+    """
+    ERROR_REASON_TOO_MANY_UPLOADS: _ErrorReason.ValueType  # 114
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,
+    or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+    """
+    ERROR_REASON_ATTACHMENT_LOST: _ErrorReason.ValueType  # 115
+    """DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,
+    `attachment_id`. Sample: "the attachment's bytes are lost".
+    """
+    ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 116
+    """UNAVAILABLE. The storage of attachments cannot be reached. An upload can be resumed.
+    Sample: "the storage of attachments cannot be reached".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.
     Sample: "internal error".
@@ -270,6 +339,75 @@ willing to. Sample: "too many watchers".
 ERROR_REASON_STARTING: ErrorReason.ValueType  # 73
 """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
 database. Sample: "the server is starting".
+"""
+ERROR_REASON_ATTACHMENT_NOT_FOUND: ErrorReason.ValueType  # 100
+"""NOT_FOUND. No such attachment in the session. Metadata: `session_id`, `attachment_id`.
+Sample: "attachment not found".
+"""
+ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 101
+"""NOT_FOUND. Neither an unfinished upload nor an attachment has the id. Metadata: `session_id`, `attachment_id`.
+Sample: "upload not found".
+"""
+ERROR_REASON_ATTACHMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 102
+"""ALREADY_EXISTS. The session has, or had, an attachment of the chosen id. Metadata: `session_id`, `attachment_id`.
+Sample: "attachment already exists".
+"""
+ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: ErrorReason.ValueType  # 103
+"""ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose another
+id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
+"""
+ERROR_REASON_ATTACHMENT_LIMIT_REACHED: ErrorReason.ValueType  # 104
+"""FAILED_PRECONDITION. The session has `max_attachments` already. Metadata: `session_id`, `limit`.
+Sample: "the session may hold 10 attachments".
+"""
+ERROR_REASON_ATTACHMENT_TOO_LARGE: ErrorReason.ValueType  # 105
+"""FAILED_PRECONDITION. The file is larger than the session's `max_attachment_bytes` or the server's limit. Metadata:
+`session_id`, `size_bytes`, `limit_bytes`. Sample: "the attachment has 2048 bytes; the limit is 1024".
+"""
+ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: ErrorReason.ValueType  # 106
+"""FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the server
+allows one session. Metadata: `session_id`, `limit_bytes`.
+Sample: "the session's attachments may take 10737418240 bytes".
+"""
+ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 107
+"""INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
+`committed_bytes`. Sample: "the upload ended after 512 of 1024 bytes".
+"""
+ERROR_REASON_UPLOAD_TOO_LONG: ErrorReason.ValueType  # 108
+"""INVALID_ARGUMENT. More bytes came than were declared. The upload is given up. Metadata: `size_bytes`.
+Sample: "more bytes than the declared 1024".
+"""
+ERROR_REASON_CHECKSUM_MISMATCH: ErrorReason.ValueType  # 109
+"""INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The upload is given up. Metadata: `session_id`,
+`attachment_id`. Sample: "the bytes do not have the declared checksum".
+"""
+ERROR_REASON_UPLOAD_OFFSET_MISMATCH: ErrorReason.ValueType  # 110
+"""ABORTED. The upload has not got as far as `offset`. Resume at `committed_bytes`, or before. Metadata: `session_id`,
+`attachment_id`, `committed_bytes`. Sample: "the upload has 512 bytes; offset is 1024".
+"""
+ERROR_REASON_UPLOAD_SUPERSEDED: ErrorReason.ValueType  # 111
+"""ABORTED. Another call goes on with this upload, or it was given up. Metadata: `session_id`, `attachment_id`.
+Sample: "another call goes on with this upload".
+"""
+ERROR_REASON_TRANSFER_STALLED: ErrorReason.ValueType  # 112
+"""DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a download
+can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+"""
+ERROR_REASON_TOO_MANY_TRANSFERS: ErrorReason.ValueType  # 113
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
+downloads in progress as it is willing to. Sample: "too many transfers are in progress".
+"""
+ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 114
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,
+or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+"""
+ERROR_REASON_ATTACHMENT_LOST: ErrorReason.ValueType  # 115
+"""DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,
+`attachment_id`. Sample: "the attachment's bytes are lost".
+"""
+ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 116
+"""UNAVAILABLE. The storage of attachments cannot be reached. An upload can be resumed.
+Sample: "the storage of attachments cannot be reached".
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sessiond.v1 import attachment_pb2 as sessiond_dot_v1_dot_attachment__pb2
 from sessiond.v1 import message_pb2 as sessiond_dot_v1_dot_message__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sessiond/v1/event.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/message.proto\x1a\x19sessiond/v1/session.proto\"\xa2\x03\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12$\n\x04type\x18\x04 \x01(\x0e\x32\x16.sessiond.v1.EventType\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12.\n\x0csession_view\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x18\n\x10index_in_request\x18\t \x01(\x05\x12\x19\n\x11previous_event_id\x18\r \x01(\t\x12\x19\n\x0csession_name\x18\x0c \x01(\tH\x01\x88\x01\x01\x12\'\n\x07session\x18\n \x01(\x0b\x32\x14.sessiond.v1.SessionH\x00\x12\'\n\x07message\x18\x0b \x01(\x0b\x32\x14.sessiond.v1.MessageH\x00\x42\t\n\x07payloadB\x0f\n\r_session_name*\x8b\x03\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_CREATED\x10\x01\x12 \n\x1c\x45VENT_TYPE_SESSION_ACTIVATED\x10\x02\x12 \n\x1c\x45VENT_TYPE_SESSION_SUSPENDED\x10\x03\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_RESUMED\x10\x04\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_UPDATED\x10\x05\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_TOUCHED\x10\x06\x12\x1c\n\x18\x45VENT_TYPE_SESSION_ENDED\x10\x07\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_EXPIRED\x10\x08\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_DELETED\x10\t\x12\x1f\n\x1b\x45VENT_TYPE_MESSAGE_APPENDED\x10\x14\x12\x1f\n\x1b\x45VENT_TYPE_MESSAGE_REDACTED\x10\x15\x42+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sessiond/v1/event.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csessiond/v1/attachment.proto\x1a\x19sessiond/v1/message.proto\x1a\x19sessiond/v1/session.proto\"\xd1\x03\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12$\n\x04type\x18\x04 \x01(\x0e\x32\x16.sessiond.v1.EventType\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12.\n\x0csession_view\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x18\n\x10index_in_request\x18\t \x01(\x05\x12\x19\n\x11previous_event_id\x18\r \x01(\t\x12\x19\n\x0csession_name\x18\x0c \x01(\tH\x01\x88\x01\x01\x12\'\n\x07session\x18\n \x01(\x0b\x32\x14.sessiond.v1.SessionH\x00\x12\'\n\x07message\x18\x0b \x01(\x0b\x32\x14.sessiond.v1.MessageH\x00\x12-\n\nattachment\x18\x10 \x01(\x0b\x32\x17.sessiond.v1.AttachmentH\x00\x42\t\n\x07payloadB\x0f\n\r_session_name*\xd2\x03\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_CREATED\x10\x01\x12 \n\x1c\x45VENT_TYPE_SESSION_ACTIVATED\x10\x02\x12 \n\x1c\x45VENT_TYPE_SESSION_SUSPENDED\x10\x03\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_RESUMED\x10\x04\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_UPDATED\x10\x05\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_TOUCHED\x10\x06\x12\x1c\n\x18\x45VENT_TYPE_SESSION_ENDED\x10\x07\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_EXPIRED\x10\x08\x12\x1e\n\x1a\x45VENT_TYPE_SESSION_DELETED\x10\t\x12\x1f\n\x1b\x45VENT_TYPE_MESSAGE_APPENDED\x10\x14\x12\x1f\n\x1b\x45VENT_TYPE_MESSAGE_REDACTED\x10\x15\x12\"\n\x1e\x45VENT_TYPE_ATTACHMENT_UPLOADED\x10<\x12!\n\x1d\x45VENT_TYPE_ATTACHMENT_DELETED\x10=B+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +36,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sessiond.v1.event_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1P\001Z\026sessiond/v1;sessiondv1'
-  _globals['_EVENTTYPE']._serialized_start=549
-  _globals['_EVENTTYPE']._serialized_end=944
-  _globals['_EVENT']._serialized_start=128
-  _globals['_EVENT']._serialized_end=546
+  _globals['_EVENTTYPE']._serialized_start=626
+  _globals['_EVENTTYPE']._serialized_end=1092
+  _globals['_EVENT']._serialized_start=158
+  _globals['_EVENT']._serialized_end=623
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sessiond.v1.attachment_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.session_pb2
 import sys
@@ -50,6 +51,10 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
     """RedactMessage. `message` is what remains."""
+    EVENT_TYPE_ATTACHMENT_UPLOADED: _EventType.ValueType  # 60
+    """UploadAttachment completed: the attachment exists from here on."""
+    EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
+    """DeleteAttachment. `attachment` is what it was."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened."""
@@ -78,6 +83,10 @@ EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
 """RedactMessage. `message` is what remains."""
+EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
+"""UploadAttachment completed: the attachment exists from here on."""
+EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
+"""DeleteAttachment. `attachment` is what it was."""
 global___EventType = EventType
 
 @typing.final
@@ -88,8 +97,9 @@ class Event(google.protobuf.message.Message):
     The log is a chain: each event names the one before it, so that a reader who has them all can prove it.
 
     A session folds from its events: `seq` becomes `version`, `event_id` becomes `last_event_id` and `create_time` becomes
-    `update_time`; an event with a `session` replaces the session (its core only, with SESSION_VIEW_BASIC); an event with a message counts it and its
-    usage when it was appended, sets the name where `session_name` is set, counts the request where `index_in_request` is
+    `update_time`; an event with a `session` replaces the session (its core only, with SESSION_VIEW_BASIC). Any other event
+    counts what it appended or uploaded (a message with its usage, an attachment with its bytes) and no longer counts an
+    attachment that it deleted, sets the name where `session_name` is set, counts the request where `index_in_request` is
     0, and, where the session has a `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
     """
 
@@ -108,6 +118,7 @@ class Event(google.protobuf.message.Message):
     SESSION_NAME_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    ATTACHMENT_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """Place in the session's log: 1, 2, 3 ... without a gap."""
     session_id: builtins.str
@@ -144,6 +155,10 @@ class Event(google.protobuf.message.Message):
     def message(self) -> sessiond.v1.message_pb2.Message:
         """For EVENT_TYPE_MESSAGE_*."""
 
+    @property
+    def attachment(self) -> sessiond.v1.attachment_pb2.Attachment:
+        """For EVENT_TYPE_ATTACHMENT_*."""
+
     def __init__(
         self,
         *,
@@ -160,12 +175,13 @@ class Event(google.protobuf.message.Message):
         session_name: builtins.str | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
+        attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session", "session_name", b"session_name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session", "session_name", b"session_name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "attachment"] | None: ...
 
 global___Event = Event

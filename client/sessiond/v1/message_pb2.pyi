@@ -256,7 +256,9 @@ class FilePart(google.protobuf.message.Message):
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Where. Required; 1 to 2 048 characters, no control characters. Never fetched by sessiond."""
+    """Where. Required; 1 to 2 048 characters, no control characters. Never fetched by sessiond. `attachment:` followed by
+    an `attachment_id` means that attachment of the session.
+    """
     media_type: builtins.str
     """IANA media type. 0 to 255 characters, no control characters."""
     name: builtins.str

@@ -247,6 +247,8 @@ class Session(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     CONTENT_VERSION_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
+    ATTACHMENT_COUNT_FIELD_NUMBER: builtins.int
+    ATTACHMENT_BYTES_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     AGENT_DATA_FIELD_NUMBER: builtins.int
@@ -294,6 +296,10 @@ class Session(google.protobuf.message.Message):
     """
     last_event_id: builtins.str
     """`event_id` of the last event: with `version` it says exactly which state of the session this is. Output only."""
+    attachment_count: builtins.int
+    """Attachments that the session holds: uploaded and not deleted. Output only."""
+    attachment_bytes: builtins.int
+    """Their sizes together, in bytes. Output only."""
     summary: builtins.str
     """What the conversation has been about. 0 to 65 536 characters."""
     @property
@@ -312,7 +318,9 @@ class Session(google.protobuf.message.Message):
 
     @property
     def last_activity_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the session was last used: created, activated, resumed, touched, or a message appended. Output only."""
+        """When the session was last used: created, activated, resumed, touched, a message appended or an
+        attachment uploaded. Output only.
+        """
 
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -381,6 +389,8 @@ class Session(google.protobuf.message.Message):
         version: builtins.int = ...,
         content_version: builtins.int = ...,
         last_event_id: builtins.str = ...,
+        attachment_count: builtins.int = ...,
+        attachment_bytes: builtins.int = ...,
         metadata: google.protobuf.struct_pb2.Struct | None = ...,
         state: google.protobuf.struct_pb2.Struct | None = ...,
         agent_data: google.protobuf.struct_pb2.Struct | None = ...,
@@ -388,7 +398,7 @@ class Session(google.protobuf.message.Message):
         config: global___SessionConfig | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 
@@ -409,9 +419,13 @@ class SessionConfig(google.protobuf.message.Message):
     (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). 0 to 1 000 000 000.
     """
     max_attachments: builtins.int
-    """Most attachments that the session may hold; 0 for no limit. 0 to 1 000 000."""
+    """Most attachments that the session may hold; 0 for no limit. An upload that would pass it is refused
+    (FAILED_PRECONDITION, ATTACHMENT_LIMIT_REACHED), when it begins and again when it completes. 0 to 1 000 000.
+    """
     max_attachment_bytes: builtins.int
-    """Largest attachment in bytes; 0 for no limit. 0 to 2^53."""
+    """Largest attachment in bytes; 0 for no limit of the session's own. A larger upload is refused (FAILED_PRECONDITION,
+    ATTACHMENT_TOO_LARGE). 0 to 2^53.
+    """
     system_prompt: builtins.str
     """Instructions to the model. 0 to 262 144 characters."""
     @property

@@ -20,7 +20,15 @@ from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
 
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond_server import errors
-from sessiond_server.errors import Exhausted, InvalidRequest, Refused, SessiondError, SessionQuotaReached, ToolBlocked
+from sessiond_server.errors import (
+    Exhausted,
+    InvalidRequest,
+    Refused,
+    SessiondError,
+    SessionQuotaReached,
+    ToolBlocked,
+    TooManyUploads,
+)
 
 DOMAIN: Final = "sessiond"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -81,6 +89,23 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.Draining: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DRAINING),
         errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORE_UNAVAILABLE),
         errors.DeadlinePassed: Row(_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_EXCEEDED),
+        errors.AttachmentNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_ATTACHMENT_NOT_FOUND),
+        errors.UploadNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_UPLOAD_NOT_FOUND),
+        errors.AttachmentAlreadyExists: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_ATTACHMENT_ALREADY_EXISTS),
+        errors.UploadDeclaredOtherwise: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_UPLOAD_DECLARED_OTHERWISE),
+        errors.AttachmentLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ATTACHMENT_LIMIT_REACHED),
+        errors.AttachmentTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ATTACHMENT_TOO_LARGE),
+        errors.AttachmentSpaceExhausted: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED),
+        errors.UploadIncomplete: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_UPLOAD_INCOMPLETE),
+        errors.UploadTooLong: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_UPLOAD_TOO_LONG),
+        errors.ChecksumMismatch: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_CHECKSUM_MISMATCH),
+        errors.UploadOffsetMismatch: Row(_C.ABORTED, _R.ERROR_REASON_UPLOAD_OFFSET_MISMATCH),
+        errors.UploadSuperseded: Row(_C.ABORTED, _R.ERROR_REASON_UPLOAD_SUPERSEDED),
+        errors.TransferStalled: Row(_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_TRANSFER_STALLED),
+        errors.TooManyTransfers: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_TOO_MANY_TRANSFERS),
+        errors.TooManyUploads: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_TOO_MANY_UPLOADS),
+        errors.AttachmentLost: Row(_C.DATA_LOSS, _R.ERROR_REASON_ATTACHMENT_LOST),
+        errors.StorageUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORAGE_UNAVAILABLE),
         errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
     }
 )
@@ -118,6 +143,8 @@ def _details(error: SessiondError, row: Row) -> list[Message]:
         details.append(_precondition(row.name, f"sessions/{error.metadata['session_id']}", error))
     elif isinstance(error, SessionQuotaReached):
         details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject="tenant", description=error.message)]))
+    elif isinstance(error, TooManyUploads):
+        details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject="session", description=error.message)]))
     if isinstance(error, Exhausted) and error.retry_after is not None:
         retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(math.ceil(error.retry_after * 1000))
