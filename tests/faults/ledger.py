@@ -3,12 +3,25 @@
 G1 Durable, G2 Gapless, G4 Idempotent: an acknowledged append is there, exactly once, and every log is 1..version.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
+
+
+class Ack(NamedTuple):
+    """One acknowledged append. Times are seconds of the machine's clock."""
+
+    at: float
+    session_id: str
+    seq: int
+    began: float
+    """When the call was made that was acknowledged, after whatever others for the same append."""
+    text: str
 
 
 @dataclass
@@ -17,15 +30,29 @@ class Ledger:
 
     acknowledged: dict[str, dict[str, int]] = field(default_factory=dict)
     attempted: dict[str, set[str]] = field(default_factory=dict)
+    acks: list[Ack] = field(default_factory=list)
+    """In the order of their times."""
     count: int = 0
     """Of acknowledged appends."""
 
     def attempt(self, session_id: str, text: str) -> None:
         self.attempted.setdefault(session_id, set()).add(text)
 
-    def acknowledge(self, session_id: str, text: str, seq: int) -> None:
+    def acknowledge(self, session_id: str, text: str, seq: int, began: float = 0.0) -> None:
         self.acknowledged.setdefault(session_id, {})[text] = seq
+        self.acks.append(Ack(time.time(), session_id, seq, began, text))
         self.count += 1
+
+    def without(self, forfeited: Collection[Ack]) -> "Ledger":
+        """As if these had been tried and never acknowledged."""
+        other = Ledger(attempted=self.attempted)
+        gone = set(forfeited)
+        for ack in self.acks:
+            if ack not in gone:
+                other.acknowledged.setdefault(ack.session_id, {})[ack.text] = ack.seq
+                other.acks.append(ack)
+        other.count = len(other.acks)
+        return other
 
 
 @dataclass

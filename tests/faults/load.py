@@ -1,6 +1,7 @@
 """Appends at a steady rate through the client library, each tried until it is acknowledged, each noted in a ledger."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import sessiond
@@ -8,10 +9,22 @@ from tests.faults.ledger import Ledger
 
 
 class Load:
-    """`workers` callers that together append `rate` messages a second to `sessions`. Runs until stopped."""
+    """`workers` callers that together append `rate` messages a second to `sessions`, in turn: one that stands there
+    several times gets more. Runs until stopped."""
 
-    def __init__(self, client: sessiond.Client, sessions: Sequence[str], *, rate: float, workers: int) -> None:
-        self.ledger = Ledger()
+    def __init__(
+        self,
+        client: sessiond.Client,
+        sessions: Sequence[str],
+        *,
+        rate: float,
+        workers: int,
+        ledger: Ledger | None = None,
+        name: str = "worker",
+    ) -> None:
+        """The texts of two loads on one session must have different names."""
+        self.ledger = ledger or Ledger()
+        self._name = name
         self.retries = 0
         """Calls that failed for good in the client library and were made again with the same request id."""
         self._client = client
@@ -50,19 +63,20 @@ class Load:
             due = max(due, loop.time() - self._pause) + self._pause
             number += 1
             session_id = self._sessions[(worker + number) % len(self._sessions)]
-            await self._append(session_id, f"worker {worker}, message {number}")
+            await self._append(session_id, f"{self._name} {worker}, message {number}")
 
     async def _append(self, session_id: str, text: str) -> None:
         self.ledger.attempt(session_id, text)
         request_id, began = sessiond.new_request_id(), asyncio.get_running_loop().time()
         while True:
+            called = time.time()
             try:
                 answer = await self._client.append_messages(session_id, [sessiond.user(text)], request_id=request_id)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
                 self.retries += 1
                 await asyncio.sleep(0.05)
             else:
-                self.ledger.acknowledge(session_id, text, answer.first_seq)
+                self.ledger.acknowledge(session_id, text, answer.first_seq, called)
                 self._taken.append(asyncio.get_running_loop().time() - began)
                 if self.ledger.count >= self._reached[0]:
                     self._reached[1].set()

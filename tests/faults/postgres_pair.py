@@ -1,0 +1,223 @@
+"""A Postgres primary and its streaming standby, both real, which restart, fail over and change roles on command."""
+
+import asyncio
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+
+from sessiond_server.embedded import binaries
+from sessiond_server.embedded.folder import DataFolder
+from sessiond_server.embedded.process import Child
+from tests.faults.proxy import Proxy
+from tests.faults.replica import free_port
+
+ROLE = DATABASE = "sessiond"
+PATIENCE = 120.0
+"""Seconds until something that must happen counts as not happening."""
+POLL = 0.02
+
+Survey = Callable[[asyncpg.Connection], Awaitable[None]]
+
+
+class Node:
+    """One Postgres server on a port and a folder that stay the same, whatever it is at the moment."""
+
+    def __init__(self, folder: DataFolder, programs: binaries.Binaries, name: str, settings: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.data = folder.path / name
+        self._folder = folder
+        self._programs = programs
+        self._log = folder.log_file(name)
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "128MB",
+            "max_wal_size": "2GB",
+            "wal_keep_size": "1GB",
+            "wal_receiver_status_interval": "1s",
+            "wal_retrieve_retry_interval": "200ms",
+            "wal_receiver_timeout": "5s",
+            "wal_sender_timeout": "0",  # a primary that hangs must not tell by ending the link
+            "synchronous_commit": "on",
+            "timezone": "UTC",
+            "log_checkpoints": "off",
+            "jit": "off",
+            **settings,
+        }
+        self._child: Child | None = None
+
+    async def make_primary(self) -> None:
+        """An empty cluster with the database."""
+        await self._run(
+            "initdb", "-D", self.data, "--username", ROLE, "--auth", "trust", "--encoding", "UTF8",
+            "--no-locale", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--no-sync",
+        )  # fmt: skip
+        await self.start()
+        async with self.connected("postgres") as connection:
+            await connection.execute(f"CREATE DATABASE {DATABASE}")
+
+    async def make_standby(self, primary_port: int, upstream_port: int) -> None:
+        """A copy of what listens on `primary_port`, that follows what listens on `upstream_port`."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        await self._run(
+            "pg_basebackup", "-D", self.data, "-h", "127.0.0.1", "-p", str(primary_port), "-U", ROLE,
+            "-X", "stream", "-c", "fast", "--no-sync",
+        )  # fmt: skip
+        (self.data / "standby.signal").touch()
+        self._folder.give(self.data / "standby.signal")
+        conninfo = f"host=127.0.0.1 port={upstream_port} user={ROLE} application_name=standby connect_timeout=2"
+        await self.start({"primary_conninfo": conninfo})
+
+    async def start(self, more: Mapping[str, str] | None = None) -> None:
+        """Returns when it answers."""
+        settings = [word for item in {**self._settings, **(more or {})}.items() for word in ("-c", "=".join(item))]
+        command: Sequence[str | Path] = [self._programs.postgres, "-D", self.data, *settings]
+        self._child = Child(self._folder.account, command, self._log, signal.SIGQUIT)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with suppress(OSError, asyncpg.PostgresError):
+                    async with self.connected("postgres"):
+                        return
+                assert self._child.exit_code is None, self._log.read_text()[-4000:]
+                await asyncio.sleep(POLL)
+
+    async def stop(self, how: signal.Signals) -> None:
+        """SIGINT: fast; SIGQUIT: immediate, as if it had crashed. Returns when it has ended."""
+        if self._child is not None:
+            await self._child.stop(how, PATIENCE)
+
+    def connected(self, database: str = DATABASE) -> "_Connected":
+        return _Connected(f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}")
+
+    async def _run(self, program: str, *arguments: str | Path) -> None:
+        log = self._folder.log_file(program)
+        path = self._programs.postgres.with_name(program)
+        child = Child(self._folder.account, [path, *arguments], log, signal.SIGKILL)
+        try:
+            code = await child.ended()
+        finally:
+            await child.stop(signal.SIGKILL, 0)
+        assert code == 0, log.read_text()[-4000:]
+
+
+class _Connected:
+    """A connection for as long as it is needed."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def __aenter__(self) -> asyncpg.Connection:
+        self._connection = await asyncpg.connect(self._dsn, timeout=10)
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            await self._connection.close(timeout=5)
+
+
+class PostgresPair:
+    """Use as `async with PostgresPair(folder) as pair`, in the main thread. A link of its own, which can be stalled,
+    carries the log from the primary to the standby; between failovers it is asynchronous."""
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        """`durable` False: a crash of the machine may destroy the data. A killed Postgres loses nothing either way."""
+        self._folder = DataFolder(folder)
+        self._settings = {"fsync": "on" if durable else "off"}
+        self._link = Proxy("127.0.0.1", 0)
+
+    async def __aenter__(self) -> "PostgresPair":
+        programs = binaries.find(self._folder.account, self._folder.runtime)
+        # The account creates its clusters in here.
+        self._folder.give(self._folder.path)
+        self.primary, self.standby = (Node(self._folder, programs, name, self._settings) for name in ("a", "b"))
+        self._nodes = (self.primary, self.standby)
+        await self._link.__aenter__()
+        try:
+            await self.primary.make_primary()
+            self._link.point_to(self.primary.port)
+            await self.standby.make_standby(self.primary.port, self._link.port)
+            await self.streaming()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in self._nodes:
+            await node.stop(signal.SIGQUIT)
+        await self._link.__aexit__()
+
+    def dsn(self, ports: Sequence[int] = ()) -> str:
+        """Names both servers, on these ports or their own; whoever uses it reaches the one that is the primary."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports or self.ports)
+        return f"postgresql://{ROLE}@{hosts}/{DATABASE}?target_session_attrs=read-write"
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Of the two servers, whichever is the primary."""
+        return self._nodes[0].port, self._nodes[1].port
+
+    async def restart(self, how: signal.Signals) -> None:
+        """The primary stops (SIGINT: fast, SIGQUIT: immediate) and starts again."""
+        await self.primary.stop(how)
+        await self.primary.start()
+
+    async def streaming(self, *, synchronous: bool = False) -> None:
+        """Returns when the standby follows the primary, and commits wait for it or do not."""
+        async with self.primary.connected() as connection:
+            names = "standby" if synchronous else ""
+            await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+            await connection.execute("SELECT pg_reload_conf()")
+            wanted = "sync" if synchronous else "async"
+            state = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'"
+            async with asyncio.timeout(PATIENCE):
+                while await connection.fetchval(state) != wanted:  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(POLL)
+
+    async def fail_over(self, lag: Callable[[], Awaitable[None]] | None, survey: Survey | None = None) -> None:
+        """The primary dies and the standby takes over. Returns when it has; `rebuild` makes the dead one a standby.
+
+        Without `lag` the standby is synchronous: no commit has been acknowledged that it does not have. With it, it
+        gets nothing while `lag` runs: what is committed meanwhile is lost. `survey` sees what has survived, before
+        anything is written to it.
+        """
+        await self.streaming(synchronous=lag is None)
+        if lag is not None:
+            self._link.stall()
+            await lag()
+        await self.primary.stop(signal.SIGQUIT)
+        self._link.cut()
+        async with self.standby.connected() as connection:
+            await self._replayed(connection)
+            if survey is not None:
+                await survey(connection)
+            # Commits must not wait for a standby that is not there.
+            await connection.fetchval("SELECT pg_promote(true, 60)")
+            await connection.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+            await connection.execute("SELECT pg_reload_conf()")
+        self._link.flow()
+        self.primary, self.standby = self.standby, self.primary
+
+    async def rebuild(self) -> None:
+        """Makes the server that died a standby of the one that took over."""
+        self._link.point_to(self.primary.port)
+        await self.standby.make_standby(self.primary.port, self._link.port)
+        await self.streaming()
+
+    async def _replayed(self, standby: asyncpg.Connection) -> None:
+        """Returns when the standby has replayed all that it has received."""
+        last, same = None, 0
+        async with asyncio.timeout(PATIENCE):
+            while same < 5:
+                row = await standby.fetchrow(
+                    "SELECT pg_last_wal_replay_lsn()::text, (SELECT count(*) FROM pg_stat_wal_receiver) AS receivers"
+                )
+                same = same + 1 if row["receivers"] == 0 and row[0] == last else 0
+                last = row[0]
+                await asyncio.sleep(POLL)
