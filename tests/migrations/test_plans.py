@@ -11,10 +11,10 @@ import pytest
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres import filters
-from sessiond_server.store.postgres.statements import LIST, READ, SWEEP, WRITE, Statement, parse
+from sessiond_server.store.postgres.statements import LIST, LOG, READ, SWEEP, WRITE, Statement, parse
 from tests.conftest import Databases, LoopThread
 
-STATEMENTS = [s for group in (WRITE, READ, SWEEP) for s in group.values() if s.name != "begin"]
+STATEMENTS = [s for group in (WRITE, READ, SWEEP, LOG) for s in group.values() if s.name != "begin"]
 DECLARING = [s for s in STATEMENTS if s.indexes]
 
 _SESSIONS = """

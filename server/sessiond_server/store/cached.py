@@ -27,6 +27,7 @@ from sessiond_server.cache.contract import (
     placed,
 )
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store import changes as changes_of
@@ -35,7 +36,10 @@ from sessiond_server.store.contract import (
     CACHED,
     Applied,
     EventsPage,
+    FeedPage,
     Freshness,
+    LogHeads,
+    LogPage,
     MessagesPage,
     SessionsPage,
     Store,
@@ -236,6 +240,21 @@ class CachedStore:
 
     async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
         return await self._store.list_events(scope, session_id, after_seq=after_seq, limit=limit)
+
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return await self._store.log_heads(keys)
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return await self._store.read_log(key, after_seq=after_seq, limit=limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return await self._store.read_feed(tenant_id, after=after, limit=limit)
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return await self._store.feed_end(tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await self._store.find_lost(tenant_id, witnesses)
 
     async def purge(self, limit: int) -> int:
         return await self._store.purge(limit)

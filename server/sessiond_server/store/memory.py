@@ -23,6 +23,7 @@ from sessiond_server.domain.commands import (
     Scope,
     SessionSnapshot,
 )
+from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import (
     AppendedMessage,
     EventRow,
@@ -43,10 +44,14 @@ from sessiond_server.store.contract import (
     PAGE_BYTES,
     Applied,
     EventsPage,
+    FeedPage,
     Freshness,
+    LogHeads,
+    LogPage,
     MessagesPage,
     SessionsPage,
 )
+from sessiond_server.store.memory_log import Logs
 from sessiond_server.store.selection import selects
 
 ACTOR = "sessiond"
@@ -95,6 +100,7 @@ class MemoryStore:
         self._tombstone_retention_us = tombstone_retention // timedelta(microseconds=1)
         self._new_id = new_id
         self._logs: dict[Key, _Log] = {}
+        self._streams = Logs(self._logs)
         self._token_key = secrets.token_bytes(32)
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
@@ -110,6 +116,7 @@ class MemoryStore:
             for command, result in zip(commands, decision.results, strict=True)
         ]
         self._write(decision.writes, known.now_us)
+        self._streams.commit(decision.writes)
         return Applied(results, decision.writes)
 
     def _look_up(self, needs: Needs) -> Known:
@@ -243,6 +250,21 @@ class MemoryStore:
         events = [wire.event(e.type, e.head, e.body, e.content) for e in rows]
         return EventsPage(log.head.version, events, rows[-1].seq if rows else 0)
 
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return self._streams.heads(keys, self._clock())
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return self._streams.page(key, after_seq, limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return self._streams.feed(tenant_id, after, limit, self._clock())
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return self._streams.feed_end(tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return self._streams.find_lost(tenant_id, witnesses, self._clock(), self._tombstone_retention_us)
+
     async def expire_due(self, limit: int) -> Writes:
         now = self._clock()
         due = [k for k, log in self._logs.items() if log.expire_time_us is not None and log.expire_time_us <= now]
@@ -271,6 +293,7 @@ class MemoryStore:
             if log.delete_time_us is not None and log.delete_time_us < oldest_tombstone
         ][:limit]
         for key in tombstones:
+            self._streams.forget(key)
             del self._logs[key]
         return len(requests) + len(tombstones)
 

@@ -3,8 +3,13 @@
 `migrations/NNNN_name.sql` are applied in order, each in a transaction of its own, under an advisory lock, so that any
 number of servers may start at once. A migration must be safe for the previous version of the server to run beside
 (expand, then contract in a later one), and must not need a transaction block of its own making.
+
+One that begins with the line `-- outside a transaction` is applied statement by statement instead: `create index
+concurrently`, which lets writers go on, runs in no other way. It may be cut off between any two of its statements, and
+must then be fit to be applied from its beginning.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +22,12 @@ from sessiond_server.store.postgres.connection import reaching
 
 LOCK = 0x73657373696F6E64
 """Key of the advisory lock that migrating processes hold: "sessiond" in ASCII."""
+
+LOCK_PAUSE = 0.2
+"""Seconds between two attempts to take it. Waiting for it in a statement would hold a snapshot, and building an index
+concurrently waits for every older snapshot: for those, that is, who wait for it."""
+
+OUTSIDE = "-- outside a transaction\n"
 
 OLDEST_SERVER = 140000
 """PostgreSQL 14, as server_version_num: the oldest whose features the statements keep to."""
@@ -84,13 +95,15 @@ async def migrate(dsn: str, *, connect_timeout: float = 5.0) -> Sequence[str]:
     """Applies what is pending; the names of the migrations applied, none when there was nothing to do.
 
     Waits while another process migrates. Raises SchemaTooNew, MigrationError, StoreUnavailable; what was applied before
-    the error stays applied. Cancelling undoes the migration that is under way.
+    the error stays applied. Cancelling undoes the migration that is under way, or of one outside a transaction the
+    statement.
     """
     known = migrations()
     async with _connected(dsn, connect_timeout) as connection:
         await _check_server(connection)
         # Held until the connection ends.
-        await connection.execute("select pg_advisory_lock($1)", LOCK)
+        while not await connection.fetchval("select pg_try_advisory_lock($1)", LOCK):  # noqa: ASYNC110  # a server
+            await asyncio.sleep(LOCK_PAUSE)
         found = _status(await _version(connection), known)
         if found.too_new:
             raise SchemaTooNew(found.version, found.latest)
@@ -101,16 +114,30 @@ async def migrate(dsn: str, *, connect_timeout: float = 5.0) -> Sequence[str]:
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
     try:
-        async with connection.transaction():
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "insert into schema_versions (version, name) values ($1, $2)", migration.version, migration.name
-            )
+        if migration.sql.startswith(OUTSIDE):
+            for statement in statements(migration.sql):
+                await connection.execute(statement)
+            await _record(connection, migration)
+        else:
+            async with connection.transaction():
+                await connection.execute(migration.sql)
+                await _record(connection, migration)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"migration {migration.version} ({migration.name}) needs a privilege that its user lacks: {error}. "
             "Migrate as the owner of the database, or grant the user CREATE on the schema."
         ) from error
+
+
+async def _record(connection: asyncpg.Connection, migration: Migration) -> None:
+    await connection.execute(
+        "insert into schema_versions (version, name) values ($1, $2)", migration.version, migration.name
+    )
+
+
+def statements(sql: str) -> Sequence[str]:
+    """Those of a migration outside a transaction, each of which ends with a semicolon at the end of a line."""
+    return [statement for part in re.split(r";$", sql, flags=re.MULTILINE) if (statement := part.strip())]
 
 
 @asynccontextmanager

@@ -105,6 +105,10 @@ create index events_messages
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type = 20;
 
+-- All events of a tenant in the order of commits. By "POSIX" for the same reason.
+create index events_feed
+  on events (tenant_id collate "POSIX", commit_xid, session_id, seq);
+
 -- What each request did: events first_seq..last_seq.
 create table requests (
   tenant_id text collate "C" not null,

@@ -9,17 +9,21 @@ import asyncpg
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
-from sessiond_server.domain.rows import Rules, Writes
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.rows import Key, Rules, Writes
 from sessiond_server.store.contract import (
     CACHED,
     PAGE_BYTES,
     Applied,
     EventsPage,
+    FeedPage,
     Freshness,
+    LogHeads,
+    LogPage,
     MessagesPage,
     SessionsPage,
 )
-from sessiond_server.store.postgres import filters, read, sweep, write
+from sessiond_server.store.postgres import filters, log, read, sweep, write
 from sessiond_server.store.postgres.connection import pool
 from sessiond_server.store.postgres.transactions import Transactions
 
@@ -135,6 +139,21 @@ class PostgresStore:
             read.LIST_EVENTS, scope.tenant_id, session_id, scope.user_id, after_seq, limit, PAGE_BYTES
         )
         return read.events_page(session_id, rows)
+
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return await log.heads(self._transactions, keys)
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return await log.page(self._transactions, key, after_seq, limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return await log.feed(self._transactions, tenant_id, after, limit)
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return await log.feed_end(self._transactions, tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await log.find_lost(self._transactions, tenant_id, witnesses, self._tombstone_retention)
 
     async def expire_due(self, limit: int) -> Writes:
         return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)

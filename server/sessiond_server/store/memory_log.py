@@ -1,0 +1,145 @@
+"""The memory store's logs as streams read them: the end of each, pages, and each tenant's feed."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from sessiond_server.domain import wire
+from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
+from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.store import witnesses
+from sessiond_server.store.contract import PAGE_BYTES, FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.witnesses import Trace
+
+INCARNATION: Final = "memory"
+"""What is lost with the process is lost with its watchers."""
+
+
+class Log(Protocol):
+    """One session of the store."""
+
+    @property
+    def head(self) -> Head: ...
+
+    @property
+    def index(self) -> IndexRow | None: ...
+
+    @property
+    def events(self) -> Mapping[int, EventRow]: ...
+
+
+class Logs:
+    """All logs of a store, and the order in which their events were committed."""
+
+    def __init__(self, logs: Mapping[Key, Log]) -> None:
+        self._logs = logs
+        self._commits = 0
+        self._feeds: dict[str, list[FeedPlace]] = {}
+        """By tenant, ascending."""
+
+    def commit(self, writes: Writes) -> None:
+        """Takes notice of what has been applied, as one transaction."""
+        self._commits += 1
+        for (tenant_id, session_id), seq in sorted((event.key, event.seq) for event in writes.events):
+            self._feeds.setdefault(tenant_id, []).append(FeedPlace(self._commits, session_id, seq))
+        for key, final_seq in writes.deletions:
+            self.forget(key, final_seq)
+
+    def forget(self, key: Key, below: int | None = None) -> None:
+        """Takes notice that the session's events below a seq, or all, are gone."""
+        tenant_id, session_id = key
+        self._feeds[tenant_id] = [
+            place
+            for place in self._feeds[tenant_id]
+            if place.session_id != session_id or (below is not None and place.seq >= below)
+        ]
+
+    def heads(self, keys: Sequence[Key], now_us: int) -> LogHeads:
+        logs = map(self._logs.get, keys)
+        heads = [None if log is None else LogHead(log.head.version, log.head.deleted) for log in logs]
+        return LogHeads(heads, INCARNATION, now_us)
+
+    def page(self, key: Key, after_seq: int, limit: int) -> LogPage:
+        log = self._logs.get(key)
+        if log is None:
+            raise SessionNotFound(key[1])
+        head, events = log.head, log.events
+        first = head.version if head.deleted else after_seq + 1
+        seqs = range(max(first, after_seq + 1), min(head.version, first + limit - 1) + 1)
+        rows = [events[seq] for seq in seqs]
+        before = events.get(after_seq)
+        return LogPage(
+            LogHead(head.version, head.deleted),
+            head.user_id,
+            None if before is None else _entry(before),
+            [_entry(row) for row in rows[: _fitting(rows)]],
+        )
+
+    def feed(self, tenant_id: str, after: FeedPlace, limit: int, now_us: int) -> FeedPage:
+        places = self._feeds.get(tenant_id, [])
+        start = bisect_right(places, after)
+        chosen = places[start : start + limit]
+        rows = [self._logs[(tenant_id, place.session_id)].events[place.seq] for place in chosen]
+        chosen = chosen[: _fitting(rows)]
+        entries = [self._feed_entry(place, row) for place, row in zip(chosen, rows, strict=False)]
+        complete = start + len(entries) == len(places)
+        return FeedPage(entries, complete, pending=False, incarnation=INCARNATION, now_us=now_us)
+
+    def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        found: list[FeedPlace] = []
+        for place in reversed(self._feeds.get(tenant_id, [])):
+            if not found or place.commit_xid < found[-1].commit_xid:
+                if len(found) == witnesses.MOST:
+                    break
+                found.append(place)
+        return [
+            (place, self._logs[(tenant_id, place.session_id)].events[place.seq].event_id) for place in reversed(found)
+        ]
+
+    def find_lost(
+        self, tenant_id: str, asked: Iterable[tuple[FeedPlace, str]], now_us: int, tombstone_retention_us: int
+    ) -> FeedPlace | None:
+        for place, event_id in asked:
+            trace = _trace(self._logs.get((tenant_id, place.session_id)), place.seq)
+            if witnesses.is_lost(
+                place.seq, event_id, trace, now_us=now_us, tombstone_retention_us=tombstone_retention_us
+            ):
+                return place
+        return None
+
+    def _feed_entry(self, place: FeedPlace, row: EventRow) -> FeedEntry:
+        log = self._logs[row.key]
+        index = log.index
+        agent_id, labels = ("", {}) if index is None else (index.agent_id, index.labels)
+        return FeedEntry(place, _entry(row), log.head.user_id, agent_id, labels)
+
+
+def _entry(row: EventRow) -> LogEntry:
+    data = wire.event(row.type, row.head, row.body, row.content)
+    return LogEntry(row.seq, row.event_id, row.previous_event_id, row.type, data)
+
+
+def _trace(log: Log | None, seq: int) -> Trace:
+    if log is None:
+        return Trace(None, False, "", "", "")
+    head, events = log.head, log.events
+    here, first = events.get(seq), events.get(1)
+    return Trace(
+        head.version,
+        head.deleted,
+        "" if here is None else here.event_id,
+        events[head.version].previous_event_id if head.deleted else "",
+        "" if first is None else first.event_id,
+    )
+
+
+def _fitting(rows: Iterable[EventRow]) -> int:
+    """How many of the events a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    total = count = 0
+    for row in rows:
+        total += len(row.head) + len(row.body) + len(row.content or b"")
+        if count and total > PAGE_BYTES:
+            break
+        count += 1
+    return count

@@ -1,0 +1,137 @@
+-- The logs as streams read them, whose readers trust that an answer is of the primary: each statement says in its first
+-- row whether it has been given to a standby, which may lag. Why some compare by "POSIX" stands at the indexes of
+-- events; why "(select $1)", in write.sql. Times are of the statement's beginning: what is committed by then is seen.
+
+-- name: log_heads  index: session_heads_pkey
+select 0::bigint as place, null::bigint as version, null::boolean as deleted, pg_is_in_recovery() as standby,
+  pg_postmaster_start_time() as started, now() as read_time
+union all
+select k.place, h.version, h.delete_time is not null, null, null, null
+from unnest((select $1::text[]), (select $2::text[])) with ordinality as k (tenant_id, session_id, place)
+cross join lateral (
+  select session_heads.version, session_heads.delete_time from session_heads
+  where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+  limit 1
+) h
+
+-- name: read_log  index: session_heads_pkey events_pkey
+-- The event at $3, and at most $4 with seq > $3 and $5 bytes. Without a version: no session; without a seq: no event.
+-- The constant limit is the largest that is asked for: knowing it, the planner does not sort.
+select server.standby, h.version, h.deleted, h.user_id, m.seq, m.type, m.head, m.body, m.content
+from (select pg_is_in_recovery() as standby) server
+left join lateral (
+  select version, delete_time is not null as deleted, user_id from session_heads
+  where tenant_id = $1 and session_id = $2
+  limit 1
+) h on true
+left join lateral (
+  select sized.* from (
+    select page.*, count(*) filter (where page.seq > $3) over upwards as place,
+      sum(octet_length(page.head) + octet_length(page.body) + coalesce(octet_length(page.content), 0))
+        filter (where page.seq > $3) over upwards as bytes
+    from (
+      select nearest.* from (
+        select e.seq, e.type, e.head, e.body, e.content from events e
+        where e.tenant_id = $1 and e.session_id = $2 and e.seq >= $3
+        order by e.seq
+        limit 1001
+      ) nearest
+      order by nearest.seq
+      limit $4::bigint + 1
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place <= $4 and (sized.place <= 1 or sized.bytes <= $5::bigint)
+) m on true
+order by m.seq
+
+-- name: read_feed  index: events_feed session_heads_pkey sessions_pkey
+-- At most $5 events and $6 bytes behind ($2, $3, $4), up to the barrier: every transaction below it has ended, so nothing
+-- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log.
+select server.standby, server.started, server.read_time, server.pending, m.found, m.commit_xid, m.session_id, m.seq,
+  m.type, m.head, m.body, m.content, h.user_id, s.agent_id, s.labels
+from (
+  select pg_is_in_recovery() as standby, pg_postmaster_start_time() as started, now() as read_time,
+    exists (
+      select from events e
+      where e.tenant_id = $1 collate "POSIX" and e.commit_xid >= pg_snapshot_xmin(pg_current_snapshot())
+    ) as pending
+) server
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over onwards as place, count(*) over () as found,
+      sum(octet_length(page.head) + octet_length(page.body) + coalesce(octet_length(page.content), 0)) over onwards
+        as bytes
+    from (
+      select nearest.* from (
+        select e.commit_xid, e.session_id, e.seq, e.type, e.head, e.body, e.content from events e
+        where e.tenant_id = $1 collate "POSIX" and (e.commit_xid, e.session_id, e.seq) > ($2::xid8, $3::text, $4::bigint)
+          and e.commit_xid < pg_snapshot_xmin(pg_current_snapshot())
+        order by e.commit_xid, e.session_id, e.seq
+        limit 1001
+      ) nearest
+      order by nearest.commit_xid, nearest.session_id, nearest.seq
+      limit $5::bigint + 1
+    ) page
+    window onwards as (order by page.commit_xid, page.session_id, page.seq rows unbounded preceding)
+  ) sized
+  where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
+) m on true
+left join lateral (
+  select user_id from session_heads
+  where tenant_id = $1 and session_id = m.session_id
+  limit 1
+) h on true
+left join lateral (
+  select agent_id, labels from sessions
+  where tenant_id = $1 and session_id = m.session_id
+  limit 1
+) s on true
+order by m.commit_xid, m.session_id, m.seq
+
+-- name: feed_end  index: events_feed
+-- The last event of each of the last $2 transactions below the barrier, descending.
+with recursive ends as (
+  select 0 as place, pg_snapshot_xmin(pg_current_snapshot()) as commit_xid, ''::text collate "C" as session_id,
+    0::bigint as seq, ''::bytea as head
+  union all
+  select ends.place + 1, e.commit_xid, e.session_id, e.seq, e.head
+  from ends
+  cross join lateral (
+    select events.commit_xid, events.session_id, events.seq, events.head from events
+    where events.tenant_id = $1 collate "POSIX" and events.commit_xid < ends.commit_xid
+    order by events.commit_xid desc, events.session_id desc, events.seq desc
+    limit 1
+  ) e
+  where ends.place < $2::integer
+)
+select pg_is_in_recovery() as standby, commit_xid, session_id, seq, head from ends
+order by place
+
+-- name: trace  index: session_heads_pkey events_pkey
+-- Of each event: the session's end, and the heads of what stands in its place, at the end and at the beginning.
+select 0::bigint as place, null::bigint as version, null::boolean as deleted, null::bytea as here, null::bytea as final,
+  null::bytea as first, pg_is_in_recovery() as standby, now() as read_time
+union all
+select k.place, h.version, h.delete_time is not null, here.head, final.head, first.head, null, null
+from unnest((select $2::text[]), (select $3::bigint[])) with ordinality as k (session_id, seq, place)
+cross join lateral (
+  select session_heads.version, session_heads.delete_time from session_heads
+  where session_heads.tenant_id = $1 and session_heads.session_id = k.session_id
+  limit 1
+) h
+left join lateral (
+  select events.head from events
+  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = k.seq
+  limit 1
+) here on true
+left join lateral (
+  select events.head from events
+  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = h.version
+  limit 1
+) final on true
+left join lateral (
+  select events.head from events
+  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = 1
+  limit 1
+) first on true

@@ -1,0 +1,44 @@
+"""Whether a database still has what a feed delivered from it."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+MOST: Final = 8
+"""Witnesses that a position carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a database has of an event that was delivered."""
+
+    version: int | None
+    """Of the session or its tombstone; None: there is neither."""
+    deleted: bool
+    event_id: str
+    """Of the event that stands at the delivered one's `seq`; "": there is none."""
+    previous_event_id: str
+    """Of the event before a tombstone's final one, as that one names it; "" elsewhere."""
+    first_event_id: str
+    """Of the session's first event; "": there is none."""
+
+
+def is_lost(seq: int, event_id: str, trace: Trace, *, now_us: int, tombstone_retention_us: int) -> bool:
+    """Whether the event that was delivered is lost. False where its session may have been deleted since.
+
+    Ages are told by event ids, which are UUIDv7: to the accuracy of the servers' clocks.
+    """
+    if trace.event_id == event_id:
+        return False
+    if trace.deleted and trace.version is not None and trace.version > seq:
+        # Deletion removed it, unless the log went on without it before.
+        return trace.version == seq + 1 and trace.previous_event_id not in ("", event_id)
+    if not trace.deleted and trace.first_event_id and trace.first_event_id < event_id:
+        # The session was there before the event, and is: it was not deleted in between, its id not taken anew.
+        return True
+    return now_us - created_us(event_id) < tombstone_retention_us
+
+
+def created_us(event_id: str) -> int:
+    """When a UUIDv7 was made, in microseconds since 1970, to the millisecond."""
+    return (UUID(event_id).int >> 80) * 1000
