@@ -13,11 +13,15 @@
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
+    │   ├── RunNotFound
+    │   ├── ToolCallNotFound
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
+    │   ├── RunAlreadyExists
+    │   ├── ToolCallAlreadyExists
     │   ├── AttachmentAlreadyExists
     │   ├── UploadDeclaredOtherwise
     │   └── MessageAlreadyExists
@@ -30,8 +34,14 @@
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
+    │   ├── RunInProgress
+    │   ├── RunEnded
+    │   ├── IllegalToolCallTransition
+    │   ├── ApprovalRequired
+    │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
     │   ├── UploadSuperseded
@@ -47,6 +57,7 @@
     │   ├── WatcherTooSlow
     │   ├── TooManyTransfers
     │   ├── TooManyUploads
+    │   ├── RunQueueFull
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -238,6 +249,30 @@ class UploadNotFound(NotFound):
         return self.metadata.get("attachment_id", "")
 
 
+class RunNotFound(NotFound):
+    """No such run in the session."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def run_id(self) -> str:
+        return self.metadata.get("run_id", "")
+
+
+class ToolCallNotFound(NotFound):
+    """No such tool call in the session."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.metadata.get("tool_call_id", "")
+
+
 class AlreadyExists(SessiondError):
     """The chosen id is taken."""
 
@@ -284,6 +319,30 @@ class UploadDeclaredOtherwise(AlreadyExists):
     @property
     def attachment_id(self) -> str:
         return self.metadata.get("attachment_id", "")
+
+
+class RunAlreadyExists(AlreadyExists):
+    """The session has a run with the chosen id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def run_id(self) -> str:
+        return self.metadata.get("run_id", "")
+
+
+class ToolCallAlreadyExists(AlreadyExists):
+    """The session has a tool call with the chosen id."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.metadata.get("tool_call_id", "")
 
 
 class Refused(SessiondError):
@@ -370,6 +429,61 @@ class AttachmentSpaceExhausted(Refused):
         return self._number("limit_bytes")
 
 
+class RunInProgress(Refused):
+    """Another run is live: `run_id`."""
+
+    @property
+    def run_id(self) -> str:
+        return self.metadata.get("run_id", "")
+
+
+class RunEnded(Refused):
+    """The run is over."""
+
+    @property
+    def run_id(self) -> str:
+        return self.metadata.get("run_id", "")
+
+    @property
+    def status(self) -> str:
+        """Where it is, such as COMPLETED."""
+        return self.metadata.get("status", "")
+
+
+class IllegalToolCallTransition(Refused):
+    """The tool call's status has no such transition."""
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.metadata.get("tool_call_id", "")
+
+    @property
+    def status(self) -> str:
+        """Where it is, such as COMPLETED."""
+        return self.metadata.get("status", "")
+
+    @property
+    def action(self) -> str:
+        """What was tried, such as approve."""
+        return self.metadata.get("action", "")
+
+
+class ApprovalRequired(Refused):
+    """The tool call needs somebody's approval before it can start."""
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.metadata.get("tool_call_id", "")
+
+
+class ToolCallLimitReached(Refused):
+    """The session may not have more open tool calls."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
 class VersionNotReached(Refused):
     """The session has not reached the `min_version` that the read asked for."""
 
@@ -388,6 +502,23 @@ class VersionMismatch(SessiondError):
     @property
     def current_version(self) -> int:
         return self._number("current_version")
+
+
+class RunFenced(SessiondError):
+    """The run is not the live one any more, or its lease has run out: stop."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def run_id(self) -> str:
+        return self.metadata.get("run_id", "")
+
+    @property
+    def live_run_id(self) -> str:
+        """Empty while there is none."""
+        return self.metadata.get("live_run_id", "")
 
 
 class TransferBroken(SessiondError):
@@ -504,6 +635,18 @@ class TooManyUploads(Exhausted):
         return self._number("limit")
 
 
+class RunQueueFull(Exhausted):
+    """As many runs wait in the session as may."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
 class SessionQuotaReached(Exhausted):
     """The tenant has as many sessions that have not ended as it may have."""
 
@@ -613,6 +756,17 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "TOO_MANY_UPLOADS": TooManyUploads,
         "ATTACHMENT_LOST": AttachmentLost,
         "STORAGE_UNAVAILABLE": StorageUnavailable,
+        "RUN_NOT_FOUND": RunNotFound,
+        "TOOL_CALL_NOT_FOUND": ToolCallNotFound,
+        "RUN_ALREADY_EXISTS": RunAlreadyExists,
+        "TOOL_CALL_ALREADY_EXISTS": ToolCallAlreadyExists,
+        "RUN_IN_PROGRESS": RunInProgress,
+        "RUN_ENDED": RunEnded,
+        "ILLEGAL_TOOL_CALL_TRANSITION": IllegalToolCallTransition,
+        "APPROVAL_REQUIRED": ApprovalRequired,
+        "TOOL_CALL_LIMIT_REACHED": ToolCallLimitReached,
+        "RUN_FENCED": RunFenced,
+        "RUN_QUEUE_FULL": RunQueueFull,
         "INTERNAL": InternalError,
     }
 )

@@ -13,11 +13,15 @@
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
+    │   ├── RunNotFound
+    │   ├── ToolCallNotFound
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
+    │   ├── RunAlreadyExists
+    │   ├── ToolCallAlreadyExists
     │   ├── AttachmentAlreadyExists
     │   ├── UploadDeclaredOtherwise
     │   └── MessageAlreadyExists
@@ -30,8 +34,14 @@
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
+    │   ├── RunInProgress
+    │   ├── RunEnded
+    │   ├── IllegalToolCallTransition
+    │   ├── ApprovalRequired
+    │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
     │   ├── UploadSuperseded
@@ -47,6 +57,7 @@
     │   ├── WatcherTooSlow
     │   ├── TooManyTransfers
     │   ├── TooManyUploads
+    │   ├── RunQueueFull
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
@@ -185,6 +196,16 @@ class UploadNotFound(NotFound):
         super().__init__("upload not found", _attachment(session_id, attachment_id))
 
 
+class RunNotFound(NotFound):
+    def __init__(self, session_id: str, run_id: str) -> None:
+        super().__init__("run not found", {"session_id": session_id, "run_id": run_id})
+
+
+class ToolCallNotFound(NotFound):
+    def __init__(self, session_id: str, tool_call_id: str) -> None:
+        super().__init__("tool call not found", {"session_id": session_id, "tool_call_id": tool_call_id})
+
+
 class AlreadyExists(SessiondError):
     """The chosen id is taken; the same text whoever owns it."""
 
@@ -209,6 +230,16 @@ class UploadDeclaredOtherwise(AlreadyExists):
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("an upload of this id declared something else", _attachment(session_id, attachment_id))
+
+
+class RunAlreadyExists(AlreadyExists):
+    def __init__(self, session_id: str, run_id: str) -> None:
+        super().__init__("run already exists", {"session_id": session_id, "run_id": run_id})
+
+
+class ToolCallAlreadyExists(AlreadyExists):
+    def __init__(self, session_id: str, tool_call_id: str) -> None:
+        super().__init__("tool call already exists", {"session_id": session_id, "tool_call_id": tool_call_id})
 
 
 class Refused(SessiondError):
@@ -267,6 +298,43 @@ class AttachmentSpaceExhausted(Refused):
         )
 
 
+class RunInProgress(Refused):
+    """Another run is live."""
+
+    def __init__(self, session_id: str, run_id: str) -> None:
+        super().__init__(f"run {run_id} is in progress", {"session_id": session_id, "run_id": run_id})
+
+
+class RunEnded(Refused):
+    def __init__(self, session_id: str, run_id: str, status: str) -> None:
+        super().__init__(
+            f"the run is {status}",
+            {"session_id": session_id, "run_id": run_id, "status": status},
+        )
+
+
+class IllegalToolCallTransition(Refused):
+    def __init__(self, session_id: str, tool_call_id: str, status: str, action: str) -> None:
+        super().__init__(
+            f"cannot {action} a tool call that is {status}",
+            {"session_id": session_id, "tool_call_id": tool_call_id, "status": status, "action": action},
+        )
+
+
+class ApprovalRequired(Refused):
+    """Nobody has approved the tool call yet."""
+
+    def __init__(self, session_id: str, tool_call_id: str) -> None:
+        super().__init__("the tool call requires an approval", {"session_id": session_id, "tool_call_id": tool_call_id})
+
+
+class ToolCallLimitReached(Refused):
+    def __init__(self, session_id: str, limit: int) -> None:
+        super().__init__(
+            f"the session may have {limit} open tool calls", {"session_id": session_id, "limit": str(limit)}
+        )
+
+
 class VersionNotReached(Refused):
     def __init__(self, session_id: str, current_version: int, min_version: int) -> None:
         super().__init__(
@@ -282,6 +350,17 @@ class VersionMismatch(SessiondError):
         super().__init__(
             f"the session is at version {current_version}; expected_version is {expected_version}",
             {"session_id": session_id, "current_version": str(current_version)},
+        )
+
+
+class RunFenced(SessiondError):
+    """The write carries the fence of a run that is not the live one, or whose lease has run out. `live_run_id` is empty
+    while there is none."""
+
+    def __init__(self, session_id: str, run_id: str, live_run_id: str) -> None:
+        what = "has no lease any more" if run_id == live_run_id else "is not the live run"
+        super().__init__(
+            f"run {run_id} {what}", {"session_id": session_id, "run_id": run_id, "live_run_id": live_run_id}
         )
 
 
@@ -381,6 +460,14 @@ class TooManyTransfers(Exhausted):
 class TooManyUploads(Exhausted):
     def __init__(self, limit: int) -> None:
         super().__init__(f"the session may have {limit} unfinished uploads", {"limit": str(limit)})
+
+
+class RunQueueFull(Exhausted):
+    """As many runs wait in the session as may."""
+
+    def __init__(self, session_id: str, limit: int, retry_after: float) -> None:
+        super().__init__(f"{limit} runs are waiting already", {"session_id": session_id, "limit": str(limit)})
+        self.retry_after = retry_after
 
 
 class SessionQuotaReached(Exhausted):

@@ -68,6 +68,20 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.TooManyUploads(64), {"limit": 64, "retry_after": None}),
     (server_errors.AttachmentLost("s", "a"), {"session_id": "s", "attachment_id": "a"}),
     (server_errors.StorageUnavailable(), {}),
+    (server_errors.RunNotFound("s", "r"), {"session_id": "s", "run_id": "r"}),
+    (server_errors.ToolCallNotFound("s", "t"), {"session_id": "s", "tool_call_id": "t"}),
+    (server_errors.RunAlreadyExists("s", "r"), {"session_id": "s", "run_id": "r"}),
+    (server_errors.ToolCallAlreadyExists("s", "t"), {"session_id": "s", "tool_call_id": "t"}),
+    (server_errors.RunInProgress("s", "r"), {"session_id": "s", "run_id": "r"}),
+    (server_errors.RunEnded("s", "r", "FAILED"), {"session_id": "s", "run_id": "r", "status": "FAILED"}),
+    (
+        server_errors.IllegalToolCallTransition("s", "t", "RUNNING", "approve"),
+        {"session_id": "s", "tool_call_id": "t", "status": "RUNNING", "action": "approve"},
+    ),
+    (server_errors.ApprovalRequired("s", "t"), {"session_id": "s", "tool_call_id": "t"}),
+    (server_errors.ToolCallLimitReached("s", 256), {"session_id": "s", "limit": 256}),
+    (server_errors.RunFenced("s", "r", "q"), {"session_id": "s", "run_id": "r", "live_run_id": "q"}),
+    (server_errors.RunQueueFull("s", 64, 1.0), {"session_id": "s", "limit": 64, "retry_after": 1.0}),
     (server_errors.InternalError("e-1"), {"error_id": "e-1"}),
 ]
 

@@ -52,6 +52,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND. No such message in the session. Metadata: `session_id`, `message_id`.
     Sample: "message not found".
     """
+    ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """NOT_FOUND. No such run in the session. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
+    ERROR_REASON_TOOL_CALL_NOT_FOUND: _ErrorReason.ValueType  # 13
+    """NOT_FOUND. No such tool call in the session. Metadata: `session_id`, `tool_call_id`.
+    Sample: "tool call not found".
+    """
     ERROR_REASON_SESSION_ALREADY_EXISTS: _ErrorReason.ValueType  # 20
     """ALREADY_EXISTS. The chosen id is taken or was deleted less than the retention ago. Metadata: `session_id`.
     Sample: "session already exists".
@@ -59,6 +65,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_MESSAGE_ALREADY_EXISTS: _ErrorReason.ValueType  # 21
     """ALREADY_EXISTS. The session has a message of the chosen id. Metadata: `session_id`, `message_id`.
     Sample: "message already exists".
+    """
+    ERROR_REASON_RUN_ALREADY_EXISTS: _ErrorReason.ValueType  # 22
+    """ALREADY_EXISTS. The session has a run of the chosen id. Metadata: `session_id`, `run_id`.
+    Sample: "run already exists".
+    """
+    ERROR_REASON_TOOL_CALL_ALREADY_EXISTS: _ErrorReason.ValueType  # 23
+    """ALREADY_EXISTS. The session has a tool call of the chosen id. Metadata: `session_id`, `tool_call_id`.
+    Sample: "tool call already exists".
     """
     ERROR_REASON_ILLEGAL_TRANSITION: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION. The session's status has no such transition. Metadata: `session_id`, `status`, `action`.
@@ -87,6 +101,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 40
     """ABORTED. `expected_version` is not the session's version. Read, decide again, retry. Metadata: `session_id`,
     `current_version`. Sample: "the session is at version 7; expected_version is 6".
+    """
+    ERROR_REASON_RUN_FENCED: _ErrorReason.ValueType  # 41
+    """ABORTED. The write carries the fence of a run that is not the live one, or whose lease has run out: stop. Metadata:
+    `session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 50
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More writes are waiting than the server
@@ -198,6 +216,30 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
     downloads in progress as it is willing to. Sample: "too many transfers are in progress".
     """
+    ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 55
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as may.
+    Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+    """
+    ERROR_REASON_RUN_IN_PROGRESS: _ErrorReason.ValueType  # 90
+    """FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
+    Sample: "run r1 is in progress".
+    """
+    ERROR_REASON_RUN_ENDED: _ErrorReason.ValueType  # 91
+    """FAILED_PRECONDITION. The run is over. Metadata: `session_id`, `run_id`, `status`.
+    Sample: "the run is COMPLETED".
+    """
+    ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: _ErrorReason.ValueType  # 92
+    """FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`, `status`,
+    `action`. Sample: "cannot approve a tool call that is RUNNING".
+    """
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 93
+    """FAILED_PRECONDITION. The tool call needs somebody's approval before it can start. Metadata: `session_id`,
+    `tool_call_id`. Sample: "the tool call requires an approval".
+    """
+    ERROR_REASON_TOOL_CALL_LIMIT_REACHED: _ErrorReason.ValueType  # 94
+    """FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
+    Sample: "the session may have 256 open tool calls".
+    """
     ERROR_REASON_TOO_MANY_UPLOADS: _ErrorReason.ValueType  # 114
     """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,
     or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
@@ -251,6 +293,12 @@ ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 11
 """NOT_FOUND. No such message in the session. Metadata: `session_id`, `message_id`.
 Sample: "message not found".
 """
+ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 12
+"""NOT_FOUND. No such run in the session. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
+ERROR_REASON_TOOL_CALL_NOT_FOUND: ErrorReason.ValueType  # 13
+"""NOT_FOUND. No such tool call in the session. Metadata: `session_id`, `tool_call_id`.
+Sample: "tool call not found".
+"""
 ERROR_REASON_SESSION_ALREADY_EXISTS: ErrorReason.ValueType  # 20
 """ALREADY_EXISTS. The chosen id is taken or was deleted less than the retention ago. Metadata: `session_id`.
 Sample: "session already exists".
@@ -258,6 +306,14 @@ Sample: "session already exists".
 ERROR_REASON_MESSAGE_ALREADY_EXISTS: ErrorReason.ValueType  # 21
 """ALREADY_EXISTS. The session has a message of the chosen id. Metadata: `session_id`, `message_id`.
 Sample: "message already exists".
+"""
+ERROR_REASON_RUN_ALREADY_EXISTS: ErrorReason.ValueType  # 22
+"""ALREADY_EXISTS. The session has a run of the chosen id. Metadata: `session_id`, `run_id`.
+Sample: "run already exists".
+"""
+ERROR_REASON_TOOL_CALL_ALREADY_EXISTS: ErrorReason.ValueType  # 23
+"""ALREADY_EXISTS. The session has a tool call of the chosen id. Metadata: `session_id`, `tool_call_id`.
+Sample: "tool call already exists".
 """
 ERROR_REASON_ILLEGAL_TRANSITION: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION. The session's status has no such transition. Metadata: `session_id`, `status`, `action`.
@@ -286,6 +342,10 @@ ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 35
 ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 40
 """ABORTED. `expected_version` is not the session's version. Read, decide again, retry. Metadata: `session_id`,
 `current_version`. Sample: "the session is at version 7; expected_version is 6".
+"""
+ERROR_REASON_RUN_FENCED: ErrorReason.ValueType  # 41
+"""ABORTED. The write carries the fence of a run that is not the live one, or whose lease has run out: stop. Metadata:
+`session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 50
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More writes are waiting than the server
@@ -396,6 +456,30 @@ can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved f
 ERROR_REASON_TOO_MANY_TRANSFERS: ErrorReason.ValueType  # 113
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
 downloads in progress as it is willing to. Sample: "too many transfers are in progress".
+"""
+ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 55
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as may.
+Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+"""
+ERROR_REASON_RUN_IN_PROGRESS: ErrorReason.ValueType  # 90
+"""FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
+Sample: "run r1 is in progress".
+"""
+ERROR_REASON_RUN_ENDED: ErrorReason.ValueType  # 91
+"""FAILED_PRECONDITION. The run is over. Metadata: `session_id`, `run_id`, `status`.
+Sample: "the run is COMPLETED".
+"""
+ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: ErrorReason.ValueType  # 92
+"""FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`, `status`,
+`action`. Sample: "cannot approve a tool call that is RUNNING".
+"""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
+"""FAILED_PRECONDITION. The tool call needs somebody's approval before it can start. Metadata: `session_id`,
+`tool_call_id`. Sample: "the tool call requires an approval".
+"""
+ERROR_REASON_TOOL_CALL_LIMIT_REACHED: ErrorReason.ValueType  # 94
+"""FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
+Sample: "the session may have 256 open tool calls".
 """
 ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 114
 """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,

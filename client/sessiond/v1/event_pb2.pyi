@@ -4,13 +4,17 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sessiond.v1.attachment_pb2
 import sessiond.v1.message_pb2
+import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
+import sessiond.v1.tool_call_pb2
 import sys
 import typing
 
@@ -51,6 +55,32 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
     """RedactMessage. `message` is what remains."""
+    EVENT_TYPE_RUN_QUEUED: _EventType.ValueType  # 30
+    """BeginRun, while another run was live: it waits."""
+    EVENT_TYPE_RUN_STARTED: _EventType.ValueType  # 31
+    """A run is live: begun, or taken from the queue."""
+    EVENT_TYPE_RUN_COMPLETED: _EventType.ValueType  # 32
+    """FinishRun."""
+    EVENT_TYPE_RUN_FAILED: _EventType.ValueType  # 33
+    """FinishRun, or the lease ran out; `run.end_reason` tells."""
+    EVENT_TYPE_RUN_CANCELLED: _EventType.ValueType  # 34
+    """CancelRun, or what `run.end_reason` tells."""
+    EVENT_TYPE_TOOL_CALL_REQUESTED: _EventType.ValueType  # 40
+    """RequestToolCall."""
+    EVENT_TYPE_TOOL_CALL_APPROVED: _EventType.ValueType  # 41
+    """ApproveToolCall."""
+    EVENT_TYPE_TOOL_CALL_REJECTED: _EventType.ValueType  # 42
+    """RejectToolCall."""
+    EVENT_TYPE_TOOL_CALL_STARTED: _EventType.ValueType  # 43
+    """StartToolCall."""
+    EVENT_TYPE_TOOL_CALL_COMPLETED: _EventType.ValueType  # 44
+    """CompleteToolCall."""
+    EVENT_TYPE_TOOL_CALL_FAILED: _EventType.ValueType  # 45
+    """FailToolCall."""
+    EVENT_TYPE_TOOL_CALL_CANCELLED: _EventType.ValueType  # 46
+    """CancelToolCall, or what `tool_call.cancel_reason` tells."""
+    EVENT_TYPE_TOOL_CALL_LATE_RESULT: _EventType.ValueType  # 47
+    """A result came after the call was over: `result`, and `error` of a failure, are what came. The call is as before."""
     EVENT_TYPE_ATTACHMENT_UPLOADED: _EventType.ValueType  # 60
     """UploadAttachment completed: the attachment exists from here on."""
     EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
@@ -83,6 +113,32 @@ EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
 """RedactMessage. `message` is what remains."""
+EVENT_TYPE_RUN_QUEUED: EventType.ValueType  # 30
+"""BeginRun, while another run was live: it waits."""
+EVENT_TYPE_RUN_STARTED: EventType.ValueType  # 31
+"""A run is live: begun, or taken from the queue."""
+EVENT_TYPE_RUN_COMPLETED: EventType.ValueType  # 32
+"""FinishRun."""
+EVENT_TYPE_RUN_FAILED: EventType.ValueType  # 33
+"""FinishRun, or the lease ran out; `run.end_reason` tells."""
+EVENT_TYPE_RUN_CANCELLED: EventType.ValueType  # 34
+"""CancelRun, or what `run.end_reason` tells."""
+EVENT_TYPE_TOOL_CALL_REQUESTED: EventType.ValueType  # 40
+"""RequestToolCall."""
+EVENT_TYPE_TOOL_CALL_APPROVED: EventType.ValueType  # 41
+"""ApproveToolCall."""
+EVENT_TYPE_TOOL_CALL_REJECTED: EventType.ValueType  # 42
+"""RejectToolCall."""
+EVENT_TYPE_TOOL_CALL_STARTED: EventType.ValueType  # 43
+"""StartToolCall."""
+EVENT_TYPE_TOOL_CALL_COMPLETED: EventType.ValueType  # 44
+"""CompleteToolCall."""
+EVENT_TYPE_TOOL_CALL_FAILED: EventType.ValueType  # 45
+"""FailToolCall."""
+EVENT_TYPE_TOOL_CALL_CANCELLED: EventType.ValueType  # 46
+"""CancelToolCall, or what `tool_call.cancel_reason` tells."""
+EVENT_TYPE_TOOL_CALL_LATE_RESULT: EventType.ValueType  # 47
+"""A result came after the call was over: `result`, and `error` of a failure, are what came. The call is as before."""
 EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
 """UploadAttachment completed: the attachment exists from here on."""
 EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
@@ -99,8 +155,14 @@ class Event(google.protobuf.message.Message):
     A session folds from its events: `seq` becomes `version`, `event_id` becomes `last_event_id` and `create_time` becomes
     `update_time`; an event with a `session` replaces the session (its core only, with SESSION_VIEW_BASIC). Any other event
     counts what it appended or uploaded (a message with its usage, an attachment with its bytes) and no longer counts an
-    attachment that it deleted, sets the name where `session_name` is set, counts the request where `index_in_request` is
+    attachment that it deleted, counts runs and tool calls as below, sets the name where `session_name` is set, counts the request where `index_in_request` is
     0, and, where the session has a `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
+
+    A run is begun, and counted, by its first event (`run.seq` is the event's): it then waits (RUN_QUEUED) or is live
+    (RUN_STARTED). Another RUN_STARTED takes one from the queue. The end of the live run leaves none live, that of another
+    one takes it from the queue; `run.usage` is added. A tool call is open from TOOL_CALL_REQUESTED to TOOL_CALL_REJECTED,
+    _COMPLETED, _FAILED or _CANCELLED, and a pending approval, where it requires one, until its `approval` is set or it is
+    closed.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -116,8 +178,11 @@ class Event(google.protobuf.message.Message):
     INDEX_IN_REQUEST_FIELD_NUMBER: builtins.int
     PREVIOUS_EVENT_ID_FIELD_NUMBER: builtins.int
     SESSION_NAME_FIELD_NUMBER: builtins.int
+    PRESET_RUNS_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    TOOL_CALL_FIELD_NUMBER: builtins.int
     ATTACHMENT_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """Place in the session's log: 1, 2, 3 ... without a gap."""
@@ -136,8 +201,8 @@ class Event(google.protobuf.message.Message):
     when the content is as before. Unspecified for events without a session.
     """
     index_in_request: builtins.int
-    """Which of the events of one write this is: 0 for the first. Only a write that appends several messages makes several
-    events; they are committed together.
+    """Which of the events of one write this is: 0 for the first. A write makes several events when it appends several
+    messages, or when something follows from it: ending a session ends its runs. They are committed together.
     """
     previous_event_id: builtins.str
     """`event_id` of the previous event of the session; empty for the first."""
@@ -148,12 +213,26 @@ class Event(google.protobuf.message.Message):
         """When, by the database's clock. Never before the previous event of the session."""
 
     @property
+    def preset_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
+        """With EVENT_TYPE_SESSION_CREATED: the runs that the session was created with, oldest first."""
+
+    @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """For EVENT_TYPE_SESSION_*."""
 
     @property
     def message(self) -> sessiond.v1.message_pb2.Message:
         """For EVENT_TYPE_MESSAGE_*."""
+
+    @property
+    def run(self) -> sessiond.v1.run_pb2.Run:
+        """For EVENT_TYPE_RUN_*."""
+
+    @property
+    def tool_call(self) -> sessiond.v1.tool_call_pb2.ToolCall:
+        """For EVENT_TYPE_TOOL_CALL_*. Without what an earlier event has: `arguments` are in the event that requested the call,
+        `result` in the one that brought it.
+        """
 
     @property
     def attachment(self) -> sessiond.v1.attachment_pb2.Attachment:
@@ -173,15 +252,18 @@ class Event(google.protobuf.message.Message):
         index_in_request: builtins.int = ...,
         previous_event_id: builtins.str = ...,
         session_name: builtins.str | None = ...,
+        preset_runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
+        run: sessiond.v1.run_pb2.Run | None = ...,
+        tool_call: sessiond.v1.tool_call_pb2.ToolCall | None = ...,
         attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "message", b"message", "payload", b"payload", "session", b"session", "session_name", b"session_name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "attachment"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "run", "tool_call", "attachment"] | None: ...
 
 global___Event = Event

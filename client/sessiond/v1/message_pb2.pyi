@@ -74,6 +74,7 @@ class Message(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     REDACT_TIME_FIELD_NUMBER: builtins.int
     REDACT_REASON_FIELD_NUMBER: builtins.int
+    RUN_ID_FIELD_NUMBER: builtins.int
     message_id: builtins.str
     """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
     append: the server then makes a UUIDv7. Immutable.
@@ -88,6 +89,10 @@ class Message(google.protobuf.message.Message):
     """Name of the speaker: a participant, an agent or a tool. 0 to 128 characters, no control characters."""
     redact_reason: builtins.str
     """Why its content was removed. 0 to 200 characters. Output only."""
+    run_id: builtins.str
+    """The run in which it was written. On append: set to the run of the request's RunFence; without one, what the client
+    says, which is not looked up. 0 to 128 characters of `[A-Za-z0-9._:~-]`.
+    """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
         """The content, in order. 0 to 256 parts. A message without parts is one without content, such as an empty answer."""
@@ -124,9 +129,10 @@ class Message(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         redact_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         redact_reason: builtins.str = ...,
+        run_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "seq", b"seq", "session_id", b"session_id", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "usage", b"usage"]) -> None: ...
 
 global___Message = Message
 

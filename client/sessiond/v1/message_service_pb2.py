@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sessiond.v1 import message_pb2 as sessiond_dot_v1_dot_message__pb2
+from sessiond.v1 import run_pb2 as sessiond_dot_v1_dot_run__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/message_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/message.proto\x1a\x19sessiond/v1/session.proto\"\x81\x01\n\x15\x41ppendMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"\x82\x01\n\x16\x41ppendMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x7f\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xe8\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.MessageOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\x12\x12\n\nbefore_seq\x18\x06 \x01(\x03\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x85\x01\n\x14ListMessagesResponse\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"|\n\x14RedactMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03*m\n\x0cMessageOrder\x12\x1d\n\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x02\x32\xce\x02\n\x0eMessageService\x12Y\n\x0e\x41ppendMessages\x12\".sessiond.v1.AppendMessagesRequest\x1a#.sessiond.v1.AppendMessagesResponse\x12\x42\n\nGetMessage\x12\x1e.sessiond.v1.GetMessageRequest\x1a\x14.sessiond.v1.Message\x12S\n\x0cListMessages\x12 .sessiond.v1.ListMessagesRequest\x1a!.sessiond.v1.ListMessagesResponse\x12H\n\rRedactMessage\x12!.sessiond.v1.RedactMessageRequest\x1a\x14.sessiond.v1.MessageB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/message_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/message.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\"\xa5\x01\n\x15\x41ppendMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\"\x82\x01\n\x16\x41ppendMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x7f\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xe8\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.MessageOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\x12\x12\n\nbefore_seq\x18\x06 \x01(\x03\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x85\x01\n\x14ListMessagesResponse\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"|\n\x14RedactMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03*m\n\x0cMessageOrder\x12\x1d\n\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x02\x32\xce\x02\n\x0eMessageService\x12Y\n\x0e\x41ppendMessages\x12\".sessiond.v1.AppendMessagesRequest\x1a#.sessiond.v1.AppendMessagesResponse\x12\x42\n\nGetMessage\x12\x1e.sessiond.v1.GetMessageRequest\x1a\x14.sessiond.v1.Message\x12S\n\x0cListMessages\x12 .sessiond.v1.ListMessagesRequest\x1a!.sessiond.v1.ListMessagesResponse\x12H\n\rRedactMessage\x12!.sessiond.v1.RedactMessageRequest\x1a\x14.sessiond.v1.MessageB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +36,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sessiond.v1.message_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1P\001Z\026sessiond/v1;sessiondv1'
-  _globals['_MESSAGEORDER']._serialized_start=1028
-  _globals['_MESSAGEORDER']._serialized_end=1137
-  _globals['_APPENDMESSAGESREQUEST']._serialized_start=138
-  _globals['_APPENDMESSAGESREQUEST']._serialized_end=267
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=270
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=400
-  _globals['_GETMESSAGEREQUEST']._serialized_start=402
-  _globals['_GETMESSAGEREQUEST']._serialized_end=529
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=532
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=764
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=767
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=900
-  _globals['_REDACTMESSAGEREQUEST']._serialized_start=902
-  _globals['_REDACTMESSAGEREQUEST']._serialized_end=1026
-  _globals['_MESSAGESERVICE']._serialized_start=1140
-  _globals['_MESSAGESERVICE']._serialized_end=1474
+  _globals['_MESSAGEORDER']._serialized_start=1087
+  _globals['_MESSAGEORDER']._serialized_end=1196
+  _globals['_APPENDMESSAGESREQUEST']._serialized_start=161
+  _globals['_APPENDMESSAGESREQUEST']._serialized_end=326
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=329
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=459
+  _globals['_GETMESSAGEREQUEST']._serialized_start=461
+  _globals['_GETMESSAGEREQUEST']._serialized_end=588
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=591
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=823
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=826
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=959
+  _globals['_REDACTMESSAGEREQUEST']._serialized_start=961
+  _globals['_REDACTMESSAGEREQUEST']._serialized_end=1085
+  _globals['_MESSAGESERVICE']._serialized_start=1199
+  _globals['_MESSAGESERVICE']._serialized_end=1533
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sessiond.v1.message_pb2
+import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
 import sys
 import typing
@@ -56,6 +57,7 @@ class AppendMessagesRequest(google.protobuf.message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     request_id: builtins.str
@@ -66,6 +68,10 @@ class AppendMessagesRequest(google.protobuf.message.Message):
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
         """1 to 256 messages; at most 3 MiB together."""
 
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run that writes: its messages get its `run_id`. Absent: nobody's, such as a person's message during a run."""
+
     def __init__(
         self,
         *,
@@ -73,8 +79,10 @@ class AppendMessagesRequest(google.protobuf.message.Message):
         messages: collections.abc.Iterable[sessiond.v1.message_pb2.Message] | None = ...,
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["run", b"run"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "run", b"run", "session_id", b"session_id"]) -> None: ...
 
 global___AppendMessagesRequest = AppendMessagesRequest
 

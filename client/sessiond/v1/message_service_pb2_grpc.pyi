@@ -27,7 +27,7 @@ class MessageServiceStub:
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
     """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED.
+    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
     """
 
     GetMessage: grpc.UnaryUnaryMultiCallable[
@@ -62,7 +62,7 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
     """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED.
+    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
     """
 
     GetMessage: grpc.aio.UnaryUnaryMultiCallable[
@@ -99,7 +99,7 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_service_pb2.AppendMessagesResponse, collections.abc.Awaitable[sessiond.v1.message_service_pb2.AppendMessagesResponse]]:
         """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-        MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED.
+        MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
         """
 
     @abc.abstractmethod

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/session.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x08\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x04type\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionType\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12*\n\nagent_mode\x18\x07 \x01(\x0e\x32\x16.sessiond.v1.AgentMode\x12\x0c\n\x04name\x18\x08 \x01(\t\x12*\n\x06status\x18\t \x01(\x0e\x32\x1a.sessiond.v1.SessionStatus\x12*\n\nend_reason\x18\n \x01(\x0e\x32\x16.sessiond.v1.EndReason\x12\x30\n\x06labels\x18\x0b \x03(\x0b\x32 .sessiond.v1.Session.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12last_activity_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrequest_count\x18\x12 \x01(\x03\x12\x15\n\rmessage_count\x18\x13 \x01(\x03\x12\x11\n\trun_count\x18\x14 \x01(\x03\x12&\n\x05usage\x18\x15 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12\x0f\n\x07version\x18\x16 \x01(\x03\x12\x17\n\x0f\x63ontent_version\x18\x17 \x01(\x03\x12\x15\n\rlast_event_id\x18\x18 \x01(\t\x12\x18\n\x10\x61ttachment_count\x18\x1c \x01(\x03\x12\x18\n\x10\x61ttachment_bytes\x18\x1d \x01(\x03\x12)\n\x08metadata\x18\x1e \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05state\x18\x1f \x01(\x0b\x32\x17.google.protobuf.Struct\x12+\n\nagent_data\x18  \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07summary\x18! \x01(\t\x12*\n\x06\x63onfig\x18\" \x01(\x0b\x32\x1a.sessiond.v1.SessionConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa1\x01\n\rSessionConfig\x12\x14\n\x0cmax_messages\x18\x01 \x01(\x03\x12\x17\n\x0fmax_attachments\x18\x02 \x01(\x03\x12\x1c\n\x14max_attachment_bytes\x18\x03 \x01(\x03\x12\x15\n\rallowed_tools\x18\x04 \x03(\t\x12\x15\n\rblocked_tools\x18\x05 \x03(\t\x12\x15\n\rsystem_prompt\x18\x06 \x01(\t\"\x80\x01\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x15\n\rcached_tokens\x18\x05 \x01(\x03*u\n\x0bSessionType\x12\x1c\n\x18SESSION_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_TYPE_AGENT\x10\x01\x12\x15\n\x11SESSION_TYPE_TEAM\x10\x02\x12\x19\n\x15SESSION_TYPE_WORKFLOW\x10\x03*j\n\tAgentMode\x12\x1a\n\x16\x41GENT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_MODE_BUILD\x10\x01\x12\x13\n\x0f\x41GENT_MODE_PLAN\x10\x02\x12\x16\n\x12\x41GENT_MODE_GENERAL\x10\x03*\x9e\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SESSION_STATUS_CREATED\x10\x01\x12\x19\n\x15SESSION_STATUS_ACTIVE\x10\x02\x12\x1c\n\x18SESSION_STATUS_SUSPENDED\x10\x03\x12\x18\n\x14SESSION_STATUS_ENDED\x10\x04*\x87\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45ND_REASON_CLIENT\x10\x01\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x02\x12\x18\n\x14\x45ND_REASON_COMPLETED\x10\x03\x12\x15\n\x11\x45ND_REASON_FAILED\x10\x04*Z\n\x0bSessionView\x12\x1c\n\x18SESSION_VIEW_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_VIEW_BASIC\x10\x01\x12\x15\n\x11SESSION_VIEW_FULL\x10\x02*Z\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_CACHED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x02\x42+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sessiond/v1/session.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\t\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x04type\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionType\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12*\n\nagent_mode\x18\x07 \x01(\x0e\x32\x16.sessiond.v1.AgentMode\x12\x0c\n\x04name\x18\x08 \x01(\t\x12*\n\x06status\x18\t \x01(\x0e\x32\x1a.sessiond.v1.SessionStatus\x12*\n\nend_reason\x18\n \x01(\x0e\x32\x16.sessiond.v1.EndReason\x12\x30\n\x06labels\x18\x0b \x03(\x0b\x32 .sessiond.v1.Session.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12last_activity_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrequest_count\x18\x12 \x01(\x03\x12\x15\n\rmessage_count\x18\x13 \x01(\x03\x12\x11\n\trun_count\x18\x14 \x01(\x03\x12&\n\x05usage\x18\x15 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12\x0f\n\x07version\x18\x16 \x01(\x03\x12\x17\n\x0f\x63ontent_version\x18\x17 \x01(\x03\x12\x15\n\rlast_event_id\x18\x18 \x01(\t\x12\x13\n\x0blive_run_id\x18\x19 \x01(\t\x12\x16\n\x0elive_run_fence\x18\x1a \x01(\x03\x12\x18\n\x10queued_run_count\x18\x1b \x01(\x05\x12\x1c\n\x14open_tool_call_count\x18# \x01(\x05\x12\x1e\n\x16pending_approval_count\x18$ \x01(\x05\x12\x18\n\x10\x61ttachment_count\x18\x1c \x01(\x03\x12\x18\n\x10\x61ttachment_bytes\x18\x1d \x01(\x03\x12)\n\x08metadata\x18\x1e \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05state\x18\x1f \x01(\x0b\x32\x17.google.protobuf.Struct\x12+\n\nagent_data\x18  \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07summary\x18! \x01(\t\x12*\n\x06\x63onfig\x18\" \x01(\x0b\x32\x1a.sessiond.v1.SessionConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa1\x01\n\rSessionConfig\x12\x14\n\x0cmax_messages\x18\x01 \x01(\x03\x12\x17\n\x0fmax_attachments\x18\x02 \x01(\x03\x12\x1c\n\x14max_attachment_bytes\x18\x03 \x01(\x03\x12\x15\n\rallowed_tools\x18\x04 \x03(\t\x12\x15\n\rblocked_tools\x18\x05 \x03(\t\x12\x15\n\rsystem_prompt\x18\x06 \x01(\t\"\x80\x01\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x15\n\rcached_tokens\x18\x05 \x01(\x03*u\n\x0bSessionType\x12\x1c\n\x18SESSION_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_TYPE_AGENT\x10\x01\x12\x15\n\x11SESSION_TYPE_TEAM\x10\x02\x12\x19\n\x15SESSION_TYPE_WORKFLOW\x10\x03*j\n\tAgentMode\x12\x1a\n\x16\x41GENT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_MODE_BUILD\x10\x01\x12\x13\n\x0f\x41GENT_MODE_PLAN\x10\x02\x12\x16\n\x12\x41GENT_MODE_GENERAL\x10\x03*\x9e\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SESSION_STATUS_CREATED\x10\x01\x12\x19\n\x15SESSION_STATUS_ACTIVE\x10\x02\x12\x1c\n\x18SESSION_STATUS_SUSPENDED\x10\x03\x12\x18\n\x14SESSION_STATUS_ENDED\x10\x04*\x87\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45ND_REASON_CLIENT\x10\x01\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x02\x12\x18\n\x14\x45ND_REASON_COMPLETED\x10\x03\x12\x15\n\x11\x45ND_REASON_FAILED\x10\x04*Z\n\x0bSessionView\x12\x1c\n\x18SESSION_VIEW_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_VIEW_BASIC\x10\x01\x12\x15\n\x11SESSION_VIEW_FULL\x10\x02*Z\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_CACHED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x02\x42+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,24 +37,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1P\001Z\026sessiond/v1;sessiondv1'
   _globals['_SESSION_LABELSENTRY']._loaded_options = None
   _globals['_SESSION_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONTYPE']._serialized_start=1520
-  _globals['_SESSIONTYPE']._serialized_end=1637
-  _globals['_AGENTMODE']._serialized_start=1639
-  _globals['_AGENTMODE']._serialized_end=1745
-  _globals['_SESSIONSTATUS']._serialized_start=1748
-  _globals['_SESSIONSTATUS']._serialized_end=1906
-  _globals['_ENDREASON']._serialized_start=1909
-  _globals['_ENDREASON']._serialized_end=2044
-  _globals['_SESSIONVIEW']._serialized_start=2046
-  _globals['_SESSIONVIEW']._serialized_end=2136
-  _globals['_CONSISTENCY']._serialized_start=2138
-  _globals['_CONSISTENCY']._serialized_end=2228
+  _globals['_SESSIONTYPE']._serialized_start=1653
+  _globals['_SESSIONTYPE']._serialized_end=1770
+  _globals['_AGENTMODE']._serialized_start=1772
+  _globals['_AGENTMODE']._serialized_end=1878
+  _globals['_SESSIONSTATUS']._serialized_start=1881
+  _globals['_SESSIONSTATUS']._serialized_end=2039
+  _globals['_ENDREASON']._serialized_start=2042
+  _globals['_ENDREASON']._serialized_end=2177
+  _globals['_SESSIONVIEW']._serialized_start=2179
+  _globals['_SESSIONVIEW']._serialized_end=2269
+  _globals['_CONSISTENCY']._serialized_start=2271
+  _globals['_CONSISTENCY']._serialized_end=2361
   _globals['_SESSION']._serialized_start=138
-  _globals['_SESSION']._serialized_end=1223
-  _globals['_SESSION_LABELSENTRY']._serialized_start=1178
-  _globals['_SESSION_LABELSENTRY']._serialized_end=1223
-  _globals['_SESSIONCONFIG']._serialized_start=1226
-  _globals['_SESSIONCONFIG']._serialized_end=1387
-  _globals['_TOKENUSAGE']._serialized_start=1390
-  _globals['_TOKENUSAGE']._serialized_end=1518
+  _globals['_SESSION']._serialized_end=1356
+  _globals['_SESSION_LABELSENTRY']._serialized_start=1311
+  _globals['_SESSION_LABELSENTRY']._serialized_end=1356
+  _globals['_SESSIONCONFIG']._serialized_start=1359
+  _globals['_SESSIONCONFIG']._serialized_end=1520
+  _globals['_TOKENUSAGE']._serialized_start=1523
+  _globals['_TOKENUSAGE']._serialized_end=1651
 # @@protoc_insertion_point(module_scope)

@@ -96,7 +96,7 @@ class _SessionStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Over, for ever."""
 
 class SessionStatus(_SessionStatus, metaclass=_SessionStatusEnumTypeWrapper):
-    """CREATED -> ACTIVE <-> SUSPENDED -> ENDED; any status can end. Messages need ACTIVE. ENDED refuses every write except
+    """CREATED -> ACTIVE <-> SUSPENDED -> ENDED; any status can end. Messages, runs and tool calls need ACTIVE. ENDED refuses every write except
     DeleteSession.
     """
 
@@ -247,6 +247,11 @@ class Session(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     CONTENT_VERSION_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
+    LIVE_RUN_ID_FIELD_NUMBER: builtins.int
+    LIVE_RUN_FENCE_FIELD_NUMBER: builtins.int
+    QUEUED_RUN_COUNT_FIELD_NUMBER: builtins.int
+    OPEN_TOOL_CALL_COUNT_FIELD_NUMBER: builtins.int
+    PENDING_APPROVAL_COUNT_FIELD_NUMBER: builtins.int
     ATTACHMENT_COUNT_FIELD_NUMBER: builtins.int
     ATTACHMENT_BYTES_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
@@ -287,7 +292,7 @@ class Session(google.protobuf.message.Message):
     message_count: builtins.int
     """Messages ever appended, redacted ones included. Output only."""
     run_count: builtins.int
-    """Runs ever begun. Output only."""
+    """Runs ever begun, those that the session was created with included. Output only."""
     version: builtins.int
     """`seq` of the last event; 1 after creation. Output only."""
     content_version: builtins.int
@@ -296,6 +301,16 @@ class Session(google.protobuf.message.Message):
     """
     last_event_id: builtins.str
     """`event_id` of the last event: with `version` it says exactly which state of the session this is. Output only."""
+    live_run_id: builtins.str
+    """The run that is live (RUN_STATUS_RUNNING); empty while there is none. Output only."""
+    live_run_fence: builtins.int
+    """The fence of the live run; 0 while there is none. Output only."""
+    queued_run_count: builtins.int
+    """Runs that wait for the live one to end (RUN_STATUS_QUEUED). Output only."""
+    open_tool_call_count: builtins.int
+    """Tool calls that are not over (PENDING, APPROVED or RUNNING). Output only."""
+    pending_approval_count: builtins.int
+    """Tool calls that are PENDING and require an approval. Output only."""
     attachment_count: builtins.int
     """Attachments that the session holds: uploaded and not deleted. Output only."""
     attachment_bytes: builtins.int
@@ -318,8 +333,8 @@ class Session(google.protobuf.message.Message):
 
     @property
     def last_activity_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the session was last used: created, activated, resumed, touched, a message appended or an
-        attachment uploaded. Output only.
+        """When the session was last used: created, activated, resumed, touched, a message appended, an attachment uploaded, a
+        run begun, started or completed, a tool call requested, decided on, started, completed or failed. Output only.
         """
 
     @property
@@ -342,7 +357,7 @@ class Session(google.protobuf.message.Message):
 
     @property
     def usage(self) -> global___TokenUsage:
-        """Tokens: the sum of what messages reported. Output only."""
+        """Tokens: the sum of what messages and runs reported. Output only."""
 
     @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
@@ -389,6 +404,11 @@ class Session(google.protobuf.message.Message):
         version: builtins.int = ...,
         content_version: builtins.int = ...,
         last_event_id: builtins.str = ...,
+        live_run_id: builtins.str = ...,
+        live_run_fence: builtins.int = ...,
+        queued_run_count: builtins.int = ...,
+        open_tool_call_count: builtins.int = ...,
+        pending_approval_count: builtins.int = ...,
         attachment_count: builtins.int = ...,
         attachment_bytes: builtins.int = ...,
         metadata: google.protobuf.struct_pb2.Struct | None = ...,
@@ -398,7 +418,7 @@ class Session(google.protobuf.message.Message):
         config: global___SessionConfig | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 
@@ -454,8 +474,8 @@ global___SessionConfig = SessionConfig
 
 @typing.final
 class TokenUsage(google.protobuf.message.Message):
-    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once: totals are sums, which stop
-    at 2^53.
+    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once, on the message or on the run:
+    totals are sums, which stop at 2^53.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -26,10 +26,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sessiond.v1 import run_pb2 as sessiond_dot_v1_dot_run__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/session_service.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/session.proto\"Q\n\x14\x43reateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x93\x01\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x85\x01\n\x17\x42\x61tchGetSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"f\n\x18\x42\x61tchGetSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12\x11\n\tnot_found\x18\x02 \x03(\t\x12\x0f\n\x07omitted\x18\x03 \x03(\t\"\xc7\x04\n\rSessionFilter\x12&\n\x04type\x18\x01 \x01(\x0e\x32\x18.sessiond.v1.SessionType\x12\x14\n\x0c\x63omponent_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12,\n\x08statuses\x18\x07 \x03(\x0e\x32\x1a.sessiond.v1.SessionStatus\x12\x15\n\rname_contains\x18\x08 \x01(\t\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.sessiond.v1.SessionFilter.LabelsEntry\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x10\x63reate_time_from\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63reate_time_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11update_time_until\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xec\x01\n\x13ListSessionsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.sessiond.v1.SessionFilter\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.SessionOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12-\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x14\x43ountSessionsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.sessiond.v1.SessionFilter\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"&\n\x15\x43ountSessionsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\"\xce\x01\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x30\n\rstruct_update\x18\x03 \x01(\x0e\x32\x19.sessiond.v1.StructUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"Z\n\x16\x41\x63tivateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"Y\n\x15SuspendSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"X\n\x14ResumeSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"}\n\x11\x45ndSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.sessiond.v1.EndReason\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"\x82\x01\n\x13TouchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"X\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"(\n\x15\x44\x65leteSessionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"E\n\x1a\x42\x61tchDeleteSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"A\n\x1b\x42\x61tchDeleteSessionsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\t\x12\x11\n\tnot_found\x18\x02 \x03(\t\"r\n\x18GetSessionMetricsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmin_version\x18\x02 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xd2\x01\n\x0eSessionMetrics\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rrequest_count\x18\x03 \x01(\x03\x12\x15\n\rmessage_count\x18\x04 \x01(\x03\x12\x11\n\trun_count\x18\x05 \x01(\x03\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12\x32\n\x0f\x61\x63tive_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration*\xf4\x01\n\x0cSessionOrder\x12\x1d\n\x19SESSION_ORDER_UNSPECIFIED\x10\x00\x12\"\n\x1eSESSION_ORDER_CREATE_TIME_DESC\x10\x01\x12!\n\x1dSESSION_ORDER_CREATE_TIME_ASC\x10\x02\x12\"\n\x1eSESSION_ORDER_UPDATE_TIME_DESC\x10\x03\x12!\n\x1dSESSION_ORDER_UPDATE_TIME_ASC\x10\x04\x12\x1a\n\x16SESSION_ORDER_NAME_ASC\x10\x05\x12\x1b\n\x17SESSION_ORDER_NAME_DESC\x10\x06*a\n\x0cStructUpdate\x12\x1d\n\x19STRUCT_UPDATE_UNSPECIFIED\x10\x00\x12\x19\n\x15STRUCT_UPDATE_REPLACE\x10\x01\x12\x17\n\x13STRUCT_UPDATE_MERGE\x10\x02\x32\x81\t\n\x0eSessionService\x12H\n\rCreateSession\x12!.sessiond.v1.CreateSessionRequest\x1a\x14.sessiond.v1.Session\x12\x42\n\nGetSession\x12\x1e.sessiond.v1.GetSessionRequest\x1a\x14.sessiond.v1.Session\x12_\n\x10\x42\x61tchGetSessions\x12$.sessiond.v1.BatchGetSessionsRequest\x1a%.sessiond.v1.BatchGetSessionsResponse\x12S\n\x0cListSessions\x12 .sessiond.v1.ListSessionsRequest\x1a!.sessiond.v1.ListSessionsResponse\x12V\n\rCountSessions\x12!.sessiond.v1.CountSessionsRequest\x1a\".sessiond.v1.CountSessionsResponse\x12H\n\rUpdateSession\x12!.sessiond.v1.UpdateSessionRequest\x1a\x14.sessiond.v1.Session\x12L\n\x0f\x41\x63tivateSession\x12#.sessiond.v1.ActivateSessionRequest\x1a\x14.sessiond.v1.Session\x12J\n\x0eSuspendSession\x12\".sessiond.v1.SuspendSessionRequest\x1a\x14.sessiond.v1.Session\x12H\n\rResumeSession\x12!.sessiond.v1.ResumeSessionRequest\x1a\x14.sessiond.v1.Session\x12\x42\n\nEndSession\x12\x1e.sessiond.v1.EndSessionRequest\x1a\x14.sessiond.v1.Session\x12\x46\n\x0cTouchSession\x12 .sessiond.v1.TouchSessionRequest\x1a\x14.sessiond.v1.Session\x12V\n\rDeleteSession\x12!.sessiond.v1.DeleteSessionRequest\x1a\".sessiond.v1.DeleteSessionResponse\x12h\n\x13\x42\x61tchDeleteSessions\x12\'.sessiond.v1.BatchDeleteSessionsRequest\x1a(.sessiond.v1.BatchDeleteSessionsResponse\x12W\n\x11GetSessionMetrics\x12%.sessiond.v1.GetSessionMetricsRequest\x1a\x1b.sessiond.v1.SessionMetricsB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/session_service.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\"q\n\x14\x43reateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1e\n\x04runs\x18\x03 \x03(\x0b\x32\x10.sessiond.v1.Run\"\x93\x01\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x85\x01\n\x17\x42\x61tchGetSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"f\n\x18\x42\x61tchGetSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12\x11\n\tnot_found\x18\x02 \x03(\t\x12\x0f\n\x07omitted\x18\x03 \x03(\t\"\xc7\x04\n\rSessionFilter\x12&\n\x04type\x18\x01 \x01(\x0e\x32\x18.sessiond.v1.SessionType\x12\x14\n\x0c\x63omponent_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12,\n\x08statuses\x18\x07 \x03(\x0e\x32\x1a.sessiond.v1.SessionStatus\x12\x15\n\rname_contains\x18\x08 \x01(\t\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.sessiond.v1.SessionFilter.LabelsEntry\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x10\x63reate_time_from\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63reate_time_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10update_time_from\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11update_time_until\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xec\x01\n\x13ListSessionsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.sessiond.v1.SessionFilter\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.SessionOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12-\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x14\x43ountSessionsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.sessiond.v1.SessionFilter\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"&\n\x15\x43ountSessionsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\"\xf2\x01\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x30\n\rstruct_update\x18\x03 \x01(\x0e\x32\x19.sessiond.v1.StructUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\x12\"\n\x03run\x18\x06 \x01(\x0b\x32\x15.sessiond.v1.RunFence\"Z\n\x16\x41\x63tivateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"Y\n\x15SuspendSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"X\n\x14ResumeSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"}\n\x11\x45ndSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.sessiond.v1.EndReason\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"\x82\x01\n\x13TouchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"X\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"(\n\x15\x44\x65leteSessionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"E\n\x1a\x42\x61tchDeleteSessionsRequest\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"A\n\x1b\x42\x61tchDeleteSessionsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\t\x12\x11\n\tnot_found\x18\x02 \x03(\t\"r\n\x18GetSessionMetricsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmin_version\x18\x02 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xf9\x01\n\x0eSessionMetrics\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rrequest_count\x18\x03 \x01(\x03\x12\x15\n\rmessage_count\x18\x04 \x01(\x03\x12\x11\n\trun_count\x18\x05 \x01(\x03\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.TokenUsage\x12\x32\n\x0f\x61\x63tive_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x04runs\x18\x08 \x01(\x0b\x32\x17.sessiond.v1.RunMetrics\"\xfd\x01\n\nRunMetrics\x12\x14\n\x0cqueued_count\x18\x01 \x01(\x03\x12\x15\n\rrunning_count\x18\x02 \x01(\x03\x12\x17\n\x0f\x63ompleted_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_count\x18\x05 \x01(\x03\x12\x14\n\x0csuccess_rate\x18\x06 \x01(\x01\x12\x33\n\x10\x61verage_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cp95_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration*\xf4\x01\n\x0cSessionOrder\x12\x1d\n\x19SESSION_ORDER_UNSPECIFIED\x10\x00\x12\"\n\x1eSESSION_ORDER_CREATE_TIME_DESC\x10\x01\x12!\n\x1dSESSION_ORDER_CREATE_TIME_ASC\x10\x02\x12\"\n\x1eSESSION_ORDER_UPDATE_TIME_DESC\x10\x03\x12!\n\x1dSESSION_ORDER_UPDATE_TIME_ASC\x10\x04\x12\x1a\n\x16SESSION_ORDER_NAME_ASC\x10\x05\x12\x1b\n\x17SESSION_ORDER_NAME_DESC\x10\x06*a\n\x0cStructUpdate\x12\x1d\n\x19STRUCT_UPDATE_UNSPECIFIED\x10\x00\x12\x19\n\x15STRUCT_UPDATE_REPLACE\x10\x01\x12\x17\n\x13STRUCT_UPDATE_MERGE\x10\x02\x32\x81\t\n\x0eSessionService\x12H\n\rCreateSession\x12!.sessiond.v1.CreateSessionRequest\x1a\x14.sessiond.v1.Session\x12\x42\n\nGetSession\x12\x1e.sessiond.v1.GetSessionRequest\x1a\x14.sessiond.v1.Session\x12_\n\x10\x42\x61tchGetSessions\x12$.sessiond.v1.BatchGetSessionsRequest\x1a%.sessiond.v1.BatchGetSessionsResponse\x12S\n\x0cListSessions\x12 .sessiond.v1.ListSessionsRequest\x1a!.sessiond.v1.ListSessionsResponse\x12V\n\rCountSessions\x12!.sessiond.v1.CountSessionsRequest\x1a\".sessiond.v1.CountSessionsResponse\x12H\n\rUpdateSession\x12!.sessiond.v1.UpdateSessionRequest\x1a\x14.sessiond.v1.Session\x12L\n\x0f\x41\x63tivateSession\x12#.sessiond.v1.ActivateSessionRequest\x1a\x14.sessiond.v1.Session\x12J\n\x0eSuspendSession\x12\".sessiond.v1.SuspendSessionRequest\x1a\x14.sessiond.v1.Session\x12H\n\rResumeSession\x12!.sessiond.v1.ResumeSessionRequest\x1a\x14.sessiond.v1.Session\x12\x42\n\nEndSession\x12\x1e.sessiond.v1.EndSessionRequest\x1a\x14.sessiond.v1.Session\x12\x46\n\x0cTouchSession\x12 .sessiond.v1.TouchSessionRequest\x1a\x14.sessiond.v1.Session\x12V\n\rDeleteSession\x12!.sessiond.v1.DeleteSessionRequest\x1a\".sessiond.v1.DeleteSessionResponse\x12h\n\x13\x42\x61tchDeleteSessions\x12\'.sessiond.v1.BatchDeleteSessionsRequest\x1a(.sessiond.v1.BatchDeleteSessionsResponse\x12W\n\x11GetSessionMetrics\x12%.sessiond.v1.GetSessionMetricsRequest\x1a\x1b.sessiond.v1.SessionMetricsB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,54 +40,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1P\001Z\026sessiond/v1;sessiondv1'
   _globals['_SESSIONFILTER_LABELSENTRY']._loaded_options = None
   _globals['_SESSIONFILTER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONORDER']._serialized_start=3090
-  _globals['_SESSIONORDER']._serialized_end=3334
-  _globals['_STRUCTUPDATE']._serialized_start=3336
-  _globals['_STRUCTUPDATE']._serialized_end=3433
-  _globals['_CREATESESSIONREQUEST']._serialized_start=206
-  _globals['_CREATESESSIONREQUEST']._serialized_end=287
-  _globals['_GETSESSIONREQUEST']._serialized_start=290
-  _globals['_GETSESSIONREQUEST']._serialized_end=437
-  _globals['_BATCHGETSESSIONSREQUEST']._serialized_start=440
-  _globals['_BATCHGETSESSIONSREQUEST']._serialized_end=573
-  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_start=575
-  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_end=677
-  _globals['_SESSIONFILTER']._serialized_start=680
-  _globals['_SESSIONFILTER']._serialized_end=1263
-  _globals['_SESSIONFILTER_LABELSENTRY']._serialized_start=1218
-  _globals['_SESSIONFILTER_LABELSENTRY']._serialized_end=1263
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1266
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1502
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1504
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1591
-  _globals['_COUNTSESSIONSREQUEST']._serialized_start=1593
-  _globals['_COUNTSESSIONSREQUEST']._serialized_end=1706
-  _globals['_COUNTSESSIONSRESPONSE']._serialized_start=1708
-  _globals['_COUNTSESSIONSRESPONSE']._serialized_end=1746
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=1749
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1955
-  _globals['_ACTIVATESESSIONREQUEST']._serialized_start=1957
-  _globals['_ACTIVATESESSIONREQUEST']._serialized_end=2047
-  _globals['_SUSPENDSESSIONREQUEST']._serialized_start=2049
-  _globals['_SUSPENDSESSIONREQUEST']._serialized_end=2138
-  _globals['_RESUMESESSIONREQUEST']._serialized_start=2140
-  _globals['_RESUMESESSIONREQUEST']._serialized_end=2228
-  _globals['_ENDSESSIONREQUEST']._serialized_start=2230
-  _globals['_ENDSESSIONREQUEST']._serialized_end=2355
-  _globals['_TOUCHSESSIONREQUEST']._serialized_start=2358
-  _globals['_TOUCHSESSIONREQUEST']._serialized_end=2488
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2490
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2578
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2580
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2620
-  _globals['_BATCHDELETESESSIONSREQUEST']._serialized_start=2622
-  _globals['_BATCHDELETESESSIONSREQUEST']._serialized_end=2691
-  _globals['_BATCHDELETESESSIONSRESPONSE']._serialized_start=2693
-  _globals['_BATCHDELETESESSIONSRESPONSE']._serialized_end=2758
-  _globals['_GETSESSIONMETRICSREQUEST']._serialized_start=2760
-  _globals['_GETSESSIONMETRICSREQUEST']._serialized_end=2874
-  _globals['_SESSIONMETRICS']._serialized_start=2877
-  _globals['_SESSIONMETRICS']._serialized_end=3087
-  _globals['_SESSIONSERVICE']._serialized_start=3436
-  _globals['_SESSIONSERVICE']._serialized_end=4589
+  _globals['_SESSIONORDER']._serialized_start=3476
+  _globals['_SESSIONORDER']._serialized_end=3720
+  _globals['_STRUCTUPDATE']._serialized_start=3722
+  _globals['_STRUCTUPDATE']._serialized_end=3819
+  _globals['_CREATESESSIONREQUEST']._serialized_start=229
+  _globals['_CREATESESSIONREQUEST']._serialized_end=342
+  _globals['_GETSESSIONREQUEST']._serialized_start=345
+  _globals['_GETSESSIONREQUEST']._serialized_end=492
+  _globals['_BATCHGETSESSIONSREQUEST']._serialized_start=495
+  _globals['_BATCHGETSESSIONSREQUEST']._serialized_end=628
+  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_start=630
+  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_end=732
+  _globals['_SESSIONFILTER']._serialized_start=735
+  _globals['_SESSIONFILTER']._serialized_end=1318
+  _globals['_SESSIONFILTER_LABELSENTRY']._serialized_start=1273
+  _globals['_SESSIONFILTER_LABELSENTRY']._serialized_end=1318
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1321
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1557
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1559
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1646
+  _globals['_COUNTSESSIONSREQUEST']._serialized_start=1648
+  _globals['_COUNTSESSIONSREQUEST']._serialized_end=1761
+  _globals['_COUNTSESSIONSRESPONSE']._serialized_start=1763
+  _globals['_COUNTSESSIONSRESPONSE']._serialized_end=1801
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=1804
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=2046
+  _globals['_ACTIVATESESSIONREQUEST']._serialized_start=2048
+  _globals['_ACTIVATESESSIONREQUEST']._serialized_end=2138
+  _globals['_SUSPENDSESSIONREQUEST']._serialized_start=2140
+  _globals['_SUSPENDSESSIONREQUEST']._serialized_end=2229
+  _globals['_RESUMESESSIONREQUEST']._serialized_start=2231
+  _globals['_RESUMESESSIONREQUEST']._serialized_end=2319
+  _globals['_ENDSESSIONREQUEST']._serialized_start=2321
+  _globals['_ENDSESSIONREQUEST']._serialized_end=2446
+  _globals['_TOUCHSESSIONREQUEST']._serialized_start=2449
+  _globals['_TOUCHSESSIONREQUEST']._serialized_end=2579
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2581
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2669
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2671
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2711
+  _globals['_BATCHDELETESESSIONSREQUEST']._serialized_start=2713
+  _globals['_BATCHDELETESESSIONSREQUEST']._serialized_end=2782
+  _globals['_BATCHDELETESESSIONSRESPONSE']._serialized_start=2784
+  _globals['_BATCHDELETESESSIONSRESPONSE']._serialized_end=2849
+  _globals['_GETSESSIONMETRICSREQUEST']._serialized_start=2851
+  _globals['_GETSESSIONMETRICSREQUEST']._serialized_end=2965
+  _globals['_SESSIONMETRICS']._serialized_start=2968
+  _globals['_SESSIONMETRICS']._serialized_end=3217
+  _globals['_RUNMETRICS']._serialized_start=3220
+  _globals['_RUNMETRICS']._serialized_end=3473
+  _globals['_SESSIONSERVICE']._serialized_start=3822
+  _globals['_SESSIONSERVICE']._serialized_end=4975
 # @@protoc_insertion_point(module_scope)

@@ -13,6 +13,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
+import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
 import sys
 import typing
@@ -100,6 +101,7 @@ class CreateSessionRequest(google.protobuf.message.Message):
 
     SESSION_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Idempotency key; see SessionService."""
     @property
@@ -108,14 +110,23 @@ class CreateSessionRequest(google.protobuf.message.Message):
         tenant and `request_id`, so that a retry finds the session that the first attempt created. Required.
         """
 
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
+        """Runs that the session had elsewhere, oldest first: `run_id`, `status` (RUN_STATUS_COMPLETED, _FAILED or _CANCELLED;
+        required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and `end_time` (none in
+        the future, in this order; absent: the session's creation, except `start_time`). They count in the session's
+        `run_count` and `usage` and in GetSessionMetrics. 0 to 1 000, without duplicate ids, at most 1 MiB together.
+        """
+
     def __init__(
         self,
         *,
         session: sessiond.v1.session_pb2.Session | None = ...,
         request_id: builtins.str = ...,
+        runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___CreateSessionRequest = CreateSessionRequest
 
@@ -429,6 +440,7 @@ class UpdateSessionRequest(google.protobuf.message.Message):
     STRUCT_UPDATE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
     struct_update: global___StructUpdate.ValueType
     """How to write metadata, state and agent_data. Default: STRUCT_UPDATE_REPLACE."""
     request_id: builtins.str
@@ -447,6 +459,10 @@ class UpdateSessionRequest(google.protobuf.message.Message):
         clearing both makes the session live until it is ended.
         """
 
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run that writes. Absent: nobody's."""
+
     def __init__(
         self,
         *,
@@ -455,9 +471,10 @@ class UpdateSessionRequest(google.protobuf.message.Message):
         struct_update: global___StructUpdate.ValueType = ...,
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "request_id", b"request_id", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["run", b"run", "session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
 
 global___UpdateSessionRequest = UpdateSessionRequest
 
@@ -737,6 +754,7 @@ class SessionMetrics(google.protobuf.message.Message):
     RUN_COUNT_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     ACTIVE_DURATION_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session."""
     version: builtins.int
@@ -755,6 +773,10 @@ class SessionMetrics(google.protobuf.message.Message):
     def active_duration(self) -> google.protobuf.duration_pb2.Duration:
         """From creation to the last activity."""
 
+    @property
+    def runs(self) -> global___RunMetrics:
+        """The runs, those that the session was created with included."""
+
     def __init__(
         self,
         *,
@@ -765,8 +787,62 @@ class SessionMetrics(google.protobuf.message.Message):
         run_count: builtins.int = ...,
         usage: sessiond.v1.session_pb2.TokenUsage | None = ...,
         active_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        runs: global___RunMetrics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["active_duration", b"active_duration", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["active_duration", b"active_duration", "message_count", b"message_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "usage", b"usage", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["active_duration", b"active_duration", "runs", b"runs", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["active_duration", b"active_duration", "message_count", b"message_count", "request_count", b"request_count", "run_count", b"run_count", "runs", b"runs", "session_id", b"session_id", "usage", b"usage", "version", b"version"]) -> None: ...
 
 global___SessionMetrics = SessionMetrics
+
+@typing.final
+class RunMetrics(google.protobuf.message.Message):
+    """Figures about the runs of one session. The counts add up to `SessionMetrics.run_count`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUEUED_COUNT_FIELD_NUMBER: builtins.int
+    RUNNING_COUNT_FIELD_NUMBER: builtins.int
+    COMPLETED_COUNT_FIELD_NUMBER: builtins.int
+    FAILED_COUNT_FIELD_NUMBER: builtins.int
+    CANCELLED_COUNT_FIELD_NUMBER: builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: builtins.int
+    AVERAGE_DURATION_FIELD_NUMBER: builtins.int
+    P95_DURATION_FIELD_NUMBER: builtins.int
+    queued_count: builtins.int
+    """Waiting."""
+    running_count: builtins.int
+    """Live: 0 or 1."""
+    completed_count: builtins.int
+    """COMPLETED."""
+    failed_count: builtins.int
+    """FAILED, those whose lease ran out included."""
+    cancelled_count: builtins.int
+    """CANCELLED."""
+    success_rate: builtins.float
+    """completed_count / (completed_count + failed_count): who cancels a run says nothing of its success. 0 while there is
+    none of either.
+    """
+    @property
+    def average_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """From start to end, by the database's clock, over all runs that have started and ended. Absent while there is none."""
+
+    @property
+    def p95_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """The duration that 95 of 100 of these runs did not exceed (nearest rank), within 5 %. Absent while there is none."""
+
+    def __init__(
+        self,
+        *,
+        queued_count: builtins.int = ...,
+        running_count: builtins.int = ...,
+        completed_count: builtins.int = ...,
+        failed_count: builtins.int = ...,
+        cancelled_count: builtins.int = ...,
+        success_rate: builtins.float = ...,
+        average_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        p95_duration: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["average_duration", b"average_duration", "p95_duration", b"p95_duration"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["average_duration", b"average_duration", "cancelled_count", b"cancelled_count", "completed_count", b"completed_count", "failed_count", b"failed_count", "p95_duration", b"p95_duration", "queued_count", b"queued_count", "running_count", b"running_count", "success_rate", b"success_rate"]) -> None: ...
+
+global___RunMetrics = RunMetrics

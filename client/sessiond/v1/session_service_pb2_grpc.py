@@ -171,7 +171,7 @@ class SessionServiceServicer(object):
 
     def UpdateSession(self, request, context):
         """Changes fields. Answers with the session after it, SESSION_VIEW_FULL. Renaming is an update of `name`. Every
-        accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED.
+        accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED, RUN_FENCED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,8 +186,10 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SuspendSession(self, request, context):
-        """ACTIVE to SUSPENDED. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-        SESSION_ENDED.
+        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
+        calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
+        event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
+        session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,7 +205,9 @@ class SessionServiceServicer(object):
 
     def EndSession(self, request, context):
         """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. Answers with the session after it, SESSION_VIEW_FULL.
+        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
+        own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
+        it, SESSION_VIEW_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,7 +222,8 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Removes the session and everything it owns, whatever its status. What remains for 30 days (unless configured) is a
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
+        event for each. What remains for 30 days (unless configured) is a
         tombstone without content: the id, which is not taken anew meanwhile, and the final event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

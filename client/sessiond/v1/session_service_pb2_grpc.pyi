@@ -69,7 +69,7 @@ class SessionServiceStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Changes fields. Answers with the session after it, SESSION_VIEW_FULL. Renaming is an update of `name`. Every
-    accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED.
+    accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED, RUN_FENCED.
     """
 
     ActivateSession: grpc.UnaryUnaryMultiCallable[
@@ -84,8 +84,10 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.SuspendSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """ACTIVE to SUSPENDED. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-    SESSION_ENDED.
+    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
+    calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
+    event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
+    session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
     """
 
     ResumeSession: grpc.UnaryUnaryMultiCallable[
@@ -101,7 +103,9 @@ class SessionServiceStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. Answers with the session after it, SESSION_VIEW_FULL.
+    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
+    own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
+    it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.UnaryUnaryMultiCallable[
@@ -116,7 +120,8 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns, whatever its status. What remains for 30 days (unless configured) is a
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
+    event for each. What remains for 30 days (unless configured) is a
     tombstone without content: the id, which is not taken anew meanwhile, and the final event.
     """
 
@@ -186,7 +191,7 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Changes fields. Answers with the session after it, SESSION_VIEW_FULL. Renaming is an update of `name`. Every
-    accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED.
+    accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED, RUN_FENCED.
     """
 
     ActivateSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -201,8 +206,10 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.SuspendSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """ACTIVE to SUSPENDED. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-    SESSION_ENDED.
+    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
+    calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
+    event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
+    session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
     """
 
     ResumeSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -218,7 +225,9 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. Answers with the session after it, SESSION_VIEW_FULL.
+    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
+    own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
+    it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -233,7 +242,8 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns, whatever its status. What remains for 30 days (unless configured) is a
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
+    event for each. What remains for 30 days (unless configured) is a
     tombstone without content: the id, which is not taken anew meanwhile, and the final event.
     """
 
@@ -315,7 +325,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
         """Changes fields. Answers with the session after it, SESSION_VIEW_FULL. Renaming is an update of `name`. Every
-        accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED.
+        accepted update is an event, one that changes nothing too. Errors: SESSION_ENDED, RUN_FENCED.
         """
 
     @abc.abstractmethod
@@ -334,8 +344,10 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.SuspendSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
-        """ACTIVE to SUSPENDED. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-        SESSION_ENDED.
+        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
+        calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
+        event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
+        session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
         """
 
     @abc.abstractmethod
@@ -355,7 +367,9 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
         """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. Answers with the session after it, SESSION_VIEW_FULL.
+        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
+        own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
+        it, SESSION_VIEW_FULL.
         """
 
     @abc.abstractmethod
@@ -374,7 +388,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
-        """Removes the session and everything it owns, whatever its status. What remains for 30 days (unless configured) is a
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
+        event for each. What remains for 30 days (unless configured) is a
         tombstone without content: the id, which is not taken anew meanwhile, and the final event.
         """
 

@@ -106,6 +106,17 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.TooManyUploads: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_TOO_MANY_UPLOADS),
         errors.AttachmentLost: Row(_C.DATA_LOSS, _R.ERROR_REASON_ATTACHMENT_LOST),
         errors.StorageUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORAGE_UNAVAILABLE),
+        errors.RunNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_RUN_NOT_FOUND),
+        errors.ToolCallNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_TOOL_CALL_NOT_FOUND),
+        errors.RunAlreadyExists: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_RUN_ALREADY_EXISTS),
+        errors.ToolCallAlreadyExists: Row(_C.ALREADY_EXISTS, _R.ERROR_REASON_TOOL_CALL_ALREADY_EXISTS),
+        errors.RunInProgress: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_RUN_IN_PROGRESS),
+        errors.RunEnded: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_RUN_ENDED),
+        errors.IllegalToolCallTransition: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION),
+        errors.ApprovalRequired: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_APPROVAL_REQUIRED),
+        errors.ToolCallLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOOL_CALL_LIMIT_REACHED),
+        errors.RunFenced: Row(_C.ABORTED, _R.ERROR_REASON_RUN_FENCED),
+        errors.RunQueueFull: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_RUN_QUEUE_FULL),
         errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
     }
 )
