@@ -13,6 +13,8 @@ MOST_HINTS: Final = 16_384
 """Sessions that wait; with one more, all of them become one word for "everything"."""
 MOST_DELTA_BYTES: Final = 1024 * 1024
 """Of deltas that wait; the oldest are dropped for newer ones."""
+DELTA_OVERHEAD: Final = 64
+"""Bytes that a delta takes beside its own."""
 
 
 class Hints:
@@ -71,7 +73,7 @@ class DeltaQueue:
 
     def __init__(self, most_bytes: int = MOST_DELTA_BYTES) -> None:
         self.size = 0
-        """Bytes that wait."""
+        """Bytes that wait, the overhead included."""
         self.dropped = 0
         """Deltas that gave way to newer ones, or were forgotten."""
         self._most_bytes = most_bytes
@@ -83,7 +85,7 @@ class DeltaQueue:
     def add(self, deltas: Deltas) -> None:
         for data in deltas.data:
             self._waiting.append((deltas.key, data))
-            self.size += len(data)
+            self.size += len(data) + DELTA_OVERHEAD
         while self.size > self._most_bytes:
             self._next()
             self.dropped += 1
@@ -105,5 +107,5 @@ class DeltaQueue:
 
     def _next(self) -> tuple[Key, bytes]:
         key, data = self._waiting.popleft()
-        self.size -= len(data)
+        self.size -= len(data) + DELTA_OVERHEAD
         return key, data

@@ -25,7 +25,9 @@ MOST_HINT_BYTES: Final = 64 * 1024
 MOST_DELTA_BYTES: Final = 64 * 1024
 """Of one publication; one delta may be larger."""
 DELTA_PAUSE: Final = 0.005
-"""Seconds that deltas wait for others. Without it a publication of 64 pieces becomes 64 of one."""
+"""Seconds that deltas wait for others, so that a process makes 200 publications of them a second at most, which all
+others must take. Measured with 100 sessions of 50 deltas a second: 13 to 20 deltas in a publication without a pause,
+34 to 55 with this one, 99 with 20 ms; the sender's CPU is 12 to 20 µs for each in all cases."""
 ENOUGH_DELTA_BYTES: Final = 16 * 1024
 """So much does not wait."""
 
@@ -95,7 +97,7 @@ class RedisBus:
 
     @property
     def ready(self) -> bool:
-        return self._link is not None and self._link.lost is None
+        return self._usable() is not None
 
     @property
     def dropped_deltas(self) -> int:
@@ -105,16 +107,17 @@ class RedisBus:
         return self._listeners.add(listener)
 
     def ring(self, hints: Sequence[Hint]) -> None:
-        if self._link is None:
+        link = self._usable()
+        if link is None:
             self.dropped_hints += len(hints)
             return
         self._hints.add(hints)
         if not self._busy:
-            self._publish(self._link)
+            self._publish(link)
 
     def show(self, deltas: Deltas) -> None:
         self._deltas.add(deltas)
-        if self._link is None:
+        if self._usable() is None:
             self._deltas.clear()
         elif self._deltas.size >= ENOUGH_DELTA_BYTES:
             self._deltas_are_due()
@@ -126,11 +129,15 @@ class RedisBus:
             self._delta_timer.cancel()
             self._delta_timer = None
         self._deltas_due = True
-        if self._link is not None and not self._busy:
-            self._publish(self._link)
+        link = self._usable()
+        if link is not None and not self._busy:
+            self._publish(link)
+
+    def _usable(self) -> Link | None:
+        return self._link if self._link is not None and self._link.lost is None else None
 
     def _publish(self, link: Link) -> None:
-        """Sends what waits, hints first; at least one of both must."""
+        """Sends what waits, if anything does; hints first."""
         commands, self._away = [], 0
         if self._hints:
             before = len(self._hints)
@@ -149,12 +156,12 @@ class RedisBus:
         if replies is None or refusal is not None:
             self.dropped_hints += self._away
         self._busy = False
-        link = self._link
+        link = self._usable()
         if link is None:
             return
         if refusal is not None:
             link.close(code(refusal))
-        elif replies is not None:
+        else:
             self._publish(link)
 
     async def _run(self) -> None:

@@ -1,0 +1,159 @@
+"""The bell in Postgres, with connections that end and servers that will not do."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import asyncpg
+import pytest
+
+from sessiond_server.domain.rows import Key
+from sessiond_server.events.bus import Hint
+from sessiond_server.store.postgres import notify
+from sessiond_server.store.postgres.notify import NotifyTimeouts
+from tests.cache.valkey import free_port
+from tests.conftest import Databases
+from tests.events.bus_backends import opened_notify
+from tests.events.ear import Ear, until
+
+ONE: Key = ("acme", "one")
+BRISK = NotifyTimeouts(connect=10.0, answer=0.3, heartbeat=0.05)
+
+_END_THEM = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and application_name = 'sessiond hints'
+"""
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def connection(own_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(own_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def own_dsn(empty_postgres_dsn: str) -> str:
+    """A database in which to end all connections."""
+    return empty_postgres_dsn
+
+
+async def test_a_connection_that_ended_is_made_anew_and_says_what_it_may_have_missed(
+    stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
+) -> None:
+    bus = await opened_notify(stack, own_dsn, bus_prefix)
+    ear = Ear(bus)
+    for turn in range(1, 4):
+        assert len(await connection.fetch(_END_THEM)) == 1, "one connection for each process"
+        await ear.until(lambda turn=turn: ear.missed == turn)  # type: ignore[misc]
+        await until(lambda: bus.ready)
+        bus.ring([Hint(ONE, turn)])
+        await ear.heard(Hint(ONE, turn))
+
+
+@pytest.mark.skipif("SESSIOND_POSTGRES_DSN" in os.environ, reason="stops one of the server's processes")
+async def test_a_server_that_stalls_is_not_ready_and_holds_nobody_up(
+    stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
+) -> None:
+    bus = await opened_notify(stack, own_dsn, bus_prefix, BRISK)
+    ear = Ear(bus)
+    pid = await connection.fetchval(
+        "select pid from pg_stat_activity  where datname = current_database() and application_name = 'sessiond hints'"
+    )
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await until(lambda: not bus.ready)
+        bus.ring([Hint(ONE, 1)])
+        assert bus.dropped_hints == 1
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: bus.ready)
+    assert ear.missed >= 1
+    bus.ring([Hint(ONE, 2)])
+    await ear.heard(Hint(ONE, 2))
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
+) -> None:
+    """A standby is read-only, and so is a database that was told to be."""
+    bus = await opened_notify(stack, behind_a_dead_host(own_dsn), bus_prefix)
+    ear = Ear(bus)
+    bus.ring([Hint(ONE, 1)])
+    await ear.heard(Hint(ONE, 1))
+    name = urlsplit(own_dsn).path.lstrip("/")
+    await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+    await connection.fetch(_END_THEM)
+    await until(lambda: bus.reason not in ("", "the connection was lost"))
+    assert not bus.ready
+    await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
+    await until(lambda: bus.ready)
+
+
+async def test_it_is_not_ready_where_it_does_not_hear_itself(
+    stack: AsyncExitStack, own_dsn: str, bus_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a pooler, LISTEN is taken and says nothing."""
+    monkeypatch.setattr(notify, "_NOTIFY", "select $1 || payload from unnest($2::text[]) as payload")
+    bus = await opened_notify(stack, own_dsn, bus_prefix, BRISK, ready=False)
+    await until(lambda: bus.reason == "the server does not pass notifications on")
+    assert not bus.ready
+    monkeypatch.undo()
+    await until(lambda: bus.ready)
+
+
+async def test_the_proofs_of_others_are_not_hints(stack: AsyncExitStack, own_dsn: str, bus_prefix: str) -> None:
+    bus = await opened_notify(stack, own_dsn, bus_prefix)
+    ear = Ear(bus)
+    await opened_notify(stack, own_dsn, bus_prefix)
+    bus.ring([Hint(ONE, 1)])
+    await ear.heard(Hint(ONE, 1))
+    assert ear.calls == 1
+    assert ear.missed == 0
+
+
+async def test_more_than_fits_into_a_payload_takes_several(
+    stack: AsyncExitStack, own_dsn: str, bus_prefix: str
+) -> None:
+    bus = await opened_notify(stack, own_dsn, bus_prefix)
+    ear = Ear(bus)
+    keys = [("t" * 128, f"{number:0128}") for number in range(500)]
+    bus.ring([Hint(key, 2**62) for key in keys])
+    await ear.heard(*[Hint(key, 2**62) for key in keys])
+    assert ear.calls > 1
+    assert ear.missed == 0
+    bus.ring([Hint(("acme", f"{number}"), 1) for number in range(notify.MOST_HINTS + 1)])
+    await ear.until(lambda: ear.missed == 1)
+    assert len(ear.hints) == 500
+
+
+async def test_it_waits_for_a_database_that_is_not_there_yet(
+    stack: AsyncExitStack, databases: Databases, own_dsn: str, bus_prefix: str
+) -> None:
+    missing = urlsplit(own_dsn)._replace(path="/sessiond_test_missing").geturl()
+    bus = await opened_notify(stack, missing, bus_prefix, ready=False)
+    await until(lambda: bus.reason == "InvalidCatalogNameError")
+    bus.ring([Hint(ONE, 1)])
+    await asyncio.sleep(0)
+    assert bus.dropped_hints == 1
+    assert not bus.ready
+
+
+def behind_a_dead_host(dsn: str) -> str:
+    """The DSN with a host before its own at which nobody answers."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query))
+    if "host" in query:
+        query = {"host": f"/nowhere,{query['host']}", "port": f"5432,{query['port']}"}
+        return parts._replace(query=urlencode(query, safe="/,")).geturl()
+    user, at, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}{at}127.0.0.1:{free_port()},{host}").geturl()
