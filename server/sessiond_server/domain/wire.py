@@ -35,6 +35,11 @@ def tag(field_number: int) -> bytes:
     return varint(field_number << 3 | _LENGTH_DELIMITED)
 
 
+def field(field_tag: bytes, data: bytes) -> bytes:
+    """One length-delimited field: a serialised message that has nothing else."""
+    return b"".join((field_tag, varint(len(data)), data))
+
+
 _EVENT_SEQ = varint(Event.SEQ_FIELD_NUMBER << 3)
 _EVENT_ID = tag(Event.EVENT_ID_FIELD_NUMBER)
 _EVENT_PREVIOUS = tag(Event.PREVIOUS_EVENT_ID_FIELD_NUMBER)

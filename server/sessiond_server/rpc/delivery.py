@@ -1,0 +1,153 @@
+"""How frames reach a watcher: one after the other, until the stream ends, the watcher is too slow, or it has to go."""
+
+import asyncio
+from random import Random
+from typing import Any, Final, Protocol
+
+from sessiond_server.errors import Draining, WatcherTooSlow
+from sessiond_server.rpc.call import Call
+
+RETRY_AFTER: Final = 1.0
+"""Seconds that a watcher which was too slow is told to wait."""
+AGE_SPREAD: Final = 0.1
+"""Streams that began together end apart: by up to this share of the greatest age earlier."""
+
+
+class Frames(Protocol):
+    """What one watcher is sent. Cursors mean nothing here."""
+
+    @property
+    def cursor(self) -> Any:
+        """After what `next` has dealt with."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows the last frame."""
+        ...
+
+    async def next(self) -> bytes:
+        """The next frame; empty when what happened is not for this watcher. Cancelling it loses nothing."""
+        ...
+
+    def bookmark(self) -> bytes:
+        """A frame that says where the watcher is."""
+        ...
+
+    def going_away(self, at: Any) -> bytes:
+        """The frame that sends the watcher away, to come back with the position of this cursor."""
+        ...
+
+    def position(self, at: Any) -> str: ...
+
+
+class Deliveries:
+    """All streams of one server."""
+
+    def __init__(
+        self, *, write_timeout: float, max_age: float, bookmark_interval: float, random: Random | None = None
+    ) -> None:
+        """Seconds. `write_timeout`: how long the transport may take to take a frame. `max_age`: of a stream.
+        `bookmark_interval`: the longest silence while things happen that are not for the watcher."""
+        self._write_timeout = write_timeout
+        self._max_age = max_age
+        self._bookmark_interval = bookmark_interval
+        self._random = random or Random()
+        self._under_way: set[_Delivery] = set()
+        self._drained = False
+
+    def admit(self) -> None:
+        """Raises Draining once `drain` was called."""
+        if self._drained:
+            raise Draining
+
+    def drain(self) -> None:
+        """Sends every watcher away, and admits none any more. Returns at once."""
+        self._drained = True
+        for delivery in list(self._under_way):
+            delivery.leave()
+
+    async def deliver(self, call: Call, frames: Frames, first: bytes) -> None:
+        """Sends `first` and what follows it; returns when nothing follows.
+
+        Raises Draining, behind a GoingAway, when the watcher has to go; WatcherTooSlow; what `frames.next` raises.
+        """
+        self.admit()
+        delivery = _Delivery(call, frames, self._write_timeout, self._bookmark_interval)
+        age = self._max_age * (1 - AGE_SPREAD * self._random.random())
+        timer = asyncio.get_running_loop().call_later(age, delivery.leave)
+        self._under_way.add(delivery)
+        try:
+            await delivery.run(first)
+        finally:
+            timer.cancel()
+            self._under_way.discard(delivery)
+
+
+class _Delivery:
+    """One stream. Belongs to the task that makes it."""
+
+    __slots__ = (
+        "_bookmark_interval", "_call", "_frames", "_leaving", "_loop", "_sent", "_task", "_waiting", "_write_timeout",
+        "_written",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, frames: Frames, write_timeout: float, bookmark_interval: float) -> None:
+        self._call = call
+        self._frames = frames
+        self._write_timeout = write_timeout
+        self._bookmark_interval = bookmark_interval
+        self._sent = frames.cursor
+        """After what the transport has taken, or what was not for the watcher: where it goes on."""
+        self._loop = asyncio.get_running_loop()
+        self._written = 0.0
+        """When the last frame was taken, by the loop's clock."""
+        self._task = asyncio.current_task()
+        self._waiting = False
+        """For what comes next. Only then may the task be interrupted: a write that has begun cannot be undone."""
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Makes `run` end with Draining, behind a GoingAway."""
+        if not self._leaving:
+            self._leaving = True
+            if self._waiting and self._task is not None:
+                self._task.cancel()
+
+    async def run(self, first: bytes) -> None:
+        await self._write(first)
+        while not self._frames.ended:
+            frame = await self._next()
+            if frame is None:
+                await self._write(self._frames.going_away(self._sent))
+                raise Draining
+            if not frame and self._loop.time() - self._written >= self._bookmark_interval:
+                frame = self._frames.bookmark()
+            if frame:
+                await self._write(frame)
+            self._sent = self._frames.cursor
+
+    async def _next(self) -> bytes | None:
+        """The next frame; None: it is time to go."""
+        if self._leaving:
+            return None
+        self._waiting = True
+        try:
+            return await self._frames.next()
+        except asyncio.CancelledError:
+            # Of `leave`, unless the call was cancelled as well.
+            if self._leaving and self._task is not None and not self._task.uncancel():
+                return None
+            raise
+        finally:
+            self._waiting = False
+
+    async def _write(self, frame: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout) as timer:
+                await self._call.write(frame)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise WatcherTooSlow(self._frames.position(self._sent), RETRY_AFTER) from None
+        self._written = self._loop.time()
