@@ -48,8 +48,8 @@ protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)
 
 requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv [UV=path] [ARGS=--upgrade]
-	$(call compile,pyproject.toml --extra server,server)
-	$(call compile,pyproject.toml --extra embedded,embedded)
+	$(call compile,pyproject.toml --extra server --extra objects,server)
+	$(call compile,pyproject.toml --extra embedded --extra objects,embedded)
 	$(call compile,pyproject.toml --extra dev,dev)
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
