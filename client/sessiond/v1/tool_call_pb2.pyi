@@ -138,6 +138,7 @@ class ToolCall(google.protobuf.message.Message):
     START_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
     RESULT_SEQ_FIELD_NUMBER: builtins.int
+    LATE_RESULT_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
     request: the server then makes a UUIDv7. Immutable.
@@ -184,8 +185,8 @@ class ToolCall(google.protobuf.message.Message):
 
     @property
     def result(self) -> global___ToolData:
-        """What the tool answered; absent until it has. In events: only with EVENT_TYPE_TOOL_CALL_COMPLETED, _FAILED and, what
-        came late, _LATE_RESULT. Output only.
+        """What the tool answered; absent until it has. In events: only with EVENT_TYPE_TOOL_CALL_COMPLETED and _FAILED. Output
+        only.
         """
 
     @property
@@ -203,6 +204,10 @@ class ToolCall(google.protobuf.message.Message):
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it reached its last status; absent until then. Output only."""
+
+    @property
+    def late_result(self) -> global___ToolLateResult:
+        """Only in events of EVENT_TYPE_TOOL_CALL_LATE_RESULT: what came when the call was over. Output only."""
 
     def __init__(
         self,
@@ -227,11 +232,39 @@ class ToolCall(google.protobuf.message.Message):
         start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         result_seq: builtins.int = ...,
+        late_result: global___ToolLateResult | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "result", b"result", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "result", b"result", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
 
 global___ToolCall = ToolCall
+
+@typing.final
+class ToolLateResult(google.protobuf.message.Message):
+    """A result that came too late to become the tool call's."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def result(self) -> global___ToolData:
+        """What the tool answered, if anything."""
+
+    @property
+    def error(self) -> sessiond.v1.run_pb2.Failure:
+        """What went wrong, of a failure."""
+
+    def __init__(
+        self,
+        *,
+        result: global___ToolData | None = ...,
+        error: sessiond.v1.run_pb2.Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "result", b"result"]) -> None: ...
+
+global___ToolLateResult = ToolLateResult
 
 @typing.final
 class ToolData(google.protobuf.message.Message):
