@@ -1,15 +1,15 @@
 """A tenant's feed: every event once, in an order that nothing committed later can change; and what it has lost."""
 
+import asyncio
 from collections.abc import Sequence
 
-import pytest
+import asyncpg
 
-from sessiond.v1.event_pb2 import Event
-from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedEntry, FeedPlace
-from sessiond_server.store.contract import PAGE_BYTES, Store
-from tests.conformance.caller import Caller, accepted, struct
-from tests.conformance.conftest import Backend
+from sessiond_server.store.contract import Store
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.conformance.caller import Caller, accepted
+from tests.conformance.meeting import until, waiting
 from tests.conformance.test_logs import same
 
 START = FeedPlace(0, "", 0)
@@ -43,3 +43,20 @@ async def test_events_come_in_the_order_of_commits(store: Store, caller: Caller)
     assert names(entries) == ["a1", "b1", "b2", "b3", "a2", "b4"]
     transactions = [item.place.commit_xid for item in entries]
     assert transactions[0] == transactions[1] < transactions[2] == transactions[3] < transactions[4] == transactions[5]
+
+
+async def test_within_a_session_the_order_is_that_of_seq(
+    postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """A batch has its transaction id from the first session that it locks, and locks the last one perhaps much later:
+    when others with later ids have written to it and committed."""
+    await accepted(postgres, *(caller.create(session_id) for session_id in "amz"))
+    async with database.transaction():
+        await database.fetch("select from session_heads where session_id = 'm' for update")
+        early = asyncio.create_task(accepted(postgres, *(caller.append(session_id) for session_id in "amz")))
+        await until(waiting(database, 1))
+        await accepted(other, caller.append("z"))
+    await early
+    entries = await feed(postgres)
+    assert [item.place.seq for item in entries if item.place.session_id == "z"] == [1, 2, 3]
+    assert len(entries) == 7

@@ -161,3 +161,114 @@ async def test_no_server(unused_tcp_port_factory: Callable[[], int]) -> None:
     for call in (migrate, status):
         with pytest.raises(StoreUnavailable):
             await call(dsn)
+
+
+async def _wait_for(connection: asyncpg.Connection, kind: str) -> None:
+    """Returns once another connection to this database waits for a lock of that kind."""
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(  # noqa: ASYNC110  # it asks another process
+            "select count(*) from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted"
+            " where a.datname = current_database() and l.locktype = $1",
+            kind,
+        ):
+            await asyncio.sleep(0.005)
+
+
+async def _at_version_1(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = list(migrations())
+    with monkeypatch.context() as patched:
+        patched.setattr(subject, "migrations", lambda: known[:1])
+        assert len(await migrate(dsn)) == 1
+
+
+_AN_EVENT = """
+insert into events (tenant_id, session_id, seq, type, create_time, head, body)
+select 't', 's', coalesce(max(seq), 0) + 1, 20, now(), '', '' from events"""
+_VALID = "select indisvalid from pg_index where indexrelid = to_regclass('events_feed')"
+
+
+async def test_the_feeds_index_is_built_beside_writers(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for an older transaction, and meanwhile holds up neither writers nor other servers that migrate.
+
+    Mutants: the index not built concurrently; waiting for the migrating process in a statement (a deadlock).
+    """
+    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    older = await asyncpg.connect(empty_postgres_dsn)
+    transaction = older.transaction()
+    await transaction.start()
+    await older.execute(_AN_EVENT)
+    building = asyncio.create_task(migrate(empty_postgres_dsn))
+    await _wait_for(empty, "virtualxid")
+    other = asyncio.create_task(migrate(empty_postgres_dsn))
+    await empty.execute(f"set statement_timeout = '5s'; {_AN_EVENT.replace(repr('s'), repr('z'))}")
+    assert await empty.fetchval(_VALID) is False
+    assert not building.done()
+    await transaction.commit()
+    await older.close()
+    assert sorted([len(await building), len(await other)]) == [0, LATEST - 1]
+    assert await empty.fetchval(_VALID) is True
+
+
+async def test_a_build_that_was_cut_off_is_begun_anew(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    older = await asyncpg.connect(empty_postgres_dsn)
+    transaction = older.transaction()
+    await transaction.start()
+    await older.execute(_AN_EVENT)
+    building = asyncio.create_task(migrate(empty_postgres_dsn))
+    await _wait_for(empty, "virtualxid")
+    building.cancel()
+    await asyncio.wait([building])
+    await transaction.commit()
+    await older.close()
+    assert await empty.fetchval(_VALID) is False
+    assert (await status(empty_postgres_dsn)).version == 1
+    assert len(await migrate(empty_postgres_dsn)) == LATEST - 1
+    assert await empty.fetchval(_VALID) is True
+
+
+async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column is added when a long read of its table has ended; until then writers get through in between."""
+    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    impatient = [
+        subject.Migration(m.version, m.name, m.sql.replace("lock_timeout = '1s'", "lock_timeout = '5ms'"))
+        for m in migrations()
+    ]
+    monkeypatch.setattr(subject, "migrations", lambda: impatient)
+    attempts = asyncio.Event()
+    attempt = subject._attempt
+
+    async def counted(connection: asyncpg.Connection, migration: subject.Migration) -> None:
+        try:
+            await attempt(connection, migration)
+        except asyncpg.LockNotAvailableError:
+            attempts.set()
+            raise
+
+    monkeypatch.setattr(subject, "_attempt", counted)
+    reader = await asyncpg.connect(empty_postgres_dsn)
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.fetch("select from session_heads")
+    migrating = asyncio.create_task(migrate(empty_postgres_dsn))
+    await asyncio.wait_for(attempts.wait(), 20)
+    await empty.execute("set statement_timeout = '5s'; update session_heads set version = version")
+    await transaction.commit()
+    await reader.close()
+    assert len(await migrating) == LATEST - 1
+
+    monkeypatch.setattr(subject, "LOCK_ATTEMPTS", 0)
+    await empty.execute(f"delete from schema_versions where version = {LATEST}")
+    with pytest.raises(MigrationError, match="look for old ones in pg_stat_activity"):
+        await migrate(empty_postgres_dsn)
+
+
+def test_statements_outside_a_transaction() -> None:
+    found = subject.statements("-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n")
+    assert [statement.splitlines()[-1] for statement in found] == ["set a = 1", "  ';'"]

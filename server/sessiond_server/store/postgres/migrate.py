@@ -7,12 +7,15 @@ number of servers may start at once. A migration must be safe for the previous v
 One that begins with the line `-- outside a transaction` is applied statement by statement instead: `create index
 concurrently`, which lets writers go on, runs in no other way. It may be cut off between any two of its statements, and
 must then be fit to be applied from its beginning.
+
+A migration that needs a lock for which others would queue behind it sets a `lock_timeout`, and is then tried again.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -20,12 +23,17 @@ import asyncpg
 
 from sessiond_server.store.postgres.connection import reaching
 
+_log = logging.getLogger("sessiond.migrate")
+
 LOCK = 0x73657373696F6E64
 """Key of the advisory lock that migrating processes hold: "sessiond" in ASCII."""
 
 LOCK_PAUSE = 0.2
 """Seconds between two attempts to take it. Waiting for it in a statement would hold a snapshot, and building an index
 concurrently waits for every older snapshot: for those, that is, who wait for it."""
+
+LOCK_ATTEMPTS = 200
+"""Of a migration that waits for its own locks no longer than its `lock_timeout`."""
 
 OUTSIDE = "-- outside a transaction\n"
 
@@ -113,6 +121,19 @@ async def migrate(dsn: str, *, connect_timeout: float = 5.0) -> Sequence[str]:
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    for _ in range(LOCK_ATTEMPTS):
+        with suppress(asyncpg.LockNotAvailableError):
+            await _attempt(connection, migration)
+            return
+        _log.warning("migration %d (%s) waits for another transaction to end", migration.version, migration.name)
+        await asyncio.sleep(LOCK_PAUSE)
+    raise MigrationError(
+        f"migration {migration.version} ({migration.name}) waits for transactions that do not end: look for old ones "
+        "in pg_stat_activity."
+    )
+
+
+async def _attempt(connection: asyncpg.Connection, migration: Migration) -> None:
     try:
         if migration.sql.startswith(OUTSIDE):
             for statement in statements(migration.sql):

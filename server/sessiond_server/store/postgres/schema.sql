@@ -28,6 +28,8 @@ create table session_heads (
   core bytea not null,
   -- Never null in a stored row. A null in the row that an upsert proposes means: as before (not written anew).
   limits bytea,
+  -- Of the session's last event.
+  commit_xid xid8 default pg_current_xact_id(),
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -79,7 +81,8 @@ create table events (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
   seq bigint not null,
-  -- Orders the feed of a whole tenant: what is below pg_snapshot_xmin is complete.
+  -- Orders the feed of a whole tenant: what is below pg_snapshot_xmin is complete. Of the transaction that wrote the
+  -- event, or higher: never below that of the event before it in the session (see write_log).
   commit_xid xid8 not null default pg_current_xact_id(),
   create_time timestamptz not null,
   type smallint not null,

@@ -111,6 +111,9 @@ select count(*) as created from created
 -- name: write_log
 -- Heads of sessions that were locked, events, idempotency records. The upsert makes the planner probe the primary key,
 -- which an update joined to arrays would not.
+-- A transaction has its id from the first lock that it takes, so one that waited long for another may have the lower id
+-- and yet write later. In the feed, which goes by these ids, a session's events must not change places: hence each is
+-- given no lower one than the session's last. That holds none back and hides none: it is not below its own transaction's.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
     delete_time, user_id, core, limits)
@@ -121,11 +124,16 @@ with changed as (
     expire_check_time = case
       when excluded.expire_check_time is not null then least(old.expire_check_time, excluded.expire_check_time)
     end,
-    delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits)
+    delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits),
+    commit_xid = greatest(old.commit_xid, excluded.commit_xid)
+  returning tenant_id, session_id, commit_xid
 ), logged as (
-  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
-  select * from unnest($11::text[], $12::text[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::text[],
+  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)
+  select e.*, coalesce(changed.commit_xid, pg_current_xact_id())
+  from unnest($11::text[], $12::text[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::text[],
     $17::bytea[], $18::bytea[], $19::bytea[])
+    as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
+  left join changed on changed.tenant_id = e.tenant_id and changed.session_id = e.session_id
 )
 insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
 select k.*, $26::timestamptz
