@@ -1,11 +1,14 @@
 """How frames reach a watcher: one after the other, until the stream ends, the watcher is too slow, or it has to go."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final, Protocol
 
 from sessiond_server.errors import Draining, WatcherTooSlow
-from sessiond_server.rpc.call import Call
+
+Write = Callable[[bytes], Awaitable[None]]
+"""Returns when the transport has taken a frame."""
 
 RETRY_AFTER: Final = 1.0
 """Seconds that a watcher which was too slow is told to wait."""
@@ -67,13 +70,13 @@ class Deliveries:
         for delivery in list(self._under_way):
             delivery.leave()
 
-    async def deliver(self, call: Call, frames: Frames, first: bytes) -> None:
+    async def deliver(self, write: Write, frames: Frames, first: bytes) -> None:
         """Sends `first` and what follows it; returns when nothing follows.
 
         Raises Draining, behind a GoingAway, when the watcher has to go; WatcherTooSlow; what `frames.next` raises.
         """
         self.admit()
-        delivery = _Delivery(call, frames, self._write_timeout, self._bookmark_interval)
+        delivery = _Delivery(write, frames, self._write_timeout, self._bookmark_interval)
         age = self._max_age * (1 - AGE_SPREAD * self._random.random())
         timer = asyncio.get_running_loop().call_later(age, delivery.leave)
         self._under_way.add(delivery)
@@ -88,12 +91,12 @@ class _Delivery:
     """One stream. Belongs to the task that makes it."""
 
     __slots__ = (
-        "_bookmark_interval", "_call", "_frames", "_leaving", "_loop", "_sent", "_task", "_waiting", "_write_timeout",
+        "_bookmark_interval", "_frames", "_leaving", "_loop", "_sent", "_take", "_task", "_waiting", "_write_timeout",
         "_written",
     )  # fmt: skip
 
-    def __init__(self, call: Call, frames: Frames, write_timeout: float, bookmark_interval: float) -> None:
-        self._call = call
+    def __init__(self, write: Write, frames: Frames, write_timeout: float, bookmark_interval: float) -> None:
+        self._take = write
         self._frames = frames
         self._write_timeout = write_timeout
         self._bookmark_interval = bookmark_interval
@@ -145,7 +148,7 @@ class _Delivery:
     async def _write(self, frame: bytes) -> None:
         try:
             async with asyncio.timeout(self._write_timeout) as timer:
-                await self._call.write(frame)
+                await self._take(frame)
         except TimeoutError:
             if not timer.expired():
                 raise

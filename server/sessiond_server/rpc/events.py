@@ -48,7 +48,7 @@ class EventServicer:
             snapshot,
         ):
             frames = SessionFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call, frames, frames.first(snapshot))
+            await self._deliveries.deliver(call.write, frames, frames.first(snapshot))
 
     async def watch_events(self, request: WatchEventsRequest, call: Call) -> None:
         watch = event_requests.watch_events(request, call.principal.user_id)
@@ -58,7 +58,7 @@ class EventServicer:
         self._deliveries.admit()
         async with self._hub.watch_feed(scope, after, from_beginning=watch.from_beginning) as stream:
             frames = FeedFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call, frames, frames.first())
+            await self._deliveries.deliver(call.write, frames, frames.first())
 
     async def list_events(self, request: ListEventsRequest, call: Call) -> bytes:
         wanted = event_requests.list_events(request)
