@@ -43,6 +43,15 @@ def derived(tenant_id: str, user_id: str, request_id: str) -> str:
     return _text((high & ~0xF000 | _VERSION_8) << 64 | low)
 
 
+def time_ms(identifier: str) -> int | None:
+    """When a UUIDv7 was made, in milliseconds since 1970; None: it is none."""
+    try:
+        value = uuid.UUID(identifier)
+    except ValueError:
+        return None
+    return value.int >> 80 if value.version == 7 else None
+
+
 def _text(value: int) -> str:
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,375 @@
+"""What the hub knows of one session's log: its newest events, how far they reach, and whether they are still true.
+
+Does no I/O and knows no clock. Events come in from two sources, each of which may be late, doubled or out of order:
+commits of this process, and pages read from the store. Hints, and ends of the log that a poll has read, only say that
+there may be more to read. Everything that comes in is checked against the chain (`seq`, `event_id`,
+`previous_event_id`); what does not fit means that the database has lost commits, and is never passed on.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from itertools import islice
+from typing import Final
+
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond_server.domain.log import LogEntry
+from sessiond_server.domain.rows import Key
+from sessiond_server.errors import PositionCompacted, PositionLost
+from sessiond_server.events.contract import Batch, Cursor
+from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
+from sessiond_server.store.contract import LogHead, LogPage
+
+DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
+REDACTED: Final = EventType.EVENT_TYPE_MESSAGE_REDACTED
+APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
+
+START: Final = Cursor(0, "")
+
+_BATCHES_KEPT: Final = 4
+"""Batches remembered for the streams that come to the same place next: those woken together do so at once."""
+_REDACTIONS_KEPT: Final = 64
+
+
+class Where(Enum):
+    """Where a cursor is that has nothing after it in the ring."""
+
+    TIP = 1
+    """After the last event that the channel knows."""
+    ELSEWHERE = 2
+    """Behind the ring, ahead of it, or in another history: the store must be asked."""
+
+
+class Fit(Enum):
+    """How events that come in go with what the channel has."""
+
+    JOINED = 1
+    GAP = 2
+    """Events between are missing."""
+    MISMATCH = 3
+    """They belong to another history."""
+
+
+class LogBroken(Exception):
+    """The store has answered with events that do not follow each other: a defect, or a damaged database."""
+
+    def __init__(self, key: Key, seq: int) -> None:
+        super().__init__(f"session {key[1]!r}: event {seq} does not follow the one before it")
+
+
+def check(key: Key, cursor: Cursor, page: LogPage) -> None:
+    """Proves that a page read behind `cursor` goes on where the cursor is.
+
+    Raises PositionLost when the cursor is not in the history that was read; PositionCompacted when events behind it
+    have been removed though the session was not deleted; LogBroken.
+    """
+    head, entries = page.head, page.entries
+    if head.version < cursor.seq:
+        raise PositionLost(key[1], cursor.seq)
+    if page.before is not None and page.before.event_id != cursor.event_id:
+        raise PositionLost(key[1], cursor.seq)
+    if head.deleted:
+        # The final event may follow anything; what it follows is no longer there to be compared.
+        return
+    if not entries:
+        if cursor.seq and page.before is None:
+            raise PositionCompacted(key[1], head.version)
+        return
+    first = entries[0]
+    if first.seq != cursor.seq + 1:
+        raise PositionCompacted(key[1], first.seq)
+    if cursor.seq and page.before is None and first.previous_event_id != cursor.event_id:
+        raise PositionCompacted(key[1], first.seq)
+    check_run(key, cursor, entries)
+
+
+def check_run(key: Key, before: Cursor, entries: Sequence[LogEntry]) -> None:
+    """Raises LogBroken unless the entries follow `before` and each other."""
+    seq, event_id = before.seq, before.event_id
+    for entry in entries:
+        # Events from before the field was there name nobody.
+        if entry.seq != seq + 1 or entry.previous_event_id not in (event_id, ""):
+            raise LogBroken(key, entry.seq)
+        seq, event_id = entry.seq, entry.event_id
+
+
+def cursor_after(entry: LogEntry) -> Cursor:
+    return Cursor(entry.seq, entry.event_id)
+
+
+class Channel:
+    """One session of one process. The ring holds the events in (floor, tip], bounded by Limits.ring_events and
+    ring_bytes; the oldest go first.
+
+    `tip` only moves forward. A history that turns out to be dead is not repaired: the channel is succeeded by one that
+    knows nothing, where every stream proves its cursor anew.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_deleted",
+        "_limits",
+        "_redactions",
+        "entries",
+        "floor",
+        "head_seq",
+        "incarnation",
+        "key",
+        "on_appended",
+        "on_redacted",
+        "proof",
+        "redaction_count",
+        "size",
+        "suspect",
+        "tip",
+        "wanted",
+    )
+
+    def __init__(self, key: Key, limits: Limits, incarnation: str) -> None:
+        self.key: Final = key
+        self.floor = START
+        self.tip: Cursor | None = None
+        """None: nothing is known yet."""
+        self.entries: list[LogEntry] = []
+        self.size = 0
+        """Bytes of the ring."""
+        self.head_seq = 0
+        """The last event, as far as the store has said."""
+        self.wanted = 0
+        """The highest seq heard of. Beyond the tip: there is something to read, perhaps."""
+        self.suspect = True
+        """The tip must be proved by a read: the database has restarted, or said something that does not fit."""
+        self.incarnation = incarnation
+        """Of the database by which the tip was last proved."""
+        self.proof: tuple[Cursor, int] | None = None
+        """(cursor, time): at that time, by the store's clock, the log ended there."""
+        self.redaction_count = 0
+        """Redactions ever heard of."""
+        self.on_appended: Callable[[LogEntry], None] | None = None
+        """Called with every appended message that comes in."""
+        self.on_redacted: Callable[[Key, int], None] | None = None
+        """Called with the seq of every event whose redaction was read."""
+        self._limits = limits
+        self._deleted: LogEntry | None = None
+        self._batches: dict[int, tuple[Batch, Cursor]] = {}
+        """By where in the ring they start."""
+        self._redactions: deque[tuple[int, int]] | None = None
+
+    def succeed(self, dead: "Channel") -> None:
+        """Takes the place of a channel whose history no longer exists. What was redacted stays so for reads under
+        way."""
+        self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
+        self.on_appended, self.on_redacted = dead.on_appended, dead.on_redacted
+
+    @property
+    def final(self) -> LogEntry | None:
+        """The event that says the session was deleted: the tip, and all there is."""
+        return self._deleted
+
+    @property
+    def behind(self) -> bool:
+        """Whether there may be more than the channel has."""
+        return self.tip is not None and self.wanted > self.tip.seq
+
+    def after(self, cursor: Cursor) -> tuple[Batch, Cursor] | Where:
+        """What follows the cursor, with the cursor behind it, as much as a batch may hold. The same for all who ask
+        from the same place until the ring changes."""
+        tip = self.tip
+        if tip is None or cursor.seq > tip.seq:
+            return Where.ELSEWHERE
+        if cursor.seq == tip.seq:
+            return Where.TIP if cursor.event_id == tip.event_id else Where.ELSEWHERE
+        if self._deleted is not None:
+            start = 0
+        elif self._holds(cursor):
+            start = cursor.seq - self.floor.seq
+        else:
+            return Where.ELSEWHERE
+        known = self._batches.get(start)
+        if known is not None:
+            return known
+        entries = batch_of(self.entries, start)
+        made = (Batch(entries, max(self.head_seq, tip.seq)), cursor_after(entries[-1]))
+        if len(self._batches) >= _BATCHES_KEPT:
+            del self._batches[next(iter(self._batches))]
+        self._batches[start] = made
+        return made
+
+    def follows(self, first_seq: int, last_seq: int) -> bool:
+        """Whether events of this process first_seq..last_seq would bring anything new, and leave no gap."""
+        tip = self.tip
+        return tip is None or first_seq <= tip.seq + 1 <= last_seq
+
+    def hear(self, seq: int) -> None:
+        """Somebody says that the log has reached `seq`. It is not believed: it is a reason to read."""
+        if seq > self.wanted:
+            self.wanted = seq
+
+    def append(self, before: Cursor, entries: Sequence[LogEntry], *, announced: bool) -> Fit:
+        """Takes in events that follow `before` and each other, as read from the store or `announced` by a commit here.
+
+        JOINED also when they bring nothing new. On GAP and MISMATCH nothing changes.
+        """
+        tip = self.tip
+        last = entries[-1] if entries else None
+        if last is not None and last.type == DELETED:
+            return self._end(last)
+        if tip is None:
+            self.floor = self.tip = tip = before
+        if before.seq > tip.seq:
+            return Fit.GAP
+        if last is None or last.seq <= tip.seq:
+            return Fit.MISMATCH if self._contradicts(before if last is None else cursor_after(last)) else Fit.JOINED
+        joint = tip.seq - before.seq
+        if (entries[joint - 1].event_id if joint else before.event_id) != tip.event_id:
+            return Fit.MISMATCH
+        for entry in islice(entries, joint, None):
+            self.entries.append(entry)
+            self.size += len(entry.data)
+            if entry.type == REDACTED and not announced:
+                self._redact_from(entry, tip.seq)
+            elif entry.type == APPENDED and self.on_appended is not None:
+                self.on_appended(entry)
+        self.tip = cursor_after(last)
+        self._grown()
+        return Fit.JOINED
+
+    def jump(self, before: Cursor, entries: Sequence[LogEntry]) -> None:
+        """Goes on from further ahead, proved by a read: what lies between is read by those who want it."""
+        self.shed()
+        self.tip = None
+        self.append(before, entries, announced=False)
+
+    def read(self, asked: int, page: LogPage) -> None:
+        """A page has been read. `asked` was `wanted` when the read began."""
+        self.head_seq = max(self.head_seq, page.head.version)
+        reached = page.entries[-1].seq if page.entries else page.head.version
+        if reached < page.head.version:
+            self.hear(page.head.version)
+        elif self.wanted == asked and self.tip is not None:
+            # Whoever said that there is more was wrong, or means another history.
+            self.wanted = self.tip.seq
+
+    def see_head(self, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
+        """The end of the log, as a read has shown that began when `tip` was the tip."""
+        if self.incarnation != incarnation or head is None or head.version < tip.seq:
+            self.suspect = True
+            self.proof = None
+            return
+        self.head_seq = max(self.head_seq, head.version)
+        if head.version > tip.seq:
+            self.hear(head.version)
+        elif not self.suspect:
+            self.proof = (tip, time_us)
+
+    def proved(self, incarnation: str) -> None:
+        """A read that began in that incarnation of the database has found the tip where it belongs."""
+        self.suspect = False
+        self.incarnation = incarnation
+
+    def redact(self, seq: int, by: int) -> None:
+        """The stored event at `seq` has been rewritten by the event at `by`, or one before it: what was read earlier is
+        not passed on any more."""
+        self._note_redaction(seq, by)
+        self._drop_through(seq)
+
+    def spoiled(self, since: int, page: LogPage) -> bool:
+        """Whether a page, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
+        count = self.redaction_count - since
+        if not count or not page.entries or self._redactions is None:
+            return False
+        known = self._redactions
+        if count > len(known):
+            return page.head.version < max(by for _, by in known)
+        first, last, version = page.entries[0].seq, page.entries[-1].seq, page.head.version
+        return any(first <= seq <= last and version < by for seq, by in islice(known, len(known) - count, None))
+
+    def shed(self) -> None:
+        """Empties the ring. The final event of a deleted session stays."""
+        if self._deleted is None:
+            self._drop(len(self.entries))
+
+    def forget_batches(self) -> None:
+        """Lets go of what was made for streams that came to the same place together."""
+        if self._batches:
+            self._batches = {}
+
+    def _holds(self, cursor: Cursor) -> bool:
+        place = cursor.seq - self.floor.seq
+        if place < 0:
+            return False
+        at = self.entries[place - 1].event_id if place else self.floor.event_id
+        return at == cursor.event_id
+
+    def _contradicts(self, cursor: Cursor) -> bool:
+        """Whether the ring has another event at a place that it covers."""
+        assert self.tip is not None
+        if cursor.seq == self.tip.seq:
+            return cursor.event_id != self.tip.event_id
+        return cursor.seq >= self.floor.seq and self._deleted is None and not self._holds(cursor)
+
+    def _end(self, final: LogEntry) -> Fit:
+        tip = self.tip
+        if tip is not None and final.seq <= tip.seq:
+            return Fit.JOINED if cursor_after(final) == tip else Fit.MISMATCH
+        if tip is not None and final.seq == tip.seq + 1 and final.previous_event_id not in (tip.event_id, ""):
+            return Fit.MISMATCH
+        self._drop(len(self.entries))
+        self.floor = Cursor(final.seq - 1, final.previous_event_id)
+        self.entries = [final]
+        self.size = len(final.data)
+        self.tip = cursor_after(final)
+        self._deleted = final
+        self._grown()
+        return Fit.JOINED
+
+    def _redact_from(self, entry: LogEntry, known: int) -> None:
+        """A redaction was read. What came with it has been read as it is now; what was there before may show more."""
+        seq = Event.FromString(entry.data).message.seq
+        self._note_redaction(seq, entry.seq)
+        if seq <= known:
+            self._drop_through(seq)
+        if self.on_redacted is not None:
+            self.on_redacted(self.key, seq)
+
+    def _note_redaction(self, seq: int, by: int) -> None:
+        self.redaction_count += 1
+        if self._redactions is None:
+            self._redactions = deque(maxlen=_REDACTIONS_KEPT)
+        self._redactions.append((seq, by))
+
+    def _drop_through(self, seq: int) -> None:
+        if seq > self.floor.seq and self._deleted is None:
+            self._drop(min(seq - self.floor.seq, len(self.entries)))
+
+    def _grown(self) -> None:
+        assert self.tip is not None
+        self.head_seq = max(self.head_seq, self.tip.seq)
+        self.hear(self.tip.seq)
+        limits, excess, size = self._limits, 0, self.size
+        count = len(self.entries)
+        while count - excess > 1 and (count - excess > limits.ring_events or size > limits.ring_bytes):
+            size -= len(self.entries[excess].data)
+            excess += 1
+        self._drop(excess)
+        self.forget_batches()
+
+    def _drop(self, count: int) -> None:
+        """Removes the oldest of the ring."""
+        if count:
+            dropped = self.entries[:count]
+            self.floor = cursor_after(dropped[-1])
+            self.size -= sum(len(entry.data) for entry in dropped)
+            del self.entries[:count]
+            self.forget_batches()
+
+
+def batch_of(entries: Sequence[LogEntry], start: int) -> list[LogEntry]:
+    """The entries from `start` on, as many as a batch may hold."""
+    taken = list(islice(entries, start, start + BATCH_EVENTS))
+    size = 0
+    for count, entry in enumerate(taken):
+        size += len(entry.data)
+        if count and size > BATCH_BYTES:
+            return taken[:count]
+    return taken

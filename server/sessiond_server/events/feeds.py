@@ -1,0 +1,376 @@
+"""The tenants' feeds that this process watches: their streams, and the one reader of each."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from sessiond.v1.event_pb2 import Event
+from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.rows import Key, Writes
+from sessiond_server.errors import PositionLost, StoreUnavailable
+from sessiond_server.events.channel import REDACTED, Where
+from sessiond_server.events.contract import CaughtUp, FeedBatch, FeedCursor
+from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
+from sessiond_server.events.limits import BATCH_EVENTS, Limits
+from sessiond_server.events.reads import Reads, Shared
+from sessiond_server.events.rings import Rings
+from sessiond_server.events.streams import Stream, Waiting
+from sessiond_server.store.contract import FeedPage, Store
+
+_log = logging.getLogger("sessiond.events")
+
+_SOON: Final = 0.005
+_LESS_SOON: Final = 0.05
+"""Seconds until a feed with events held back is read again: at first, and at most."""
+
+
+class _Watched(Feed):
+    """A feed with its streams."""
+
+    __slots__ = ("reader", "streams", "waiting")
+
+    def __init__(self, tenant_id: str, limits: Limits) -> None:
+        super().__init__(tenant_id, limits)
+        self.streams: set[FeedWatcher] = set()
+        self.waiting = Waiting()
+        self.reader: asyncio.Task[None] | None = None
+
+
+class _Page:
+    """What a read behind one cursor has brought."""
+
+    __slots__ = ("end", "redactions", "run")
+
+    def __init__(self, run: FeedBatch | None, end: FeedCursor, redactions: int) -> None:
+        self.run = run
+        self.end = end
+        self.redactions = redactions
+        """Of the feed, when the page was good."""
+
+
+class FeedWatcher(Stream):
+    """See contract.FeedStream. Made by Feeds.open."""
+
+    __slots__ = ("_bookmarked", "_feed", "_feeds", "_names_sessions", "_proved", "cursor")
+
+    def __init__(self, feeds: "Feeds", feed: _Watched, due: float, *, names_sessions: bool) -> None:
+        super().__init__(due)
+        self.cursor = BEGINNING
+        self._feeds = feeds
+        self._feed = feed
+        self._names_sessions = names_sessions
+        self._proved = True
+        """The cursor is in the history that the feed follows. False once that turned out to be another one."""
+        self._bookmarked = 0
+
+    async def next(self) -> FeedBatch | CaughtUp:
+        """As contract.FeedStream.next; Draining when the hub has closed. As of SessionWatcher, await it directly."""
+        feeds = self._feeds
+        while True:
+            if self._failure is not None:
+                raise self._failure()
+            if not self._proved:
+                await feeds.prove(self)
+                continue
+            feed = self._feed
+            found = feed.after(self.cursor)
+            if found is Where.ELSEWHERE:
+                page = await feeds.page(self)
+                if page is None or page.redactions != self._feed.redaction_count or not self._proved:
+                    continue
+                if page.run is not None:
+                    return self._advance(page.run, page.end)
+            elif found is Where.TIP:
+                now = feeds.clock()
+                if now >= self._due and (read_us := self._proof()) is not None:
+                    self._due = now + feeds.limits.bookmark
+                    return CaughtUp(read_us)
+                feeds.stir(feed, wanted=True)
+                await self._wait(feed.waiting)
+            else:
+                return self._advance(*found)
+
+    def _advance(self, batch: FeedBatch, end: FeedCursor) -> FeedBatch:
+        self.cursor = end
+        self._due = self._feeds.clock() + self._feeds.limits.bookmark
+        return batch
+
+    def _proof(self) -> int | None:
+        proof = self._feed.proof
+        if proof is None or proof[0] != self.cursor.place or proof[1] <= self._bookmarked:
+            return None
+        self._bookmarked = proof[1]
+        return proof[1]
+
+
+class Feeds:
+    """The streams of all watched feeds. Belongs to the hub, which tells it of commits and hints."""
+
+    def __init__(self, store: Store, limits: Limits, reads: Reads, rings: Rings) -> None:
+        self.limits: Final = limits
+        self.clock: Final = asyncio.get_running_loop().time
+        self.on_redacted: Callable[[Key, int, int], None] = lambda key, seq, by: None
+        """Called when the redaction, at `by`, of the event of that session at `seq` has been read."""
+        self._store = store
+        self._reads = reads
+        self._rings = rings
+        self._feeds: dict[str, _Watched] = {}
+        self._pages: Shared[tuple[str, FeedCursor], _Page | None] = Shared(self._read_page)
+
+    def __len__(self) -> int:
+        """Watched feeds."""
+        return len(self._feeds)
+
+    async def open(self, scope: Scope, after: FeedCursor | None, *, from_beginning: bool) -> FeedWatcher:
+        """As Hub.watch_feed; to be ended with `close`."""
+        tenant_id = scope.tenant_id
+        feed = self._feeds.get(tenant_id)
+        if feed is None:
+            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits)
+        stream = FeedWatcher(self, feed, self.clock() + self.limits.bookmark, names_sessions=not scope.user_id)
+        feed.streams.add(stream)
+        try:
+            while True:
+                feed, incarnation = stream._feed, stream._feed.incarnation
+                cursor = await self._first(stream, after, from_beginning)
+                if feed is stream._feed and incarnation == feed.incarnation:
+                    break
+            stream.cursor = cursor
+            stream._proved = True
+            feed.begin(cursor)
+            self._rings.changed(feed)
+        except BaseException:
+            self.close(stream)
+            raise
+        return stream
+
+    def close(self, stream: FeedWatcher) -> None:
+        feed = stream._feed
+        feed.streams.discard(stream)
+        if not feed.streams:
+            if self._feeds.get(feed.tenant_id) is feed:
+                del self._feeds[feed.tenant_id]
+            if feed.reader is not None:
+                feed.reader.cancel()
+            self._rings.removed(feed)
+
+    def fail(self, failure: Callable[[], Exception]) -> None:
+        """Ends all streams."""
+        for feed in self._feeds.values():
+            for stream in feed.streams:
+                stream.fail(failure)
+
+    def disprove(self) -> None:
+        """The store cannot be asked: until it can, nothing proves that nothing happened."""
+        for feed in self._feeds.values():
+            feed.proof = None
+
+    async def end(self) -> None:
+        """Cancels what is under way."""
+        readers = [feed.reader for feed in self._feeds.values() if feed.reader is not None]
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        await self._pages.close()
+
+    def committed(self, writes: Writes) -> None:
+        """Something was committed here."""
+        feeds = self._feeds
+        for tenant_id in {row.key[0] for row in writes.heads if row.key[0] in feeds}:
+            feed = feeds[tenant_id]
+            for key, message in writes.redactions:
+                if key[0] == tenant_id:
+                    feed.redact(key[1], message.seq)
+                    self._rings.changed(feed)
+            feed.stirred = True
+            self.stir(feed)
+
+    def hinted(self, tenant_id: str) -> None:
+        """Somebody says that something was committed."""
+        feed = self._feeds.get(tenant_id)
+        if feed is not None:
+            feed.stirred = True
+            self.stir(feed)
+
+    def redacted(self, key: Key, seq: int) -> None:
+        """Somebody has read that the event was redacted."""
+        feed = self._feeds.get(key[0])
+        if feed is not None:
+            feed.redact(key[1], seq)
+            self._rings.changed(feed)
+
+    def look(self) -> None:
+        """Reads all feeds that somebody waits for: the net below lost hints, and the proof of bookmarks."""
+        for feed in self._feeds.values():
+            feed.forget_batches()
+            feed.stirred = True
+            self.stir(feed)
+
+    def stir(self, feed: _Watched, *, wanted: bool = False) -> None:
+        """Reads behind the tip when there may be something and somebody waits for it; `wanted`: the caller does."""
+        if feed.reader is None and feed.tip is not None and feed.behind and (wanted or feed.waiting.count):
+            feed.reader = asyncio.get_running_loop().create_task(self._follow(feed, at_least_once=wanted))
+            feed.reader.add_done_callback(partial(self._followed, feed))
+
+    async def page(self, stream: FeedWatcher) -> _Page | None:
+        """What lies behind the stream's cursor, from the store; None: look again, something has changed."""
+        feed = stream._feed
+        task = self._pages.start((feed.tenant_id, stream.cursor))
+        # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
+        await asyncio.wait({task})
+        if task.cancelled():
+            return None
+        if isinstance(task.exception(), StoreUnavailable):
+            # Until the hub gives up on the store, or it answers again.
+            await stream._wait(feed.waiting, self.limits.poll)
+            return None
+        return task.result()
+
+    async def prove(self, stream: FeedWatcher) -> None:
+        """Proves a stream's cursor after a failover that took something away. Raises PositionLost."""
+        feed = stream._feed
+        try:
+            await self._check(stream, stream.cursor)
+        except StoreUnavailable:
+            await stream._wait(feed.waiting, self.limits.poll)
+            return
+        if feed is stream._feed:
+            stream._proved = True
+            feed.begin(stream.cursor)
+
+    async def _first(self, stream: FeedWatcher, after: FeedCursor | None, from_beginning: bool) -> FeedCursor:
+        """Where a stream begins."""
+        tenant_id = stream._feed.tenant_id
+        if after is not None:
+            await self._check(stream, after)
+            return after
+        if from_beginning:
+            return BEGINNING
+        end = await self._reads.run(lambda: self._store.feed_end(tenant_id))
+        return FeedCursor(end[-1][0], tuple(end)) if end else BEGINNING
+
+    async def _check(self, stream: FeedWatcher, cursor: FeedCursor) -> None:
+        """Raises PositionLost when the database has lost a witness; it may be of a session that the stream's owner must
+        not hear of."""
+        if not cursor.witnesses:
+            return
+        tenant_id = stream._feed.tenant_id
+        lost = await self._reads.run(lambda: self._store.find_lost(tenant_id, cursor.witnesses))
+        if lost is not None:
+            raise PositionLost(lost.session_id, lost.seq) if stream._names_sessions else PositionLost("", 0)
+
+    async def _follow(self, feed: _Watched, *, at_least_once: bool) -> None:
+        """Reads behind the tip until there is no more, or nobody waits."""
+        pause = _SOON
+        while self._feeds.get(feed.tenant_id) is feed and (at_least_once or feed.waiting.count):
+            at_least_once = feed.stirred = False
+            tip = feed.tip
+            assert tip is not None
+            page = await self._reads.run(partial(self._read, feed, tip))
+            if page is None:
+                feed.stirred = True
+                at_least_once = True
+                continue
+            feed.caught_up = page.complete and not page.pending
+            if page.complete and page.pending:
+                # It waits for another transaction, of whose end nobody tells.
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LESS_SOON)
+            elif page.complete and not feed.stirred:
+                if feed.tip is not None and feed.tip.place == (page.entries[-1].place if page.entries else tip.place):
+                    feed.proof = (feed.tip.place, page.now_us)
+                    now = self.clock()
+                    for stream in feed.streams:
+                        stream.wake_if_due(now)
+                return
+
+    def _followed(self, feed: _Watched, task: "asyncio.Task[None]") -> None:
+        """The reader has ended."""
+        feed.reader = None
+        if task.cancelled() or self._feeds.get(feed.tenant_id) is not feed:
+            return
+        error = task.exception()
+        if error is None:
+            self.stir(feed)
+            return
+        # Not caught up: whoever looks next, the poll at the latest, reads again.
+        feed.caught_up = False
+        if not isinstance(error, StoreUnavailable) and isinstance(error, Exception):
+            # A defect ends the streams, rather than that they wait on.
+            _log.error("cannot follow a feed", exc_info=error)
+            for stream in feed.streams:
+                stream.fail(partial(_same, error))
+
+    async def _read(self, feed: _Watched, cursor: FeedCursor) -> FeedPage | None:
+        """One read behind a cursor, the feed's tip too when it reaches beyond it; None: it is out of date already."""
+        since = feed.redaction_count
+        page = await self._store.read_feed(feed.tenant_id, after=cursor.place, limit=BATCH_EVENTS)
+        if self._feeds.get(feed.tenant_id) is not feed:
+            return None
+        if page.incarnation != feed.incarnation:
+            await self._reincarnated(feed, page.incarnation)
+            return None
+        if feed.spoiled(since, page.entries):
+            return None
+        check_order(feed.tenant_id, cursor.place, page.entries)
+        self._note_redactions(feed, page)
+        tip = feed.tip
+        feed.append(cursor.place, page.entries)
+        self._rings.changed(feed)
+        if feed.tip is not tip:
+            for stream in feed.streams:
+                stream.wake()
+        return page
+
+    async def _read_page(self, what: tuple[str, FeedCursor]) -> _Page | None:
+        """Reads behind a cursor, for all streams that are there."""
+        tenant_id, cursor = what
+        feed = self._feeds.get(tenant_id)
+        if feed is None:
+            return None
+        page = await self._reads.run(lambda: self._read(feed, cursor))
+        if page is None:
+            return None
+        run = FeedBatch(page.entries) if page.entries else None
+        return _Page(run, advanced(cursor, page.entries), feed.redaction_count)
+
+    async def _reincarnated(self, feed: _Watched, incarnation: str) -> None:
+        """The database has restarted, or another one has taken over: is what was delivered still there?"""
+        tip = feed.tip
+        if tip is None:
+            return
+        lost = await self._store.find_lost(feed.tenant_id, tip.witnesses) if tip.witnesses else None
+        if self._feeds.get(feed.tenant_id) is not feed or feed.tip is not tip:
+            return
+        if lost is None:
+            feed.incarnation = incarnation
+        else:
+            self._succeeded(feed)
+
+    def _succeeded(self, dead: _Watched) -> None:
+        """The history that a feed has followed no longer exists: every stream proves its cursor at a new one."""
+        _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
+        feed = _Watched(dead.tenant_id, self.limits)
+        feed.succeed(dead)
+        feed.streams, dead.streams = dead.streams, set()
+        self._feeds[dead.tenant_id] = feed
+        self._rings.removed(dead)
+        for stream in feed.streams:
+            stream._feed = feed
+            stream._proved = False
+            stream.wake()
+
+    def _note_redactions(self, feed: _Watched, page: FeedPage) -> None:
+        """What was read with a redaction has been read as it is now; what was there before may show more."""
+        for entry in page.entries:
+            if entry.entry.type == REDACTED:
+                seq = Event.FromString(entry.entry.data).message.seq
+                session_id = entry.place.session_id
+                feed.redact(session_id, seq)
+                self.on_redacted((feed.tenant_id, session_id), seq, entry.place.seq)
+
+
+def _same(error: Exception) -> Exception:
+    return error

@@ -1,0 +1,228 @@
+"""The hub of one process: streams of what is committed, by any replica.
+
+What is committed here comes in as bytes, without a read; what other replicas commit is read once for all streams of a
+session, or of a tenant, when the bus says that there is something. Below both lies the poll: one look at the ends of
+all watched logs every second, which bounds the cost of anything that was not heard, and proves bookmarks.
+
+Bounded: streams by Limits.watchers (TooManyWatchers), memory by the rings' limits (slower streams read from the store),
+reads by Limits.reads (others wait their turn). A stream has no queue: one that is not read costs nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.rows import Writes
+from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
+from sessiond_server.events.bus import Bus, Deltas, Hint
+from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, SessionStream
+from sessiond_server.events.feeds import Feeds
+from sessiond_server.events.limits import Limits
+from sessiond_server.events.reads import Reads
+from sessiond_server.events.rings import Rings
+from sessiond_server.events.sessions import Sessions
+from sessiond_server.store.contract import Store
+
+_log = logging.getLogger("sessiond.events")
+
+HEADS: Final = 10_000
+"""Logs whose ends one statement reads."""
+RETRY_AFTER: Final = 5.0
+"""Seconds that a refused watcher is told to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """For health and metrics."""
+
+    streams: int
+    sessions: int
+    feeds: int
+    """Watched ones."""
+    ring_bytes: int
+    away: bool
+    """The store has not answered the poll of late."""
+
+
+class EventHub:
+    """A Hub (see contract.py) on a store and a bus. Use as `async with EventHub(store, bus) as hub`.
+
+    `store` is the truth itself, not a cache of it. Closing it ends all streams with Draining, and closes neither store
+    nor bus. Belongs to the loop that it is made on.
+    """
+
+    def __init__(self, store: Store, bus: Bus, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._store = store
+        self._bus = bus
+        self._clock = asyncio.get_running_loop().time
+        reads, rings = Reads(self._limits.reads), Rings(self._limits.total_ring_bytes)
+        self._rings = rings
+        self._sessions = Sessions(store, self._limits, reads, rings)
+        self._feeds = Feeds(store, self._limits, reads, rings)
+        self._sessions.on_redacted = self._feeds.redacted
+        self._feeds.on_redacted = self._sessions.redacted
+        self._streams = 0
+        self._watched = asyncio.Event()
+        """There is a stream."""
+        self._unheard = asyncio.Event()
+        """The poll is not to wait."""
+        self._answered = 0.0
+        """When the store last answered the poll, by the loop's clock."""
+        self._away = False
+        self._closed = False
+        self._poller: asyncio.Task[None] | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> "EventHub":
+        self._stop_listening = self._bus.listen(self)
+        self._poller = asyncio.get_running_loop().create_task(self._poll(), name="event-poll")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        self._stop_listening()
+        assert self._poller is not None
+        self._poller.cancel()
+        await asyncio.gather(self._poller, return_exceptions=True)
+        self._fail(Draining)
+        await self._sessions.end()
+        await self._feeds.end()
+
+    def state(self) -> HubState:
+        return HubState(self._streams, len(self._sessions), len(self._feeds), self._rings.held, self._away)
+
+    @asynccontextmanager
+    async def watch_session(
+        self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
+    ) -> AsyncIterator[tuple[SessionStream, SessionSnapshot | None]]:
+        """As Hub.watch_session. Behind the final event of a deleted session, and at its position, there is nothing:
+        SessionNotFound. From before the first event of a deleted session: PositionCompacted."""
+        self._admit()
+        try:
+            stream, snapshot = await self._sessions.open(scope, session_id, after, content=content, deltas=deltas)
+            try:
+                yield stream, snapshot
+            finally:
+                self._sessions.close(stream)
+        finally:
+            self._dismiss()
+
+    @asynccontextmanager
+    async def watch_feed(
+        self, scope: Scope, after: FeedCursor | None, *, from_beginning: bool
+    ) -> AsyncIterator[FeedStream]:
+        """As Hub.watch_feed."""
+        self._admit()
+        try:
+            stream = await self._feeds.open(scope, after, from_beginning=from_beginning)
+            try:
+                yield stream
+            finally:
+                self._feeds.close(stream)
+        finally:
+            self._dismiss()
+
+    @property
+    def incarnation(self) -> str:
+        """Of the database, as far as is known: what `committed` must be told with."""
+        return self._sessions.incarnation
+
+    def committed(self, writes: Writes, incarnation: str) -> None:
+        """This process has committed these writes; `incarnation` was the hub's before the transaction began.
+
+        Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.
+        """
+        if self._streams:
+            self._sessions.committed(writes, incarnation)
+            self._feeds.committed(writes)
+
+    def hinted(self, hints: Sequence[Hint]) -> None:
+        """As Listener.hinted."""
+        if self._streams:
+            for hint in hints:
+                self._sessions.hinted(hint.key, hint.seq)
+                self._feeds.hinted(hint.key[0])
+
+    def passed(self, deltas: Deltas) -> None:
+        """As Listener.passed."""
+        self._sessions.passed(deltas.key, deltas.data)
+
+    def unheard(self) -> None:
+        """As Listener.unheard."""
+        self._unheard.set()
+
+    def _admit(self) -> None:
+        if self._closed:
+            raise Draining
+        if self._streams >= self._limits.watchers:
+            raise TooManyWatchers(RETRY_AFTER)
+        self._streams += 1
+        if not self._watched.is_set():
+            self._answered = self._clock()
+            self._watched.set()
+
+    def _dismiss(self) -> None:
+        self._streams -= 1
+        if not self._streams:
+            self._watched.clear()
+
+    def _fail(self, failure: Callable[[], Exception]) -> None:
+        self._sessions.fail(failure)
+        self._feeds.fail(failure)
+
+    async def _poll(self) -> None:
+        """Looks at everything that is watched, until cancelled."""
+        while True:
+            if not self._watched.is_set():
+                await self._watched.wait()
+                self._answered = self._clock()
+            self._unheard.clear()
+            await self._look()
+            interval = self._limits.poll if self._bus.ready else self._limits.fast_poll
+            try:
+                async with asyncio.timeout(interval):
+                    await self._unheard.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> None:
+        """One look. When the store has been away for too long, all streams end."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout_at(max(self._answered + self._limits.outage, began + self._limits.poll)):
+                await self._look_at_heads()
+        except (StoreUnavailable, TimeoutError) as error:
+            self._lose_sight(error)
+        except Exception as error:
+            _log.error("cannot look at the ends of the watched logs", exc_info=error)
+            self._lose_sight(error)
+        else:
+            if self._away:
+                _log.info("the store answers again")
+            self._away = False
+            self._answered = began
+            self._feeds.look()
+
+    async def _look_at_heads(self) -> None:
+        watched = self._sessions.watched()
+        # The feeds alone make it worth a look whether the store is there.
+        for start in range(0, max(len(watched), 1), HEADS):
+            polled = watched[start : start + HEADS]
+            self._sessions.see_heads(polled, await self._store.log_heads([key for key, _ in polled]))
+
+    def _lose_sight(self, error: Exception) -> None:
+        if not self._away:
+            _log.warning("the store does not answer: streams wait, for %g s at most", self._limits.outage)
+        self._away = True
+        self._sessions.disprove()
+        self._feeds.disprove()
+        if self._clock() - self._answered >= self._limits.outage:
+            self._fail(StoreUnavailable)

@@ -1,0 +1,56 @@
+"""Reads of the store for streams: a few at a time, and each once for all who want the same."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from sessiond_server import failpoints
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Reads:
+    """Turns to read. At most `most` reads are under way; who waits for a turn is bounded by the number of streams."""
+
+    def __init__(self, most: int) -> None:
+        self._turns = asyncio.Semaphore(most)
+
+    async def run(self, read: Callable[[], Awaitable[V]]) -> V:
+        """What `read` answers, or raises, when its turn has come."""
+        async with self._turns:
+            if failpoints.armed:
+                await failpoints.reach("before_read")
+            return await read()
+
+
+class Shared(Generic[K, V]):
+    """Work that many wait for, done once for each key at a time. Whoever comes while it is under way joins it."""
+
+    def __init__(self, work: Callable[[K], Coroutine[Any, Any, V]]) -> None:
+        self._work = work
+        self._tasks: dict[K, asyncio.Task[V]] = {}
+
+    def start(self, key: K) -> "asyncio.Task[V]":
+        """The work for this key, under way. It goes on when those who wait for it are cancelled: await it shielded."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.get_running_loop().create_task(self._work(key))
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return task
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._tasks
+
+    async def close(self) -> None:
+        """Cancels all of it."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, key: K, task: "asyncio.Task[V]") -> None:
+        del self._tasks[key]
+        if not task.cancelled():
+            # Whoever waits has it; nobody may wait any more.
+            task.exception()

@@ -1,0 +1,482 @@
+"""The sessions that this process watches: their channels, the streams on them, and the reads that keep them going."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain import ids, wire
+from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.log import LogEntry
+from sessiond_server.domain.rows import EventRow, Key, Writes
+from sessiond_server.errors import (
+    NotFound,
+    PositionCompacted,
+    PositionGone,
+    PositionLost,
+    SessionNotFound,
+    StoreUnavailable,
+)
+from sessiond_server.events.channel import APPENDED, START, Channel, Fit, Where, check, cursor_after
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
+from sessiond_server.events.deltas import DeltaLane
+from sessiond_server.events.limits import BATCH_EVENTS, Limits
+from sessiond_server.events.reads import Reads, Shared
+from sessiond_server.events.rings import Rings
+from sessiond_server.events.streams import Stream, Waiting
+from sessiond_server.store.contract import Freshness, LogHeads, Store
+
+_log = logging.getLogger("sessiond.events")
+
+_STRONG: Final = Freshness(strong=True)
+_PRIMED: Final = 32
+"""Events before a new watcher of deltas whose messages' deltas are over."""
+
+
+class _Watched(Channel):
+    """A channel with its streams."""
+
+    __slots__ = ("lane", "pulling", "streams", "waiting")
+
+    def __init__(self, key: Key, limits: Limits, incarnation: str) -> None:
+        super().__init__(key, limits, incarnation)
+        self.streams: set[SessionWatcher] = set()
+        self.waiting = Waiting()
+        self.pulling = False
+        """A read behind the tip is under way."""
+        self.lane: DeltaLane | None = None
+        """While somebody wants deltas."""
+
+
+class _Page:
+    """What a read behind one cursor has brought."""
+
+    __slots__ = ("end", "redactions", "run", "user_id")
+
+    def __init__(self, run: Batch | None, end: Cursor, user_id: str, redactions: int) -> None:
+        self.run = run
+        self.end = end
+        self.user_id = user_id
+        self.redactions = redactions
+        """Of the channel, when the page was good."""
+
+
+class SessionWatcher(Stream):
+    """See contract.SessionStream. Made by Sessions.open."""
+
+    __slots__ = ("_bookmarked", "_channel", "_deltas_taken", "_sessions", "_user_id", "cursor", "head_seq")
+
+    def __init__(self, sessions: "Sessions", channel: _Watched, user_id: str, due: float) -> None:
+        super().__init__(due)
+        self.cursor = START
+        self.head_seq = 0
+        self._sessions = sessions
+        self._channel = channel
+        self._user_id = user_id
+        self._bookmarked = 0
+        self._deltas_taken = -1
+        """-1: none are wanted."""
+
+    async def next(self) -> Batch | CaughtUp | DeltasPassed:
+        """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
+        when the hub has closed.
+
+        Await it directly in one task: what a cancelled wrapper around it has received and not handed on is lost.
+        """
+        sessions = self._sessions
+        while True:
+            if self._failure is not None:
+                raise self._failure()
+            channel = self._channel
+            found = channel.after(self.cursor)
+            if found is Where.ELSEWHERE:
+                page = await sessions.page(self)
+                if page is None or page.redactions != self._channel.redaction_count:
+                    continue
+                if page.run is not None:
+                    return self._advance(page.run, page.end)
+            elif found is Where.TIP:
+                if channel.final is not None:
+                    raise SessionNotFound(channel.key[1])
+                now = sessions.clock()
+                if (passed := self._deltas()) is not None:
+                    self._due = now + sessions.limits.bookmark
+                    return passed
+                if now >= self._due and (read_us := self._proof()) is not None:
+                    self._due = now + sessions.limits.bookmark
+                    return CaughtUp(read_us)
+                sessions.stir(channel, wanted=True)
+                await self._wait(channel.waiting)
+            else:
+                return self._advance(*found)
+
+    def _advance(self, batch: Batch, end: Cursor) -> Batch:
+        sessions = self._sessions
+        self.cursor = end
+        self.head_seq = batch.head_seq
+        self._due = sessions.clock() + sessions.limits.bookmark
+        return batch
+
+    def _deltas(self) -> DeltasPassed | None:
+        lane = self._channel.lane
+        if self._deltas_taken < 0 or lane is None:
+            return None
+        passed = lane.after(self._deltas_taken)
+        self._deltas_taken = lane.count
+        return passed
+
+    def _proof(self) -> int | None:
+        """When a read has shown that nothing follows the cursor, unless a bookmark has said so already."""
+        proof = self._channel.proof
+        if proof is None or proof[0] != self.cursor or proof[1] <= self._bookmarked:
+            return None
+        self._bookmarked = proof[1]
+        self.head_seq = self.cursor.seq
+        return proof[1]
+
+
+class Sessions:
+    """The streams of all watched sessions. Belongs to the hub, which tells it of commits, hints and ends of logs."""
+
+    def __init__(
+        self, store: Store, limits: Limits, reads: Reads, rings: Rings, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self.limits: Final = limits
+        self.clock: Final = asyncio.get_running_loop().time
+        self.incarnation = ""
+        """Of the database, as the last poll has seen it. What was read or committed while it was another is not taken
+        in when it arrives; what was taken in before is proved again."""
+        self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
+        """Called when it becomes known that the event of that session at `seq` was rewritten."""
+        self._store = store
+        self._reads = reads
+        self._rings = rings
+        self._wall_clock = wall_clock
+        self._channels: dict[Key, _Watched] = {}
+        self._pages: Shared[tuple[Key, Cursor], _Page | None] = Shared(self._read)
+
+    def __len__(self) -> int:
+        """Watched sessions."""
+        return len(self._channels)
+
+    async def open(
+        self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
+    ) -> tuple[SessionWatcher, SessionSnapshot | None]:
+        """As Hub.watch_session; to be ended with `close`."""
+        key = (scope.tenant_id, session_id)
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = _Watched(key, self.limits, self.incarnation)
+            channel.on_redacted = self.on_redacted
+        stream = SessionWatcher(self, channel, scope.user_id, self.clock() + self.limits.bookmark)
+        # Before the first read: from here on nothing is missed.
+        channel.streams.add(stream)
+        try:
+            if deltas:
+                if channel.lane is None:
+                    channel.lane = DeltaLane(self.limits)
+                    channel.on_appended = channel.lane.supersede
+                stream._deltas_taken = channel.lane.count
+            snapshot = await self._start(stream, scope, content) if after is None else None
+            if after is not None:
+                await self._resume(stream, after)
+            if deltas:
+                await self._prime(stream)
+        except BaseException:
+            self.close(stream)
+            raise
+        return stream, snapshot
+
+    def close(self, stream: SessionWatcher) -> None:
+        channel = stream._channel
+        channel.streams.discard(stream)
+        if not channel.streams:
+            if self._channels.get(channel.key) is channel:
+                del self._channels[channel.key]
+            self._rings.removed(channel)
+        elif stream._deltas_taken >= 0 and all(other._deltas_taken < 0 for other in channel.streams):
+            channel.lane = channel.on_appended = None
+
+    def fail(self, failure: Callable[[], Exception]) -> None:
+        """Ends all streams."""
+        for channel in self._channels.values():
+            for stream in channel.streams:
+                stream.fail(failure)
+
+    def disprove(self) -> None:
+        """The store cannot be asked: until it can, nothing proves that nothing happened."""
+        for channel in self._channels.values():
+            channel.proof = None
+
+    async def end(self) -> None:
+        """Cancels what is under way."""
+        await self._pages.close()
+
+    def committed(self, writes: Writes, incarnation: str) -> None:
+        """See EventHub.committed."""
+        channels = self._channels
+        watched = {row.key: row.head.version for row in writes.heads if row.key in channels}
+        if not watched:
+            return
+        rows: dict[Key, list[EventRow]] = {}
+        for event in writes.events:
+            if event.key in watched:
+                rows.setdefault(event.key, []).append(event)
+        for key, events in rows.items():
+            self._commit(channels[key], events, incarnation)
+        for key, message in writes.redactions:
+            if key in watched:
+                channels[key].redact(message.seq, watched[key])
+                self._rings.changed(channels[key])
+        for key in rows:
+            self.stir(channels[key])
+
+    def hinted(self, key: Key, seq: int) -> None:
+        """Somebody says that the session's log has reached `seq`."""
+        channel = self._channels.get(key)
+        if channel is not None:
+            channel.hear(seq)
+            self.stir(channel)
+
+    def redacted(self, key: Key, seq: int, by: int) -> None:
+        """Somebody has read the redaction, at `by`, of the event at `seq`."""
+        channel = self._channels.get(key)
+        if channel is not None:
+            channel.redact(seq, by)
+            self._rings.changed(channel)
+
+    def passed(self, key: Key, data: Sequence[bytes]) -> None:
+        """Deltas of the session passed by."""
+        channel = self._channels.get(key)
+        if channel is not None and channel.lane is not None and channel.lane.add(data):
+            for stream in channel.streams:
+                if stream._deltas_taken >= 0:
+                    stream.wake()
+
+    def watched(self) -> list[tuple[Key, Cursor]]:
+        """Every watched session with the tip that the end of its log is to be compared with."""
+        return [(key, channel.tip) for key, channel in self._channels.items() if channel.tip is not None]
+
+    def see_heads(self, polled: Sequence[tuple[Key, Cursor]], heads: LogHeads) -> None:
+        """The ends of the logs, read after `watched` answered with `polled`."""
+        now = self.clock()
+        self.incarnation = heads.incarnation
+        for (key, tip), head in zip(polled, heads.heads, strict=True):
+            channel = self._channels.get(key)
+            if channel is None or channel.tip is None:
+                continue
+            channel.forget_batches()
+            channel.see_head(tip, head, heads.incarnation, heads.now_us)
+            self.stir(channel)
+            if channel.proof is not None:
+                for stream in channel.streams:
+                    stream.wake_if_due(now)
+
+    def stir(self, channel: _Watched, *, wanted: bool = False) -> None:
+        """Reads behind the tip when there is a reason to, and somebody waits for it; `wanted`: the caller does."""
+        tip = channel.tip
+        if channel.pulling or tip is None:
+            return
+        if channel.suspect or (channel.behind and (wanted or channel.waiting.count)):
+            channel.pulling = True
+            task = self._pages.start((channel.key, tip))
+            task.add_done_callback(partial(self._pulled, channel))
+
+    async def page(self, stream: SessionWatcher) -> _Page | None:
+        """What lies behind the stream's cursor, from the store; None: look again, something has changed.
+
+        Raises what `check` raises; SessionNotFound.
+        """
+        channel = stream._channel
+        task = self._pages.start((channel.key, stream.cursor))
+        # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
+        await asyncio.wait({task})
+        if task.cancelled():
+            return None
+        error = task.exception()
+        if isinstance(error, StoreUnavailable):
+            # Until the hub gives up on the store, or it answers again.
+            await stream._wait(channel.waiting, self.limits.poll)
+            return None
+        page = task.result()
+        if page is not None and stream._user_id not in ("", page.user_id):
+            raise SessionNotFound(channel.key[1])
+        return page
+
+    async def _start(self, stream: SessionWatcher, scope: Scope, content: bool) -> SessionSnapshot:
+        """From the session as it is."""
+        key = stream._channel.key
+        while True:
+            incarnation = self.incarnation
+            snapshot = await self._reads.run(
+                lambda: self._store.get_session(scope, key[1], content=content, freshness=_STRONG)
+            )
+            event_id = Session.FromString(snapshot.core).last_event_id
+            if not event_id:
+                event_id = await self._event_id(key, snapshot.version)
+            if incarnation == self.incarnation:
+                break
+        stream.cursor = Cursor(snapshot.version, event_id)
+        stream.head_seq = snapshot.version
+        self._take(stream._channel, stream.cursor, [], incarnation)
+        return snapshot
+
+    async def _event_id(self, key: Key, seq: int) -> str:
+        """For sessions from before the field was there."""
+        page = await self._reads.run(lambda: self._store.read_log(key, after_seq=seq, limit=1))
+        if page.before is None:
+            raise SessionNotFound(key[1])
+        return page.before.event_id
+
+    async def _resume(self, stream: SessionWatcher, after: Cursor) -> None:
+        """From a cursor of another day, proved by a read."""
+        key = stream._channel.key
+        stream.cursor = after
+        while True:
+            task = self._pages.start((key, after))
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise StoreUnavailable
+            page = task.result()
+            if page is not None:
+                break
+        if stream._user_id not in ("", page.user_id):
+            raise SessionNotFound(key[1])
+        final = stream._channel.final
+        if final is not None:
+            if final.seq == after.seq:
+                raise SessionNotFound(key[1])
+            if after == START:
+                raise PositionCompacted(key[1], final.seq)
+        stream.head_seq = stream._channel.head_seq
+
+    async def _prime(self, stream: SessionWatcher) -> None:
+        """Deltas that come late, for messages that the stream begins after, are not shown."""
+        channel = stream._channel
+        after = max(0, stream.cursor.seq - _PRIMED)
+        page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
+        lane = stream._channel.lane
+        for entry in page.entries:
+            if entry.type == APPENDED and lane is not None:
+                lane.supersede(entry)
+
+    async def _read(self, what: tuple[Key, Cursor]) -> _Page | None:
+        """Reads behind a cursor, for all streams that are there; what it brings is the channel's too."""
+        key, cursor = what
+        while True:
+            page = await self._reads.run(lambda: self._read_once(key, cursor))
+            if page is not None:
+                return page
+            if key not in self._channels:
+                return None
+
+    async def _read_once(self, key: Key, cursor: Cursor) -> _Page | None:
+        """None: what was read is out of date already."""
+        incarnation, channel = self.incarnation, self._channels.get(key)
+        if channel is None:
+            return None
+        asked, since = channel.wanted, channel.redaction_count
+        try:
+            page = await self._store.read_log(key, after_seq=cursor.seq, limit=BATCH_EVENTS)
+        except NotFound:
+            if cursor.seq and self._is_remembered(cursor.event_id):
+                raise PositionLost(key[1], cursor.seq) from None
+            raise
+        channel = self._channels.get(key)
+        if channel is None or incarnation != self.incarnation or channel.spoiled(since, page):
+            return None
+        check(key, cursor, page)
+        channel = self._take(channel, cursor, page.entries, incarnation)
+        channel.read(asked, page)
+        end = cursor_after(page.entries[-1]) if page.entries else cursor
+        run = Batch(page.entries, page.head.version) if page.entries else None
+        return _Page(run, end, page.user_id, channel.redaction_count)
+
+    def _take(self, channel: _Watched, before: Cursor, entries: Sequence[LogEntry], incarnation: str) -> _Watched:
+        """Gives the channel what was read; it, or its successor when it turns out to have followed a dead history."""
+        tip = channel.tip
+        fit = channel.append(before, entries, announced=False)
+        if fit is Fit.MISMATCH:
+            channel, tip = self._succeeded(channel), None
+            fit = channel.append(before, entries, announced=False)
+        elif fit is Fit.GAP:
+            channel.jump(before, entries)
+        if tip is None or (entries[-1].seq if entries else before.seq) >= tip.seq:
+            channel.proved(incarnation)
+        self._grown(channel, tip)
+        return channel
+
+    def _commit(self, channel: _Watched, rows: Sequence[EventRow], incarnation: str) -> None:
+        """Events that this process has committed, and that need not be read therefore."""
+        first, last, tip = rows[0], rows[-1], channel.tip
+        if incarnation != self.incarnation:
+            channel.hear(last.seq)
+            return
+        if channel.follows(first.seq, last.seq):
+            entries = [
+                LogEntry(
+                    row.seq,
+                    row.event_id,
+                    row.previous_event_id,
+                    row.type,
+                    wire.event(row.type, row.head, row.body, row.content),
+                )
+                for row in rows
+            ]
+            fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries, announced=True)
+        else:
+            fit = channel.append(Cursor(last.seq, last.event_id), [], announced=True)
+        if fit is Fit.JOINED:
+            self._grown(channel, tip)
+            return
+        channel.hear(last.seq)
+        if fit is Fit.MISMATCH:
+            channel.suspect = True
+
+    def _grown(self, channel: _Watched, tip: Cursor | None) -> None:
+        self._rings.changed(channel)
+        if channel.tip != tip:
+            for stream in channel.streams:
+                stream.wake()
+
+    def _pulled(self, channel: _Watched, task: "asyncio.Task[_Page | None]") -> None:
+        """A read behind the tip has ended."""
+        channel.pulling = False
+        if task.cancelled() or self._channels.get(channel.key) is not channel:
+            return
+        error = task.exception()
+        if error is None:
+            self.stir(channel)
+        elif isinstance(error, PositionGone | NotFound):
+            self._succeeded(channel)
+        elif isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
+            # The poll comes back to a store that is away. A defect ends the streams, rather than that they wait on.
+            _log.error("cannot follow a session", exc_info=error)
+            for stream in channel.streams:
+                stream.fail(partial(_same, error))
+
+    def _succeeded(self, dead: _Watched) -> _Watched:
+        """The history that a channel has followed no longer exists: every stream proves its cursor at a new one."""
+        _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
+        channel = _Watched(dead.key, self.limits, self.incarnation)
+        channel.succeed(dead)
+        channel.lane = dead.lane
+        channel.streams, dead.streams = dead.streams, set()
+        self._channels[dead.key] = channel
+        self._rings.removed(dead)
+        for stream in channel.streams:
+            stream._channel = channel
+            stream.wake()
+        return channel
+
+    def _is_remembered(self, event_id: str) -> bool:
+        """Whether the event is so young that the store would still know of its session's deletion."""
+        made = ids.time_ms(event_id)
+        return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
+
+
+def _same(error: Exception) -> Exception:
+    return error

@@ -1,0 +1,55 @@
+"""What streams of a session and of a tenant have in common: they wait for the one thing that they follow."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Waiting:
+    """How many streams wait for something new. While there is none, nothing needs to be read."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Stream:
+    """A cursor of one task. Holds no task, no timer and no events: a few hundred bytes while it waits."""
+
+    __slots__ = ("_due", "_failure", "_waiter")
+
+    def __init__(self, due: float) -> None:
+        self._due = due
+        """When a bookmark is due, by the loop's clock."""
+        self._failure: Callable[[], Exception] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """There may be something new. Costs nothing when the stream does not wait."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def wake_if_due(self, now: float) -> None:
+        """Wakes a stream that is due a bookmark."""
+        if self._waiter is not None and self._due <= now:
+            self.wake()
+
+    def fail(self, failure: Callable[[], Exception]) -> None:
+        """`next` raises what `failure` makes, from now on."""
+        self._failure = failure
+        self.wake()
+
+    async def _wait(self, waiting: Waiting, at_most: float | None = None) -> None:
+        """Until `wake`, `at_most` so many seconds. Cancelling it leaves nothing behind."""
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None if at_most is None else loop.call_later(at_most, self.wake)
+        waiting.count += 1
+        try:
+            await waiter
+        finally:
+            waiting.count -= 1
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
