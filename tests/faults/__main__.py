@@ -1,22 +1,37 @@
-"""`make faults`: fault campaigns of any size, each closed by one line of figures.
+"""`make faults`: fault campaigns of any size, each closed by one line of figures (docs/reliability.md).
 
 Exits with 1 unless everything that must be 0 is 0.
 """
 
 import argparse
-import asyncio
 import os
 import random
 import sys
 import tempfile
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sessiond_server.embedded import EmbeddedServers
-from tests.faults import postgres_stops, redis_faults, server_kills
+import uvloop
 
-KINDS = ("postgres", "redis", "server")
+from sessiond_server.embedded import EmbeddedServers
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills
+from tests.faults.judgement import Judgement
+from tests.faults.schedule import Mix
+
+STREAMED = {
+    "all": "all",
+    "kills": "kills",
+    "bell": "redis",
+    "restarts": "restarts",
+    "failover": "failovers",
+    "failpoints": "failpoints",
+    "proxy": "proxy",
+}
+"""Kinds with three replicas and subscribers, and what Mix calls them."""
+MIXED = tuple(field.name for field in fields(Mix))
+KINDS = (*STREAMED, "postgres", "redis", "server")
 
 
 def main() -> int:
@@ -26,20 +41,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)  # the account that root starts Postgres as must be able to enter
         try:
-            report = asyncio.run(_run(arguments, seed, Path(folder)))
+            report = uvloop.run(_run(arguments, seed, Path(folder)))
         except KeyboardInterrupt:
             print("\ninterrupted; nothing was judged", file=sys.stderr)
             return 130
         if not report.sound:
             print(Path(folder, "server.log").read_text()[-4000:], file=sys.stderr)
+        if isinstance(report, Judgement):
+            print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
     print(report.line(), flush=True)
     return 0 if report.sound else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--kind", choices=KINDS, default="server", help="what is hurt (KIND=)")
-    parser.add_argument("-n", type=_count, default=20, help="how many faults, 1 to 10000 (N=; default 20)")
+    parser.add_argument(
+        "--kind", choices=KINDS, default="server",
+        help="what is hurt (KIND=): `all` or one of it (kills, bell, restarts, failover, failpoints, proxy), with "
+        "three replicas and subscribers; server, postgres, redis: writes and reads alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "-n",
+        type=_count,
+        default=20,
+        help="how many faults, 1 to 10000 (N=; default 20); `all`: kills, besides the rest",
+    )
+    for name in MIXED:
+        parser.add_argument(f"--{name}", type=int, help="of this kind, instead of its share of `all`")
     parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
     parser.add_argument("--settle", type=float, default=60.0, help="redis: seconds until the cache must be right again")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
@@ -53,8 +81,15 @@ def _count(text: str) -> int:
     return value
 
 
-async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> "server_kills.Report | redis_faults.Report":
+async def _run(
+    arguments: argparse.Namespace, seed: int, folder: Path
+) -> "server_kills.Report | redis_faults.Report | Judgement":
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
+    if arguments.kind in STREAMED:
+        given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
+        mix = replace(Mix.of(STREAMED[arguments.kind], arguments.n), **given_counts)
+        size = {name: value for name, value in _size(arguments, seed).items() if name != "faults"}
+        return await event_stream.campaign(folder, log, mix=mix, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     campaign: Any = server_kills.campaign

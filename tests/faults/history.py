@@ -23,7 +23,7 @@ class Opened(NamedTuple):
     """Which one it is of; -1: unknown."""
     seq: int
     """Session streams: after which event. Feeds: 0 for one that begins now, -1 for one that resumes, -2 for one that
-    begins with the oldest event."""
+    begins with the oldest event. Both: -3 when the answer names another position than was given."""
     event_id: bytes
     snapshot: bytes
     """The session, serialised; b"" when the stream resumed."""

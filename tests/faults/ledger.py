@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from zlib import crc32
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
@@ -22,6 +23,11 @@ class Ack(NamedTuple):
     began: float
     """When the call was made that was acknowledged, after whatever others for the same append."""
     text: str
+
+    @property
+    def crc(self) -> int:
+        """As histories have texts."""
+        return crc32(self.text.encode())
 
 
 @dataclass

@@ -63,9 +63,10 @@ class Load:
             due = max(due, loop.time() - self._pause) + self._pause
             number += 1
             session_id = self._sessions[(worker + number) % len(self._sessions)]
-            await self._append(session_id, f"{self._name} {worker}, message {number}")
+            await self.append(session_id, f"{self._name} {worker}, message {number}")
 
-    async def _append(self, session_id: str, text: str) -> None:
+    async def append(self, session_id: str, text: str) -> None:
+        """Returns when it is acknowledged."""
         self.ledger.attempt(session_id, text)
         request_id, began = sessiond.new_request_id(), asyncio.get_running_loop().time()
         while True:

@@ -180,17 +180,19 @@ class PostgresPair:
                 while await connection.fetchval(state) != wanted:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(POLL)
 
-    async def fail_over(self, lag: Callable[[], Awaitable[None]] | None, survey: Survey | None = None) -> None:
+    async def fail_over(
+        self, meanwhile: Callable[[], Awaitable[None]], survey: Survey | None = None, *, synchronous: bool
+    ) -> None:
         """The primary dies and the standby takes over. Returns when it has; `rebuild` makes the dead one a standby.
 
-        Without `lag` the standby is synchronous: no commit has been acknowledged that it does not have. With it, it
-        gets nothing while `lag` runs: what is committed meanwhile is lost. `survey` sees what has survived, before
+        Synchronous: while `meanwhile` runs, no commit is acknowledged that the standby does not have. Asynchronous: it
+        gets nothing while `meanwhile` runs, so what is committed then is lost. `survey` sees what has survived, before
         anything is written to it.
         """
-        await self.streaming(synchronous=lag is None)
-        if lag is not None:
+        await self.streaming(synchronous=synchronous)
+        if not synchronous:
             self._link.stall()
-            await lag()
+        await meanwhile()
         await self.primary.stop(signal.SIGQUIT)
         self._link.cut()
         async with self.standby.connected() as connection:

@@ -21,23 +21,31 @@ class Replica:
     """One server process on a database that outlives it."""
 
     def __init__(self, postgres_dsn: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
         self._environment = {**os.environ, **(environment or {}), "SESSIOND_POSTGRES_DSN": postgres_dsn}
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Returns once the process exists; clients find out by themselves when it answers."""
+    @property
+    def ended(self) -> bool:
+        """Whether it has, by itself or not."""
+        return self._process is not None and self._process.returncode is not None
+
+    async def start(self, more: Mapping[str, str] | None = None) -> None:
+        """Returns once the process exists; clients find out by themselves when it answers. `more`: environment, for
+        this time."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "sessiond_server", "serve", "--listen", self.address,
-                env=self._environment, stdout=log, stderr=log,
+                env={**self._environment, **(more or {})}, stdout=log, stderr=log,
             )  # fmt: skip
 
     async def kill(self) -> None:
         """SIGKILL: no time for last words."""
         assert self._process is not None
-        self._process.kill()
+        if self._process.returncode is None:
+            self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> int:

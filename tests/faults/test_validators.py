@@ -162,6 +162,8 @@ BEGINNING = Opened(0.0, 0, -2, b"", b"")
         ([NOW, *FEED[3:]], acks((2.0, A, 2)), Findings(lost=1)),
         ([NOW], acks((2.0, B, 3)), Findings(lost=1)),
         ([NOW, *FEED, FEED[5]], (), Findings(duplicated=1)),
+        ([NOW, *FEED[:3], CLOSED, NOW._replace(seq=-1), *FEED[3:]], (), SOUND),
+        ([NOW, *FEED[:3], CLOSED, NOW, *FEED[3:]], (), Findings(restarted=1)),
         ([NOW, FEED[0], FEED[2], FEED[1], *FEED[3:]], (), Findings(reordered=1)),
         ([NOW, FEED[0], FEED[1], FEED[4], FEED[3], FEED[2], FEED[5]], (), Findings(reordered=2)),
         ([NOW, *FEED[:5], event(B, 3, "x", after="")], (), Findings(diverged=1)),

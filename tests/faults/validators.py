@@ -109,6 +109,7 @@ def feed_findings(history: Iterable[Segment], truth: Truth, acks: Sequence[Ack])
             reordered=ordered(segment) + commit_ordered(segment, truth),
             diverged=diverged(segment, truth),
             unfounded=unfounded(segment, None, truth),
+            restarted=restarted_feed(segment),
             false_bookmarks=bookmarked(segment, acks, None),
         )
     return found
@@ -234,6 +235,12 @@ def restarted(segment: Segment) -> int:
         elif isinstance(record, Got):
             seq, event_id = record.seq, record.event_id
     return found
+
+
+def restarted_feed(segment: Segment) -> int:
+    """As `restarted`: streams but the first that did not resume."""
+    starts = [record.seq for record in segment.records if isinstance(record, Opened)]
+    return sum(seq != -1 for seq in starts[1:])
 
 
 def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) -> int:

@@ -1,0 +1,209 @@
+"""The campaign of the event stream: everything is hurt under writes and subscribers, and every history is judged.
+
+G1, G2, G4 and G7 to G10: nothing acknowledged is lost, and every subscriber has been given everything, once, in order,
+or been told what was lost.
+"""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+import sessiond
+from tests.faults.audience import Audience, seats
+from tests.faults.judgement import Judgement, judged
+from tests.faults.ledger import Ledger
+from tests.faults.load import Load
+from tests.faults.schedule import Fault, Mix, schedule
+from tests.faults.site import Site
+from tests.faults.validators import Failover
+
+BOOKMARKS = 1.0
+"""Seconds between the bookmarks of an idle stream."""
+SILENCE = 3.0
+"""Seconds without a frame after which a subscriber looks for another replica."""
+STANDSTILL = 60.0
+"""Seconds without an acknowledged write after which the campaign gives up."""
+PATIENCE = 30.0
+"""Seconds that subscribers have in the end to receive the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much goes on meanwhile."""
+
+    sessions: int = 20
+    quiet: int = 2
+    """Of the sessions: written to every other second, so that their watchers get bookmarks."""
+    hot_share: float = 0.3
+    """Of the writes, to the first session."""
+    hot_watchers: int = 12
+    watchers: int = 48
+    """Of the other sessions."""
+    feeds: int = 2
+    workers: int = 64
+    pause: tuple[float, float] = (1.0, 3.0)
+    """Seconds between two faults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A fault, and when."""
+
+    fault: Fault
+    began: float
+    ended: float
+
+
+async def campaign(
+    folder: Path,
+    log: Path,
+    *,
+    mix: Mix,
+    seed: int,
+    rate: float,
+    progress: Callable[[str], None],
+    scale: Scale | None = None,
+) -> Judgement:
+    """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only."""
+    scale = scale or Scale()
+    began = time.monotonic()
+    settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s"}
+    progress("starting a Postgres primary and its standby, Valkey, three replicas")
+    async with (
+        Site(folder, log, settings, random.Random(seed)) as site,
+        sessiond.Client(f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True) as client,
+    ):
+        sessions = [(await client.create_session(active=True, timeout=60.0)).session_id for _ in range(scale.sessions)]
+        places = seats(sessions, scale.hot_watchers, scale.watchers, scale.feeds)
+        histories = folder / "histories"
+        histories.mkdir()
+        async with Audience(histories, site.addresses, places, SILENCE) as audience:
+            progress(f"{len(places)} subscribers of {scale.sessions} sessions; writing {rate:g} messages a second")
+            run = _Run(site, client, sessions, rate, scale, seed)
+            await run.all(schedule(mix, seed), lambda text: progress(f"{text}, {audience.delivered} delivered"))
+            versions = await _versions(client, sessions)
+            progress("the writers have stopped; waiting for the subscribers to have everything")
+            await audience.finish(versions, PATIENCE)
+            if audience.late:
+                progress(f"late: {', '.join(audience.late)}")
+        progress("comparing logs, acknowledgements and histories")
+        await run.rebuilt()
+        return await judged(
+            client, site.pair.dsn(), run.ledger, {place: histories / place.name for place in places}, run.failovers,
+            quiet=run.quiet, times=run.times(), faults=len(run.done) , seconds=lambda: time.monotonic() - began,
+        )  # fmt: skip
+
+
+class _Run:
+    """Writers and faults."""
+
+    def __init__(
+        self, site: Site, client: sessiond.Client, sessions: Sequence[str], rate: float, scale: Scale, seed: int
+    ) -> None:
+        self.ledger = Ledger()
+        self.done: list[Done] = []
+        self.failovers: list[Failover] = []
+        self.quiet = frozenset(sessions[len(sessions) - scale.quiet :])
+        self._site = site
+        self._client = client
+        self._sessions = sessions
+        self._chance = random.Random(seed + 1)
+        self._pause = scale.pause
+        busy = list(sessions[1 : len(sessions) - scale.quiet])
+        # The hot session stands among the others as often as its share asks for.
+        often = max(1, round(scale.hot_share * len(busy) / (1 - scale.hot_share)))
+        turns = busy + [sessions[0]] * often
+        random.Random(seed).shuffle(turns)
+        self._load = Load(client, turns, rate=rate, workers=scale.workers, ledger=self.ledger)
+        quiet = sorted(self.quiet) or turns[:1]
+        self._quiet_load = Load(client, quiet, rate=len(quiet) / 2, workers=1, ledger=self.ledger, name="quiet")
+        self._rebuilding: asyncio.Task[None] | None = None
+
+    def times(self) -> Sequence[tuple[str, float]]:
+        """(kind, when it began) of every fault."""
+        return [(done.fault.kind, done.began) for done in self.done]
+
+    async def all(self, faults: Sequence[Fault], progress: Callable[[str], None]) -> None:
+        """Returns when all faults are done and all writes that were begun are acknowledged."""
+        began = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._load.run())
+                tasks.create_task(self._quiet_load.run())
+                for number, fault in enumerate(faults, start=1):
+                    least, most = self._pause
+                    await asyncio.sleep(least + fault.pause * (most - least))
+                    moment = time.time()
+                    await self._suffer(fault)
+                    self.done.append(Done(fault, moment, time.time()))
+                    await self._going_on(1)
+                    seconds = time.monotonic() - began
+                    progress(f"{seconds:6.1f} s: {number} of {len(faults)}: {fault}, {self.ledger.count} acknowledged")
+                await asyncio.sleep(self._pause[1])
+                await self._going_on(1)
+                self._load.stop()
+                self._quiet_load.stop()
+            await self._last_words()
+        finally:
+            if self._rebuilding is not None and not self._rebuilding.done():
+                # The standby in the making is of no use any more, unless it must be waited for.
+                with suppress(Exception):
+                    await asyncio.wait([self._rebuilding], timeout=STANDSTILL)
+
+    async def rebuilt(self) -> None:
+        """Returns when the standby follows the primary."""
+        if self._rebuilding is not None:
+            await self._rebuilding
+            self._rebuilding = None
+
+    async def _suffer(self, fault: Fault) -> None:
+        if fault.kind == "kills":
+            await self._site.kill(int(fault.target))
+        elif fault.kind == "failpoints":
+            await self._site.kill(int(fault.target), fault.how)
+            await asyncio.sleep(fault.seconds)
+            await self._site.kill(int(fault.target))
+        elif fault.kind == "redis":
+            await self._site.hurt_redis(fault.how, fault.seconds)
+        elif fault.kind == "restarts":
+            await self.rebuilt()
+            await self._site.pair.restart(signal.SIGINT if fault.how == "fast" else signal.SIGQUIT)
+        elif fault.kind == "failovers":
+            await self.rebuilt()
+            await self._fail_over(synchronous=fault.how == "synchronous")
+        else:
+            await self._site.hurt_link(fault.target, fault.how, fault.seconds)
+
+    async def _fail_over(self, *, synchronous: bool) -> None:
+        survived: dict[str, int] = {}
+
+        async def survey(connection: asyncpg.Connection) -> None:
+            rows = await connection.fetch("SELECT session_id, version FROM session_heads")
+            survived.update((row[0], row[1]) for row in rows)
+
+        began = time.time()
+        meanwhile: Callable[[], Awaitable[None]] = lambda: self._going_on(self._chance.randrange(10, 100))  # noqa: E731
+        await self._site.pair.fail_over(meanwhile, survey, synchronous=synchronous)
+        if not synchronous:
+            self.failovers.append(Failover(began, time.time(), survived))
+        self._rebuilding = asyncio.create_task(self._site.pair.rebuild())
+
+    async def _going_on(self, more: int) -> None:
+        async with asyncio.timeout(STANDSTILL):
+            await self._load.acknowledged(more)
+
+    async def _last_words(self) -> None:
+        """One more write to every session, so that a feed which begins late has something of each."""
+        for number, session_id in enumerate(self._sessions):
+            await self._load.append(session_id, f"last words, {number}")
+
+
+async def _versions(client: sessiond.Client, sessions: Sequence[str]) -> Mapping[str, int]:
+    return {one: (await client.get_session(one, consistency="strong", timeout=60.0)).version for one in sessions}

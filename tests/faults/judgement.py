@@ -1,0 +1,250 @@
+"""What a campaign came to: the database in the end against the acknowledgements, and the histories against both."""
+
+import math
+import statistics
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+
+import sessiond
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain.commands import Scope
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.faults.history import Closed, Got, Opened, got, read, segments
+from tests.faults.ledger import Ack, Ledger, Verdict, judge
+from tests.faults.subscribers import Place
+from tests.faults.validators import (
+    Failover,
+    Findings,
+    Folding,
+    Log,
+    Truth,
+    feed_findings,
+    session_findings,
+)
+
+TENANT = "default"
+RESUMED = ("kills", "redis", "restarts")
+"""Faults after which every subscriber is to have its next event within 3 s (p99)."""
+NOTICED = 15.0
+"""Seconds after which the end of a stream has nothing to do with a fault any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The figures. `sound`: everything that must be 0 is."""
+
+    faults: int
+    acked: int
+    verdict: Verdict
+    forfeited: int
+    """Acknowledged writes that asynchronous failovers took, as they must be expected to."""
+    told: int
+    """Times that a subscriber was told that its position is lost."""
+    delivered: int
+    bookmarks: int
+    streams: int
+    findings: Findings
+    folds_wrong: int
+    resumes: Mapping[str, Sequence[float]]
+    """Seconds, by kind of fault; one for each subscriber that it affected."""
+    complaints: Sequence[str]
+    """One for each subscriber who has any."""
+    seconds: float
+
+    @property
+    def sound(self) -> bool:
+        zeros = self.verdict.sound and self.findings.sound and not self.folds_wrong
+        return zeros and self.acked > 0 and self.delivered > 0
+
+    def line(self) -> str:
+        v, f = self.verdict, self.findings
+        resumes = [seconds for kind in RESUMED for seconds in self.resumes.get(kind, ())]
+        return (
+            f"faults={self.faults} acked={self.acked} lost={v.lost} doubled={v.doubled} "
+            f"gaps={v.gaps + v.invented + self.folds_wrong} delivered={self.delivered} "
+            f"ev_lost={f.lost + f.unfounded + f.restarted + f.false_bookmarks} ev_duplicated={f.duplicated} "
+            f"ev_reordered={f.reordered} silent_divergence={f.diverged} "
+            f"resume_p99_s={p99(resumes):.2f} seconds={self.seconds:.0f}"
+        )
+
+    def details(self) -> Sequence[str]:
+        """What the line leaves out."""
+        lines = [
+            f"{self.streams} streams, {self.bookmarks} bookmarks; asynchronous failovers took {self.forfeited} "
+            f"acknowledged writes, {self.told} subscribers were told"
+        ]
+        lines += [
+            f"next event after {kind}: p50 {statistics.median(took):.2f} s, p99 {p99(took):.2f} s, "
+            f"longest {max(took):.2f} s, {len(took)} times"
+            for kind, took in sorted(self.resumes.items())
+            if took
+        ]
+        broken = {**vars(self.verdict), **vars(self.findings), "folds_wrong": self.folds_wrong}
+        if any(broken.values()):
+            lines.append("broken: " + ", ".join(f"{name} {count}" for name, count in broken.items() if count))
+        return [*lines, *self.complaints]
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) * 99 // 100] if values else math.nan
+
+
+@dataclass
+class _Heard:
+    """One subscriber's history, in short."""
+
+    findings: Findings
+    delivered: int = 0
+    bookmarks: int = 0
+    streams: int = 0
+    told: int = 0
+    moments: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+
+async def judged(
+    client: sessiond.Client,
+    postgres_dsn: str,
+    ledger: Ledger,
+    histories: Mapping[Place, Path],
+    failovers: Sequence[Failover],
+    *,
+    quiet: Iterable[str],
+    times: Sequence[tuple[str, float]],
+    faults: int,
+    seconds: Callable[[], float],
+) -> Judgement:
+    """`quiet`: sessions that are written to too rarely to tell how long a resumption took. `times`: (kind, when) of the
+    faults."""
+    snapshots = _snapshots(histories)
+    found = [await _log(client, postgres_dsn, one, snapshots.get(one, {})) for one in ledger.attempted]
+    truth = Truth({one.session_id: one.log for one in found}, failovers)
+    forfeited = [ack for ack in ledger.acks if not _kept(truth, ack) and truth.excuses(ack)]
+    kept = ledger.without(forfeited)
+    verdict = Verdict()
+    for one in found:
+        verdict += judge(kept, one.session_id, one.row.version, one.messages, one.events)
+    acks: dict[str, list[Ack]] = {}
+    for ack in kept.acks:
+        acks.setdefault(ack.session_id, []).append(ack)
+    total, complaints, resumes = _Heard(Findings()), [], dict[str, list[float]]()
+    for place, path in histories.items():
+        heard = _heard(place, path, truth, acks.get(place.session_id, ()) if place.session_id else kept.acks)
+        if not heard.findings.sound:
+            broken = {name: count for name, count in vars(heard.findings).items() if count}
+            kind = f"{'library' if place.library else 'raw'}, {place.session_id or 'feed'}"
+            complaints.append(f"{place.name} ({kind}): {broken}")
+        total.findings += heard.findings
+        for name in ("delivered", "bookmarks", "streams", "told"):
+            setattr(total, name, getattr(total, name) + getattr(heard, name))
+        if place.session_id not in quiet:
+            for kind, moment in times:
+                took = _resumed(kind, moment, heard)
+                if took is not None:
+                    resumes.setdefault(kind, []).append(took)
+    return Judgement(
+        faults=faults, acked=ledger.count, verdict=verdict, forfeited=len(forfeited), told=total.told,
+        delivered=total.delivered, bookmarks=total.bookmarks, streams=total.streams, findings=total.findings,
+        folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints, seconds=seconds(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One session in the end."""
+
+    session_id: str
+    row: Session
+    log: Log
+    messages: Sequence[sessiond.Message]
+    events: Sequence[Event]
+    folds_wrong: int
+
+
+async def _log(
+    client: sessiond.Client, postgres_dsn: str, session_id: str, snapshots: Mapping[int, Sequence[Session]]
+) -> _Found:
+    row = await client.get_session(session_id, consistency="strong", timeout=60.0)
+    messages = [m async for m in client.list_messages(session_id, page_size=1000, consistency="strong", timeout=60.0)]
+    events: list[Event] = []
+    folding = Folding(snapshots)
+    async with PostgresStore(postgres_dsn) as store:
+        while page := (await store.list_events(Scope(TENANT), session_id, after_seq=len(events), limit=1000)).events:
+            for data in page:
+                event = Event.FromString(data)
+                folding.add(event)
+                events.append(event)
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        xids = await connection.fetch(
+            "SELECT commit_xid::text::bigint FROM events WHERE session_id = $1 ORDER BY seq", session_id
+        )
+    finally:
+        await connection.close()
+    records = [got(0.0, event) for event in events]
+    log = Log([record.event_id for record in records], [xid for (xid,) in xids], [record.text for record in records])
+    return _Found(session_id, row, log, messages, events, folding.end(row))
+
+
+def _snapshots(histories: Mapping[Place, Path]) -> dict[str, dict[int, list[Session]]]:
+    """Whatever sessions watchers were shown, by session and version."""
+    found: dict[str, dict[int, list[Session]]] = {}
+    for place, path in histories.items():
+        for record in read(path):
+            if isinstance(record, Opened) and record.snapshot:
+                session = Session.FromString(record.snapshot)
+                found.setdefault(place.session_id, {}).setdefault(session.version, []).append(session)
+    return found
+
+
+def _kept(truth: Truth, ack: Ack) -> bool:
+    log = truth.logs[ack.session_id]
+    return ack.seq <= len(log.texts) and log.texts[ack.seq - 1] == ack.crc
+
+
+def _heard(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> _Heard:
+    history = list(segments(read(path)))
+    if place.session_id:
+        heard = _Heard(session_findings(history, place.session_id, truth, acks))
+    else:
+        heard = _Heard(feed_findings(history, truth, acks))
+    for segment in history:
+        kinds = Counter(type(record).__name__ for record in segment.records)
+        heard.delivered += kinds["Got"]
+        heard.bookmarks += kinds["Marked"]
+        heard.streams += kinds["Opened"]
+        heard.told += segment.lost is not None
+        heard.moments += [record.at for record in segment.records if isinstance(record, Got)]
+        heard.ends += [record.at for record in segment.records if isinstance(record, Closed)]
+    return heard
+
+
+def _resumed(kind: str, fault: float, heard: _Heard) -> float | None:
+    """Seconds from the fault to the subscriber's next event; None when the fault did not affect it."""
+    if kind not in ("kills", "failpoints", "proxy"):
+        return silence(heard.moments, fault)
+    place = bisect_right(heard.ends, fault)
+    if place == len(heard.ends) or heard.ends[place] > fault + NOTICED:
+        return None
+    after = bisect_right(heard.moments, heard.ends[place] - 1e-9)
+    return heard.moments[after] - fault if after < len(heard.moments) else None
+
+
+def silence(moments: Sequence[float], fault: float) -> float:
+    """Seconds from the fault to the end of the longest silence that began up to a second after it. `moments`: when
+    events arrived, ascending."""
+    longest = end = 0.0
+    before = fault
+    for moment in moments[bisect_right(moments, fault) :]:
+        if before > fault + 1.0:
+            break
+        if moment - before > longest:
+            longest, end = moment - before, moment - fault
+        before = moment
+    return end

@@ -1,0 +1,123 @@
+"""What a campaign hurts: three replicas on one Postgres pair and one Valkey, with a proxy on each link of the last one.
+
+writers, subscribers --- replica 0, replica 1 ------------ Postgres a, b; Valkey
+                    \\-- proxy -- replica 2 -- proxies --/
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tests.cache.valkey import Valkey
+from tests.faults.postgres_pair import PostgresPair
+from tests.faults.proxy import Proxy
+from tests.faults.replica import Replica
+
+REPLICAS = 3
+PROXIED = 2
+"""The replica whose links go through proxies."""
+LINKS = ("client", "postgres", "redis")
+
+
+class Site:
+    """Use as `async with Site(folder, log) as site`, in the main thread. Starting it takes seconds."""
+
+    def __init__(self, folder: Path, log: Path, settings: Mapping[str, str], chance: random.Random) -> None:
+        """`settings`: environment of the replicas besides."""
+        self._log = log
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._watched = [True] * REPLICAS
+        self.pair = PostgresPair(folder / "postgres", durable=False)
+        self.redis = Valkey(folder / "valkey")
+        self._chance = chance
+        self.links: dict[str, list[Proxy]] = {}
+        self.replicas: list[Replica] = []
+        self.died: list[int] = []
+        """Replicas that ended by themselves, as failpoints make them."""
+
+    async def __aenter__(self) -> "Site":
+        async with self._stack:
+            await self._stack.enter_async_context(self.pair)
+            await self.redis.start()
+            self._stack.callback(self.redis.stop)
+            self.links["postgres"] = [await self._proxy(port) for port in self.pair.ports]
+            self.links["redis"] = [await self._proxy(self.redis.port)]
+            for number in range(REPLICAS):
+                proxied = number == PROXIED
+                redis_port = self.links["redis"][0].port if proxied else self.redis.port
+                dsn = self.pair.dsn([proxy.port for proxy in self.links["postgres"]] if proxied else ())
+                environment = {**self._settings, "SESSIOND_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
+                replica = Replica(dsn, self._log, environment)
+                self.replicas.append(replica)
+                self._stack.push_async_callback(replica.stop)
+                await replica.start()
+            self.links["client"] = [await self._proxy(self.replicas[PROXIED].port)]
+            watching = asyncio.create_task(self._keep_running())
+            self._stack.push_async_callback(_ended, watching)
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where clients reach the replicas."""
+        own = [replica.address for replica in self.replicas]
+        return [*own[:PROXIED], f"127.0.0.1:{self.links['client'][0].port}"]
+
+    async def kill(self, number: int, failpoints: str = "") -> None:
+        """The replica dies, and starts again with these failpoints."""
+        self._watched[number] = False
+        await self.replicas[number].kill()
+        await self.replicas[number].start({"SESSIOND_FAILPOINTS": failpoints})
+        self._watched[number] = True
+
+    async def hurt_redis(self, how: str, seconds: float) -> None:
+        """`kill`: away for so long; `flush`; `freeze`: silent for so long."""
+        if how == "kill":
+            self.redis.kill()
+            await asyncio.sleep(seconds)
+            await self.redis.start()
+        elif how == "flush":
+            async with self.redis.client() as client:
+                await client.flushall()
+        else:
+            self.redis.freeze()
+            await asyncio.sleep(seconds)
+            self.redis.thaw()
+
+    async def hurt_link(self, link: str, how: str, seconds: float) -> None:
+        """`cut`: its connections are reset; `stall`: nothing gets through for so long; `slice`: in small pieces."""
+        for proxy in self.links[link]:
+            if how == "cut":
+                proxy.cut()
+            elif how == "stall":
+                proxy.stall()
+            else:
+                proxy.slicing = True
+        if how != "cut":
+            await asyncio.sleep(seconds)
+        for proxy in self.links[link]:
+            proxy.flow()
+            proxy.slicing = False
+
+    async def _proxy(self, port: int) -> Proxy:
+        return await self._stack.enter_async_context(Proxy("127.0.0.1", port, self._chance))
+
+    async def _keep_running(self) -> None:
+        """Starts replicas again that end by themselves, without failpoints, until cancelled."""
+        while True:
+            await asyncio.sleep(0.1)
+            for number, replica in enumerate(self.replicas):
+                if self._watched[number] and replica.ended:
+                    self.died.append(number)
+                    await replica.start()
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
