@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sessiond.client import Client
+    from sessiond.draft import Draft
     from sessiond.errors import (
         AlreadyExists,
         ApprovalRequired,
@@ -85,13 +86,18 @@ if TYPE_CHECKING:
         Violation,
         WatcherTooSlow,
     )
+    from sessiond.feed import Feed
     from sessiond.messages import assistant, from_chat, system, text_of, to_chat, tool, tool_call, user
-    from sessiond.options import TLS, Keepalive, Retry
+    from sessiond.options import TLS, Keepalive, Reconnect, Retry
     from sessiond.pages import Pages
+    from sessiond.positions import FilePositions, PositionStore
     from sessiond.request_ids import new_request_id
     from sessiond.structs import from_struct, to_struct
+    from sessiond.v1.event_pb2 import Event, EventType
+    from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
+    from sessiond.watch import Watch
 
 __all__ = [
     "TLS",
@@ -103,12 +109,21 @@ __all__ = [
     "AttachmentNotFound",
     "AttachmentSpaceExhausted",
     "AttachmentTooLarge",
+    "Bookmark",
     "ChecksumMismatch",
     "Client",
     "ClientClosed",
     "DeadlinePassed",
+    "Delta",
+    "DeltaBatch",
+    "Draft",
     "Draining",
+    "Event",
+    "EventBatch",
+    "EventType",
     "Exhausted",
+    "Feed",
+    "FilePositions",
     "IllegalToolCallTransition",
     "IllegalTransition",
     "InternalError",
@@ -128,7 +143,9 @@ __all__ = [
     "PositionCompacted",
     "PositionGone",
     "PositionLost",
+    "PositionStore",
     "QueueFull",
+    "Reconnect",
     "Refused",
     "RequestIdReused",
     "RequestTooLarge",
@@ -150,6 +167,7 @@ __all__ = [
     "SessionQuotaReached",
     "SessionStatus",
     "SessiondError",
+    "Snapshot",
     "Starting",
     "StorageUnavailable",
     "StoreUnavailable",
@@ -175,6 +193,7 @@ __all__ = [
     "VersionMismatch",
     "VersionNotReached",
     "Violation",
+    "Watch",
     "WatcherTooSlow",
     "assistant",
     "from_chat",
@@ -205,6 +224,19 @@ _ELSEWHERE = {
     "SessionConfig": "v1.session_pb2",
     "SessionStatus": "v1.session_pb2",
     "TokenUsage": "v1.session_pb2",
+    "Draft": "draft",
+    "Feed": "feed",
+    "Watch": "watch",
+    "Reconnect": "options",
+    "FilePositions": "positions",
+    "PositionStore": "positions",
+    "Event": "v1.event_pb2",
+    "EventType": "v1.event_pb2",
+    "Bookmark": "v1.event_service_pb2",
+    "Delta": "v1.event_service_pb2",
+    "DeltaBatch": "v1.event_service_pb2",
+    "EventBatch": "v1.event_service_pb2",
+    "Snapshot": "v1.event_service_pb2",
 }
 """Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
 

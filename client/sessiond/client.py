@@ -1,20 +1,32 @@
 """The client."""
 
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from sessiond.connection import Connection
+from sessiond.draft import Draft
+from sessiond.event_calls import EventCalls
+from sessiond.fields import RoleLike, enum_value
 from sessiond.message_calls import MessageCalls
-from sessiond.options import TLS, Keepalive, Retry
+from sessiond.options import TLS, Keepalive, Reconnect, Retry
+from sessiond.request_ids import new_request_id
 from sessiond.session_calls import SessionCalls
+from sessiond.structs import to_struct
+from sessiond.v1.event_service_pb2 import Delta
+from sessiond.v1.message_pb2 import Message, Role
+from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 
 
-class Client(SessionCalls, MessageCalls):
+class Client(SessionCalls, MessageCalls, EventCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Made without I/O; the first call connects. Use it as an async context manager, or close it. All methods raise
     `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for arguments that no request can carry, and
     ClientClosed after `close`. Every method takes `timeout`, in seconds; a call that is not answered in time raises
-    DeadlinePassed. UNAVAILABLE alone is retried, within that time.
+    DeadlinePassed. UNAVAILABLE alone is retried, within that time. Watches have no deadline and go on by themselves.
 
     Every write takes `request_id`, its idempotency key, and makes one of its own when there is none: retries by the
     client carry it, and an error has it as `SessiondError.request_id`, so that the caller can send the same write again
@@ -32,13 +44,16 @@ class Client(SessionCalls, MessageCalls):
         timeout: float = 10.0,
         wait_for_ready: bool = False,
         retry: Retry = Retry(),  # noqa: B008  frozen
+        reconnect: Reconnect = Reconnect(),  # noqa: B008  frozen
         keepalive: Keepalive = Keepalive(),  # noqa: B008  frozen
         max_message_bytes: int = 8 * 1024 * 1024,
         user_agent: str = "",
     ) -> None:
         """
         Args:
-            target: A gRPC target, such as `host:port`, `unix:path` or `dns:///host:port`.
+            target: A gRPC target, such as `host:port`, `unix:path` or `dns:///host:port`. With several addresses behind
+                it, as `dns:///` may find and `ipv4:10.0.0.1:50051,10.0.0.2:50051` lists, calls and watches go to one
+                after the other, of those that answer.
             api_key: The bearer key to show.
             tls: How to encrypt; None: not at all.
             allow_insecure_key: Send the key although neither TLS nor loopback protects it. Without it that raises
@@ -47,6 +62,7 @@ class Client(SessionCalls, MessageCalls):
             wait_for_ready: Let calls wait for a connection until their time is over, rather than fail with Unavailable
                 once it could not be made.
             retry: When calls are sent again.
+            reconnect: When watches go on with another stream.
             keepalive: How dead connections are found out.
             max_message_bytes: Largest request to send and answer to take. The service's own limit for requests, 4 MiB
                 unless configured, holds besides.
@@ -64,13 +80,55 @@ class Client(SessionCalls, MessageCalls):
             max_message_bytes=max_message_bytes,
             user_agent=user_agent,
         )
+        self._reconnect = reconnect
         self._target = target
 
     def __repr__(self) -> str:
         return f"Client({self._target!r})"
 
+    def draft(
+        self,
+        session_id: str,
+        *,
+        role: RoleLike = "assistant",
+        name: str = "",
+        message_id: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        run_id: str = "",
+        interval: float = 0.05,
+        timeout: float | None = None,
+    ) -> Draft:
+        """A message that those who watch the session with deltas see while it is written; see Draft.
+
+        Without `message_id` it gets one here. `run_id` is shown with the deltas. `interval` is the least time between
+        two showings, in seconds. `timeout` is for the append at the end, which raises what `append_messages` raises.
+        """
+        message = Message(
+            message_id=message_id or new_request_id(),
+            role=enum_value(Role.DESCRIPTOR, role),
+            name=name,
+            metadata=to_struct(metadata) if metadata is not None else None,
+        )
+
+        async def publish(deltas: Sequence[Delta]) -> None:
+            await self.publish_delta(session_id, deltas)
+
+        async def append(message: Message, request_id: str) -> AppendMessagesResponse:
+            return await self.append_messages(session_id, [message], request_id=request_id, timeout=timeout)
+
+        return Draft(publish, append, message, run_id, interval)
+
+    async def typing(
+        self, session_id: str, *, message_id: str = "", name: str = "", timeout: float | None = None
+    ) -> None:
+        """Shows those who watch the session with deltas that somebody, `name`, is at a message. Raises SessionNotFound,
+        SessionNotActive, SessionEnded."""
+        delta = Delta(message_id=message_id or new_request_id(), typing=True, name=name)
+        await self.publish_delta(session_id, [delta], timeout=timeout)
+
     async def close(self, grace: float | None = None) -> None:
-        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest. Idempotent."""
+        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest and, at once, all
+        watches. Idempotent."""
         await self._connection.close(grace)
 
     async def __aenter__(self) -> "Client":

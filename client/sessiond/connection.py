@@ -3,32 +3,34 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 import asyncio
-import json
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
 
+from sessiond.channel import channel_options, open_channel, stream_options
 from sessiond.errors import ClientClosed, RequestTooLarge, SessiondError
 from sessiond.options import TLS, Keepalive, Retry
 from sessiond.status import typed_error
+from sessiond.streams import Stream, StreamChannels
 from sessiond.target import is_local
+from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
 
 if TYPE_CHECKING:
+    from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 
-SERVICES = ("sessiond.v1.SessionService", "sessiond.v1.MessageService")
-
 
 class Connection:
-    """One channel, opened by the first call, for one event loop. See `Client` for the parameters."""
+    """One channel, and more for streams, opened when they are first used, for one event loop. See `Client` for the
+    parameters."""
 
     def __init__(
         self,
@@ -59,9 +61,10 @@ class Connection:
         # Metadata of every call rather than call credentials: the channel is known to be fit for the key, and a
         # credentials plugin costs each call a trip through another thread.
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
-        self._options = _channel_options(tls, retry, keepalive, max_message_bytes, user_agent)
+        self._options = channel_options(tls, retry, keepalive, max_message_bytes, user_agent)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
+        self._streams = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
         self._closed = False
 
     @property
@@ -75,6 +78,29 @@ class Connection:
         """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._messages
+
+    @property
+    def events(self) -> "EventServiceAsyncStub":
+        """Its calls that have one answer; for streams: `stream`. Raises ClientClosed, or RuntimeError on another event
+        loop than the first one."""
+        self._open()
+        return self._events
+
+    def stream(
+        self,
+        method: "Callable[[EventServiceAsyncStub], grpc.aio.UnaryStreamMultiCallable[Any, Response]]",
+        request: Message,
+    ) -> Stream[Response]:
+        """A stream without a deadline, which waits for a connection as long as its reader does.
+
+        Raises ClientClosed, or RuntimeError on another event loop than the first one; all else shows when it is read.
+        """
+        self._open()
+        return self._streams.open(lambda stub: method(stub)(request, metadata=self._metadata, wait_for_ready=True))
+
+    def end(self, stream: Stream[Any]) -> None:
+        """Ends what `stream` has made. Idempotent."""
+        self._streams.end(stream)
 
     async def call(
         self,
@@ -106,8 +132,10 @@ class Connection:
             raise
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest. Idempotent."""
+        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest and, at once, all
+        streams. Idempotent."""
         self._closed = True
+        await self._streams.close(grace)
         if self._channel is not None:
             await self._channel.close(grace)
 
@@ -129,65 +157,9 @@ class Connection:
         loop = asyncio.get_running_loop()
         if self._channel is None:
             self._loop = loop
-            self._channel = (
-                grpc.aio.insecure_channel(self._target, self._options)
-                if self._tls is None
-                else grpc.aio.secure_channel(
-                    self._target,
-                    grpc.ssl_channel_credentials(
-                        self._tls.root_certificates, self._tls.client_key, self._tls.client_certificate
-                    ),
-                    self._options,
-                )
-            )
+            self._channel = open_channel(self._target, self._tls, self._options)
             self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(self._channel))
             self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(self._channel))
+            self._events = cast("EventServiceAsyncStub", EventServiceStub(self._channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
-
-
-def _version() -> str:
-    try:
-        return version("sessiond")
-    except PackageNotFoundError:  # run from its source, or shipped inside another program
-        return "unknown"
-
-
-def _channel_options(
-    tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
-) -> list[tuple[str, str | int]]:
-    options: list[tuple[str, str | int]] = [
-        ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{_version()}".lstrip()),
-        ("grpc.service_config", json.dumps(_service_config(retry))),
-        # A request larger than the buffer (256 KiB by default) would go out once and never again.
-        ("grpc.per_rpc_retry_buffer_size", 2 * max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
-        ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # grpc would let a service that was away for a while wait up to two minutes for its clients.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-    ]
-    if tls is not None and tls.server_name:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))
-    return options
-
-
-def _service_config(retry: Retry) -> dict[str, object]:
-    names = [{"service": service} for service in SERVICES]
-    if retry.max_attempts == 1:
-        return {"methodConfig": [{"name": names}]}
-    policy = {
-        "maxAttempts": retry.max_attempts,
-        "initialBackoff": f"{retry.initial_backoff:.3f}s",
-        "maxBackoff": f"{retry.max_backoff:.3f}s",
-        "backoffMultiplier": retry.multiplier,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    return {
-        "methodConfig": [{"name": names, "retryPolicy": policy}],
-        "retryThrottling": {"maxTokens": retry.tokens, "tokenRatio": retry.token_ratio},
-    }

@@ -10,6 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.structs import to_struct
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
 from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
@@ -26,6 +28,38 @@ MessageOrderLike = Union[Literal["oldest_first", "newest_first"], "MessageOrder.
 SessionOrderLike = Union[
     Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"],
     "SessionOrder.ValueType",
+]
+RoleLike = Union[Literal["system", "user", "assistant", "tool"], "Role.ValueType"]
+EventTypeLike = Union[
+    Literal[
+        "session_created",
+        "session_activated",
+        "session_suspended",
+        "session_resumed",
+        "session_updated",
+        "session_touched",
+        "session_ended",
+        "session_expired",
+        "session_deleted",
+        "message_appended",
+        "message_redacted",
+        "run_queued",
+        "run_started",
+        "run_completed",
+        "run_failed",
+        "run_cancelled",
+        "tool_call_requested",
+        "tool_call_approved",
+        "tool_call_rejected",
+        "tool_call_started",
+        "tool_call_completed",
+        "tool_call_failed",
+        "tool_call_cancelled",
+        "tool_call_late_result",
+        "attachment_uploaded",
+        "attachment_deleted",
+    ],
+    "EventType.ValueType",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a client is made with. Frozen values; needs no grpc."""
+"""What a client, or a watch, is made with. Frozen values; needs no grpc."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +23,8 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a call is sent again: after UNAVAILABLE alone, within the call's deadline, with the same request id.
+    """When a call is sent again: after UNAVAILABLE, or a CANCELLED that came from the server, and nothing else, within
+    the call's deadline, with the same request id.
 
     The n-th pause is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, give or take a fifth; the
     service can ask for another. The defaults pause for about 4 s in all, enough for a database or a server
@@ -69,3 +70,28 @@ class Keepalive:
     def __post_init__(self) -> None:
         if self.interval < 10 or self.timeout <= 0:
             raise ValueError("interval: must be 10 s or more; timeout: above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """When a watch that lost its stream opens the next one, and how it finds out that it lost it.
+
+    The n-th pause in a row is `initial_backoff * 2 ** (n - 1)`, at most `max_backoff`, and of that any part between
+    half and all; the service can ask for a longer one. What is received ends the row.
+    """
+
+    initial_backoff: float = 0.1
+    """Seconds; above 0."""
+    max_backoff: float = 2.0
+    """Seconds; above 0."""
+    idle_timeout: float = 30.0
+    """Seconds without any frame after which the stream counts as dead, also while it connects; above 0. The service
+    sends one every 10 s at least, unless configured otherwise."""
+    give_up_after: float | None = None
+    """Seconds without a stream after which the last error is raised; None: never. Above 0."""
+
+    def __post_init__(self) -> None:
+        if min(self.initial_backoff, self.max_backoff, self.idle_timeout) <= 0:
+            raise ValueError("initial_backoff, max_backoff and idle_timeout: must be above 0")
+        if self.give_up_after is not None and self.give_up_after <= 0:
+            raise ValueError("give_up_after: must be above 0")

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.event_service_pb2 import ListEventsResponse
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import ListMessagesResponse
 
@@ -13,7 +15,7 @@ class _Page(Protocol):
     def next_page_token(self) -> str: ...
 
 
-Page = TypeVar("Page", bound=_Page)
+Page = TypeVar("Page")
 Item = TypeVar("Item")
 
 
@@ -37,7 +39,7 @@ class Pages(Generic[Page, Item]):
 
     def pages(self) -> AsyncIterator[Page]:
         """The pages from here on."""
-        return _PageIterator(self.fetch, self.first_token, _next_token)
+        return _PageIterator(self.fetch, self.first_token, cast("Callable[[Page], str]", _next_token))
 
     async def page(self) -> Page:
         """One page: the first, or that of the list's `page_token`."""
@@ -56,8 +58,22 @@ class MessagePages(Pages[ListMessagesResponse, Message]):
         return _PageIterator(self.fetch, self.first_token, _previous_token if back else _next_token)
 
 
+@dataclass(frozen=True, slots=True)
+class EventPages(Pages[ListEventsResponse, Event]):
+    """The events of a session: Pages whose tokens are positions. Each page's `position` is one to go on from, or to
+    watch from, also that of the last page."""
+
+    def pages(self) -> AsyncIterator[ListEventsResponse]:
+        """The pages from here on, up to the end of the log as it is then."""
+        return _PageIterator(self.fetch, self.first_token, _next_position)
+
+
 def _next_token(page: _Page) -> str:
     return page.next_page_token
+
+
+def _next_position(page: ListEventsResponse) -> str:
+    return page.position if page.more else ""
 
 
 def _previous_token(page: ListMessagesResponse) -> str:

@@ -32,7 +32,20 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "RedactMessage": lambda client: lambda **kw: client.redact_message("s", "m", **kw),
 }
 
-ALL = {**READS, **WRITES}
+OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
+    "ListEvents": lambda client: lambda **kw: client.list_events("s", **kw).page(),
+    "PublishDelta": lambda client: lambda **kw: client.publish_delta("s", [sessiond.Delta(text="t")], **kw),
+}
+"""Neither cached nor stored."""
+
+ALL = {**READS, **WRITES, **OTHERS}
+"""That have one answer."""
+
+STREAMS: Mapping[str, Callable[[sessiond.Client], Any]] = {
+    "WatchSession": lambda client: client.watch("s"),
+    "WatchEvents": lambda client: client.watch_events(),
+}
+"""Read as async iterators."""
 
 
 def takes(rpc: str, field: str) -> bool:

@@ -1,10 +1,12 @@
 """A real gRPC server whose answers are written down beforehand: for what a healthy service does not do on demand."""
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -13,13 +15,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from sessiond.v1 import message_service_pb2, session_service_pb2
+from sessiond.v1 import event_service_pb2, message_service_pb2, session_service_pb2
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for service in (
         session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
         message_service_pb2.DESCRIPTOR.services_by_name["MessageService"],
+        event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     )
     for method in service.methods
 }
@@ -50,11 +53,16 @@ class Wait:
     until: asyncio.Event
 
 
-Answer = Message | Fail | Wait
+Answer = Message | Fail | Wait | Sequence[Message | Fail | Wait]
+"""A sequence is what a stream does, one after the other; at its end it ends with OK."""
+
+QUIET = Wait(asyncio.Event())
+"""For ever."""
 
 
 class ScriptedServer:
-    """Answers each attempt with the next entry of the script; without any, with an empty message."""
+    """Answers each attempt with the next entry of the script; without any, with an empty message, or a stream on which
+    nothing happens."""
 
     def __init__(self) -> None:
         self.target = ""
@@ -66,6 +74,8 @@ class ScriptedServer:
         """Set when any attempt arrives."""
         self.cancelled = asyncio.Event()
         """Set when the client takes back a call that waits."""
+        self.streams = 0
+        """Streams that are open."""
 
     async def _answer(self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
         metadata = dict(context.invocation_metadata() or ())
@@ -85,22 +95,42 @@ class ScriptedServer:
                     raise
         return GetMessageClass(METHODS[name].output_type)()
 
+    async def _stream(
+        self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[Message]:
+        metadata = dict(context.invocation_metadata() or ())
+        self.seen.append(Seen(name, request, metadata, context.time_remaining() or math.inf))
+        self.arrived.set()
+        steps = self.script.popleft() if self.script else self.always
+        self.streams += 1
+        try:
+            for step in steps if isinstance(steps, Sequence) else [steps or QUIET]:
+                match step:
+                    case Message():
+                        yield step
+                    case Fail():
+                        await _fail(context, step)
+                    case Wait():
+                        await step.until.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            self.streams -= 1
+
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for name, method in METHODS.items():
-            handler = grpc.unary_unary_rpc_method_handler(
-                self._behaviour(name),
+            handler = grpc.unary_stream_rpc_method_handler if method.server_streaming else _unary
+            services.setdefault(method.containing_service.full_name, {})[name] = handler(
+                partial(self._stream if method.server_streaming else self._answer, name),
                 request_deserializer=GetMessageClass(method.input_type).FromString,
                 response_serializer=_serialized,
             )
-            services.setdefault(method.containing_service.full_name, {})[name] = handler
         return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
 
-    def _behaviour(self, name: str) -> Callable[[Any, Any], Any]:
-        async def behaviour(request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
-            return await self._answer(name, request, context)
 
-        return behaviour
+_unary = grpc.unary_unary_rpc_method_handler
 
 
 def _serialized(message: Message) -> bytes:
@@ -119,8 +149,9 @@ async def _fail(context: "grpc.aio.ServicerContext[Any, Any]", fail: Fail) -> No
 
 @asynccontextmanager
 async def scripted_server(
-    listen: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+    listen: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None, *, grace: float | None = None
 ) -> AsyncIterator[ScriptedServer]:
+    """At its end it leaves calls so many seconds; None: nothing."""
     scripted = ScriptedServer()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers(scripted.handlers())
@@ -130,4 +161,4 @@ async def scripted_server(
     try:
         yield scripted
     finally:
-        await server.stop(None)
+        await server.stop(grace)

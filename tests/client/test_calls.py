@@ -10,6 +10,8 @@ from google.protobuf.descriptor import EnumDescriptor
 
 import sessiond
 from sessiond import fields
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
 from sessiond.v1.session_pb2 import (
     AgentMode,
@@ -22,13 +24,14 @@ from sessiond.v1.session_pb2 import (
     SessionView,
 )
 from sessiond.v1.session_service_pb2 import SessionOrder, StructUpdate
-from tests.client.calls import ALL, READS, WRITES, takes
+from tests.client.calls import ALL, READS, STREAMS, WRITES, takes
 from tests.client.scripted import METHODS, ScriptedServer
 
 
 def test_every_rpc_has_a_method() -> None:
-    assert ALL.keys() == METHODS.keys()
-    for name in METHODS:
+    assert {name for name, method in METHODS.items() if method.server_streaming} == STREAMS.keys()
+    assert ALL.keys() == METHODS.keys() - STREAMS.keys()
+    for name in ALL:
         assert callable(getattr(sessiond.Client, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()))
 
 
@@ -265,6 +268,8 @@ def test_the_filter_has_all_fields_of_the_contract() -> None:
         (fields.StatusLike, SessionStatus.DESCRIPTOR),
         (fields.EndReasonLike, EndReason.DESCRIPTOR),
         (fields.ViewLike, SessionView.DESCRIPTOR),
+        (fields.EventTypeLike, EventType.DESCRIPTOR),
+        (fields.RoleLike, Role.DESCRIPTOR),
         (fields.ConsistencyLike, Consistency.DESCRIPTOR),
         (fields.MessageOrderLike, MessageOrder.DESCRIPTOR),
         (fields.SessionOrderLike, SessionOrder.DESCRIPTOR),

@@ -24,6 +24,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.InvalidFields([V("session.name", "too long"), V("view", "unknown value")]), {}),
     (server_errors.RequestTooLarge(7, 5), {"size_bytes": 7, "limit_bytes": 5}),
     (server_errors.InvalidPageToken(), {}),
+    (server_errors.InvalidPosition(), {}),
     (server_errors.RequestIdReused("r"), {}),
     (server_errors.SessionNotFound("s"), {"session_id": "s"}),
     (server_errors.MessageNotFound("s", "m"), {"session_id": "s", "message_id": "m"}),
@@ -39,8 +40,12 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.MessageLimitReached("s", 9), {"session_id": "s", "limit": 9}),
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
     (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),
+    (server_errors.PositionCompacted("s", 9), {"session_id": "s", "oldest_seq": 9}),
+    (server_errors.PositionLost("s", 9), {"session_id": "s", "seq": 9}),
     (server_errors.QueueFull(0.25), {"retry_after": 0.25}),
     (server_errors.TooManyCalls(0.25), {"retry_after": 0.25}),
+    (server_errors.TooManyWatchers(0.25), {"retry_after": 0.25}),
+    (server_errors.WatcherTooSlow("p", 0.25), {"position": "p", "retry_after": 0.25}),
     (server_errors.SessionQuotaReached(1000), {"limit": 1000, "retry_after": None}),
     (server_errors.Unauthenticated(), {}),
     (server_errors.ScopeMissing("sessions:write"), {"scope": "sessions:write"}),
@@ -142,7 +147,7 @@ async def test_an_error_arrives_whole(
 async def test_an_unknown_reason_is_the_nearest_parent(
     code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
 ) -> None:
-    server.always = Fail(code, details=[ErrorInfo(reason="RUN_FENCED", domain="sessiond", metadata={"run_id": "r"})])
+    server.always = Fail(code, details=[ErrorInfo(reason="ONE_OF_LATER", domain="sessiond", metadata={"run_id": "r"})])
     with pytest.raises(sessiond.SessiondError) as caught:
         await client.get_session("s", timeout=60)
     parents = {
@@ -153,10 +158,11 @@ async def test_an_unknown_reason_is_the_nearest_parent(
         "RESOURCE_EXHAUSTED": sessiond.Exhausted,
         "UNAUTHENTICATED": sessiond.Unauthenticated,
         "UNAVAILABLE": sessiond.Unavailable,
+        "CANCELLED": sessiond.Unavailable,
         "DEADLINE_EXCEEDED": sessiond.DeadlinePassed,
     }
     assert type(caught.value) is parents.get(code.name, sessiond.SessiondError)
-    assert caught.value.reason == "RUN_FENCED"
+    assert caught.value.reason == "ONE_OF_LATER"
     assert caught.value.metadata == {"run_id": "r"}
     assert caught.value.request_id == ""
 

@@ -26,6 +26,47 @@ async def test_a_retried_write_keeps_its_request_id(rpc: str, client: sessiond.C
     assert [seen.metadata.get("grpc-previous-rpc-attempts") for seen in server.seen] == [None, "1", "2"]
 
 
+async def test_a_call_that_the_server_cancelled_is_sent_again(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append(Fail(grpc.StatusCode.CANCELLED))
+    await client.end_session("s")
+    first, second = (seen.request for seen in server.seen)
+    assert first == second
+    server.always = Fail(grpc.StatusCode.CANCELLED)
+    with pytest.raises(sessiond.Unavailable) as caught:
+        await client.end_session("s")
+    assert caught.value.code == "CANCELLED"
+    assert caught.value.request_id == server.seen[-1].request.request_id
+
+
+@pytest.mark.parametrize("grace", [None, 0.01])
+async def test_a_server_that_stops_fails_no_call(tmp_path: Path, grace: float | None) -> None:
+    """What reaches it while it stops, and what it does not finish, goes to the next one."""
+    listen = f"unix:{tmp_path}/rolled"
+    # As many tokens as there can be: each stop fails every call that is under way.
+    retry = sessiond.Retry(initial_backoff=0.05, tokens=1000)
+    async with sessiond.Client(listen, wait_for_ready=True, retry=retry) as client:
+        stopped = asyncio.Event()
+
+        async def work() -> int:
+            calls = 0
+            while not stopped.is_set():
+                await client.touch_session("s")
+                calls += 1
+            return calls
+
+        async with asyncio.TaskGroup() as group:
+            workers = [group.create_task(work()) for _ in range(16)]
+            for _ in range(5):
+                async with scripted_server(listen, grace=grace) as server:
+                    while len(server.seen) < 50:
+                        server.arrived.clear()
+                        await server.arrived.wait()
+            async with scripted_server(listen) as server:
+                stopped.set()
+                counts = [await worker for worker in workers]
+    assert min(counts) > 0
+
+
 async def test_a_large_write_is_retried_too(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(UNAVAILABLE)
     await client.append_messages("s", [sessiond.user("x" * 1_000_000) for _ in range(3)])
@@ -48,7 +89,10 @@ async def test_retries_can_be_switched_off(server: ScriptedServer) -> None:
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("code", set(grpc.StatusCode) - {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE})
+RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+@pytest.mark.parametrize("code", set(grpc.StatusCode) - RETRIED - {grpc.StatusCode.OK})
 async def test_other_codes_are_not_retried(
     code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
 ) -> None:
@@ -132,8 +176,10 @@ async def test_cancelling_takes_the_call_back(client: sessiond.Client, server: S
     with pytest.raises(asyncio.CancelledError):
         await call
     await server.cancelled.wait()
+    assert len(server.seen) == 1
     server.always = None
     await client.get_session("s")
+    assert len(server.seen) == 2
 
 
 async def test_many_tasks_share_a_client(client: sessiond.Client, server: ScriptedServer) -> None:

@@ -1,0 +1,78 @@
+"""How a channel to the service is made."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+import grpc.aio
+
+from sessiond.options import TLS, Keepalive, Retry
+
+SERVICES = ("sessiond.v1.SessionService", "sessiond.v1.MessageService", "sessiond.v1.EventService")
+"""Whose calls are sent again. Of their calls those that are answered with a stream see to themselves (see Tail)."""
+
+RETRIED = ("UNAVAILABLE", "CANCELLED")
+"""CANCELLED besides: what reaches a server while it stops, or is under way when its grace is over, ends in a reset of
+the HTTP/2 stream, which grpc shows as that. A call that its own caller cancels is not sent again."""
+
+
+def open_channel(target: str, tls: TLS | None, options: list[tuple[str, str | int]]) -> grpc.aio.Channel:
+    """Connects when it is first used."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options)
+    credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.client_key, tls.client_certificate)
+    return grpc.aio.secure_channel(target, credentials, options)
+
+
+def channel_options(
+    tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
+) -> list[tuple[str, str | int]]:
+    """For calls that have one answer."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{_version()}".lstrip()),
+        ("grpc.service_config", json.dumps(_service_config(retry))),
+        # A request larger than the buffer (256 KiB by default) would go out once and never again.
+        ("grpc.per_rpc_retry_buffer_size", 2 * max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # grpc would let a service that was away for a while wait up to two minutes for its clients.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+    if tls is not None and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
+
+
+def stream_options(options: list[tuple[str, str | int]]) -> list[tuple[str, str | int]]:
+    """From `channel_options`, for a channel of streams: on connections of its own, and never sent again by grpc, which
+    knows no positions."""
+    config = json.dumps(_service_config(Retry(max_attempts=1)))
+    replaced = [(name, config if name == "grpc.service_config" else value) for name, value in options]
+    return [*replaced, ("grpc.use_local_subchannel_pool", 1)]
+
+
+def _service_config(retry: Retry) -> dict[str, object]:
+    # With several addresses behind the target: every call to the next one that is connected.
+    config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retry.max_attempts > 1:
+        policy = {
+            "maxAttempts": retry.max_attempts,
+            "initialBackoff": f"{retry.initial_backoff:.3f}s",
+            "maxBackoff": f"{retry.max_backoff:.3f}s",
+            "backoffMultiplier": retry.multiplier,
+            "retryableStatusCodes": RETRIED,
+        }
+        config["methodConfig"] = [{"name": [{"service": service} for service in SERVICES], "retryPolicy": policy}]
+        config["retryThrottling"] = {"maxTokens": retry.tokens, "tokenRatio": retry.token_ratio}
+    return config
+
+
+def _version() -> str:
+    try:
+        return version("sessiond")
+    except PackageNotFoundError:  # run from its source, or shipped inside another program
+        return "unknown"

@@ -1,0 +1,238 @@
+"""The methods of a client that deal with events."""
+
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, overload
+
+from sessiond.chain import DELETED
+from sessiond.connection import Connection
+from sessiond.feed import Feed
+from sessiond.fields import EventTypeLike, ViewLike, enum_value
+from sessiond.options import Reconnect
+from sessiond.pages import EventPages
+from sessiond.positions import PositionStore, Saver
+from sessiond.tail import Tail
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.event_service_pb2 import (
+    Delta,
+    FeedFilter,
+    FeedStart,
+    ListEventsRequest,
+    ListEventsResponse,
+    PublishDeltaRequest,
+    SessionEventFilter,
+    WatchEventsRequest,
+    WatchEventsResponse,
+    WatchSessionRequest,
+    WatchSessionResponse,
+)
+from sessiond.v1.session_pb2 import SessionView
+from sessiond.watch import Watch
+
+
+class EventCalls:
+    """EventService; see `Client` for what all methods have in common."""
+
+    _connection: Connection
+    _reconnect: Reconnect
+
+    @overload
+    def watch(
+        self,
+        session_id: str,
+        *,
+        position: str | None = None,
+        deltas: Literal[False] = False,
+        types: Iterable[EventTypeLike] = (),
+        from_beginning: bool = False,
+        view: ViewLike = "full",
+        store: PositionStore | None = None,
+        save_events: int = 1000,
+        save_seconds: float = 1.0,
+        idle_timeout: float | None = None,
+        give_up_after: float | None = None,
+    ) -> Watch[Event]: ...
+
+    @overload
+    def watch(
+        self,
+        session_id: str,
+        *,
+        position: str | None = None,
+        deltas: bool,
+        types: Iterable[EventTypeLike] = (),
+        from_beginning: bool = False,
+        view: ViewLike = "full",
+        store: PositionStore | None = None,
+        save_events: int = 1000,
+        save_seconds: float = 1.0,
+        idle_timeout: float | None = None,
+        give_up_after: float | None = None,
+    ) -> Watch[Event | Delta]: ...
+
+    def watch(
+        self,
+        session_id: str,
+        *,
+        position: str | None = None,
+        deltas: bool = False,
+        types: Iterable[EventTypeLike] = (),
+        from_beginning: bool = False,
+        view: ViewLike = "full",
+        store: PositionStore | None = None,
+        save_events: int = 1000,
+        save_seconds: float = 1.0,
+        idle_timeout: float | None = None,
+        give_up_after: float | None = None,
+    ) -> Watch[Event] | Watch[Event | Delta]:
+        """A session's events, for `async for`; see Watch. Nothing happens before it is read.
+
+        It begins with a snapshot of the session (`view` says how much of it) and goes on with what follows that; with a
+        `position`, with what follows the position; with `from_beginning`, with the first event. `types`, such as
+        "message_appended", selects events, and belongs to the position. With `deltas` it yields, besides, what is not
+        stored.
+
+        With a `store` it begins where the store says, if it says anything, and saves there what was dealt with: after
+        so many events or seconds, and at the end. `idle_timeout` and `give_up_after` stand in for those of the client's
+        `reconnect`.
+
+        Raises, when it is read: SessionNotFound, InvalidPosition, PositionLost, PositionCompacted.
+        """
+        request = WatchSessionRequest(
+            session_id=session_id,
+            filter=_session_filter(types),
+            deltas=deltas,
+            view=enum_value(SessionView.DESCRIPTOR, view),
+        )
+
+        def open_tail(position: str) -> Tail[WatchSessionResponse]:
+            return Tail(
+                lambda at: self._connection.stream(
+                    lambda stub: stub.WatchSession, _at(request, at, from_beginning=from_beginning and not at)
+                ),
+                self._connection.end,
+                position,
+                reconnect,
+                # A filter without it does not show the event that is the end.
+                ok_is_end=bool(request.filter.types) and DELETED not in request.filter.types,
+            )
+
+        reconnect = self._reconnecting(idle_timeout, give_up_after)
+        saver = _saver(store, save_events, save_seconds, position)
+        contiguous = not request.filter.types
+        return Watch(open_tail, position or "", saver, from_beginning=from_beginning, contiguous=contiguous)
+
+    def watch_events(
+        self,
+        *,
+        position: str | None = None,
+        from_beginning: bool = False,
+        session_ids: Iterable[str] = (),
+        agent_id: str = "",
+        user_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        types: Iterable[EventTypeLike] = (),
+        store: PositionStore | None = None,
+        save_events: int = 1000,
+        save_seconds: float = 1.0,
+        idle_timeout: float | None = None,
+        give_up_after: float | None = None,
+    ) -> Feed:
+        """The events of all of the tenant's sessions, for `async for`; see Feed. Nothing happens before it is read.
+
+        It begins with what is committed after its first frame (as a context manager it has that when it is entered);
+        with a `position`, with what follows the position; with `from_beginning`, with the oldest event that is stored.
+        All filters that are given must hold; they belong to the position. `store` and the rest as of `watch`.
+
+        Raises, when it is read: InvalidPosition, PositionLost, PositionCompacted.
+        """
+        where = FeedFilter(
+            session_ids=session_ids, agent_id=agent_id, user_id=user_id, labels=labels, types=_types(types)
+        )
+        request = WatchEventsRequest(
+            start=FeedStart.FEED_START_BEGINNING if from_beginning else FeedStart.FEED_START_NOW, filter=where
+        )
+
+        def open_tail(position: str) -> Tail[WatchEventsResponse]:
+            return Tail(
+                lambda at: self._connection.stream(lambda stub: stub.WatchEvents, _feed_at(request, at)),
+                self._connection.end,
+                position,
+                reconnect,
+                ok_is_end=False,
+            )
+
+        reconnect = self._reconnecting(idle_timeout, give_up_after)
+        saver = _saver(store, save_events, save_seconds, position)
+        contiguous = not (where.types or agent_id or user_id or where.labels)
+        return Feed(open_tail, position or "", saver, contiguous=contiguous)
+
+    def list_events(
+        self,
+        session_id: str,
+        *,
+        position: str | None = None,
+        types: Iterable[EventTypeLike] = (),
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> EventPages:
+        """A session's events so far, from the first one or from a position of this session and these `types`, for
+        `async for`; see Pages.
+
+        `page_size` 0 means 50; the most is 1000. `timeout` is for each page. Raises, when it is read: SessionNotFound,
+        InvalidPosition, PositionLost, PositionCompacted.
+        """
+        selected = _session_filter(types)
+
+        async def fetch(at: str) -> ListEventsResponse:
+            request = ListEventsRequest(session_id=session_id, position=at, filter=selected, page_size=page_size)
+            return await self._connection.call(self._connection.events.ListEvents, request, timeout)
+
+        return EventPages(fetch, lambda page: page.events, position or "")
+
+    async def publish_delta(self, session_id: str, deltas: Iterable[Delta], *, timeout: float | None = None) -> None:
+        """Shows 1 to 64 pieces to those who watch the session with deltas. They are not stored and may be lost; a Draft
+        sees to them by itself. Raises SessionNotFound, SessionNotActive, SessionEnded."""
+        request = PublishDeltaRequest(session_id=session_id, deltas=deltas)
+        await self._connection.call(self._connection.events.PublishDelta, request, timeout)
+
+    def _reconnecting(self, idle_timeout: float | None, give_up_after: float | None) -> Reconnect:
+        return replace(
+            self._reconnect,
+            idle_timeout=self._reconnect.idle_timeout if idle_timeout is None else idle_timeout,
+            give_up_after=self._reconnect.give_up_after if give_up_after is None else give_up_after,
+        )
+
+
+def _at(request: WatchSessionRequest, position: str, *, from_beginning: bool) -> WatchSessionRequest:
+    placed = WatchSessionRequest(position=position, from_beginning=from_beginning)
+    placed.MergeFrom(request)
+    return placed
+
+
+def _feed_at(request: WatchEventsRequest, position: str) -> WatchEventsRequest:
+    placed = WatchEventsRequest(position=position)
+    placed.MergeFrom(request)
+    return placed
+
+
+def _types(types: Iterable[EventTypeLike]) -> Sequence[EventType.ValueType]:
+    return [enum_value(EventType.DESCRIPTOR, each) for each in types]
+
+
+def _session_filter(types: Iterable[EventTypeLike]) -> SessionEventFilter | None:
+    """None for all: what is not set is the same as an empty filter, in a position too."""
+    listed = _types(types)
+    return SessionEventFilter(types=listed) if listed else None
+
+
+def _saver(store: PositionStore | None, events: int, seconds: float, position: str | None) -> Saver | None:
+    if events < 1 or seconds <= 0:
+        raise ValueError("save_events: must be 1 or more; save_seconds: above 0")
+    if store is None:
+        return None
+    if position is not None:
+        raise ValueError("position: comes from the store")
+    return Saver(store, events, seconds)

@@ -1,0 +1,104 @@
+"""Where a reader keeps how far it has come."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class PositionStore(Protocol):
+    """Keeps one position: of one session or feed, with one filter. What it raises comes out of the watch."""
+
+    async def load(self) -> str | None:
+        """What was saved last; None where nothing was."""
+        ...
+
+    async def save(self, position: str) -> None:
+        """Keeps the position before it returns, instead of any older one. Never called twice at a time."""
+        ...
+
+
+class FilePositions:
+    """A PositionStore that keeps its position in a file, which it replaces as a whole and flushes to the disk: a crash
+    at any moment leaves the old position or the new one. One reader a file; its folder must be there."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"FilePositions({str(self._path)!r})"
+
+    async def load(self) -> str | None:
+        """Raises OSError, except where there is no file; ValueError for a file that holds something else."""
+        return await asyncio.to_thread(self._load)
+
+    async def save(self, position: str) -> None:
+        """Raises OSError. Cancelled, it may have saved all the same."""
+        await asyncio.to_thread(self._save, position)
+
+    def _load(self) -> str | None:
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if not content.endswith(b"\n") or not content.isascii() or b"\n" in (position := content[:-1]) or not position:
+            raise ValueError(f"{self._path}: holds no position")
+        return position.decode()
+
+    def _save(self, position: str) -> None:
+        beside = self._path.with_name(self._path.name + ".new")
+        with beside.open("wb") as file:
+            file.write(position.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened, and is written through
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+class Saver:
+    """When a position is saved: as soon as there is one for the first time, then after so many events or seconds,
+    whichever comes first, and at the end."""
+
+    def __init__(self, store: PositionStore, every_events: int, every_seconds: float) -> None:
+        self._store = store
+        self._every_events = every_events
+        self._every_seconds = every_seconds
+        self._position = ""
+        self._saved = ""
+        self._events = 0
+        self._since = 0.0
+        self._saving = asyncio.Lock()
+
+    async def load(self) -> str:
+        """The position to go on from; empty where there is none."""
+        self._saved = self._position = await self._store.load() or ""
+        return self._saved
+
+    def reached(self, position: str, events: int) -> None:
+        """All up to here was dealt with: `events` more than when this was called last."""
+        if self._position == self._saved:
+            self._since = asyncio.get_running_loop().time()
+        self._position = position
+        self._events += events
+
+    def due_in(self) -> float | None:
+        """Seconds until `save` is due, 0 for now; None where there is nothing to save."""
+        if self._position == self._saved:
+            return None
+        if not self._saved or self._events >= self._every_events:
+            return 0.0
+        return max(0.0, self._since + self._every_seconds - asyncio.get_running_loop().time())
+
+    async def save(self) -> None:
+        """Nothing where there is nothing to save. After an error, or cancelled, it is as before."""
+        async with self._saving:
+            position, events = self._position, self._events
+            if position != self._saved:
+                await self._store.save(position)
+                self._saved = position
+                self._events -= events

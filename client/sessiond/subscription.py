@@ -1,0 +1,230 @@
+"""What every subscription does: one item after the other, and a position that never runs ahead of its reader."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from sessiond.errors import PositionGone, SessiondError
+from sessiond.positions import Saver
+from sessiond.tail import Frame, Tail
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.event_service_pb2 import Delta, DeltaBatch, EventBatch
+
+Item = TypeVar("Item", bound=Event | Delta)
+Shown = TypeVar("Shown")
+
+
+class Subscription(ABC, Generic[Item, Shown]):
+    """An async iterator of items, and with `frames` of frames; an async context manager. For one task.
+
+    It goes on by itself, without a loss and without a repetition, wherever a stream ended that another can go on from:
+    lost and half-open connections, servers that stop or restart, a reader that was too slow. It raises what no other
+    stream would change, above all PositionLost, PositionCompacted, InvalidPosition, SessionNotFound.
+
+    At most one frame is held: while the caller is busy, the rest waits in the transport and then in the service.
+    Cancelling the wait for an item loses nothing. Leave it with `aclose`, or as a context manager; one that is dropped
+    takes its call back when it is collected, and does not save its position.
+    """
+
+    def __init__(self, position: str, saver: Saver | None) -> None:
+        self._dealt_with = position
+        self._saver = saver
+        self._tail: Tail[Any] | None = None
+        self._items: Sequence[Item] = ()
+        self._next = 0
+        self._after = ""
+        """Position of the frame that `_items` are of, until they are dealt with."""
+        self._events = 0
+        """How many events that frame has."""
+        self._first: Frame | None = None
+        """The first frame, where it was awaited before it was asked for."""
+        self._received_unasked: Frame | None = None
+        """A frame that came when its reader was cancelled."""
+        self._caught_up = False
+        self._ended = False
+        """Nothing will follow what was received."""
+        self._closed = False
+        self._lost: PositionGone | None = None
+        self._reading = False
+
+    @abstractmethod
+    def _open_tail(self, position: str) -> Tail[Any]: ...
+
+    @abstractmethod
+    def _take(self, frame: Frame) -> Frame | None:
+        """Checks a frame and takes notes of it; without what was there before, None where nothing remains.
+
+        Raises PositionLost.
+        """
+
+    @abstractmethod
+    def _items_of(self, frame: Frame) -> Sequence[Item]: ...
+
+    @abstractmethod
+    def _shown(self, frame: Frame) -> Shown | None:
+        """The frame as `frames` shows it."""
+
+    @property
+    def position(self) -> str:
+        """After all that was dealt with: where another watch, also in another process and on another day, goes on.
+
+        An item is dealt with once the next one is asked for, or `ack` is called. Events come in frames, and there are
+        positions between frames only: in the midst of a frame, this is the position before it. So whoever stores it and
+        crashes gets no event too few, and perhaps some a second time. Empty before the first frame.
+        """
+        return self._dealt_with
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether what was received last was, as far as the service knew, the newest there was."""
+        return self._caught_up
+
+    @property
+    def streams(self) -> int:
+        """How many streams were opened: 1 while the first one lasts."""
+        return self._tail.streams if self._tail else 0
+
+    @property
+    def last_error(self) -> SessiondError | None:
+        """Why there is no stream just now, or why the last one ended when nothing new has come since; else None."""
+        return self._tail.last_error if self._tail else None
+
+    def ack(self) -> None:
+        """Says that the item, or the frame, that came last has been dealt with, before the next one is asked for."""
+        if self._after and self._next == len(self._items):
+            self._dealt_with, self._after = self._after, ""
+            if self._saver is not None:
+                self._saver.reached(self._dealt_with, self._events)
+
+    def frames(self) -> AsyncIterator[Shown]:
+        """What the service sends, instead of item by item: the way to store a batch and its position together."""
+        return _Frames(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        with self._one_reader():
+            self.ack()
+            while self._next == len(self._items) or self._closed:
+                frame = await self._frame()
+                if frame is None:
+                    raise StopAsyncIteration
+                self._hold(frame, self._items_of(frame))
+                self.ack()  # a frame without items needs no dealing with
+            self._next += 1
+            return self._items[self._next - 1]
+
+    async def _next_shown(self) -> Shown:
+        with self._one_reader():
+            if self._next != len(self._items):
+                raise RuntimeError("a watch is read by item or by frame: there are items left")
+            self.ack()
+            while True:
+                frame = await self._frame()
+                if frame is None:
+                    raise StopAsyncIteration
+                self._hold(frame, ())
+                if (shown := self._shown(frame)) is not None:
+                    return shown
+                self.ack()
+
+    async def __aenter__(self) -> Self:
+        """Returns once the first frame is there: from then on, nothing that happens is missed."""
+        with self._one_reader():
+            if self._tail is None:
+                self._first = await self._frame()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Takes the call back, saves the position where there is a store for it, and ends the iteration, also one that
+        waits in another task. Idempotent."""
+        self._closed = True
+        if self._tail is not None:
+            self._tail.close()
+        if self._saver is not None:
+            await self._saver.save()
+
+    def _hold(self, frame: Frame, items: Sequence[Item]) -> None:
+        self._items, self._next = items, 0
+        self._events = len(frame.events) if isinstance(frame, EventBatch) else 0
+        if not isinstance(frame, DeltaBatch):
+            self._after = frame.position
+
+    async def _frame(self) -> Frame | None:
+        """The next frame, checked; None at the end."""
+        if self._lost is not None:
+            raise self._lost
+        if (first := self._first) is not None:
+            self._first = None
+            return first
+        while not (self._ended or self._closed):
+            if self._tail is None:
+                if self._saver is not None and (saved := await self._saver.load()):
+                    self._dealt_with = saved
+                self._tail = self._open_tail(self._dealt_with)
+            try:
+                received = await self._receive(self._tail)
+                if received is None:
+                    self._ended = True
+                elif (frame := self._take(received)) is not None:
+                    return frame
+            except PositionGone as error:
+                # What would come next is not what follows; nobody shall take it for that.
+                self._lost = error
+                self._tail.close()
+                raise
+        await self.aclose()
+        return None
+
+    async def _receive(self, tail: Tail[Any]) -> Frame | None:
+        """From the tail, and saves the position when it is due."""
+        if (unasked := self._received_unasked) is not None:
+            self._received_unasked = None
+            return unasked
+        if self._saver is None or (due_in := self._saver.due_in()) is None:
+            return await tail.next()
+        if due_in == 0:
+            await self._saver.save()
+            return await tail.next()
+        receiving = asyncio.ensure_future(tail.next())
+        try:
+            await asyncio.wait([receiving], timeout=due_in)
+            if not receiving.done():
+                await self._saver.save()
+            return await receiving
+        except BaseException:
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            if not receiving.cancelled() and receiving.exception() is None:
+                self._received_unasked = receiving.result()
+            raise
+
+    @contextmanager
+    def _one_reader(self) -> Iterator[None]:
+        if self._reading:
+            raise RuntimeError("a watch is for one task: another one waits for it already")
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
+
+
+class _Frames(Generic[Shown]):
+    def __init__(self, subscription: Subscription[Item, Shown]) -> None:
+        self._subscription = subscription
+
+    def __aiter__(self) -> "_Frames[Shown]":
+        return self
+
+    async def __anext__(self) -> Shown:
+        return await self._subscription._next_shown()
