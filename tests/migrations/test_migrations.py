@@ -207,7 +207,8 @@ async def test_the_feeds_index_is_built_beside_writers(
     assert not building.done()
     await transaction.commit()
     await older.close()
-    assert sorted([len(await building), len(await other)]) == [0, LATEST - 1]
+    async with asyncio.timeout(20):
+        assert sorted(map(len, await asyncio.gather(building, other))) == [0, LATEST - 1]
     assert await empty.fetchval(_VALID) is True
 
 
