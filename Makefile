@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 REQUIREMENTS := deploy/requirements
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 GENERATOR := build/protos-venv
+# Object storage is tested with a real S3 server, which needs Go; without it those tests are skipped.
+S3SERVER := $(if $(shell command -v go 2>/dev/null),build/s3server)
 CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -30,7 +32,7 @@ run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres 
 demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
 	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.editable ## Runs all tests [ARGS="-k name -x"]
+test: $(VENV)/.test $(VENV)/.editable $(S3SERVER) ## Runs all tests [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
@@ -116,6 +118,12 @@ $(VENV)/.test: $(VENV)/.python $(REQUIREMENTS)/dev.txt
 	@echo "installing into $(VENV) what testing needs"
 	@$(PIP) install --require-hashes -r $(REQUIREMENTS)/dev.txt
 	@touch $@ $(VENV)/.run
+
+build/s3server: tests/blobs/s3server/go.sum
+	@echo "building the S3 server of the tests; once, for a minute or two"
+	@mkdir -p build
+	@cd tests/blobs/s3server && go build -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw || \
+	  echo "it cannot be built: the tests that need it are skipped"
 
 $(VENV)/.editable: pyproject.toml $(VENV)/.python
 	@$(PIP) install --no-deps --no-build-isolation --editable .

@@ -51,6 +51,8 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
         inner = ours(module)
         if within(module, "asyncpg"):
             assert within(here, "store.postgres"), module
+        if within(module, "obstore"):
+            assert within(here, "blobs.objects"), module
         if within(module, "redis"):
             assert within(here, "cache.redis", "events.redis"), module
         if within(module, "grpc", "grpc_health", "grpc_reflection", "grpc_status"):
@@ -64,14 +66,17 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
         if within(here, "store"):
             # The bell in Postgres is a bus like the others.
             bus = ("events",) if within(here, "store.postgres.notify") else ()
-            assert within(inner, "store", "domain", "errors", "cache", *bus), module
+            assert within(inner, "store", "domain", "errors", "cache", "blobs.contract", *bus), module
+        if within(here, "blobs"):
+            assert within(inner, "blobs", "domain", "errors", "store.contract", "store.attachments"), module
         if within(here, "events"):
             cache = ("cache.redis",) if within(here, "events.redis") else ()
             assert within(inner, "events", "domain", "errors", "store.contract", *cache), module
         if within(here, "cache"):
             assert within(inner, "cache", "domain", "errors"), module
         if within(here, "rpc"):
-            assert within(inner, "rpc", "domain", "errors", "auth", "store.contract", "events"), module
+            truth = ("store.contract", "store.attachments")
+            assert within(inner, "rpc", "domain", "errors", "auth", "events", "blobs", *truth), module
         if within(inner, "app", "cli"):
             assert within(here, "app", "cli", "__main__"), module
 

@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sessiond.v1.attachment_pb2
+import sessiond.v1.run_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -42,7 +43,9 @@ global___UploadAttachmentRequest = UploadAttachmentRequest
 
 @typing.final
 class UploadHeader(google.protobuf.message.Message):
-    """What is going to be uploaded. Whoever resumes an upload says the same again, but for `offset` and `request_id`."""
+    """What is going to be uploaded. Whoever resumes an upload says the same again, but for `offset`,
+    `request_id` and `run`.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -55,6 +58,7 @@ class UploadHeader(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     OFFSET_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     attachment_id: builtins.str
@@ -77,6 +81,10 @@ class UploadHeader(google.protobuf.message.Message):
     """
     request_id: builtins.str
     """Idempotency key; see SessionService. The answer to a retry of what was completed comes without waiting for chunks."""
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run in which it is uploaded, if any. Checked when the upload completes (RUN_FENCED)."""
+
     def __init__(
         self,
         *,
@@ -89,8 +97,10 @@ class UploadHeader(google.protobuf.message.Message):
         sha256: builtins.bytes = ...,
         offset: builtins.int = ...,
         request_id: builtins.str = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "media_type", b"media_type", "name", b"name", "offset", b"offset", "request_id", b"request_id", "session_id", b"session_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["run", b"run"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "media_type", b"media_type", "name", b"name", "offset", b"offset", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "type", b"type"]) -> None: ...
 
 global___UploadHeader = UploadHeader
 
@@ -330,6 +340,7 @@ class DeleteAttachmentRequest(google.protobuf.message.Message):
     ATTACHMENT_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     attachment_id: builtins.str
@@ -338,6 +349,10 @@ class DeleteAttachmentRequest(google.protobuf.message.Message):
     """Idempotency key; see SessionService."""
     expected_version: builtins.int
     """The session must be at this version; 0 for any. Not negative. Not looked at for an unfinished upload."""
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run that deletes it, if any (RUN_FENCED). Not looked at for an unfinished upload."""
+
     def __init__(
         self,
         *,
@@ -345,8 +360,10 @@ class DeleteAttachmentRequest(google.protobuf.message.Message):
         attachment_id: builtins.str = ...,
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "expected_version", b"expected_version", "request_id", b"request_id", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["run", b"run"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session_id", b"session_id"]) -> None: ...
 
 global___DeleteAttachmentRequest = DeleteAttachmentRequest
 

@@ -105,8 +105,8 @@ class AttachmentServiceServicer(object):
         a client whose connection was cut need not wait for the server to notice.
 
         Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
-        ATTACHMENT_SPACE_EXHAUSTED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE, UPLOAD_TOO_LONG,
-        CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
+        ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
+        UPLOAD_TOO_LONG, CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +145,7 @@ class AttachmentServiceServicer(object):
 
     def DeleteAttachment(self, request, context):
         """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED.
+        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,8 +48,8 @@ class AttachmentServiceStub:
     a client whose connection was cut need not wait for the server to notice.
 
     Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
-    ATTACHMENT_SPACE_EXHAUSTED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE, UPLOAD_TOO_LONG,
-    CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
+    ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
+    UPLOAD_TOO_LONG, CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
     """
 
     GetUploadStatus: grpc.UnaryUnaryMultiCallable[
@@ -85,7 +85,7 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse,
     ]
     """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED.
+    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
     """
 
 class AttachmentServiceAsyncStub:
@@ -117,8 +117,8 @@ class AttachmentServiceAsyncStub:
     a client whose connection was cut need not wait for the server to notice.
 
     Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
-    ATTACHMENT_SPACE_EXHAUSTED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE, UPLOAD_TOO_LONG,
-    CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
+    ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
+    UPLOAD_TOO_LONG, CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
     """
 
     GetUploadStatus: grpc.aio.UnaryUnaryMultiCallable[
@@ -154,7 +154,7 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse,
     ]
     """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED.
+    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
     """
 
 class AttachmentServiceServicer(metaclass=abc.ABCMeta):
@@ -188,8 +188,8 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         a client whose connection was cut need not wait for the server to notice.
 
         Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
-        ATTACHMENT_SPACE_EXHAUSTED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE, UPLOAD_TOO_LONG,
-        CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
+        ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
+        UPLOAD_TOO_LONG, CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.
         """
 
     @abc.abstractmethod
@@ -235,7 +235,7 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse, collections.abc.Awaitable[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse]]:
         """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED.
+        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
         """
 
 def add_AttachmentServiceServicer_to_server(servicer: AttachmentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

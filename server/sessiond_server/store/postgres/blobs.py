@@ -1,0 +1,139 @@
+"""Blobs in the database itself: nothing else is needed to keep attachments.
+
+A piece is a row for each 7 936 bytes: what fits into one page of the table beside its key. Large values would be cut
+into rows of 2 000 bytes in a table of their own, which costs twice as much. COPY writes the rows of a segment.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from sessiond_server.blobs.contract import BytesMissing
+from sessiond_server.domain.files import Piece
+from sessiond_server.errors import StorageUnavailable, StoreUnavailable
+from sessiond_server.store.postgres.connection import pool
+from sessiond_server.store.postgres.statements import BLOBS
+from sessiond_server.store.postgres.transactions import Transactions
+
+LENGTH = BLOBS["length"].text
+READ = BLOBS["read"].text
+DELETE = BLOBS["delete"].text
+PIECES = BLOBS["pieces"].text
+
+ROW_BYTES: Final = 7936
+"""Of 8 160 in a page: 24 of the row's head, up to 132 of the tenant, 16 of the piece, 8 of numbers, and alignment."""
+_COLUMNS = ("tenant_id", "piece_id", "number", "data")
+_ROWS_GIVEN = 33
+"""Rows that make what `read` gives at a time: 261 888 bytes."""
+_ROWS_READ = 2 * _ROWS_GIVEN
+_ROWS_DELETED = 4096
+_PIECES_LISTED = 500
+_NONE = UUID(int=0)
+
+_T = TypeVar("_T")
+
+
+class PostgresBlobs:
+    """A BlobStore (see blobs/contract.py) on a migrated database. Use as `async with PostgresBlobs(dsn) as blobs`.
+
+    On connections of its own: transfers must not take those that sessions are written with.
+    """
+
+    segment = 132 * ROW_BYTES
+
+    def __init__(self, dsn: str, *, max_connections: int = 4, connect_timeout: float = 5.0) -> None:
+        """`connect_timeout` is in seconds, for each new connection."""
+        self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._transactions = Transactions(self._pool)
+
+    async def __aenter__(self) -> "PostgresBlobs":
+        await self._pool
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transactions.close()
+        await self._pool.close()
+
+    async def append(self, piece: Piece, offset: int, data: Sequence[bytes]) -> None:
+        tenant_id, piece_id = piece.tenant_id, UUID(piece.piece_id)
+        joined = memoryview(b"".join(data))
+        first = offset // ROW_BYTES
+
+        async def work(connection: asyncpg.Connection) -> None:
+            records = (
+                (tenant_id, piece_id, first + at // ROW_BYTES, joined[at : at + ROW_BYTES])
+                for at in range(0, len(joined), ROW_BYTES)
+            )
+            await connection.copy_records_to_table("blob_rows", records=records, columns=_COLUMNS)
+
+        await self._run(work)
+
+    async def commit(self, piece: Piece) -> None:
+        """Every append was a commit."""
+
+    async def length(self, piece: Piece) -> int:
+        rows = await self._fetch(LENGTH, piece.tenant_id, UUID(piece.piece_id))
+        return rows[0][0] * ROW_BYTES + rows[0][1] if rows else 0
+
+    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[bytes]:
+        piece_id = UUID(piece.piece_id)
+        while start < end:
+            first = start // ROW_BYTES
+            beyond = min(first + _ROWS_READ, -(-end // ROW_BYTES))
+            rows = await self._fetch(READ, piece.tenant_id, piece_id, first, beyond)
+            if len(rows) < beyond - first:
+                raise BytesMissing
+            for at in range(0, len(rows), _ROWS_GIVEN):
+                data = b"".join([row[0] for row in rows[at : at + _ROWS_GIVEN]])
+                begins = (first + at) * ROW_BYTES
+                given = data[max(start - begins, 0) : end - begins]
+                if not given or start + len(given) < min(end, begins + _ROWS_GIVEN * ROW_BYTES):
+                    raise BytesMissing
+                start += len(given)
+                yield given
+
+    async def delete(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            piece_id = UUID(piece.piece_id)
+            deleted = _ROWS_DELETED
+            while deleted == _ROWS_DELETED:
+
+                async def work(
+                    connection: asyncpg.Connection, tenant_id: str = piece.tenant_id, piece_id: UUID = piece_id
+                ) -> int:
+                    status = await connection.execute(DELETE, tenant_id, piece_id, _ROWS_DELETED)
+                    return int(status.rpartition(" ")[2])
+
+                deleted = await self._run(work)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        last = ("", _NONE)
+        while True:
+            rows = await self._fetch(PIECES, *last, _PIECES_LISTED)
+            for tenant_id, piece_id in rows:
+                yield Piece(tenant_id, str(piece_id))
+            if len(rows) < _PIECES_LISTED:
+                return
+            last = (rows[-1][0], rows[-1][1])
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[_T]]) -> _T:
+        with _reaching():
+            return await self._transactions.run(work)
+
+    async def _fetch(self, statement: str, *parameters: object) -> Sequence[asyncpg.Record]:
+        with _reaching():
+            return await self._transactions.fetch(statement, *parameters)
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StorageUnavailable from error

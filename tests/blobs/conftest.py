@@ -1,0 +1,73 @@
+"""The blob stores that the suite runs over, each twice: as two replicas have it."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from sessiond_server.blobs.contract import BlobStore
+from sessiond_server.blobs.memory import MemoryBlobs
+from sessiond_server.blobs.objects import opened
+from sessiond_server.domain.files import Piece
+from sessiond_server.store.postgres.blobs import PostgresBlobs
+from tests.blobs import s3
+from tests.conftest import Databases
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One storage, seen by two replicas."""
+
+    blobs: BlobStore
+    other: BlobStore
+
+    def piece(self, tenant_id: str = "acme") -> Piece:
+        return Piece(tenant_id, str(uuid4()))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.S3Server]:
+    s3.needed()
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def blobs_dsn(databases: Databases) -> Iterator[str]:
+    """A database that the tests of blobs share: no piece is of two tests."""
+    dsn = databases.create_migrated()
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture(params=["memory", "postgres", "local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A DSN, a URL, or nothing. Servers start here, outside of any event loop."""
+    kind: str = request.param
+    if kind == "postgres":
+        dsn: str = request.getfixturevalue("blobs_dsn")
+        return dsn
+    if kind == "s3":
+        server: s3.S3Server = request.getfixturevalue("s3_server")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.ACCESS_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET_KEY)
+        return server.bucket()
+    return "" if kind == "memory" else (tmp_path / "blobs").as_uri()
+
+
+@pytest.fixture
+async def backend(place: str) -> AsyncIterator[Backend]:
+    async with AsyncExitStack() as stack:
+        if not place:
+            memory = MemoryBlobs()
+            yield Backend(memory, memory)
+        elif place.startswith("postgres"):
+            yield Backend(
+                await stack.enter_async_context(PostgresBlobs(place, max_connections=2)),
+                await stack.enter_async_context(PostgresBlobs(place, max_connections=2)),
+            )
+        else:
+            yield Backend(opened(place), opened(place))
