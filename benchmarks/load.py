@@ -4,7 +4,7 @@ import base64
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ CALL_MARK = "%call-unique-identifier%"
 """In a request: replaced by an identifier of the same length, new in each call."""
 RUN_MARK = "%run--unique-identifier%"
 """The same, new each time that a script begins."""
+TIME_MARK = "%nanoseconds-since-1970%"
+"""The same, by when the call is sent. A request_id that begins so tells watchers when its events were asked for."""
 
 _SOURCE = Path(__file__).parent / "load"
 
@@ -86,38 +88,10 @@ class Load:
         postgres: Descendants | None = None,
     ) -> Sample:
         """Runs the scripts against 127.0.0.1:port. Raises RuntimeError when nothing was answered."""
-        plan = {
-            "target": f"127.0.0.1:{port}",
-            "protocol": pressure.protocol,
-            "connections": pressure.connections,
-            "callers": pressure.callers,
-            "rate": pressure.rate,
-            "most_waiting": pressure.most_waiting,
-            "deadline": pressure.deadline,
-            "warmup": pressure.warmup,
-            "seconds": pressure.seconds,
-            "scripts": [
-                [{"method": step.method, "body": base64.b64encode(step.body).decode()} for step in script]
-                for script in scripts
-            ],
-        }
-        report: dict[str, Any] = {}
-        used: dict[str, list[float]] = {}
-        with subprocess.Popen([self.program, "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
-            assert load.stdin is not None
-            assert load.stdout is not None
-            json.dump(plan, load.stdin)
-            load.stdin.close()
-            watched = [server, *([postgres] if postgres else []), Descendants(load.pid)]
-            for line in load.stdout:
-                said = json.loads(line)
-                if "event" in said:
-                    used[said["event"]] = [one.cpu_seconds() for one in watched]
-                else:
-                    report = said
+        report, used = self.run("run", plan_of(port, scripts, pressure), [server, *([postgres] if postgres else [])])
         if not report or report["calls"] == 0:
             raise RuntimeError(f"nothing was answered: {report}")
-        cpu = [(end - start) / report["calls"] * 1e6 for start, end in zip(used["start"], used["end"], strict=True)]
+        cpu = [seconds / report["calls"] * 1e6 for seconds in used]
         return Sample(
             calls_per_second=report["calls"] / report["seconds"],
             p50_ms=report["p50_ms"],
@@ -129,3 +103,53 @@ class Load:
             first_error=report["first_error"],
             response_bytes=report["response_bytes"],
         )
+
+    def run(
+        self,
+        command: str,
+        plan: Mapping[str, Any],
+        watched: Sequence[Descendants],
+        told: Callable[[str], None] = lambda event: None,
+    ) -> tuple[dict[str, Any], Sequence[float]]:
+        """The program's report on a plan, empty when it failed; and the CPU seconds of those watched between "start"
+        and "end", the program's own last. `told` is called with every event as it happens."""
+        report: dict[str, Any] = {}
+        used: dict[str, list[float]] = {}
+        with subprocess.Popen(
+            [self.program, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as load:
+            assert load.stdin is not None
+            assert load.stdout is not None
+            json.dump(plan, load.stdin)
+            load.stdin.close()
+            everyone = [*watched, Descendants(load.pid)]
+            for line in load.stdout:
+                said = json.loads(line)
+                if "event" in said:
+                    used[said["event"]] = [one.cpu_seconds() for one in everyone]
+                    told(said["event"])
+                else:
+                    report = said
+        if not report:
+            return report, []
+        return report, [end - start for start, end in zip(used["start"], used["end"], strict=True)]
+
+
+def plan_of(port: int, scripts: Sequence[Script], pressure: Pressure) -> dict[str, Any]:
+    """What the program is to do, in its own words."""
+    return {
+        "target": f"127.0.0.1:{port}",
+        "protocol": pressure.protocol,
+        "connections": pressure.connections,
+        "callers": pressure.callers,
+        "rate": pressure.rate,
+        "most_waiting": pressure.most_waiting,
+        "deadline": pressure.deadline,
+        "warmup": pressure.warmup,
+        "seconds": pressure.seconds,
+        "scripts": [steps_of(script) for script in scripts],
+    }
+
+
+def steps_of(steps: Iterable[Step]) -> list[dict[str, str]]:
+    return [{"method": step.method, "body": base64.b64encode(step.body).decode()} for step in steps]

@@ -48,15 +48,16 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, value any) error {
 
 type grpcCaller struct{ connections []*grpc.ClientConn }
 
-func newGRPCCaller(target string, connections int) (*grpcCaller, error) {
+func newGRPCCaller(target string, connections int, more ...grpc.DialOption) (*grpcCaller, error) {
 	caller := &grpcCaller{}
+	options := append([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(16<<20)),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+	}, more...)
 	for range connections {
-		connection, err := grpc.NewClient("passthrough:///"+target,
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(16<<20)),
-			grpc.WithDisableServiceConfig(),
-			grpc.WithDisableRetry(),
-		)
+		connection, err := grpc.NewClient("passthrough:///"+target, options...)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 // Plan says what to send where, how hard and for how long.
@@ -29,12 +30,13 @@ type Step struct {
 	Method string `json:"method"`
 	Body   []byte `json:"body"` // base64 in JSON
 
-	calls, runs []int // where the marks stand
+	calls, runs, times []int // where the marks stand
 }
 
 const (
 	callMark = "%call-unique-identifier%" // new in each call
 	runMark  = "%run--unique-identifier%" // new each time that a script begins
+	timeMark = "%nanoseconds-since-1970%" // when the call is sent, with leading zeros
 )
 
 var identifiers struct {
@@ -60,6 +62,7 @@ func (p *Plan) prepare() error {
 		for i := range script {
 			script[i].calls = positions(script[i].Body, callMark)
 			script[i].runs = positions(script[i].Body, runMark)
+			script[i].times = positions(script[i].Body, timeMark)
 		}
 	}
 	return nil
@@ -79,7 +82,7 @@ func positions(body []byte, mark string) []int {
 
 // request is the body with its marks replaced.
 func (s *Step) request(run []byte) []byte {
-	if len(s.calls) == 0 && len(s.runs) == 0 {
+	if len(s.calls) == 0 && len(s.runs) == 0 && len(s.times) == 0 {
 		return s.Body
 	}
 	body := bytes.Clone(s.Body)
@@ -91,6 +94,12 @@ func (s *Step) request(run []byte) []byte {
 	}
 	for _, at := range s.runs {
 		copy(body[at:], run)
+	}
+	if len(s.times) > 0 {
+		now := fmt.Appendf(nil, "%0*d", len(timeMark), time.Now().UnixNano())
+		for _, at := range s.times {
+			copy(body[at:], now)
+		}
 	}
 	return body
 }
