@@ -1,6 +1,7 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store -> cache -> batcher -> wire, refusing calls -> schema -> background tasks -> wire, serving
+    bundled servers -> store -> bus -> hub -> announcing store -> cache -> batcher -> wire, refusing calls
+    -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
 """
@@ -23,6 +24,13 @@ from sessiond_server.cache.redis import RedisCache
 from sessiond_server.domain.rows import Rules
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.events.announcing import AnnouncingStore
+from sessiond_server.events.bells import Bells
+from sessiond_server.events.bus import Bus
+from sessiond_server.events.hub import EventHub
+from sessiond_server.events.limits import Limits as EventLimits
+from sessiond_server.events.memory import MemoryBus
+from sessiond_server.events.redis import RedisBus
 from sessiond_server.rpc.server import RpcServer, WireSettings
 from sessiond_server.settings import Address, Settings, refuse_open_network
 from sessiond_server.store.batcher import Batcher
@@ -99,12 +107,16 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         if settings.embedded:
             embedded = await stack.enter_async_context(bundled(settings))
         dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
-        store = await stack.enter_async_context(opened_store(settings, dsn))
-        cache = await stack.enter_async_context(_opened_cache(settings, embedded.redis_url if embedded else None))
+        truth = await stack.enter_async_context(opened_store(settings, dsn))
+        redis_url = embedded.redis_url if embedded else settings.redis_url
+        bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
+        hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
+        store: Store = AnnouncingStore(truth, hub, bus)
+        cache = await stack.enter_async_context(_opened_cache(settings, redis_url))
         if cache is not None:
             store = await stack.enter_async_context(CachedStore(store, cache))
         batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
-        server = RpcServer(store, batcher, authenticator, _wire(settings))
+        server = RpcServer(store, batcher, hub, bus, authenticator, _wire(settings))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
@@ -114,8 +126,10 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             await _bring_up_to_date(dsn)
         await store.ping()
         token_key = await store.token_key()
+        prefix = f"sessiond:{_database_id(token_key)}:"
+        begin_bus(prefix)
         if cache is not None:
-            cache.begin(f"sessiond:{_database_id(token_key)}:")
+            cache.begin(prefix)
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
         tasks(_watch_health(store, server), "health")
@@ -201,9 +215,32 @@ async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) ->
 
 
 @asynccontextmanager
-async def _opened_cache(settings: Settings, embedded_url: str | None) -> AsyncIterator[RedisCache | None]:
+async def _opened_bus(
+    settings: Settings, dsn: str | None, redis_url: str | None
+) -> AsyncIterator[tuple[Bus, Callable[[str], None]]]:
+    """The bell between replicas, and what begins it: its channels need the database's id."""
+    if settings.store == "memory":
+        yield MemoryBus(), lambda prefix: None
+        return
+    from sessiond_server.store.postgres.notify import NotifyBus
+
+    assert dsn is not None
+    async with NotifyBus(dsn) as notify:
+        if redis_url is None:
+            yield notify, notify.begin
+            return
+        async with RedisBus(redis_url) as redis:
+
+            def begin(prefix: str) -> None:
+                notify.begin(prefix)
+                redis.begin(prefix)
+
+            yield Bells(redis, notify), begin
+
+
+@asynccontextmanager
+async def _opened_cache(settings: Settings, url: str | None) -> AsyncIterator[RedisCache | None]:
     """The cache, not begun yet: its keys need the database's id. None without one, and for the store in memory."""
-    url = embedded_url or settings.redis_url
     if url is None or settings.store == "memory":
         yield None
         return
@@ -282,6 +319,14 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _event_limits(settings: Settings) -> EventLimits:
+    return EventLimits(
+        bookmark=settings.bookmark_interval,
+        watchers=settings.watchers,
+        tombstone_retention=settings.tombstone_retention,
+    )
+
+
 def _wire(settings: Settings) -> WireSettings:
     reflection = settings.reflection
     if reflection is None:
@@ -295,6 +340,9 @@ def _wire(settings: Settings) -> WireSettings:
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
         reflection=reflection,
+        bookmark_interval=settings.bookmark_interval,
+        watch_write_timeout=settings.watch_write_timeout,
+        watch_age=settings.watch_age,
         drain_pause=settings.drain_pause,
         grace=settings.grace,
     )

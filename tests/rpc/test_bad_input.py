@@ -23,7 +23,8 @@ UNKNOWN_ENUM = cast("Any", 99)
 NAMED_BY = {
     rpc: "session.session_id" if rpc == "UpdateSession" else "session_id"
     for rpc in RPCS
-    if rpc not in ("CreateSession", "ListSessions", "CountSessions", "BatchGetSessions", "BatchDeleteSessions")
+    if rpc
+    not in ("CreateSession", "ListSessions", "CountSessions", "BatchGetSessions", "BatchDeleteSessions", "WatchEvents")
 }
 BAD_IDS = ["", "x" * 129, "a\0b", "a b", "a/b", "é", "a\n", "名"]
 

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
+from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.session_pb2 import Session
@@ -30,10 +31,13 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),
         "ListMessages": m.ListMessagesRequest(session_id=session_id, min_version=1000),
         "RedactMessage": m.RedactMessageRequest(session_id=session_id, message_id="m1"),
+        "WatchSession": e.WatchSessionRequest(session_id=session_id),
+        "ListEvents": e.ListEventsRequest(session_id=session_id),
+        "PublishDelta": e.PublishDeltaRequest(session_id=session_id, deltas=[e.Delta(message_id="m", typing=True)]),
     }
 
 
-NAMELESS = {"CreateSession", "ListSessions", "CountSessions"}
+NAMELESS = {"CreateSession", "ListSessions", "CountSessions", "WatchEvents"}
 
 
 def test_every_rpc_is_here() -> None:
@@ -92,6 +96,41 @@ async def test_lists_and_counts_leave_it_out(shared: Wire, key: str) -> None:
     assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=everything), key=key)).count == 1
     bobs = s.SessionFilter(user_id="bob")
     assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=bobs), key=key)).count == 0
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+async def test_from_its_beginning_it_cannot_be_watched_either(shared: Wire, key: str) -> None:
+    for session_id in ("bobs", "none", "gone"):
+        request = e.WatchSessionRequest(session_id=session_id, from_beginning=True)
+        failure = await shared.failure("WatchSession", request, key=key)
+        assert (failure.reason, failure.metadata) == ("SESSION_NOT_FOUND", {"session_id": session_id})
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+async def test_positions_of_its_owner_are_worth_nothing_to_others(shared: Wire, key: str) -> None:
+    for owner in (BOB, TENANT):
+        page = await shared.call("ListEvents", e.ListEventsRequest(session_id="bobs"), key=owner)
+        for rpc, request in (
+            ("ListEvents", e.ListEventsRequest(session_id="bobs", position=page.position)),
+            ("WatchSession", e.WatchSessionRequest(session_id="bobs", position=page.position)),
+        ):
+            failure = await shared.failure(rpc, request, key=key)
+            assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_POSITION")
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
+    await shared.create("own", key=key)
+    for where in (e.FeedFilter(), e.FeedFilter(session_ids=["bobs", "gone", "own"])):
+        request = e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING, filter=where)
+        watch = shared.watch("WatchEvents", request, key=key)
+        assert (await watch.read()).HasField("resumed")
+        assert [event.session_id for event in (await watch.read()).events.events] == ["own"]
+        watch.cancel()
+    bobs = shared.watch("WatchEvents", e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING), key=BOB)
+    assert (await bobs.read()).HasField("resumed")
+    seen = [(event.session_id, event.seq) for event in (await bobs.read()).events.events]
+    assert seen == [("bobs", 1), ("bobs", 2), ("bobs", 3), ("gone", 3)]
 
 
 async def test_a_taken_id_has_the_same_text_whoever_owns_it(shared: Wire) -> None:

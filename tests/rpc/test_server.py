@@ -12,6 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.auth import Authenticator
+from sessiond_server.events.hub import EventHub
+from sessiond_server.events.memory import MemoryBus
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
 from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_boundary import READ, Holding
@@ -19,7 +21,7 @@ from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = ["", "sessiond.v1.SessionService", "sessiond.v1.MessageService"]
+NAMES = ["", "sessiond.v1.SessionService", "sessiond.v1.MessageService", "sessiond.v1.EventService"]
 
 
 async def health(wire: Wire, service: str = "") -> Any:
@@ -117,9 +119,13 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
         assert (await wire.failure("CountSessions", s.CountSessionsRequest())).code is StatusCode.UNAVAILABLE
 
 
+def unstarted(settings: WireSettings) -> RpcServer:
+    store, bus = MemoryStore(), MemoryBus()
+    return RpcServer(store, DirectWriter(store), EventHub(store, bus), bus, Authenticator(), settings)
+
+
 async def test_a_server_that_never_started_can_be_stopped() -> None:
-    store = MemoryStore()
-    server = RpcServer(store, DirectWriter(store), Authenticator(), WireSettings())
+    server = unstarted(WireSettings())
     await server.stop()
     assert server.calls == 0
 
@@ -130,26 +136,12 @@ async def test_calls_are_refused_until_the_server_is_opened() -> None:
         assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STARTING")
         await wire.server.open(bytes(32))
         assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
-        wire.server._gate.close()
-        await wire.server.open(bytes(32))
-        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
-        assert failure.reason == "DRAINING", "what is closed for good stays closed"
-
-
-async def test_a_closed_gate_refuses_as_draining() -> None:
-    async with serving() as wire:
-        wire.server._gate.close()
-        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
-    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
 
 
 async def test_a_taken_port_is_told() -> None:
     async with serving() as wire:
-        store = MemoryStore()
-        settings = WireSettings(listen=f"127.0.0.1:{wire.port}")
-        other = RpcServer(store, DirectWriter(store), Authenticator(), settings)
         with pytest.raises(RuntimeError):
-            await other.start()
+            await unstarted(WireSettings(listen=f"127.0.0.1:{wire.port}")).start()
 
 
 async def test_a_port_is_free_again_after_stopping() -> None:
@@ -173,6 +165,7 @@ async def test_reflection_lists_the_services_when_asked_for() -> None:
         assert await listed_services(wire) == [
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
+            "sessiond.v1.EventService",
             "sessiond.v1.MessageService",
             "sessiond.v1.SessionService",
         ]

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from sessiond_server.auth import SESSIONS_READ, Authenticator
-from sessiond_server.errors import SessionNotFound
+from sessiond_server.errors import SessionNotFound, Starting
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.authentication import Authentication
@@ -108,8 +108,8 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(longest: float = 20.0, most: int = 10) -> AsyncIterator[Served]:
-    four, gate, occupancy = Four(), Gate(), Occupancy(most)
+async def serving(longest: float = 20.0, most: int = 10, gate: Gate | None = None) -> AsyncIterator[Served]:
+    four, gate, occupancy = Four(), gate or Gate(), Occupancy(most)
     stack = (
         CallId(),
         AccessLog(successes=True),
@@ -161,12 +161,13 @@ async def test_each_kind_fails_by_the_table(rpc: str) -> None:
 
 
 @pytest.mark.parametrize("rpc", KINDS)
-async def test_each_kind_drains(rpc: str) -> None:
-    async with serving() as four:
-        four.gate.close()
+async def test_each_kind_is_refused_until_the_gate_opens(rpc: str) -> None:
+    async with serving(gate=Gate(Starting)) as four:
         with pytest.raises(Failure) as caught:
             await four.call(rpc, said("a"))
-    assert caught.value.reason == "DRAINING"
+        assert caught.value.reason == "STARTING"
+        four.gate.open()
+        assert said("a") in (await four.call(rpc, said("a")))
 
 
 @pytest.mark.parametrize("rpc", [rpc for rpc, (_, outgoing) in KINDS.items() if not outgoing])

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
+from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus, SessionView
@@ -33,7 +34,11 @@ WRITES = {
     "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
     "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
     "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
+    "PublishDelta": e.PublishDeltaRequest(session_id="active", deltas=[e.Delta(message_id="m2", text="so")]),
 }
+UNSTORED = frozenset(["PublishDelta"])
+"""Needs the scope of a write, and is none: nothing is committed, and there is no request id."""
+COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED]
 READS = {
     "GetSession": s.GetSessionRequest(session_id="active"),
     "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=["ended", "none", "active"]),
@@ -42,6 +47,9 @@ READS = {
     "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
     "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
     "ListMessages": m.ListMessagesRequest(session_id="active"),
+    "WatchSession": e.WatchSessionRequest(session_id="active"),
+    "WatchEvents": e.WatchEventsRequest(),
+    "ListEvents": e.ListEventsRequest(session_id="active"),
 }
 VALID = {**WRITES, **READS}
 
@@ -92,6 +100,17 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "GetMessage": lambda a: (a.message_id, a.seq, a.parts[0].text) == ("m1", 2, "hello"),
     "ListMessages": lambda a: ([x.message_id for x in a.messages], a.version) == (["m1"], 2),
     "RedactMessage": lambda a: (a.message_id, a.redact_reason, len(a.parts)) == ("m1", "asked", 0),
+    "WatchSession": lambda a: (
+        (a.snapshot.session.session_id, a.snapshot.session.version, a.snapshot.session.summary)
+        == ("active", 2, "so far")
+        and a.snapshot.position != ""
+    ),
+    "WatchEvents": lambda a: a.resumed.position != "",
+    "ListEvents": lambda a: (
+        ([x.seq for x in a.events], a.events[1].message.message_id, a.more, a.version) == ([1, 2], "m1", False, 2)
+        and a.position != ""
+    ),
+    "PublishDelta": lambda a: a == e.PublishDeltaResponse(),
 }
 
 
@@ -150,6 +169,21 @@ REFUSALS: list[Refusal] = [
     ("ListMessages", m.ListMessagesRequest(session_id="active", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
     ("RedactMessage", m.RedactMessageRequest(session_id="active", message_id="m2"), StatusCode.NOT_FOUND,
      "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m2"}),
+    ("WatchSession", e.WatchSessionRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("WatchSession", e.WatchSessionRequest(session_id="active", position="x"), INVALID, "INVALID_POSITION", {}),
+    ("WatchEvents", e.WatchEventsRequest(position="x"), INVALID, "INVALID_POSITION", {}),
+    ("WatchEvents", e.WatchEventsRequest(start=cast("Any", 9)), INVALID, "INVALID_FIELD", {}),
+    ("ListEvents", e.ListEventsRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("ListEvents", e.ListEventsRequest(session_id="active", position="x"), INVALID, "INVALID_POSITION", {}),
+    ("PublishDelta", e.PublishDeltaRequest(session_id="active"), INVALID, "INVALID_FIELD", {}),
+    ("PublishDelta", e.PublishDeltaRequest(session_id="none", deltas=[e.Delta(message_id="m", typing=True)]),
+     StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("PublishDelta", e.PublishDeltaRequest(session_id="suspended", deltas=[e.Delta(message_id="m", typing=True)]),
+     PRECONDITION, "SESSION_NOT_ACTIVE", {"session_id": "suspended", "status": "SUSPENDED"}),
+    ("PublishDelta", e.PublishDeltaRequest(session_id="ended", deltas=[e.Delta(message_id="m", typing=True)]),
+     PRECONDITION, "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
 ]  # fmt: skip
 
 
@@ -217,7 +251,7 @@ def unknown_field(size: int) -> bytes:
     return encoding.tag(2047) + encoding.varint(size) + bytes(size)
 
 
-@pytest.mark.parametrize("rpc", WRITES)
+@pytest.mark.parametrize("rpc", COMMITS)
 async def test_a_retry_has_one_effect_and_gets_the_first_outcome(stocked: Wire, rpc: str) -> None:
     request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
     request.request_id = "r-1"  # type: ignore[attr-defined]
@@ -227,7 +261,7 @@ async def test_a_retry_has_one_effect_and_gets_the_first_outcome(stocked: Wire, 
     assert await stocked.call(rpc, request) == first
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in WRITES if rpc != "BatchDeleteSessions"])
+@pytest.mark.parametrize("rpc", [rpc for rpc in COMMITS if rpc != "BatchDeleteSessions"])
 async def test_the_same_request_id_with_another_content_is_refused(stocked: Wire, rpc: str) -> None:
     request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
     request.request_id = "r-1"  # type: ignore[attr-defined]
@@ -298,7 +332,7 @@ class Failing:
         raise self._error
 
 
-@pytest.mark.parametrize("rpc", WRITES)
+@pytest.mark.parametrize("rpc", COMMITS)
 async def test_a_full_queue_says_when_to_come_back(rpc: str) -> None:
     async with serving(writer=Failing(QueueFull(0.25))) as wire:
         failure = await wire.failure(rpc, VALID[rpc])
@@ -306,7 +340,7 @@ async def test_a_full_queue_says_when_to_come_back(rpc: str) -> None:
     assert failure.trailers["grpc-retry-pushback-ms"] == "250"
 
 
-@pytest.mark.parametrize("rpc", WRITES)
+@pytest.mark.parametrize("rpc", COMMITS)
 async def test_a_database_out_of_reach_is_unavailable(rpc: str) -> None:
     async with serving(writer=Failing(StoreUnavailable())) as wire:
         failure = await wire.failure(rpc, VALID[rpc])

@@ -25,6 +25,11 @@ from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import CreateSessionRequest
 from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenticator, Principal, digest_of
 from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.events.announcing import AnnouncingStore
+from sessiond_server.events.bus import Bus
+from sessiond_server.events.hub import EventHub
+from sessiond_server.events.limits import Limits
+from sessiond_server.events.memory import MemoryBus
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
 from sessiond_server.store.contract import Store, Writer
 from sessiond_server.store.memory import MemoryStore
@@ -105,11 +110,13 @@ class Failure(Exception):
 class Wire:
     """What a test talks to."""
 
-    def __init__(self, server: RpcServer, port: int, channel: grpc.aio.Channel, store: Store) -> None:
+    def __init__(self, server: RpcServer, port: int, channel: grpc.aio.Channel, store: Store, hub: EventHub) -> None:
         self.server = server
         self.port = port
         self.channel = channel
         self.store = store
+        """Below what tells of commits: what is written to it directly was committed by another replica."""
+        self.hub = hub
 
     def start(
         self,
@@ -121,17 +128,31 @@ class Wire:
         timeout: float | None = 20.0,
     ) -> grpc.aio.UnaryUnaryCall[bytes, bytes]:
         """A call of an RPC by its name alone, not yet awaited."""
-        method = RPCS[rpc]
-        assert method.containing_service is not None
-        data = request if isinstance(request, bytes) else request.SerializeToString()
-        bearer = (("authorization", f"Bearer {key}"),) if key else ()
-        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
-            f"/{method.containing_service.full_name}/{rpc}"
-        )
-        return invoke(data, metadata=(*bearer, *metadata), timeout=timeout)
+        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_path(rpc))
+        return invoke(_data(request), metadata=(*_bearer(key), *metadata), timeout=timeout)
+
+    def watch(
+        self,
+        rpc: str,
+        request: ProtoMessage | bytes,
+        *,
+        key: str = TENANT,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout: float | None = 20.0,
+        channel: grpc.aio.Channel | None = None,
+    ) -> "Watch":
+        """A stream of an RPC by its name alone."""
+        invoke: Any = (channel or self.channel).unary_stream(_path(rpc))
+        return Watch(rpc, invoke(_data(request), metadata=(*_bearer(key), *metadata), timeout=timeout))
 
     async def call(self, rpc: str, request: ProtoMessage | bytes, **options: Any) -> Any:
-        """The response, or Failure."""
+        """The response, of a stream the first one; or Failure."""
+        if RPCS[rpc].server_streaming:
+            watch = self.watch(rpc, request, **options)
+            try:
+                return await watch.read()
+            finally:
+                watch.cancel()
         try:
             answer = await self.start(rpc, request, **options)
         except grpc.aio.AioRpcError as error:
@@ -160,6 +181,48 @@ class Wire:
         )
 
 
+class Watch:
+    """A stream that is open."""
+
+    def __init__(self, rpc: str, call: Any) -> None:
+        self._rpc = rpc
+        self.call = call
+
+    async def read(self) -> Any:
+        """The next frame; None at the end; Failure."""
+        try:
+            frame = await self.call.read()
+        except grpc.aio.AioRpcError as error:
+            raise Failure.of(error) from None
+        return None if frame is grpc.aio.EOF else GetMessageClass(RPCS[self._rpc].output_type).FromString(frame)
+
+    async def failure(self) -> Failure:
+        """How it ends, whatever comes before."""
+        try:
+            while (frame := await self.read()) is not None:
+                del frame
+        except Failure as failure:
+            return failure
+        raise AssertionError("the stream ended without an error")
+
+    def cancel(self) -> None:
+        self.call.cancel()
+
+
+def _path(rpc: str) -> str:
+    service = RPCS[rpc].containing_service
+    assert service is not None
+    return f"/{service.full_name}/{rpc}"
+
+
+def _data(request: ProtoMessage | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+def _bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),) if key else ()
+
+
 async def until(holds: Callable[[], bool]) -> None:
     """Returns when a condition holds of which nothing gives notice."""
     while not holds():  # noqa: ASYNC110
@@ -179,20 +242,25 @@ async def serving(
     settings: WireSettings = SETTINGS,
     authenticator: Authenticator | None = None,
     ready: bool = True,
+    limits: Limits | None = None,
+    bus: Bus | None = None,
     **changes: Any,
 ) -> AsyncIterator[Wire]:
-    """A running server; `changes` are to its settings. Everything is closed behind it."""
+    """A running server; `limits` are the hub's, `changes` are to its settings. Everything is closed behind it."""
     store = store or MemoryStore()
+    bus = bus or MemoryBus()
     authenticator = authenticator or Authenticator({digest_of(key): who for key, who in PRINCIPALS.items()})
     settings = replace(settings, grace=0.0, **changes) if "grace" not in changes else replace(settings, **changes)
-    server = RpcServer(store, writer or DirectWriter(store), authenticator, settings)
-    port = await server.start()
-    if ready:
-        await server.open(await store.token_key())
-    # Channels to one address share a connection otherwise, and so one test's GOAWAY would be another's.
-    options = (("grpc.use_local_subchannel_pool", 1),)
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-            yield Wire(server, port, channel, store)
-    finally:
-        await server.stop()
+    async with EventHub(store, bus, limits) as hub:
+        announcing = AnnouncingStore(store, hub, bus)
+        server = RpcServer(announcing, writer or DirectWriter(announcing), hub, bus, authenticator, settings)
+        port = await server.start()
+        if ready:
+            await server.open(await store.token_key())
+        # Channels to one address share a connection otherwise, and so one test's GOAWAY would be another's.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+                yield Wire(server, port, channel, store, hub)
+        finally:
+            await server.stop()

@@ -10,10 +10,14 @@ from grpc.aio import Server
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from sessiond.v1 import message_service_pb2, session_service_pb2
+from sessiond.v1 import event_service_pb2, message_service_pb2, session_service_pb2
 from sessiond_server.auth import Authenticator
 from sessiond_server.errors import Starting
+from sessiond_server.events.bus import Bus
+from sessiond_server.events.contract import Hub
 from sessiond_server.rpc.call import Interceptor
+from sessiond_server.rpc.delivery import Deliveries
+from sessiond_server.rpc.events import EventServicer
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.authentication import Authentication
@@ -21,19 +25,25 @@ from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
+from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.messages import MessageServicer
 from sessiond_server.rpc.methods import generic_handler
 from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.positions import Positions
 from sessiond_server.rpc.sessions import SessionServicer
 from sessiond_server.store.contract import Store, Writer
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
-SERVICES: Final = (SESSIONS, MESSAGES)
+EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+SERVICES: Final = (SESSIONS, MESSAGES, EVENTS)
 
 CACHE: Final = "cache"
 """Asked of health as a service: NOT_SERVING while the cache cannot be used. Unknown where there is none."""
+
+CONNECTION_GRACE: Final = 60.0
+"""Seconds that an old connection outlives the streams that began on it, for calls without a stream."""
 
 MIB: Final = 1024 * 1024
 
@@ -71,7 +81,13 @@ class WireSettings:
     keepalive_timeout: float = 10.0
     max_connection_age: float = 1800.0
     """Connections are closed then, in grace, so that load spreads over servers that came later."""
-    max_connection_age_grace: float = 300.0
+    """Those that streams are open on stay until the last of them has reached `watch_age`, and no longer."""
+    watch_age: float = 1800.0
+    """Greatest age of a stream; up to a tenth less, so that streams which began together do not end together."""
+    watch_write_timeout: float = 10.0
+    """How long a watcher may take to make room for a frame, and any peer for the answer of a call that failed."""
+    bookmark_interval: float = 10.0
+    """Longest silence of a stream whose filter passes over what happens. Idle ones are the hub's."""
 
     def options(self) -> list[tuple[str, int]]:
         """gRPC's channel arguments."""
@@ -89,28 +105,38 @@ class WireSettings:
             # Clients that ping as often as this server does are not sent away.
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.keepalive_timeout * 1000)),
             ("grpc.max_connection_age_ms", round(self.max_connection_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", round(self.max_connection_age_grace * 1000)),
+            ("grpc.max_connection_age_grace_ms", round((self.watch_age + CONNECTION_GRACE) * 1000)),
         ]
 
 
 class RpcServer:
     """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
 
-    def __init__(self, store: Store, writer: Writer, authenticator: Authenticator, settings: WireSettings) -> None:
+    def __init__(
+        self, store: Store, writer: Writer, hub: Hub, bus: Bus, authenticator: Authenticator, settings: WireSettings
+    ) -> None:
         self._settings = settings
         self._gate = Gate(Starting)
         self._occupancy = Occupancy(settings.most_calls)
         self._health = Health([service.full_name for service in SERVICES])
         self._tokens = tokens = PageTokens()
+        self._positions = positions = Positions()
+        self._deliveries = Deliveries(
+            write_timeout=settings.watch_write_timeout,
+            max_age=settings.watch_age,
+            bookmark_interval=settings.bookmark_interval,
+        )
         self._servicers = (
             (SESSIONS, SessionServicer(store, writer, tokens)),
             (MESSAGES, MessageServicer(store, writer, tokens)),
+            (EVENTS, EventServicer(store, hub, bus, positions, self._deliveries)),
         )
         self._interceptors: Sequence[Interceptor] = (
-            CallId(),  # outermost: the log record and every error carry the id
+            Gathering(),  # outermost: all that follows is done for several calls in a row
+            CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the answer, whatever became of the call.
             AccessLog(successes=settings.log_successes),
-            Boundary(),  # outside all that raises
+            Boundary(settings.watch_write_timeout),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
             self._occupancy,  # before work is done for a call that cannot be served
             Deadline(settings.longest_deadline),  # around all waiting
@@ -143,7 +169,7 @@ class RpcServer:
 
     async def open(self, token_key: bytes) -> None:
         """Serves from now on: the store is ready, and `token_key` is Store.token_key's. Health says SERVING."""
-        self._tokens.key = token_key
+        self._tokens.key = self._positions.key = token_key
         self._gate.open()
         await self.set_serving(True)
 
@@ -161,7 +187,7 @@ class RpcServer:
         return self._occupancy.calls
 
     async def stop(self) -> None:
-        """Health says NOT_SERVING; after a pause clients are told to go elsewhere and new calls are refused; those in
+        """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in
         progress get `grace` to finish, then they are cancelled.
 
         Returns when the port is closed. Cancelling it skips the pause; the rest then goes on by itself.
@@ -175,8 +201,15 @@ class RpcServer:
         try:
             await asyncio.sleep(self._settings.drain_pause)
         finally:
-            self._gate.close()
-            self._health.close()
             # Once, and never cancelled: with two calls of grpc's `stop` under way, one may use what the other freed.
-            self._closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-closing")
+            self._closing = asyncio.create_task(self._close(server), name="rpc-closing")
             await asyncio.shield(self._closing)
+
+    async def _close(self, server: Server) -> None:
+        """What the transport has handed over by now is served: only watchers are sent away (decision 14)."""
+        closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-grace")
+        # One turn: connections have been told to go away before watchers are, who come back at once.
+        await asyncio.sleep(0)
+        self._health.close()
+        self._deliveries.drain()
+        await closing

@@ -140,6 +140,20 @@ class Settings:
     outage: float = _setting(
         _duration(0, 600), "10s", "DURATION", "How long writes are tried again after Postgres was lost."
     )
+    watchers: int = _setting(
+        _count(0, 10**6), "20000", "N", "Most streams of events at once; one more gets RESOURCE_EXHAUSTED."
+    )
+    bookmark_interval: float = _setting(
+        _duration(0.1, 3600), "10s", "DURATION", "How long a stream of events is silent before it gets a bookmark."
+    )
+    watch_write_timeout: float = _setting(
+        _duration(0.1, 600), "10s", "DURATION",
+        "How long a watcher may take to make room for the next frame; slower ones get RESOURCE_EXHAUSTED.",
+    )  # fmt: skip
+    watch_age: float = _setting(
+        _duration(10, DAY), "30m", "DURATION",
+        "Age at which a stream of events ends, up to a tenth sooner. Its watcher comes back, perhaps elsewhere.",
+    )  # fmt: skip
     drain_pause: float = _setting(
         _duration(0, 600), "0", "DURATION",
         "On a stop: pause between reporting NOT_SERVING and refusing calls, for load balancers to notice.",

@@ -23,6 +23,10 @@ class Boundary:
     one without an answer.
     """
 
+    def __init__(self, patience: float = 10.0) -> None:
+        """Seconds that the transport may take to take the answer of a call that failed; see `_answer`."""
+        self._patience = patience
+
     def around(self, method: Method, proceed: Handler) -> Handler:
         async def bounded(request: Any, call: Call) -> bytes | None:
             try:
@@ -43,11 +47,24 @@ class Boundary:
             except Exception as error:
                 answered = _unforeseen(call, error)
             call.error = answered
-            answer = status.answer(answered)
-            await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
+            await self._answer(call, status.answer(answered))
             return None
 
         return bounded
+
+    async def _answer(self, call: Call, answer: status.Answer) -> None:
+        """Hands the status to the transport; raises AbortError then, as grpc wants it.
+
+        Behind frames that the peer does not read it may wait for ever. The call ends here all the same, when patience
+        does: what it held is free, and grpc keeps the status until the peer reads it or leaves, or its connection is
+        closed. There is no way for a server to cancel a call.
+        """
+        try:
+            async with asyncio.timeout(self._patience) as timer:
+                await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
+        except TimeoutError:
+            if not timer.expired():
+                raise
 
 
 def _unforeseen(call: Call, error: BaseException) -> InternalError:
