@@ -8,19 +8,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, growth, peers, report
+from benchmarks import chart, growth, peers, report, watching
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
 from benchmarks.rows import Row, rows
-from benchmarks.site import commit, machine, serving, today
+from benchmarks.site import Site, commit, machine, serving, today
+from benchmarks.watching import Watched
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.embedded.postgres import read_postmaster
 
@@ -35,6 +36,7 @@ class Options:
     rounds: int
     conversations: Path
     many_sessions: int
+    watchers: int
     peers: bool
     output: Path
 
@@ -48,18 +50,19 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch,
         servers(Path(scratch)) as (dsn, redis, postgres),
     ):
-        measured = _measure_all(options, load, logs, dsn, redis, postgres)
+        measured, watched = _measure_all(options, load, logs, dsn, redis, postgres)
         compared = None
         if options.peers:
             _say("peers")
             database = asyncio.run(_database(dsn, "peers"))
             compared = peers.compare(measured, load, options.pressure, database, options.output / "peers", logs)
-    text = _write(options, measured, compared)
+    text = _write(options, measured, watched, compared)
     print(text)  # noqa: T201 - the report
 
 
 def _options() -> Options:
-    names = ("ceiling", *(row.name for row in rows(ROOT / "examples/conversations.jsonl")), *growth.NAMES)
+    plain = [row.name for row in rows(ROOT / "examples/conversations.jsonl")]
+    names = ("ceiling", *plain, *growth.NAMES, *watching.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
@@ -68,6 +71,7 @@ def _options() -> Options:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/")
     parser.add_argument("--sessions", type=int, default=100_000, help="of the large database of growth_list_sessions")
+    parser.add_argument("--watchers", type=int, default=10_000, help="of idle_watcher; the other watch rows' at most")
     parser.add_argument("--peers", action="store_true", help="also measure what a team would otherwise use")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for bench.json and bench.svg")
     given = parser.parse_args()
@@ -83,6 +87,7 @@ def _options() -> Options:
         rounds=given.rounds,
         conversations=Path(given.conversations) if given.conversations else ROOT / "examples/conversations.jsonl",
         many_sessions=given.sessions,
+        watchers=given.watchers,
         peers=given.peers,
         output=given.output,
     )
@@ -90,8 +95,9 @@ def _options() -> Options:
 
 def _measure_all(
     options: Options, load: Load, folder: Path, dsn: str, redis: str, postgres: Descendants
-) -> list[Measured]:
+) -> tuple[list[Measured], list[Watched]]:
     measured: list[Measured] = []
+    watched: list[Watched] = []
     known: dict[str, Row] = {row.name: row for row in rows(options.conversations)}
     with serving(dsn, folder, postgres, redis) as site:
         if "ceiling" in options.names:
@@ -101,11 +107,14 @@ def _measure_all(
         for name in options.names:
             if name in known:
                 _say(name)
-                measured.append(measure(known[name], site, load, options.pressure, options.rounds, folder))
+                row = known[name]
+                with serving(dsn, folder, postgres) if row.cached else nullcontext() as uncached:
+                    measured.append(measure(row, site, load, options.pressure, options.rounds, folder, uncached))
         lengths = [name for name in options.names if name in growth.NAMES and name != "growth_list_sessions"]
         if lengths:
             _say(", ".join(lengths))
             measured += growth.measure_lengths(lengths, site, load, options.pressure, options.rounds, folder)
+        watched += _watch_all(options, site, load)
     if "growth_list_sessions" in options.names:
         _say("growth_list_sessions")
         sites = []
@@ -116,7 +125,25 @@ def _measure_all(
                 asyncio.run(_analyse(database))
                 sites.append((count, stack.enter_context(serving(database, folder, postgres))))
             measured.append(growth.measure_sessions(sites, load, options.pressure, options.rounds, folder))
-    return measured
+    if "idle_watcher" in options.names:
+        _say("idle_watcher")
+        database = asyncio.run(_database(dsn, "idle"))
+        watched.append(watching.idle(database, folder, postgres, redis, load, options.watchers))
+    return measured, watched
+
+
+def _watch_all(options: Options, site: Site, load: Load) -> list[Watched]:
+    """The rows about watchers that need no server of their own."""
+    found = []
+    for name, measured, watchers in (
+        ("watch_deliveries", watching.deliveries, watching.WATCHERS_OF_ONE),
+        ("watch_latency_p99", watching.latency, watching.WATCHERS),
+        ("watch_stalled", watching.stalled, watching.WATCHERS),
+    ):
+        if name in options.names:
+            _say(name)
+            found.append(measured(site, load, options.pressure, options.rounds, min(watchers, options.watchers)))
+    return found
 
 
 @contextmanager
@@ -158,7 +185,9 @@ async def _analyse(dsn: str) -> None:
         await connection.close()
 
 
-def _write(options: Options, measured: Sequence[Measured], compared: peers.Comparison | None) -> str:
+def _write(
+    options: Options, measured: Sequence[Measured], watched: Sequence[Watched], compared: peers.Comparison | None
+) -> str:
     options.output.mkdir(parents=True, exist_ok=True)
     where, version = machine(), commit()
     document = {
@@ -170,16 +199,21 @@ def _write(options: Options, measured: Sequence[Measured], compared: peers.Compa
         "callers": options.pressure.callers,
         "connections": options.pressure.connections,
         "experiments": os.environ.get("GRPC_EXPERIMENTS", ""),
-        "rows": [report.record(one) for one in measured],
+        "rows": [*map(report.record, measured), *map(report.watched_record, watched)],
     }
     if compared is not None:
         document["peers"] = compared.records()
     (options.output / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.output / "bench.svg").write_text(chart.svg(measured, f"{where} · {version} · {today()}"))
+    if measured:
+        (options.output / "bench.svg").write_text(chart.svg(measured, f"{where} · {version} · {today()}"))
     head = f"{where}; commit {version}; {options.rounds} rounds of {options.pressure.seconds:g} s, " + (
         f"{options.pressure.callers} callers on {options.pressure.connections} connections"
     )
-    parts = [head, "", report.table(measured), "", *report.remarks(measured)]
+    parts = [head]
+    if measured:
+        parts += ["", report.table(measured), "", *report.remarks(measured)]
+    if watched:
+        parts += ["", report.watched_table(watched), "", *report.watched_remarks(watched)]
     if compared is not None:
         parts += ["", compared.table()]
     return "\n".join(parts)

@@ -29,10 +29,16 @@ class Measured:
     """One caller alone: what a call takes when nothing else happens."""
     messages_per_call: int = 0
     target: float | None = None
+    uncached: list[Sample] = field(default_factory=list)
+    """Of the same calls to a server without a cache, in the same rounds."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
         value: float = statistics.median(getattr(sample, name) for sample in self.samples)
+        return value
+
+    def uncached_median(self, name: str) -> float:
+        value: float = statistics.median(getattr(sample, name) for sample in self.uncached)
         return value
 
     @property
@@ -59,7 +65,10 @@ def empty_handler(answers: dict[str, bytes], folder: Path) -> Iterator[tuple[int
         yield int(first_line(process)), Descendants(process.pid)
 
 
-def measure(row: Row, site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+def measure(
+    row: Row, site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path, uncached: Site | None = None
+) -> Measured:
+    """`uncached`: a server without a cache on the same database, for rows that the cache answers."""
     scripts = row.scripts(site)
     result = Measured(row.name, row.title, [], [], messages_per_call=row.messages_per_call, target=row.target)
     with empty_handler(site.answers(scripts), folder) as (port, process):
@@ -68,6 +77,9 @@ def measure(row: Row, site: Site, load: Load, pressure: Pressure, rounds: int, f
             result.samples.append(
                 checked(row.name, load.measure(site.port, scripts, pressure, site.server, site.postgres))
             )
+            if row.cached and uncached is not None:
+                again = load.measure(uncached.port, scripts, pressure, uncached.server, uncached.postgres)
+                result.uncached.append(checked(f"{row.name} without a cache", again))
     result.lone = load.measure(site.port, scripts, lone(pressure), site.server, site.postgres)
     return result
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.__main__ import ROOT, servers
 from benchmarks.load import Load, Pressure, build
+from benchmarks.processes import resident_bytes
 from benchmarks.rows import rows
 from benchmarks.site import Site, serving
 
@@ -46,9 +47,7 @@ def main() -> int:
 
 
 def _megabytes(site: Site) -> int:
-    """Resident memory of the server process."""
-    status = Path(f"/proc/{site.server.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+    return resident_bytes(site.server.pid) // 2**20
 
 
 def _say(line: str) -> None:

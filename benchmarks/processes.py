@@ -40,6 +40,12 @@ class Descendants:
         return total / _TICKS
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of one process that is in RAM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
+
+
 @contextmanager
 def running(
     command: Sequence[str | Path],

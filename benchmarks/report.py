@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.measure import Measured
+from benchmarks.watching import Watched
 
 
 def record(one: Measured) -> dict[str, Any]:
@@ -30,6 +31,11 @@ def record(one: Measured) -> dict[str, Any]:
         row["messages_per_s"] = round(rate * one.messages_per_call, 1)
     if one.target is not None:
         row["target_ratio"] = one.target
+    if one.uncached:
+        # CPU seconds of all processes of Postgres: microseconds for each call are milliseconds for a thousand.
+        row["postgres_cpu_s_per_1000_calls"] = round(one.median("postgres_cpu_us") / 1000, 4)
+        row["postgres_cpu_s_per_1000_calls_without_cache"] = round(one.uncached_median("postgres_cpu_us") / 1000, 4)
+        row["value_without_cache"] = round(one.uncached_median("calls_per_second"), 1)
     return row | {key: value for key, value in one.extra.items() if key not in ("cost_of_growth", "compared_with")}
 
 
@@ -43,6 +49,7 @@ _COLUMNS = (
     "alone ms",
     "server us",
     "postgres us",
+    "without cache",
     "spread",
 )
 
@@ -63,6 +70,7 @@ def _cells(one: Measured) -> Sequence[str]:
         "" if one.lone is None else f"{one.lone.p50_ms:.2f}",
         f"{one.median('server_cpu_us'):,.0f}",
         f"{one.median('postgres_cpu_us'):,.0f}",
+        f"{one.uncached_median('postgres_cpu_us'):,.0f}" if one.uncached else "",
         f"{one.spread:.0%}",
     )
 
@@ -78,11 +86,51 @@ def remarks(measured: Sequence[Measured]) -> list[str]:
             )
         if one.messages_per_call > 1:
             found.append(f"{one.title}: {one.median('calls_per_second') * one.messages_per_call:,.0f} messages/s.")
+        if one.uncached:
+            found.append(
+                f"{one.title}: Postgres takes {one.median('postgres_cpu_us') / 1000:.3f} s of CPU for 1,000 calls, "
+                f"{one.uncached_median('postgres_cpu_us') / 1000:.3f} s without the cache."
+            )
         if "cost_of_growth" in one.extra:
             rates = ", ".join(f"{int(size):,}: {rate:,.0f}/s" for size, rate in one.extra["calls_per_s"].items())
             cost, small = one.extra["cost_of_growth"], one.extra["compared_with"]
             found.append(f"{one.title}: {cost:.2f} times the cost at {small} ({rates}).")
     return found
+
+
+def watched_record(one: Watched) -> dict[str, Any]:
+    """One row of the JSON, of those about watchers."""
+    figures = {name: round(value, 3) if isinstance(value, float) else value for name, value in one.figures.items()}
+    row = {"name": one.name, "value": round(one.value, 3), "unit": one.unit, "target": one.target, "met": one.met}
+    return {**row, "rounds": one.rounds, **figures}
+
+
+def watched_table(watched: Sequence[Watched]) -> str:
+    """Markdown, as `table`."""
+    return aligned([("row", "found", "", "target"), *[(_title(one), *_found(one)) for one in watched]])
+
+
+def _title(one: Watched) -> str:
+    return f"{one.title} ({one.name})"
+
+
+def _found(one: Watched) -> Sequence[str]:
+    bound = "at least" if one.at_least else "at most"
+    return (f"{one.value:,.0f}" if one.value >= 100 else f"{one.value:.2f}", one.unit, f"{bound} {one.target:,g}")
+
+
+def watched_remarks(watched: Sequence[Watched]) -> list[str]:
+    """What else was found, by name."""
+    return [
+        f"{one.name}: " + ", ".join(f"{name} {_number(value)}" for name, value in one.figures.items()) + "."
+        for one in watched
+    ]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_number, value))
+    return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:.2f}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
