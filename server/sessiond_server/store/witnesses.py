@@ -33,10 +33,11 @@ def is_lost(seq: int, event_id: str, trace: Trace, *, now_us: int, tombstone_ret
     if trace.deleted and trace.version is not None and trace.version > seq:
         # Deletion removed it, unless the log went on without it before.
         return trace.version == seq + 1 and trace.previous_event_id not in ("", event_id)
-    if not trace.deleted and trace.first_event_id and trace.first_event_id < event_id:
+    made_us = created_us(event_id)
+    if not trace.deleted and trace.first_event_id and created_us(trace.first_event_id) <= made_us:
         # The session was there before the event, and is: it was not deleted in between, its id not taken anew.
         return True
-    return now_us - created_us(event_id) < tombstone_retention_us
+    return now_us - made_us < tombstone_retention_us
 
 
 def created_us(event_id: str) -> int:
