@@ -56,8 +56,8 @@ requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv 
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
 
-faults: $(VENV)/.test $(VENV)/.editable ## Hurts the service under load and counts what was lost [KIND=server N=20 SEED= RATE=500]
-	@$(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \
+faults: $(VENV)/.test $(VENV)/.editable ## Hurts the service under load and counts what was lost [KIND=all N=20 SEED= RATE=500]
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \
 	  $(if $(RATE),--rate "$(RATE)") $(ARGS)
 
 clean: ## Removes what was built, the environment too; never the service's data

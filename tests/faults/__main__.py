@@ -45,12 +45,22 @@ def main() -> int:
         except KeyboardInterrupt:
             print("\ninterrupted; nothing was judged", file=sys.stderr)
             return 130
+        except BaseException:
+            _show_log(folder)
+            raise
         if not report.sound:
-            print(Path(folder, "server.log").read_text()[-4000:], file=sys.stderr)
+            _show_log(folder)
         if isinstance(report, Judgement):
             print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
     print(report.line(), flush=True)
     return 0 if report.sound else 1
+
+
+def _show_log(folder: str) -> None:
+    """What the replicas said last."""
+    log = Path(folder, "server.log")
+    if log.exists():
+        print(log.read_text()[-4000:], file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

@@ -44,7 +44,8 @@ class Audience:
                 self._tell(process, plan.text())
                 self._reading.append(asyncio.create_task(self._read(number, process)))
             async with asyncio.timeout(READY_SECONDS):
-                while len(self._heard) < len(self._plans):  # noqa: ASYNC110 - other processes
+                while len(self._heard) < len(self._plans):
+                    self.check()
                     await asyncio.sleep(0.05)
         except BaseException:
             await self.__aexit__()

@@ -80,7 +80,7 @@ async def campaign(
         Site(folder, log, settings, random.Random(seed)) as site,
         sessiond.Client(f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True) as client,
     ):
-        sessions = [(await client.create_session(active=True, timeout=60.0)).session_id for _ in range(scale.sessions)]
+        sessions = [await _new_session(client) for _ in range(scale.sessions)]
         places = seats(sessions, scale.hot_watchers, scale.watchers, scale.feeds)
         histories = folder / "histories"
         histories.mkdir()
@@ -203,6 +203,16 @@ class _Run:
         """One more write to every session, so that a feed which begins late has something of each."""
         for number, session_id in enumerate(self._sessions):
             await self._load.append(session_id, f"last words, {number}")
+
+
+async def _new_session(client: sessiond.Client) -> str:
+    """Its id. Waits for the replicas to be up."""
+    request_id = sessiond.new_request_id()
+    async with asyncio.timeout(STANDSTILL):
+        while True:
+            with suppress(sessiond.Unavailable, sessiond.DeadlinePassed):
+                return (await client.create_session(active=True, request_id=request_id)).session_id
+            await asyncio.sleep(0.1)
 
 
 async def _versions(client: sessiond.Client, sessions: Sequence[str]) -> Mapping[str, int]:

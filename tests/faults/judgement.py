@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
@@ -144,8 +145,8 @@ async def judged(
         for name in ("delivered", "bookmarks", "streams", "told"):
             setattr(total, name, getattr(total, name) + getattr(heard, name))
         if place.session_id not in quiet:
-            for kind, moment in times:
-                took = _resumed(kind, moment, heard)
+            for (kind, moment), (_, following) in pairwise([*times, ("", math.inf)]):
+                took = _resumed(kind, moment, min(following, moment + NOTICED), heard)
                 if took is not None:
                     resumes.setdefault(kind, []).append(took)
     return Judgement(
@@ -225,12 +226,13 @@ def _heard(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> _Hear
     return heard
 
 
-def _resumed(kind: str, fault: float, heard: _Heard) -> float | None:
-    """Seconds from the fault to the subscriber's next event; None when the fault did not affect it."""
+def _resumed(kind: str, fault: float, until: float, heard: _Heard) -> float | None:
+    """Seconds from the fault to the subscriber's next event; None when the fault did not affect it: had no stream of it
+    end before `until`, where faults end streams."""
     if kind not in ("kills", "failpoints", "proxy"):
         return silence(heard.moments, fault)
     place = bisect_right(heard.ends, fault)
-    if place == len(heard.ends) or heard.ends[place] > fault + NOTICED:
+    if place == len(heard.ends) or heard.ends[place] > until:
         return None
     after = bisect_right(heard.moments, heard.ends[place] - 1e-9)
     return heard.moments[after] - fault if after < len(heard.moments) else None

@@ -24,7 +24,6 @@ from sessiond.v1.event_service_pb2 import (
     Bookmark,
     EventBatch,
     FeedStart,
-    Resumed,
     Snapshot,
     WatchEventsRequest,
     WatchSessionRequest,
@@ -225,6 +224,8 @@ class Library(Subscriber):
         )
         async with watch:
             streams = watch.streams
+            if not self.place.session_id or watch.snapshot is None:
+                self._resumed(-1)
             async for frame in watch.frames():
                 if watch.streams != streams:
                     streams = watch.streams
@@ -232,8 +233,6 @@ class Library(Subscriber):
                     self._resumed(-1)
                 if isinstance(frame, Snapshot):
                     self._snapshot(frame, -1)
-                elif isinstance(frame, Resumed):
-                    self._resumed(-1)
                 elif isinstance(frame, EventBatch):
                     self._events(frame)
                 elif isinstance(frame, Bookmark):
@@ -274,13 +273,12 @@ async def main() -> None:
 
 
 async def _report(subscribers: Sequence[Subscriber], tasks: Sequence["asyncio.Task[None]"]) -> None:
-    for subscriber in subscribers:
-        await subscriber.begun.wait()
+    beginning = asyncio.gather(*(subscriber.begun.wait() for subscriber in subscribers))
+    await asyncio.wait([beginning, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    _check(tasks)
     ending = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     while not ending.done():
-        for task in tasks:
-            if task.done():
-                task.result()
+        _check(tasks)
         _say(delivered=sum(subscriber.delivered for subscriber in subscribers))
         await asyncio.wait([ending], timeout=1.0)
     if not ending.result():
@@ -290,6 +288,13 @@ async def _report(subscribers: Sequence[Subscriber], tasks: Sequence["asyncio.Ta
     while (late := [one for one in subscribers if not one.has(end["versions"])]) and time.monotonic() < until:
         await asyncio.sleep(0.02)
     _say(delivered=sum(subscriber.delivered for subscriber in subscribers), late=[one.place.name for one in late])
+
+
+def _check(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Raises what ended one of them: they go on until cancelled."""
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 def _say(**what: object) -> None:
