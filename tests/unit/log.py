@@ -5,20 +5,28 @@ from dataclasses import replace
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import batch, fold, replay, wire
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import (
+    OPEN_CALLS,
+    OPEN_RUNS,
     AppendedMessage,
     EventRow,
     Head,
     Key,
     Known,
+    OpenWork,
     Replay,
     RequestRecord,
     Rules,
+    RunRow,
     StoredEvent,
+    StoredToolCall,
+    ToolCallRow,
     Writes,
 )
 
@@ -59,6 +67,9 @@ class Log:
         self.heads: dict[Key, Head] = {}
         self.events: dict[Key, list[EventRow]] = {}
         self.requests: dict[tuple[Key, str], RequestRecord] = {}
+        self.runs: dict[Key, dict[str, RunRow]] = {}
+        self.calls: dict[Key, dict[str, ToolCallRow]] = {}
+        self.figures: dict[Key, bytes] = {}
         self._numbers: Iterator[int] = iter(range(1, 1_000_000))
 
     def new_id(self) -> str:
@@ -91,6 +102,13 @@ class Log:
                 if (e := events.get(key, {}).get(m)) is not None
             },
             contents={key: self._content(key, seq) for key, seq in asked.contents},
+            runs={(key, r): self.runs[key][r].body for key, r in asked.runs if r in self.runs.get(key, {})},
+            tool_calls={
+                (key, t): self._stored(self.calls[key][t])
+                for key, t in asked.tool_calls
+                if t in self.calls.get(key, {})
+            },
+            work={key: self._open(key) for key in asked.work},
             live_sessions={tenant: self._live(tenant) for tenant in asked.tenants},
         )
         decided = batch.decide(commands, self.heads, known, self.rules, self.new_id)
@@ -138,6 +156,32 @@ class Log:
     def _content(self, key: Key, seq: int) -> bytes:
         return (self.events[key][seq - 1].content or b"") if seq else b""
 
+    def run(self, run_id: str, key: Key = KEY) -> Run:
+        """As it is stored."""
+        row = self.runs[key][run_id]
+        run = Run.FromString(row.body)
+        assert (row.status, row.run_id) == (run.status, run.run_id)
+        return run
+
+    def call(self, tool_call_id: str, key: Key = KEY) -> ToolCall:
+        """As a reader would get it."""
+        row = self.calls[key][tool_call_id]
+        stored = self._stored(row)
+        call = ToolCall.FromString(stored.body + stored.arguments + stored.result)
+        assert (row.status, row.seq, row.run_id) == (call.status, call.seq, call.run_id)
+        return call
+
+    def _stored(self, row: ToolCallRow) -> StoredToolCall:
+        return StoredToolCall(row.body, self._content(row.key, row.seq), self._content(row.key, row.result_seq))
+
+    def _open(self, key: Key) -> OpenWork:
+        runs, calls = self.runs.get(key, {}), self.calls.get(key, {})
+        return OpenWork(
+            [run.body for run in runs.values() if run.status in OPEN_RUNS],
+            [call.body for call in calls.values() if call.status in OPEN_CALLS],
+            self.figures.get(key, b""),
+        )
+
     def _live(self, tenant: str) -> int:
         live = [Session.FromString(head.core).status for key, head in self.heads.items() if key[0] == tenant]
         return sum(status not in (0, SessionStatus.SESSION_STATUS_ENDED) for status in live)
@@ -155,7 +199,16 @@ class Log:
         for key, message in writes.redactions:
             old = self.events[key][message.seq - 1]
             self.events[key][message.seq - 1] = replace(old, head=message.head, body=message.body)
+        for run in writes.runs:
+            self.runs.setdefault(run.key, {})[run.run_id] = run
+        for call in writes.tool_calls:
+            self.calls.setdefault(call.key, {})[call.tool_call_id] = call
+        self.figures.update(writes.figures)
+        for key, lease_expire_us in writes.leases:
+            self.heads[key] = replace(self.heads[key], lease_expire_us=lease_expire_us)
         for key, final in writes.deletions:
+            for projected in (self.runs, self.calls, self.figures):
+                projected.pop(key, None)  # type: ignore[attr-defined]
             self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
 
     def _resolve(self, command: c.Command, result: c.Result | Replay) -> c.Result:
@@ -163,5 +216,5 @@ class Log:
             return result
         rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
         stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body) for e in rows]
-        content = self._content(result.key, replay.content_version(stored))
+        content = {seq: self._content(result.key, seq) for seq in replay.contents(stored)}
         return replay.outcome(command.action, stored, content)

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from google.protobuf.json_format import MessageToJson
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import decide as rules_of
-from sessiond_server.domain import lifecycle
-from sessiond_server.domain.decide import State, Step
+from sessiond_server.domain import lifecycle, run_rules, session_rules
+from sessiond_server.domain.decide import RULES
 from sessiond_server.domain.rows import (
     AppendedMessage,
     Head,
@@ -24,6 +24,7 @@ from sessiond_server.domain.rows import (
     Rules,
     Writes,
 )
+from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds
 from sessiond_server.errors import (
     RequestIdReused,
@@ -34,14 +35,29 @@ from sessiond_server.errors import (
     VersionMismatch,
 )
 
-ANSWERS_WITHOUT_CONTENT = (
-    c.CreateSession,
-    c.ExpireSession,
-    c.DeleteSession,
-    c.AppendMessages,
-    c.RedactMessage,
+ACTOR = "sessiond"
+"""Event.actor of what the server does by itself."""
+
+ANSWERS_WITH_CONTENT = (
+    c.UpdateSession,
+    c.ActivateSession,
+    c.SuspendSession,
+    c.ResumeSession,
+    c.EndSession,
+    c.TouchSession,
 )
-"""Actions that neither change nor answer with the content an existing session has."""
+"""Actions that change the content of an existing session, or answer with it."""
+
+NEEDS_WORK = (
+    c.BeginRun,
+    c.FinishRun,
+    c.CancelRun,
+    c.SuspendSession,
+    c.EndSession,
+    c.ExpireSession,
+)
+"""Actions that may end or start runs other than the one they name. Before one of them is decided, a lease that has run
+out is dealt with, as if the sweeper had come."""
 
 
 @dataclass(slots=True)
@@ -65,12 +81,38 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules
                 asked.message_ids += [(key, m.message_id) for m in action.messages if m.message_id]
             elif isinstance(action, c.RedactMessage):
                 asked.messages.append((key, action.message_id))
-            if head.content_version and key not in contents and not isinstance(action, ANSWERS_WITHOUT_CONTENT):
+            elif isinstance(action, _WORK):
+                _ask_for_work(asked, command, head)
+            if head.content_version and key not in contents and isinstance(action, ANSWERS_WITH_CONTENT):
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
         elif isinstance(action, c.CreateSession) and rules.max_live_sessions and key[0] not in asked.tenants:
             asked.tenants.append(key[0])
     return asked
+
+
+def _ask_for_work(asked: Needs, command: c.Command, head: Head) -> None:
+    """What of runs and tool calls a command needs; nothing where the session has none."""
+    key, action = command.key, command.action
+    if isinstance(action, c.ToolCallChange):
+        asked.tool_calls.append((key, action.tool_call_id))
+    elif isinstance(action, c.RequestToolCall):
+        if action.call.tool_call_id:
+            asked.tool_calls.append((key, action.call.tool_call_id))
+    elif isinstance(action, c.HeartbeatRun):
+        if command.fence is not None:
+            asked.runs.append((key, command.fence.run_id))
+    else:
+        if isinstance(action, c.BeginRun) and action.run.run_id:
+            asked.runs.append((key, action.run.run_id))
+        elif isinstance(action, c.CancelRun):
+            asked.runs.append((key, action.run_id))
+        core = Session.FromString(head.core)
+        if (core.run_count or core.open_tool_call_count) and key not in asked.work:
+            asked.work.append(key)
+
+
+_WORK = (*NEEDS_WORK, c.HeartbeatRun, c.RequestToolCall, *get_args(c.ToolCallChange))
 
 
 def decide(
@@ -112,25 +154,46 @@ class _Batch:
             raise SessionAlreadyExists(command.session_id)
         if not creates and (state is None or not visible or state.deleted):
             raise SessionNotFound(command.session_id)
-        if state is not None and command.expected_version not in (0, state.core.version):
-            raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
+        if state is not None:
+            if state.lease_expire_us is not None and isinstance(command.action, NEEDS_WORK):
+                self._expire_lease(command, state)
+            if command.expected_version not in (0, state.core.version):
+                raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
+            if command.fence is not None:
+                run_rules.check_fence(state, command.fence, self.known.now_us)
 
         step = self._step(command, state)
         if state is None:
             self._check_quota(command)
             assert isinstance(command.action, c.CreateSession)
-            state = self.states[command.key] = rules_of.create(step, command.action)
+            state = self.states[command.key] = session_rules.create(step, command.action, self.known)
             outcome: c.Outcome = c.SessionWritten(state.snapshot())
         else:
-            outcome = rules_of.RULES[type(command.action)](step, state, command.action)
+            outcome = RULES[type(command.action)](step, state, command.action)
         self._record(step, outcome)
         return outcome
 
     def _state(self, key: Key) -> State | None:
         state = self.states.get(key)
         if state is None and (head := self.heads.get(key)) is not None:
-            state = self.states[key] = State.load(key, head, self.known.contents.get(key, b""))
+            state = self.states[key] = State.load(key, head, self.known)
         return state
+
+    def _expire_lease(self, command: c.Command, state: State) -> None:
+        """What the sweeper would have done, had it come just before: a write of the server's own, whatever becomes of
+        the command."""
+        if not run_rules.is_overdue(state, self.known.now_us):
+            return
+        own = c.Command(
+            c.Scope(command.scope.tenant_id),
+            command.session_id,
+            c.ExpireSession(),
+            ACTOR,
+            c.INTERNAL_REQUEST_PREFIX + self.new_id(),
+        )
+        step = self._step(own, state)
+        run_rules.expire_lease(step, state)
+        self._record(step, c.NothingToDo())
 
     def _first_outcome(self, command: c.Command) -> c.Outcome | Replay | None:
         """What the request did before, in this batch or in another; None when it is new."""
@@ -211,17 +274,20 @@ class _Batch:
         for key, state in self.states.items():
             before = self.heads.get(key)
             if before is not None and before.version == state.core.version:
+                if state.lease_expire_us is not None and state.lease_expire_us != before.lease_expire_us:
+                    written.leases.append((key, state.lease_expire_us))
                 continue
             written.heads.append(_head_row(key, state, self.known.now_us))
             if state.indexed and not state.deleted:
                 written.index.append(_index_row(key, state))
             written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
+            if state.opened_work is not None and not state.deleted:
+                state.opened_work.write(written, state.user_id)
         return written
 
 
 def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
     core = state.core
-    ends = core.HasField("expire_time") and core.status != lifecycle.ENDED and not state.deleted
     return HeadRow(
         key=key,
         head=Head(
@@ -231,12 +297,21 @@ def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
             limits=state.limits.SerializeToString(),
             content_version=core.content_version,
             deleted=state.deleted,
+            lease_expire_us=state.lease_expire_us,
         ),
         created=state.created,
         update_time_us=microseconds(core.update_time),
-        expire_time_us=microseconds(core.expire_time) if ends else None,
+        expire_time_us=None if state.deleted else next_check(core, state.lease_expire_us),
         delete_time_us=now_us if state.deleted else None,
     )
+
+
+def next_check(core: Session, lease_expire_us: int | None) -> int | None:
+    """When time brings something about: the session expires, or the lease of its live run runs out; None: never."""
+    if core.status == lifecycle.ENDED or not core.HasField("expire_time"):
+        return lease_expire_us
+    expire_us = microseconds(core.expire_time)
+    return expire_us if lease_expire_us is None else min(expire_us, lease_expire_us)
 
 
 def _index_row(key: Key, state: State) -> IndexRow:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sessiond.v1.message_pb2 import Message
-from sessiond.v1.session_pb2 import EndReason, Session
+from sessiond.v1.run_pb2 import Failure, Run, RunStatus
+from sessiond.v1.run_service_pb2 import RunPolicy
+from sessiond.v1.session_pb2 import EndReason, Session, TokenUsage
 from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.errors import SessiondError
 
 INTERNAL_REQUEST_PREFIX = "!"
@@ -29,6 +32,8 @@ class Scope:
 class CreateSession:
     session: Session
     """As validated; `session_id`, status, type and mode are set, and exactly one of ttl and expire_time or neither."""
+    runs: Sequence[Run] = ()
+    """Those it had elsewhere, oldest first; validated, ended. Empty ids and absent times are filled in by the rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class EndSession:
 
 @dataclass(frozen=True, slots=True)
 class ExpireSession:
-    """The sweeper's: ends the session if its time is over, else does nothing."""
+    """The sweeper's: ends the session if its time is over, or the live run if its lease is; else does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,74 @@ class RedactMessage:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class BeginRun:
+    run: Run
+    """Validated; `lease` is set. An empty `run_id` is filled in by the rules, output-only fields are overwritten."""
+    policy: RunPolicy.ValueType
+    """Not unspecified."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRun:
+    """Extends the lease of the live run. The command has its fence."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRun:
+    """Ends the live run. The command has its fence."""
+
+    status: RunStatus.ValueType
+    """COMPLETED or FAILED."""
+    error: Failure | None
+    usage: TokenUsage | None
+    model: str
+    """Empty: as begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestToolCall:
+    call: ToolCall
+    """Validated. An empty `tool_call_id` is filled in by the rules, output-only fields are overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecideToolCall:
+    tool_call_id: str
+    approve: bool
+    """Else reject."""
+    approver: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartToolCall:
+    tool_call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndToolCall:
+    """What came of a call: it failed where there is an error."""
+
+    tool_call_id: str
+    result: ToolData | None
+    error: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelToolCall:
+    tool_call_id: str
+
+
+ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
+"""Actions on a tool call that exists."""
+
+
 Action = (
     CreateSession
     | UpdateSession
@@ -99,7 +172,21 @@ Action = (
     | DeleteSession
     | AppendMessages
     | RedactMessage
+    | BeginRun
+    | HeartbeatRun
+    | FinishRun
+    | CancelRun
+    | RequestToolCall
+    | ToolCallChange
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write as the live run."""
+
+    run_id: str
+    fence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +207,8 @@ class Command:
     """0: any."""
     size: int = 0
     """Bytes of the request, for the bound of a batch."""
+    fence: Fence | None = None
+    """The run that writes; None: nobody's."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -170,11 +259,45 @@ class SessionDeleted:
 
 
 @dataclass(frozen=True, slots=True)
+class RunWritten:
+    """Outcome of a run begun, finished or cancelled: the serialised Run right after it."""
+
+    version: int
+    """Of the session; the run's own may be lower, where another run was started after it."""
+    run: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseExtended:
+    """Outcome of a heartbeat."""
+
+    lease_expire_time_us: int
+    lease_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallWritten:
+    """Outcome of every action on a tool call: the serialised ToolCall right after it, with its data."""
+
+    version: int
+    tool_call: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToDo:
     """Outcome of an ExpireSession that came too early or too late."""
 
 
-Outcome = SessionWritten | MessagesAppended | MessageRedacted | SessionDeleted | NothingToDo
+Outcome = (
+    SessionWritten
+    | MessagesAppended
+    | MessageRedacted
+    | SessionDeleted
+    | RunWritten
+    | LeaseExtended
+    | ToolCallWritten
+    | NothingToDo
+)
 """What an accepted command did. Built from the log: a retry gets an equal one."""
 
 Result = Outcome | SessiondError

@@ -7,13 +7,31 @@ from typing import Final
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Role
-from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView
+from sessiond.v1.run_pb2 import Run
+from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView, TokenUsage
+from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain.parts import CONTENT_FIELDS, copy_field
 from sessiond_server.domain.times import microseconds, set_timestamp
 
 # Looked up once: each access through the enum costs most of a microsecond.
 ENDED: Final = SessionStatus.SESSION_STATUS_ENDED
 USER: Final = Role.ROLE_USER
+
+ACTIVITY: Final = frozenset(
+    {
+        EventType.EVENT_TYPE_MESSAGE_APPENDED,
+        EventType.EVENT_TYPE_RUN_QUEUED,
+        EventType.EVENT_TYPE_RUN_STARTED,
+        EventType.EVENT_TYPE_RUN_COMPLETED,
+        EventType.EVENT_TYPE_TOOL_CALL_REQUESTED,
+        EventType.EVENT_TYPE_TOOL_CALL_APPROVED,
+        EventType.EVENT_TYPE_TOOL_CALL_REJECTED,
+        EventType.EVENT_TYPE_TOOL_CALL_STARTED,
+        EventType.EVENT_TYPE_TOOL_CALL_COMPLETED,
+        EventType.EVENT_TYPE_TOOL_CALL_FAILED,
+    }
+)
+"""Events without a session that move `last_activity_time`: somebody was at work."""
 
 TITLE_CHARACTERS = 50
 """Length of the name that the first user message gives a session."""
@@ -57,12 +75,62 @@ def add_message(session: Session, message: Message) -> None:
     """What an appended message does besides: count and tokens."""
     session.message_count += 1
     if message.HasField("usage"):
-        total, usage = session.usage, message.usage
-        total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST)
-        total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST)
-        total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST)
-        total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST)
-        total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST)
+        add_usage(session, message.usage)
+
+
+def fill_in_total(usage: TokenUsage) -> None:
+    """All tokens are those read and those written, where the report does not say."""
+    if not usage.total_tokens:
+        usage.total_tokens = min(usage.input_tokens + usage.output_tokens, MOST)
+
+
+def add_usage(session: Session, usage: TokenUsage) -> None:
+    """Adds tokens that were reported. What reports them has its `total_tokens` filled in."""
+    total = session.usage
+    total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST)
+    total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST)
+    total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST)
+    total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST)
+    total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST)
+
+
+def add_run(session: Session, event_type: EventType.ValueType, run: Run) -> None:
+    """What an event with a run does besides: which one is live, how many wait and were begun, tokens."""
+    if event_type == EventType.EVENT_TYPE_RUN_QUEUED:
+        session.run_count += 1
+        session.queued_run_count += 1
+    elif event_type == EventType.EVENT_TYPE_RUN_STARTED:
+        if run.seq == run.version:
+            session.run_count += 1
+        else:
+            session.queued_run_count -= 1
+        session.live_run_id = run.run_id
+        session.live_run_fence = run.fence
+    else:
+        if run.run_id == session.live_run_id:
+            session.live_run_id = ""
+            session.live_run_fence = 0
+        else:
+            session.queued_run_count -= 1
+        if run.HasField("usage"):
+            add_usage(session, run.usage)
+
+
+def add_tool_call(session: Session, event_type: EventType.ValueType, call: ToolCall) -> None:
+    """What an event with a tool call does besides: how many are open, and how many wait for an approval."""
+    if event_type == EventType.EVENT_TYPE_TOOL_CALL_REQUESTED:
+        session.open_tool_call_count += 1
+        session.pending_approval_count += call.requires_approval
+    elif event_type == EventType.EVENT_TYPE_TOOL_CALL_APPROVED:
+        session.pending_approval_count -= call.requires_approval
+    elif event_type == EventType.EVENT_TYPE_TOOL_CALL_REJECTED:
+        session.open_tool_call_count -= 1
+        session.pending_approval_count -= call.requires_approval
+    elif event_type == EventType.EVENT_TYPE_TOOL_CALL_CANCELLED:
+        session.open_tool_call_count -= 1
+        session.pending_approval_count -= call.requires_approval and not call.HasField("approval")
+    elif event_type in (EventType.EVENT_TYPE_TOOL_CALL_COMPLETED, EventType.EVENT_TYPE_TOOL_CALL_FAILED):
+        session.open_tool_call_count -= 1
 
 
 def fold(session: Session, event: Event) -> Session:
@@ -82,16 +150,20 @@ def fold(session: Session, event: Event) -> Session:
                 copy_field(session, after, name)
         return after
     after.CopyFrom(session)
-    appended = event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED
     advance(
         after,
         event.seq,
         microseconds(event.create_time),
         first_of_request=event.index_in_request == 0,
-        activity=appended,
+        activity=event.type in ACTIVITY,
     )
     after.last_event_id = event.event_id
-    if appended:
+    payload = event.WhichOneof("payload")
+    if payload == "run":
+        add_run(after, event.type, event.run)
+    elif payload == "tool_call":
+        add_tool_call(after, event.type, event.tool_call)
+    elif event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED:
         add_message(after, event.message)
     if event.HasField("session_name"):
         after.name = event.session_name

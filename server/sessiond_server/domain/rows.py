@@ -14,6 +14,7 @@ frozen, because freezing them would cost it several microseconds; nobody changes
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 Key = tuple[str, str]
 
@@ -41,6 +42,8 @@ class Head:
     content_version: int
     """As in the core: `seq` of the event whose row holds the content; 0: there is none."""
     deleted: bool = False
+    lease_expire_us: int | None = None
+    """When the lease of the live run runs out; None while there is none. Heartbeats move it, without a new version."""
 
 
 @dataclass(slots=True)
@@ -61,6 +64,36 @@ class AppendedMessage:
     body: bytes
 
 
+OPEN_RUNS: Final = (1, 2)
+"""RunStatus of runs that have not ended: QUEUED, RUNNING."""
+OPEN_CALLS: Final = (1, 2, 4)
+"""ToolCallStatus of calls that are not over: PENDING, APPROVED, RUNNING."""
+
+
+@dataclass(slots=True)
+class OpenWork:
+    """What of a session is not over, and the figures of what is."""
+
+    runs: list[bytes] = field(default_factory=list)
+    """Serialised Runs: the live one and those that wait, in any order."""
+    tool_calls: list[bytes] = field(default_factory=list)
+    """Bodies of the open ToolCalls (see StoredToolCall), in any order."""
+    figures: bytes = b""
+    """RunFigures, encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToolCall:
+    """A tool call in its parts: the three together are the ToolCall."""
+
+    body: bytes
+    """Serialised ToolCall without `arguments` and `result`."""
+    arguments: bytes
+    """Serialised ToolCall with `arguments` only: the content of the event at `seq`."""
+    result: bytes
+    """Serialised ToolCall with `result` only: the content of the event at `result_seq`."""
+
+
 @dataclass(slots=True)
 class Needs:
     """What the rules must know beside the heads. Empty collections need no look-up."""
@@ -73,6 +106,12 @@ class Needs:
     """(key, message_id) to redact: the AppendedMessage, if any."""
     contents: list[tuple[Key, int]] = field(default_factory=list)
     """(key, content_version): the content bytes of the event at that seq."""
+    runs: list[tuple[Key, str]] = field(default_factory=list)
+    """(key, run_id): the serialised Run, if any."""
+    tool_calls: list[tuple[Key, str]] = field(default_factory=list)
+    """(key, tool_call_id): the StoredToolCall, if any."""
+    work: list[Key] = field(default_factory=list)
+    """Sessions of which the OpenWork is needed, without duplicates."""
     tenants: list[str] = field(default_factory=list)
     """Tenants whose sessions that have not ended are to be counted, exactly: concurrent creations must wait."""
 
@@ -87,6 +126,9 @@ class Known:
     message_ids: set[tuple[Key, str]] = field(default_factory=set)
     messages: dict[tuple[Key, str], AppendedMessage] = field(default_factory=dict)
     contents: dict[Key, bytes] = field(default_factory=dict)
+    runs: dict[tuple[Key, str], bytes] = field(default_factory=dict)
+    tool_calls: dict[tuple[Key, str], StoredToolCall] = field(default_factory=dict)
+    work: dict[Key, OpenWork] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
 
 
@@ -100,7 +142,8 @@ class HeadRow:
     """No row was there when the heads were locked: insert, and start over if another transaction was faster."""
     update_time_us: int
     expire_time_us: int | None
-    """When the sweeper must look; None: never. The stored check time may stay earlier, never later."""
+    """When the sweeper must look, for the session's sake or for the lease of its live run; None: never. The stored
+    check time may stay earlier, never later."""
     delete_time_us: int | None = None
 
 
@@ -138,9 +181,10 @@ class EventRow:
     head: bytes
     """Serialised Event without its payload."""
     body: bytes
-    """The serialised payload: a Message, or a Session in SESSION_VIEW_BASIC."""
+    """The serialised payload: a Session in SESSION_VIEW_BASIC, a Message, a Run, or a ToolCall without its data."""
     content: bytes | None
-    """The session's content, where the event wrote it (then never None, but perhaps empty); else None."""
+    """What of the payload is large and stored nowhere else, where the event wrote it; else None. A session's content
+    (then never None, but perhaps empty); the arguments, the result or the late result of a tool call."""
 
 
 @dataclass(slots=True)
@@ -148,6 +192,38 @@ class RequestRow:
     key: Key
     request_id: str
     record: RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run, to be inserted or updated."""
+
+    key: Key
+    run_id: str
+    place: int
+    """Its place among the session's runs: `seq` of the event that began it; of those it was created with: ... -1, 0."""
+    status: int
+    body: bytes
+    """Serialised Run. Of the live one, Head.lease_expire_us prevails over its `lease_expire_time`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRow:
+    """A tool call, to be inserted or updated."""
+
+    key: Key
+    tool_call_id: str
+    seq: int
+    run_id: str
+    status: int
+    awaits_approval: bool
+    """PENDING, and requires an approval."""
+    user_id: str
+    """Of the session."""
+    create_time_us: int
+    result_seq: int
+    body: bytes
+    """As StoredToolCall.body."""
 
 
 @dataclass(slots=True)
@@ -162,9 +238,15 @@ class Writes:
     index: list[IndexRow] = field(default_factory=list)
     redactions: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
     """The new head and body of the event at `seq`; it may be among `events`."""
+    runs: list[RunRow] = field(default_factory=list)
+    tool_calls: list[ToolCallRow] = field(default_factory=list)
+    figures: list[tuple[Key, bytes]] = field(default_factory=list)
+    """(key, RunFigures encoded), of sessions whose runs ended."""
+    leases: list[tuple[Key, int]] = field(default_factory=list)
+    """(key, lease_expire_us) of sessions of which nothing else changed."""
     deletions: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, final seq): remove the session's index row, its events below the final one, and its request records except
-    those with last_seq = final seq. The head row stays as the tombstone."""
+    """(key, final seq): remove the session's index row, its runs, tool calls and figures, its events below the final
+    one, and its request records except those with last_seq = final seq. The head row stays as the tombstone."""
 
     def extend(self, later: "Writes") -> None:
         """Adds what a later transaction wrote."""
@@ -173,6 +255,10 @@ class Writes:
         self.requests += later.requests
         self.index += later.index
         self.redactions += later.redactions
+        self.runs += later.runs
+        self.tool_calls += later.tool_calls
+        self.figures += later.figures
+        self.leases += later.leases
         self.deletions += later.deletions
 
 

@@ -49,11 +49,18 @@ _MESSAGE_SEQ = varint(Message.SEQ_FIELD_NUMBER << 3)
 _MESSAGE_ID = tag(Message.MESSAGE_ID_FIELD_NUMBER)
 EVENT_SESSION = tag(Event.SESSION_FIELD_NUMBER)
 EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
+EVENT_RUN = tag(Event.RUN_FIELD_NUMBER)
+EVENT_TOOL_CALL = tag(Event.TOOL_CALL_FIELD_NUMBER)
+EVENT_ATTACHMENT = tag(Event.ATTACHMENT_FIELD_NUMBER)
+EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
 
 FIRST_MESSAGE_EVENT = 20
-"""Event types from here on carry a Message, below it a Session."""
+FIRST_RUN_EVENT = 30
+FIRST_TOOL_CALL_EVENT = 40
+FIRST_ATTACHMENT_EVENT = 60
+"""Event types from each of these on carry the resource of its name; below the first, a Session."""
 
 
 def event_head(seq: int, event_id: str, previous: str, index_in_request: int, session_name: str | None) -> bytes:
@@ -76,10 +83,21 @@ def message_place(seq: int, message_id: str) -> bytes:
 
 def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> bytes:
     """A serialised Event from the columns of its row."""
-    if event_type >= FIRST_MESSAGE_EVENT:
-        return b"".join((head, EVENT_MESSAGE, varint(len(body)), body))
-    content = content or b""
-    return b"".join((head, EVENT_SESSION, varint(len(body) + len(content)), body, content))
+    payload = _payload(event_type)
+    if content is None:
+        return b"".join((head, payload, varint(len(body)), body))
+    return b"".join((head, payload, varint(len(body) + len(content)), body, content))
+
+
+def _payload(event_type: int) -> bytes:
+    """The tag of the field that an event of the type carries."""
+    if event_type < FIRST_MESSAGE_EVENT:
+        return EVENT_SESSION
+    if event_type < FIRST_RUN_EVENT:
+        return EVENT_MESSAGE
+    if event_type < FIRST_TOOL_CALL_EVENT:
+        return EVENT_RUN
+    return EVENT_TOOL_CALL if event_type < FIRST_ATTACHMENT_EVENT else EVENT_ATTACHMENT
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from sessiond.v1.session_pb2 import SessionStatus
+from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import batch, ids, replay, wire
 from sessiond_server.domain.commands import (
@@ -25,6 +25,8 @@ from sessiond_server.domain.commands import (
 )
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import (
+    OPEN_CALLS,
+    OPEN_RUNS,
     AppendedMessage,
     EventRow,
     Head,
@@ -32,10 +34,14 @@ from sessiond_server.domain.rows import (
     Key,
     Known,
     Needs,
+    OpenWork,
     Replay,
     RequestRecord,
     Rules,
+    RunRow,
     StoredEvent,
+    StoredToolCall,
+    ToolCallRow,
     Writes,
 )
 from sessiond_server.errors import MessageNotFound, SessionNotFound
@@ -54,9 +60,6 @@ from sessiond_server.store.contract import (
 from sessiond_server.store.memory_log import Logs
 from sessiond_server.store.selection import selects
 
-ACTOR = "sessiond"
-"""Event.actor of what the server does by itself."""
-
 
 @dataclass(slots=True)
 class _Log:
@@ -64,7 +67,8 @@ class _Log:
 
     head: Head
     update_time_us: int = 0
-    expire_time_us: int | None = None
+    check_time_us: int | None = None
+    """When to look whether the session's time, or its live run's lease, is over; perhaps too early."""
     delete_time_us: int | None = None
     index: IndexRow | None = None
     events: dict[int, EventRow] = field(default_factory=dict)
@@ -73,9 +77,30 @@ class _Log:
     seq_of_message: dict[str, int] = field(default_factory=dict)
     requests: dict[str, tuple[RequestRecord, int]] = field(default_factory=dict)
     """With the time at which each was recorded."""
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
+    figures: bytes = b""
 
     def content(self, version: int) -> bytes:
+        """Of the event at a seq; 0: of none."""
         return self.events[version].content or b"" if version else b""
+
+    def stored(self, call: ToolCallRow) -> StoredToolCall:
+        return StoredToolCall(call.body, self.content(call.seq), self.content(call.result_seq))
+
+    def open_work(self) -> OpenWork:
+        return OpenWork(
+            [run.body for run in self.runs.values() if run.status in OPEN_RUNS],
+            [call.body for call in self.tool_calls.values() if call.status in OPEN_CALLS],
+            self.figures,
+        )
+
+    def is_due(self, now_us: int) -> bool:
+        """Whether the session's time, or its live run's lease, is over."""
+        if self.check_time_us is None or self.check_time_us > now_us:
+            return False
+        self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
+        return self.check_time_us is not None and self.check_time_us <= now_us
 
     def snapshot(self, *, content: bool) -> SessionSnapshot:
         head = self.head
@@ -134,6 +159,14 @@ class MemoryStore:
                 known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
         for key, version in needs.contents:
             known.contents[key] = self._logs[key].content(version)
+        for key, run_id in needs.runs:
+            if (run := self._logs[key].runs.get(run_id)) is not None:
+                known.runs[(key, run_id)] = run.body
+        for key, tool_call_id in needs.tool_calls:
+            log = self._logs[key]
+            if (call := log.tool_calls.get(tool_call_id)) is not None:
+                known.tool_calls[(key, tool_call_id)] = log.stored(call)
+        known.work = {key: self._logs[key].open_work() for key in needs.work}
         for tenant in needs.tenants:
             known.live_sessions[tenant] = sum(
                 log.index.status != SessionStatus.SESSION_STATUS_ENDED
@@ -145,13 +178,13 @@ class MemoryStore:
     def _replayed(self, command: Command, what: Replay) -> Outcome:
         log = self._logs[what.key]
         events = [_stored(log.events[seq]) for seq in range(what.first_seq, what.last_seq + 1)]
-        return replay.outcome(command.action, events, log.content(replay.content_version(events)))
+        return replay.outcome(command.action, events, {seq: log.content(seq) for seq in replay.contents(events)})
 
     def _write(self, writes: Writes, now_us: int) -> None:
         for row in writes.heads:
             log = self._logs.setdefault(row.key, _Log(row.head))
             log.head, log.update_time_us = row.head, row.update_time_us
-            log.expire_time_us, log.delete_time_us = row.expire_time_us, row.delete_time_us
+            log.check_time_us, log.delete_time_us = row.expire_time_us, row.delete_time_us
         for event in writes.events:
             log = self._logs[event.key]
             log.events[event.seq] = event
@@ -168,9 +201,19 @@ class MemoryStore:
         for key, message in writes.redactions:
             log = self._logs[key]
             log.events[message.seq] = replace(log.events[message.seq], head=message.head, body=message.body)
+        for run in writes.runs:
+            self._logs[run.key].runs[run.run_id] = run
+        for call in writes.tool_calls:
+            self._logs[call.key].tool_calls[call.tool_call_id] = call
+        for key, figures in writes.figures:
+            self._logs[key].figures = figures
+        for key, lease_expire_us in writes.leases:
+            log = self._logs[key]
+            log.head = replace(log.head, lease_expire_us=lease_expire_us)
         for key, final_seq in writes.deletions:
             log = self._logs[key]
             log.index = None
+            log.runs, log.tool_calls, log.figures = {}, {}, b""
             log.events = {final_seq: log.events[final_seq]}
             log.message_seqs, log.seq_of_message = [], {}
             log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
@@ -267,10 +310,16 @@ class MemoryStore:
 
     async def expire_due(self, limit: int) -> Writes:
         now = self._clock()
-        due = [k for k, log in self._logs.items() if log.expire_time_us is not None and log.expire_time_us <= now]
+        due = [key for key, log in self._logs.items() if log.is_due(now)]
         applied = self._apply(
             [
-                Command(Scope(tenant), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + self._new_id())
+                Command(
+                    Scope(tenant),
+                    session_id,
+                    ExpireSession(),
+                    batch.ACTOR,
+                    INTERNAL_REQUEST_PREFIX + self._new_id(),
+                )
                 for tenant, session_id in due[:limit]
             ]
         )

@@ -21,7 +21,7 @@ create table session_heads (
   version bigint not null,
   content_version bigint not null,
   update_time timestamptz not null,
-  -- When the sweeper must look: never after the session's expire_time, perhaps before it.
+  -- When the sweeper must look: never after the session's expire_time or the lease_expire_time, perhaps before them.
   expire_check_time timestamptz,
   delete_time timestamptz,
   user_id text collate "C" not null,
@@ -30,6 +30,8 @@ create table session_heads (
   limits bytea,
   -- Of the session's last event.
   commit_xid xid8 default pg_current_xact_id(),
+  -- When the lease of the session's live run runs out; null while there is none. Heartbeats write nothing else.
+  lease_expire_time timestamptz,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -125,3 +127,58 @@ create table requests (
 );
 
 create index requests_by_create_time on requests (create_time);
+
+-- The runs of each session.
+create table runs (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  run_id text collate "C" not null,
+  -- Among the session's runs: seq of the event that began it; of those the session was created with: ... -1, 0.
+  place bigint not null,
+  status smallint not null,
+  body bytea not null,
+  primary key (tenant_id, session_id, run_id)
+);
+
+create index runs_by_status
+  on runs (tenant_id collate "POSIX", session_id collate "POSIX", status, place);
+
+-- The tool calls of each session, without their arguments and results: those are the content of the events at seq and
+-- at result_seq (0: none).
+create table tool_calls (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  tool_call_id text collate "C" not null,
+  seq bigint not null,
+  status smallint not null,
+  -- PENDING, and requires an approval.
+  awaits_approval boolean not null,
+  create_time timestamptz not null,
+  result_seq bigint not null,
+  run_id text collate "C" not null,
+  -- Of the session.
+  user_id text collate "C" not null,
+  body bytea not null,
+  primary key (tenant_id, session_id, tool_call_id)
+);
+
+create index tool_calls_by_status
+  on tool_calls (tenant_id collate "POSIX", session_id collate "POSIX", status, seq);
+create index tool_calls_by_run
+  on tool_calls (tenant_id collate "POSIX", session_id collate "POSIX", run_id, seq)
+  where run_id <> '';
+-- What waits for somebody's decision, over all sessions of a tenant or of a user.
+create index tool_calls_pending
+  on tool_calls (tenant_id, create_time, session_id, seq)
+  where awaits_approval;
+create index tool_calls_pending_by_user
+  on tool_calls (tenant_id, user_id, create_time, session_id, seq)
+  where awaits_approval and user_id <> '';
+
+-- Counters of the runs of each session that have ended. Written when one ends.
+create table run_figures (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  figures bytea not null,
+  primary key (tenant_id, session_id)
+);

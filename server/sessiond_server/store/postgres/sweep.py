@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import asyncpg
 
-from sessiond.v1.session_pb2 import Session, SessionStatus
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain import batch
 from sessiond_server.domain.commands import (
     INTERNAL_REQUEST_PREFIX,
     Command,
@@ -13,13 +14,10 @@ from sessiond_server.domain.commands import (
     Scope,
 )
 from sessiond_server.domain.rows import Head, Key, Rules, Writes
-from sessiond_server.domain.times import microseconds
 from sessiond_server.store.postgres import write
+from sessiond_server.store.postgres.columns import columns
 from sessiond_server.store.postgres.statements import SWEEP
 from sessiond_server.store.postgres.transactions import Transactions
-
-ACTOR = "sessiond"
-"""Event.actor of what the server does by itself."""
 
 LOCK_DUE = SWEEP["lock_due"].text
 POSTPONE_CHECKS = SWEEP["postpone_checks"].text
@@ -28,7 +26,7 @@ PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
 
 
 async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> Writes:
-    """See Store.expire_due. Sessions that were extended since are looked at again when their time is over."""
+    """See Store.expire_due. What was extended since is looked at again when its time is over."""
     written = Writes()
     while len(written.heads) < limit:
         wanted = limit - len(written.heads)
@@ -46,28 +44,24 @@ async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_i
 async def _expire(
     connection: asyncpg.Connection, limit: int, rules: Rules, new_id: Callable[[], str]
 ) -> tuple[int, Writes]:
-    """(sessions looked at, what ended them)."""
+    """(sessions looked at, what ended them or their live runs)."""
     rows = await connection.fetch(LOCK_DUE, limit)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
-        Command(Scope(tenant_id), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
+        Command(Scope(tenant_id), session_id, ExpireSession(), batch.ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
         for tenant_id, session_id in heads
     ]
     if not commands:
         return 0, Writes()
     writes = (await write.apply(connection, commands, heads, rules, new_id)).writes
-    ended = {row.key for row in writes.heads}
-    early = [key for key in heads if key not in ended]
-    if early:
-        checks = ((*key, _next_check(heads[key])) for key in early)
-        await connection.fetch(POSTPONE_CHECKS, *write.columns(checks, 3))
+    after = heads | {row.key: row.head for row in writes.heads}
+    checks = [(*key, _next_check(head)) for key, head in after.items()]
+    await connection.fetch(POSTPONE_CHECKS, *columns(checks, 3))
     return len(heads), writes
 
 
 def _next_check(head: Head) -> int | None:
-    core = Session.FromString(head.core)
-    over = head.deleted or core.status == SessionStatus.SESSION_STATUS_ENDED
-    return None if over or not core.HasField("expire_time") else microseconds(core.expire_time)
+    return None if head.deleted else batch.next_check(Session.FromString(head.core), head.lease_expire_us)
 
 
 async def purge(

@@ -1,7 +1,7 @@
 """The write path: commands in, rows out, in one transaction. domain/rows.py has the order of the steps."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +24,8 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.store.contract import Applied
+from sessiond_server.store.postgres import work
+from sessiond_server.store.postgres.columns import columns, flat
 from sessiond_server.store.postgres.statements import WRITE
 from sessiond_server.store.postgres.transactions import Raced
 
@@ -39,13 +41,6 @@ WRITE_LOG = WRITE["write_log"].text
 WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
-Column = Sequence[Any]
-
-
-def columns(rows: Iterable[Sequence[Any]], width: int) -> list[Column]:
-    """Rows turned into the arrays that a multi-row statement takes; empty ones for no rows."""
-    return list(zip(*rows, strict=True)) or [()] * width
-
 
 async def lock_heads(connection: asyncpg.Connection, commands: Sequence[Command]) -> dict[Key, Head]:
     """Locks the rows of the commands' sessions, in the order that all writers keep, and reads them."""
@@ -55,9 +50,8 @@ async def lock_heads(connection: asyncpg.Connection, commands: Sequence[Command]
 
 
 def head(row: Sequence[Any], start: int) -> Head:
-    """A Head from version, user_id, core, limits, content_version, deleted."""
-    version, user_id, core, limits, content_version, deleted = row[start : start + 6]
-    return Head(version, user_id, core, limits, content_version, deleted)
+    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time."""
+    return Head(*row[start : start + 7])
 
 
 async def apply(
@@ -90,7 +84,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         # Two statements: the count must see what the holders of the locks committed.
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
-    rows = await connection.fetch(LOOK_UP, *columns(_flat(needs.requests), 3), *columns(_flat(needs.message_ids), 3))
+    rows = await connection.fetch(LOOK_UP, *columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
     known = Known(now_us=rows[0][2], live_sessions=live)
     for kind, place, _, fingerprint, first_seq, last_seq in rows[1:]:
         if kind == 1:
@@ -98,16 +92,13 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         else:
             known.message_ids.add(needs.message_ids[place - 1])
     if needs.messages:
-        for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(_flat(needs.messages), 3)):
+        for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     if needs.contents:
-        for place, content in await connection.fetch(FIND_CONTENTS, *columns(_flat(needs.contents), 3)):
+        for place, content in await connection.fetch(FIND_CONTENTS, *columns(flat(needs.contents), 3)):
             known.contents[needs.contents[place - 1][0]] = content
+    await work.look_up(connection, needs, known)
     return known
-
-
-def _flat(items: Sequence[tuple[Key, Any]]) -> Iterable[tuple[str, str, Any]]:
-    return ((tenant_id, session_id, rest) for (tenant_id, session_id), rest in items)
 
 
 async def _replayed(
@@ -120,14 +111,14 @@ async def _replayed(
     rows = await connection.fetch(FIND_REPLAYED, *columns(asked, 4))
     for index, group in groupby(rows, key=lambda row: row[0]):
         found[places[index - 1]] = [StoredEvent(*row[1:]) for row in group]
-    versions = {place: replay.content_version(events) for place, events in found.items()}
-    with_content = [place for place, version in versions.items() if version]
-    contents: dict[int, bytes] = {}
-    if with_content:
-        wanted = [(*replays[place].key, versions[place]) for place in with_content]
-        for index, content in await connection.fetch(FIND_CONTENTS, *columns(wanted, 3)):
-            contents[with_content[index - 1]] = content
-    return {place: replay.outcome(commands[place].action, found[place], contents.get(place, b"")) for place in places}
+    wanted = [(place, seq) for place, events in found.items() for seq in replay.contents(events)]
+    contents: dict[int, dict[int, bytes]] = {place: {} for place in places}
+    if wanted:
+        keys = ((*replays[place].key, seq) for place, seq in wanted)
+        for index, content in await connection.fetch(FIND_CONTENTS, *columns(keys, 3)):
+            place, seq = wanted[index - 1]
+            contents[place][seq] = content or b""
+    return {place: replay.outcome(commands[place].action, found[place], contents[place]) for place in places}
 
 
 async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
@@ -137,7 +128,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         index = sorted(writes.index, key=lambda row: row.key)
         inserted = await connection.fetchval(
             WRITE_SESSIONS,
-            *columns((_head_columns(row, None) for row in created), 10),
+            *columns((_head_columns(row, None) for row in created), 11),
             *columns(map(_index_columns, index), 13),
         )
         if inserted != len(created):
@@ -145,7 +136,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
     if writes.events:
         await connection.fetch(
             WRITE_LOG,
-            *columns((_head_columns(row, heads[row.key]) for row in changed), 10),
+            *columns((_head_columns(row, heads[row.key]) for row in changed), 11),
             *columns(
                 (
                     (*e.key, e.seq, e.type, e.create_time_us, e.message_id, e.head, e.body, e.content)
@@ -166,6 +157,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await connection.fetch(
             WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
         )
+    await work.write(connection, writes)
     if writes.deletions:
         await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
 
@@ -183,6 +175,7 @@ def _head_columns(row: HeadRow, before: Head | None) -> tuple[Any, ...]:
         after.core,
         # None leaves the stored ones where they are, out of line when they are large.
         None if before is not None and before.limits == after.limits else after.limits,
+        after.lease_expire_us,
     )
 
 

@@ -8,7 +8,8 @@ begin isolation level read committed read write
 
 -- name: lock_heads  index: session_heads_pkey
 -- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then reads what they left.
-select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted
+select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
+  h.lease_expire_time
 from unnest((select $1::text[]), (select $2::text[]))
   with ordinality as k (tenant_id, session_id, place)
 cross join lateral (
@@ -90,16 +91,16 @@ order by k.place, e.seq
 -- Heads of new sessions, and index rows. Fewer `created` than asked: another transaction was faster, start over.
 with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits)
+    delete_time, user_id, core, limits, lease_expire_time)
   select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[])
+    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
   on conflict do nothing
   returning 1
 ), listed as (
   insert into sessions as old (tenant_id, session_id, type, status, create_time, agent_id, team_id, workflow_id,
     user_id, name, name_folded, labels, metadata)
-  select * from unnest($11::text[], $12::text[], $13::smallint[], $14::smallint[], $15::timestamptz[], $16::text[],
-    $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::jsonb[], $23::jsonb[])
+  select * from unnest($12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::timestamptz[], $17::text[],
+    $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::jsonb[], $24::jsonb[])
   where (select count(*) from created) = cardinality($1)
   on conflict (tenant_id, session_id) do update
   set status = excluded.status, agent_id = excluded.agent_id, team_id = excluded.team_id,
@@ -116,28 +117,28 @@ select count(*) as created from created
 -- given no lower one than the session's last. That holds none back and hides none: it is not below its own transaction's.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits)
+    delete_time, user_id, core, limits, lease_expire_time)
   select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[])
+    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
   on conflict (tenant_id, session_id) do update
   set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
     expire_check_time = case
       when excluded.expire_check_time is not null then least(old.expire_check_time, excluded.expire_check_time)
     end,
     delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits),
-    commit_xid = greatest(old.commit_xid, excluded.commit_xid)
+    lease_expire_time = excluded.lease_expire_time, commit_xid = greatest(old.commit_xid, excluded.commit_xid)
   returning tenant_id, session_id, commit_xid
 ), logged as (
   insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)
   select e.*, coalesce(changed.commit_xid, pg_current_xact_id())
-  from unnest($11::text[], $12::text[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::text[],
-    $17::bytea[], $18::bytea[], $19::bytea[])
+  from unnest($12::text[], $13::text[], $14::bigint[], $15::smallint[], $16::timestamptz[], $17::text[],
+    $18::bytea[], $19::bytea[], $20::bytea[])
     as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
   left join changed on changed.tenant_id = e.tenant_id and changed.session_id = e.session_id
 )
 insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
-select k.*, $26::timestamptz
-from unnest($20::text[], $21::text[], $22::text[], $23::bytea[], $24::bigint[], $25::bigint[]) as k
+select k.*, $27::timestamptz
+from unnest($21::text[], $22::text[], $23::text[], $24::bytea[], $25::bigint[], $26::bigint[]) as k
 
 -- name: write_redactions  index: events_pkey
 update events e
@@ -146,7 +147,7 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
   as k (tenant_id, session_id, seq, head, body)
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
--- name: write_deletions  index: sessions_pkey requests_pkey events_pkey
+-- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey
 -- What a deletion removes besides the head, which stays as the tombstone.
 with keys as materialized (
   select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
@@ -159,6 +160,36 @@ with keys as materialized (
       where sessions.tenant_id = k.tenant_id and sessions.session_id = k.session_id
       limit 1
     ) s
+  ))
+), without_runs as (
+  delete from runs where ctid = any (array(
+    select r.ctid
+    from keys k
+    cross join lateral (
+      select runs.ctid from runs
+      where runs.tenant_id = k.tenant_id and runs.session_id = k.session_id
+      offset 0
+    ) r
+  ))
+), without_calls as (
+  delete from tool_calls where ctid = any (array(
+    select t.ctid
+    from keys k
+    cross join lateral (
+      select tool_calls.ctid from tool_calls
+      where tool_calls.tenant_id = k.tenant_id and tool_calls.session_id = k.session_id
+      offset 0
+    ) t
+  ))
+), without_figures as (
+  delete from run_figures where ctid = any (array(
+    select f.ctid
+    from keys k
+    cross join lateral (
+      select run_figures.ctid from run_figures
+      where run_figures.tenant_id = k.tenant_id and run_figures.session_id = k.session_id
+      limit 1
+    ) f
   ))
 ), forgotten as (
   delete from requests where ctid = any (array(

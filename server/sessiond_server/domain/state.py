@@ -1,0 +1,164 @@
+"""One session, and one command, while a batch is decided: what the rules read, and how they write events."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.run_pb2 import Run
+from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView
+from sessiond.v1.tool_call_pb2 import ToolCall
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import fold, wire
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Rules
+from sessiond_server.domain.times import microseconds, set_timestamp
+from sessiond_server.domain.work import Work
+
+# Looked up once: each access through the enum costs most of a microsecond.
+NO_VIEW: Final = SessionView.SESSION_VIEW_UNSPECIFIED
+
+
+@dataclass(slots=True)
+class State:
+    """One session while a batch is decided. `core`, `content` and the rest change as commands are accepted."""
+
+    key: Key
+    core: Session
+    limits: SessionConfig
+    user_id: str
+    known: Known
+    content: bytes = b""
+    """Known only where a command of the batch needs it."""
+    lease_expire_us: int | None = None
+    """Of the live run; None while there is none."""
+    created: bool = False
+    deleted: bool = False
+    indexed: bool = False
+    """A column by which sessions are listed changed."""
+    metadata_changed: bool = False
+    new_message_ids: set[str] = field(default_factory=set)
+    redacted: dict[str, AppendedMessage] = field(default_factory=dict)
+    """Messages rewritten in this batch, by id."""
+    opened_work: Work | None = None
+    """`work`, once a rule has asked for it."""
+
+    @classmethod
+    def load(cls, key: Key, head: Head, known: Known) -> "State":
+        core = Session.FromString(head.core)
+        core.version = head.version
+        return cls(
+            key,
+            core,
+            SessionConfig.FromString(head.limits),
+            head.user_id,
+            known,
+            known.contents.get(key, b""),
+            head.lease_expire_us,
+            deleted=head.deleted,
+        )
+
+    @property
+    def work(self) -> Work:
+        """The session's runs and tool calls."""
+        if self.opened_work is None:
+            self.opened_work = Work.load(self.key, self.known)
+        return self.opened_work
+
+    def snapshot(self) -> c.SessionSnapshot:
+        return c.SessionSnapshot(self.core.version, self.core.SerializeToString(), self.content)
+
+
+@dataclass(slots=True)
+class Step:
+    """One command being decided: what it may know, and the events it has made so far."""
+
+    command: c.Command
+    now_us: int
+    rules: Rules
+    new_id: Callable[[], str]
+    taken_message_ids: Callable[[str], bool]
+    message_to_redact: AppendedMessage | None
+    events: list[EventRow] = field(default_factory=list)
+
+    def emit(
+        self,
+        state: State,
+        event_type: EventType.ValueType,
+        time_us: int,
+        *,
+        body: bytes | None = None,
+        content: bytes | None = None,
+        session_name: str | None = None,
+        preset_runs: bytes = b"",
+    ) -> None:
+        """Adds an event at the state's version, which has just been advanced.
+
+        `body` None: the session's core. `preset_runs`: that field of the event, serialised.
+        """
+        view = NO_VIEW
+        if event_type < wire.FIRST_MESSAGE_EVENT:
+            full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
+            view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
+        core, event_id = state.core, self.new_id()
+        previous, core.last_event_id = core.last_event_id, event_id
+        head = (
+            self.head_of_all(event_type, time_us, view)
+            + wire.event_head(core.version, event_id, previous, len(self.events), session_name)
+            + preset_runs
+        )
+        if body is None:
+            body = core.SerializeToString()
+        self.events.append(
+            EventRow(state.key, core.version, event_id, previous, event_type, time_us, None, head, body, content)
+        )
+
+    def emit_run(self, state: State, event_type: EventType.ValueType, time_us: int, run: Run) -> None:
+        """Adds an event with a run as it is by now, and does to the session what it does."""
+        run.version = state.core.version + 1
+        self.advance(state.core, time_us, activity=event_type in fold.ACTIVITY)
+        fold.add_run(state.core, event_type, run)
+        self.emit(state, event_type, time_us, body=run.SerializeToString())
+        state.work.change_run(run)
+
+    def emit_tool_call(
+        self,
+        state: State,
+        event_type: EventType.ValueType,
+        time_us: int,
+        call: ToolCall,
+        content: bytes | None = None,
+    ) -> None:
+        """Adds an event with a tool call as it is by now, and does to the session what it does."""
+        call.version = state.core.version + 1
+        self.advance(state.core, time_us, activity=event_type in fold.ACTIVITY)
+        fold.add_tool_call(state.core, event_type, call)
+        self.emit(state, event_type, time_us, body=call.SerializeToString(), content=content)
+        state.work.change_call(call)
+
+    def emit_late_result(self, state: State, time_us: int, call: ToolCall, content: bytes) -> None:
+        """Adds an event with what came when the call was over. It changes nothing of the call, nor its `version`."""
+        event_type = EventType.EVENT_TYPE_TOOL_CALL_LATE_RESULT
+        self.advance(state.core, time_us, activity=False)
+        self.emit(state, event_type, time_us, body=call.SerializeToString(), content=content)
+
+    def head_of_all(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
+        """What the heads of all events of one type of this write share, serialised; wire.event_head has the rest."""
+        command = self.command
+        # Field by field: keyword arguments would take more than twice as long.
+        head = Event()
+        head.session_id = command.session_id
+        head.type = event_type
+        set_timestamp(head.create_time, time_us)
+        head.actor = command.actor
+        head.session_view = view
+        if not command.request_id.startswith(c.INTERNAL_REQUEST_PREFIX):
+            head.request_id = command.request_id
+        return head.SerializeToString()
+
+    def time_after(self, session: Session) -> int:
+        """The event's time: now, but never before the session's previous event, whatever the clock did."""
+        return max(self.now_us, microseconds(session.update_time))
+
+    def advance(self, session: Session, time_us: int, *, activity: bool) -> None:
+        """What the next event of the write does to the session, whatever it is."""
+        fold.advance(session, session.version + 1, time_us, first_of_request=not self.events, activity=activity)

@@ -1,0 +1,294 @@
+-- Runs and tool calls: what batches look up and write, and what is read. How look-ups are written stands in write.sql;
+-- why some compare by "POSIX", at the indexes of events.
+
+-- name: find_runs  index: runs_pkey
+select k.place, r.body
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, run_id, place)
+cross join lateral (
+  select * from runs
+  where runs.tenant_id = k.tenant_id and runs.session_id = k.session_id and runs.run_id = k.run_id
+  limit 1
+) r
+
+-- name: find_tool_calls  index: tool_calls_pkey events_pkey
+select k.place, t.body, requested.content as arguments, ended.content as result
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, tool_call_id, place)
+cross join lateral (
+  select * from tool_calls
+  where tool_calls.tenant_id = k.tenant_id and tool_calls.session_id = k.session_id
+    and tool_calls.tool_call_id = k.tool_call_id
+  limit 1
+) t
+left join lateral (
+  select * from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = t.seq
+  limit 1
+) requested on true
+left join lateral (
+  select * from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = t.result_seq
+  limit 1
+) ended on true
+
+-- name: find_work  index: runs_by_status tool_calls_by_status run_figures_pkey
+-- What of these sessions is not over, and the figures of what is. 1 and 2: QUEUED, RUNNING; 1, 2 and 4: PENDING, APPROVED,
+-- RUNNING.
+with keys as materialized (
+  select * from unnest((select $1::text[]), (select $2::text[])) with ordinality as k (tenant_id, session_id, place)
+)
+select 1 as kind, keys.place, r.body
+from keys
+cross join (values (1), (2)) as open (status)
+cross join lateral (
+  select runs.body from runs
+  where runs.tenant_id = keys.tenant_id collate "POSIX" and runs.session_id = keys.session_id collate "POSIX"
+    and runs.status = open.status
+  offset 0
+) r
+union all
+select 2, keys.place, t.body
+from keys
+cross join (values (1), (2), (4)) as open (status)
+cross join lateral (
+  select tool_calls.body from tool_calls
+  where tool_calls.tenant_id = keys.tenant_id collate "POSIX"
+    and tool_calls.session_id = keys.session_id collate "POSIX" and tool_calls.status = open.status
+  offset 0
+) t
+union all
+select 3, keys.place, f.figures
+from keys
+cross join lateral (
+  select run_figures.figures from run_figures
+  where run_figures.tenant_id = keys.tenant_id and run_figures.session_id = keys.session_id
+  limit 1
+) f
+
+-- name: write_work
+with run_rows as (
+  insert into runs (tenant_id, session_id, run_id, place, status, body)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::smallint[], $6::bytea[])
+  on conflict (tenant_id, session_id, run_id) do update
+  set status = excluded.status, body = excluded.body
+), call_rows as (
+  insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
+    run_id, user_id, body)
+  select * from unnest($7::text[], $8::text[], $9::text[], $10::bigint[], $11::smallint[], $12::boolean[],
+    $13::timestamptz[], $14::bigint[], $15::text[], $16::text[], $17::bytea[])
+  on conflict (tenant_id, session_id, tool_call_id) do update
+  set status = excluded.status, awaits_approval = excluded.awaits_approval, result_seq = excluded.result_seq,
+    body = excluded.body
+)
+insert into run_figures (tenant_id, session_id, figures)
+select * from unnest($18::text[], $19::text[], $20::bytea[])
+on conflict (tenant_id, session_id) do update
+set figures = excluded.figures
+
+-- name: write_leases  index: session_heads_pkey
+-- Leases that were extended. The check time stays where it is, too early; the sweeper moves it.
+update session_heads h
+set lease_expire_time = k.lease_expire_time
+from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (tenant_id, session_id, lease_expire_time)
+where h.tenant_id = k.tenant_id and h.session_id = k.session_id
+
+-- name: get_run  index: session_heads_pkey runs_pkey
+-- $1 to $3 as in read.sql.
+select h.version, h.lease_expire_time, r.body
+from session_heads h
+left join lateral (
+  select runs.body from runs
+  where runs.tenant_id = $1 and runs.session_id = $2 and runs.run_id = $4::text
+  limit 1
+) r on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
+-- name: list_runs  index: session_heads_pkey runs_by_status
+-- Of the statuses $4, behind $5, at most $6. `found` counts up to one more. No row: no session; one row without place: no
+-- run.
+select h.version, h.lease_expire_time, m.place, m.body, m.found
+from session_heads h
+left join lateral (
+  select newest.*, count(*) over () as found from (
+    select r.place, r.body
+    from unnest((select $4::smallint[])) as s (status)
+    cross join lateral (
+      select runs.place, runs.body from runs
+      where runs.tenant_id = $1 collate "POSIX" and runs.session_id = $2 collate "POSIX" and runs.status = s.status
+        and runs.place < $5
+      order by runs.place desc
+      limit $6::bigint + 1
+    ) r
+    order by r.place desc
+    limit $6::bigint + 1
+  ) newest
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.place desc
+
+-- name: get_metrics  index: session_heads_pkey run_figures_pkey
+select h.version, h.core, coalesce(f.figures, '') as figures
+from session_heads h
+left join lateral (
+  select run_figures.figures from run_figures
+  where run_figures.tenant_id = $1 and run_figures.session_id = $2
+  limit 1
+) f on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
+-- name: get_tool_call  index: session_heads_pkey tool_calls_pkey events_pkey
+select h.version, t.body, requested.content as arguments, ended.content as result
+from session_heads h
+left join lateral (
+  select * from tool_calls
+  where tool_calls.tenant_id = $1 and tool_calls.session_id = $2 and tool_calls.tool_call_id = $4::text
+  limit 1
+) t on true
+left join lateral (
+  select events.content from events
+  where events.tenant_id = $1 and events.session_id = $2 and events.seq = t.seq
+  limit 1
+) requested on true
+left join lateral (
+  select events.content from events
+  where events.tenant_id = $1 and events.session_id = $2 and events.seq = t.result_seq
+  limit 1
+) ended on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
+-- name: list_tool_calls  index: session_heads_pkey tool_calls_by_status events_pkey
+-- Of the statuses $4, seq < $5, at most $6 of them and $7 bytes. Sizes are read without fetching what lies out of
+-- line. `found` counts up to one more than $6. No row: no session; one row without seq: no call.
+select h.version, m.seq, m.body, m.arguments, m.result, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over downwards as place,
+      sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0) + coalesce(octet_length(page.result), 0))
+        over downwards as bytes,
+      count(*) over () as found
+    from (
+      select newest.seq, newest.body, requested.content as arguments, ended.content as result
+      from (
+        select t.seq, t.result_seq, t.body
+        from unnest((select $4::smallint[])) as s (status)
+        cross join lateral (
+          select * from tool_calls
+          where tool_calls.tenant_id = $1 collate "POSIX" and tool_calls.session_id = $2 collate "POSIX"
+            and tool_calls.status = s.status and tool_calls.seq < $5
+          order by tool_calls.seq desc
+          limit $6::bigint + 1
+        ) t
+        order by t.seq desc
+        limit $6::bigint + 1
+      ) newest
+      left join lateral (
+        select events.content from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.seq
+        limit 1
+      ) requested on true
+      left join lateral (
+        select events.content from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.result_seq
+        limit 1
+      ) ended on true
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
+-- name: list_tool_calls_of_run  index: session_heads_pkey tool_calls_by_run events_pkey
+-- As list_tool_calls, of the run $8.
+select h.version, m.seq, m.body, m.arguments, m.result, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over downwards as place,
+      sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0) + coalesce(octet_length(page.result), 0))
+        over downwards as bytes,
+      count(*) over () as found
+    from (
+      select newest.seq, newest.body, requested.content as arguments, ended.content as result
+      from (
+        select t.seq, t.result_seq, t.body
+        from tool_calls t
+        where t.tenant_id = $1 collate "POSIX" and t.session_id = $2 collate "POSIX" and t.run_id = $8::text
+          and t.run_id <> '' and t.seq < $5 and t.status = any ($4::smallint[])
+        order by t.seq desc
+        limit $6::bigint + 1
+      ) newest
+      left join lateral (
+        select events.content from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.seq
+        limit 1
+      ) requested on true
+      left join lateral (
+        select events.content from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.result_seq
+        limit 1
+      ) ended on true
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
+-- name: list_pending  index: tool_calls_pending events_pkey
+-- Of the tenant $1, behind ($2, $3, $4), at most $5 of them and $6 bytes. What awaits an approval has no result.
+select sized.* from (
+  select page.*, row_number() over upwards as place,
+    sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0)) over upwards as bytes,
+    count(*) over () as found
+  from (
+    select oldest.*, requested.content as arguments
+    from (
+      select t.create_time, t.session_id, t.seq, t.body
+      from tool_calls t
+      where t.tenant_id = $1 and t.awaits_approval
+        and (t.create_time, t.session_id, t.seq) > ($2::timestamptz, $3::text, $4::bigint)
+      order by t.create_time, t.session_id, t.seq
+      limit $5::bigint + 1
+    ) oldest
+    left join lateral (
+      select events.content from events
+      where events.tenant_id = $1 and events.session_id = oldest.session_id and events.seq = oldest.seq
+      limit 1
+    ) requested on true
+  ) page
+  window upwards as (order by page.create_time, page.session_id, page.seq rows unbounded preceding)
+) sized
+where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
+order by sized.place
+
+-- name: list_pending_of_user  index: tool_calls_pending_by_user events_pkey
+-- As list_pending, of the user $7.
+select sized.* from (
+  select page.*, row_number() over upwards as place,
+    sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0)) over upwards as bytes,
+    count(*) over () as found
+  from (
+    select oldest.*, requested.content as arguments
+    from (
+      select t.create_time, t.session_id, t.seq, t.body
+      from tool_calls t
+      where t.tenant_id = $1 and t.awaits_approval and t.user_id = $7::text and t.user_id <> ''
+        and (t.create_time, t.session_id, t.seq) > ($2::timestamptz, $3::text, $4::bigint)
+      order by t.create_time, t.session_id, t.seq
+      limit $5::bigint + 1
+    ) oldest
+    left join lateral (
+      select events.content from events
+      where events.tenant_id = $1 and events.session_id = oldest.session_id and events.seq = oldest.seq
+      limit 1
+    ) requested on true
+  ) page
+  window upwards as (order by page.create_time, page.session_id, page.seq rows unbounded preceding)
+) sized
+where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
+order by sized.place
