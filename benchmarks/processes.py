@@ -66,6 +66,7 @@ def running(
             cwd=directory,
         )
     assert process.stdin is not None
+    assert process.stdout is not None
     try:
         process.stdin.write(feed)
         process.stdin.close()
@@ -77,6 +78,7 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdout.close()
 
 
 def first_line(process: subprocess.Popen[bytes]) -> str:

@@ -20,8 +20,7 @@ type WatchPlan struct {
 	Streams           []Step  `json:"streams"`
 	StreamConnections int     `json:"stream_connections"`
 	Patience          float64 `json:"patience"` // seconds until each must have had its first frame
-	// Watchers that take their first frame and nothing more, on a connection of their own; opened again when the server
-	// ends them.
+	// Watchers that take their first frame and then nothing for stallFor, on a connection each; opened again and again.
 	Stalled []Step `json:"stalled"`
 }
 
@@ -42,14 +41,20 @@ type WatchReport struct {
 	SentP99      float64        `json:"sent_p99_ms"`
 	Ended        map[string]int `json:"ended"` // streams that the server ended, by status, at any time
 	FirstError   string         `json:"first_error"`
-	StalledEnded int            `json:"stalled_ended"` // times that the server ended a stalled stream
+	StalledEnded map[string]int `json:"stalled_ended"` // how stalled streams had ended when they were read again
 	Writes       *Report        `json:"writes"`        // null when nobody writes
 }
 
 const openingAtOnce = 128
 
-// most a stream may have unread when it stalls: the least that HTTP/2 and grpc-go allow.
-const smallestWindow = 65535
+const (
+	// What a stream may have unread when it stalls: the least that HTTP/2 and grpc-go allow.
+	smallestWindow = 65535
+	// Longer than the server's patience with a watcher (10 s).
+	stallFor = 15 * time.Second
+	// Reading again shows by then how the server has ended a stream, if it has.
+	stallEnd = time.Second
+)
 
 type watcher struct {
 	step       *Step
@@ -61,13 +66,13 @@ type watcher struct {
 }
 
 type watching struct {
-	measured     atomic.Bool
-	stopping     atomic.Bool
-	stalledEnded atomic.Int64
+	measured atomic.Bool
+	stopping atomic.Bool
 
-	lock       sync.Mutex
-	ended      map[string]int
-	firstError string
+	lock         sync.Mutex
+	ended        map[string]int
+	firstError   string
+	stalledEnded map[string]int
 }
 
 // Watch executes the plan. `tell` is called with "open" once every stream has had its first frame, then as in Run.
@@ -82,7 +87,7 @@ func Watch(plan *WatchPlan, tell func(event string)) (*WatchReport, error) {
 	defer readers.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	w := &watching{ended: map[string]int{}}
+	w := &watching{ended: map[string]int{}, stalledEnded: map[string]int{}}
 	watchers := make([]*watcher, len(plan.Streams))
 	for number := range plan.Streams {
 		watchers[number] = &watcher{
@@ -115,8 +120,9 @@ func Watch(plan *WatchPlan, tell func(event string)) (*WatchReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	report.Ended, report.FirstError = w.ended, w.firstError
-	report.StalledEnded = int(w.stalledEnded.Load())
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	report.Ended, report.FirstError, report.StalledEnded = w.ended, w.firstError, w.stalledEnded
 	report.add(watchers)
 	return report, nil
 }
@@ -229,25 +235,32 @@ func (o *watcher) take(frame []byte, measured bool) error {
 	return err
 }
 
-// stall keeps a stream open that it does not read. `opened` gets what became of the first one.
+// stall keeps a stream open that it does not read, until ctx is cancelled. `opened` gets what became of the first one.
 func (w *watching) stall(ctx context.Context, connection *grpc.ClientConn, step *Step, opened chan<- error) {
 	for ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(ctx, stallFor+stallEnd)
 		stream, err := start(ctx, connection, step)
+		var frame []byte
 		if err == nil {
-			var frame []byte
 			err = stream.RecvMsg(&frame)
 		}
 		select {
 		case opened <- err:
 		default:
 		}
-		if err == nil {
-			<-stream.Context().Done()
+		select {
+		case <-time.After(stallFor):
+		case <-ctx.Done():
+		}
+		for err == nil {
+			err = stream.RecvMsg(&frame)
 		}
 		if ctx.Err() == nil {
-			w.stalledEnded.Add(1)
-			time.Sleep(100 * time.Millisecond)
+			w.lock.Lock()
+			w.stalledEnded[status.Code(err).String()]++
+			w.lock.Unlock()
 		}
+		cancel()
 	}
 }
 

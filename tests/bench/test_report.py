@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from benchmarks import chart, growth, peers, report
+from benchmarks import chart, growth, peers, report, watching
 from benchmarks.load import Sample
 from benchmarks.measure import Measured, checked
 from benchmarks.rows import rows
@@ -31,6 +31,7 @@ def test_all_rows_are_there_under_their_names() -> None:
     assert set(growth.NAMES) == {
         *("growth_append_100k", "growth_get_100k", "growth_list_100k", "growth_list_sessions"),
     }
+    assert set(watching.NAMES) == {"watch_deliveries", "watch_latency_p99", "watch_stalled", "idle_watcher"}
     assert set(peers.ROWS) <= {row.name for row in rows(CONVERSATIONS)}
 
 
@@ -49,6 +50,21 @@ def test_growth_is_told_as_a_multiple_of_the_cost_of_the_small_case() -> None:
     assert (row["value"], row["unit"]) == (1.051, "times the cost at 10 messages")
     assert row["calls_per_s"] == {"10": 3.0}
     assert "1.05 times the cost at 10 messages" in report.remarks([grown])[-1]
+
+
+def test_what_the_cache_saves_postgres_is_told_where_it_was_measured() -> None:
+    one = measured("get_session")
+    one.uncached = [Sample(400.0, 4.0, 9.0, 300.0, postgres, 25.0, {"OK": 10}, "", 320) for postgres in (200.0, 160.0)]
+    row = report.record(one)
+    assert row["postgres_cpu_s_per_1000_calls"] == 0.08
+    assert row["postgres_cpu_s_per_1000_calls_without_cache"] == 0.18
+    assert row["value_without_cache"] == 400.0
+    head, _, line, plain = report.table([one, measured()]).splitlines()
+    column = [cell.strip() for cell in head.split("|")].index("without cache")
+    assert line.split("|")[column].strip() == "180"
+    assert plain.split("|")[column].strip() == ""
+    assert "0.080 s of CPU for 1,000 calls, 0.180 s without the cache" in report.remarks([one])[-1]
+    assert "postgres_cpu_s_per_1000_calls" not in report.record(measured())
 
 
 def test_the_table_is_markdown_with_a_line_for_each_row() -> None:
