@@ -51,6 +51,11 @@ class Chain:
         self.over = event.type == DELETED
         return True
 
+    def prove(self, head_seq: int, session_id: str) -> None:
+        """Raises PositionLost where the log's last event, the service says, is not the one that came last."""
+        if self._seq is not None and self._seq != head_seq:
+            raise _lost(session_id, self._seq)
+
 
 class Chains:
     """The logs of the sessions in a feed."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, overload
 
-from sessiond.chain import DELETED
 from sessiond.connection import Connection
 from sessiond.feed import Feed
 from sessiond.fields import EventTypeLike, ViewLike, enum_value
@@ -91,8 +90,8 @@ class EventCalls:
 
         It begins with a snapshot of the session (`view` says how much of it) and goes on with what follows that; with a
         `position`, with what follows the position; with `from_beginning`, with the first event. `types`, such as
-        "message_appended", selects events, and belongs to the position. With `deltas` it yields, besides, what is not
-        stored.
+        "message_appended", selects events besides the deletion, and belongs to the position. With `deltas` it yields
+        what is not stored, too.
 
         With a `store` it begins where the store says, if it says anything, and saves there what was dealt with: after
         so many events or seconds, and at the end. `idle_timeout` and `give_up_after` stand in for those of the client's
@@ -115,14 +114,18 @@ class EventCalls:
                 self._connection.end,
                 position,
                 reconnect,
-                # A filter without it does not show the event that is the end.
-                ok_is_end=bool(request.filter.types) and DELETED not in request.filter.types,
             )
 
         reconnect = self._reconnecting(idle_timeout, give_up_after)
         saver = _saver(store, save_events, save_seconds, position)
-        contiguous = not request.filter.types
-        return Watch(open_tail, position or "", saver, from_beginning=from_beginning, contiguous=contiguous)
+        return Watch(
+            open_tail,
+            session_id,
+            position or "",
+            saver,
+            from_beginning=from_beginning,
+            contiguous=not request.filter.types,
+        )
 
     def watch_events(
         self,
@@ -161,7 +164,6 @@ class EventCalls:
                 self._connection.end,
                 position,
                 reconnect,
-                ok_is_end=False,
             )
 
         reconnect = self._reconnecting(idle_timeout, give_up_after)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakSet
 
@@ -29,6 +30,13 @@ class Stream(Generic[Response]):
 
     def __init__(self, call: "grpc.aio.UnaryStreamCall[Any, Response]") -> None:
         self._call = call
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        # grpc keeps calls that nobody else holds. The collector may run in any thread, and after the loop.
+        with suppress(RuntimeError):
+            if not self._call.done():
+                self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def read(self) -> Response | None:
         """The next message; None where the stream ended with OK.

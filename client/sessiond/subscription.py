@@ -173,9 +173,7 @@ class Subscription(ABC, Generic[Item, Shown]):
                 self._tail = self._open_tail(self._dealt_with)
             try:
                 received = await self._receive(self._tail)
-                if received is None:
-                    self._ended = True
-                elif (frame := self._take(received)) is not None:
+                if received is not None and (frame := self._take(received)) is not None:
                     return frame
             except PositionGone as error:
                 # What would come next is not what follows; nobody shall take it for that.

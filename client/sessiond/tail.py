@@ -49,10 +49,7 @@ class Tail(Generic[Response]):
         end_stream: Callable[[Stream[Response]], None],
         position: str,
         reconnect: Reconnect,
-        *,
-        ok_is_end: bool,
     ) -> None:
-        """`ok_is_end`: whether nothing follows where the service ends a stream with OK; else that is a failure too."""
         self.position = position
         """After the last frame that was received: where the next stream begins."""
         self.streams = 0
@@ -62,7 +59,6 @@ class Tail(Generic[Response]):
         self._open_stream = open_stream
         self._end_stream = end_stream
         self._reconnect = reconnect
-        self._ok_is_end = ok_is_end
         self._stream: Stream[Response] | None = None
         self._begun = False
         self._closed = asyncio.Event()
@@ -75,17 +71,14 @@ class Tail(Generic[Response]):
         """None while a stream is up."""
 
     async def next(self) -> Frame | None:
-        """The next frame; None where the service has said that nothing will follow, or `close` was called.
+        """The next frame; None once `close` was called.
 
         Raises what no other stream would change: a SessiondError, or the last one once it has given up; and
         ClientClosed. After an error, or cancelled, it can be asked again and goes on where it was.
         """
         while not self._closed.is_set():
             try:
-                response = await self._read()
-                if response is None:
-                    return None
-                frame = self._frame(response)
+                frame = self._frame(await self._read())
             except SessiondError as error:
                 self.close_stream()
                 await self._pause(self._pause_after(error))
@@ -112,7 +105,7 @@ class Tail(Generic[Response]):
         self._closed.set()
         self.close_stream()
 
-    async def _read(self) -> Response | None:
+    async def _read(self) -> Response:
         loop = asyncio.get_running_loop()
         if self._stream is None:
             self._stream = self._open_stream(self.position)
@@ -128,7 +121,7 @@ class Tail(Generic[Response]):
                 response = await self._stream.read()
         except TimeoutError:
             raise Unavailable(f"nothing came for {patience:g} s", code="UNAVAILABLE") from None
-        if response is None and not self._ok_is_end:
+        if response is None:  # who has seen that the session was deleted asks for nothing more
             raise Unavailable("the stream ended", code="UNAVAILABLE")
         if self._waiting_since is not None:
             self._waited += loop.time() - self._waiting_since

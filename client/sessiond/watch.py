@@ -35,6 +35,7 @@ class Watch(Subscription[Item, SessionFrame]):
     def __init__(
         self,
         open_tail: Callable[[str], Tail[WatchSessionResponse]],
+        session_id: str,
         position: str,
         saver: Saver | None,
         *,
@@ -43,11 +44,16 @@ class Watch(Subscription[Item, SessionFrame]):
     ) -> None:
         super().__init__(position, saver)
         self._open_tail_at = open_tail
+        self._session_id = session_id
         self._from_beginning = from_beginning
         self._contiguous = contiguous
         self._chain = Chain(contiguous=contiguous)
         self._snapshot: Session | None = None
         self._head_seq = 0
+
+    @property
+    def session_id(self) -> str:
+        return self._session_id
 
     @property
     def snapshot(self) -> Session | None:
@@ -71,6 +77,7 @@ class Watch(Subscription[Item, SessionFrame]):
         return self._open_tail_at(position)
 
     def _take(self, frame: Frame) -> Frame | None:
+        proof = False
         match frame:
             case Snapshot():
                 self._snapshot = frame.session
@@ -88,9 +95,12 @@ class Watch(Subscription[Item, SessionFrame]):
                     frame = EventBatch(events=new, position=frame.position, head_seq=frame.head_seq)
             case Bookmark():
                 self._head_seq = max(self._head_seq, frame.head_seq)
+                proof = frame.HasField("read_time")
+                if proof and self._contiguous:
+                    self._chain.prove(frame.head_seq, self._session_id)
             case DeltaBatch():
                 return frame
-        self._caught_up = isinstance(frame, Bookmark) or self._chain.seq >= self._head_seq
+        self._caught_up = proof or self._chain.seq >= self._head_seq
         return frame
 
     def _items_of(self, frame: Frame) -> Sequence[Item]:

@@ -13,6 +13,8 @@ from tests.client.scripted import ScriptedServer, scripted_server
 QUICK = sessiond.Retry(initial_backoff=0.01, max_backoff=0.01)
 """Retries that a test need not wait for."""
 
+RECONNECT = sessiond.Reconnect(initial_backoff=0.01, max_backoff=0.01)
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedServer]:
@@ -22,7 +24,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 async def client(server: ScriptedServer) -> AsyncIterator[sessiond.Client]:
-    async with sessiond.Client(server.target, retry=QUICK) as client:
+    async with sessiond.Client(server.target, retry=QUICK, reconnect=RECONNECT) as client:
         yield client
 
 

@@ -36,6 +36,8 @@ class Seen:
     request: Any
     metadata: dict[str, str | bytes]
     time_remaining: float
+    peer: str
+    """The connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,16 @@ class Wait:
     until: asyncio.Event
 
 
-Answer = Message | Fail | Wait | Sequence[Message | Fail | Wait]
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing happens any more."""
+
+
+Step = Message | Fail | Wait | Quiet | AsyncIterator[Message]
+Answer = Message | Fail | Wait | Sequence[Step]
 """A sequence is what a stream does, one after the other; at its end it ends with OK."""
 
-QUIET = Wait(asyncio.Event())
-"""For ever."""
+QUIET = Quiet()
 
 
 class ScriptedServer:
@@ -79,7 +86,7 @@ class ScriptedServer:
 
     async def _answer(self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
         metadata = dict(context.invocation_metadata() or ())
-        self.seen.append(Seen(name, request, metadata, context.time_remaining() or 0.0))
+        self.seen.append(Seen(name, request, metadata, context.time_remaining() or 0.0, context.peer()))
         self.arrived.set()
         answer = self.script.popleft() if self.script else self.always
         match answer:
@@ -99,7 +106,7 @@ class ScriptedServer:
         self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[Message]:
         metadata = dict(context.invocation_metadata() or ())
-        self.seen.append(Seen(name, request, metadata, context.time_remaining() or math.inf))
+        self.seen.append(Seen(name, request, metadata, context.time_remaining() or math.inf, context.peer()))
         self.arrived.set()
         steps = self.script.popleft() if self.script else self.always
         self.streams += 1
@@ -112,6 +119,11 @@ class ScriptedServer:
                         await _fail(context, step)
                     case Wait():
                         await step.until.wait()
+                    case Quiet():
+                        await asyncio.Event().wait()
+                    case _:
+                        async for message in step:
+                            yield message
         except asyncio.CancelledError:
             self.cancelled.set()
             raise

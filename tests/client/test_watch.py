@@ -1,0 +1,636 @@
+"""Watching one session: what the caller gets, whatever becomes of the streams."""
+
+import asyncio
+import gc
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+import sessiond
+from sessiond.fields import EventTypeLike
+from sessiond.v1.event_service_pb2 import WatchSessionResponse
+from sessiond_server import errors as server_errors
+from sessiond_server.rpc import status as server_status
+from tests.client.conftest import RECONNECT
+from tests.client.logs import (
+    APPENDED,
+    DELETED,
+    batch,
+    bookmark,
+    deltas,
+    event,
+    going_away,
+    position,
+    resumed,
+    snapshot,
+)
+from tests.client.scripted import QUIET, Fail, ScriptedServer, Step, Wait, scripted_server
+
+UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
+
+
+def failing(error: server_errors.SessiondError) -> Fail:
+    """As the service answers."""
+    answer = server_status.answer(error)
+    return Fail(answer.code, answer.text, trailers=answer.trailers)
+
+
+async def seqs(watch: "sessiond.Watch[sessiond.Event]", count: int) -> list[int]:
+    return [(await anext(watch)).seq for _ in range(count)]
+
+
+def asked(server: ScriptedServer) -> list[str]:
+    """The position that each stream began at."""
+    return [seen.request.position for seen in server.seen]
+
+
+async def test_events_follow_the_snapshot(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(4, 5), batch(6), QUIET])
+    async with client.watch("s") as watch:
+        assert watch.snapshot is not None
+        assert (watch.snapshot.version, watch.seq, watch.head_seq, watch.caught_up) == (3, 3, 3, True)
+        assert await seqs(watch, 3) == [4, 5, 6]
+        assert (watch.seq, watch.streams) == (6, 1)
+    request = server.seen[0].request
+    assert (request.session_id, request.position, request.deltas, request.from_beginning) == ("s", "", False, False)
+    assert not request.HasField("filter")
+    assert server.seen[0].time_remaining > 3600
+
+
+async def test_without_a_block(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(4, 5), QUIET])
+    watch = client.watch("s")
+    assert (watch.snapshot, watch.position, watch.seq, watch.streams) == (None, "", 0, 0)
+    async for received in watch:
+        if received.seq == 5:
+            break
+    assert watch.snapshot is not None
+    await watch.aclose()
+    await server.cancelled.wait()
+    assert [received async for received in watch] == []
+
+
+async def test_what_is_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = [resumed(0), batch(1), UNAVAILABLE]
+    types: list[EventTypeLike] = ["message_appended", DELETED]
+    async with client.watch("s", types=types, from_beginning=True, deltas=True, view="basic") as watch:
+        await anext(watch)
+    async with client.watch("s", position=position(7)) as resuming:
+        server.script.append([resumed(7), QUIET])
+        assert resuming.position == position(7)
+    first, second = (seen.request for seen in server.seen)
+    assert list(first.filter.types) == [APPENDED, DELETED]
+    assert (first.from_beginning, first.deltas, first.view) == (True, True, 1)
+    assert (second.position, second.from_beginning, second.view) == (position(7), False, 2)
+
+
+# Resuming.
+
+
+BREAKS: dict[str, list[Step]] = {
+    "unavailable": [UNAVAILABLE],
+    "draining": [failing(server_errors.Draining())],
+    "starting": [failing(server_errors.Starting())],
+    "database away": [failing(server_errors.StoreUnavailable())],
+    "cancelled": [Fail(grpc.StatusCode.CANCELLED)],
+    "deadline": [Fail(grpc.StatusCode.DEADLINE_EXCEEDED)],
+    "too slow": [failing(server_errors.WatcherTooSlow(position(1), 0.01))],
+    "too many watchers": [failing(server_errors.TooManyWatchers(0.01))],
+    "too many calls": [failing(server_errors.TooManyCalls(0.01))],
+    "reset": [Fail(grpc.StatusCode.INTERNAL)],
+    "unknown": [Fail(grpc.StatusCode.UNKNOWN)],
+    "a defect": [failing(server_errors.InternalError("e"))],
+    "exhausted": [Fail(grpc.StatusCode.RESOURCE_EXHAUSTED)],
+    "going away": [going_away(4), QUIET],
+    "ended with OK": [],
+    "half-open": [QUIET],
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_broken_stream_is_resumed(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    idle_timeout = 0.05 if name == "half-open" else 30.0
+    server.script.extend(
+        [
+            BREAKS[name] if name not in ("going away", "ended with OK") else [UNAVAILABLE],
+            [snapshot(3), batch(4), *BREAKS[name]],
+            [resumed(4), *BREAKS[name]],
+            [resumed(4), batch(5, 6), QUIET],
+        ]
+    )
+    async with client.watch("s", idle_timeout=idle_timeout) as watch:
+        assert await seqs(watch, 3) == [4, 5, 6]
+        assert watch.streams == 4
+        assert watch.last_error is None
+    assert asked(server) == ["", "", position(4), position(4)]
+
+
+async def test_a_bookmark_moves_the_position(client: sessiond.Client, server: ScriptedServer) -> None:
+    passed = WatchSessionResponse()
+    passed.bookmark.position, passed.bookmark.head_seq = "after what the filter passed over", 9
+    server.script.extend([[snapshot(3), passed, UNAVAILABLE], [resumed(9), batch(12), QUIET]])
+    async with client.watch("s", types=["message_redacted"]) as watch:
+        assert await seqs(watch, 1) == [12]
+    assert asked(server) == ["", "after what the filter passed over"]
+
+
+async def test_what_came_before_does_not_come_again(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend(
+        [
+            [snapshot(3), batch(2, 3, 4), batch(3, 4), batch(4, 5), UNAVAILABLE],
+            [resumed(5), batch(4, 5), batch(5, 6), QUIET],
+        ]
+    )
+    async with client.watch("s") as watch:
+        assert await seqs(watch, 3) == [4, 5, 6]
+
+
+async def test_a_first_stream_that_fails_begins_anew(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[UNAVAILABLE], [resumed(0), batch(1), QUIET]])
+    async with client.watch("s", from_beginning=True) as watch:
+        assert await seqs(watch, 1) == [1]
+    assert [seen.request.from_beginning for seen in server.seen] == [True, True]
+
+
+async def test_resuming_does_not_begin_at_the_beginning(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[resumed(0), batch(1), UNAVAILABLE], [resumed(1), batch(2), QUIET]])
+    async with client.watch("s", from_beginning=True) as watch:
+        assert await seqs(watch, 2) == [1, 2]
+    assert [(seen.request.position, seen.request.from_beginning) for seen in server.seen] == [
+        ("", True),
+        (position(1), False),
+    ]
+
+
+async def test_servers_that_stop_and_come_back(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/restarted"
+    got = []
+    async with sessiond.Client(listen, reconnect=RECONNECT) as client:
+        watch = client.watch("s", from_beginning=True)
+        for last in range(1, 4):
+            async with scripted_server(listen) as server:
+                server.always = [resumed(last - 1), batch(last), QUIET]
+                got += await seqs(watch, 1)
+        await watch.aclose()
+    assert got == [1, 2, 3]
+
+
+async def test_replicas_take_turns(tmp_path: Path) -> None:
+    async with scripted_server() as one, scripted_server() as two:
+        target = "ipv4:" + ",".join(server.target for server in (one, two))
+        one.always = two.always = [resumed(0), UNAVAILABLE]
+        async with sessiond.Client(target, reconnect=RECONNECT) as client:
+            async with asyncio.TaskGroup() as group:
+                watch = client.watch("s", from_beginning=True)
+                waiting = group.create_task(anext(watch))
+                while not (one.seen and two.seen):
+                    await asyncio.gather(*(client.get_session("s") for _ in range(2)))
+                one.always = two.always = [resumed(0), batch(1), QUIET]
+                assert (await waiting).seq == 1
+            await watch.aclose()
+
+
+async def test_a_silent_stream_is_given_up(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[snapshot(1), QUIET], [resumed(1), batch(2), QUIET]])
+    async with client.watch("s", idle_timeout=0.05) as watch:
+        assert await seqs(watch, 1) == [2]
+    assert asked(server) == ["", position(1)]
+
+
+async def test_pauses_grow_and_are_bounded(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(self: object, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("sessiond.tail.Tail._pause", pause)
+    busy = failing(server_errors.TooManyWatchers(7.5))
+    failed: list[Step] = [resumed(0), UNAVAILABLE]
+    server.script.extend([*[failed] * 8, [busy], [resumed(0), batch(1), UNAVAILABLE], [batch(2)]])
+    async with sessiond.Client(server.target) as patient:
+        assert await seqs(patient.watch("s", from_beginning=True), 2) == [1, 2]
+    for n, seconds in enumerate(pauses[:8]):
+        longest = min(2.0, 0.1 * 2**n)
+        assert longest / 2 <= seconds <= longest
+    assert pauses[8] == 7.5
+    assert 0.05 <= pauses[9] <= 0.1
+
+
+# What no other stream would change.
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (server_errors.SessionNotFound("s"), sessiond.SessionNotFound),
+        (server_errors.InvalidPosition(), sessiond.InvalidPosition),
+        (server_errors.PositionLost("s", 4), sessiond.PositionLost),
+        (server_errors.PositionCompacted("s", 9), sessiond.PositionCompacted),
+        (server_errors.Unauthenticated(), sessiond.Unauthenticated),
+        (server_errors.ScopeMissing("sessions:read"), sessiond.ScopeMissing),
+        (server_errors.InvalidFields([server_errors.Violation("session_id", "no")]), sessiond.InvalidFields),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+async def test_what_is_raised(
+    error: server_errors.SessiondError,
+    kind: type[sessiond.SessiondError],
+    client: sessiond.Client,
+    server: ScriptedServer,
+) -> None:
+    server.script.append([snapshot(3), batch(4), failing(error)])
+    server.always = [failing(error)]
+    watch = client.watch("s")
+    assert await seqs(watch, 1) == [4]
+    for _ in range(2):  # nobody who asks again gets silence
+        with pytest.raises(kind):
+            await anext(watch)
+    with pytest.raises(kind):
+        async with client.watch("s"):
+            pytest.fail("entered")
+
+
+async def test_a_method_that_the_server_has_not(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = [Fail(grpc.StatusCode.UNIMPLEMENTED)]
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await anext(client.watch("s"))
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED]
+)
+async def test_what_may_pass_but_does_not(
+    code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    server.always = [resumed(0), Fail(code)]
+    watch = client.watch("s", from_beginning=True)
+    with pytest.raises(sessiond.SessiondError) as caught:
+        await anext(watch)
+    assert caught.value.code == code.name
+    assert len(server.seen) == 5
+    server.script.append([resumed(0), batch(1), QUIET])
+    assert await seqs(watch, 1) == [1]
+    await watch.aclose()
+
+
+LOST: dict[str, list[Step]] = {
+    "an event is missing": [batch(5)],
+    "an event is missing within": [batch(4, 6)],
+    "another history": [batch(event(4, history="b"))],
+    "another event at the same place": [batch(event(3, history="b"))],
+    "another history after a break": [batch(4), UNAVAILABLE, resumed(4), batch(event(5, history="b"))],
+    "an event is missing after a break": [batch(4), UNAVAILABLE, resumed(4), batch(6)],
+    "a snapshot instead of what follows": [batch(4), UNAVAILABLE, snapshot(9)],
+    "a bookmark beyond what came": [bookmark(5)],
+    "a bookmark before what came": [batch(4), bookmark(3)],
+    "a bookmark beyond what came after a break": [batch(4), UNAVAILABLE, resumed(4), bookmark(5)],
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+async def test_a_broken_chain_is_never_silent(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    streams: list[list[Step]] = [[snapshot(3)]]
+    for step in LOST[name]:
+        streams[-1].append(step)
+        if isinstance(step, Fail):
+            streams.append([])
+    streams[-1] += [batch(7), QUIET]
+    server.script.extend(streams)
+    watch = client.watch("s")
+    got: list[int] = []
+
+    async def read() -> None:
+        async for received in watch:
+            got.append(received.seq)  # noqa: PERF401  what came before the error counts
+
+    with pytest.raises(sessiond.PositionLost) as caught:
+        await read()
+    assert got == ([4] if any(step == batch(4) for step in LOST[name]) else [])
+    assert (caught.value.reason, caught.value.code) == ("POSITION_LOST", "DATA_LOSS")
+    with pytest.raises(sessiond.PositionLost):
+        await anext(watch)
+    assert watch.position == position(4 if got else 3)
+    await server.cancelled.wait()
+    await watch.aclose()
+
+
+async def test_filtered_events_need_not_follow(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(6, head=8), batch(9), batch(event(10, history="b"))])
+    watch = client.watch("s", types=["message_appended"])
+    assert await seqs(watch, 2) == [6, 9]
+    with pytest.raises(sessiond.PositionLost):  # but these two would
+        await anext(watch)
+
+
+async def test_giving_up(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = [UNAVAILABLE]
+    watch = client.watch("s", give_up_after=0.05)
+    with pytest.raises(sessiond.Unavailable):
+        await anext(watch)
+    assert isinstance(watch.last_error, sessiond.Unavailable)
+    tried = len(server.seen)
+    server.script.extend([[UNAVAILABLE], [snapshot(1), batch(2), QUIET]])
+    assert await seqs(watch, 1) == [2]
+    assert len(server.seen) == tried + 2
+    await watch.aclose()
+
+
+async def test_giving_up_where_nobody_is(tmp_path: Path) -> None:
+    async with sessiond.Client(f"unix:{tmp_path}/nobody") as client:
+        with pytest.raises(sessiond.Unavailable):
+            await anext(client.watch("s", give_up_after=0.05))
+
+
+async def test_a_quiet_stream_is_no_reason_to_give_up(client: sessiond.Client, server: ScriptedServer) -> None:
+    late = asyncio.Event()
+    server.script.extend([[UNAVAILABLE], [snapshot(1), Wait(late), batch(2), QUIET]])
+    async with client.watch("s", give_up_after=0.2) as watch:
+        waiting = asyncio.create_task(seqs(watch, 1))
+        await asyncio.wait([waiting], timeout=0.3)
+        late.set()
+        assert await waiting == [2]
+
+
+# The end.
+
+
+async def test_a_deleted_session_ends_it(client: sessiond.Client, server: ScriptedServer) -> None:
+    gone = event(9, type=DELETED)
+    server.script.append([snapshot(3), batch(4), batch(gone)])
+    watch = client.watch("s")
+    assert [received.seq async for received in watch] == [4, 9]
+    assert watch.position == position(9)
+    assert len(server.seen) == 1
+    assert [received async for received in watch] == []
+    await watch.aclose()
+
+
+async def test_leaving_takes_the_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), batch(2), QUIET])
+    async with client.watch("s") as watch:
+        await anext(watch)
+    await server.cancelled.wait()
+    with pytest.raises(StopAsyncIteration):
+        await anext(watch)
+    await watch.aclose()
+    client_tasks = {task for task in asyncio.all_tasks() if "server" not in repr(task)} - {asyncio.current_task()}
+    assert not client_tasks
+
+
+async def test_events_that_were_not_read_go_with_it(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), batch(2, 3, 4), QUIET])
+    async with client.watch("s") as watch:
+        await anext(watch)
+    assert [received async for received in watch] == []
+    assert watch.position == position(1)
+
+
+async def test_a_watch_that_is_dropped_takes_its_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), batch(2), QUIET])
+    async for _ in client.watch("s"):
+        break
+    gc.collect()
+    await server.cancelled.wait()
+
+
+async def test_a_watch_that_is_never_read(client: sessiond.Client, server: ScriptedServer) -> None:
+    client.watch("s")
+    watch = client.watch("s")
+    await watch.aclose()
+    assert [received async for received in watch] == []
+    assert not server.seen
+
+
+async def test_closing_from_another_task(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), QUIET])
+    watch = client.watch("s")
+
+    async def read() -> list[sessiond.Event]:
+        return [received async for received in watch]
+
+    reading = asyncio.create_task(read())
+    await server.arrived.wait()
+    await watch.aclose()
+    assert await reading == []
+
+
+async def test_closing_during_a_pause(server: ScriptedServer) -> None:
+    server.always = [failing(server_errors.TooManyWatchers(3600))]
+    async with sessiond.Client(server.target) as client:
+        watch = client.watch("s")
+        reading = asyncio.create_task(anext(watch))
+        while watch.last_error is None:  # what sets it is the client's own affair
+            await client.get_session("s")
+        await watch.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await reading
+
+
+async def test_closing_the_client_ends_it(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), batch(2), QUIET])
+    watch = client.watch("s")
+    await anext(watch)
+    reading = asyncio.create_task(anext(watch))
+    await asyncio.sleep(0)
+    await client.close(grace=60)
+    with pytest.raises(sessiond.ClientClosed):
+        await reading
+    with pytest.raises(sessiond.ClientClosed):
+        await anext(watch)
+
+
+async def test_cancelling_loses_nothing(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[snapshot(1), batch(2), QUIET], [resumed(2), batch(3), QUIET]])
+    async with client.watch("s") as watch:
+        assert await seqs(watch, 1) == [2]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await anext(watch)
+        assert await seqs(watch, 1) == [3]
+    assert asked(server) == ["", position(2)]
+
+
+async def test_cancelling_before_there_is_a_connection(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/later"
+    async with sessiond.Client(listen, reconnect=RECONNECT) as client:
+        watch = client.watch("s")
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(watch)
+        async with scripted_server(listen) as server:
+            server.always = [snapshot(1), batch(2), QUIET]
+            assert await seqs(watch, 1) == [2]
+            assert len(server.seen) == 1
+
+
+async def test_one_task_at_a_time(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), QUIET])
+    async with client.watch("s") as watch:
+        reading = asyncio.create_task(anext(watch))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one task"):
+            await anext(watch)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
+# Positions.
+
+
+async def test_the_position_is_after_what_was_dealt_with(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(4, 5), batch(6), bookmark(6), batch(7), QUIET])
+    async with client.watch("s") as watch:
+        positions = [watch.position]
+        for _ in range(4):
+            await anext(watch)
+            positions.append(watch.position)
+        # Never after the event that the caller is at; nor in the midst of a frame.
+        assert positions == ["", position(3), position(3), position(5), position(6)]
+        watch.ack()
+        assert watch.position == position(7)
+        watch.ack()
+    assert watch.position == position(7)
+
+
+async def test_ack_in_the_midst_of_a_frame_is_not_ahead(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(4, 5), QUIET])
+    async with client.watch("s") as watch:
+        await anext(watch)
+        watch.ack()
+        assert watch.position == position(3)
+        await anext(watch)
+        watch.ack()
+        assert watch.position == position(5)
+
+
+async def test_frames(client: sessiond.Client, server: ScriptedServer) -> None:
+    frames = [snapshot(3), batch(4, 5), bookmark(5), deltas("to", "ken"), batch(4, 5, 6, head=8)]
+    server.script.append([*frames, QUIET])
+    async with client.watch("s", deltas=True) as watch:
+        read = watch.frames()
+        got: list[Any] = [await anext(read) for _ in range(5)]
+        assert (got[0], got[1]) == (frames[0].snapshot, frames[1].events)
+        assert (got[2], got[3]) == (frames[2].bookmark, frames[3].deltas)
+        assert [received.seq for received in got[4].events] == [6]
+        assert (watch.position, got[4].position, watch.head_seq) == (position(5), position(6), 8)
+        watch.ack()
+        assert watch.position == position(6)
+
+
+async def test_frames_of_one_that_was_resumed(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[resumed(3), batch(4), UNAVAILABLE], [resumed(4), batch(5), QUIET]])
+    async with client.watch("s", position=position(3)) as watch:
+        got = [await anext(frames) for frames in itertools.repeat(watch.frames(), 2)]
+        assert all(isinstance(frame, sessiond.EventBatch) for frame in got)
+
+
+async def test_by_item_or_by_frame(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), batch(4, 5), QUIET])
+    async with client.watch("s") as watch:
+        await anext(watch)
+        with pytest.raises(RuntimeError, match="items left"):
+            await anext(watch.frames())
+
+
+async def test_deltas_are_items_where_they_are_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(3), deltas("to", "ken"), batch(4), QUIET])
+    async with client.watch("s", deltas=True) as watch:
+        items = [await anext(watch) for _ in range(3)]
+        assert [type(item) for item in items] == [sessiond.Delta, sessiond.Delta, sessiond.Event]
+        assert watch.position == position(3)
+    assert server.seen[0].request.deltas
+
+
+async def test_how_far_behind(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([resumed(3, head=6), batch(4, head=6), batch(5, head=7), batch(6, 7), QUIET])
+    async with client.watch("s", position=position(3)) as watch:
+        told = [(watch.seq, watch.head_seq, watch.caught_up)]
+        for _ in range(3):
+            await anext(watch)
+            told.append((watch.seq, watch.head_seq, watch.caught_up))
+    assert told == [(0, 6, False), (4, 6, False), (5, 7, False), (7, 7, True)]
+
+
+async def test_a_bookmark_says_that_nothing_is_missing(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([resumed(3), bookmark(3), batch(4, head=9), QUIET])
+    async with client.watch("s", position=position(3)) as watch:
+        frames = watch.frames()
+        assert not watch.caught_up
+        await anext(frames)
+        assert watch.caught_up
+        await anext(frames)
+        assert not watch.caught_up
+
+
+# Bounds.
+
+
+async def test_a_slow_reader_holds_one_frame(client: sessiond.Client, server: ScriptedServer) -> None:
+    """What is not asked for stays in the transport, which takes no more than its window."""
+    large = "x" * 1_000_000
+    sent = 0
+
+    async def flood() -> AsyncIterator[Message]:
+        nonlocal sent
+        for seq in itertools.count(2):
+            padded = event(seq)
+            padded.message.parts.add(text=large)
+            yield batch(padded)
+            sent += 1
+
+    server.script.append([snapshot(1), flood()])
+    async with client.watch("s") as watch:
+        assert await seqs(watch, 1) == [2]
+        await client.get_session("s")
+        before = sent
+        for _ in range(50):
+            await client.get_session("s")
+        assert sent - before < 50
+        assert sent < 60
+        assert await seqs(watch, 3) == [3, 4, 5]
+
+
+async def test_more_watches_than_a_connection_takes(server: ScriptedServer) -> None:
+    server.always = [snapshot(1), batch(2), QUIET]
+    async with sessiond.Client(server.target) as client:
+        watches = [client.watch("s") for _ in range(250)]
+        for watch in watches:
+            assert await seqs(watch, 1) == [2]
+        await client.get_session("s")
+        assert len({seen.peer for seen in server.seen}) == 4
+        for watch in watches[:100]:
+            await watch.aclose()
+        del watches[100:200], watch
+        gc.collect()
+        again = [client.watch("s") for _ in range(200)]
+        for watch in again:
+            assert await seqs(watch, 1) == [2]
+        assert len({seen.peer for seen in server.seen}) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda client: client.watch("s", idle_timeout=0),
+        lambda client: client.watch("s", give_up_after=0),
+        lambda client: client.watch("s", types=["no such thing"]),
+        lambda client: client.watch("s", store=sessiond.FilePositions("f"), position="p"),
+        lambda client: client.watch("s", store=sessiond.FilePositions("f"), save_events=0),
+        lambda client: client.watch("s", store=sessiond.FilePositions("f"), save_seconds=0),
+        lambda client: sessiond.Reconnect(initial_backoff=0),
+        lambda client: sessiond.Reconnect(max_backoff=-1),
+    ],
+)
+async def test_arguments_out_of_bounds(make: Any, client: sessiond.Client) -> None:
+    with pytest.raises(ValueError, match=r"must|comes"):
+        make(client)
