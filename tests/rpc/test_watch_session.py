@@ -47,7 +47,7 @@ async def delete(wire: Wire) -> None:
 
 async def events(watcher: Watch, last: int) -> list[Any]:
     """Batches, up to the event `last`; bookmarks in between are passed over."""
-    batches = []
+    batches: list[Any] = []
     while not batches or batches[-1].events[-1].seq < last:
         frame = await watcher.read()
         if not frame.HasField("bookmark"):

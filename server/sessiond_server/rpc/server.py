@@ -101,6 +101,8 @@ class WireSettings:
             ("grpc.absolute_max_metadata_size", 2 * self.metadata_limit),
             ("grpc.keepalive_time_ms", round(self.keepalive_time * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout * 1000)),
+            # What ends a connection whose peer does not answer; the timeout of the keepalive does not (grpc 1.85).
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             # Clients that ping as often as this server does are not sent away.
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.keepalive_timeout * 1000)),
