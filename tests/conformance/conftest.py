@@ -20,6 +20,7 @@ from sessiond_server.store.cached import CachedStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.memory import MemoryStore
 from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.store.work import WorkStore
 from tests.conformance.caller import Caller
 from tests.conftest import Databases, LoopThread
 
@@ -36,6 +37,7 @@ create function test_clock.clock_timestamp() returns timestamptz volatile langua
 
 _EMPTY = """
 delete from events; delete from requests; delete from sessions; delete from session_heads;
+delete from runs; delete from tool_calls; delete from run_figures;
 update test_clock.shifts set shift = '0';
 """
 
@@ -47,6 +49,8 @@ class Backend:
     store: Store
     other: Store
     """What another replica has: a second instance on the same database; for the memory store the same."""
+    work: WorkStore
+    """Its runs and tool calls, which no cache has."""
     advance: Callable[[float], Awaitable[None]]
     """Moves the clock by so many seconds."""
     dsn: str | None = None
@@ -116,7 +120,7 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            return Backend(store, store, advance)
+            return Backend(store, store, store, advance)
 
         async def postgres(**settings: Any) -> Backend:
             dsn = place.dsn
@@ -132,7 +136,7 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
 
             store = await stack.enter_async_context(PostgresStore(dsn, **settings))
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))
-            return Backend(store, other, advance, dsn)
+            return Backend(store, other, store, advance, dsn)
 
         async def cached(**settings: Any) -> Backend:
             backend = await plain(**settings)

@@ -8,7 +8,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain.rows import OPEN_CALLS, Key, Known, RunRow, ToolCallRow, Writes
 from sessiond_server.domain.run_figures import RunFigures
-from sessiond_server.domain.times import microseconds
+from sessiond_server.domain.times import microseconds, set_timestamp
 
 
 @dataclass(slots=True)
@@ -141,3 +141,12 @@ def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
         result_seq=call.result_seq,
         body=call.SerializeToString(),
     )
+
+
+def with_lease(run: bytes, lease_expire_us: int | None) -> bytes:
+    """The live run as heartbeats have left it: its stored form has the lease of its start."""
+    if lease_expire_us is None:
+        return run
+    live = Run.FromString(run)
+    set_timestamp(live.lease_expire_time, lease_expire_us)
+    return live.SerializeToString()

@@ -9,10 +9,13 @@ from sessiond_server.domain.commands import (
     MessagesAppended,
     Outcome,
     Result,
+    RunWritten,
     SessionDeleted,
     SessionWritten,
+    ToolCallWritten,
 )
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
+from sessiond_server.domain.wire import FIRST_MESSAGE_EVENT
 from sessiond_server.errors import SessiondError
 
 
@@ -39,7 +42,8 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of:
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)
-    content = next((event.content for event in reversed(events) if event.content is not None), None)
+    of_session = (e.content for e in reversed(events) if e.content is not None and e.type < FIRST_MESSAGE_EVENT)
+    content = next(of_session, None)
     # A redaction rewrites a message that copies may hold: they start anew behind it.
     copy = Copy(
         version=head.version,
@@ -57,7 +61,7 @@ def _version(outcome: Outcome) -> int:
     """Below this, the session must not be seen any more; 0: the outcome says nothing."""
     if isinstance(outcome, SessionWritten):
         return outcome.session.version
-    if isinstance(outcome, MessagesAppended | MessageRedacted):
+    if isinstance(outcome, MessagesAppended | MessageRedacted | RunWritten | ToolCallWritten):
         return outcome.version
     if isinstance(outcome, SessionDeleted):
         return outcome.version + 1

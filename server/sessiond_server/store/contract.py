@@ -240,9 +240,10 @@ class Store(Protocol):
         ...
 
     async def expire_due(self, limit: int) -> Writes:
-        """Ends at most `limit` sessions whose expire_time has passed, each with its event; what was committed.
+        """Ends at most `limit` sessions whose expire_time has passed, and live runs whose lease has, with all that
+        follows, one event each; what was committed.
 
-        One row of `heads` for each session that it ended; fewer than `limit`: no more are due.
+        One row of `heads` for each session that it changed; fewer than `limit`: no more are due.
 
         Safe on many replicas at once: sessions that another one is working on are skipped, not waited for.
         """

@@ -45,6 +45,7 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.errors import MessageNotFound, SessionNotFound
+from sessiond_server.store import memory_work
 from sessiond_server.store.contract import (
     CACHED,
     PAGE_BYTES,
@@ -57,8 +58,10 @@ from sessiond_server.store.contract import (
     MessagesPage,
     SessionsPage,
 )
+from sessiond_server.store.memory_attachments import MemoryAttachments
 from sessiond_server.store.memory_log import Logs
 from sessiond_server.store.selection import selects
+from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
 @dataclass(slots=True)
@@ -117,6 +120,7 @@ class MemoryStore:
         rules: Rules | None = None,
         request_retention: timedelta = timedelta(hours=24),
         tombstone_retention: timedelta = timedelta(days=30),
+        upload_retention: timedelta = timedelta(hours=24),
         new_id: Callable[[], str] = ids.uuid7,
     ) -> None:
         self._clock = clock
@@ -127,6 +131,9 @@ class MemoryStore:
         self._logs: dict[Key, _Log] = {}
         self._streams = Logs(self._logs)
         self._token_key = secrets.token_bytes(32)
+        self.attachments = MemoryAttachments(
+            lambda scope, session_id: self._log(scope, session_id).head, clock, self._rules, new_id, upload_retention
+        )
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         return self._apply(commands)
@@ -146,6 +153,7 @@ class MemoryStore:
 
     def _look_up(self, needs: Needs) -> Known:
         known = Known(now_us=self._clock())
+        self.attachments.look_up(needs, known)
         for key, request_id in needs.requests:
             if (request := self._logs[key].requests.get(request_id)) is not None:
                 known.requests[(key, request_id)] = request[0]
@@ -210,6 +218,7 @@ class MemoryStore:
         for key, lease_expire_us in writes.leases:
             log = self._logs[key]
             log.head = replace(log.head, lease_expire_us=lease_expire_us)
+        self.attachments.write(writes)
         for key, final_seq in writes.deletions:
             log = self._logs[key]
             log.index = None
@@ -324,6 +333,36 @@ class MemoryStore:
             ]
         )
         return applied.writes
+
+    async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
+        return memory_work.run(self._log(scope, session_id), session_id, run_id)
+
+    async def list_runs(
+        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+    ) -> RunsPage:
+        return memory_work.runs(self._log(scope, session_id), statuses, before, limit)
+
+    async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
+        log = self._log(scope, session_id)
+        return log.snapshot(content=False), log.figures
+
+    async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
+        return memory_work.tool_call(self._log(scope, session_id), session_id, tool_call_id)
+
+    async def list_tool_calls(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        run_id: str,
+        before: int | None,
+        limit: int,
+    ) -> ToolCallsPage:
+        return memory_work.tool_calls(self._log(scope, session_id), statuses, run_id, before, limit)
+
+    async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
+        return memory_work.pending(self._logs, scope, user_id, after, limit)
 
     async def purge(self, limit: int) -> int:
         now = self._clock()

@@ -23,9 +23,11 @@ from sessiond_server.store.contract import (
     MessagesPage,
     SessionsPage,
 )
-from sessiond_server.store.postgres import filters, log, read, sweep, write
+from sessiond_server.store.postgres import filters, log, read, sweep, work_reads, write
+from sessiond_server.store.postgres.attachments import PostgresAttachments
 from sessiond_server.store.postgres.connection import pool
 from sessiond_server.store.postgres.transactions import Transactions
+from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
 class PostgresStore:
@@ -42,6 +44,7 @@ class PostgresStore:
         rules: Rules | None = None,
         request_retention: timedelta = timedelta(hours=24),
         tombstone_retention: timedelta = timedelta(days=30),
+        upload_retention: timedelta = timedelta(hours=24),
         max_connections: int = 10,
         connect_timeout: float = 5.0,
         new_id: Callable[[], str] = ids.uuid7,
@@ -53,6 +56,7 @@ class PostgresStore:
         self._new_id = new_id
         self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
         self._transactions = Transactions(self._pool)
+        self.attachments = PostgresAttachments(self._transactions, self._rules, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":
         await self._pool
@@ -157,6 +161,35 @@ class PostgresStore:
 
     async def expire_due(self, limit: int) -> Writes:
         return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)
+
+    async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
+        return await work_reads.run(self._transactions, scope, session_id, run_id)
+
+    async def list_runs(
+        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+    ) -> RunsPage:
+        return await work_reads.runs(self._transactions, scope, session_id, statuses, before, limit)
+
+    async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
+        return await work_reads.metrics(self._transactions, scope, session_id)
+
+    async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
+        return await work_reads.tool_call(self._transactions, scope, session_id, tool_call_id)
+
+    async def list_tool_calls(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        run_id: str,
+        before: int | None,
+        limit: int,
+    ) -> ToolCallsPage:
+        return await work_reads.tool_calls(self._transactions, scope, session_id, statuses, run_id, before, limit)
+
+    async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
+        return await work_reads.pending(self._transactions, scope, user_id, after, limit)
 
     async def purge(self, limit: int) -> int:
         return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)

@@ -95,10 +95,10 @@ where h.tenant_id = k.tenant_id and h.session_id = k.session_id
 
 -- name: get_run  index: session_heads_pkey runs_pkey
 -- $1 to $3 as in read.sql.
-select h.version, h.lease_expire_time, r.body
+select h.version, h.lease_expire_time, r.status, r.body
 from session_heads h
 left join lateral (
-  select runs.body from runs
+  select runs.status, runs.body from runs
   where runs.tenant_id = $1 and runs.session_id = $2 and runs.run_id = $4::text
   limit 1
 ) r on true
@@ -107,14 +107,14 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 -- name: list_runs  index: session_heads_pkey runs_by_status
 -- Of the statuses $4, behind $5, at most $6. `found` counts up to one more. No row: no session; one row without place: no
 -- run.
-select h.version, h.lease_expire_time, m.place, m.body, m.found
+select h.version, h.lease_expire_time, m.place, m.status, m.body, m.found
 from session_heads h
 left join lateral (
   select newest.*, count(*) over () as found from (
-    select r.place, r.body
+    select r.place, r.status, r.body
     from unnest((select $4::smallint[])) as s (status)
     cross join lateral (
-      select runs.place, runs.body from runs
+      select runs.place, runs.status, runs.body from runs
       where runs.tenant_id = $1 collate "POSIX" and runs.session_id = $2 collate "POSIX" and runs.status = s.status
         and runs.place < $5
       order by runs.place desc
