@@ -81,6 +81,12 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules
                 asked.message_ids += [(key, m.message_id) for m in action.messages if m.message_id]
             elif isinstance(action, c.RedactMessage):
                 asked.messages.append((key, action.message_id))
+            elif isinstance(action, c.CompleteUpload):
+                asked.attachments.append((key, action.attachment_id))
+                asked.uploads.append((key, action.attachment_id))
+                asked.blobs.append((key[0], action.sha256, action.size_bytes))
+            elif isinstance(action, c.DeleteAttachment):
+                asked.attachments.append((key, action.attachment_id))
             elif isinstance(action, _WORK):
                 _ask_for_work(asked, command, head)
             if head.content_version and key not in contents and isinstance(action, ANSWERS_WITH_CONTENT):
@@ -283,6 +289,8 @@ class _Batch:
             written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
             if state.opened_work is not None and not state.deleted:
                 state.opened_work.write(written, state.user_id)
+            if state.opened_files is not None and not state.deleted:
+                state.opened_files.write(written)
         return written
 
 

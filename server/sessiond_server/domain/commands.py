@@ -156,6 +156,23 @@ class CancelToolCall:
     tool_call_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class CompleteUpload:
+    """Makes an attachment of an upload whose bytes are all there, right and safe."""
+
+    attachment_id: str
+    epoch: int
+    """Of the upload, as the call that completes it has taken it up; see files.Upload."""
+    sha256: bytes
+    size_bytes: int
+    """Both as declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAttachment:
+    attachment_id: str
+
+
 ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
 """Actions on a tool call that exists."""
 
@@ -178,6 +195,8 @@ Action = (
     | CancelRun
     | RequestToolCall
     | ToolCallChange
+    | CompleteUpload
+    | DeleteAttachment
 )
 
 
@@ -284,6 +303,19 @@ class ToolCallWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentUploaded:
+    """Outcome of a completed upload: the serialised Attachment."""
+
+    version: int
+    attachment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentDeleted:
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToDo:
     """Outcome of an ExpireSession that came too early or too late."""
 
@@ -296,6 +328,8 @@ Outcome = (
     | RunWritten
     | LeaseExtended
     | ToolCallWritten
+    | AttachmentUploaded
+    | AttachmentDeleted
     | NothingToDo
 )
 """What an accepted command did. Built from the log: a retry gets an equal one."""

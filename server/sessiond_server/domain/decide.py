@@ -5,8 +5,8 @@ Each rule checks everything before it changes anything, so that a refusal leaves
 
 from collections.abc import Callable
 
+from sessiond_server.domain import attachment_rules, message_rules, run_rules, session_rules, tool_call_rules
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import message_rules, run_rules, session_rules, tool_call_rules
 
 RULES: dict[type, Callable[..., c.Outcome]] = {
     c.UpdateSession: session_rules.update,
@@ -28,6 +28,8 @@ RULES: dict[type, Callable[..., c.Outcome]] = {
     c.StartToolCall: tool_call_rules.start,
     c.EndToolCall: tool_call_rules.end,
     c.CancelToolCall: tool_call_rules.cancel,
+    c.CompleteUpload: attachment_rules.complete,
+    c.DeleteAttachment: attachment_rules.delete,
 }
 """The rule of every action on a session that exists, taking (step, state, action). `session_rules.create` stands apart:
 it makes the state."""

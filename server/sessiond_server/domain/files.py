@@ -1,6 +1,12 @@
-"""The values of attachments: what is being uploaded, and where bytes are."""
+"""The values of attachments: where bytes are, what is being uploaded, and the rows that the rules read and write."""
 
 from dataclasses import dataclass
+
+Key = tuple[str, str]
+"""As rows.Key: (tenant_id, session_id)."""
+
+Content = tuple[str, bytes, int]
+"""What makes files equal: (tenant_id, SHA-256, size in bytes)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,10 +30,70 @@ class Extent:
     length: int
 
 
-Manifest = tuple[Extent, ...]
-"""A file: its extents in order."""
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload that is not complete, as one call has taken it up."""
+
+    key: Key
+    attachment_id: str
+    blob_id: str
+    """A UUID: what its pieces belong to, and the attachment too, unless the tenant has the content already."""
+    epoch: int
+    """How many calls have taken it up. A call whose epoch is not the last any more may not go on."""
+    declared: bytes
+    """Serialised Attachment, as the client declared it: without place, time and run."""
+    touch_time_us: int
+    """When it was taken up, or its last sign of life."""
+    extents: tuple[Extent, ...]
+    """What earlier calls have stored, in order."""
+    piece: Piece
+    """What the last call writes, or wrote."""
+
+    @property
+    def start(self) -> int:
+        """Where in the file `piece` begins."""
+        return sum(extent.length for extent in self.extents)
 
 
-def size(manifest: Manifest) -> int:
-    """Bytes of the file."""
-    return sum(extent.length for extent in manifest)
+@dataclass(slots=True)
+class UploadRecord:
+    """What the rules know of an upload."""
+
+    blob_id: str
+    epoch: int
+    declared: bytes
+
+
+@dataclass(slots=True)
+class AttachmentRow:
+    """An attachment, to be inserted or updated. A deleted one has neither blob nor body: its id stays taken."""
+
+    key: Key
+    attachment_id: str
+    seq: int
+    """Of the event that made it visible."""
+    blob_id: str | None
+    body: bytes
+    """Serialised Attachment."""
+
+
+@dataclass(slots=True)
+class CompletedUpload:
+    """An upload that became an attachment: its row goes."""
+
+    key: Key
+    attachment_id: str
+    content: Content
+    blob_id: str
+    """The upload's own. Its pieces go where the tenant had the content already, as `kept`."""
+    kept: str
+    """The blob that has the content from now on."""
+
+
+@dataclass(slots=True)
+class Release:
+    """An attachment that is no more: its blob goes too, unless others refer to it."""
+
+    key: Key
+    attachment_id: str
+    blob_id: str

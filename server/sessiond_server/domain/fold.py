@@ -5,6 +5,7 @@ The rules use the same functions to make the row in the first place.
 
 from typing import Final
 
+from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.run_pb2 import Run
@@ -29,6 +30,7 @@ ACTIVITY: Final = frozenset(
         EventType.EVENT_TYPE_TOOL_CALL_STARTED,
         EventType.EVENT_TYPE_TOOL_CALL_COMPLETED,
         EventType.EVENT_TYPE_TOOL_CALL_FAILED,
+        EventType.EVENT_TYPE_ATTACHMENT_UPLOADED,
     }
 )
 """Events without a session that move `last_activity_time`: somebody was at work."""
@@ -133,6 +135,13 @@ def add_tool_call(session: Session, event_type: EventType.ValueType, call: ToolC
         session.open_tool_call_count -= 1
 
 
+def add_attachment(session: Session, event_type: EventType.ValueType, attachment: Attachment) -> None:
+    """What an event with an attachment does besides: how many the session holds, and how many bytes."""
+    sign = 1 if event_type == EventType.EVENT_TYPE_ATTACHMENT_UPLOADED else -1
+    session.attachment_count += sign
+    session.attachment_bytes += sign * attachment.size_bytes
+
+
 def fold(session: Session, event: Event) -> Session:
     """The session after the event, given the session before it (an empty one before the first event).
 
@@ -163,6 +172,8 @@ def fold(session: Session, event: Event) -> Session:
         add_run(after, event.type, event.run)
     elif payload == "tool_call":
         add_tool_call(after, event.type, event.tool_call)
+    elif payload == "attachment":
+        add_attachment(after, event.type, event.attachment)
     elif event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED:
         add_message(after, event.message)
     if event.HasField("session_name"):

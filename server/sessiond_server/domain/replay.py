@@ -47,6 +47,10 @@ def outcome(action: c.Action, events: Sequence[StoredEvent], content: Mapping[in
         return c.RunWritten(last.seq, _only(events, _FINISHED).body)
     if isinstance(action, c.CancelRun):
         return c.RunWritten(last.seq, _only(events, _CANCELLED).body)
+    if isinstance(action, c.CompleteUpload):
+        return c.AttachmentUploaded(last.seq, last.body)
+    if isinstance(action, c.DeleteAttachment):
+        return c.AttachmentDeleted(last.seq)
     data = b"".join(content.get(seq, b"") for seq in contents(events))
     if isinstance(action, (c.RequestToolCall, *get_args(c.ToolCallChange))):
         return c.ToolCallWritten(last.seq, last.body + data)

@@ -16,6 +16,8 @@ frozen, because freezing them would cost it several microseconds; nobody changes
 from dataclasses import dataclass, field
 from typing import Final
 
+from sessiond_server.domain.files import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
+
 Key = tuple[str, str]
 
 
@@ -27,6 +29,12 @@ class Rules:
     """Life time of a session created with neither ttl nor expire_time; 0: unlimited."""
     max_live_sessions: int = 0
     """Sessions of one tenant that have not ended; 0: unlimited."""
+    max_attachment_bytes: int = 1024**3
+    """Size of one attachment; 0: unlimited."""
+    max_session_attachment_bytes: int = 10 * 1024**3
+    """Of the attachments of one session together, those that are being uploaded included; 0: unlimited."""
+    max_unfinished_uploads: int = 64
+    """Of one session."""
 
 
 @dataclass(slots=True)
@@ -112,6 +120,12 @@ class Needs:
     """(key, tool_call_id): the StoredToolCall, if any."""
     work: list[Key] = field(default_factory=list)
     """Sessions of which the OpenWork is needed, without duplicates."""
+    attachments: list[tuple[Key, str]] = field(default_factory=list)
+    """(key, attachment_id): the AttachmentRow, if any, of a deleted one too."""
+    uploads: list[tuple[Key, str]] = field(default_factory=list)
+    """(key, attachment_id): the UploadRecord, if any, which stays until the batch has been written."""
+    blobs: list[Content] = field(default_factory=list)
+    """The id of the blob that has the content, if any, which stays until the batch has been written."""
     tenants: list[str] = field(default_factory=list)
     """Tenants whose sessions that have not ended are to be counted, exactly: concurrent creations must wait."""
 
@@ -129,6 +143,10 @@ class Known:
     runs: dict[tuple[Key, str], bytes] = field(default_factory=dict)
     tool_calls: dict[tuple[Key, str], StoredToolCall] = field(default_factory=dict)
     work: dict[Key, OpenWork] = field(default_factory=dict)
+    attachments: dict[tuple[Key, str], AttachmentRow] = field(default_factory=dict)
+    uploads: dict[tuple[Key, str], UploadRecord] = field(default_factory=dict)
+    blobs: dict[Content, str] = field(default_factory=dict)
+    """The rules add what the batch itself brings."""
     live_sessions: dict[str, int] = field(default_factory=dict)
 
 
@@ -181,7 +199,8 @@ class EventRow:
     head: bytes
     """Serialised Event without its payload."""
     body: bytes
-    """The serialised payload: a Session in SESSION_VIEW_BASIC, a Message, a Run, or a ToolCall without its data."""
+    """The serialised payload: a Session in SESSION_VIEW_BASIC, a Message, a Run, a ToolCall without its data, or an
+    Attachment."""
     content: bytes | None
     """What of the payload is large and stored nowhere else, where the event wrote it; else None. A session's content
     (then never None, but perhaps empty); the arguments, the result or the late result of a tool call."""
@@ -244,9 +263,13 @@ class Writes:
     """(key, RunFigures encoded), of sessions whose runs ended."""
     leases: list[tuple[Key, int]] = field(default_factory=list)
     """(key, lease_expire_us) of sessions of which nothing else changed."""
+    attachments: list[AttachmentRow] = field(default_factory=list)
+    completed_uploads: list[CompletedUpload] = field(default_factory=list)
+    releases: list[Release] = field(default_factory=list)
     deletions: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, final seq): remove the session's index row, its runs, tool calls and figures, its events below the final
-    one, and its request records except those with last_seq = final seq. The head row stays as the tombstone."""
+    """(key, final seq): remove the session's index row, its runs, tool calls and figures, its attachments and uploads,
+    its events below the final one, and its request records except those with last_seq = final seq. The head row stays
+    as the tombstone."""
 
     def extend(self, later: "Writes") -> None:
         """Adds what a later transaction wrote."""
@@ -259,6 +282,9 @@ class Writes:
         self.tool_calls += later.tool_calls
         self.figures += later.figures
         self.leases += later.leases
+        self.attachments += later.attachments
+        self.completed_uploads += later.completed_uploads
+        self.releases += later.releases
         self.deletions += later.deletions
 
 

@@ -10,6 +10,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, wire
+from sessiond_server.domain.file_changes import Files
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Rules
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.work import Work
@@ -41,6 +42,8 @@ class State:
     """Messages rewritten in this batch, by id."""
     opened_work: Work | None = None
     """`work`, once a rule has asked for it."""
+    opened_files: Files | None = None
+    """`files`, once a rule has asked for them."""
 
     @classmethod
     def load(cls, key: Key, head: Head, known: Known) -> "State":
@@ -63,6 +66,13 @@ class State:
         if self.opened_work is None:
             self.opened_work = Work.load(self.key, self.known)
         return self.opened_work
+
+    @property
+    def files(self) -> Files:
+        """The session's attachments and uploads."""
+        if self.opened_files is None:
+            self.opened_files = Files(self.key, self.known)
+        return self.opened_files
 
     def snapshot(self) -> c.SessionSnapshot:
         return c.SessionSnapshot(self.core.version, self.core.SerializeToString(), self.content)

@@ -112,7 +112,7 @@ create index events_messages
 
 -- All events of a tenant in the order of commits. By "POSIX" for the same reason.
 create index events_feed
-  on events (tenant_id collate "POSIX", commit_xid, session_id, seq);
+  on events (tenant_id collate "POSIX", commit_xid);
 
 -- What each request did: events first_seq..last_seq.
 create table requests (
@@ -182,3 +182,84 @@ create table run_figures (
   figures bytea not null,
   primary key (tenant_id, session_id)
 );
+
+-- Attachments. The row of a deleted one stays, without a blob: its id is not taken anew.
+create table attachments (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  attachment_id text collate "C" not null,
+  seq bigint not null,
+  blob_id uuid,
+  body bytea not null,
+  primary key (tenant_id, session_id, attachment_id)
+);
+
+create index attachments_by_seq
+  on attachments (tenant_id collate "POSIX", session_id collate "POSIX", seq)
+  where blob_id is not null;
+create index attachments_by_blob on attachments (tenant_id, blob_id)
+  where blob_id is not null;
+
+-- Uploads that are not complete. The epoch counts the calls that have taken one up: only the last may go on.
+create table uploads (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  attachment_id text collate "C" not null,
+  blob_id uuid not null,
+  epoch integer not null,
+  size_bytes bigint not null,
+  touch_time timestamptz not null,
+  body bytea not null,
+  primary key (tenant_id, session_id, attachment_id)
+);
+
+create index uploads_by_touch_time on uploads (touch_time);
+
+-- Content, once for each tenant: what attachments refer to.
+create table blobs (
+  tenant_id text collate "C" not null,
+  sha256 bytea not null,
+  size_bytes bigint not null,
+  blob_id uuid not null,
+  primary key (tenant_id, sha256, size_bytes)
+);
+
+create unique index blobs_by_id on blobs (tenant_id, blob_id);
+
+-- Attachments that are no more, whose blobs are to be looked at: they go where nothing refers to them.
+create table releases (
+  tenant_id text collate "C" not null,
+  blob_id uuid not null,
+  session_id text collate "C" not null,
+  attachment_id text collate "C" not null,
+  primary key (tenant_id, blob_id, session_id, attachment_id)
+);
+
+-- Runs of bytes in the storage of attachments, each written by one call: everything that may have bytes there has a row
+-- here. Those of one blob, in the order of `start`, make the file. Without a length a piece is still being written; with
+-- a drop_time its bytes go then.
+create table pieces (
+  tenant_id text collate "C" not null,
+  piece_id uuid not null,
+  blob_id uuid not null,
+  start bigint not null,
+  length bigint,
+  drop_time timestamptz,
+  primary key (tenant_id, piece_id)
+);
+
+create index pieces_by_blob on pieces (tenant_id, blob_id, start);
+create index pieces_to_drop on pieces (drop_time)
+  where drop_time is not null;
+
+-- Bytes, where this database is the storage of attachments: 7 936 in each row, fewer in the last of a piece.
+create table blob_rows (
+  tenant_id text collate "C" not null,
+  piece_id uuid not null,
+  number integer not null,
+  data bytea not null,
+  primary key (tenant_id, piece_id, number)
+);
+
+-- As it is, in the page of its row: an out-of-line table would cost twice as much.
+alter table blob_rows alter column data set storage plain;

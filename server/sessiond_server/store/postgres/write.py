@@ -24,7 +24,7 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.store.contract import Applied
-from sessiond_server.store.postgres import work
+from sessiond_server.store.postgres import file_rows, work
 from sessiond_server.store.postgres.columns import columns, flat
 from sessiond_server.store.postgres.statements import WRITE
 from sessiond_server.store.postgres.transactions import Raced
@@ -98,6 +98,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         for place, content in await connection.fetch(FIND_CONTENTS, *columns(flat(needs.contents), 3)):
             known.contents[needs.contents[place - 1][0]] = content
     await work.look_up(connection, needs, known)
+    await file_rows.look_up(connection, needs, known)
     return known
 
 
@@ -158,6 +159,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
             WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
         )
     await work.write(connection, writes)
+    await file_rows.write(connection, writes)
     if writes.deletions:
         await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
 

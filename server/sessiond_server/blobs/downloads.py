@@ -1,0 +1,40 @@
+"""How the bytes of an attachment go out."""
+
+import logging
+from collections.abc import AsyncIterator
+
+from sessiond_server.blobs.contract import BlobStore, BytesMissing
+from sessiond_server.domain.commands import Scope
+from sessiond_server.errors import AttachmentLost
+from sessiond_server.store.attachments import AttachmentStore, StoredFile
+
+_log = logging.getLogger("sessiond.downloads")
+
+
+class Downloads:
+    """Reads attachments for one process."""
+
+    def __init__(self, store: AttachmentStore, blobs: BlobStore) -> None:
+        self._store = store
+        self._blobs = blobs
+
+    async def read(
+        self, scope: Scope, session_id: str, attachment_id: str, file: StoredFile, start: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes of the file from `start` up to before `end`, 1 to READ_BYTES at a time.
+
+        Raises AttachmentNotFound when the attachment was deleted meanwhile, AttachmentLost when it is there and its
+        bytes are not, StorageUnavailable.
+        """
+        at = 0
+        try:
+            for extent in file.extents:
+                first, last = max(start - at, 0), min(end - at, extent.length)
+                if first < last:
+                    async for data in self._blobs.read(extent.piece, first, last):
+                        yield data
+                at += extent.length
+        except BytesMissing as error:
+            await self._store.get_attachment(scope, session_id, attachment_id)
+            _log.error("the bytes of attachment %s of session %s are lost", attachment_id, session_id)
+            raise AttachmentLost(session_id, attachment_id) from error

@@ -1,0 +1,76 @@
+"""The periodic work on attachments: what nobody wants any more goes, rows first found, then bytes, then rows.
+
+Safe on any number of replicas at once, and to end at any moment: whatever was not done is found again.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from sessiond_server.blobs.contract import BlobStore
+from sessiond_server.domain.files import Piece
+from sessiond_server.errors import Unavailable
+from sessiond_server.store.attachments import AttachmentStore
+
+_log = logging.getLogger("sessiond.reaper")
+
+BATCH: Final = 100
+"""Most uploads, blobs or pieces that are looked at in one transaction."""
+STRAY_INTERVAL: Final = 24 * 3600.0
+"""Seconds between two searches for bytes that nobody knows, each of which lists the whole storage."""
+
+
+async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
+    """Works until nothing is due; how many pieces were removed. Cancelling loses nothing."""
+    while await store.abandon_uploads(BATCH) == BATCH:
+        continue
+    while await store.release_blobs(BATCH):
+        continue
+    removed = 0
+    while pieces := await store.dropped_pieces(BATCH):
+        await blobs.delete(pieces)
+        await store.forget_pieces(pieces)
+        removed += len(pieces)
+    return removed
+
+
+async def reap_strays(store: AttachmentStore, blobs: BlobStore) -> int:
+    """Removes bytes that the store does not know; how many pieces.
+
+    There are none, but for what was written by a process that was stopped in mid-call for longer than the grace of its
+    piece, and after the store has lost commits that it had acknowledged.
+    """
+    removed = 0
+    found: list[Piece] = []
+
+    async def remove() -> int:
+        strays = await store.unknown_pieces(found)
+        await blobs.delete(strays)
+        found.clear()
+        return len(strays)
+
+    async for piece in blobs.pieces():
+        found.append(piece)
+        if len(found) == BATCH:
+            removed += await remove()
+    return removed + (await remove() if found else 0)
+
+
+async def run(store: AttachmentStore, blobs: BlobStore, interval: float) -> None:
+    """Reaps every `interval` seconds, strays every STRAY_INTERVAL, until cancelled. An error is logged and does not
+    end it."""
+    clock = asyncio.get_running_loop().time
+    next_search = clock() + STRAY_INTERVAL
+    while True:
+        try:
+            removed = await reap(store, blobs)
+            if clock() >= next_search:
+                next_search = clock() + STRAY_INTERVAL
+                removed += await reap_strays(store, blobs)
+            if removed:
+                _log.info("removed %d pieces of attachments that nobody refers to", removed)
+        except Unavailable as error:
+            _log.warning("cannot reap: %s", error)
+        except Exception as error:
+            _log.error("reaping failed; trying again in %s s", interval, exc_info=error)
+        await asyncio.sleep(interval)
