@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
@@ -18,6 +20,7 @@ from tests.cache.valkey import free_port
 from tests.conftest import Databases
 from tests.events.bus_backends import opened_notify
 from tests.events.ear import Ear, until
+from tests.faults.postgres_pair import PostgresPair
 
 ONE: Key = ("acme", "one")
 BRISK = NotifyTimeouts(connect=10.0, answer=0.3, heartbeat=0.05)
@@ -97,6 +100,30 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
     assert not bus.ready
     await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
     await until(lambda: bus.ready)
+
+
+async def test_after_a_failover_the_new_primary_is_used(stack: AsyncExitStack, bus_prefix: str) -> None:
+    # Below the public temporary folder: the account that root starts Postgres as could not enter pytest's own.
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sessiond-tests-")))
+    folder.chmod(0o711)
+    pair = await stack.enter_async_context(PostgresPair(folder / "pair", durable=False))
+    standby_first = f"postgresql://sessiond@127.0.0.1:{pair.ports[1]},127.0.0.1:{pair.ports[0]}/sessiond"
+    buses = [await opened_notify(stack, dsn, bus_prefix) for dsn in (pair.dsn(), standby_first)]
+    ears = [Ear(bus) for bus in buses]
+    buses[0].ring([Hint(ONE, 1)])
+    for ear in ears:
+        await ear.heard(Hint(ONE, 1))
+    await pair.fail_over(_nothing, synchronous=False)
+    for ear, bus in zip(ears, buses, strict=True):
+        await ear.until(lambda ear=ear: ear.missed > 0)  # type: ignore[misc]
+        await until(lambda bus=bus: bus.ready)  # type: ignore[misc]
+    buses[1].ring([Hint(ONE, 2)])
+    for ear in ears:
+        await ear.heard(Hint(ONE, 2))
+
+
+async def _nothing() -> None:
+    """Happens meanwhile."""
 
 
 async def test_it_is_not_ready_where_it_does_not_hear_itself(
