@@ -11,6 +11,7 @@ from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.events.bus import Bus, Hint
 from sessiond_server.events.hub import EventHub
+from sessiond_server.events.sessions import Moment
 from sessiond_server.store.contract import (
     CACHED,
     Applied,
@@ -40,15 +41,15 @@ class AnnouncingStore:
         self._bus = bus
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
-        incarnation = self._hub.incarnation
+        moment = self._hub.moment()
         applied = await self._store.apply(commands)
-        await self._tell(applied.writes, incarnation, _replayed(commands, applied))
+        await self._tell(applied.writes, moment, _replayed(commands, applied))
         return applied
 
     async def expire_due(self, limit: int) -> Writes:
-        incarnation = self._hub.incarnation
+        moment = self._hub.moment()
         writes = await self._store.expire_due(limit)
-        await self._tell(writes, incarnation, [])
+        await self._tell(writes, moment, [])
         return writes
 
     async def get_session(
@@ -129,12 +130,12 @@ class AnnouncingStore:
     async def ping(self) -> None:
         await self._store.ping()
 
-    async def _tell(self, writes: Writes, incarnation: str, replayed: Sequence[Hint]) -> None:
+    async def _tell(self, writes: Writes, moment: Moment, replayed: Sequence[Hint]) -> None:
         if not writes.heads and not replayed:
             return
         try:
             if not (failpoints.armed and await failpoints.reach("before_announce")):
-                self._hub.committed(writes, incarnation)
+                self._hub.committed(writes, moment)
             if not (failpoints.armed and failpoints.hit("before_hint")):
                 self._bus.ring([*(Hint(row.key, row.head.version) for row in writes.heads), *replayed])
         except Exception as error:

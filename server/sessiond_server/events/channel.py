@@ -115,7 +115,6 @@ class Channel:
         "head_seq",
         "incarnation",
         "key",
-        "on_appended",
         "on_redacted",
         "proof",
         "redaction_count",
@@ -145,8 +144,6 @@ class Channel:
         """(cursor, time): at that time, by the store's clock, the log ended there."""
         self.redaction_count = 0
         """Redactions ever heard of."""
-        self.on_appended: Callable[[LogEntry], None] | None = None
-        """Called with every appended message that comes in."""
         self.on_redacted: Callable[[Key, int], None] | None = None
         """Called with the seq of every event whose redaction was read."""
         self._limits = limits
@@ -159,7 +156,7 @@ class Channel:
         """Takes the place of a channel whose history no longer exists. What was redacted stays so for reads under
         way."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
-        self.on_appended, self.on_redacted = dead.on_appended, dead.on_redacted
+        self.on_redacted = dead.on_redacted
 
     @property
     def final(self) -> LogEntry | None:
@@ -196,9 +193,12 @@ class Channel:
         return made
 
     def follows(self, first_seq: int, last_seq: int) -> bool:
-        """Whether events of this process first_seq..last_seq would bring anything new, and leave no gap."""
+        """Whether events of this process first_seq..last_seq would bring anything new, leave no gap, and are as they
+        were committed: none is known to have been redacted before it was announced."""
         tip = self.tip
-        return tip is None or first_seq <= tip.seq + 1 <= last_seq
+        if tip is not None and not first_seq <= tip.seq + 1 <= last_seq:
+            return False
+        return self._redactions is None or all(not first_seq <= seq <= last_seq for seq, _ in self._redactions)
 
     def hear(self, seq: int) -> None:
         """Somebody says that the log has reached `seq`. It is not believed: it is a reason to read."""
@@ -228,8 +228,6 @@ class Channel:
             self.size += len(entry.data)
             if entry.type == REDACTED and not announced:
                 self._redact_from(entry, tip.seq)
-            elif entry.type == APPENDED and self.on_appended is not None:
-                self.on_appended(entry)
         self.tip = cursor_after(last)
         self._grown()
         return Fit.JOINED
@@ -339,8 +337,8 @@ class Channel:
         self._redactions.append((seq, by))
 
     def _drop_through(self, seq: int) -> None:
-        if seq > self.floor.seq and self._deleted is None:
-            self._drop(min(seq - self.floor.seq, len(self.entries)))
+        if self._deleted is None and 0 < seq - self.floor.seq <= len(self.entries):
+            self._drop(seq - self.floor.seq)
 
     def _grown(self) -> None:
         assert self.tip is not None

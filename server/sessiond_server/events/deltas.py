@@ -12,7 +12,7 @@ from sessiond_server.domain.log import LogEntry
 from sessiond_server.events.contract import DeltasPassed
 from sessiond_server.events.limits import Limits
 
-_MESSAGES_REMEMBERED: Final = 256
+MESSAGES_REMEMBERED: Final = 256
 """Message ids that deltas may come late for."""
 
 
@@ -58,7 +58,7 @@ class DeltaLane:
         message_id = Event.FromString(entry.data).message.message_id
         self._messages.pop(message_id, None)
         self._messages[message_id] = None
-        if len(self._messages) > _MESSAGES_REMEMBERED:
+        if len(self._messages) > MESSAGES_REMEMBERED:
             del self._messages[next(iter(self._messages))]
         if any(of == message_id for _, of, _ in self._pieces):
             self._pieces = deque(piece for piece in self._pieces if piece[1] != message_id)

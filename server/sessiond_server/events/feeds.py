@@ -33,7 +33,7 @@ class _Watched(Feed):
 
     def __init__(self, tenant_id: str, limits: Limits) -> None:
         super().__init__(tenant_id, limits)
-        self.streams: set[FeedWatcher] = set()
+        self.streams: dict[FeedWatcher, None] = {}
         self.waiting = Waiting()
         self.reader: asyncio.Task[None] | None = None
 
@@ -53,7 +53,7 @@ class _Page:
 class FeedWatcher(Stream):
     """See contract.FeedStream. Made by Feeds.open."""
 
-    __slots__ = ("_bookmarked", "_feed", "_feeds", "_names_sessions", "_proved", "cursor")
+    __slots__ = ("_bookmarked", "_feed", "_feeds", "_names_sessions", "cursor", "proved_at")
 
     def __init__(self, feeds: "Feeds", feed: _Watched, due: float, *, names_sessions: bool) -> None:
         super().__init__(due)
@@ -61,8 +61,8 @@ class FeedWatcher(Stream):
         self._feeds = feeds
         self._feed = feed
         self._names_sessions = names_sessions
-        self._proved = True
-        """The cursor is in the history that the feed follows. False once that turned out to be another one."""
+        self.proved_at: tuple[_Watched, str] | None = None
+        """The feed, and the database's incarnation, at which the cursor was last proved."""
         self._bookmarked = 0
 
     async def next(self) -> FeedBatch | CaughtUp:
@@ -71,14 +71,16 @@ class FeedWatcher(Stream):
         while True:
             if self._failure is not None:
                 raise self._failure()
-            if not self._proved:
+            feed = self._feed
+            if self.proved_at != (feed, feed.incarnation):
                 await feeds.prove(self)
                 continue
-            feed = self._feed
             found = feed.after(self.cursor)
             if found is Where.ELSEWHERE:
                 page = await feeds.page(self)
-                if page is None or page.redactions != self._feed.redaction_count or not self._proved:
+                if page is None or page.redactions != feed.redaction_count:
+                    continue
+                if self.proved_at != (self._feed, feed.incarnation):
                     continue
                 if page.run is not None:
                     return self._advance(page.run, page.end)
@@ -130,17 +132,12 @@ class Feeds:
         if feed is None:
             feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits)
         stream = FeedWatcher(self, feed, self.clock() + self.limits.bookmark, names_sessions=not scope.user_id)
-        feed.streams.add(stream)
+        feed.streams[stream] = None
         try:
-            while True:
+            while not self._begun(stream):
                 feed, incarnation = stream._feed, stream._feed.incarnation
-                cursor = await self._first(stream, after, from_beginning)
-                if feed is stream._feed and incarnation == feed.incarnation:
-                    break
-            stream.cursor = cursor
-            stream._proved = True
-            feed.begin(cursor)
-            self._rings.changed(feed)
+                stream.cursor = await self._first(stream, after, from_beginning)
+                stream.proved_at = (feed, incarnation)
         except BaseException:
             self.close(stream)
             raise
@@ -148,7 +145,7 @@ class Feeds:
 
     def close(self, stream: FeedWatcher) -> None:
         feed = stream._feed
-        feed.streams.discard(stream)
+        feed.streams.pop(stream, None)
         if not feed.streams:
             if self._feeds.get(feed.tenant_id) is feed:
                 del self._feeds[feed.tenant_id]
@@ -229,16 +226,25 @@ class Feeds:
         return task.result()
 
     async def prove(self, stream: FeedWatcher) -> None:
-        """Proves a stream's cursor after a failover that took something away. Raises PositionLost."""
-        feed = stream._feed
+        """Proves a stream's cursor once the database has restarted, or another one has taken over. Raises
+        PositionLost."""
+        feed, incarnation = stream._feed, stream._feed.incarnation
         try:
             await self._check(stream, stream.cursor)
         except StoreUnavailable:
             await stream._wait(feed.waiting, self.limits.poll)
             return
-        if feed is stream._feed:
-            stream._proved = True
-            feed.begin(stream.cursor)
+        stream.proved_at = (feed, incarnation)
+        self._begun(stream)
+
+    def _begun(self, stream: FeedWatcher) -> bool:
+        """Lets a stream go on where it was proved; False when the proof is out of date."""
+        feed = stream._feed
+        if stream.proved_at != (feed, feed.incarnation):
+            return False
+        feed.begin(stream.cursor)
+        self._rings.changed(feed)
+        return True
 
     async def _first(self, stream: FeedWatcher, after: FeedCursor | None, from_beginning: bool) -> FeedCursor:
         """Where a stream begins."""
@@ -346,6 +352,9 @@ class Feeds:
             return
         if lost is None:
             feed.incarnation = incarnation
+            # Each proves its own cursor: the tip may be a newcomer's.
+            for stream in feed.streams:
+                stream.wake()
         else:
             self._succeeded(feed)
 
@@ -354,12 +363,11 @@ class Feeds:
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
         feed = _Watched(dead.tenant_id, self.limits)
         feed.succeed(dead)
-        feed.streams, dead.streams = dead.streams, set()
+        feed.streams, dead.streams = dead.streams, {}
         self._feeds[dead.tenant_id] = feed
         self._rings.removed(dead)
         for stream in feed.streams:
             stream._feed = feed
-            stream._proved = False
             stream.wake()
 
     def _note_redactions(self, feed: _Watched, page: FeedPage) -> None:

@@ -25,7 +25,7 @@ from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import Limits
 from sessiond_server.events.reads import Reads
 from sessiond_server.events.rings import Rings
-from sessiond_server.events.sessions import Sessions
+from sessiond_server.events.sessions import Moment, Sessions
 from sessiond_server.store.contract import Store
 
 _log = logging.getLogger("sessiond.events")
@@ -130,18 +130,17 @@ class EventHub:
         finally:
             self._dismiss()
 
-    @property
-    def incarnation(self) -> str:
-        """Of the database, as far as is known: what `committed` must be told with."""
-        return self._sessions.incarnation
+    def moment(self) -> Moment:
+        """Now: what `committed` wants to know of the time before the transaction began."""
+        return self._sessions.moment()
 
-    def committed(self, writes: Writes, incarnation: str) -> None:
-        """This process has committed these writes; `incarnation` was the hub's before the transaction began.
+    def committed(self, writes: Writes, moment: Moment) -> None:
+        """This process has committed these writes, in a transaction that began after `moment`.
 
         Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.
         """
         if self._streams:
-            self._sessions.committed(writes, incarnation)
+            self._sessions.committed(writes, moment)
             self._feeds.committed(writes)
 
     def hinted(self, hints: Sequence[Hint]) -> None:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import ids, wire
@@ -22,7 +22,7 @@ from sessiond_server.errors import (
 )
 from sessiond_server.events.channel import APPENDED, START, Channel, Fit, Where, check, cursor_after
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
-from sessiond_server.events.deltas import DeltaLane
+from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, Limits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
@@ -36,14 +36,25 @@ _PRIMED: Final = 32
 """Events before a new watcher of deltas whose messages' deltas are over."""
 
 
+class Moment(NamedTuple):
+    """When a transaction began, as far as the channels must know."""
+
+    incarnation: str
+    """Of the database, as the hub had seen it."""
+    channels: int
+    """Channels that had ever been made."""
+
+
 class _Watched(Channel):
     """A channel with its streams."""
 
-    __slots__ = ("lane", "pulling", "streams", "waiting")
+    __slots__ = ("lane", "number", "pulling", "streams", "waiting")
 
-    def __init__(self, key: Key, limits: Limits, incarnation: str) -> None:
-        super().__init__(key, limits, incarnation)
-        self.streams: set[SessionWatcher] = set()
+    def __init__(self, key: Key, limits: Limits, moment: Moment) -> None:
+        super().__init__(key, limits, moment.incarnation)
+        self.number = moment.channels
+        self.streams: dict[SessionWatcher, None] = {}
+        """In the order in which they came."""
         self.waiting = Waiting()
         self.pulling = False
         """A read behind the tip is under way."""
@@ -156,6 +167,7 @@ class Sessions:
         self._rings = rings
         self._wall_clock = wall_clock
         self._channels: dict[Key, _Watched] = {}
+        self._made = 0
         self._pages: Shared[tuple[Key, Cursor], _Page | None] = Shared(self._read)
 
     def __len__(self) -> int:
@@ -169,16 +181,15 @@ class Sessions:
         key = (scope.tenant_id, session_id)
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = _Watched(key, self.limits, self.incarnation)
+            channel = self._channels[key] = _Watched(key, self.limits, self._numbered())
             channel.on_redacted = self.on_redacted
         stream = SessionWatcher(self, channel, scope.user_id, self.clock() + self.limits.bookmark)
         # Before the first read: from here on nothing is missed.
-        channel.streams.add(stream)
+        channel.streams[stream] = None
         try:
             if deltas:
                 if channel.lane is None:
                     channel.lane = DeltaLane(self.limits)
-                    channel.on_appended = channel.lane.supersede
                 stream._deltas_taken = channel.lane.count
             snapshot = await self._start(stream, scope, content) if after is None else None
             if after is not None:
@@ -192,13 +203,13 @@ class Sessions:
 
     def close(self, stream: SessionWatcher) -> None:
         channel = stream._channel
-        channel.streams.discard(stream)
+        channel.streams.pop(stream, None)
         if not channel.streams:
             if self._channels.get(channel.key) is channel:
                 del self._channels[channel.key]
             self._rings.removed(channel)
         elif stream._deltas_taken >= 0 and all(other._deltas_taken < 0 for other in channel.streams):
-            channel.lane = channel.on_appended = None
+            channel.lane = None
 
     def fail(self, failure: Callable[[], Exception]) -> None:
         """Ends all streams."""
@@ -215,7 +226,11 @@ class Sessions:
         """Cancels what is under way."""
         await self._pages.close()
 
-    def committed(self, writes: Writes, incarnation: str) -> None:
+    def moment(self) -> Moment:
+        """See EventHub.moment."""
+        return Moment(self.incarnation, self._made)
+
+    def committed(self, writes: Writes, moment: Moment) -> None:
         """See EventHub.committed."""
         channels = self._channels
         watched = {row.key: row.head.version for row in writes.heads if row.key in channels}
@@ -226,7 +241,7 @@ class Sessions:
             if event.key in watched:
                 rows.setdefault(event.key, []).append(event)
         for key, events in rows.items():
-            self._commit(channels[key], events, incarnation)
+            self._commit(channels[key], events, moment)
         for key, message in writes.redactions:
             if key in watched:
                 channels[key].redact(message.seq, watched[key])
@@ -358,10 +373,7 @@ class Sessions:
         channel = stream._channel
         after = max(0, stream.cursor.seq - _PRIMED)
         page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
-        lane = stream._channel.lane
-        for entry in page.entries:
-            if entry.type == APPENDED and lane is not None:
-                lane.supersede(entry)
+        _supersede(stream._channel, page.entries)
 
     async def _read(self, what: tuple[Key, Cursor]) -> _Page | None:
         """Reads behind a cursor, for all streams that are there; what it brings is the channel's too."""
@@ -391,6 +403,7 @@ class Sessions:
         check(key, cursor, page)
         channel = self._take(channel, cursor, page.entries, incarnation)
         channel.read(asked, page)
+        _supersede(channel, page.entries)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
         return _Page(run, end, page.user_id, channel.redaction_count)
@@ -409,10 +422,11 @@ class Sessions:
         self._grown(channel, tip)
         return channel
 
-    def _commit(self, channel: _Watched, rows: Sequence[EventRow], incarnation: str) -> None:
+    def _commit(self, channel: _Watched, rows: Sequence[EventRow], moment: Moment) -> None:
         """Events that this process has committed, and that need not be read therefore."""
         first, last, tip = rows[0], rows[-1], channel.tip
-        if incarnation != self.incarnation:
+        if moment.incarnation != self.incarnation or moment.channels < channel.number:
+            # Told late: what was committed may be lost since, or redacted when the channel was not there to hear of it.
             channel.hear(last.seq)
             return
         if channel.follows(first.seq, last.seq):
@@ -427,6 +441,7 @@ class Sessions:
                 for row in rows
             ]
             fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries, announced=True)
+            _supersede(channel, entries)
         else:
             fit = channel.append(Cursor(last.seq, last.event_id), [], announced=True)
         if fit is Fit.JOINED:
@@ -435,6 +450,11 @@ class Sessions:
         channel.hear(last.seq)
         if fit is Fit.MISMATCH:
             channel.suspect = True
+
+    def _numbered(self) -> Moment:
+        """Of a new channel."""
+        self._made += 1
+        return self.moment()
 
     def _grown(self, channel: _Watched, tip: Cursor | None) -> None:
         self._rings.changed(channel)
@@ -461,10 +481,10 @@ class Sessions:
     def _succeeded(self, dead: _Watched) -> _Watched:
         """The history that a channel has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
-        channel = _Watched(dead.key, self.limits, self.incarnation)
+        channel = _Watched(dead.key, self.limits, self._numbered())
         channel.succeed(dead)
         channel.lane = dead.lane
-        channel.streams, dead.streams = dead.streams, set()
+        channel.streams, dead.streams = dead.streams, {}
         self._channels[dead.key] = channel
         self._rings.removed(dead)
         for stream in channel.streams:
@@ -476,6 +496,15 @@ class Sessions:
         """Whether the event is so young that the store would still know of its session's deletion."""
         made = ids.time_ms(event_id)
         return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
+
+
+def _supersede(channel: _Watched, entries: Sequence[LogEntry]) -> None:
+    """The deltas of these messages are over. Old ones are passed over: there is room for the newest."""
+    lane, tip = channel.lane, channel.tip
+    if lane is not None and tip is not None:
+        for entry in entries:
+            if entry.type == APPENDED and entry.seq > tip.seq - MESSAGES_REMEMBERED:
+                lane.supersede(entry)
 
 
 def _same(error: Exception) -> Exception:
