@@ -29,13 +29,13 @@ select 't' || i % 3, 's' || i, 1, case when i % 20 = 0 then 2 else 4 end, now() 
   case when i % 50 = 0 then 'team' || i % 7 else '' end, '', 'u' || i % 200, 'n' || i, 'n' || i,
   jsonb_build_object('k', i), jsonb_build_object('m', i)
 from generate_series(1, 20000) i;
-insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body)
-select 't' || i % 3, 's' || i, seq, 20, now(), 'm' || seq, 'head', 'body'
+insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
+select 't' || i % 3, 's' || i, seq, (1000 * seq + i / 20)::text::xid8, 20, now(), 'm' || seq, 'head', 'body'
 from generate_series(1, 20000) i, generate_series(1, 3) seq;
 """
 _ONE_LONG_LOG = """
-insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body)
-select 't1', 's1', seq, 20, now(), case when seq % 30 = 0 then 'm' || seq end, 'head', 'body'
+insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
+select 't1', 's1', seq, (5000 + seq)::text::xid8, 20, now(), case when seq % 30 = 0 then 'm' || seq end, 'head', 'body'
 from generate_series(4, 60000) seq;
 """
 _REQUESTS = """
@@ -105,6 +105,52 @@ async def test_statements_use_the_indexes_they_declare(filled: asyncpg.Connectio
     nodes = await _plan(filled, statement.text, parameters)
     assert set(statement.indexes) <= _indexes(nodes)
     assert not _scans(nodes)
+
+
+@pytest.mark.parametrize("after", [1, 2500])
+async def test_feeds_are_read_from_where_they_go_on(filled: asyncpg.Connection, after: int) -> None:
+    """However long the tenant's history is: neither what is before the place nor what is behind the page is touched."""
+    everything = LOG["read_feed"].text.replace("pg_snapshot_xmin(pg_current_snapshot())", f"'{2**60}'::xid8")
+    await filled.execute("set plan_cache_mode = force_generic_plan")
+    await filled.execute(f"prepare subject as {everything}")
+    explained = await filled.fetchval(
+        f"explain (format json, analyze) execute subject ('t1', '{after}', 's1', 0, 10, 1000000)"
+    )
+    nodes = list(_nodes(json.loads(explained)[0]["Plan"]))
+    (pages,) = [node for node in nodes if node.get("Index Name") == "events_feed" and "Only" not in node["Node Type"]]
+    assert pages["Node Type"] == "Index Scan"
+    assert 11 <= pages["Actual Rows"] + pages.get("Rows Removed by Filter", 0) < 100
+    assert not _scans(nodes)
+
+
+async def test_the_end_of_a_feed_is_read_from_the_end(filled: asyncpg.Connection) -> None:
+    everything = LOG["feed_end"].text.replace("pg_snapshot_xmin(pg_current_snapshot())", f"'{2**60}'::xid8")
+    await filled.execute("set plan_cache_mode = force_generic_plan")
+    await filled.execute(f"prepare subject as {everything}")
+    explained = await filled.fetchval("explain (format json, analyze) execute subject ('t1', 8)")
+    (ends,) = [n for n in _nodes(json.loads(explained)[0]["Plan"]) if n.get("Index Name") == "events_feed"]
+    assert 8 <= ends["Actual Rows"] * ends["Actual Loops"] < 200
+
+
+@pytest.mark.parametrize("after", [0, 30000])
+async def test_logs_are_read_from_where_they_go_on(filled: asyncpg.Connection, after: int) -> None:
+    await filled.execute("set plan_cache_mode = force_generic_plan")
+    await filled.execute(f"prepare subject as {LOG['read_log'].text}")
+    explained = await filled.fetchval(
+        f"explain (format json, analyze) execute subject ('t1', 's1', {after}, 10, 1000000)"
+    )
+    nodes = list(_nodes(json.loads(explained)[0]["Plan"]))
+    (pages,) = [node for node in nodes if node.get("Index Name") == "events_pkey"]
+    assert pages["Actual Rows"] <= 11
+    assert not _scans(nodes)
+
+
+async def test_events_find_the_heads_of_their_batch_by_hashing(filled: asyncpg.Connection) -> None:
+    """Comparing each with each would be quadratic in a batch."""
+    text = WRITE["write_log"].text
+    nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
+    joins = {node["Node Type"] for node in nodes if "Join" in node["Node Type"] or "Loop" in node["Node Type"]}
+    assert joins == {"Hash Join"}
 
 
 @pytest.mark.parametrize("name", ["write_log", "write_sessions"])

@@ -47,15 +47,19 @@ order by m.seq
 
 -- name: read_feed  index: events_feed session_heads_pkey sessions_pkey
 -- At most $5 events and $6 bytes behind ($2, $3, $4), up to the barrier: every transaction below it has ended, so nothing
--- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log.
+-- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log. Bounds that
+-- compare rows, where "tenant_id = $1" would say the same, hide from the planner how few events a tenant has on average:
+-- it would think of sorting them all, and of some tenant there are millions.
 select server.standby, server.started, server.read_time, server.pending, m.found, m.commit_xid, m.session_id, m.seq,
   m.type, m.head, m.body, m.content, h.user_id, s.agent_id, s.labels
 from (
   select pg_is_in_recovery() as standby, pg_postmaster_start_time() as started, now() as read_time,
-    exists (
-      select from events e
-      where e.tenant_id = $1 collate "POSIX" and e.commit_xid >= pg_snapshot_xmin(pg_current_snapshot())
-    ) as pending
+    coalesce((
+      select e.commit_xid from events e
+      where e.tenant_id = $1 collate "POSIX"
+      order by e.commit_xid desc
+      limit 1
+    ) >= pg_snapshot_xmin(pg_current_snapshot()), false) as pending
 ) server
 left join lateral (
   select sized.* from (
@@ -64,16 +68,21 @@ left join lateral (
         as bytes
     from (
       select nearest.* from (
-        select e.commit_xid, e.session_id, e.seq, e.type, e.head, e.body, e.content from events e
-        where e.tenant_id = $1 collate "POSIX" and (e.commit_xid, e.session_id, e.seq) > ($2::xid8, $3::text, $4::bigint)
-          and e.commit_xid < pg_snapshot_xmin(pg_current_snapshot())
-        order by e.commit_xid, e.session_id, e.seq
+        select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, e.type, e.head, e.body,
+          e.content
+        from events e
+        where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
+          and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, pg_snapshot_xmin(pg_current_snapshot()))
+          and (e.commit_xid, e.session_id, e.seq) > ($2::xid8, $3::text, $4::bigint)
+        order by e.tenant_id collate "POSIX", e.commit_xid, e.session_id, e.seq
         limit 1001
       ) nearest
-      order by nearest.commit_xid, nearest.session_id, nearest.seq
+      order by nearest.tenant_id, nearest.commit_xid, nearest.session_id, nearest.seq
       limit $5::bigint + 1
     ) page
-    window onwards as (order by page.commit_xid, page.session_id, page.seq rows unbounded preceding)
+    window onwards as (
+      order by page.tenant_id, page.commit_xid, page.session_id, page.seq rows unbounded preceding
+    )
   ) sized
   where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
 ) m on true

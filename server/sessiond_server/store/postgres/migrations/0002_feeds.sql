@@ -11,4 +11,4 @@ reset lock_timeout;
 -- an attempt that was cut off has left is not valid, and goes first.
 drop index concurrently if exists events_feed;
 create index concurrently events_feed
-  on events (tenant_id collate "POSIX", commit_xid, session_id, seq);
+  on events (tenant_id collate "POSIX", commit_xid);
