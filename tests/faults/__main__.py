@@ -6,6 +6,7 @@ Exits with 1 unless everything that must be 0 is 0.
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 from dataclasses import fields, replace
@@ -39,6 +40,7 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s", flush=True)
     with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both leave nothing behind
         Path(folder).chmod(0o711)  # the account that root starts Postgres as must be able to enter
         try:
             report = uvloop.run(_run(arguments, seed, Path(folder)))
@@ -57,10 +59,11 @@ def main() -> int:
 
 
 def _show_log(folder: str) -> None:
-    """What the replicas said last."""
+    """What was wrong last, in the replicas' words."""
     log = Path(folder, "server.log")
     if log.exists():
-        print(log.read_text()[-4000:], file=sys.stderr)
+        lines = [line for line in log.read_text(errors="replace").splitlines() if " INFO " not in line]
+        print("\n".join(lines)[-8000:], file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

@@ -97,7 +97,8 @@ async def campaign(
         await run.rebuilt()
         return await judged(
             client, site.pair.dsn(), run.ledger, {place: histories / place.name for place in places}, run.failovers,
-            quiet=run.quiet, times=run.times(), faults=len(run.done) , seconds=lambda: time.monotonic() - began,
+            quiet=run.quiet, times=run.times(), faults=len(run.done), unforeseen=run.unforeseen(),
+            seconds=lambda: time.monotonic() - began,
         )  # fmt: skip
 
 
@@ -130,13 +131,16 @@ class _Run:
         """(kind, when it began) of every fault."""
         return [(done.fault.kind, done.began) for done in self.done]
 
+    def unforeseen(self) -> Sequence[str]:
+        """See Load."""
+        return self._load.unforeseen + self._quiet_load.unforeseen
+
     async def all(self, faults: Sequence[Fault], progress: Callable[[str], None]) -> None:
         """Returns when all faults are done and all writes that were begun are acknowledged."""
         began = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._load.run())
-                tasks.create_task(self._quiet_load.run())
+                writing = [tasks.create_task(load.run()) for load in (self._load, self._quiet_load)]
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
                     await asyncio.sleep(least + fault.pause * (most - least))
@@ -150,6 +154,8 @@ class _Run:
                 await self._going_on(1)
                 self._load.stop()
                 self._quiet_load.stop()
+                async with asyncio.timeout(STANDSTILL):
+                    await asyncio.gather(*writing)
             await self._last_words()
         finally:
             if self._rebuilding is not None and not self._rebuilding.done():

@@ -56,11 +56,13 @@ class Judgement:
     """Seconds, by kind of fault; one for each subscriber that it affected."""
     complaints: Sequence[str]
     """One for each subscriber who has any."""
+    unforeseen: Sequence[str]
+    """Errors that writers were given and no fault explains."""
     seconds: float
 
     @property
     def sound(self) -> bool:
-        zeros = self.verdict.sound and self.findings.sound and not self.folds_wrong
+        zeros = self.verdict.sound and self.findings.sound and not self.folds_wrong and not self.unforeseen
         return zeros and self.acked > 0 and self.delivered > 0
 
     def line(self) -> str:
@@ -89,6 +91,10 @@ class Judgement:
         broken = {**vars(self.verdict), **vars(self.findings), "folds_wrong": self.folds_wrong}
         if any(broken.values()):
             lines.append("broken: " + ", ".join(f"{name} {count}" for name, count in broken.items() if count))
+        if self.unforeseen:
+            lines.append(
+                f"{len(self.unforeseen)} errors that no fault explains: {', '.join(sorted(set(self.unforeseen)))}"
+            )
         return [*lines, *self.complaints]
 
 
@@ -119,6 +125,7 @@ async def judged(
     quiet: Iterable[str],
     times: Sequence[tuple[str, float]],
     faults: int,
+    unforeseen: Sequence[str],
     seconds: Callable[[], float],
 ) -> Judgement:
     """`quiet`: sessions that are written to too rarely to tell how long a resumption took. `times`: (kind, when) of the
@@ -152,7 +159,8 @@ async def judged(
     return Judgement(
         faults=faults, acked=ledger.count, verdict=verdict, forfeited=len(forfeited), told=total.told,
         delivered=total.delivered, bookmarks=total.bookmarks, streams=total.streams, findings=total.findings,
-        folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints, seconds=seconds(),
+        folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints,
+        unforeseen=unforeseen, seconds=seconds(),
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ class Load:
         self._name = name
         self.retries = 0
         """Calls that failed for good in the client library and were made again with the same request id."""
+        self.unforeseen: list[str] = []
+        """Errors that no fault explains: INTERNAL and the like. The appends were tried again."""
         self._client = client
         self._taken: list[float] = []
         self._sessions = sessions
@@ -75,6 +77,9 @@ class Load:
                 answer = await self._client.append_messages(session_id, [sessiond.user(text)], request_id=request_id)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
                 self.retries += 1
+                await asyncio.sleep(0.05)
+            except sessiond.SessiondError as error:
+                self.unforeseen.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)
             else:
                 self.ledger.acknowledge(session_id, text, answer.first_seq, called)

@@ -71,7 +71,7 @@ class Proxy:
             finally:
                 self._writers.discard(onward_writer)
                 onward_writer.close()
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: uvloop's, for what was cut meanwhile
             pass
         finally:
             self._writers.discard(writer)

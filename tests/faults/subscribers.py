@@ -273,9 +273,9 @@ async def main() -> None:
 
 
 async def _report(subscribers: Sequence[Subscriber], tasks: Sequence["asyncio.Task[None]"]) -> None:
-    beginning = asyncio.gather(*(subscriber.begun.wait() for subscriber in subscribers))
-    await asyncio.wait([beginning, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    _check(tasks)
+    while not all(subscriber.begun.is_set() for subscriber in subscribers):
+        _check(tasks)
+        await asyncio.sleep(0.02)
     ending = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     while not ending.done():
         _check(tasks)
@@ -285,7 +285,9 @@ async def _report(subscribers: Sequence[Subscriber], tasks: Sequence["asyncio.Ta
         return  # the campaign is gone
     end = json.loads(ending.result())
     until = time.monotonic() + end["patience"]
-    while (late := [one for one in subscribers if not one.has(end["versions"])]) and time.monotonic() < until:
+    late = list(subscribers)
+    while late and time.monotonic() < until:
+        late = [one for one in late if not one.has(end["versions"])]
         await asyncio.sleep(0.02)
     _say(delivered=sum(subscriber.delivered for subscriber in subscribers), late=[one.place.name for one in late])
 
