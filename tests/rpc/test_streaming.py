@@ -170,12 +170,23 @@ async def test_each_kind_is_refused_until_the_gate_opens(rpc: str) -> None:
         assert said("a") in (await four.call(rpc, said("a")))
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc, (_, outgoing) in KINDS.items() if not outgoing])
-async def test_single_answers_have_a_longest_deadline_and_a_limit(rpc: str) -> None:
+async def test_unary_calls_have_a_longest_deadline() -> None:
     async with serving(longest=0.05) as four:
         with pytest.raises(Failure) as caught:
-            await four.call(rpc, said("hold"))
+            await four.call("UnaryUnary", said("hold"))
     assert caught.value.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_streamed_requests_have_none() -> None:
+    async with serving(longest=0.0) as four:
+        held = asyncio.create_task(four.call("StreamUnary", said("hold")))
+        await until(lambda: four.occupancy.calls == 1)
+        four.four.go.set()
+        assert said("hold") in await held
+
+
+@pytest.mark.parametrize("rpc", [rpc for rpc, (_, outgoing) in KINDS.items() if not outgoing])
+async def test_single_answers_have_a_limit(rpc: str) -> None:
     async with serving(most=0) as four:
         with pytest.raises(Failure) as caught:
             await four.call(rpc, said("a"))

@@ -115,7 +115,11 @@ class Interceptor(Protocol):
     """One concern of every call. Wraps handlers once, when the server is built: a call pays for coroutines only."""
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        """A handler that does its part and calls `proceed`; or `proceed` itself, where the method has no need."""
+        """A handler that does its part and calls `proceed`; or `proceed` itself, where the method has no need.
+
+        One that has nothing left to do once it has called `proceed` is a plain function that returns what that
+        returned: each call has a coroutine less to suspend and to resume.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ that a malformed request is answered, logged and counted like any other; respons
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import reduce
 from typing import Any, cast
 
@@ -63,12 +63,12 @@ def _method_handler(
 def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
     parse, name = _parser(descriptor)
 
-    async def parsing(request: bytes, call: Call) -> bytes | None:
+    def parsing(request: bytes, call: Call) -> Awaitable[bytes | None]:
         try:
             message = parse(request)
         except DecodeError:
             raise MalformedRequest(name) from None
-        return await behaviour(message, call)
+        return behaviour(message, call)
 
     return parsing
 

@@ -1,5 +1,6 @@
 """Who calls."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from sessiond_server.auth import Authenticator
@@ -15,8 +16,8 @@ class Authentication:
     def around(self, method: Method, proceed: Handler) -> Handler:
         authenticate = self._authenticator.authenticate
 
-        async def authenticated(request: Any, call: Call) -> bytes | None:
+        def authenticated(request: Any, call: Call) -> Awaitable[bytes | None]:
             call.principal = authenticate(call.metadata, call.context.peer)
-            return await proceed(request, call)
+            return proceed(request, call)
 
         return authenticated

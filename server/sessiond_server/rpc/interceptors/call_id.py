@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from sessiond_server.rpc.call import CALL_ID, Call, Handler, Method
@@ -16,7 +17,7 @@ class CallId:
     """
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        async def identified(request: Any, call: Call) -> bytes | None:
+        def identified(request: Any, call: Call) -> Awaitable[bytes | None]:
             if given := _given(call):
                 call.id = given
                 call.context.set_trailing_metadata(((KEY, given),))
@@ -24,7 +25,7 @@ class CallId:
                 call.id = f"{random.getrandbits(128):032x}"
             # Not reset afterwards: the task, and with it the context, is the call's own.
             CALL_ID.set(call.id)
-            return await proceed(request, call)
+            return proceed(request, call)
 
         return identified
 

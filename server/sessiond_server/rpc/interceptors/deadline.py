@@ -1,6 +1,7 @@
 """No call lasts for ever."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from sessiond_server.errors import DeadlinePassed
@@ -10,23 +11,26 @@ from sessiond_server.rpc.call import Call, Handler, Method
 class Deadline:
     """Calls without a deadline, or with one further away than `longest` seconds, get that; expiry is DeadlinePassed.
 
-    A nearer deadline needs no timer here: the transport cancels the call when it passes. Streamed answers are not
-    bounded: watching has no end.
+    A nearer deadline needs no timer here: the transport cancels the call when it passes. Streams are not bounded:
+    watching has no end, and a transfer takes as long as it takes.
     """
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        if method.response_streaming:
+        if method.request_streaming or method.response_streaming:
             return proceed
 
-        async def limited(request: Any, call: Call) -> bytes | None:
+        def limited(request: Any, call: Call) -> Awaitable[bytes | None]:
             remaining = call.context.time_remaining()
-            if remaining is not None and remaining <= self._longest:
-                if remaining <= 0:
-                    raise DeadlinePassed
-                return await proceed(request, call)
+            if remaining is None or remaining > self._longest:
+                return timed(request, call)
+            if remaining <= 0:
+                raise DeadlinePassed
+            return proceed(request, call)
+
+        async def timed(request: Any, call: Call) -> bytes | None:
             try:
                 async with asyncio.timeout(self._longest) as timer:
                     return await proceed(request, call)

@@ -1,6 +1,6 @@
 """The gate that is closed until the server is ready."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sessiond_server.errors import Unavailable
@@ -19,9 +19,9 @@ class Gate:
         self._refusal = None
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        async def gated(request: Any, call: Call) -> bytes | None:
+        def gated(request: Any, call: Call) -> Awaitable[bytes | None]:
             if self._refusal is not None:
                 raise self._refusal()
-            return await proceed(request, call)
+            return proceed(request, call)
 
         return gated

@@ -1,5 +1,6 @@
 """How many calls are in progress, and how many may be."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from sessiond_server.errors import TooManyCalls
@@ -32,13 +33,13 @@ class Occupancy:
             self._all -= 1
             self._limited -= limited
 
-        async def counted(request: Any, call: Call) -> bytes | None:
+        def counted(request: Any, call: Call) -> Awaitable[bytes | None]:
             if limited and self._limited >= self._most:
                 raise TooManyCalls(RETRY_AFTER)
             # A done callback, not `finally`: the answer is still to be sent when the handler has returned.
             call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
             self._all += 1
             self._limited += limited
-            return await proceed(request, call)
+            return proceed(request, call)
 
         return counted
