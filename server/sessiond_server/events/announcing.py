@@ -11,11 +11,10 @@ from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.events.bus import Bus, Hint
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.sessions import Moment
+from sessiond_server.events.watched import Moment
 from sessiond_server.store.contract import (
     CACHED,
     Applied,
-    EventsPage,
     FeedPage,
     Freshness,
     LogHeads,
@@ -102,9 +101,6 @@ class AnnouncingStore:
             limit=limit,
             freshness=freshness,
         )
-
-    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        return await self._store.list_events(scope, session_id, after_seq=after_seq, limit=limit)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return await self._store.log_heads(keys)

@@ -53,14 +53,14 @@ class _Page:
 class FeedWatcher(Stream):
     """See contract.FeedStream. Made by Feeds.open."""
 
-    __slots__ = ("_bookmarked", "_feed", "_feeds", "_names_sessions", "cursor", "proved_at")
+    __slots__ = ("_bookmarked", "_feeds", "cursor", "feed", "names_sessions", "proved_at")
 
     def __init__(self, feeds: "Feeds", feed: _Watched, due: float, *, names_sessions: bool) -> None:
         super().__init__(due)
         self.cursor = BEGINNING
         self._feeds = feeds
-        self._feed = feed
-        self._names_sessions = names_sessions
+        self.feed = feed
+        self.names_sessions = names_sessions
         self.proved_at: tuple[_Watched, str] | None = None
         """The feed, and the database's incarnation, at which the cursor was last proved."""
         self._bookmarked = 0
@@ -71,7 +71,7 @@ class FeedWatcher(Stream):
         while True:
             if self._failure is not None:
                 raise self._failure()
-            feed = self._feed
+            feed = self.feed
             if self.proved_at != (feed, feed.incarnation):
                 await feeds.prove(self)
                 continue
@@ -80,7 +80,7 @@ class FeedWatcher(Stream):
                 page = await feeds.page(self)
                 if page is None or page.redactions != feed.redaction_count:
                     continue
-                if self.proved_at != (self._feed, feed.incarnation):
+                if self.proved_at != (self.feed, feed.incarnation):
                     continue
                 if page.run is not None:
                     return self._advance(page.run, page.end)
@@ -90,7 +90,7 @@ class FeedWatcher(Stream):
                     self._due = now + feeds.limits.bookmark
                     return CaughtUp(read_us)
                 feeds.stir(feed, wanted=True)
-                await self._wait(feed.waiting)
+                await self.wait(feed.waiting)
             else:
                 return self._advance(*found)
 
@@ -100,7 +100,7 @@ class FeedWatcher(Stream):
         return batch
 
     def _proof(self) -> int | None:
-        proof = self._feed.proof
+        proof = self.feed.proof
         if proof is None or proof[0] != self.cursor.place or proof[1] <= self._bookmarked:
             return None
         self._bookmarked = proof[1]
@@ -135,7 +135,7 @@ class Feeds:
         feed.streams[stream] = None
         try:
             while not self._begun(stream):
-                feed, incarnation = stream._feed, stream._feed.incarnation
+                feed, incarnation = stream.feed, stream.feed.incarnation
                 stream.cursor = await self._first(stream, after, from_beginning)
                 stream.proved_at = (feed, incarnation)
         except BaseException:
@@ -144,7 +144,7 @@ class Feeds:
         return stream
 
     def close(self, stream: FeedWatcher) -> None:
-        feed = stream._feed
+        feed = stream.feed
         feed.streams.pop(stream, None)
         if not feed.streams:
             if self._feeds.get(feed.tenant_id) is feed:
@@ -213,7 +213,7 @@ class Feeds:
 
     async def page(self, stream: FeedWatcher) -> _Page | None:
         """What lies behind the stream's cursor, from the store; None: look again, something has changed."""
-        feed = stream._feed
+        feed = stream.feed
         task = self._pages.start((feed.tenant_id, stream.cursor))
         # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
         await asyncio.wait({task})
@@ -221,25 +221,25 @@ class Feeds:
             return None
         if isinstance(task.exception(), StoreUnavailable):
             # Until the hub gives up on the store, or it answers again.
-            await stream._wait(feed.waiting, self.limits.poll)
+            await stream.wait(feed.waiting, self.limits.poll)
             return None
         return task.result()
 
     async def prove(self, stream: FeedWatcher) -> None:
         """Proves a stream's cursor once the database has restarted, or another one has taken over. Raises
         PositionLost."""
-        feed, incarnation = stream._feed, stream._feed.incarnation
+        feed, incarnation = stream.feed, stream.feed.incarnation
         try:
             await self._check(stream, stream.cursor)
         except StoreUnavailable:
-            await stream._wait(feed.waiting, self.limits.poll)
+            await stream.wait(feed.waiting, self.limits.poll)
             return
         stream.proved_at = (feed, incarnation)
         self._begun(stream)
 
     def _begun(self, stream: FeedWatcher) -> bool:
         """Lets a stream go on where it was proved; False when the proof is out of date."""
-        feed = stream._feed
+        feed = stream.feed
         if stream.proved_at != (feed, feed.incarnation):
             return False
         feed.begin(stream.cursor)
@@ -248,7 +248,7 @@ class Feeds:
 
     async def _first(self, stream: FeedWatcher, after: FeedCursor | None, from_beginning: bool) -> FeedCursor:
         """Where a stream begins."""
-        tenant_id = stream._feed.tenant_id
+        tenant_id = stream.feed.tenant_id
         if after is not None:
             await self._check(stream, after)
             return after
@@ -262,10 +262,10 @@ class Feeds:
         not hear of."""
         if not cursor.witnesses:
             return
-        tenant_id = stream._feed.tenant_id
+        tenant_id = stream.feed.tenant_id
         lost = await self._reads.run(lambda: self._store.find_lost(tenant_id, cursor.witnesses))
         if lost is not None:
-            raise PositionLost(lost.session_id, lost.seq) if stream._names_sessions else PositionLost("", 0)
+            raise PositionLost(lost.session_id, lost.seq) if stream.names_sessions else PositionLost("", 0)
 
     async def _follow(self, feed: _Watched, *, at_least_once: bool) -> None:
         """Reads behind the tip until there is no more, or nobody waits."""
@@ -367,7 +367,7 @@ class Feeds:
         self._feeds[dead.tenant_id] = feed
         self._rings.removed(dead)
         for stream in feed.streams:
-            stream._feed = feed
+            stream.feed = feed
             stream.wake()
 
     def _note_redactions(self, feed: _Watched, page: FeedPage) -> None:

@@ -25,7 +25,8 @@ from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import Limits
 from sessiond_server.events.reads import Reads
 from sessiond_server.events.rings import Rings
-from sessiond_server.events.sessions import Moment, Sessions
+from sessiond_server.events.sessions import Sessions
+from sessiond_server.events.watched import Moment
 from sessiond_server.store.contract import Store
 
 _log = logging.getLogger("sessiond.events")

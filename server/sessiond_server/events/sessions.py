@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import ids, wire
@@ -20,13 +20,13 @@ from sessiond_server.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from sessiond_server.events.channel import APPENDED, START, Channel, Fit, Where, check, cursor_after
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
+from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_after
+from sessiond_server.events.contract import Batch, Cursor
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, Limits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
-from sessiond_server.events.streams import Stream, Waiting
+from sessiond_server.events.watched import Moment, Page, SessionWatcher, WatchedSession
 from sessiond_server.store.contract import Freshness, LogHeads, Store
 
 _log = logging.getLogger("sessiond.events")
@@ -34,119 +34,6 @@ _log = logging.getLogger("sessiond.events")
 _STRONG: Final = Freshness(strong=True)
 _PRIMED: Final = 32
 """Events before a new watcher of deltas whose messages' deltas are over."""
-
-
-class Moment(NamedTuple):
-    """When a transaction began, as far as the channels must know."""
-
-    incarnation: str
-    """Of the database, as the hub had seen it."""
-    channels: int
-    """Channels that had ever been made."""
-
-
-class _Watched(Channel):
-    """A channel with its streams."""
-
-    __slots__ = ("lane", "number", "pulling", "streams", "waiting")
-
-    def __init__(self, key: Key, limits: Limits, moment: Moment) -> None:
-        super().__init__(key, limits, moment.incarnation)
-        self.number = moment.channels
-        self.streams: dict[SessionWatcher, None] = {}
-        """In the order in which they came."""
-        self.waiting = Waiting()
-        self.pulling = False
-        """A read behind the tip is under way."""
-        self.lane: DeltaLane | None = None
-        """While somebody wants deltas."""
-
-
-class _Page:
-    """What a read behind one cursor has brought."""
-
-    __slots__ = ("end", "redactions", "run", "user_id")
-
-    def __init__(self, run: Batch | None, end: Cursor, user_id: str, redactions: int) -> None:
-        self.run = run
-        self.end = end
-        self.user_id = user_id
-        self.redactions = redactions
-        """Of the channel, when the page was good."""
-
-
-class SessionWatcher(Stream):
-    """See contract.SessionStream. Made by Sessions.open."""
-
-    __slots__ = ("_bookmarked", "_channel", "_deltas_taken", "_sessions", "_user_id", "cursor", "head_seq")
-
-    def __init__(self, sessions: "Sessions", channel: _Watched, user_id: str, due: float) -> None:
-        super().__init__(due)
-        self.cursor = START
-        self.head_seq = 0
-        self._sessions = sessions
-        self._channel = channel
-        self._user_id = user_id
-        self._bookmarked = 0
-        self._deltas_taken = -1
-        """-1: none are wanted."""
-
-    async def next(self) -> Batch | CaughtUp | DeltasPassed:
-        """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
-        when the hub has closed.
-
-        Await it directly in one task: what a cancelled wrapper around it has received and not handed on is lost.
-        """
-        sessions = self._sessions
-        while True:
-            if self._failure is not None:
-                raise self._failure()
-            channel = self._channel
-            found = channel.after(self.cursor)
-            if found is Where.ELSEWHERE:
-                page = await sessions.page(self)
-                if page is None or page.redactions != self._channel.redaction_count:
-                    continue
-                if page.run is not None:
-                    return self._advance(page.run, page.end)
-            elif found is Where.TIP:
-                if channel.final is not None:
-                    raise SessionNotFound(channel.key[1])
-                now = sessions.clock()
-                if (passed := self._deltas()) is not None:
-                    self._due = now + sessions.limits.bookmark
-                    return passed
-                if now >= self._due and (read_us := self._proof()) is not None:
-                    self._due = now + sessions.limits.bookmark
-                    return CaughtUp(read_us)
-                sessions.stir(channel, wanted=True)
-                await self._wait(channel.waiting)
-            else:
-                return self._advance(*found)
-
-    def _advance(self, batch: Batch, end: Cursor) -> Batch:
-        sessions = self._sessions
-        self.cursor = end
-        self.head_seq = batch.head_seq
-        self._due = sessions.clock() + sessions.limits.bookmark
-        return batch
-
-    def _deltas(self) -> DeltasPassed | None:
-        lane = self._channel.lane
-        if self._deltas_taken < 0 or lane is None:
-            return None
-        passed = lane.after(self._deltas_taken)
-        self._deltas_taken = lane.count
-        return passed
-
-    def _proof(self) -> int | None:
-        """When a read has shown that nothing follows the cursor, unless a bookmark has said so already."""
-        proof = self._channel.proof
-        if proof is None or proof[0] != self.cursor or proof[1] <= self._bookmarked:
-            return None
-        self._bookmarked = proof[1]
-        self.head_seq = self.cursor.seq
-        return proof[1]
 
 
 class Sessions:
@@ -166,9 +53,9 @@ class Sessions:
         self._reads = reads
         self._rings = rings
         self._wall_clock = wall_clock
-        self._channels: dict[Key, _Watched] = {}
+        self._channels: dict[Key, WatchedSession] = {}
         self._made = 0
-        self._pages: Shared[tuple[Key, Cursor], _Page | None] = Shared(self._read)
+        self._pages: Shared[tuple[Key, Cursor], Page | None] = Shared(self._read)
 
     def __len__(self) -> int:
         """Watched sessions."""
@@ -181,7 +68,7 @@ class Sessions:
         key = (scope.tenant_id, session_id)
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = _Watched(key, self.limits, self._numbered())
+            channel = self._channels[key] = WatchedSession(key, self.limits, self._numbered())
             channel.on_redacted = self.on_redacted
         stream = SessionWatcher(self, channel, scope.user_id, self.clock() + self.limits.bookmark)
         # Before the first read: from here on nothing is missed.
@@ -190,7 +77,7 @@ class Sessions:
             if deltas:
                 if channel.lane is None:
                     channel.lane = DeltaLane(self.limits)
-                stream._deltas_taken = channel.lane.count
+                stream.deltas_taken = channel.lane.count
             snapshot = await self._start(stream, scope, content) if after is None else None
             if after is not None:
                 await self._resume(stream, after)
@@ -202,13 +89,13 @@ class Sessions:
         return stream, snapshot
 
     def close(self, stream: SessionWatcher) -> None:
-        channel = stream._channel
+        channel = stream.channel
         channel.streams.pop(stream, None)
         if not channel.streams:
             if self._channels.get(channel.key) is channel:
                 del self._channels[channel.key]
             self._rings.removed(channel)
-        elif stream._deltas_taken >= 0 and all(other._deltas_taken < 0 for other in channel.streams):
+        elif stream.deltas_taken >= 0 and all(other.deltas_taken < 0 for other in channel.streams):
             channel.lane = None
 
     def fail(self, failure: Callable[[], Exception]) -> None:
@@ -268,7 +155,7 @@ class Sessions:
         channel = self._channels.get(key)
         if channel is not None and channel.lane is not None and channel.lane.add(data):
             for stream in channel.streams:
-                if stream._deltas_taken >= 0:
+                if stream.deltas_taken >= 0:
                     stream.wake()
 
     def watched(self) -> list[tuple[Key, Cursor]]:
@@ -290,7 +177,7 @@ class Sessions:
                 for stream in channel.streams:
                     stream.wake_if_due(now)
 
-    def stir(self, channel: _Watched, *, wanted: bool = False) -> None:
+    def stir(self, channel: WatchedSession, *, wanted: bool = False) -> None:
         """Reads behind the tip when there is a reason to, and somebody waits for it; `wanted`: the caller does."""
         tip = channel.tip
         if channel.pulling or tip is None:
@@ -300,12 +187,12 @@ class Sessions:
             task = self._pages.start((channel.key, tip))
             task.add_done_callback(partial(self._pulled, channel))
 
-    async def page(self, stream: SessionWatcher) -> _Page | None:
+    async def page(self, stream: SessionWatcher) -> Page | None:
         """What lies behind the stream's cursor, from the store; None: look again, something has changed.
 
         Raises what `check` raises; SessionNotFound.
         """
-        channel = stream._channel
+        channel = stream.channel
         task = self._pages.start((channel.key, stream.cursor))
         # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
         await asyncio.wait({task})
@@ -314,16 +201,16 @@ class Sessions:
         error = task.exception()
         if isinstance(error, StoreUnavailable):
             # Until the hub gives up on the store, or it answers again.
-            await stream._wait(channel.waiting, self.limits.poll)
+            await stream.wait(channel.waiting, self.limits.poll)
             return None
         page = task.result()
-        if page is not None and stream._user_id not in ("", page.user_id):
+        if page is not None and stream.user_id not in ("", page.user_id):
             raise SessionNotFound(channel.key[1])
         return page
 
     async def _start(self, stream: SessionWatcher, scope: Scope, content: bool) -> SessionSnapshot:
         """From the session as it is."""
-        key = stream._channel.key
+        key = stream.channel.key
         while True:
             incarnation = self.incarnation
             snapshot = await self._reads.run(
@@ -336,7 +223,7 @@ class Sessions:
                 break
         stream.cursor = Cursor(snapshot.version, event_id)
         stream.head_seq = snapshot.version
-        self._take(stream._channel, stream.cursor, [], incarnation)
+        self._take(stream.channel, stream.cursor, [], incarnation)
         return snapshot
 
     async def _event_id(self, key: Key, seq: int) -> str:
@@ -348,7 +235,7 @@ class Sessions:
 
     async def _resume(self, stream: SessionWatcher, after: Cursor) -> None:
         """From a cursor of another day, proved by a read."""
-        key = stream._channel.key
+        key = stream.channel.key
         stream.cursor = after
         while True:
             task = self._pages.start((key, after))
@@ -358,24 +245,24 @@ class Sessions:
             page = task.result()
             if page is not None:
                 break
-        if stream._user_id not in ("", page.user_id):
+        if stream.user_id not in ("", page.user_id):
             raise SessionNotFound(key[1])
-        final = stream._channel.final
+        final = stream.channel.final
         if final is not None:
             if final.seq == after.seq:
                 raise SessionNotFound(key[1])
             if after == START:
                 raise PositionCompacted(key[1], final.seq)
-        stream.head_seq = stream._channel.head_seq
+        stream.head_seq = stream.channel.head_seq
 
     async def _prime(self, stream: SessionWatcher) -> None:
         """Deltas that come late, for messages that the stream begins after, are not shown."""
-        channel = stream._channel
+        channel = stream.channel
         after = max(0, stream.cursor.seq - _PRIMED)
         page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
-        _supersede(stream._channel, page.entries)
+        _supersede(stream.channel, page.entries)
 
-    async def _read(self, what: tuple[Key, Cursor]) -> _Page | None:
+    async def _read(self, what: tuple[Key, Cursor]) -> Page | None:
         """Reads behind a cursor, for all streams that are there; what it brings is the channel's too."""
         key, cursor = what
         while True:
@@ -385,7 +272,7 @@ class Sessions:
             if key not in self._channels:
                 return None
 
-    async def _read_once(self, key: Key, cursor: Cursor) -> _Page | None:
+    async def _read_once(self, key: Key, cursor: Cursor) -> Page | None:
         """None: what was read is out of date already."""
         incarnation, channel = self.incarnation, self._channels.get(key)
         if channel is None:
@@ -406,9 +293,11 @@ class Sessions:
         _supersede(channel, page.entries)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
-        return _Page(run, end, page.user_id, channel.redaction_count)
+        return Page(run, end, page.user_id, channel.redaction_count)
 
-    def _take(self, channel: _Watched, before: Cursor, entries: Sequence[LogEntry], incarnation: str) -> _Watched:
+    def _take(
+        self, channel: WatchedSession, before: Cursor, entries: Sequence[LogEntry], incarnation: str
+    ) -> WatchedSession:
         """Gives the channel what was read; it, or its successor when it turns out to have followed a dead history."""
         tip = channel.tip
         fit = channel.append(before, entries, announced=False)
@@ -422,7 +311,7 @@ class Sessions:
         self._grown(channel, tip)
         return channel
 
-    def _commit(self, channel: _Watched, rows: Sequence[EventRow], moment: Moment) -> None:
+    def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], moment: Moment) -> None:
         """Events that this process has committed, and that need not be read therefore."""
         first, last, tip = rows[0], rows[-1], channel.tip
         if moment.incarnation != self.incarnation or moment.channels < channel.number:
@@ -456,13 +345,13 @@ class Sessions:
         self._made += 1
         return self.moment()
 
-    def _grown(self, channel: _Watched, tip: Cursor | None) -> None:
+    def _grown(self, channel: WatchedSession, tip: Cursor | None) -> None:
         self._rings.changed(channel)
         if channel.tip != tip:
             for stream in channel.streams:
                 stream.wake()
 
-    def _pulled(self, channel: _Watched, task: "asyncio.Task[_Page | None]") -> None:
+    def _pulled(self, channel: WatchedSession, task: "asyncio.Task[Page | None]") -> None:
         """A read behind the tip has ended."""
         channel.pulling = False
         if task.cancelled() or self._channels.get(channel.key) is not channel:
@@ -478,17 +367,17 @@ class Sessions:
             for stream in channel.streams:
                 stream.fail(partial(_same, error))
 
-    def _succeeded(self, dead: _Watched) -> _Watched:
+    def _succeeded(self, dead: WatchedSession) -> WatchedSession:
         """The history that a channel has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
-        channel = _Watched(dead.key, self.limits, self._numbered())
+        channel = WatchedSession(dead.key, self.limits, self._numbered())
         channel.succeed(dead)
         channel.lane = dead.lane
         channel.streams, dead.streams = dead.streams, {}
         self._channels[dead.key] = channel
         self._rings.removed(dead)
         for stream in channel.streams:
-            stream._channel = channel
+            stream.channel = channel
             stream.wake()
         return channel
 
@@ -498,7 +387,7 @@ class Sessions:
         return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
 
 
-def _supersede(channel: _Watched, entries: Sequence[LogEntry]) -> None:
+def _supersede(channel: WatchedSession, entries: Sequence[LogEntry]) -> None:
     """The deltas of these messages are over. Old ones are passed over: there is room for the newest."""
     lane, tip = channel.lane, channel.tip
     if lane is not None and tip is not None:

@@ -40,7 +40,7 @@ class Stream:
         self._failure = failure
         self.wake()
 
-    async def _wait(self, waiting: Waiting, at_most: float | None = None) -> None:
+    async def wait(self, waiting: Waiting, at_most: float | None = None) -> None:
         """Until `wake`, `at_most` so many seconds. Cancelling it leaves nothing behind."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()

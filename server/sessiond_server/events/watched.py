@@ -1,0 +1,127 @@
+"""A session with the streams that watch it."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sessiond_server.domain.rows import Key
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.events.channel import START, Channel, Where
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
+from sessiond_server.events.deltas import DeltaLane
+from sessiond_server.events.limits import Limits
+from sessiond_server.events.streams import Stream, Waiting
+
+if TYPE_CHECKING:
+    from sessiond_server.events.sessions import Sessions
+
+
+class Moment(NamedTuple):
+    """When a transaction began, as far as the channels must know."""
+
+    incarnation: str
+    """Of the database, as the hub had seen it."""
+    channels: int
+    """Channels that had ever been made."""
+
+
+class WatchedSession(Channel):
+    """A channel with its streams."""
+
+    __slots__ = ("lane", "number", "pulling", "streams", "waiting")
+
+    def __init__(self, key: Key, limits: Limits, moment: Moment) -> None:
+        super().__init__(key, limits, moment.incarnation)
+        self.number = moment.channels
+        self.streams: dict[SessionWatcher, None] = {}
+        """In the order in which they came."""
+        self.waiting = Waiting()
+        self.pulling = False
+        """A read behind the tip is under way."""
+        self.lane: DeltaLane | None = None
+        """While somebody wants deltas."""
+
+
+class Page:
+    """What a read behind one cursor has brought."""
+
+    __slots__ = ("end", "redactions", "run", "user_id")
+
+    def __init__(self, run: Batch | None, end: Cursor, user_id: str, redactions: int) -> None:
+        self.run = run
+        self.end = end
+        self.user_id = user_id
+        self.redactions = redactions
+        """Of the channel, when the page was good."""
+
+
+class SessionWatcher(Stream):
+    """See contract.SessionStream. Made by Sessions.open."""
+
+    __slots__ = ("_bookmarked", "_sessions", "channel", "cursor", "deltas_taken", "head_seq", "user_id")
+
+    def __init__(self, sessions: "Sessions", channel: WatchedSession, user_id: str, due: float) -> None:
+        super().__init__(due)
+        self.cursor = START
+        self.head_seq = 0
+        self._sessions = sessions
+        self.channel = channel
+        self.user_id = user_id
+        self._bookmarked = 0
+        self.deltas_taken = -1
+        """-1: none are wanted."""
+
+    async def next(self) -> Batch | CaughtUp | DeltasPassed:
+        """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
+        when the hub has closed.
+
+        Await it directly in one task: what a cancelled wrapper around it has received and not handed on is lost.
+        """
+        sessions = self._sessions
+        while True:
+            if self._failure is not None:
+                raise self._failure()
+            channel = self.channel
+            found = channel.after(self.cursor)
+            if found is Where.ELSEWHERE:
+                page = await sessions.page(self)
+                if page is None or page.redactions != self.channel.redaction_count:
+                    continue
+                if page.run is not None:
+                    return self._advance(page.run, page.end)
+            elif found is Where.TIP:
+                if channel.final is not None:
+                    raise SessionNotFound(channel.key[1])
+                now = sessions.clock()
+                if (passed := self._deltas()) is not None:
+                    self._due = now + sessions.limits.bookmark
+                    return passed
+                if now >= self._due and (read_us := self._proof()) is not None:
+                    self._due = now + sessions.limits.bookmark
+                    return CaughtUp(read_us)
+                sessions.stir(channel, wanted=True)
+                await self.wait(channel.waiting)
+            else:
+                return self._advance(*found)
+
+    def _advance(self, batch: Batch, end: Cursor) -> Batch:
+        sessions = self._sessions
+        self.cursor = end
+        self.head_seq = batch.head_seq
+        self._due = sessions.clock() + sessions.limits.bookmark
+        return batch
+
+    def _deltas(self) -> DeltasPassed | None:
+        lane = self.channel.lane
+        if self.deltas_taken < 0 or lane is None:
+            return None
+        passed = lane.after(self.deltas_taken)
+        self.deltas_taken = lane.count
+        return passed
+
+    def _proof(self) -> int | None:
+        """When a read has shown that nothing follows the cursor, unless a bookmark has said so already."""
+        proof = self.channel.proof
+        if proof is None or proof[0] != self.cursor or proof[1] <= self._bookmarked:
+            return None
+        self._bookmarked = proof[1]
+        self.head_seq = self.cursor.seq
+        return proof[1]
