@@ -16,6 +16,7 @@ import pytest
 from sessiond_server.cache.contract import Cache
 from sessiond_server.cache.memory import MemoryCache, MemoryServer
 from sessiond_server.cache.redis import RedisCache, Timeouts
+from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.cached import CachedStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.memory import MemoryStore
@@ -38,6 +39,7 @@ create function test_clock.clock_timestamp() returns timestamptz volatile langua
 _EMPTY = """
 delete from events; delete from requests; delete from sessions; delete from session_heads;
 delete from runs; delete from tool_calls; delete from run_figures;
+delete from attachments; delete from uploads; delete from blobs; delete from releases; delete from pieces;
 update test_clock.shifts set shift = '0';
 """
 
@@ -51,6 +53,10 @@ class Backend:
     """What another replica has: a second instance on the same database; for the memory store the same."""
     work: WorkStore
     """Its runs and tool calls, which no cache has."""
+    attachments: AttachmentStore
+    """Its attachments, which no cache has."""
+    other_attachments: AttachmentStore
+    """Those of `other`."""
     advance: Callable[[float], Awaitable[None]]
     """Moves the clock by so many seconds."""
     dsn: str | None = None
@@ -120,7 +126,7 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            return Backend(store, store, store, advance)
+            return Backend(store, store, store, store.attachments, store.attachments, advance)
 
         async def postgres(**settings: Any) -> Backend:
             dsn = place.dsn
@@ -136,7 +142,7 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
 
             store = await stack.enter_async_context(PostgresStore(dsn, **settings))
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))
-            return Backend(store, other, store, advance, dsn)
+            return Backend(store, other, store, store.attachments, other.attachments, advance, dsn)
 
         async def cached(**settings: Any) -> Backend:
             backend = await plain(**settings)

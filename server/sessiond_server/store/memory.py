@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
-from sessiond_server.domain import batch, ids, replay, wire
+from sessiond_server.domain import batch, ids, replay
 from sessiond_server.domain.commands import (
     INTERNAL_REQUEST_PREFIX,
     Command,
@@ -50,7 +50,6 @@ from sessiond_server.store.contract import (
     CACHED,
     PAGE_BYTES,
     Applied,
-    EventsPage,
     FeedPage,
     Freshness,
     LogHeads,
@@ -293,14 +292,6 @@ class MemoryStore:
             return MessagesPage(log.head.version, [], 0, 0, more=False)
         count = len(bodies)
         return MessagesPage(log.head.version, bodies, seqs[0], seqs[count - 1], more=count < len(within))
-
-    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        log = self._log(scope, session_id)
-        last = min(log.head.version, after_seq + limit)
-        rows = [log.events[seq] for seq in range(after_seq + 1, last + 1)]
-        rows = rows[: _fitting(len(e.head) + len(e.body) + len(e.content or b"") for e in rows)]
-        events = [wire.event(e.type, e.head, e.body, e.content) for e in rows]
-        return EventsPage(log.head.version, events, rows[-1].seq if rows else 0)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return self._streams.heads(keys, self._clock())

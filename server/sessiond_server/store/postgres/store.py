@@ -15,7 +15,6 @@ from sessiond_server.store.contract import (
     CACHED,
     PAGE_BYTES,
     Applied,
-    EventsPage,
     FeedPage,
     Freshness,
     LogHeads,
@@ -137,12 +136,6 @@ class PostgresStore:
             PAGE_BYTES,
         )
         return read.messages_page(session_id, rows)
-
-    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        rows = await self._transactions.fetch(
-            read.LIST_EVENTS, scope.tenant_id, session_id, scope.user_id, after_seq, limit, PAGE_BYTES
-        )
-        return read.events_page(session_id, rows)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return await log.heads(self._transactions, keys)
