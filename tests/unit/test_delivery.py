@@ -191,6 +191,22 @@ async def test_a_watcher_that_leaves_during_a_drain_is_cancelled() -> None:
         assert peer.taken == [b"first"]
 
 
+async def test_each_of_many_slow_watchers_is_given_up_and_no_other() -> None:
+    of = deliveries(write_timeout=0.02)
+    well, quiet = Peer(), Script(b"a")
+    healthy = started(of, well, quiet)
+    slow = [started(of, Peer(takes), Script(b"a", b"b")) for takes in (0, 1, 2, 0, 1, 2)]
+    assert [type(result) for result in await asyncio.gather(*slow, return_exceptions=True)] == [WatcherTooSlow] * 6
+    # Again, with a timer of its own.
+    late = started(of, Peer(1), Script(b"a"))
+    assert [type(result) for result in await asyncio.gather(late, return_exceptions=True)] == [WatcherTooSlow]
+    assert not healthy.done()
+    assert well.taken == [b"first", b"a"]
+    of.drain()
+    with pytest.raises(Draining):
+        await healthy
+
+
 async def test_a_timeout_of_the_streams_own_is_not_the_watchers_fault() -> None:
     with pytest.raises(TimeoutError):
         await deliveries().deliver(Peer().write, Script(TimeoutError()), b"first")
