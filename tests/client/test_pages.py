@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 import sessiond
+from sessiond.v1.event_service_pb2 import ListEventsResponse
 from sessiond.v1.message_service_pb2 import ListMessagesResponse, MessageOrder
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
 from tests.client.scripted import Fail, ScriptedServer, Wait
@@ -113,3 +114,28 @@ async def test_the_end_stays_the_end(client: sessiond.Client, server: ScriptedSe
         with pytest.raises(StopAsyncIteration):
             await anext(pages)
     assert len(server.seen) == 1
+
+
+def events(*seqs: int, more: bool) -> ListEventsResponse:
+    return ListEventsResponse(
+        events=[sessiond.Event(seq=seq) for seq in seqs], position=f"after-{seqs[-1]}", more=more, version=9
+    )
+
+
+async def test_events_page_by_page(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([events(4, 5, more=True), events(6, more=False)])
+    listed = client.list_events("s", position="after-3", types=["message_appended"], page_size=2)
+    assert [event.seq async for event in listed] == [4, 5, 6]
+    requests = [seen.request for seen in server.seen]
+    assert [request.position for request in requests] == ["after-3", "after-5"]
+    for request in requests:
+        assert (request.session_id, request.page_size) == ("s", 2)
+        assert list(request.filter.types) == [sessiond.EventType.EVENT_TYPE_MESSAGE_APPENDED]
+
+
+async def test_the_last_page_of_events_has_a_position_too(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([events(1, more=True), events(2, more=False), events(3, more=False)])
+    pages = [page async for page in client.list_events("s").pages()]
+    assert [page.position for page in pages] == ["after-1", "after-2"]
+    assert (await client.list_events("s", position=pages[-1].position).page()).events[0].seq == 3
+    assert server.seen[-1].request.position == "after-2"

@@ -1,0 +1,267 @@
+"""Drafts: what watchers are shown, and what is appended."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import grpc
+import pytest
+
+import sessiond
+from sessiond import draft as drafts
+from sessiond.v1.message_service_pb2 import AppendMessagesResponse
+from sessiond_server import errors as server_errors
+from tests.client.scripted import Fail, ScriptedServer, Wait
+from tests.client.test_watch import failing
+
+
+def published(server: ScriptedServer) -> list[list[sessiond.Delta]]:
+    return [list(seen.request.deltas) for seen in server.seen if seen.method == "PublishDelta"]
+
+
+def appended(server: ScriptedServer) -> list[sessiond.Message]:
+    return [seen.request.messages[0] for seen in server.seen if seen.method == "AppendMessages"]
+
+
+def joined(batches: Sequence[Sequence[sessiond.Delta]]) -> dict[int, tuple[str, str]]:
+    """What a reader of the deltas has of each part; a piece that does not follow fails."""
+    parts: dict[int, tuple[str, str]] = {}
+    length: dict[int, int] = defaultdict(int)
+    for delta in (delta for batch in batches for delta in batch):
+        kind = delta.WhichOneof("piece")
+        assert kind is not None
+        if kind == "typing":
+            continue
+        assert delta.offset == length[delta.part_index]
+        piece = getattr(delta, kind)
+        length[delta.part_index] += len(piece.encode())
+        assert 0 < len(piece.encode()) <= 65_536
+        assert parts.get(delta.part_index, (kind, ""))[0] == kind
+        parts[delta.part_index] = (kind, parts.get(delta.part_index, ("", ""))[1] + piece)
+    return parts
+
+
+async def shown(server: ScriptedServer, end: str) -> None:
+    """Waits until the text ends so."""
+    while not (parts := joined(published(server))) or not parts[max(parts)][1].endswith(end):
+        server.arrived.clear()
+        await server.arrived.wait()
+
+
+async def test_tokens_are_shown_and_then_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s", name="ada", run_id="r", interval=0, metadata={"k": 1}) as draft:
+        for token in ("Mild", ": ", "21 °C", ".\n", "🌤️", ""):
+            await draft.write(token)
+        await shown(server, "🌤️")
+        assert not appended(server)
+        draft.usage = sessiond.TokenUsage(output_tokens=5)
+    text = "Mild: 21 °C.\n🌤️"
+    assert joined(published(server)) == {0: ("text", text)}
+    deltas = [delta for batch in published(server) for delta in batch]
+    assert deltas[0].typing
+    assert {(delta.message_id, delta.name, delta.run_id) for delta in deltas} == {(draft.message_id, "ada", "r")}
+    expected = sessiond.assistant(text, name="ada", metadata={"k": 1}, usage=draft.usage, message_id=draft.message_id)
+    assert appended(server) == [expected]
+    request = next(seen.request for seen in server.seen if seen.method == "AppendMessages")
+    assert (request.session_id, request.request_id) == ("s", draft.request_id)
+
+
+async def test_each_kind_has_its_part(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s", interval=0, message_id="m") as draft:
+        await draft.think("Weather, ")
+        await draft.think("then.")
+        await draft.write("Let me see.")
+        await draft.call_tool("call_1", "weather")
+        await draft.write_arguments('{"city": ')
+        await draft.write_arguments('"Nara"}')
+        await draft.call_tool("call_2", "clock")
+        await draft.write("One moment.")
+        await shown(server, "moment.")
+    assert joined(published(server)) == {
+        0: ("thinking", "Weather, then."),
+        1: ("text", "Let me see."),
+        2: ("arguments", '{"city": "Nara"}'),
+        4: ("text", "One moment."),
+    }
+    message = sessiond.Message(message_id="m", role=sessiond.Role.ROLE_ASSISTANT)
+    message.parts.add(thinking="Weather, then.")
+    message.parts.add(text="Let me see.")
+    message.parts.append(sessiond.tool_call("call_1", "weather", '{"city": "Nara"}'))
+    message.parts.append(sessiond.tool_call("call_2", "clock"))
+    message.parts.add(text="One moment.")
+    assert appended(server) == [message]
+
+
+async def test_what_queued_up_is_shown_at_once(client: sessiond.Client, server: ScriptedServer) -> None:
+    released = asyncio.Event()
+    server.script.append(Wait(released))
+    async with client.draft("s", interval=0) as draft:
+        await server.arrived.wait()
+        for n in range(100):
+            await draft.write(f"{n} ")
+        released.set()
+        await shown(server, "99 ")
+        assert [len(batch) for batch in published(server)] == [1, 1]
+
+
+async def test_much_is_shown_in_pieces(client: sessiond.Client, server: ScriptedServer) -> None:
+    released = asyncio.Event()
+    server.script.append(Wait(released))
+    text = "aé語🌤" * 50_000
+    async with client.draft("s", interval=0) as draft:
+        await draft.write(text)
+        await server.arrived.wait()
+        released.set()
+        await shown(server, text[-10:])
+    assert joined(published(server)) == {0: ("text", text)}
+    requests = [seen.request for seen in server.seen if seen.method == "PublishDelta"]
+    assert len(requests) > 2
+    assert max(request.ByteSize() for request in requests) < 256 * 1024
+    assert sessiond.text_of(appended(server)[0]) == text
+
+
+async def test_many_parts_are_shown_in_turn(client: sessiond.Client, server: ScriptedServer) -> None:
+    released = asyncio.Event()
+    server.script.append(Wait(released))
+    async with client.draft("s", interval=0) as draft:
+        for n in range(100):
+            await draft.think(f"t{n}")
+            await draft.write(f"w{n}")
+        released.set()
+        await shown(server, "w99")
+    assert len(joined(published(server))) == 200
+    assert max(map(len, published(server))) == drafts.PUBLISHED_PIECES
+
+
+@pytest.mark.parametrize(("end", "cut"), [(0, 0), (1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6), (9, 6)])
+def test_pieces_end_between_characters(end: int, cut: int) -> None:
+    content = bytearray("aé語🌤".encode())
+    assert drafts._boundary(content, end) == cut
+    assert drafts._boundary(content, 99) == len(content) == 10
+
+
+async def test_showing_may_fail(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = Fail(grpc.StatusCode.UNIMPLEMENTED)
+    async with client.draft("s", interval=0) as draft:
+        for n in range(3):
+            before = len(server.seen)
+            await draft.write(f"{n}")
+            while len(server.seen) == before:
+                server.arrived.clear()
+                await server.arrived.wait()
+        server.always = None
+    assert sessiond.text_of(appended(server)[0]) == "012"
+
+
+async def test_slow_showing_holds_nothing_up(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append(Wait(asyncio.Event()))
+    async with client.draft("s") as draft:
+        await server.arrived.wait()
+        await draft.write("quick")
+    assert sessiond.text_of(appended(server)[0]) == "quick"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (server_errors.SessionEnded("s", "CLIENT"), sessiond.SessionEnded),
+        (server_errors.SessionNotActive("s", "SUSPENDED"), sessiond.SessionNotActive),
+        (server_errors.SessionNotFound("s"), sessiond.SessionNotFound),
+    ],
+)
+async def test_a_session_that_takes_no_messages(
+    error: server_errors.SessiondError,
+    kind: type[sessiond.SessiondError],
+    client: sessiond.Client,
+    server: ScriptedServer,
+) -> None:
+    """The writer need not wait for the end to hear of it."""
+    server.always = failing(error)
+
+    async def write() -> None:
+        async with client.draft("s", interval=0) as draft:
+            while True:
+                await draft.write("token ")
+                await client.count_sessions(timeout=60) if server.always is None else await asyncio.sleep(0)
+
+    with pytest.raises(kind):
+        await write()
+    assert not appended(server)
+
+
+async def test_an_exception_appends_nothing(client: sessiond.Client, server: ScriptedServer) -> None:
+    draft = client.draft("s")
+
+    async def write() -> None:
+        async with draft:
+            await draft.write("half an ans")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await write()
+    assert not appended(server)
+    assert draft.appended is None
+
+
+async def test_cancelling_appends_nothing(client: sessiond.Client, server: ScriptedServer) -> None:
+    async def write() -> None:
+        async with client.draft("s") as draft:
+            await draft.write("half an ans")
+            await asyncio.Event().wait()
+
+    writing = asyncio.create_task(write())
+    await server.arrived.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert not appended(server)
+    assert not {task for task in asyncio.all_tasks() if task.get_name() == "sessiond-draft"}
+
+
+async def test_an_append_that_failed_is_made_again(client: sessiond.Client, server: ScriptedServer) -> None:
+    draft = client.draft("s")
+    server.always = Fail(grpc.StatusCode.DEADLINE_EXCEEDED)
+    with pytest.raises(sessiond.DeadlinePassed) as caught:
+        async with draft:
+            await draft.write("hi")
+    assert caught.value.request_id == draft.request_id
+    server.always = AppendMessagesResponse(version=7)
+    assert (await draft.append()).version == 7
+    assert await draft.append() == draft.appended
+    first, second = (seen.request for seen in server.seen if seen.method == "AppendMessages")
+    assert first == second
+
+
+async def test_appended_before_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s", role="user") as draft:
+        await draft.write("done")
+        await draft.append()
+        with pytest.raises(RuntimeError, match="appended"):
+            await draft.write("more")
+    assert [message.role for message in appended(server)] == [sessiond.Role.ROLE_USER]
+
+
+async def test_an_answer_without_content(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s"):
+        pass
+    assert [len(message.parts) for message in appended(server)] == [0]
+
+
+async def test_arguments_follow_a_call(client: sessiond.Client) -> None:
+    with pytest.raises(RuntimeError, match="call_tool"):
+        async with client.draft("s") as draft:
+            await draft.write_arguments("{}")
+
+
+async def test_an_interval_is_not_negative(client: sessiond.Client) -> None:
+    with pytest.raises(ValueError, match="interval"):
+        client.draft("s", interval=-1)
+
+
+async def test_typing(client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.typing("s", name="ada")
+    await client.typing("s", message_id="m")
+    first, second = (batch[0] for batch in published(server))
+    assert first.typing
+    assert (first.name, second.message_id) == ("ada", "m")
+    assert first.message_id
