@@ -63,6 +63,7 @@ class Caller:
         *,
         fingerprint: bytes = PRINT,
         expected_version: int = 0,
+        fence: c.Fence | None = None,
     ) -> c.Command:
         return c.Command(
             scope=self.scope,
@@ -72,6 +73,7 @@ class Caller:
             request_id=request_id or f"!{next(_numbers)}",
             fingerprint=fingerprint if request_id else b"",
             expected_version=expected_version,
+            fence=fence,
         )
 
     def create(self, session_id: str, request_id: str = "", **fields: Any) -> c.Command:
@@ -132,12 +134,12 @@ async def whole_log(store: Store, scope: c.Scope, session_id: str) -> list[Event
     events: list[Event] = []
     while True:
         after = events[-1].seq if events else 0
-        page = await store.list_events(scope, session_id, after_seq=after, limit=1000)
-        events += [Event.FromString(event) for event in page.events]
-        assert page.last_seq == (events[-1].seq if page.events else 0)
-        if not page.events or page.last_seq == page.version:
+        page = await store.read_log((scope.tenant_id, session_id), after_seq=after, limit=1000)
+        events += [Event.FromString(entry.data) for entry in page.entries]
+        if not page.entries or events[-1].seq == page.head.version:
             break
-    assert [event.seq for event in events] == list(range(1, page.version + 1))
+    assert [event.seq for event in events] == list(range(1, page.head.version + 1))
+    assert [event.previous_event_id for event in events[1:]] == [event.event_id for event in events[:-1]]
     return events
 
 

@@ -26,7 +26,6 @@ READS: dict[str, Callable[[Store, c.Scope], Awaitable[object]]] = {
     "get_core": lambda store, scope: store.get_session(scope, "s", content=False),
     "get_session": lambda store, scope: store.get_session(scope, "s", content=True),
     "get_message": lambda store, scope: store.get_message(scope, "s", "m"),
-    "list_events": lambda store, scope: store.list_events(scope, "s", after_seq=0, limit=10),
     "list_messages": lambda store, scope: store.list_messages(
         scope, "s", after_seq=0, before_seq=0, descending=False, limit=10
     ),

@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 
 from sessiond.v1.session_pb2 import SessionConfig
-from sessiond_server.store.postgres.statements import READ, WRITE
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.store.postgres.statements import LOG, READ, WRITE
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, message, struct
 
@@ -109,12 +110,17 @@ async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller
                 await store.get_sessions(caller.scope, ["s"], content=content)
                 await store.list_messages(caller.scope, "s", after_seq=0, before_seq=0, descending=content, limit=50)
             await store.get_message(caller.scope, "s", f"m{i}")
-            await store.list_events(caller.scope, "s", after_seq=i, limit=50)
+            await store.read_log(("tenant", "s"), after_seq=i, limit=50)
+            await store.log_heads([("tenant", "s")])
+            await store.read_feed("tenant", after=FeedPlace(i, "s", 1), limit=50)
+            end = await store.feed_end("tenant")
+            await store.find_lost("tenant", end)
         # A view of one's own connection, of which the store has but one.
         rows = await store._transactions.fetch("select statement, custom_plans from pg_prepared_statements")
     planned = {row["statement"]: row["custom_plans"] for row in rows}
     hot = ["lock_heads", "look_up", "write_log"]
-    reads = ["get_core", "get_session", "get_cores", "get_sessions", "get_message", "list_events"]
+    reads = ["get_core", "get_session", "get_cores", "get_sessions", "get_message"]
     reads += ["list_messages_ascending", "list_messages_descending"]
     texts = {name: WRITE[name].text for name in hot} | {name: READ[name].text for name in reads}
+    texts |= {name: statement.text for name, statement in LOG.items()}
     assert {name: planned[text] for name, text in texts.items() if planned[text] > 5} == {}

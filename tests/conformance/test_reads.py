@@ -2,7 +2,6 @@
 
 import pytest
 
-from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
@@ -46,8 +45,6 @@ async def test_an_unknown_session(store: Store, caller: Caller) -> None:
         assert await store.get_sessions(caller.scope, ["none"], content=content) == [None]
     with pytest.raises(SessionNotFound):
         await store.get_message(caller.scope, "none", "m")
-    with pytest.raises(SessionNotFound):
-        await store.list_events(caller.scope, "none", after_seq=0, limit=1)
     for descending in (True, False):
         with pytest.raises(SessionNotFound):
             await store.list_messages(caller.scope, "none", after_seq=0, before_seq=0, descending=descending, limit=1)
@@ -196,29 +193,6 @@ async def test_pages_may_have_exactly_the_bound(store: Store, caller: Caller, mo
             assert len(rest.sessions) == (2 if listed.next_key is None else 1)
 
 
-async def test_events_pages(store: Store, caller: Caller) -> None:
-    await _numbered(store, caller)
-    page = await store.list_events(caller.scope, "s", after_seq=0, limit=5)
-    assert [Event.FromString(e).seq for e in page.events] == [1, 2, 3, 4, 5]
-    assert (page.version, page.last_seq) == (21, 5)
-    rest = await store.list_events(caller.scope, "s", after_seq=19, limit=5)
-    assert ([Event.FromString(e).seq for e in rest.events], rest.last_seq) == ([20, 21], 21)
-    for after in (21, 1000):
-        end = await store.list_events(caller.scope, "s", after_seq=after, limit=5)
-        assert (list(end.events), end.version, end.last_seq) == ([], 21, 0)
-
-
-async def test_a_page_of_events_ends_before_it_is_too_large(store: Store, caller: Caller) -> None:
-    megabyte = "x" * MEBIBYTE
-    await accepted(store, caller.create("s", state=struct(big=megabyte)))
-    for _ in range(3):
-        await accepted(store, caller.append("s", megabyte))
-    page = await store.list_events(caller.scope, "s", after_seq=0, limit=100)
-    assert page.last_seq == len(page.events) == 2
-    rest = await store.list_events(caller.scope, "s", after_seq=2, limit=100)
-    assert rest.last_seq == 4
-
-
 async def test_events_carry_what_they_wrote(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("s", state=struct(a=1)), caller.suspend("s"))
     await accepted(store, caller.update("s", summary="new"))
@@ -242,17 +216,18 @@ async def test_redaction_removes_the_content_from_everywhere(store: Store, calle
     assert (version, body) == (redacted.version, redacted.message)
     remains = Message.FromString(body)
     assert (remains.message_id, remains.seq, remains.redact_reason) == ("m", 3, "privacy")
-    events = await store.list_events(caller.scope, "s", after_seq=0, limit=100)
+    log = await store.read_log(("tenant", "s"), after_seq=0, limit=100)
     page = await _page(store, caller)
-    assert not any(secret.encode() in item for item in [*events.events, *page.messages, body])
+    assert not any(secret.encode() in item for item in [*(e.data for e in log.entries), *page.messages, body])
     assert texts(page.messages) == ["before", "after"]
     assert len(page.messages) == 3
 
 
 async def test_redaction_in_the_batch_of_its_message(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("s"), caller.append_ids("s", "m"), caller.redact("s", "m"))
-    events = await store.list_events(caller.scope, "s", after_seq=0, limit=100)
-    assert not any(b"text of m" in event for event in events.events)
+    log = await store.read_log(("tenant", "s"), after_seq=0, limit=100)
+    assert len(log.entries) == 3
+    assert not any(b"text of m" in entry.data for entry in log.entries)
     assert not Message.FromString((await store.get_message(caller.scope, "s", "m"))[1]).parts
 
 

@@ -210,8 +210,6 @@ async def test_deleting_leaves_a_tombstone(store: Store, caller: Caller) -> None
         await store.get_message(caller.scope, "s", "m")
     with pytest.raises(SessionNotFound):
         await store.list_messages(caller.scope, "s", after_seq=0, before_seq=0, descending=False, limit=1)
-    with pytest.raises(SessionNotFound):
-        await store.list_events(caller.scope, "s", after_seq=0, limit=1)
     assert await store.get_sessions(caller.scope, ["s"], content=False) == [None]
     assert await store.count_sessions(caller.scope, SessionFilter()) == 0
     await refused(store, caller.append("s"), SessionNotFound)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import sessiond
 from sessiond.v1.event_pb2 import Event
-from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.faults.ledger import Verdict, judge
 from tests.faults.load import Load
@@ -94,9 +93,7 @@ async def judged(client: sessiond.Client, postgres_dsn: str, load: Load, session
             session = await client.get_session(session_id)
             messages = [message async for message in client.list_messages(session_id, page_size=1000)]
             events: list[Event] = []
-            while page := (
-                await store.list_events(Scope(TENANT), session_id, after_seq=len(events), limit=1000)
-            ).events:
-                events += map(Event.FromString, page)
+            while page := (await store.read_log((TENANT, session_id), after_seq=len(events), limit=1000)).entries:
+                events += [Event.FromString(entry.data) for entry in page]
             total += judge(load.ledger, session_id, session.version, messages, events)
     return total

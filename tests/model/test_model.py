@@ -217,8 +217,8 @@ class Comparison(RuleBasedStateMachine):
             for m in stored
         ] == [(m.message_id, m.role, m.text, m.seq, m.reason) for m in expected.messages]
 
-        page = self.run(store.list_events(scope, session_id, after_seq=0, limit=1000))
-        events = [Event.FromString(event) for event in page.events]  # type: ignore[attr-defined]
+        page = self.run(store.read_log((scope.tenant_id, session_id), after_seq=0, limit=1000))
+        events = [Event.FromString(entry.data) for entry in page.entries]  # type: ignore[attr-defined]
         assert [event.seq for event in events] == list(range(1, expected.version + 1))
         assert [EventType.Name(event.type).removeprefix("EVENT_TYPE_") for event in events] == expected.log
         folded = Session()

@@ -240,16 +240,16 @@ async def test_without_keys_loopback_is_the_default_tenant() -> None:
     store = MemoryStore()
     async with serving(store, authenticator=Authenticator()) as wire:
         await wire.create("s", key="")
-    events = await store.list_events(Scope("default"), "s", after_seq=0, limit=10)
-    assert b"local" in events.events[0]
+    page = await store.read_log(("default", "s"), after_seq=0, limit=10)
+    assert b"local" in page.entries[0].data
 
 
 async def test_who_wrote_is_in_the_event() -> None:
     store = MemoryStore()
     async with serving(store) as wire:
         await wire.create("s", key=TENANT)
-    events = await store.list_events(Scope("acme"), "s", after_seq=0, limit=10)
-    assert b"tenant" in events.events[0]
+    page = await store.read_log(("acme", "s"), after_seq=0, limit=10)
+    assert b"tenant" in page.entries[0].data
 
 
 async def test_a_call_without_service_or_method_is_unimplemented() -> None:

@@ -54,11 +54,11 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
 async def _print_log(store: Store, scope: Scope, session_id: str, full: bool) -> None:
     print("\nlog")
     after = 0
-    while (page := await store.list_events(scope, session_id, after_seq=after, limit=PAGE)).events:
-        for event in page.events:
-            for line in event_lines(Event.FromString(event), full):
+    while entries := (await store.read_log((scope.tenant_id, session_id), after_seq=after, limit=PAGE)).entries:
+        for entry in entries:
+            for line in event_lines(Event.FromString(entry.data), full):
                 print(line)
-        after = page.last_seq
+        after = entries[-1].seq
 
 
 def session_lines(session: Session, full: bool) -> Iterator[str]:

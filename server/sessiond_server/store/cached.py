@@ -35,7 +35,6 @@ from sessiond_server.store import windows
 from sessiond_server.store.contract import (
     CACHED,
     Applied,
-    EventsPage,
     FeedPage,
     Freshness,
     LogHeads,
@@ -237,9 +236,6 @@ class CachedStore:
         self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
     ) -> tuple[int, bytes]:
         return await self._store.get_message(scope, session_id, message_id, freshness=freshness)
-
-    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        return await self._store.list_events(scope, session_id, after_seq=after_seq, limit=limit)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return await self._store.log_heads(keys)

@@ -66,15 +66,6 @@ class MessagesPage:
 
 
 @dataclass(frozen=True, slots=True)
-class EventsPage:
-    version: int
-    events: Sequence[bytes]
-    """Serialised Events, ascending `seq`, without a gap."""
-    last_seq: int
-    """`seq` of the last of them; 0 when there is none."""
-
-
-@dataclass(frozen=True, slots=True)
 class LogHead:
     """The end of one session's log."""
 
@@ -197,10 +188,6 @@ class Store(Protocol):
         Reads from the lower bound upwards, or from the upper bound downwards. Raises SessionNotFound. Page and version
         are of one snapshot.
         """
-        ...
-
-    async def list_events(self, scope: Scope, session_id: str, *, after_seq: int, limit: int) -> EventsPage:
-        """At most `limit` events with seq > after_seq, ascending, obeying PAGE_BYTES. Raises SessionNotFound."""
         ...
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sessiond_server.domain import wire
 from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
-from sessiond_server.store.contract import EventsPage, MessagesPage, SessionsPage
+from sessiond_server.store.contract import MessagesPage, SessionsPage
 from sessiond_server.store.postgres.statements import READ
 
 GET_CORE = READ["get_core"].text
@@ -16,7 +15,6 @@ GET_SESSIONS = READ["get_sessions"].text
 GET_MESSAGE = READ["get_message"].text
 LIST_MESSAGES_ASCENDING = READ["list_messages_ascending"].text
 LIST_MESSAGES_DESCENDING = READ["list_messages_descending"].text
-LIST_EVENTS = READ["list_events"].text
 TOKEN_KEY = READ["token_key"].text
 PING = READ["ping"].text
 
@@ -65,16 +63,6 @@ def messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
     if first_seq is None:
         return MessagesPage(version, [], 0, 0, more=False)
     return MessagesPage(version, [row[2] for row in rows], first_seq, rows[-1][1], more=found > len(rows))
-
-
-def events_page(session_id: str, rows: Sequence[Row]) -> EventsPage:
-    if not rows:
-        raise SessionNotFound(session_id)
-    version, first_seq = rows[0][:2]
-    if first_seq is None:
-        return EventsPage(version, [], 0)
-    events = [wire.event(kind, head, body, content) for _, _, kind, head, body, content in rows]
-    return EventsPage(version, events, rows[-1][1])
 
 
 def check_primary(rows: Sequence[Row]) -> None:

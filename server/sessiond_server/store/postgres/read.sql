@@ -98,28 +98,6 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 order by m.seq desc
 
--- name: list_events  index: session_heads_pkey events_pkey
--- seq > $4, at most $5 of them and $6 bytes. No row: no session; one row without seq: no event.
-select h.version, m.seq, m.type, m.head, m.body, m.content
-from session_heads h
-left join lateral (
-  select sized.* from (
-    select page.*, row_number() over upwards as place,
-      sum(octet_length(page.head) + octet_length(page.body) + coalesce(octet_length(page.content), 0)) over upwards
-        as bytes
-    from (
-      select e.seq, e.type, e.head, e.body, e.content from events e
-      where e.tenant_id = $1 and e.session_id = $2 and e.seq > $4
-      order by e.seq
-      limit $5::bigint
-    ) page
-    window upwards as (order by page.seq rows unbounded preceding)
-  ) sized
-  where sized.place = 1 or sized.bytes <= $6::bigint
-) m on true
-where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
-order by m.seq
-
 -- name: token_key
 select secret from service_keys where name = 'tokens'
 
