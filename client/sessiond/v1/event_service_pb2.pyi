@@ -55,7 +55,9 @@ class SessionEventFilter(google.protobuf.message.Message):
     TYPES_FIELD_NUMBER: builtins.int
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.event_pb2.EventType.ValueType]:
-        """Of these types; empty for all. At most 64. Events of other types are passed over: the position moves past them."""
+        """Of these types; empty for all. At most 64. Events of other types are passed over: the position moves past them. The
+        deletion of the session is delivered whatever is asked for: it is the end.
+        """
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class WatchSessionRequest(google.protobuf.message.Message):
     view: sessiond.v1.session_pb2.SessionView.ValueType
     """How much of the session the Snapshot has. Default: SESSION_VIEW_FULL."""
     from_beginning: builtins.bool
-    """Without a position only: begin at the session's first event instead, with Resumed. Useful to replay a whole session.
+    """Not with a position: begin at the session's first event instead, with Resumed. Useful to replay a whole session.
     Fails with POSITION_COMPACTED when the session was deleted.
     """
     @property
@@ -242,9 +244,9 @@ global___EventBatch = EventBatch
 
 @typing.final
 class Bookmark(google.protobuf.message.Message):
-    """Proof that nothing is missing: a read of the database has shown that no event lies between what the stream has sent
-    and `position`. Sent when nothing else was for 10 seconds (unless configured); that one comes now and then says that
-    the stream is alive.
+    """Proof that nothing is missing: a read of the database has shown that no event which the filter selects lies between
+    what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured); that one comes
+    then says that the stream is alive.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -258,7 +260,9 @@ class Bookmark(google.protobuf.message.Message):
     """WatchSession: `seq` of the session's last event."""
     @property
     def read_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the database was read, by its clock."""
+        """When the database was read, by its clock, and nothing followed `position`. Absent while there is more that may: events
+        come without end, and the filter has passed over all of late.
+        """
 
     def __init__(
         self,
@@ -346,7 +350,7 @@ class Delta(google.protobuf.message.Message):
     name: builtins.str
     """Name of the speaker. 0 to 128 characters, no control characters."""
     run_id: builtins.str
-    """The run that the message belongs to, if any. 0 to 128 characters."""
+    """The run that the message belongs to, if any. Empty, or 1 to 128 characters of `[A-Za-z0-9._:~-]`."""
     def __init__(
         self,
         *,
@@ -394,16 +398,18 @@ class FeedFilter(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     TYPES_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
-    """Of sessions with this agent. As the session is when the server reads the event; a deletion is always delivered."""
+    """Of sessions with this agent, as the session is when the server reads the event. The deletion of a session is delivered
+    whatever agent and labels are asked for: a deleted session has none. 0 to 128 characters, no control characters.
+    """
     user_id: builtins.str
-    """Of sessions with this user."""
+    """Of sessions with this user. 0 to 128 characters, no control characters."""
     @property
     def session_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Of these sessions; empty for all. At most 256."""
+        """Of these sessions; empty for all. At most 256, each 1 to 128 characters of `[A-Za-z0-9._:~-]`."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Of sessions that have all these labels. As `agent_id`."""
+        """Of sessions that have all these labels, at most 16. As `agent_id`."""
 
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.event_pb2.EventType.ValueType]:
@@ -544,7 +550,9 @@ class ListEventsResponse(google.protobuf.message.Message):
     """The session's version that the page describes."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.event_pb2.Event]:
-        """In order of `seq`; at most `page_size` and 3 MiB."""
+        """In order of `seq`; at most `page_size` and 3 MiB. With a filter there may be fewer than that, or none, though there is
+        `more`: a page looks at 1 000 events at most.
+        """
 
     def __init__(
         self,

@@ -37,8 +37,9 @@ class EventServiceStub(object):
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     def __init__(self, channel):
@@ -81,8 +82,9 @@ class EventServiceServicer(object):
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     def WatchSession(self, request, context):
@@ -106,8 +108,8 @@ class EventServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """One session's events page by page, from its beginning or from a position. Errors: INVALID_POSITION, POSITION_LOST,
-        POSITION_COMPACTED.
+        """One session's events page by page, from its beginning or from a position. Of a deleted session a position leads to
+        its last event; without one: SESSION_NOT_FOUND. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,9 +117,9 @@ class EventServiceServicer(object):
 
     def PublishDelta(self, request, context):
         """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs an ACTIVE
-        session. What is meant to last is appended as a message with the `message_id` of its deltas. Errors:
-        SESSION_NOT_ACTIVE, SESSION_ENDED.
+        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
+        writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
+        the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,8 +168,9 @@ class EventService(object):
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     @staticmethod

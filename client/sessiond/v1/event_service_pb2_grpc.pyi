@@ -29,8 +29,9 @@ class EventServiceStub:
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -58,8 +59,8 @@ class EventServiceStub:
         sessiond.v1.event_service_pb2.ListEventsRequest,
         sessiond.v1.event_service_pb2.ListEventsResponse,
     ]
-    """One session's events page by page, from its beginning or from a position. Errors: INVALID_POSITION, POSITION_LOST,
-    POSITION_COMPACTED.
+    """One session's events page by page, from its beginning or from a position. Of a deleted session a position leads to
+    its last event; without one: SESSION_NOT_FOUND. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED.
     """
 
     PublishDelta: grpc.UnaryUnaryMultiCallable[
@@ -67,9 +68,9 @@ class EventServiceStub:
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
     """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs an ACTIVE
-    session. What is meant to last is appended as a message with the `message_id` of its deltas. Errors:
-    SESSION_NOT_ACTIVE, SESSION_ENDED.
+    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
+    writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
+    the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceAsyncStub:
@@ -84,8 +85,9 @@ class EventServiceAsyncStub:
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     WatchSession: grpc.aio.UnaryStreamMultiCallable[
@@ -112,8 +114,8 @@ class EventServiceAsyncStub:
         sessiond.v1.event_service_pb2.ListEventsRequest,
         sessiond.v1.event_service_pb2.ListEventsResponse,
     ]
-    """One session's events page by page, from its beginning or from a position. Errors: INVALID_POSITION, POSITION_LOST,
-    POSITION_COMPACTED.
+    """One session's events page by page, from its beginning or from a position. Of a deleted session a position leads to
+    its last event; without one: SESSION_NOT_FOUND. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED.
     """
 
     PublishDelta: grpc.aio.UnaryUnaryMultiCallable[
@@ -121,9 +123,9 @@ class EventServiceAsyncStub:
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
     """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs an ACTIVE
-    session. What is meant to last is appended as a message with the `message_id` of its deltas. Errors:
-    SESSION_NOT_ACTIVE, SESSION_ENDED.
+    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
+    writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
+    the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
@@ -138,8 +140,9 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
     restart.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW), or with OK after the frame that says the session was
-    deleted. Errors as named in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
+    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
+    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
     """
 
     @abc.abstractmethod
@@ -172,8 +175,8 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.event_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.event_service_pb2.ListEventsResponse, collections.abc.Awaitable[sessiond.v1.event_service_pb2.ListEventsResponse]]:
-        """One session's events page by page, from its beginning or from a position. Errors: INVALID_POSITION, POSITION_LOST,
-        POSITION_COMPACTED.
+        """One session's events page by page, from its beginning or from a position. Of a deleted session a position leads to
+        its last event; without one: SESSION_NOT_FOUND. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED.
         """
 
     @abc.abstractmethod
@@ -183,9 +186,9 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.event_service_pb2.PublishDeltaResponse, collections.abc.Awaitable[sessiond.v1.event_service_pb2.PublishDeltaResponse]]:
         """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs an ACTIVE
-        session. What is meant to last is appended as a message with the `message_id` of its deltas. Errors:
-        SESSION_NOT_ACTIVE, SESSION_ENDED.
+        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
+        writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
+        the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
