@@ -14,9 +14,8 @@ import asyncpg
 import sessiond
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres.store import PostgresStore
-from tests.faults.history import Closed, Got, Opened, got, read, segments
+from tests.faults.history import Closed, Opened, got, read, segments
 from tests.faults.ledger import Ack, Ledger, Verdict, judge
 from tests.faults.subscribers import Place
 from tests.faults.validators import (
@@ -103,7 +102,7 @@ def p99(values: Sequence[float]) -> float:
 
 
 @dataclass
-class _Heard:
+class Heard:
     """One subscriber's history, in short."""
 
     findings: Findings
@@ -112,7 +111,11 @@ class _Heard:
     streams: int = 0
     told: int = 0
     moments: list[float] = field(default_factory=list)
+    """When each event arrived, ascending."""
+    written: list[float] = field(default_factory=list)
+    """When its writer had begun to write it; 0: unknown."""
     ends: list[float] = field(default_factory=list)
+    """When streams ended."""
 
 
 async def judged(
@@ -138,12 +141,13 @@ async def judged(
     verdict = Verdict()
     for one in found:
         verdict += judge(kept, one.session_id, one.row.version, one.messages, one.events)
+    writes = {(ack.session_id, ack.seq): ack.began for ack in kept.acks}
     acks: dict[str, list[Ack]] = {}
     for ack in kept.acks:
         acks.setdefault(ack.session_id, []).append(ack)
-    total, complaints, resumes = _Heard(Findings()), [], dict[str, list[float]]()
+    total, complaints, resumes = Heard(Findings()), [], dict[str, list[float]]()
     for place, path in histories.items():
-        heard = _heard(place, path, truth, acks.get(place.session_id, ()) if place.session_id else kept.acks)
+        heard = _heard(place, path, truth, acks.get(place.session_id, ()) if place.session_id else kept.acks, writes)
         if not heard.findings.sound:
             broken = {name: count for name, count in vars(heard.findings).items() if count}
             kind = f"{'library' if place.library else 'raw'}, {place.session_id or 'feed'}"
@@ -153,7 +157,7 @@ async def judged(
             setattr(total, name, getattr(total, name) + getattr(heard, name))
         if place.session_id not in quiet:
             for (kind, moment), (_, following) in pairwise([*times, ("", math.inf)]):
-                took = _resumed(kind, moment, min(following, moment + NOTICED), heard)
+                took = resumed(kind, moment, min(following, moment + NOTICED), heard)
                 if took is not None:
                     resumes.setdefault(kind, []).append(took)
     return Judgement(
@@ -184,9 +188,9 @@ async def _log(
     events: list[Event] = []
     folding = Folding(snapshots)
     async with PostgresStore(postgres_dsn) as store:
-        while page := (await store.list_events(Scope(TENANT), session_id, after_seq=len(events), limit=1000)).events:
-            for data in page:
-                event = Event.FromString(data)
+        while page := (await store.read_log((TENANT, session_id), after_seq=len(events), limit=1000)).entries:
+            for entry in page:
+                event = Event.FromString(entry.data)
                 folding.add(event)
                 events.append(event)
     connection = await asyncpg.connect(postgres_dsn)
@@ -217,44 +221,39 @@ def _kept(truth: Truth, ack: Ack) -> bool:
     return ack.seq <= len(log.texts) and log.texts[ack.seq - 1] == ack.crc
 
 
-def _heard(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> _Heard:
+def _heard(
+    place: Place, path: Path, truth: Truth, acks: Sequence[Ack], writes: Mapping[tuple[str, int], float]
+) -> Heard:
     history = list(segments(read(path)))
     if place.session_id:
-        heard = _Heard(session_findings(history, place.session_id, truth, acks))
+        heard = Heard(session_findings(history, place.session_id, truth, acks))
     else:
-        heard = _Heard(feed_findings(history, truth, acks))
+        heard = Heard(feed_findings(history, truth, acks))
     for segment in history:
         kinds = Counter(type(record).__name__ for record in segment.records)
         heard.delivered += kinds["Got"]
         heard.bookmarks += kinds["Marked"]
         heard.streams += kinds["Opened"]
         heard.told += segment.lost is not None
-        heard.moments += [record.at for record in segment.records if isinstance(record, Got)]
+        for event in segment.events:
+            heard.moments.append(event.at)
+            heard.written.append(writes.get((event.session_id, event.seq), 0.0))
         heard.ends += [record.at for record in segment.records if isinstance(record, Closed)]
     return heard
 
 
-def _resumed(kind: str, fault: float, until: float, heard: _Heard) -> float | None:
-    """Seconds from the fault to the subscriber's next event; None when the fault did not affect it: had no stream of it
-    end before `until`, where faults end streams."""
-    if kind not in ("kills", "failpoints", "proxy"):
-        return silence(heard.moments, fault)
-    place = bisect_right(heard.ends, fault)
-    if place == len(heard.ends) or heard.ends[place] > until:
-        return None
-    after = bisect_right(heard.moments, heard.ends[place] - 1e-9)
-    return heard.moments[after] - fault if after < len(heard.moments) else None
+def resumed(kind: str, fault: float, until: float, heard: Heard) -> float | None:
+    """Seconds from the fault to the arrival of an event that was written after it.
 
-
-def silence(moments: Sequence[float], fault: float) -> float:
-    """Seconds from the fault to the end of the longest silence that began up to a second after it. `moments`: when
-    events arrived, ascending."""
-    longest = end = 0.0
-    before = fault
-    for moment in moments[bisect_right(moments, fault) :]:
-        if before > fault + 1.0:
-            break
-        if moment - before > longest:
-            longest, end = moment - before, moment - fault
-        before = moment
-    return end
+    None when the fault did not affect the subscriber: had no stream of it end before `until`, where faults end streams.
+    """
+    since = fault
+    if kind in ("kills", "failpoints", "proxy"):
+        place = bisect_right(heard.ends, fault)
+        if place == len(heard.ends) or heard.ends[place] > until:
+            return None
+        since = heard.ends[place] - 1e-9
+    for place in range(bisect_right(heard.moments, since), len(heard.moments)):
+        if heard.written[place] > fault:
+            return heard.moments[place] - fault
+    return None

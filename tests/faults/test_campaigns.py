@@ -3,7 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from tests.faults import postgres_stops, redis_faults, server_kills
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills
+from tests.faults.event_stream import Scale
+from tests.faults.schedule import Mix
+
+SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, feeds=2, workers=16, pause=(0.1, 0.5))
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:
@@ -28,3 +32,16 @@ async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, t
         settle=3.0, freeze=0.5, calm=0.3,
     )  # fmt: skip
     assert report.sound, report.line()
+
+
+async def test_every_event_reaches_every_subscriber_once_whatever_is_hurt(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        mix = Mix(kills=2, redis=1, restarts=1, failovers=2, failpoints=1)
+        judgement = await event_stream.campaign(
+            Path(folder), tmp_path / "server.log", mix=mix, seed=3, rate=100, progress=lambda text: None, scale=SMALL
+        )
+    assert judgement.sound, "\n".join([*judgement.details(), judgement.line()])
+    # Both failovers were what they were meant to be.
+    assert judgement.forfeited > 0
+    assert judgement.told > 0

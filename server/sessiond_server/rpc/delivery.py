@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final, Protocol
 
+from sessiond_server import failpoints
 from sessiond_server.errors import Draining, WatcherTooSlow
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -153,6 +154,7 @@ class _Delivery:
             self._waiting = False
 
     async def _write(self, frame: bytes) -> None:
+        _ = failpoints.armed and await failpoints.reach("before_deliver")
         self._written = self._writes.begin(self)
         try:
             await self._take(frame)
