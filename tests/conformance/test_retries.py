@@ -1,5 +1,6 @@
 """Idempotency (G4): a request that is made again has one effect, and gets its first outcome."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -25,8 +26,10 @@ from tests.conformance.caller import (
     whole_log,
 )
 from tests.conformance.conftest import Open
+from tests.unit.agents import ENQUEUE, INTERRUPT, begin, complete, decide, finish, request
 
 EVERY_KIND = ["create", "update", "content", "suspend", "end", "touch", "append", "redact", "delete"]
+EVERY_KIND += ["begin", "interrupt", "finish", "cancel run", "request", "approve", "start", "complete", "late"]
 
 
 def _commands(caller: Caller) -> dict[str, c.Command]:
@@ -42,6 +45,15 @@ def _commands(caller: Caller) -> dict[str, c.Command]:
         "append": caller.command("s", c.AppendMessages([message("one"), usage]), "r"),
         "redact": caller.redact("s", "m", "privacy", "r"),
         "delete": caller.delete("s", "r"),
+        "begin": caller.command("s", begin("r2", ENQUEUE), "r"),
+        "interrupt": caller.command("s", begin("r2", INTERRUPT), "r"),
+        "finish": caller.command("s", finish(5), "r", fence=c.Fence("r1", 3)),
+        "cancel run": caller.command("s", c.CancelRun("r1"), "r"),
+        "request": caller.command("s", request("t2", text="arguments"), "r"),
+        "approve": caller.command("s", decide("asked", reason="why"), "r"),
+        "start": caller.command("s", c.StartToolCall("asked"), "r"),
+        "complete": caller.command("s", complete("running", "result"), "r"),
+        "late": caller.command("s", complete("over", "late"), "r"),
     }
 
 
@@ -54,6 +66,16 @@ async def _prepare(store: Store, caller: Caller, kind: str) -> c.Command:
             store,
             caller.create("s", state=struct(a=1)),
             caller.command("s", c.AppendMessages([said])),
+        )
+    if kind in EVERY_KIND[EVERY_KIND.index("begin") :]:
+        fence = c.Fence("r1", 3)
+        await accepted(
+            store,
+            caller.command("s", begin("r1")),
+            *(caller.command("s", request(t, text=t), fence=fence) for t in ("asked", "running", "over")),
+            *(caller.command("s", c.StartToolCall(t)) for t in ("running", "over")),
+            caller.command("s", c.CancelToolCall("over")),
+            caller.command("s", begin("waits", ENQUEUE)),
         )
     return command
 
@@ -90,7 +112,7 @@ async def test_a_retry_after_further_changes_gets_the_first_outcome(store: Store
 async def test_the_same_id_for_another_request_is_refused(store: Store, caller: Caller, kind: str) -> None:
     command = await _prepare(store, caller, kind)
     await accepted(store, command)
-    other = c.Command(command.scope, "s", command.action, "test", "r", OTHER_PRINT)
+    other = replace(command, fingerprint=OTHER_PRINT)
     error = await refused(store, other, RequestIdReused)
     assert error.metadata["request_id"] == "r"
     fresh = caller.create("t", "q")

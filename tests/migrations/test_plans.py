@@ -11,10 +11,10 @@ import pytest
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres import filters
-from sessiond_server.store.postgres.statements import LIST, LOG, READ, SWEEP, WRITE, Statement, parse
+from sessiond_server.store.postgres.statements import LIST, LOG, READ, SWEEP, WORK, WRITE, Statement, parse
 from tests.conftest import Databases, LoopThread
 
-STATEMENTS = [s for group in (WRITE, READ, SWEEP, LOG) for s in group.values() if s.name != "begin"]
+STATEMENTS = [s for group in (WRITE, READ, SWEEP, LOG, WORK) for s in group.values() if s.name != "begin"]
 DECLARING = [s for s in STATEMENTS if s.indexes]
 
 _SESSIONS = """
@@ -32,17 +32,33 @@ from generate_series(1, 20000) i;
 insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
 select 't' || i % 3, 's' || i, seq, (1000 * seq + i / 20)::text::xid8, 20, now(), 'm' || seq, 'head', 'body'
 from generate_series(1, 20000) i, generate_series(1, 3) seq;
+insert into runs (tenant_id, session_id, run_id, place, status, body)
+select 't' || i % 3, 's' || i, 'r' || n, n, case when n = 3 then 2 else 3 end, 'body'
+from generate_series(1, 20000) i, generate_series(1, 3) n;
+insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
+  run_id, user_id, body)
+select 't' || i % 3, 's' || i, 'c' || n, n, case when n = 3 then 1 else 5 end, n = 3 and i % 20 = 0, now(), 0,
+  'r' || n, 'u' || i % 200, 'body'
+from generate_series(1, 20000) i, generate_series(1, 3) n;
+insert into run_figures (tenant_id, session_id, figures)
+select 't' || i % 3, 's' || i, 'figures' from generate_series(1, 20000) i;
 """
 _ONE_LONG_LOG = """
 insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
 select 't1', 's1', seq, (5000 + seq)::text::xid8, 20, now(), case when seq % 30 = 0 then 'm' || seq end, 'head', 'body'
 from generate_series(4, 60000) seq;
+insert into runs (tenant_id, session_id, run_id, place, status, body)
+select 't1', 's1', 'r' || n, n, case when n % 30 = 0 then 4 else 3 end, 'body' from generate_series(4, 20000) n;
+insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
+  run_id, user_id, body)
+select 't1', 's1', 'c' || n, n, 5, false, now(), n, case when n % 2 = 0 then 'r' || n / 100 else '' end, 'u1', 'body'
+from generate_series(4, 20000) n;
 """
 _REQUESTS = """
 insert into requests (tenant_id, session_id, request_id, first_seq, last_seq, create_time, fingerprint)
 select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval '1 s', 'print' from events
 where seq <= 1000;
-analyze session_heads, sessions, events, requests;
+analyze session_heads, sessions, events, requests, runs, tool_calls, run_figures;
 """
 FILLINGS = {
     "short chats": _SESSIONS + _REQUESTS,  # nearly every event is a message, and few are in a session
@@ -153,9 +169,9 @@ async def test_events_find_the_heads_of_their_batch_by_hashing(filled: asyncpg.C
     assert joins == {"Hash Join"}
 
 
-@pytest.mark.parametrize("name", ["write_log", "write_sessions"])
+@pytest.mark.parametrize("name", ["write_log", "write_sessions", "write_work"])
 async def test_upserts_read_no_table(filled: asyncpg.Connection, name: str) -> None:
-    text = WRITE[name].text
+    text = (WRITE | WORK)[name].text
     nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"]
     assert not any("Scan" in node["Node Type"] and "Relation Name" in node for node in nodes)

@@ -84,9 +84,10 @@ class Log:
         expected_version: int = 0,
         scope: c.Scope = SCOPE,
         session_id: str = "s1",
+        fence: c.Fence | None = None,
     ) -> c.Command:
         request_id = request_id or f"!{self.new_id()}"
-        return c.Command(scope, session_id, action, "test", request_id, fingerprint, expected_version)
+        return c.Command(scope, session_id, action, "test", request_id, fingerprint, expected_version, fence=fence)
 
     def apply(self, *commands: c.Command) -> list[c.Result]:
         """Decides the commands as one batch and keeps what they write."""
@@ -208,7 +209,7 @@ class Log:
             self.heads[key] = replace(self.heads[key], lease_expire_us=lease_expire_us)
         for key, final in writes.deletions:
             for projected in (self.runs, self.calls, self.figures):
-                projected.pop(key, None)  # type: ignore[attr-defined]
+                projected.pop(key, None)
             self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
 
     def _resolve(self, command: c.Command, result: c.Result | Replay) -> c.Result:
