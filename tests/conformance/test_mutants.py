@@ -13,6 +13,7 @@ from sessiond_server.domain import batch
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Head, Key, Known, Needs, Rules
 from sessiond_server.store.postgres import write
+from sessiond_server.store.postgres.columns import columns
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, whole_log
 from tests.conformance.meeting import backends, cancelled_in_commit, raced_through_the_lock
@@ -37,7 +38,7 @@ async def test_without_the_second_statement(
 
     async def look_up_and_lock(connection: asyncpg.Connection, commands: Sequence[c.Command]) -> dict[Key, Head]:
         keys = sorted({command.key for command in commands})
-        rows = await connection.fetch(unlocked, *write.columns(keys, 2))
+        rows = await connection.fetch(unlocked, *columns(keys, 2))
         heads = {keys[row[0] - 1]: write.head(row, 1) for row in rows}
         early[connection] = await look_up(connection, batch.needs(commands, heads, Rules()))
         return await lock_heads(connection, commands)

@@ -171,7 +171,7 @@ async def test_events_find_the_heads_of_their_batch_by_hashing(filled: asyncpg.C
 
 @pytest.mark.parametrize("name", ["write_log", "write_sessions", "write_work"])
 async def test_upserts_read_no_table(filled: asyncpg.Connection, name: str) -> None:
-    text = (WRITE | WORK)[name].text
+    text = {**WRITE, **WORK}[name].text
     nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"]
     assert not any("Scan" in node["Node Type"] and "Relation Name" in node for node in nodes)
