@@ -106,15 +106,14 @@ class Tail(Generic[Response]):
         self.close_stream()
 
     async def _read(self) -> Response:
-        loop = asyncio.get_running_loop()
         if self._stream is None:
             self._stream = self._open_stream(self.position)
             self.streams += 1
             if self._waiting_since is None:
-                self._waiting_since = loop.time()
+                self._waiting_since = _now()
         patience = self._reconnect.idle_timeout
         if self._waiting_since is not None and self._reconnect.give_up_after is not None:
-            left = self._reconnect.give_up_after - self._waited - (loop.time() - self._waiting_since)
+            left = self._reconnect.give_up_after - self._waited - (_now() - self._waiting_since)
             patience = min(patience, max(0.0, left))
         try:
             async with asyncio.timeout(patience):
@@ -124,7 +123,7 @@ class Tail(Generic[Response]):
         if response is None:  # who has seen that the session was deleted asks for nothing more
             raise Unavailable("the stream ended", code="UNAVAILABLE")
         if self._waiting_since is not None:
-            self._waited += loop.time() - self._waiting_since
+            self._waited += _now() - self._waiting_since
             self._waiting_since = None
         return response
 
@@ -155,7 +154,7 @@ class Tail(Generic[Response]):
 
     def _pause_after(self, error: SessiondError) -> float:
         """Seconds before the next stream. Raises the error where that makes no sense, or is no longer wanted."""
-        now = asyncio.get_running_loop().time()
+        now = _now()
         if self._waiting_since is None:
             self._waiting_since = now
         self.last_error = error
@@ -178,6 +177,10 @@ class Tail(Generic[Response]):
         self._failures = self._suspect = 0
         self._waited = 0.0
         self._waiting_since = None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _passes(error: SessiondError) -> bool:

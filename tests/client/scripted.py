@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,8 +61,10 @@ class Quiet:
 
 
 Step = Message | Fail | Wait | Quiet | AsyncIterator[Message]
-Answer = Message | Fail | Wait | Sequence[Step]
-"""A sequence is what a stream does, one after the other; at its end it ends with OK."""
+Steps = Sequence[Step]
+Answer = Message | Fail | Wait | Steps | Callable[[Any], Steps]
+"""Steps are what a stream does, one after the other; at their end it ends with OK. A function finds them for the
+request, where a test can't say how often the client asks."""
 
 QUIET = Quiet()
 
@@ -108,7 +110,8 @@ class ScriptedServer:
         metadata = dict(context.invocation_metadata() or ())
         self.seen.append(Seen(name, request, metadata, context.time_remaining() or math.inf, context.peer()))
         self.arrived.set()
-        steps = self.script.popleft() if self.script else self.always
+        answer = self.script.popleft() if self.script else self.always
+        steps = answer(request) if callable(answer) else answer
         self.streams += 1
         try:
             for step in steps if isinstance(steps, Sequence) else [steps or QUIET]:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sessiond
@@ -18,6 +18,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # other tests may be using the processor
 @given(st.dictionaries(TEXT, JSON, max_size=5))
 def test_there_and_back(value: dict[str, Any]) -> None:
     wire = Session(metadata=sessiond.to_struct(value)).SerializeToString()
