@@ -61,6 +61,8 @@ class Database:
         """Every form that an event ever had."""
         self.current: dict[str, bytes] = {}
         """The latest form."""
+        self.known: dict[str, Key] = {}
+        """The session of every event there ever was."""
         self.redacted: dict[str, str] = {}
         """event_id of a redacted message's event -> event_id of the redaction."""
 
@@ -196,6 +198,7 @@ class Database:
     def _keep(self, row: EventRow) -> None:
         data = wire.event(row.type, row.head, row.body, row.content)
         self.current[row.event_id] = data
+        self.known[row.event_id] = row.key
         self.data.setdefault(row.event_id, set()).add(data)
 
     def _feed_entry(self, place: FeedPlace, row: EventRow) -> FeedEntry:

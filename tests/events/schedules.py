@@ -220,10 +220,11 @@ class Schedule:
                     await asyncio.gather(*(watch.settled() for watch in watches))
             for watch in watches:
                 watch.judge()
+            for replica in self.replicas:
+                self._judge_memory(replica)
             for task in watching:
                 task.cancel()
         for replica in self.replicas:
-            self._judge_memory(replica)
             await replica.hub.__aexit__(None, None, None)
             if replica.hub.state().streams or replica.hub.state().ring_bytes:
                 self.verdict.find("memory", replica.hub.state())
@@ -297,6 +298,7 @@ class Schedule:
                 await self.chance.delay()
                 continue
             replica.redactions.update(row.event_id for row in applied.writes.events if row.type == REDACTED)
+            self._judge_memory(replica)
             for result in applied.results:
                 if isinstance(result, SessiondError) and not isinstance(result, SessionNotFound | PositionGone):
                     self.verdict.seen["refused"] += 1

@@ -9,6 +9,7 @@ from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import fold
 from sessiond_server.domain.log import FeedPlace, LogEntry
+from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionCompacted, PositionLost, SessionNotFound, StoreUnavailable
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
 
@@ -268,10 +269,11 @@ class FeedWatch(Watch[FeedCursor]):
                 self.verdict.find("feed_order", (place, entry.place))
             place = entry.place
             self.events.append(entry.entry.event_id)
-        if stream.cursor.place != place or stream.cursor.witnesses[-1] != (place, item.entries[-1].entry.event_id):
+        witnesses = stream.cursor.witnesses
+        if stream.cursor.place != place or len(witnesses) > 8:
             self.verdict.find("feed_cursor", stream.cursor)
-        if len(stream.cursor.witnesses) > 8:
-            self.verdict.find("feed_cursor", "too many witnesses")
+        if not witnesses or witnesses[-1] != (place, item.entries[-1].entry.event_id):
+            self.verdict.find("feed_witnesses", stream.cursor)
 
     def lose(self, error: PositionLost) -> None:
         history = self.schedule.database.history
@@ -284,6 +286,9 @@ class FeedWatch(Watch[FeedCursor]):
     def _missed(self) -> list[str]:
         assert self.cursor is not None
         database, mine = self.schedule.database, set(self.events)
+        if not mine <= set(database.history.events):
+            # Its places are of another history: `_lost` judges.
+            return []
         return [
             event.event_id
             for event in database.history.events.values()
@@ -291,7 +296,17 @@ class FeedWatch(Watch[FeedCursor]):
         ]
 
     def _lost(self) -> set[str]:
-        return set(self.events) - set(self.schedule.database.history.events)
+        """Ids of what was delivered and then lost, without a word.
+
+        Not those of sessions that went on without these events and were deleted then: nothing is left to tell by.
+        """
+        history, known = self.schedule.database.history, self.schedule.database.known
+        lost = {event_id for event_id in self.events if event_id not in history.events}
+        return {event_id for event_id in lost if not self._is_deleted(known[event_id])}
+
+    def _is_deleted(self, key: Key) -> bool:
+        log = self.schedule.database.history.logs.get(key)
+        return log is not None and bool(log.head.deleted)
 
     def judge(self) -> None:
         if self.cursor is None or self._missed():

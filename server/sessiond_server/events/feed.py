@@ -70,6 +70,7 @@ class Feed:
         "floor",
         "incarnation",
         "proof",
+        "proofs",
         "redaction_count",
         "size",
         "stirred",
@@ -91,6 +92,8 @@ class Feed:
         """The last read behind the tip brought all there was."""
         self.incarnation = ""
         """Of the database by which the tip's witnesses were last proved."""
+        self.proofs = 0
+        """How often that has changed. A page that comes late may make it the old one again: only this tells."""
         self.proof: tuple[FeedPlace, int] | None = None
         """(place, time): at that time, by the store's clock, nothing that may be delivered lay behind the place."""
         self.redaction_count = 0
@@ -107,6 +110,12 @@ class Feed:
     def succeed(self, dead: "Feed") -> None:
         """Takes the place of a feed whose history no longer exists."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
+
+    def proved(self, incarnation: str) -> None:
+        """The tip's witnesses are in the database of that incarnation. Other cursors are to be proved one by one: the
+        tip may be a newcomer's."""
+        self.incarnation = incarnation
+        self.proofs += 1
 
     def after(self, cursor: FeedCursor) -> tuple[FeedBatch, FeedCursor] | Where:
         """What follows the cursor, with the cursor behind it, as much as a batch may hold. The same for all who ask

@@ -61,8 +61,8 @@ class FeedWatcher(Stream):
         self._feeds = feeds
         self.feed = feed
         self.names_sessions = names_sessions
-        self.proved_at: tuple[_Watched, str] | None = None
-        """The feed, and the database's incarnation, at which the cursor was last proved."""
+        self.proved_at: tuple[_Watched, int] | None = None
+        """The feed, and its `proofs`, when the cursor was last proved."""
         self._bookmarked = 0
 
     async def next(self) -> FeedBatch | CaughtUp:
@@ -72,7 +72,7 @@ class FeedWatcher(Stream):
             if self._failure is not None:
                 raise self._failure()
             feed = self.feed
-            if self.proved_at != (feed, feed.incarnation):
+            if self.proved_at != (feed, feed.proofs):
                 await feeds.prove(self)
                 continue
             found = feed.after(self.cursor)
@@ -80,7 +80,7 @@ class FeedWatcher(Stream):
                 page = await feeds.page(self)
                 if page is None or page.redactions != feed.redaction_count:
                     continue
-                if self.proved_at != (self.feed, feed.incarnation):
+                if self.proved_at != (self.feed, feed.proofs):
                     continue
                 if page.run is not None:
                     return self._advance(page.run, page.end)
@@ -135,9 +135,9 @@ class Feeds:
         feed.streams[stream] = None
         try:
             while not self._begun(stream):
-                feed, incarnation = stream.feed, stream.feed.incarnation
+                feed, proofs = stream.feed, stream.feed.proofs
                 stream.cursor = await self._first(stream, after, from_beginning)
-                stream.proved_at = (feed, incarnation)
+                stream.proved_at = (feed, proofs)
         except BaseException:
             self.close(stream)
             raise
@@ -228,19 +228,19 @@ class Feeds:
     async def prove(self, stream: FeedWatcher) -> None:
         """Proves a stream's cursor once the database has restarted, or another one has taken over. Raises
         PositionLost."""
-        feed, incarnation = stream.feed, stream.feed.incarnation
+        feed, proofs = stream.feed, stream.feed.proofs
         try:
             await self._check(stream, stream.cursor)
         except StoreUnavailable:
             await stream.wait(feed.waiting, self.limits.poll)
             return
-        stream.proved_at = (feed, incarnation)
+        stream.proved_at = (feed, proofs)
         self._begun(stream)
 
     def _begun(self, stream: FeedWatcher) -> bool:
         """Lets a stream go on where it was proved; False when the proof is out of date."""
         feed = stream.feed
-        if stream.proved_at != (feed, feed.incarnation):
+        if stream.proved_at != (feed, feed.proofs):
             return False
         feed.begin(stream.cursor)
         self._rings.changed(feed)
@@ -351,8 +351,7 @@ class Feeds:
         if self._feeds.get(feed.tenant_id) is not feed or feed.tip is not tip:
             return
         if lost is None:
-            feed.incarnation = incarnation
-            # Each proves its own cursor: the tip may be a newcomer's.
+            feed.proved(incarnation)
             for stream in feed.streams:
                 stream.wake()
         else:
