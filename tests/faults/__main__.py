@@ -24,6 +24,7 @@ from tests.faults.schedule import Mix
 STREAMED = {
     "all": "all",
     "kills": "kills",
+    "drains": "drains",
     "bell": "redis",
     "restarts": "restarts",
     "failover": "failovers",
@@ -70,8 +71,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument(
         "--kind", choices=KINDS, default="server",
-        help="what is hurt (KIND=): `all` or one of it (kills, bell, restarts, failover, failpoints, proxy), with "
-        "three replicas and subscribers; server, postgres, redis: writes and reads alone",
+        help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
+        "with three replicas and subscribers; server, postgres, redis: writes and reads alone",
     )  # fmt: skip
     parser.add_argument(
         "-n",

@@ -88,17 +88,26 @@ class Audience:
             self.late += said.get("late", ())
 
 
-def seats(sessions: Sequence[str], hot: int, others: int, feeds: int) -> Sequence[Place]:
-    """`hot` watchers of the first session, `others` spread over the rest, and feeds; a third through the library."""
+def seats(sessions: Sequence[str], hot: int, others: int) -> Sequence[Place]:
+    """`hot` watchers of the first session, `others` spread over the rest, and three feeds: one of everything from the
+    first event on, one from now on, one of half of the sessions. A third watches through the library; some come and go.
+    """
     watched = [sessions[0]] * hot + [sessions[1 + number % (len(sessions) - 1)] for number in range(others)]
     places = [
         Place(
-            f"session-{number}", session_id, library=number % 3 == 0, replica=number % 3, from_beginning=number % 5 == 0
+            f"session-{number}",
+            session_id,
+            library=number % 3 == 0,
+            replica=number % 3,
+            from_beginning=number % 5 == 0,
+            absent=number % 6 == 1,
         )
         for number, session_id in enumerate(watched)
     ]
-    # One that misses nothing from the first event on, one from now on.
-    return places + [
-        Place(f"feed-{number}", "", library=number % 2 == 1, replica=number % 3, from_beginning=number % 2 == 0)
-        for number in range(feeds)
+    half = tuple(sessions[::2])
+    return [
+        *places,
+        Place("feed-all", "", library=False, replica=0, from_beginning=True),
+        Place("feed-now", "", library=True, replica=1),
+        Place("feed-half", "", library=False, replica=2, from_beginning=True, absent=True, only=half),
     ]

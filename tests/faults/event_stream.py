@@ -8,7 +8,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from tests.faults.validators import Failover
 
 BOOKMARKS = 1.0
 """Seconds between the bookmarks of an idle stream."""
+AGE = 30.0
+"""Seconds after which a stream is sent away."""
 SILENCE = 3.0
 """Seconds without a frame after which a subscriber looks for another replica."""
 STANDSTILL = 60.0
@@ -46,7 +48,6 @@ class Scale:
     hot_watchers: int = 12
     watchers: int = 48
     """Of the other sessions."""
-    feeds: int = 2
     workers: int = 64
     pause: tuple[float, float] = (1.0, 3.0)
     """Seconds between two faults."""
@@ -57,8 +58,7 @@ class Done:
     """A fault, and when."""
 
     fault: Fault
-    began: float
-    ended: float
+    at: float
 
 
 async def campaign(
@@ -74,14 +74,14 @@ async def campaign(
     """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only."""
     scale = scale or Scale()
     began = time.monotonic()
-    settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s"}
+    settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s", "SESSIOND_WATCH_AGE": f"{AGE:g}s"}
     progress("starting a Postgres primary and its standby, Valkey, three replicas")
     async with (
         Site(folder, log, settings, random.Random(seed)) as site,
         sessiond.Client(f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True) as client,
     ):
         sessions = [await _new_session(client) for _ in range(scale.sessions)]
-        places = seats(sessions, scale.hot_watchers, scale.watchers, scale.feeds)
+        places = seats(sessions, scale.hot_watchers, scale.watchers)
         histories = folder / "histories"
         histories.mkdir()
         async with Audience(histories, site.addresses, places, SILENCE) as audience:
@@ -117,6 +117,8 @@ class _Run:
         self._sessions = sessions
         self._chance = random.Random(seed + 1)
         self._pause = scale.pause
+        self._moment = 0.0
+        """When the fault that is under way struck."""
         busy = list(sessions[1 : len(sessions) - scale.quiet])
         # The hot session stands among the others as often as its share asks for.
         often = max(1, round(scale.hot_share * len(busy) / (1 - scale.hot_share)))
@@ -129,7 +131,7 @@ class _Run:
 
     def times(self) -> Sequence[tuple[str, float]]:
         """(kind, when it began) of every fault."""
-        return [(done.fault.kind, done.began) for done in self.done]
+        return [(done.fault.kind, done.at) for done in self.done]
 
     def unforeseen(self) -> Sequence[str]:
         """See Load."""
@@ -144,9 +146,9 @@ class _Run:
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
                     await asyncio.sleep(least + fault.pause * (most - least))
-                    moment = time.time()
+                    self._moment = time.time()
                     await self._suffer(fault)
-                    self.done.append(Done(fault, moment, time.time()))
+                    self.done.append(Done(fault, self._moment))
                     await self._going_on(1)
                     seconds = time.monotonic() - began
                     progress(f"{seconds:6.1f} s: {number} of {len(faults)}: {fault}, {self.ledger.count} acknowledged")
@@ -172,6 +174,8 @@ class _Run:
     async def _suffer(self, fault: Fault) -> None:
         if fault.kind == "kills":
             await self._site.kill(int(fault.target))
+        elif fault.kind == "drains":
+            await self._site.drain(int(fault.target))
         elif fault.kind == "failpoints":
             await self._site.kill(int(fault.target), fault.how)
             await asyncio.sleep(fault.seconds)
@@ -195,7 +199,11 @@ class _Run:
             survived.update((row[0], row[1]) for row in rows)
 
         began = time.time()
-        meanwhile: Callable[[], Awaitable[None]] = lambda: self._going_on(self._chance.randrange(10, 100))  # noqa: E731
+
+        async def meanwhile() -> None:
+            await self._going_on(self._chance.randrange(10, 100))
+            self._moment = time.time()
+
         await self._site.pair.fail_over(meanwhile, survey, synchronous=synchronous)
         if not synchronous:
             self.failovers.append(Failover(began, time.time(), survived))

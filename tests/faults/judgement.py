@@ -31,6 +31,8 @@ from tests.faults.validators import (
 TENANT = "default"
 RESUMED = ("kills", "redis", "restarts")
 """Faults after which every subscriber is to have its next event within 3 s (p99)."""
+ENDING = ("kills", "drains", "failpoints", "proxy")
+"""Faults that affect those whose streams they end."""
 NOTICED = 15.0
 """Seconds after which the end of a stream has nothing to do with a fault any more."""
 
@@ -135,7 +137,8 @@ async def judged(
     faults."""
     snapshots = _snapshots(histories)
     found = [await _log(client, postgres_dsn, one, snapshots.get(one, {})) for one in ledger.attempted]
-    truth = Truth({one.session_id: one.log for one in found}, failovers)
+    logs = {one.session_id: one.log for one in found}
+    truth = Truth(logs, failovers)
     forfeited = [ack for ack in ledger.acks if not _kept(truth, ack) and truth.excuses(ack)]
     kept = ledger.without(forfeited)
     verdict = Verdict()
@@ -147,7 +150,12 @@ async def judged(
         acks.setdefault(ack.session_id, []).append(ack)
     total, complaints, resumes = Heard(Findings()), [], dict[str, list[float]]()
     for place, path in histories.items():
-        heard = _heard(place, path, truth, acks.get(place.session_id, ()) if place.session_id else kept.acks, writes)
+        if place.session_id:
+            heard = _heard(place, path, truth, acks.get(place.session_id, ()), writes)
+        else:
+            selected = place.only or logs.keys()
+            owed = [ack for ack in kept.acks if ack.session_id in selected]
+            heard = _heard(place, path, Truth({one: logs[one] for one in selected}, failovers), owed, writes)
         if not heard.findings.sound:
             broken = {name: count for name, count in vars(heard.findings).items() if count}
             kind = f"{'library' if place.library else 'raw'}, {place.session_id or 'feed'}"
@@ -155,7 +163,7 @@ async def judged(
         total.findings += heard.findings
         for name in ("delivered", "bookmarks", "streams", "told"):
             setattr(total, name, getattr(total, name) + getattr(heard, name))
-        if place.session_id not in quiet:
+        if place.session_id not in quiet and not place.absent:
             for (kind, moment), (_, following) in pairwise([*times, ("", math.inf)]):
                 took = resumed(kind, moment, min(following, moment + NOTICED), heard)
                 if took is not None:
@@ -248,7 +256,7 @@ def resumed(kind: str, fault: float, until: float, heard: Heard) -> float | None
     None when the fault did not affect the subscriber: had no stream of it end before `until`, where faults end streams.
     """
     since = fault
-    if kind in ("kills", "failpoints", "proxy"):
+    if kind in ENDING:
         place = bisect_right(heard.ends, fault)
         if place == len(heard.ends) or heard.ends[place] > until:
             return None

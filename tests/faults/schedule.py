@@ -37,6 +37,7 @@ class Mix:
     """How many of each."""
 
     kills: int = 0
+    drains: int = 0
     redis: int = 0
     restarts: int = 0
     failovers: int = 0
@@ -51,6 +52,7 @@ class Mix:
             return cls(**{kind: n})
         return cls(
             kills=n,
+            drains=-(-n // 10),
             redis=-(-n * 3 // 10),
             restarts=-(-n // 5),
             failovers=max(2, -(-n // 10)),
@@ -96,6 +98,7 @@ def _faults(mix: Mix, chance: random.Random) -> Sequence[tuple[str, str, str]]:
 
     return [
         *(("kills", "", replica()) for _ in range(mix.kills)),
+        *(("drains", "", str(number % REPLICAS)) for number in range(mix.drains)),
         *(("redis", REDIS[number % len(REDIS)], "") for number in range(mix.redis)),
         *(("restarts", RESTARTS[number % len(RESTARTS)], "") for number in range(mix.restarts)),
         *(("failovers", "", "") for _ in range(mix.failovers)),

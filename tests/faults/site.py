@@ -76,6 +76,13 @@ class Site:
         await self.replicas[number].start({"SESSIOND_FAILPOINTS": failpoints})
         self._watched[number] = True
 
+    async def drain(self, number: int) -> None:
+        """The replica is told to stop, and starts again once it has: nobody may notice."""
+        self._watched[number] = False
+        await self.replicas[number].stop()
+        await self.replicas[number].start()
+        self._watched[number] = True
+
     async def hurt_redis(self, how: str, seconds: float) -> None:
         """`kill`: away for so long; `flush`; `freeze`: silent for so long."""
         if how == "kill":

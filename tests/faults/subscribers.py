@@ -8,11 +8,13 @@ line gives, and says which have not.
 
 import asyncio
 import json
+import random
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +25,7 @@ from sessiond.status import typed_error
 from sessiond.v1.event_service_pb2 import (
     Bookmark,
     EventBatch,
+    FeedFilter,
     FeedStart,
     Snapshot,
     WatchEventsRequest,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 BEGINNING, NOW, RESUMED, ELSEWHERE = -2, 0, -1, -3
 """`seq` of a feed's Opened; ELSEWHERE also a session's: the answer names another position than was given."""
+STAYING, AWAY = (1.0, 5.0), (0.0, 6.0)
+"""Seconds that one who comes and goes watches, and does not."""
 PAUSE = 0.1
 """Seconds between two streams of a raw subscriber."""
 
@@ -53,6 +58,10 @@ class Place:
     replica: int
     """Where a raw subscriber begins; later it goes on with the next."""
     from_beginning: bool = False
+    absent: bool = False
+    """A raw one that leaves every few seconds, and comes back with its position after some."""
+    only: tuple[str, ...] = ()
+    """Of the feed only these sessions; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,8 @@ class Plan:
     @classmethod
     def of(cls, text: str) -> "Plan":
         fields = json.loads(text)
-        return cls(**{**fields, "places": [Place(**place) for place in fields["places"]]})
+        places = [Place(**{**place, "only": tuple(place["only"])}) for place in fields["places"]]
+        return cls(**{**fields, "places": places})
 
 
 class Subscriber(ABC):
@@ -95,7 +105,8 @@ class Subscriber(ABC):
         """Whether everything has arrived."""
         if self.place.session_id:
             return self._last[0] >= versions[self.place.session_id]
-        return all(self._newest.get(session_id, 0) >= version for session_id, version in versions.items())
+        selected = self.place.only or versions.keys()
+        return all(self._newest.get(session_id, 0) >= versions[session_id] for session_id in selected)
 
     def _snapshot(self, frame: Snapshot, replica: int) -> None:
         session = frame.session
@@ -145,14 +156,19 @@ class Raw(Subscriber):
     async def run(self) -> None:
         while True:
             call: Any = self._open()
+            leaving = time.monotonic() + (random.uniform(*STAYING) if self.place.absent else inf)
             try:
-                while True:
+                while time.monotonic() < leaving:
                     async with asyncio.timeout(self._plan.silence):
                         frame = await call.read()
                     if frame is grpc.aio.EOF:
                         self._closed("OK")
                         break
                     self._take(frame)
+                else:
+                    self._closed("LEFT")
+                    call.cancel()
+                    await asyncio.sleep(random.uniform(*AWAY))
             except TimeoutError:
                 self._closed("SILENCE")
             except grpc.aio.AioRpcError as error:
@@ -175,7 +191,8 @@ class Raw(Subscriber):
         start = FeedStart.FEED_START_BEGINNING if self._from_beginning else FeedStart.FEED_START_NOW
         if self._position:
             start = FeedStart.FEED_START_UNSPECIFIED
-        return stub.WatchEvents(WatchEventsRequest(position=self._position, start=start))
+        where = FeedFilter(session_ids=self.place.only)
+        return stub.WatchEvents(WatchEventsRequest(position=self._position, start=start, filter=where))
 
     def _take(self, response: Any) -> None:
         kind = response.WhichOneof("frame")

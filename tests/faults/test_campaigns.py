@@ -7,7 +7,7 @@ from tests.faults import event_stream, postgres_stops, redis_faults, server_kill
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
 
-SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, feeds=2, workers=16, pause=(0.1, 0.5))
+SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, workers=16, pause=(0.1, 0.5))
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ def test_a_seed_repeats_its_schedule() -> None:
 def test_everything_that_was_asked_for_is_there() -> None:
     faults = schedule(Mix.of("all", 100), 1)
     kinds = Counter(fault.kind for fault in faults)
-    assert kinds == {"kills": 100, "redis": 30, "restarts": 20, "failovers": 10, "failpoints": 20, "proxy": 90}
+    assert kinds == {
+        "kills": 100,
+        "drains": 10,
+        "redis": 30,
+        "restarts": 20,
+        "failovers": 10,
+        "failpoints": 20,
+        "proxy": 90,
+    }
     assert Counter(fault.how for fault in faults if fault.kind == "failovers") == {"synchronous": 5, "asynchronous": 5}
     assert set(Counter((fault.how, fault.target) for fault in faults if fault.kind == "proxy").values()) == {10}
     assert {fault.target for fault in faults if fault.kind == "kills"} == {"0", "1", "2"}
@@ -23,7 +31,15 @@ def test_everything_that_was_asked_for_is_there() -> None:
 
 def test_a_short_one_has_everything_too() -> None:
     faults = schedule(Mix.of("all", 1), 1)
-    assert {fault.kind for fault in faults} == {"kills", "redis", "restarts", "failovers", "failpoints", "proxy"}
+    assert {fault.kind for fault in faults} == {
+        "kills",
+        "drains",
+        "redis",
+        "restarts",
+        "failovers",
+        "failpoints",
+        "proxy",
+    }
     assert {fault.how for fault in faults if fault.kind == "failovers"} == {"synchronous", "asynchronous"}
     assert [fault.kind for fault in schedule(Mix.of("failovers", 3), 1)] == ["failovers"] * 3
 
