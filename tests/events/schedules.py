@@ -29,7 +29,7 @@ from tests.events.watchers import REDACTED, FeedWatch, SessionWatch, Watch
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
 SESSIONS = ("s0", "s1", "s2")
-SETTLED = 60.0
+SETTLED = 30.0
 """Seconds after the last fault within which everybody must have everything."""
 
 

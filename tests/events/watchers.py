@@ -74,7 +74,7 @@ class Watch(Generic[C]):
         """Returns when the watcher has everything and a bookmark has said so since the call."""
         self._proved.clear()
         while not (self.over or (self.at_end() and self._proved.is_set())):  # noqa: ASYNC110 - of virtual seconds
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
 
     async def consume(self, replica: "Replica", stream: Any) -> None:
         """Takes what comes, at times slowly, at times cancelled while it waits; raises TimeoutError to leave."""
