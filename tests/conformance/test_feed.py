@@ -338,3 +338,13 @@ async def test_without_filing_events_behind_the_one_before(
     monkeypatch.setattr(write, "WRITE_LOG", mutated)
     entries = await _overtaken(postgres, other, database, caller)
     assert [item.place.seq for item in entries if item.place.session_id == "z"] == [1, 3, 2]
+
+
+async def test_a_database_restored_into_a_younger_cluster_says_so(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    await accepted(postgres, caller.create("s"), Caller(c.Scope("other")).create("s"))
+    await database.execute("update events set commit_xid = '1000000000000' where tenant_id = 'tenant'")
+    with pytest.raises(log.RestoredFromDump, match="0012-feeds"):
+        await postgres.read_feed("tenant", after=START, limit=10)
+    assert names(await complete(postgres, tenant="other")) == ["s1"]

@@ -23,7 +23,7 @@ class FeedPlace:
     """Where an event stands in its tenant's feed: feeds are read in this order."""
 
     commit_xid: int
-    """Of the transaction that wrote it."""
+    """Of the transaction that wrote it, or higher: never below that of the event before it in the session."""
     session_id: str
     seq: int
 

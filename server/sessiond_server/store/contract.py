@@ -195,7 +195,8 @@ class Store(Protocol):
         ...
 
     async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
-        """At most `limit` events with seq > after_seq, obeying PAGE_BYTES, and the one at `after_seq`; tombstones too.
+        """At most `limit` (1 to 1000) events with seq > after_seq, obeying PAGE_BYTES, and the one at `after_seq`;
+        tombstones too.
 
         Read from the primary; of one snapshot. The caller checks who may see it, by `user_id`. Raises SessionNotFound
         where there is neither session nor tombstone.
@@ -203,7 +204,8 @@ class Store(Protocol):
         ...
 
     async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
-        """At most `limit` events of the tenant behind `after`, obeying PAGE_BYTES, in commit order.
+        """At most `limit` (1 to 1000) events of the tenant behind `after`, obeying PAGE_BYTES, in commit order; those
+        of a session in order of `seq`.
 
         Nothing that is committed later will ever stand before an event in the answer: events of transactions that are
         not older than every one still under way are held back (`commit_xid < pg_snapshot_xmin(pg_current_snapshot())`).

@@ -26,6 +26,16 @@ Row = Any
 """An asyncpg.Record: values by place or by name."""
 
 
+class RestoredFromDump(Exception):
+    """Events are of transactions that this cluster has not had yet: it is younger than the one they were written in."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            f"events of tenant {tenant_id!r} have transaction ids of the future: the database was restored from a "
+            "dump. Feeds cannot be read until the cluster's ids are raised: docs/decisions/0012-feeds.md"
+        )
+
+
 async def heads(transactions: Transactions, keys: Sequence[Key]) -> LogHeads:
     """See Store.log_heads."""
     tenants, sessions = [key[0] for key in keys], [key[1] for key in keys]
@@ -57,11 +67,13 @@ async def feed(transactions: Transactions, tenant_id: str, after: FeedPlace, lim
     first = rows[0]
     if first["standby"]:
         raise StoreUnavailable
+    if first["impossible"]:
+        raise RestoredFromDump(tenant_id)
     empty = first["seq"] is None
     return FeedPage(
         [] if empty else [_feed_entry(row) for row in rows],
         complete=empty or len(rows) == first["found"],
-        pending=first["pending"],
+        pending=bool(first["pending"]),
         incarnation=_incarnation(first),
         now_us=first["read_time"],
     )

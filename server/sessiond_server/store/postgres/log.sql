@@ -50,16 +50,17 @@ order by m.seq
 -- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log. Bounds that
 -- compare rows, where "tenant_id = $1" would say the same, hide from the planner how few events a tenant has on average:
 -- it would think of sorting them all, and of some tenant there are millions.
-select server.standby, server.started, server.read_time, server.pending, m.found, m.commit_xid, m.session_id, m.seq,
-  m.type, m.head, m.body, m.content, h.user_id, s.agent_id, s.labels
+select server.standby, server.started, server.read_time, server.last_xid >= pg_snapshot_xmin(server.snapshot) as pending,
+  server.last_xid >= pg_snapshot_xmax(server.snapshot) as impossible, m.found, m.commit_xid, m.session_id, m.seq, m.type,
+  m.head, m.body, m.content, h.user_id, s.agent_id, s.labels
 from (
   select pg_is_in_recovery() as standby, pg_postmaster_start_time() as started, now() as read_time,
-    coalesce((
+    pg_current_snapshot() as snapshot, (
       select e.commit_xid from events e
       where e.tenant_id = $1 collate "POSIX"
       order by e.commit_xid desc
       limit 1
-    ) >= pg_snapshot_xmin(pg_current_snapshot()), false) as pending
+    ) as last_xid
 ) server
 left join lateral (
   select sized.* from (
