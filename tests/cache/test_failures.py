@@ -12,6 +12,7 @@ import pytest
 
 from sessiond_server.cache.contract import Cache, Limits
 from sessiond_server.cache.redis import RedisCache, Timeouts
+from sessiond_server.cache.redis.link import open_link, parse
 from sessiond_server.domain import commands as c
 from sessiond_server.store.cached import PATIENCE, CachedStore
 from sessiond_server.store.memory import MemoryStore
@@ -327,3 +328,19 @@ async def test_an_idle_cache_stays_in_use(valkey: Valkey) -> None:
             await until(asked_again)
         assert cache.state().ready
         assert cache.state().epochs == 1
+
+
+async def test_connecting_ends_when_it_is_cancelled(valkey: Valkey) -> None:
+    """Wherever it is: redis-py's handshake swallows some cancellations."""
+
+    async def connect_for_ever() -> None:
+        while True:
+            (await open_link(parse(valkey.url), 5.0)).close()
+
+    for turns in range(150):
+        task = asyncio.create_task(connect_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=5.0)
+        assert task.cancelled(), turns

@@ -165,8 +165,10 @@ async def open_link(arguments: Mapping[str, Any], patience: float, answer: float
     try:
         async with asyncio.timeout(patience):
             await connection.connect()
+        _be_cancelled()
     except (RedisError, OSError, TimeoutError, ValueError) as error:
         await connection.disconnect(nowait=True)
+        _be_cancelled()
         raise LinkLost(f"cannot connect: {type(error).__name__}") from error
     except BaseException:
         await connection.disconnect(nowait=True)
@@ -175,3 +177,14 @@ async def open_link(arguments: Mapping[str, Any], patience: float, answer: float
     link = Link(connection, transport, patience if answer is None else answer)
     transport.set_protocol(link)
     return link
+
+
+def _be_cancelled() -> None:
+    """Raises the CancelledError that redis-py may have swallowed.
+
+    Before Python 3.12, `asyncio.wait_for`, with which it sends, drops one that comes when what it waits for has just
+    been done.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
