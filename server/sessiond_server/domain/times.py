@@ -12,6 +12,12 @@ def set_timestamp(field: Timestamp, microseconds: int) -> None:
     field.nanos = rest * 1000
 
 
+def set_duration(field: Duration, microseconds: int) -> None:
+    """Sets a Duration, not negative, in place."""
+    field.seconds, rest = divmod(microseconds, SECOND)
+    field.nanos = rest * 1000
+
+
 def microseconds(value: Timestamp | Duration) -> int:
     """The instant or the length; what is finer than a microsecond is cut off."""
     return value.seconds * SECOND + value.nanos // 1000

@@ -14,7 +14,9 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.v1.message_pb2 import FilePart, Message, Part, ToolCallPart, ToolResultPart
+from sessiond.v1.run_pb2 import Failure, Run
 from sessiond.v1.session_pb2 import AgentMode, Session, SessionConfig, SessionStatus, SessionType, TokenUsage
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.domain import structs, text
 from sessiond_server.errors import InvalidFields, Violation
 
@@ -29,10 +31,15 @@ SYSTEM_PROMPT_CHARACTERS: Final = 262_144
 LABELS: Final = 64
 LABELS_BYTES: Final = 16 * KIB
 """So that a page of 100 sessions without their content stays below 4 MiB."""
+RUN_METADATA_BYTES: Final = 16 * KIB
+ARGUMENTS_BYTES: Final = 256 * KIB
+RESULT_BYTES: Final = MIB
+FAILURE_CHARACTERS: Final = 4096
 TOOLS: Final = 256
 PARTS: Final = 256
 MOST_TOKENS: Final = 2**53
 TTL_SECONDS: Final = (1, 3650 * 24 * 3600)
+LEASE_SECONDS: Final = (5, 3600)
 
 PATH_CHARACTERS: Final = 160
 """Longest path of a violation: 16 of them must fit into the 8 KiB that gRPC allows for metadata."""
@@ -114,6 +121,14 @@ def life_time(found: Found, path: str, value: Duration) -> None:
     valid = 0 <= value.nanos <= 999_999_999
     if not valid or not least <= value.seconds <= most or (value.seconds == most and value.nanos > 0):
         found.add(path, "must be 1 second to 3650 days")
+
+
+def lease(found: Found, path: str, value: Duration) -> None:
+    """A duration of 5 seconds to 1 hour."""
+    least, most = LEASE_SECONDS
+    valid = 0 <= value.nanos <= 999_999_999
+    if not valid or not least <= value.seconds <= most or (value.seconds == most and value.nanos > 0):
+        found.add(path, "must be 5 seconds to 1 hour")
 
 
 def usage(found: Found, path: str, value: TokenUsage) -> None:
@@ -222,6 +237,8 @@ def new_message(found: Found, path: str, message: Message, size: int) -> None:
         found.add(f"{path}.message_id", text.identifier(message.message_id))
     if not 1 <= message.role <= 4:
         found.add(f"{path}.role", "must be a known role")
+    if message.run_id:
+        found.add(f"{path}.run_id", text.identifier(message.run_id))
     if name := message.name:
         found.add(f"{path}.name", text.line(name, 0, 128))
     if size > MESSAGE_BYTES:
@@ -283,3 +300,43 @@ def _file(found: Found, path: str, file: FilePart) -> None:
     found.add(f"{path}.uri", text.line(file.uri, 1, 2048))
     found.add(f"{path}.media_type", text.line(file.media_type, 0, 255))
     found.add(f"{path}.name", text.line(file.name, 0, 255))
+
+
+def run(found: Found, path: str, value: Run) -> None:
+    """What a client says of a run, whether it begins it or brings it along; `run_id` may be empty."""
+    if value.run_id:
+        found.add(f"{path}.run_id", text.identifier(value.run_id))
+    found.add(f"{path}.agent_id", text.line(value.agent_id, 0, 128))
+    found.add(f"{path}.model", text.line(value.model, 0, 128))
+    if value.HasField("metadata"):
+        struct(found, f"{path}.metadata", value.metadata, RUN_METADATA_BYTES)
+
+
+def failure(found: Found, path: str, value: Failure) -> None:
+    found.add(f"{path}.code", text.line(value.code, 0, 128))
+    found.add(f"{path}.message", text.text(value.message, FAILURE_CHARACTERS))
+
+
+def new_tool_call(found: Found, path: str, call: ToolCall) -> None:
+    """A call to be requested; `tool_call_id` may be empty."""
+    for name in ("tool_call_id", "message_id"):
+        if value := getattr(call, name):
+            found.add(f"{path}.{name}", text.identifier(value))
+    found.add(f"{path}.model_call_id", text.line(call.model_call_id, 0, 256))
+    found.add(f"{path}.name", text.line(call.name, 1, 128))
+    if call.HasField("arguments"):
+        tool_data(found, f"{path}.arguments", call.arguments, ARGUMENTS_BYTES)
+
+
+def tool_data(found: Found, path: str, value: ToolData, most_bytes: int) -> None:
+    if value.ByteSize() > most_bytes:
+        found.add(path, f"must be at most {most_bytes} bytes serialised")
+        return
+    match value.WhichOneof("kind"):
+        case "data":
+            struct(found, f"{path}.data", value.data)
+        case "text":
+            if "\0" in value.text:
+                found.add(f"{path}.text", text.NUL_RULE)
+        case None:
+            found.add(path, "must have a kind")

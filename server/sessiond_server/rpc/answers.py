@@ -4,15 +4,26 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, ListMessagesResponse
+from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, ListRunsResponse
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.session_service_pb2 import BatchGetSessionsResponse, ListSessionsResponse, SessionMetrics
+from sessiond.v1.session_service_pb2 import (
+    BatchGetSessionsResponse,
+    ListSessionsResponse,
+    RunMetrics,
+    SessionMetrics,
+)
+from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
 from sessiond_server.domain import wire
-from sessiond_server.domain.commands import MessagesAppended, Outcome, SessionSnapshot
-from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
+from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, Outcome, SessionSnapshot
+from sessiond_server.domain.run_figures import RunFigures
+from sessiond_server.domain.times import microseconds, set_duration, set_timestamp
 from sessiond_server.errors import VersionNotReached
 from sessiond_server.store.contract import PAGE_BYTES
 
 _BATCHED_SESSION = wire.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
+_LISTED_RUN = wire.tag(ListRunsResponse.RUNS_FIELD_NUMBER)
+_LISTED_TOOL_CALL = wire.tag(ListToolCallsResponse.TOOL_CALLS_FIELD_NUMBER)
+_PENDING_TOOL_CALL = wire.tag(ListPendingApprovalsResponse.TOOL_CALLS_FIELD_NUMBER)
 
 O = TypeVar("O", bound=Outcome)  # noqa: E741 - an outcome
 
@@ -58,7 +69,7 @@ def batch_of_sessions(session_ids: Sequence[str], snapshots: Sequence[SessionSna
     return wire.repeated(_BATCHED_SESSION, items, rest.SerializeToString())
 
 
-def metrics(snapshot: SessionSnapshot) -> bytes:
+def metrics(snapshot: SessionSnapshot, run_figures: bytes) -> bytes:
     core = Session.FromString(snapshot.core)
     figures = SessionMetrics(
         session_id=core.session_id,
@@ -69,9 +80,44 @@ def metrics(snapshot: SessionSnapshot) -> bytes:
         usage=core.usage,
     )
     active = max(microseconds(core.last_activity_time) - microseconds(core.create_time), 0)
-    figures.active_duration.seconds, rest = divmod(active, SECOND)
-    figures.active_duration.nanos = rest * 1000
+    set_duration(figures.active_duration, active)
+    figures.runs.CopyFrom(_run_metrics(core, RunFigures.decoded(run_figures)))
     return figures.SerializeToString()
+
+
+def _run_metrics(core: Session, ended: RunFigures) -> RunMetrics:
+    metrics = RunMetrics(
+        queued_count=core.queued_run_count,
+        running_count=1 if core.live_run_id else 0,
+        completed_count=ended.completed,
+        failed_count=ended.failed,
+        cancelled_count=ended.cancelled,
+        success_rate=ended.success_rate,
+    )
+    p95_us = ended.quantile_us(0.95)
+    if p95_us is not None:
+        set_duration(metrics.average_duration, ended.total_us // ended.timed)
+        set_duration(metrics.p95_duration, p95_us)
+    return metrics
+
+
+def lease(extended: LeaseExtended) -> bytes:
+    response = HeartbeatRunResponse()
+    set_timestamp(response.lease_expire_time, extended.lease_expire_time_us)
+    set_duration(response.lease, extended.lease_us)
+    return response.SerializeToString()
+
+
+def listed_runs(runs: Sequence[bytes], rest: ListRunsResponse) -> bytes:
+    return wire.repeated(_LISTED_RUN, runs, rest.SerializeToString())
+
+
+def listed_tool_calls(tool_calls: Sequence[bytes], rest: ListToolCallsResponse) -> bytes:
+    return wire.repeated(_LISTED_TOOL_CALL, tool_calls, rest.SerializeToString())
+
+
+def pending(tool_calls: Sequence[bytes], rest: ListPendingApprovalsResponse) -> bytes:
+    return wire.repeated(_PENDING_TOOL_CALL, tool_calls, rest.SerializeToString())
 
 
 def appended(done: MessagesAppended) -> bytes:

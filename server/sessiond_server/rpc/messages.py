@@ -9,7 +9,7 @@ from sessiond.v1.message_service_pb2 import (
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import MessageRedacted, MessagesAppended
-from sessiond_server.rpc import answers, requests
+from sessiond_server.rpc import answers, fields, requests
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.message_pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
@@ -27,7 +27,8 @@ class MessageServicer:
     async def append_messages(self, request: AppendMessagesRequest, call: Call) -> bytes:
         action = requests.append_messages(request)
         scope = call.admit(SESSIONS_WRITE)
-        command = call.command(scope, request, request.session_id, action, request.expected_version)
+        fence = fields.fence_of(request)
+        command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
         return answers.appended(answers.outcome(MessagesAppended, await self._writer.write(command)))
 
     async def get_message(self, request: GetMessageRequest, call: Call) -> bytes:

@@ -25,26 +25,23 @@ from sessiond.v1.session_service_pb2 import (
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
 from sessiond_server.errors import SessionNotFound
-from sessiond_server.rpc import answers, requests
+from sessiond_server.rpc import answers, fields, requests
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.contract import Freshness, Store, Writer
+from sessiond_server.store.work import WorkStore
 
 _Change = (
-    UpdateSessionRequest
-    | ActivateSessionRequest
-    | SuspendSessionRequest
-    | ResumeSessionRequest
-    | EndSessionRequest
-    | TouchSessionRequest
+    ActivateSessionRequest | SuspendSessionRequest | ResumeSessionRequest | EndSessionRequest | TouchSessionRequest
 )
 
 
 class SessionServicer:
-    """The RPCs of sessiond.v1.SessionService, on a store and a writer."""
+    """The RPCs of sessiond.v1.SessionService, on a store, its runs, and a writer."""
 
-    def __init__(self, store: Store, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(self, store: Store, work: WorkStore, writer: Writer, tokens: PageTokens) -> None:
         self._store = store
+        self._work = work
         self._writer = writer
         self._tokens = tokens
 
@@ -89,7 +86,10 @@ class SessionServicer:
         return CountSessionsResponse(count=count).SerializeToString()
 
     async def update_session(self, request: UpdateSessionRequest, call: Call) -> bytes:
-        return await self._change(request, request.session.session_id, requests.update_session(request), call)
+        action = requests.update_session(request)
+        scope = call.admit(SESSIONS_WRITE)
+        session_id, fence = request.session.session_id, fields.fence_of(request)
+        return await self._written(call.command(scope, request, session_id, action, request.expected_version, fence))
 
     async def activate_session(self, request: ActivateSessionRequest, call: Call) -> bytes:
         return await self._change(request, request.session_id, requests.activate_session(request), call)
@@ -129,12 +129,11 @@ class SessionServicer:
         return response.SerializeToString()
 
     async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
-        read = requests.get_session_metrics(request)
+        requests.get_session_metrics(request)
         scope = call.admit(SESSIONS_READ)
-        fresh = Freshness(request.min_version, read.strong)
-        snapshot = await self._store.get_session(scope, request.session_id, content=False, freshness=fresh)
+        snapshot, figures = await self._work.get_metrics(scope, request.session_id)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
-        return answers.metrics(snapshot)
+        return answers.metrics(snapshot, figures)
 
     async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
         """Every RPC that changes one session and answers with it, once its request is checked."""

@@ -1,0 +1,104 @@
+"""Checks of the fields that many requests have. Each adds what it finds to `found`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from google.protobuf.descriptor import EnumDescriptor
+
+from sessiond.v1.run_pb2 import RunFence
+from sessiond.v1.session_pb2 import Consistency
+from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain.validation import Found
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How to read anything that has no views."""
+
+    strong: bool
+
+
+class WithRequestId(Protocol):
+    @property
+    def request_id(self) -> str: ...
+
+
+class Write(WithRequestId, Protocol):
+    @property
+    def expected_version(self) -> int: ...
+
+
+class NamedWrite(Write, Protocol):
+    @property
+    def session_id(self) -> str: ...
+
+
+class Fenced(Protocol):
+    @property
+    def run(self) -> RunFence: ...
+
+    def HasField(self, field_name: Literal["run"]) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+def fence(found: Found, request: Fenced) -> None:
+    """The run that writes, where one does."""
+    if request.HasField("run"):
+        found.add("run.run_id", text.identifier(request.run.run_id))
+        if request.run.fence < 1:
+            found.add("run.fence", "must be at least 1")
+
+
+def fence_of(request: Fenced) -> commands.Fence | None:
+    """The same, of a checked request, as the rules take it."""
+    return commands.Fence(request.run.run_id, request.run.fence) if request.HasField("run") else None
+
+
+def named_write(request: NamedWrite) -> None:
+    found = Found()
+    session_id(found, request.session_id)
+    write(found, request)
+    found.check()
+
+
+def write(found: Found, request: Write) -> None:
+    request_id(found, request)
+    not_negative(found, "expected_version", request.expected_version)
+
+
+def request_id(found: Found, request: WithRequestId) -> None:
+    if request.request_id:
+        found.add("request_id", text.identifier(request.request_id))
+
+
+def session_id(found: Found, value: str) -> None:
+    found.add("session_id", text.identifier(value))
+
+
+def not_negative(found: Found, path: str, value: int) -> None:
+    if value < 0:
+        found.add(path, "must not be negative")
+
+
+def page_size(found: Found, value: int, bounds: tuple[int, int]) -> int:
+    """Bounds: (default, most)."""
+    default, most = bounds
+    not_negative(found, "page_size", value)
+    return min(value or default, most)
+
+
+def consistency(found: Found, value: int) -> bool:
+    """Whether it is strong."""
+    validation.enum(found, "consistency", value, Consistency.DESCRIPTOR)
+    return value == Consistency.CONSISTENCY_STRONG
+
+
+def statuses(found: Found, values: Sequence[int], known: EnumDescriptor) -> Sequence[int]:
+    """A filter by status: those asked for, each once; all where none is named."""
+    every = [number for number in known.values_by_number if number]
+    if len(values) > len(every):
+        found.add("statuses", f"must be at most {len(every)}")
+    for index, value in enumerate(values[: len(every)]):
+        if value not in every:
+            found.add(f"statuses[{index}]", "must be a known status")
+    return sorted(set(values)) or every

@@ -1,0 +1,149 @@
+"""What the RPCs of ToolCallService accept: one function for each, as in requests.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sessiond.v1.tool_call_pb2 import ToolCallStatus, ToolData
+from sessiond.v1.tool_call_service_pb2 import (
+    ApproveToolCallRequest,
+    CancelToolCallRequest,
+    CompleteToolCallRequest,
+    FailToolCallRequest,
+    GetToolCallRequest,
+    ListPendingApprovalsRequest,
+    ListToolCallsRequest,
+    RejectToolCallRequest,
+    RequestToolCallRequest,
+    StartToolCallRequest,
+)
+from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain.validation import Found
+from sessiond_server.rpc import fields
+
+TOOL_CALLS_PAGE: Final = (20, 100)
+REASON_CHARACTERS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallsList:
+    """Which page of tool calls."""
+
+    statuses: Sequence[int]
+    """Not empty, each once."""
+    limit: int
+    """1 to 100."""
+
+
+def request_tool_call(request: RequestToolCallRequest) -> commands.RequestToolCall:
+    """The call is the request's own, with whatever it holds in output-only fields: the rules overwrite those."""
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    fields.fence(found, request)
+    if request.HasField("tool_call"):
+        validation.new_tool_call(found, "tool_call", request.tool_call)
+    else:
+        found.add("tool_call", "is required")
+    found.check()
+    return commands.RequestToolCall(request.tool_call)
+
+
+def approve_tool_call(request: ApproveToolCallRequest) -> commands.DecideToolCall:
+    return _decision(request, approve=True)
+
+
+def reject_tool_call(request: RejectToolCallRequest) -> commands.DecideToolCall:
+    return _decision(request, approve=False)
+
+
+def _decision(request: ApproveToolCallRequest | RejectToolCallRequest, *, approve: bool) -> commands.DecideToolCall:
+    found = _change(request)
+    found.add("approver", text.line(request.approver, 0, 128))
+    found.add("reason", text.text(request.reason, REASON_CHARACTERS))
+    found.check()
+    return commands.DecideToolCall(request.tool_call_id, approve, request.approver, request.reason)
+
+
+def start_tool_call(request: StartToolCallRequest) -> commands.StartToolCall:
+    _change(request).check()
+    return commands.StartToolCall(request.tool_call_id)
+
+
+def complete_tool_call(request: CompleteToolCallRequest) -> commands.EndToolCall:
+    found = _change(request)
+    result = request.result if request.HasField("result") else None
+    _result(found, result)
+    found.check()
+    return commands.EndToolCall(request.tool_call_id, result, None)
+
+
+def fail_tool_call(request: FailToolCallRequest) -> commands.EndToolCall:
+    found = _change(request)
+    if request.HasField("error"):
+        validation.failure(found, "error", request.error)
+    else:
+        found.add("error", "is required")
+    result = request.result if request.HasField("result") else None
+    _result(found, result)
+    found.check()
+    return commands.EndToolCall(request.tool_call_id, result, request.error)
+
+
+def cancel_tool_call(request: CancelToolCallRequest) -> commands.CancelToolCall:
+    _change(request).check()
+    return commands.CancelToolCall(request.tool_call_id)
+
+
+def get_tool_call(request: GetToolCallRequest) -> None:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    found.add("tool_call_id", text.identifier(request.tool_call_id))
+    fields.not_negative(found, "min_version", request.min_version)
+    fields.consistency(found, request.consistency)
+    found.check()
+
+
+def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    statuses = fields.statuses(found, request.statuses, ToolCallStatus.DESCRIPTOR)
+    if request.run_id:
+        found.add("run_id", text.identifier(request.run_id))
+    limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
+    fields.not_negative(found, "min_version", request.min_version)
+    fields.consistency(found, request.consistency)
+    found.check()
+    return ToolCallsList(statuses, limit)
+
+
+def list_pending_approvals(request: ListPendingApprovalsRequest) -> int:
+    """How many to answer with: 1 to 100."""
+    found = Found()
+    found.add("user_id", text.line(request.user_id, 0, 128))
+    limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
+    found.check()
+    return limit
+
+
+class _Change(fields.Write, fields.Fenced, Protocol):
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def tool_call_id(self) -> str: ...
+
+
+def _change(request: _Change) -> Found:
+    """What all changes of a call have."""
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    fields.fence(found, request)
+    found.add("tool_call_id", text.identifier(request.tool_call_id))
+    return found
+
+
+def _result(found: Found, result: ToolData | None) -> None:
+    if result is not None:
+        validation.tool_data(found, "result", result, validation.RESULT_BYTES)
