@@ -5,7 +5,8 @@
     python -m examples.demo --ledger acked.jsonl    also writes down what the service acknowledged
     python -m examples.demo --verify acked.jsonl    reads only: is all of that still there?
 
-Kill the server in the middle and start it again: the demo goes on where it was. Uses nothing but the public client.
+Kill the server in the middle and start it again: the demo goes on where it was. Uses nothing but the public client;
+`python -m examples.tail SESSION` follows a session in another terminal.
 Each run makes sessions of its own. Exit status: 0 all is well; 1 something is not as it should be; 2 the command line
 or a file is wrong; 3 no server answers; 130 interrupted.
 """
@@ -20,8 +21,9 @@ from pathlib import Path
 from examples import chats, ledger
 from examples.chats import BadFileError
 from examples.ledger import Ledger
-from examples.story import Demo, FailedError, count
-from examples.terminal import Screen
+from examples.live import TailError
+from examples.story import Demo, FailedError
+from examples.terminal import Screen, count
 
 import sessiond
 
@@ -54,7 +56,7 @@ async def tell(arguments: argparse.Namespace, screen: Screen) -> None:
         async with sessiond.Client(
             arguments.address, user_agent="sessiond-demo", timeout=arguments.patience, wait_for_ready=True
         ) as client:
-            demo = Demo(client, screen, book, patience=arguments.patience, at_once=arguments.at_once)
+            demo = Demo(client, arguments.address, screen, book, patience=arguments.patience, at_once=arguments.at_once)
             await demo.tell(conversations)
 
 
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NoServerError:
         say(f"no server answers at {parsed.address}; start one with `make run`, in another terminal")
         return 3
-    except FailedError as error:
+    except (FailedError, TailError) as error:
         say(f"FAILED: {error}")
         return 1
     except sessiond.SessiondError as error:

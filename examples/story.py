@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from examples import chats
 from examples.chats import Conversation
 from examples.ledger import Ledger
-from examples.terminal import Screen, clip, pad, printable, width, wrap
+from examples.live import Live
+from examples.terminal import Screen, clip, count, pad, printable, width, wrap
 
 import sessiond
 
@@ -54,8 +55,11 @@ class Stored:
 class Demo:
     """One run: a client, a screen, and a label that its sessions share."""
 
-    def __init__(self, client: sessiond.Client, screen: Screen, book: Ledger, *, patience: float, at_once: int) -> None:
+    def __init__(
+        self, client: sessiond.Client, address: str, screen: Screen, book: Ledger, *, patience: float, at_once: int
+    ) -> None:
         self._client = client
+        self._address = address
         self._screen = screen
         self._book = book
         self._patience = patience
@@ -71,6 +75,7 @@ class Demo:
             await self._pages(max(stored, key=lambda s: len(s.conversation.chats)))
         await self._life(next((s for s in stored if s.conversation.chats), stored[0]))
         await self._lists(stored)
+        await Live(self._client, self._address, self._screen, self._patiently, self._patience).show()
         await self._read_back(stored)
 
     # Storing.
@@ -369,10 +374,6 @@ def _middle_out(rows: Sequence[T]) -> list[T | None]:
     if len(rows) <= ROWS:
         return list(rows)
     return [*rows[: ROWS - 2], None, *rows[-2:]]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _figure(number: float) -> str:

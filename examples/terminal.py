@@ -89,6 +89,10 @@ def _head(text: str, columns: int) -> str:
     return text
 
 
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Screen:
     """Prints; colours and progress only on a terminal (and not where NO_COLOR asks for none)."""
 

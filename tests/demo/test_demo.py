@@ -1,5 +1,6 @@
 """The demo, run as a person runs it, against a real server."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+import sessiond
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "conversations.jsonl"
@@ -104,13 +107,15 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     told = demo("--address", server.address, "--ledger", ledger)
     assert told.stderr == ""
     assert told.returncode == 0
-    for title in ("Stored", "A conversation", "Pages", "A session's life", "Lists", "Read back"):
+    for title in ("Stored", "A conversation", "Pages", "A session's life", "Lists", "A live tail", "Read back"):
         assert f"\n{title}" in told.stdout
     for refused in ("VersionMismatch", "SessionNotActive", "IllegalTransition", "SessionEnded"):
         assert f"refused    {refused}: " in told.stdout
     for said in ("你好", "السلام عليكم", "来週の土曜日", "안녕하세요", "नमस्ते", "Когда", "👋🏽 plan a 🏖️"):
         assert said in told.stdout
     assert "126 messages of 12 conversations: all equal" in told.stdout
+    assert re.search(r"killed \(SIGKILL\)\n(      . .*\n){4} +6-9  back", told.stdout)
+    assert "\n  12 events, 0 lost, " in told.stdout
     assert "\x1b" not in told.stdout
 
     assert messages_of(ledger) == 126
@@ -268,6 +273,40 @@ def test_a_killed_server_keeps_every_acknowledged_message(postgres_dsn: str, red
         assert f"{total:,} messages of 120 conversations: all equal" in told
         verified = demo("--address", second.address, "--verify", ledger)
         assert verified.stdout == f"sessions=120 acked={total} lost=0 changed=0 doubled=0\n"
+
+
+def tail(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "examples.tail", *map(str, arguments)]
+
+
+def test_a_tail_by_itself(server: Server, tmp_path: Path) -> None:
+    async def write(*texts: str) -> str:
+        async with sessiond.Client(server.address) as client:
+            session = await client.create_session(active=True)
+            await client.append_messages(session.session_id, [sessiond.user(text) for text in texts])
+            return session.session_id
+
+    async def delete(session_id: str) -> None:
+        async with sessiond.Client(server.address) as client:
+            await client.delete_session(session_id)
+
+    session_id = asyncio.run(write("one", "two\x1b[31m"))
+    command = tail("--address", server.address, "--position", tmp_path / "position", session_id)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        assert said == ["    1 session_created:\n", "    2 user: one\n", "    3 user: two[31m\n"]
+        asyncio.run(delete(session_id))
+        assert process.stdout.read() == "    4 session_deleted:\n"
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_tail_of_nothing(server: Server) -> None:
+    told = subprocess.run(
+        tail("--address", server.address, "nobody"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == "tail: SessionNotFound: session not found\n"
 
 
 @pytest.fixture
