@@ -216,6 +216,7 @@ class Channel:
             return self._end(last)
         if tip is None:
             self.floor = self.tip = tip = before
+            self.head_seq = max(self.head_seq, before.seq)
         if before.seq > tip.seq:
             return Fit.GAP
         if last is None or last.seq <= tip.seq:
