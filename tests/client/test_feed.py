@@ -8,9 +8,10 @@ import pytest
 import sessiond
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import FeedStart
+from sessiond_server import errors as server_errors
 from tests.client.logs import CREATED, DELETED, batch, bookmark, event, going_away, of_feed, resumed
 from tests.client.scripted import QUIET, Fail, ScriptedServer, Step
-from tests.client.test_watch import asked
+from tests.client.test_watch import asked, failing
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
 
@@ -96,7 +97,9 @@ async def test_what_came_before_does_not_come_again(client: sessiond.Client, ser
 async def test_a_broken_chain_is_never_silent(
     then: list[sessiond.Event], client: sessiond.Client, server: ScriptedServer
 ) -> None:
-    server.script.append([of_feed(resumed(0), "p0"), feed_of("s4", "t4", at="p1"), of_feed(batch(*then), "p2"), QUIET])
+    beyond = failing(server_errors.ScopeMissing("sessions:read"))
+    server.script.append([of_feed(resumed(0), "p0"), feed_of("s4", "t4", at="p1"), of_feed(batch(*then), "p2"), beyond])
+    server.always = [beyond]
     feed = client.watch_events(session_ids=["s", "t"])
     assert await ids(feed, 2) == ["s4", "t4"]
     for _ in range(2):

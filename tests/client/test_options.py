@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 import sessiond
+from sessiond.channel import channel_options
 from sessiond.target import is_local
 from tests.client.scripted import ScriptedServer, scripted_server
 
@@ -129,6 +130,12 @@ def test_options_out_of_bounds(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=r"must|above|together"):
         make()
+
+
+def test_keepalive_is_what_grpc_goes_by() -> None:
+    options = dict(channel_options(None, sessiond.Retry(), sessiond.Keepalive(20, 7), 1000, ""))
+    assert options["grpc.keepalive_time_ms"] == 20_000
+    assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 7_000
 
 
 def test_a_private_key_does_not_show() -> None:
