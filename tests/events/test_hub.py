@@ -1,0 +1,635 @@
+"""The hub's dealings with its store, its bus and its streams, in virtual time."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from sessiond.v1.event_service_pb2 import Delta
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import wire
+from sessiond_server.errors import (
+    Draining,
+    PositionCompacted,
+    PositionLost,
+    SessionNotFound,
+    StoreUnavailable,
+    TooManyWatchers,
+)
+from sessiond_server.events.announcing import AnnouncingStore
+from sessiond_server.events.bus import Deltas, Hint
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
+from sessiond_server.events.hub import EventHub
+from sessiond_server.events.limits import Limits
+from sessiond_server.events.memory import MemoryBus
+from sessiond_server.store.memory import MemoryStore
+from tests.cache import virtual
+from tests.conformance.caller import Caller, accepted
+
+CALLER = Caller(c.Scope("tenant"))
+START = Cursor(0, "")
+T = TypeVar("T")
+
+
+class Faulty:
+    """A store whose reads can be counted, refused and held up."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.calls: list[str] = []
+        self.away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reading = self.most_reading = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self.store, name)
+
+        async def call(*args: Any, **more: Any) -> Any:
+            self.calls.append(name)
+            self.reading += name != "log_heads"
+            self.most_reading = max(self.reading, self.most_reading)
+            try:
+                await self.gate.wait()
+                if self.away:
+                    raise StoreUnavailable
+                return await method(*args, **more)
+            finally:
+                self.reading -= name != "log_heads"
+
+        return call
+
+
+class World:
+    """A hub on a memory store: `here` writes through this process, `elsewhere` through another one."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.elsewhere = MemoryStore()
+        self.bus = MemoryBus()
+        store: Any = Faulty(self.elsewhere)
+        self.store = store
+        self.hub = EventHub(store, self.bus, Limits(**limits))
+        self.here = AnnouncingStore(store, self.hub, self.bus)
+
+    def watch(
+        self,
+        session_id: str = "s",
+        after: Cursor | None = None,
+        *,
+        deltas: bool = False,
+        scope: c.Scope = CALLER.scope,
+    ) -> Any:
+        return self.hub.watch_session(scope, session_id, after, content=True, deltas=deltas)
+
+
+@asynccontextmanager
+async def world(**limits: Any) -> AsyncIterator[World]:
+    made = World(**limits)
+    async with made.hub:
+        await accepted(made.elsewhere, CALLER.create("s", user_id="ada"))
+        yield made
+
+
+def run(test: Callable[[], Any]) -> Any:
+    """Runs the test on a loop whose clock jumps."""
+
+    def virtually() -> None:
+        virtual.run(test())
+
+    virtually.__name__, virtually.__doc__ = test.__name__, test.__doc__
+    return virtually
+
+
+async def batch(stream: Any) -> list[int]:
+    item = await stream.next()
+    assert isinstance(item, Batch), item
+    assert stream.cursor == Cursor(item.entries[-1].seq, item.entries[-1].event_id)
+    return [entry.seq for entry in item.entries]
+
+
+async def quiet() -> None:
+    """Lets everything happen that can happen now."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@run
+async def test_a_snapshot_and_what_follows_without_a_read() -> None:
+    async with world() as w, w.watch() as (stream, snapshot):
+        assert snapshot is not None
+        assert stream.cursor == Cursor(1, Session.FromString(snapshot.core).last_event_id)
+        await asyncio.sleep(1.5)
+        w.store.calls.clear()
+        waiting = asyncio.ensure_future(batch(stream))
+        await quiet()
+        await accepted(w.here, CALLER.append("s", "a", "b"))
+        assert await waiting == [2, 3]
+        assert "read_log" not in w.store.calls
+        assert stream.head_seq == 3
+
+
+@run
+async def test_a_hint_from_elsewhere_is_read_at_once() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        waiting = asyncio.ensure_future(batch(stream))
+        await asyncio.sleep(1.5)
+        before = asyncio.get_running_loop().time()
+        await accepted(w.elsewhere, CALLER.append("s"))
+        w.bus.ring([Hint(("tenant", "s"), 2)])
+        assert await waiting == [2]
+        assert asyncio.get_running_loop().time() == before
+
+
+@run
+async def test_what_nobody_told_is_found_by_the_poll() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        await asyncio.sleep(1.5)
+        await accepted(w.elsewhere, CALLER.append("s"))
+        before = asyncio.get_running_loop().time()
+        assert await batch(stream) == [2]
+        assert asyncio.get_running_loop().time() - before <= 1
+
+
+@run
+async def test_a_bus_that_missed_something_makes_it_look_at_once() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        await asyncio.sleep(1.5)
+        await accepted(w.elsewhere, CALLER.append("s"))
+        before = asyncio.get_running_loop().time()
+        w.hub.unheard()
+        assert await batch(stream) == [2]
+        assert asyncio.get_running_loop().time() == before
+
+
+@run
+async def test_all_who_wait_get_one_batch_of_one_read() -> None:
+    async with world() as w, AsyncExitStack() as stack:
+        streams = [(await stack.enter_async_context(w.watch()))[0] for _ in range(20)]
+        waiting = [asyncio.ensure_future(stream.next()) for stream in streams]
+        await asyncio.sleep(1.5)
+        w.store.calls.clear()
+        await accepted(w.elsewhere, CALLER.append("s"))
+        w.bus.ring([Hint(("tenant", "s"), 2)])
+        batches = await asyncio.gather(*waiting)
+        assert isinstance(batches[0], Batch)
+        assert all(one is batches[0] for one in batches)
+        assert w.store.calls.count("read_log") == 1
+
+
+@run
+async def test_laggards_at_one_place_share_their_page() -> None:
+    async with world(ring_events=1) as w, AsyncExitStack() as stack:
+        streams = [(await stack.enter_async_context(w.watch()))[0] for _ in range(5)]
+        for _ in range(4):
+            await accepted(w.here, CALLER.append("s"))
+        await asyncio.sleep(1.5)
+        w.store.calls.clear()
+        batches = await asyncio.gather(*(stream.next() for stream in streams))
+        assert [entry.seq for entry in batches[0].entries] == [2, 3, 4, 5]
+        assert all(one is batches[0] for one in batches)
+        assert w.store.calls.count("read_log") == 1
+
+
+@run
+async def test_only_so_many_reads_at_once() -> None:
+    async with world(reads=3) as w, AsyncExitStack() as stack:
+        for number in range(10):
+            await accepted(w.elsewhere, CALLER.create(f"t{number}"))
+        opening = [asyncio.ensure_future(stack.enter_async_context(w.watch(f"t{n}"))) for n in range(10)]
+        w.store.gate.clear()
+        await quiet()
+        assert w.store.reading == 3
+        w.store.gate.set()
+        await asyncio.gather(*opening)
+        assert w.store.most_reading == 3
+
+
+@run
+async def test_a_cancelled_wait_loses_nothing() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        for seq in (2, 3):
+            waiting = asyncio.ensure_future(stream.next())
+            await quiet()
+            await accepted(w.here, CALLER.append("s"))
+            # Woken already, and not yet run.
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert stream.cursor.seq == seq - 1
+            assert await batch(stream) == [seq]
+
+
+@run
+async def test_a_cancelled_opening_leaves_nothing() -> None:
+    async with world() as w:
+        w.store.gate.clear()
+        opening = asyncio.ensure_future(w.watch().__aenter__())
+        await quiet()
+        assert w.hub.state().sessions == 1
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        w.store.gate.set()
+        assert w.hub.state().streams == w.hub.state().sessions == 0
+
+
+@run
+async def test_a_position_goes_on_where_it_was() -> None:
+    async with world() as w:
+        async with w.watch() as (stream, _):
+            await accepted(w.here, CALLER.append("s"))
+            await batch(stream)
+            kept = stream.cursor
+        await accepted(w.elsewhere, CALLER.append("s"), CALLER.append("s"))
+        async with w.watch(after=kept) as (stream, snapshot):
+            assert snapshot is None
+            assert stream.cursor == kept
+            assert stream.head_seq == 4
+            assert await batch(stream) == [3, 4]
+        async with w.watch(after=START) as (stream, _):
+            assert await batch(stream) == [1, 2, 3, 4]
+
+
+@run
+async def test_positions_of_no_history_are_lost() -> None:
+    async with world() as w:
+        for cursor in (Cursor(1, "other"), Cursor(2, "later")):
+            with pytest.raises(PositionLost):
+                await w.watch(after=cursor).__aenter__()
+        assert w.hub.state().streams == 0
+
+
+@run
+async def test_others_sessions_do_not_exist() -> None:
+    async with world() as w, w.watch() as (_, _):
+        for scope in (c.Scope("tenant", "bob"), c.Scope("other")):
+            for after in (None, START, Cursor(1, "other")):
+                with pytest.raises((SessionNotFound, PositionLost)) as caught:
+                    await w.watch(after=after, scope=scope).__aenter__()
+                if after != Cursor(1, "other"):
+                    assert caught.type is SessionNotFound
+        async with w.watch(after=START, scope=c.Scope("tenant", "ada")) as (stream, _):
+            assert await batch(stream) == [1]
+
+
+@run
+async def test_a_deletion_is_the_last_event_wherever_the_stream_is() -> None:
+    async with world(ring_events=1) as w, w.watch() as (ahead, _), w.watch() as (behind, _):
+        await accepted(w.here, CALLER.append("s"), CALLER.append("s"))
+        assert await batch(ahead) == [2, 3]
+        kept = ahead.cursor
+        await accepted(w.here, CALLER.delete("s"))
+        assert await batch(ahead) == [4]
+        assert await batch(behind) == [4]
+        final = ahead.cursor
+        with pytest.raises(SessionNotFound):
+            await ahead.next()
+        async with w.watch(after=kept) as (stream, _):
+            assert await batch(stream) == [4]
+        with pytest.raises(SessionNotFound):
+            await w.watch(after=final).__aenter__()
+        with pytest.raises(SessionNotFound):
+            await w.watch().__aenter__()
+        with pytest.raises(PositionCompacted) as compacted:
+            await w.watch(after=START).__aenter__()
+        assert compacted.value.metadata["oldest_seq"] == "4"
+
+
+@run
+async def test_a_session_that_was_lost_is_not_merely_unknown() -> None:
+    async with world() as w:
+        async with w.watch() as (stream, _):
+            kept = stream.cursor
+        w.elsewhere._logs.clear()
+        with pytest.raises(PositionLost):
+            await w.watch(after=kept).__aenter__()
+        w.hub._sessions._wall_clock = lambda: 10.0**10
+        with pytest.raises(SessionNotFound):
+            await w.watch(after=kept).__aenter__()
+
+
+@run
+async def test_bookmarks_come_to_the_idle_and_say_when_the_store_was_read() -> None:
+    async with world(bookmark=10.0) as w, w.watch() as (stream, _):
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        first = await stream.next()
+        assert isinstance(first, CaughtUp)
+        assert 10 <= loop.time() - began <= 11
+        second = await stream.next()
+        assert isinstance(second, CaughtUp)
+        assert second.read_time_us > first.read_time_us
+        assert 20 <= loop.time() - began <= 22
+
+
+@run
+async def test_no_bookmark_while_the_store_is_away_and_then_the_end() -> None:
+    async with world(bookmark=1.0, outage=10.0) as w, w.watch() as (stream, _):
+        loop = asyncio.get_running_loop()
+        async with w.hub.watch_feed(CALLER.scope, None, from_beginning=False) as feed:
+            assert isinstance(await stream.next(), CaughtUp)
+            assert isinstance(await feed.next(), CaughtUp)
+            w.store.away = True
+            began = loop.time()
+            for one in (stream, feed):
+                with pytest.raises(StoreUnavailable):
+                    await one.next()
+                assert 9 <= loop.time() - began <= 12
+            assert w.hub.state().away
+
+
+@run
+async def test_a_store_that_hangs_is_away_too() -> None:
+    async with world(bookmark=1.0, outage=10.0) as w, w.watch() as (stream, _):
+        assert isinstance(await stream.next(), CaughtUp)
+        w.store.gate.clear()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreUnavailable):
+            await stream.next()
+        assert 9 <= asyncio.get_running_loop().time() - began <= 12
+
+
+@run
+async def test_a_short_outage_ends_nothing() -> None:
+    async with world(bookmark=60.0, outage=10.0) as w, w.watch() as (stream, _):
+        waiting = asyncio.ensure_future(batch(stream))
+        await asyncio.sleep(2)
+        w.store.away = True
+        await accepted(w.elsewhere, CALLER.append("s"))
+        w.bus.ring([Hint(("tenant", "s"), 2)])
+        await asyncio.sleep(8)
+        assert not waiting.done()
+        assert w.hub.state().away
+        w.store.away = False
+        assert await waiting == [2]
+        await asyncio.sleep(2)
+        assert not w.hub.state().away
+
+
+@run
+async def test_only_so_many_watchers() -> None:
+    async with world(watchers=2) as w:
+        async with w.watch(), w.hub.watch_feed(CALLER.scope, None, from_beginning=True):
+            for opening in (w.watch(), w.hub.watch_feed(CALLER.scope, None, from_beginning=True)):
+                with pytest.raises(TooManyWatchers):
+                    await opening.__aenter__()
+        async with w.watch():
+            assert w.hub.state().streams == 1
+
+
+@run
+async def test_closing_ends_every_stream() -> None:
+    w = World()
+    async with AsyncExitStack() as stack:
+        async with w.hub:
+            await accepted(w.elsewhere, CALLER.create("s"))
+            stream: SessionStream = (await stack.enter_async_context(w.watch()))[0]
+            feed = await stack.enter_async_context(w.hub.watch_feed(CALLER.scope, None, from_beginning=False))
+            waiting = [asyncio.ensure_future(one.next()) for one in (stream, feed)]
+            await quiet()
+        for one in waiting:
+            with pytest.raises(Draining):
+                await one
+        with pytest.raises(Draining):
+            await stream.next()
+        with pytest.raises(Draining):
+            await w.watch().__aenter__()
+
+
+@run
+async def test_closing_ends_streams_whose_read_hangs() -> None:
+    w = World(ring_events=1)
+    async with AsyncExitStack() as stack:
+        async with w.hub:
+            await accepted(w.elsewhere, CALLER.create("s"))
+            stream, _ = await stack.enter_async_context(w.watch(after=START))
+            stream.cursor = START
+            await accepted(w.here, CALLER.append("s"), CALLER.append("s"))
+            w.store.gate.clear()
+            waiting = asyncio.ensure_future(stream.next())
+            await quiet()
+            assert not waiting.done()
+        with pytest.raises(Draining):
+            await waiting
+
+
+@run
+async def test_commits_come_in_any_order() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        await asyncio.sleep(1.5)
+        moment = w.hub.moment()
+        first = await w.elsewhere.apply([CALLER.append("s")])
+        second = await w.elsewhere.apply([CALLER.append("s")])
+        waiting = asyncio.ensure_future(batch(stream))
+        await quiet()
+        w.store.gate.clear()
+        w.hub.committed(second.writes, moment)
+        w.hub.committed(first.writes, moment)
+        assert await waiting == [2]
+        w.store.gate.set()
+        assert await batch(stream) == [3]
+
+
+@run
+async def test_commits_of_before_a_failover_are_read_not_believed() -> None:
+    async with world() as w, w.watch() as (stream, _):
+        await asyncio.sleep(1.5)
+        moment = w.hub.moment()
+        applied = await w.elsewhere.apply([CALLER.append("s")])
+        w.hub._sessions.incarnation = "another"
+        w.store.calls.clear()
+        w.hub.committed(applied.writes, moment)
+        assert await batch(stream) == [2]
+        assert "read_log" in w.store.calls
+
+
+@run
+async def test_a_commit_of_before_the_channel_is_read_not_believed() -> None:
+    """It may have been redacted meanwhile, when nobody was there to hear of it."""
+    async with world() as w:
+        moment = w.hub.moment()
+        async with w.watch() as (stream, _):
+            early = await w.elsewhere.apply([CALLER.append_ids("s", "m")])
+            await accepted(w.elsewhere, CALLER.redact("s", "m"))
+            w.hub.committed(early.writes, moment)
+            item = await stream.next()
+            assert isinstance(item, Batch)
+            assert all(b"text of m" not in entry.data for entry in item.entries)
+            assert early.writes.events[0].seq == item.entries[0].seq
+
+
+@run
+async def test_a_session_that_nobody_watches_costs_no_bytes() -> None:
+    made: list[int] = []
+    original = wire.event
+
+    def counted(*args: Any) -> bytes:
+        made.append(1)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "event", counted)
+        async with world() as w, w.watch() as (stream, _):
+            await accepted(w.elsewhere, CALLER.create("t"))
+            made.clear()
+            await accepted(w.here, CALLER.append("t"))
+            assert not made
+            await accepted(w.here, CALLER.append("s", "a", "b"))
+            assert len(made) == 2
+            assert await batch(stream) == [2, 3]
+
+
+@run
+async def test_telling_never_fails_a_write() -> None:
+    class Broken(MemoryBus):
+        def ring(self, hints: Any) -> None:
+            raise RuntimeError("no bell")
+
+    w = World()
+    w.here = AnnouncingStore(w.store, w.hub, Broken())
+    logging.getLogger("sessiond.events").setLevel(logging.CRITICAL)
+    try:
+        async with w.hub:
+            await accepted(w.here, CALLER.create("s"))
+            assert (await w.here.get_session(CALLER.scope, "s", content=False)).version == 1
+    finally:
+        logging.getLogger("sessiond.events").setLevel(logging.NOTSET)
+
+
+@run
+async def test_what_was_done_before_is_told_once_more() -> None:
+    async with world() as w:
+        heard: list[Hint] = []
+        ear: Any = type("Ear", (), {"hinted": lambda self, hints: heard.extend(hints), "passed": print})()
+        w.bus.listen(ear)
+        command = CALLER.append("s", request_id="again")
+        await accepted(w.elsewhere, command)
+        await accepted(w.here, command)
+        await quiet()
+        assert heard == [Hint(("tenant", "s"), 2)]
+
+
+@run
+async def test_expiry_is_announced_too() -> None:
+    now = [10**15]
+    w = World()
+    w.elsewhere = w.store.store = MemoryStore(clock=lambda: now[0])
+    async with w.hub:
+        await accepted(w.elsewhere, CALLER.create("s", ttl={"seconds": 60}))
+        async with w.watch() as (stream, _):
+            now[0] += 61 * 10**6
+            w.store.calls.clear()
+            await w.here.expire_due(10)
+            assert await batch(stream) == [2]
+            assert "read_log" not in w.store.calls
+
+
+@run
+async def test_deltas_reach_those_who_ask_behind_the_events() -> None:
+    async with world() as w, w.watch(deltas=True) as (asks, _), w.watch() as (does_not, _):
+        await accepted(w.here, CALLER.append("s"))
+        piece = Delta(message_id="m", text="hel").SerializeToString()
+        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        await quiet()
+        assert await batch(asks) == [2]
+        passed = await asks.next()
+        assert isinstance(passed, DeltasPassed)
+        assert list(passed.data) == [piece]
+        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        await quiet()
+        await accepted(w.here, CALLER.append_ids("s", "m"))
+        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        await quiet()
+        assert await batch(asks) == [3]
+        assert await batch(does_not) == [2, 3]
+        for stream in (asks, does_not):
+            assert isinstance(await stream.next(), CaughtUp)
+
+
+@run
+async def test_late_deltas_of_what_a_snapshot_has_are_not_shown() -> None:
+    async with world() as w:
+        await accepted(w.elsewhere, CALLER.append_ids("s", "m"))
+        async with w.watch(deltas=True) as (stream, _):
+            w.bus.show(Deltas(("tenant", "s"), [Delta(message_id="m", text="late").SerializeToString()]))
+            assert isinstance(await stream.next(), CaughtUp)
+
+
+@run
+async def test_feeds_go_on_from_now_the_beginning_or_a_position() -> None:
+    async with world() as w:
+        watch = w.hub.watch_feed
+        async with (
+            watch(CALLER.scope, None, from_beginning=True) as old,
+            watch(CALLER.scope, None, from_beginning=False) as new,
+        ):
+            first = await old.next()
+            assert isinstance(first, FeedBatch)
+            assert [entry.place.seq for entry in first.entries] == [1]
+            await accepted(w.here, CALLER.append("s"))
+            batches = [await old.next(), await new.next()]
+            assert isinstance(batches[0], FeedBatch)
+            assert batches[0] is batches[1]
+            kept = new.cursor
+        await accepted(w.elsewhere, CALLER.append("s"))
+        async with watch(CALLER.scope, kept, from_beginning=False) as stream:
+            item = await stream.next()
+            assert isinstance(item, FeedBatch)
+            assert [entry.place.seq for entry in item.entries] == [3]
+
+
+@run
+async def test_a_feeds_position_of_no_history_is_lost_and_names_nobody_elses_session() -> None:
+    async with world() as w:
+        async with w.hub.watch_feed(CALLER.scope, None, from_beginning=False) as stream:
+            kept = stream.cursor
+        w.elsewhere._logs.clear()
+        for scope, named in ((CALLER.scope, "s"), (c.Scope("tenant", "bob"), "")):
+            with pytest.raises(PositionLost) as lost:
+                await w.hub.watch_feed(scope, kept, from_beginning=False).__aenter__()
+            assert lost.value.metadata["session_id"] == named
+
+
+@run
+async def test_nobody_watching_reads_nothing() -> None:
+    async with world() as w:
+        async with w.watch():
+            await asyncio.sleep(3)
+        await asyncio.sleep(2)
+        w.store.calls.clear()
+        await asyncio.sleep(3600)
+        assert not w.store.calls
+        assert w.hub.state().ring_bytes == 0
+
+
+@run
+async def test_a_slow_stream_makes_nobody_read() -> None:
+    """It has not asked for more: there is nothing to bring it."""
+    async with world(bookmark=10**6) as w, w.watch() as (_, _):
+        await asyncio.sleep(2)
+        w.store.calls.clear()
+        for _ in range(20):
+            await accepted(w.elsewhere, CALLER.append("s"))
+            w.bus.ring([Hint(("tenant", "s"), 10)])
+            await asyncio.sleep(1)
+        assert set(w.store.calls) == {"log_heads"}
+
+
+@run
+async def test_an_idle_watcher_holds_no_task_and_little_memory() -> None:
+    async with world() as w, AsyncExitStack() as stack:
+        for number in range(200):
+            await accepted(w.elsewhere, CALLER.create(f"t{number}"))
+        tasks = len(asyncio.all_tasks())
+        for number in range(200):
+            await stack.enter_async_context(w.watch(f"t{number}"))
+        await asyncio.sleep(3)
+        gc.collect()
+        assert len(asyncio.all_tasks()) == tasks
+        assert w.hub.state().ring_bytes == 0
+        assert not any(hasattr(one, "__dict__") for one in w.hub._sessions._channels.values())
