@@ -63,7 +63,8 @@ def _show_log(folder: str) -> None:
     """What was wrong last, in the replicas' words."""
     log = Path(folder, "server.log")
     if log.exists():
-        lines = [line for line in log.read_text(errors="replace").splitlines() if " INFO " not in line]
+        wrong = (" WARNING ", " ERROR ", "  File ", "Error")
+        lines = [line for line in log.read_text(errors="replace").splitlines() if any(word in line for word in wrong)]
         print("\n".join(lines)[-8000:], file=sys.stderr)
 
 

@@ -68,7 +68,9 @@ class Judgement:
 
     def line(self) -> str:
         v, f = self.verdict, self.findings
-        resumes = [seconds for kind in RESUMED for seconds in self.resumes.get(kind, ())]
+        # A campaign without any of these tells of what it has.
+        kinds = [kind for kind in RESUMED if kind in self.resumes] or self.resumes
+        resumes = [seconds for kind in kinds for seconds in self.resumes[kind]]
         return (
             f"faults={self.faults} acked={self.acked} lost={v.lost} doubled={v.doubled} "
             f"gaps={v.gaps + v.invented + self.folds_wrong} delivered={self.delivered} "
