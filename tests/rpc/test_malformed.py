@@ -144,6 +144,8 @@ def make_odd(source: Random, message: ProtoMessage, depth: int = 0) -> None:
 def odd_value(source: Random, kind: int) -> Any:
     if kind == FieldDescriptor.TYPE_STRING:
         return source.choice(STRINGS)
+    if kind == FieldDescriptor.TYPE_BYTES:
+        return source.choice(STRINGS).encode()
     if kind == FieldDescriptor.TYPE_BOOL:
         return source.random() < 0.5
     if kind == FieldDescriptor.TYPE_DOUBLE:

@@ -15,8 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessiond.v1 import message_service_pb2 as messages
+from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import session_service_pb2 as sessions
+from sessiond.v1 import tool_call_service_pb2 as tool_calls
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.run_pb2 import RunStatus
 from sessiond.v1.session_pb2 import (
     AgentMode,
     EndReason,
@@ -30,7 +33,7 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructU
 from sessiond_server.domain import commands
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc import requests
+from sessiond_server.rpc import requests, run_requests, tool_call_requests
 
 TENANT = Scope("tenant")
 BOUND = Scope("tenant", "ada")
@@ -56,6 +59,22 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "GetMessage": requests.get_message,
     "ListMessages": requests.list_messages,
     "RedactMessage": requests.redact_message,
+    "BeginRun": run_requests.begin_run,
+    "HeartbeatRun": run_requests.heartbeat_run,
+    "FinishRun": run_requests.finish_run,
+    "CancelRun": run_requests.cancel_run,
+    "GetRun": run_requests.get_run,
+    "ListRuns": run_requests.list_runs,
+    "RequestToolCall": tool_call_requests.request_tool_call,
+    "ApproveToolCall": tool_call_requests.approve_tool_call,
+    "RejectToolCall": tool_call_requests.reject_tool_call,
+    "StartToolCall": tool_call_requests.start_tool_call,
+    "CompleteToolCall": tool_call_requests.complete_tool_call,
+    "FailToolCall": tool_call_requests.fail_tool_call,
+    "CancelToolCall": tool_call_requests.cancel_tool_call,
+    "GetToolCall": tool_call_requests.get_tool_call,
+    "ListToolCalls": tool_call_requests.list_tool_calls,
+    "ListPendingApprovals": tool_call_requests.list_pending_approvals,
 }
 
 METHODS = {
@@ -63,6 +82,8 @@ METHODS = {
     for service in (
         sessions.DESCRIPTOR.services_by_name["SessionService"],
         messages.DESCRIPTOR.services_by_name["MessageService"],
+        runs.DESCRIPTOR.services_by_name["RunService"],
+        tool_calls.DESCRIPTOR.services_by_name["ToolCallService"],
     )
     for method in service.methods
 }
@@ -87,6 +108,18 @@ def minimal(rpc: str) -> Any:
     if "session" in fields:
         request.session.session_id = "s"
         request.session.name = "n"
+    if "run_id" in fields and rpc != "ListToolCalls":
+        request.run_id = "r"
+    if "tool_call_id" in fields:
+        request.tool_call_id = "t"
+    if "tool_call" in fields:
+        request.tool_call.name = "search"
+    if rpc in ("HeartbeatRun", "FinishRun"):
+        request.run.run_id, request.run.fence = "r", 2
+    if "status" in fields:
+        request.status = RunStatus.RUN_STATUS_FAILED
+    if rpc == "FailToolCall":
+        request.error.code = "broken"
     return request
 
 
@@ -152,6 +185,9 @@ def test_shared_rule(rpc: str, field: str, value: Any, good: bool) -> None:
 
 def test_every_field_of_a_request_has_a_table() -> None:
     own = {"session", "messages", "filter", "order_by", "update_mask", "reason", "extend", "page_token"}
+    # test_work_requests.py
+    own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
+    own |= {"tool_call", "tool_call_id", "approver", "result"}
     fields = {field.name for method in METHODS.values() for field in method.input_type.fields}
     assert fields == own | SHARED.keys()
 
@@ -249,6 +285,7 @@ def test_batches_and_lists_read_basic_by_default(view: Any, full: bool) -> None:
 @pytest.mark.parametrize(("consistency", "strong"), [(0, False), (1, False), (2, True)])
 def test_reads_are_cached_by_default(consistency: Any, strong: bool) -> None:
     reads = {rpc for rpc, method in METHODS.items() if "consistency" in method.input_type.fields_by_name}
+    reads -= {"GetRun", "ListRuns", "GetToolCall", "ListToolCalls"}  # of which there are no copies
     answers: dict[str, Any] = {rpc: FUNCTIONS[rpc](changed(rpc, consistency=consistency)) for rpc in reads}
     assert {rpc: answer.strong for rpc, answer in answers.items()} == dict.fromkeys(reads, strong)
 
@@ -569,6 +606,7 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_INT32: INTEGERS,
     FieldDescriptor.TYPE_INT64: LONGS,
     FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_BYTES: st.binary(max_size=8),
     FieldDescriptor.TYPE_DOUBLE: st.floats(),
     FieldDescriptor.TYPE_ENUM: INTEGERS,
 }
