@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -20,6 +21,8 @@ PUBLISHED_BYTES = 192 * 1024
 """Most of one PublishDelta; the service takes 256 KiB with all that is around the text."""
 PUBLISHED_PIECES = 64
 """Most of one PublishDelta."""
+LANDING = 0.1
+"""Seconds that the append waits for what is being shown."""
 
 Publish = Callable[[Sequence[Delta]], Awaitable[None]]
 Append = Callable[[Message, str], Awaitable[AppendMessagesResponse]]
@@ -72,6 +75,9 @@ class Draft:
         self._shown = (0, 0)
         """Part and byte up to which it was shown."""
         self._changed = asyncio.Event()
+        self._landed = asyncio.Event()
+        """Set while nothing is being shown."""
+        self._landed.set()
         self._publisher: asyncio.Task[None] | None = None
         self._refusal: SessiondError | None = None
         self.request_id = new_request_id()
@@ -119,6 +125,10 @@ class Draft:
         """Appends the message now rather than at the end of the block. After an error it can be called again: it acts
         once. Raises what `append_messages` raises."""
         if self.appended is None:
+            # A piece that comes behind the message would look like the beginning of another one.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LANDING):
+                    await self._landed.wait()
             await self._stop_showing()
             self.appended = await self._append(self.message, self.request_id)
         return self.appended
@@ -130,9 +140,11 @@ class Draft:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stop_showing()
-        if kind is None:
-            await self.append()
+        try:
+            if kind is None:
+                await self.append()
+        finally:
+            await self._stop_showing()
 
     async def _add(self, kind: Literal["text", "thinking", "arguments"], text: str) -> None:
         if self._refusal is not None:
@@ -152,6 +164,7 @@ class Draft:
         """Publishes what is new, again and again, until it is cancelled or refused."""
         deltas: Sequence[Delta] = [self._delta(0, 0, typing=True)]
         while True:
+            self._landed.clear()
             try:
                 await self._publish(deltas)
             except (NotFound, Refused) as error:
@@ -159,6 +172,8 @@ class Draft:
                 return
             except SessiondError:
                 pass  # it is not what counts; who watches sees a hole, and later the message
+            finally:
+                self._landed.set()
             await asyncio.sleep(self._interval)
             while not (deltas := list(islice(self._take(), PUBLISHED_PIECES))):
                 self._changed.clear()

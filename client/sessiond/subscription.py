@@ -107,6 +107,9 @@ class Subscription(ABC, Generic[Item, Shown]):
         return self
 
     async def __anext__(self) -> Item:
+        if self._next < len(self._items) and not (self._closed or self._reading):
+            self._next += 1
+            return self._items[self._next - 1]
         with self._one_reader():
             self.ack()
             while self._next == len(self._items) or self._closed:

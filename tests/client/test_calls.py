@@ -10,6 +10,7 @@ from google.protobuf.descriptor import EnumDescriptor
 
 import sessiond
 from sessiond import fields
+from sessiond.channel import SERVICES
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
@@ -33,6 +34,10 @@ def test_every_rpc_has_a_method() -> None:
     assert ALL.keys() == METHODS.keys() - STREAMS.keys()
     for name in ALL:
         assert callable(getattr(sessiond.Client, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()))
+
+
+def test_every_service_is_retried() -> None:
+    assert {method.containing_service.full_name for method in METHODS.values()} == set(SERVICES)
 
 
 def test_writes_are_the_rpcs_with_a_request_id() -> None:

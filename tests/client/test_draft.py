@@ -153,6 +153,23 @@ async def test_showing_may_fail(client: sessiond.Client, server: ScriptedServer)
     assert sessiond.text_of(appended(server)[0]) == "012"
 
 
+async def test_what_is_being_shown_comes_before_the_message(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "LANDING", 60.0)
+    landing = asyncio.Event()
+    server.script.append(Wait(landing))
+    async with client.draft("s") as draft:
+        await server.arrived.wait()
+        leaving = asyncio.create_task(draft.append())
+        await client.get_session("s")
+        assert not appended(server)
+        landing.set()
+        await leaving
+    assert [seen.method for seen in server.seen] == ["PublishDelta", "GetSession", "AppendMessages"]
+    assert not server.cancelled.is_set()
+
+
 async def test_slow_showing_holds_nothing_up(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(Wait(asyncio.Event()))
     async with client.draft("s") as draft:

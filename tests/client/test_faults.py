@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import sessiond
-from tests.client.calls import ALL, WRITES
+from tests.client.calls import ALL, STREAMS, WRITES
 from tests.client.conftest import QUICK
 from tests.client.scripted import Fail, ScriptedServer, Wait, scripted_server
 
@@ -198,6 +198,14 @@ async def test_a_closed_client_says_so(rpc: str, client: sessiond.Client, server
         await ALL[rpc](client)()
     await client.close()
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("rpc", STREAMS)
+async def test_a_closed_client_watches_nothing(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.close()
+    with pytest.raises(sessiond.ClientClosed, match="closed"):
+        await anext(STREAMS[rpc](client))
+    assert not server.seen
 
 
 async def test_a_client_that_was_never_used_closes() -> None:

@@ -10,7 +10,8 @@ import pytest
 import sessiond
 from sessiond.channel import channel_options
 from sessiond.target import is_local
-from tests.client.scripted import ScriptedServer, scripted_server
+from tests.client.logs import snapshot
+from tests.client.scripted import QUIET, ScriptedServer, scripted_server
 
 KEY = "sd_not-a-key"
 
@@ -53,11 +54,13 @@ def test_what_stays_on_this_machine(target: str, local: bool) -> None:
 
 
 async def test_the_key_is_shown_with_every_call(server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), QUIET])
     async with sessiond.Client(server.target, api_key=KEY) as client:
-        await client.get_session("s")
+        async with client.watch("s"):
+            await client.get_session("s")
         await client.append_messages("s", [sessiond.user("hi")])
         assert KEY not in repr(client)
-    assert [seen.metadata["authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 2
+    assert [seen.metadata["authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 3
 
 
 async def test_no_key_no_header(client: sessiond.Client, server: ScriptedServer) -> None:

@@ -387,6 +387,25 @@ async def test_a_quiet_stream_is_no_reason_to_give_up(
         assert await seqs(watch, 1) == [2]
 
 
+async def test_what_comes_begins_a_new_count(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def away(request: Any) -> Steps:
+        clock.now += 40
+        return [UNAVAILABLE]
+
+    def back(request: Any) -> Steps:
+        at = int(request.position.removeprefix("after "))
+        return [resumed(at), batch(at + 1), UNAVAILABLE]
+
+    server.script.extend([away, back] * 3)
+    watch = client.watch("s", position=position(1), give_up_after=60)
+    assert await seqs(watch, 3) == [2, 3, 4]
+    await watch.aclose()
+
+
 # The end.
 
 
