@@ -1,6 +1,6 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store -> bus -> hub -> announcing store -> cache -> batcher -> wire, refusing calls
+    bundled servers -> store -> blobs -> bus -> hub -> announcing store -> cache -> batcher -> wire, refusing calls
     -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
@@ -16,9 +16,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sessiond_server import auth, failpoints, sweeper
+from sessiond_server.blobs import reaper
+from sessiond_server.blobs.contract import BlobStore
+from sessiond_server.blobs.downloads import Downloads
+from sessiond_server.blobs.files import Files
+from sessiond_server.blobs.memory import MemoryBlobs
+from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.cache.contract import Limits as CacheLimits
 from sessiond_server.cache.redis import RedisCache
 from sessiond_server.domain.rows import Rules
@@ -32,7 +38,7 @@ from sessiond_server.events.limits import Limits as EventLimits
 from sessiond_server.events.memory import MemoryBus
 from sessiond_server.events.redis import RedisBus
 from sessiond_server.rpc.server import RpcServer, WireSettings
-from sessiond_server.settings import Address, Settings, refuse_open_network
+from sessiond_server.settings import Address, SettingError, Settings, refuse_open_network
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
 from sessiond_server.store.cached import CachedStore
@@ -45,7 +51,13 @@ OUTAGE_AT_START: Final = 30.0
 PING_PAUSE: Final = 1.0
 PING_PATIENCE: Final = 2.0
 """Seconds between two looks at the store, and for one; health follows within their sum."""
+BLOB_CONNECTIONS: Final = 4
+"""To Postgres, beside those of the store, where the bytes of attachments lie there."""
 _MICROSECOND: Final = 1_000_000
+
+if TYPE_CHECKING:
+    from sessiond_server.store.memory import MemoryStore
+    from sessiond_server.store.postgres.store import PostgresStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             embedded = await stack.enter_async_context(bundled(settings))
         dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
         truth = await stack.enter_async_context(opened_store(settings, dsn))
+        blobs = await stack.enter_async_context(_opened_blobs(settings, dsn))
+        uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
+        files = Files(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         redis_url = embedded.redis_url if embedded else settings.redis_url
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
@@ -116,7 +131,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         if cache is not None:
             store = await stack.enter_async_context(CachedStore(store, cache))
         batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
-        server = RpcServer(store, batcher, hub, bus, authenticator, _wire(settings))
+        server = RpcServer(store, truth, batcher, hub, bus, files, authenticator, _wire(settings))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
@@ -132,6 +147,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             cache.begin(prefix)
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
+        tasks(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
         tasks(_watch_health(store, server), "health")
         if cache is not None:
             await server.set_cache(cache.ready)
@@ -165,17 +181,26 @@ async def database(settings: Settings) -> AsyncIterator[str | None]:
 
 
 @asynccontextmanager
-async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator[Store]:
+async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["MemoryStore | PostgresStore"]:
     """The store: in the database of `dsn`, which need not be there yet, or in memory."""
     rules = Rules(
-        default_ttl_us=round(settings.default_ttl * _MICROSECOND), max_live_sessions=settings.max_live_sessions
+        default_ttl_us=round(settings.default_ttl * _MICROSECOND),
+        max_live_sessions=settings.max_live_sessions,
+        max_attachment_bytes=settings.max_attachment_size,
+        max_session_attachment_bytes=settings.max_session_attachments_size,
     )
     request_retention = timedelta(seconds=settings.request_retention)
     tombstone_retention = timedelta(seconds=settings.tombstone_retention)
+    upload_retention = timedelta(seconds=settings.upload_retention)
     if settings.store == "memory":
         from sessiond_server.store.memory import MemoryStore
 
-        yield MemoryStore(rules=rules, request_retention=request_retention, tombstone_retention=tombstone_retention)
+        yield MemoryStore(
+            rules=rules,
+            request_retention=request_retention,
+            tombstone_retention=tombstone_retention,
+            upload_retention=upload_retention,
+        )
         return
     from sessiond_server.store.postgres.store import PostgresStore
 
@@ -185,9 +210,36 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator[Sto
         rules=rules,
         request_retention=request_retention,
         tombstone_retention=tombstone_retention,
+        upload_retention=upload_retention,
         max_connections=settings.pool_size,
     ) as store:
         yield store
+
+
+@asynccontextmanager
+async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[BlobStore]:
+    """Where the bytes of attachments are kept. Raises SettingError."""
+    if settings.blob_store is not None:
+        yield _object_store(settings.blob_store)
+    elif settings.store == "memory":
+        yield MemoryBlobs()
+    else:
+        from sessiond_server.store.postgres.blobs import PostgresBlobs
+
+        assert dsn is not None
+        async with PostgresBlobs(dsn, max_connections=BLOB_CONNECTIONS) as blobs:
+            yield blobs
+
+
+def _object_store(url: str) -> BlobStore:
+    try:
+        from sessiond_server.blobs.objects import opened
+    except ImportError as error:
+        raise SettingError("--blob-store needs obstore: install sessiond[objects]") from error
+    try:
+        return opened(url)
+    except ValueError as error:
+        raise SettingError(f"--blob-store: {error}") from error
 
 
 async def _bring_up_to_date(dsn: str) -> None:
@@ -345,6 +397,9 @@ def _wire(settings: Settings) -> WireSettings:
         watch_age=settings.watch_age,
         drain_pause=settings.drain_pause,
         grace=settings.grace,
+        most_transfers=settings.transfers,
+        transfer_idle=settings.transfer_idle,
+        upload_retention=settings.upload_retention,
     )
 
 

@@ -20,11 +20,21 @@ from tests.rpc.test_table import VALID
 from tests.rpc.wire import RPCS, Wire, said
 
 UNKNOWN_ENUM = cast("Any", 99)
+WITHIN = {"UpdateSession": "session", "UploadAttachment": "header"}
+"""The field that says which session, where it is not the request itself."""
+NAMELESS = (
+    "CreateSession",
+    "ListSessions",
+    "CountSessions",
+    "BatchGetSessions",
+    "BatchDeleteSessions",
+    "WatchEvents",
+    "ListPendingApprovals",
+)
 NAMED_BY = {
-    rpc: "session.session_id" if rpc == "UpdateSession" else "session_id"
+    rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id"
     for rpc in RPCS
-    if rpc
-    not in ("CreateSession", "ListSessions", "CountSessions", "BatchGetSessions", "BatchDeleteSessions", "WatchEvents")
+    if rpc not in NAMELESS
 }
 BAD_IDS = ["", "x" * 129, "a\0b", "a b", "a/b", "é", "a\n", "名"]
 
@@ -80,7 +90,7 @@ async def assert_field(wire: Wire, rpc: str, request: ProtoMessage, field: str) 
 @pytest.mark.parametrize("rpc", NAMED_BY)
 async def test_ids_have_their_alphabet_and_length(untouched: Wire, rpc: str, bad: str) -> None:
     request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
-    target = request.session if rpc == "UpdateSession" else request
+    target = getattr(request, WITHIN[rpc]) if rpc in WITHIN else request
     target.session_id = bad
     await assert_field(untouched, rpc, request, NAMED_BY[rpc])
 

@@ -6,11 +6,20 @@ import pytest
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
+from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import run_pb2
+from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
-from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire, said
+from sessiond.v1.tool_call_pb2 import ToolCall
+from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire, header, said
+
+LIVE = RunFence(run_id="r1", fence=4)
+"""The run that is live in bob's sessions."""
 
 
 def named(session_id: str) -> dict[str, ProtoMessage]:
@@ -34,10 +43,35 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "WatchSession": e.WatchSessionRequest(session_id=session_id),
         "ListEvents": e.ListEventsRequest(session_id=session_id),
         "PublishDelta": e.PublishDeltaRequest(session_id=session_id, deltas=[e.Delta(message_id="m", typing=True)]),
+        "UploadAttachment": header(session_id, "a1"),
+        "GetUploadStatus": a.GetUploadStatusRequest(session_id=session_id, attachment_id="a1"),
+        "DownloadAttachment": a.DownloadAttachmentRequest(session_id=session_id, attachment_id="a1", offset=1000),
+        "GetAttachment": a.GetAttachmentRequest(session_id=session_id, attachment_id="a1"),
+        "ListAttachments": a.ListAttachmentsRequest(session_id=session_id),
+        "DeleteAttachment": a.DeleteAttachmentRequest(
+            session_id=session_id, attachment_id="a1", request_id="used", expected_version=77
+        ),
+        "BeginRun": r.BeginRunRequest(session_id=session_id, run=Run(run_id="r1"), request_id="used"),
+        "HeartbeatRun": r.HeartbeatRunRequest(session_id=session_id, run=LIVE),
+        "FinishRun": r.FinishRunRequest(session_id=session_id, run=LIVE, status=RunStatus.RUN_STATUS_COMPLETED),
+        "CancelRun": r.CancelRunRequest(session_id=session_id, run_id="r1"),
+        "GetRun": r.GetRunRequest(session_id=session_id, run_id="r1", min_version=1000),
+        "ListRuns": r.ListRunsRequest(session_id=session_id),
+        "RequestToolCall": t.RequestToolCallRequest(
+            session_id=session_id, tool_call=ToolCall(tool_call_id="t1", name="x"), run=LIVE
+        ),
+        "ApproveToolCall": t.ApproveToolCallRequest(session_id=session_id, tool_call_id="t1", expected_version=77),
+        "RejectToolCall": t.RejectToolCallRequest(session_id=session_id, tool_call_id="t1"),
+        "StartToolCall": t.StartToolCallRequest(session_id=session_id, tool_call_id="t1", run=LIVE),
+        "CompleteToolCall": t.CompleteToolCallRequest(session_id=session_id, tool_call_id="t1"),
+        "FailToolCall": t.FailToolCallRequest(session_id=session_id, tool_call_id="t1", error=run_pb2.Failure()),
+        "CancelToolCall": t.CancelToolCallRequest(session_id=session_id, tool_call_id="t1"),
+        "GetToolCall": t.GetToolCallRequest(session_id=session_id, tool_call_id="t1"),
+        "ListToolCalls": t.ListToolCallsRequest(session_id=session_id, min_version=1000),
     }
 
 
-NAMELESS = {"CreateSession", "ListSessions", "CountSessions", "WatchEvents"}
+NAMELESS = {"CreateSession", "ListSessions", "CountSessions", "WatchEvents", "ListPendingApprovals"}
 
 
 def test_every_rpc_is_here() -> None:
@@ -51,6 +85,10 @@ async def shared(wire: Wire) -> Wire:
         await wire.create(session_id, key=BOB, name="secret")
         request = m.AppendMessagesRequest(session_id=session_id, messages=[said("secret", message_id="m1")])
         await wire.call("AppendMessages", request, key=BOB)
+        await wire.call("UploadAttachment", header(session_id, "a1"), key=BOB)
+        await wire.call("BeginRun", r.BeginRunRequest(session_id=session_id, run=Run(run_id="r1")), key=BOB)
+        asked = ToolCall(tool_call_id="t1", name="secret", requires_approval=True)
+        await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id=session_id, tool_call=asked), key=BOB)
     await wire.call("TouchSession", s.TouchSessionRequest(session_id="bobs", request_id="used"), key=BOB)
     await wire.call("DeleteSession", s.DeleteSessionRequest(session_id="gone"), key=BOB)
     return wire
@@ -85,6 +123,16 @@ async def test_a_foreign_session_looks_like_none(shared: Wire, rpc: str, key: st
 async def test_a_key_of_the_whole_tenant_sees_it(shared: Wire) -> None:
     answer = await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=TENANT)
     assert answer.name == "secret"
+
+
+@pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
+async def test_the_inbox_leaves_it_out(shared: Wire, key: str) -> None:
+    for user_id in ("", "bob"):
+        request = t.ListPendingApprovalsRequest(user_id=user_id)
+        assert not (await shared.call("ListPendingApprovals", request, key=key)).tool_calls
+    for owner in (BOB, TENANT):
+        found = await shared.call("ListPendingApprovals", t.ListPendingApprovalsRequest(), key=owner)
+        assert [call.session_id for call in found.tool_calls] == ["bobs"]
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
@@ -130,7 +178,7 @@ async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
     bobs = shared.watch("WatchEvents", e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING), key=BOB)
     assert (await bobs.read()).HasField("resumed")
     seen = [(event.session_id, event.seq) for event in (await bobs.read()).events.events]
-    assert seen == [("bobs", 1), ("bobs", 2), ("bobs", 3), ("gone", 3)]
+    assert seen == [*(("bobs", seq) for seq in range(1, 7)), ("gone", 6)]
 
 
 async def test_a_taken_id_has_the_same_text_whoever_owns_it(shared: Wire) -> None:

@@ -12,6 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.auth import Authenticator
+from sessiond_server.blobs.downloads import Downloads
+from sessiond_server.blobs.files import Files
+from sessiond_server.blobs.memory import MemoryBlobs
+from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.memory import MemoryBus
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
@@ -21,7 +25,10 @@ from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = ["", "sessiond.v1.SessionService", "sessiond.v1.MessageService", "sessiond.v1.EventService"]
+NAMES = [
+    "",
+    *(f"sessiond.v1.{name}Service" for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment")),
+]
 
 
 async def health(wire: Wire, service: str = "") -> Any:
@@ -120,8 +127,9 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 
 
 def unstarted(settings: WireSettings) -> RpcServer:
-    store, bus = MemoryStore(), MemoryBus()
-    return RpcServer(store, DirectWriter(store), EventHub(store, bus), bus, Authenticator(), settings)
+    store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
+    files = Files(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
+    return RpcServer(store, store, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
 
 
 async def test_a_server_that_never_started_can_be_stopped() -> None:
@@ -165,9 +173,7 @@ async def test_reflection_lists_the_services_when_asked_for() -> None:
         assert await listed_services(wire) == [
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
-            "sessiond.v1.EventService",
-            "sessiond.v1.MessageService",
-            "sessiond.v1.SessionService",
+            *sorted(service.full_name for service in SERVICES),
         ]
 
 

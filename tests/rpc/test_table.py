@@ -7,20 +7,30 @@ import pytest
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
+from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.attachment_pb2 import AttachmentType
+from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus, SessionView
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import wire as encoding
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.store.memory import MemoryStore
-from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, said, serving
+from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
 
 ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
 SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED
 ENDED = SessionStatus.SESSION_STATUS_ENDED
+DATA = AttachmentType.ATTACHMENT_TYPE_DATA
 BASIC = SessionView.SESSION_VIEW_BASIC
+
+LIVE = RunFence(run_id="r1", fence=2)
+"""The live run of the session `busy`."""
 
 WRITES = {
     "CreateSession": s.CreateSessionRequest(session=Session(session_id="new")),
@@ -35,10 +45,27 @@ WRITES = {
     "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
     "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
     "PublishDelta": e.PublishDeltaRequest(session_id="active", deltas=[e.Delta(message_id="m2", text="so")]),
+    "UploadAttachment": header("active", "new"),
+    "DeleteAttachment": a.DeleteAttachmentRequest(session_id="small", attachment_id="a1"),
+    "BeginRun": r.BeginRunRequest(session_id="active", run=Run(run_id="r2")),
+    "HeartbeatRun": r.HeartbeatRunRequest(session_id="busy", run=LIVE),
+    "FinishRun": r.FinishRunRequest(session_id="busy", run=LIVE, status=RunStatus.RUN_STATUS_COMPLETED),
+    "CancelRun": r.CancelRunRequest(session_id="busy", run_id="r1"),
+    "RequestToolCall": t.RequestToolCallRequest(session_id="active", tool_call=ToolCall(name="search")),
+    "ApproveToolCall": t.ApproveToolCallRequest(session_id="busy", tool_call_id="asked", approver="Ada", reason="ok"),
+    "RejectToolCall": t.RejectToolCallRequest(session_id="busy", tool_call_id="asked", run=LIVE),
+    "StartToolCall": t.StartToolCallRequest(session_id="busy", tool_call_id="plain", run=LIVE),
+    "CompleteToolCall": t.CompleteToolCallRequest(
+        session_id="busy", tool_call_id="running", result=ToolData(text="found")
+    ),
+    "FailToolCall": t.FailToolCallRequest(session_id="busy", tool_call_id="running", error=Failure(code="broken")),
+    "CancelToolCall": t.CancelToolCallRequest(session_id="busy", tool_call_id="running"),
 }
-UNSTORED = frozenset(["PublishDelta"])
-"""Needs the scope of a write, and is none: nothing is committed, and there is no request id."""
-COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED]
+UNSTORED = frozenset(["PublishDelta", "HeartbeatRun"])
+"""Need the scope of a write, and make no event: there is no request id."""
+STREAMED = frozenset(["UploadAttachment"])
+"""Its request id is that of the first message of a stream; see test_uploads.py."""
+COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED]
 READS = {
     "GetSession": s.GetSessionRequest(session_id="active"),
     "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=["ended", "none", "active"]),
@@ -50,6 +77,15 @@ READS = {
     "WatchSession": e.WatchSessionRequest(session_id="active"),
     "WatchEvents": e.WatchEventsRequest(),
     "ListEvents": e.ListEventsRequest(session_id="active"),
+    "GetUploadStatus": a.GetUploadStatusRequest(session_id="small", attachment_id="a1"),
+    "DownloadAttachment": a.DownloadAttachmentRequest(session_id="small", attachment_id="a1"),
+    "GetAttachment": a.GetAttachmentRequest(session_id="small", attachment_id="a1"),
+    "ListAttachments": a.ListAttachmentsRequest(session_id="small"),
+    "GetRun": r.GetRunRequest(session_id="busy", run_id="r1"),
+    "ListRuns": r.ListRunsRequest(session_id="busy"),
+    "GetToolCall": t.GetToolCallRequest(session_id="busy", tool_call_id="asked"),
+    "ListToolCalls": t.ListToolCallsRequest(session_id="busy", run_id="r1"),
+    "ListPendingApprovals": t.ListPendingApprovalsRequest(),
 }
 VALID = {**WRITES, **READS}
 
@@ -61,7 +97,8 @@ async def stocked(wire: Wire) -> Wire:
 
 
 async def stock(wire: Wire) -> None:
-    """Sessions named by their status, `active` at version 2 with the message m1."""
+    """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
+    at version 6 with the live run r1 and the tool calls asked, plain and running."""
     await wire.create("created", active=False)
     await wire.create("active", summary="so far")
     message = said("hello", message_id="m1")
@@ -70,7 +107,15 @@ async def stock(wire: Wire) -> None:
     await wire.call("SuspendSession", s.SuspendSessionRequest(session_id="suspended"))
     await wire.create("ended")
     await wire.call("EndSession", s.EndSessionRequest(session_id="ended"))
-    await wire.create("small", config=SessionConfig(max_messages=1, blocked_tools=["rm"]))
+    await wire.create("small", config=SessionConfig(max_messages=1, blocked_tools=["rm"], max_attachments=1))
+    await wire.call("UploadAttachment", header("small", "a1", name="a.csv"))
+    await wire.create("busy", config=SessionConfig(blocked_tools=["rm"]))
+    await wire.call("BeginRun", r.BeginRunRequest(session_id="busy", run=Run(run_id="r1")))
+    for name in ("asked", "plain", "running"):
+        asked = ToolCall(tool_call_id=name, name="search", requires_approval=name == "asked")
+        asked.arguments.text = "{}"
+        await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=asked, run=LIVE))
+    await wire.call("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="running"))
 
 
 def test_the_tables_have_every_rpc_of_every_service() -> None:
@@ -84,7 +129,7 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "GetSession": lambda a: (a.session_id, a.version, a.summary) == ("active", 2, "so far"),
     "BatchGetSessions": lambda a: ([x.session_id for x in a.sessions], a.not_found) == (["ended", "active"], ["none"]),
     "ListSessions": lambda a: [x.session_id for x in a.sessions] == ["ended"] and not a.next_page_token,
-    "CountSessions": lambda a: a.count == 5,
+    "CountSessions": lambda a: a.count == 6,
     "UpdateSession": lambda a: (a.name, a.version, a.summary) == ("Renamed", 3, "so far"),
     "ActivateSession": lambda a: (a.status, a.version) == (ACTIVE, 2),
     "SuspendSession": lambda a: (a.status, a.version, a.summary) == (SUSPENDED, 3, "so far"),
@@ -111,6 +156,42 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
         and a.position != ""
     ),
     "PublishDelta": lambda a: a == e.PublishDeltaResponse(),
+    "UploadAttachment": lambda a: (a.attachment_id, a.session_id, a.seq, a.size_bytes) == ("new", "active", 3, 7),
+    "GetUploadStatus": lambda a: (a.committed_bytes, a.size_bytes, a.attachment.attachment_id) == (7, 7, "a1"),
+    "DownloadAttachment": lambda a: (a.header.attachment.name, a.header.offset, a.header.length) == ("a.csv", 0, 7),
+    "GetAttachment": lambda a: (
+        (a.attachment_id, a.name, a.type) == ("a1", "a.csv", AttachmentType.ATTACHMENT_TYPE_DATA)
+    ),
+    "ListAttachments": lambda a: ([x.name for x in a.attachments], a.version, a.next_page_token) == (["a.csv"], 2, ""),
+    "DeleteAttachment": lambda a: a.version == 3,
+    "BeginRun": lambda a: (
+        (a.run_id, a.session_id, a.status, a.fence, a.lease.seconds, a.version)
+        == ("r2", "active", RunStatus.RUN_STATUS_RUNNING, 3, 30, 3)
+    ),
+    "HeartbeatRun": lambda a: a.lease.seconds == 30 and a.lease_expire_time.seconds > 0,
+    "FinishRun": lambda a: (a.run_id, a.status, a.version) == ("r1", RunStatus.RUN_STATUS_COMPLETED, 9),
+    "CancelRun": lambda a: (a.run_id, a.status, a.version) == ("r1", RunStatus.RUN_STATUS_CANCELLED, 10),
+    "RequestToolCall": lambda a: (a.name, a.status, a.version, a.requester != "") == ("search", 1, 3, True),
+    "ApproveToolCall": lambda a: (
+        (a.status, a.approval.approved, a.approval.approver, a.approval.reason, a.arguments.text)
+        == (ToolCallStatus.TOOL_CALL_STATUS_APPROVED, True, "Ada", "ok", "{}")
+    ),
+    "RejectToolCall": lambda a: (a.status, a.approval.approved) == (ToolCallStatus.TOOL_CALL_STATUS_REJECTED, False),
+    "StartToolCall": lambda a: (a.status, a.version) == (ToolCallStatus.TOOL_CALL_STATUS_RUNNING, 7),
+    "CompleteToolCall": lambda a: (
+        (a.status, a.result.text, a.arguments.text) == (ToolCallStatus.TOOL_CALL_STATUS_COMPLETED, "found", "{}")
+    ),
+    "FailToolCall": lambda a: (a.status, a.error.code) == (ToolCallStatus.TOOL_CALL_STATUS_FAILED, "broken"),
+    "CancelToolCall": lambda a: a.status == ToolCallStatus.TOOL_CALL_STATUS_CANCELLED,
+    "GetRun": lambda a: (a.run_id, a.status, a.fence) == ("r1", RunStatus.RUN_STATUS_RUNNING, 2),
+    "ListRuns": lambda a: ([x.run_id for x in a.runs], a.next_page_token, a.version) == (["r1"], "", 6),
+    "GetToolCall": lambda a: (a.tool_call_id, a.run_id, a.arguments.text) == ("asked", "r1", "{}"),
+    "ListToolCalls": lambda a: (
+        ([x.tool_call_id for x in a.tool_calls], a.next_page_token, a.version) == (["running", "plain", "asked"], "", 6)
+    ),
+    "ListPendingApprovals": lambda a: (
+        ([(x.session_id, x.tool_call_id) for x in a.tool_calls], a.next_page_token) == ([("busy", "asked")], "")
+    ),
 }
 
 
@@ -123,6 +204,9 @@ async def test_a_valid_request_is_answered(stocked: Wire, rpc: str) -> None:
 Refusal = tuple[str, ProtoMessage, StatusCode, str, dict[str, str]]
 INVALID, PRECONDITION = StatusCode.INVALID_ARGUMENT, StatusCode.FAILED_PRECONDITION
 MISMATCH = {"session_id": "active", "current_version": "2"}
+STALE = RunFence(run_id="r0", fence=2)
+FENCED = {"session_id": "busy", "run_id": "r0", "live_run_id": "r1"}
+CALL = {"session_id": "busy", "tool_call_id": "asked"}
 
 REFUSALS: list[Refusal] = [
     ("CreateSession", s.CreateSessionRequest(session=Session(session_id="active")), StatusCode.ALREADY_EXISTS,
@@ -184,6 +268,75 @@ REFUSALS: list[Refusal] = [
      PRECONDITION, "SESSION_NOT_ACTIVE", {"session_id": "suspended", "status": "SUSPENDED"}),
     ("PublishDelta", e.PublishDeltaRequest(session_id="ended", deltas=[e.Delta(message_id="m", typing=True)]),
      PRECONDITION, "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("UploadAttachment", header("none", "x"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("UploadAttachment", header("ended", "x"), PRECONDITION, "SESSION_ENDED",
+     {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("UploadAttachment", header("small", "a1"), StatusCode.ALREADY_EXISTS, "ATTACHMENT_ALREADY_EXISTS",
+     {"session_id": "small", "attachment_id": "a1"}),
+    ("UploadAttachment", header("small", "x"), PRECONDITION, "ATTACHMENT_LIMIT_REACHED",
+     {"session_id": "small", "limit": "1"}),
+    ("GetUploadStatus", a.GetUploadStatusRequest(session_id="small", attachment_id="x"), StatusCode.NOT_FOUND,
+     "UPLOAD_NOT_FOUND", {"session_id": "small", "attachment_id": "x"}),
+    ("DownloadAttachment", a.DownloadAttachmentRequest(session_id="small", attachment_id="x"), StatusCode.NOT_FOUND,
+     "ATTACHMENT_NOT_FOUND", {"session_id": "small", "attachment_id": "x"}),
+    ("DownloadAttachment", a.DownloadAttachmentRequest(session_id="small", attachment_id="a1", offset=8), INVALID,
+     "INVALID_FIELD", {}),
+    ("GetAttachment", a.GetAttachmentRequest(session_id="small", attachment_id="x"), StatusCode.NOT_FOUND,
+     "ATTACHMENT_NOT_FOUND", {"session_id": "small", "attachment_id": "x"}),
+    ("ListAttachments", a.ListAttachmentsRequest(session_id="small", page_token="x"), INVALID, "INVALID_PAGE_TOKEN",
+     {}),
+    ("DeleteAttachment", a.DeleteAttachmentRequest(session_id="small", attachment_id="x"), StatusCode.NOT_FOUND,
+     "ATTACHMENT_NOT_FOUND", {"session_id": "small", "attachment_id": "x"}),
+    ("DeleteAttachment", a.DeleteAttachmentRequest(session_id="small", attachment_id="a1", expected_version=1),
+     StatusCode.ABORTED, "VERSION_MISMATCH", {"session_id": "small", "current_version": "2"}),
+    ("BeginRun", r.BeginRunRequest(session_id="busy"), PRECONDITION, "RUN_IN_PROGRESS",
+     {"session_id": "busy", "run_id": "r1"}),
+    ("BeginRun", r.BeginRunRequest(session_id="busy", run=Run(run_id="r1")), StatusCode.ALREADY_EXISTS,
+     "RUN_ALREADY_EXISTS", {"session_id": "busy", "run_id": "r1"}),
+    ("BeginRun", r.BeginRunRequest(session_id="suspended"), PRECONDITION, "SESSION_NOT_ACTIVE",
+     {"session_id": "suspended", "status": "SUSPENDED"}),
+    ("HeartbeatRun", r.HeartbeatRunRequest(session_id="busy", run=STALE), StatusCode.ABORTED, "RUN_FENCED", FENCED),
+    ("HeartbeatRun", r.HeartbeatRunRequest(session_id="busy"), INVALID, "INVALID_FIELD", {}),
+    ("FinishRun", r.FinishRunRequest(session_id="busy", run=STALE, status=RunStatus.RUN_STATUS_FAILED),
+     StatusCode.ABORTED, "RUN_FENCED", FENCED),
+    ("FinishRun", r.FinishRunRequest(session_id="busy", run=LIVE), INVALID, "INVALID_FIELD", {}),
+    ("CancelRun", r.CancelRunRequest(session_id="busy", run_id="r9"), StatusCode.NOT_FOUND, "RUN_NOT_FOUND",
+     {"session_id": "busy", "run_id": "r9"}),
+    ("GetRun", r.GetRunRequest(session_id="busy", run_id="r9"), StatusCode.NOT_FOUND, "RUN_NOT_FOUND",
+     {"session_id": "busy", "run_id": "r9"}),
+    ("GetRun", r.GetRunRequest(session_id="busy", run_id="r1", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",
+     {"session_id": "busy", "current_version": "6"}),
+    ("ListRuns", r.ListRunsRequest(session_id="busy", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("ListRuns", r.ListRunsRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="busy", messages=[said("x")], run=STALE), StatusCode.ABORTED,
+     "RUN_FENCED", FENCED),
+    ("UpdateSession", s.UpdateSessionRequest(session=Session(session_id="busy", name="x"), run=STALE),
+     StatusCode.ABORTED, "RUN_FENCED", FENCED),
+    ("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=ToolCall(name="x"), run=STALE),
+     StatusCode.ABORTED, "RUN_FENCED", FENCED),
+    ("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=ToolCall(name="rm")), PRECONDITION,
+     "TOOL_BLOCKED", {"session_id": "busy", "tool": "rm"}),
+    ("RequestToolCall",
+     t.RequestToolCallRequest(session_id="busy", tool_call=ToolCall(tool_call_id="asked", name="search")),
+     StatusCode.ALREADY_EXISTS, "TOOL_CALL_ALREADY_EXISTS", CALL),
+    ("ApproveToolCall", t.ApproveToolCallRequest(session_id="busy", tool_call_id="running"), PRECONDITION,
+     "ILLEGAL_TOOL_CALL_TRANSITION",
+     {"session_id": "busy", "tool_call_id": "running", "status": "RUNNING", "action": "approve"}),
+    ("RejectToolCall", t.RejectToolCallRequest(session_id="busy", tool_call_id="none"), StatusCode.NOT_FOUND,
+     "TOOL_CALL_NOT_FOUND", {"session_id": "busy", "tool_call_id": "none"}),
+    ("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="asked"), PRECONDITION,
+     "APPROVAL_REQUIRED", CALL),
+    ("CompleteToolCall", t.CompleteToolCallRequest(session_id="busy", tool_call_id="asked"), PRECONDITION,
+     "ILLEGAL_TOOL_CALL_TRANSITION", {**CALL, "status": "PENDING", "action": "complete"}),
+    ("FailToolCall", t.FailToolCallRequest(session_id="busy", tool_call_id="running"), INVALID, "INVALID_FIELD", {}),
+    ("CancelToolCall", t.CancelToolCallRequest(session_id="busy", tool_call_id="asked", run=STALE), StatusCode.ABORTED,
+     "RUN_FENCED", FENCED),
+    ("GetToolCall", t.GetToolCallRequest(session_id="busy", tool_call_id="none"), StatusCode.NOT_FOUND,
+     "TOOL_CALL_NOT_FOUND", {"session_id": "busy", "tool_call_id": "none"}),
+    ("ListToolCalls", t.ListToolCallsRequest(session_id="busy", statuses=cast("Any", [8])), INVALID, "INVALID_FIELD",
+     {}),
+    ("ListPendingApprovals", t.ListPendingApprovalsRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
 ]  # fmt: skip
 
 

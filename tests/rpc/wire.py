@@ -1,7 +1,8 @@
 """A server on a free port over the memory store, and a channel that speaks bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,11 +20,17 @@ from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
 )
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import CreateSessionRequest
 from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenticator, Principal, digest_of
+from sessiond_server.blobs.contract import BlobStore
+from sessiond_server.blobs.downloads import Downloads
+from sessiond_server.blobs.files import Files
+from sessiond_server.blobs.memory import MemoryBlobs
+from sessiond_server.blobs.uploads import UploadLimits, Uploads
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bus import Bus
@@ -31,8 +38,10 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
 from sessiond_server.events.memory import MemoryBus
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.contract import Store, Writer
 from sessiond_server.store.memory import MemoryStore
+from sessiond_server.store.work import WorkStore
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 
@@ -51,6 +60,10 @@ PRINCIPALS = {
     READER: Principal("acme", "", "reader", frozenset((SESSIONS_READ,))),
     WRITER: Principal("acme", "", "writer", frozenset((SESSIONS_WRITE,))),
 }
+
+CONTENT = b"content"
+FOLLOWING: Mapping[str, Sequence[ProtoMessage]] = {"UploadAttachment": [UploadAttachmentRequest(chunk=CONTENT)]}
+"""What `Wire.call` sends in a stream after the request that it is given."""
 
 SETTINGS = WireSettings(listen="127.0.0.1:0")
 
@@ -128,8 +141,35 @@ class Wire:
         timeout: float | None = 20.0,
     ) -> grpc.aio.UnaryUnaryCall[bytes, bytes]:
         """A call of an RPC by its name alone, not yet awaited."""
+        if RPCS[rpc].client_streaming:
+            call: grpc.aio.UnaryUnaryCall[bytes, bytes] = self.send(
+                rpc, [request, *FOLLOWING[rpc]], key=key, metadata=metadata, timeout=timeout
+            )
+            return call
         invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_path(rpc))
         return invoke(_data(request), metadata=(*_bearer(key), *metadata), timeout=timeout)
+
+    def send(
+        self,
+        rpc: str,
+        requests: Iterable[ProtoMessage | bytes] | AsyncIterable[ProtoMessage | bytes],
+        *,
+        key: str = TENANT,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout: float | None = 20.0,
+    ) -> Any:
+        """A call that sends a stream, not yet awaited."""
+
+        async def messages() -> AsyncIterator[bytes]:
+            if isinstance(requests, AsyncIterable):
+                async for request in requests:
+                    yield _data(request)
+            else:
+                for request in requests:
+                    yield _data(request)
+
+        invoke: Any = self.channel.stream_unary(_path(rpc))
+        return invoke(messages(), metadata=(*_bearer(key), *metadata), timeout=timeout)
 
     def watch(
         self,
@@ -223,6 +263,19 @@ def _bearer(key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),) if key else ()
 
 
+def header(session_id: str, attachment_id: str, content: bytes = CONTENT, **fields: Any) -> UploadAttachmentRequest:
+    """The first message of an upload."""
+    declared = UploadHeader(
+        session_id=session_id,
+        attachment_id=attachment_id,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).digest(),
+    )
+    for name, value in fields.items():
+        setattr(declared, name, value)
+    return UploadAttachmentRequest(header=declared)
+
+
 async def until(holds: Callable[[], bool]) -> None:
     """Returns when a condition holds of which nothing gives notice."""
     while not holds():  # noqa: ASYNC110
@@ -244,16 +297,28 @@ async def serving(
     ready: bool = True,
     limits: Limits | None = None,
     bus: Bus | None = None,
+    work: WorkStore | None = None,
+    attachments: AttachmentStore | None = None,
+    blobs: BlobStore | None = None,
+    uploads: UploadLimits | None = None,
     **changes: Any,
 ) -> AsyncIterator[Wire]:
-    """A running server; `limits` are the hub's, `changes` are to its settings. Everything is closed behind it."""
+    """A running server; `limits` are the hub's, `changes` are to its settings. Everything is closed behind it.
+
+    Attachments, runs and tool calls are the store's own where it is a MemoryStore; else there are none unless given.
+    """
     store = store or MemoryStore()
+    work = work or (store if isinstance(store, MemoryStore) else MemoryStore())
     bus = bus or MemoryBus()
     authenticator = authenticator or Authenticator({digest_of(key): who for key, who in PRINCIPALS.items()})
     settings = replace(settings, grace=0.0, **changes) if "grace" not in changes else replace(settings, **changes)
-    async with EventHub(store, bus, limits) as hub:
+    attachments = attachments or (store if isinstance(store, MemoryStore) else MemoryStore()).attachments
+    blobs = blobs or MemoryBlobs()
+    async with EventHub(store, bus, limits) as hub, Uploads(attachments, blobs, uploads) as receiving:
         announcing = AnnouncingStore(store, hub, bus)
-        server = RpcServer(announcing, writer or DirectWriter(announcing), hub, bus, authenticator, settings)
+        files = Files(attachments, receiving, Downloads(attachments, blobs))
+        direct = writer or DirectWriter(announcing)
+        server = RpcServer(announcing, work, direct, hub, bus, files, authenticator, settings)
         port = await server.start()
         if ready:
             await server.open(await store.token_key())

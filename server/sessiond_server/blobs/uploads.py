@@ -10,15 +10,16 @@ from typing import Final, TypeVar
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond_server.blobs.contract import BlobStore, BytesMissing
 from sessiond_server.domain import ids
-from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.commands import Command, Scope
 from sessiond_server.domain.files import Extent, Piece, Upload
 from sessiond_server.errors import (
+    AttachmentNotFound,
     ChecksumMismatch,
     Refused,
     SessiondError,
-    TransferStalled,
     UploadDeclaredOtherwise,
     UploadIncomplete,
+    UploadNotFound,
     UploadOffsetMismatch,
     UploadSuperseded,
     UploadTooLong,
@@ -37,13 +38,23 @@ _T = TypeVar("_T")
 class UploadLimits:
     """Times in seconds."""
 
-    idle: float = 30.0
-    """How long a client may send nothing."""
     touch: float = 10.0
     """Pause between two signs of life that an upload gives, and by which it learns that another call has taken it up.
-    With `idle` and one append it must stay below the grace that the stores give to writers who do not know yet."""
+    With the pause that clients are allowed, and one append, it must stay below the grace that the stores give to
+    writers who do not know yet."""
     appends: int = 8
     """Segments on their way to the storage at the same time, of all uploads: each is in memory twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """Where an upload is."""
+
+    attachment: Attachment
+    """As declared, or as it is."""
+    committed_bytes: int
+    touch_time_us: int
+    """Of its last sign of life; 0 when it is complete."""
 
 
 class Uploads:
@@ -101,7 +112,31 @@ class Uploads:
             self._begin_ending(writing.keep())
             raise
 
-    async def status(self, upload: Upload) -> int:
+    async def state(self, scope: Scope, session_id: str, attachment_id: str) -> UploadState:
+        """Where an upload is, complete ones included. Raises SessionNotFound, UploadNotFound."""
+        upload = await self._store.get_upload(scope, session_id, attachment_id)
+        if upload is not None:
+            declared = Attachment.FromString(upload.declared)
+            return UploadState(declared, await self._committed(upload), upload.touch_time_us)
+        try:
+            attachment = await self._store.get_attachment(scope, session_id, attachment_id)
+        except AttachmentNotFound:
+            raise UploadNotFound(session_id, attachment_id) from None
+        complete = Attachment.FromString(attachment)
+        return UploadState(complete, complete.size_bytes, 0)
+
+    async def deleted(
+        self, command: Command, attachment_id: str, write: Callable[[Command], Awaitable[_T]]
+    ) -> _T | None:
+        """What became of the command that deletes the attachment; None where it was an upload, which is given up."""
+        try:
+            return await write(command)
+        except AttachmentNotFound:
+            if not await self._store.discard_upload(command.scope, command.session_id, attachment_id, None):
+                raise
+            return None
+
+    async def _committed(self, upload: Upload) -> int:
         """How many of the upload's first bytes are safe."""
         declared = Attachment.FromString(upload.declared)
         return min(upload.start + await self._blobs.length(upload.piece), declared.size_bytes)
@@ -130,7 +165,7 @@ class Uploads:
 
     async def _extents(self, upload: Upload, offset: int) -> Sequence[Extent]:
         """What makes the first `offset` bytes. Raises UploadOffsetMismatch where there are not as many."""
-        committed = await self.status(upload)
+        committed = await self._committed(upload)
         if offset > committed:
             raise UploadOffsetMismatch(upload.key[1], upload.attachment_id, committed, offset)
         extents: list[Extent] = []
@@ -144,14 +179,7 @@ class Uploads:
     async def _store_all(self, writing: "_Writing", chunks: AsyncIterator[bytes]) -> None:
         clock = asyncio.get_running_loop().time
         touched = clock()
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.idle):
-                    chunk = await anext(chunks, None)
-            except TimeoutError:
-                raise TransferStalled(self._limits.idle) from None
-            if chunk is None:
-                return
+        async for chunk in chunks:
             await writing.add(chunk)
             if clock() - touched >= self._limits.touch:
                 if not await self._store.touch_upload(writing.upload):

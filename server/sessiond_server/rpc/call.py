@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 
 from sessiond_server.auth import Principal
 from sessiond_server.domain import ids
-from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Scope
+from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Fence, Scope
 from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError
 
 CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
@@ -65,9 +65,15 @@ class Call:
         return Scope(principal.tenant_id, principal.user_id)
 
     def command(
-        self, scope: Scope, request: "WriteRequest", session_id: str, action: Action, expected_version: int = 0
+        self,
+        scope: Scope,
+        request: "WriteRequest",
+        session_id: str,
+        action: Action,
+        expected_version: int = 0,
+        fence: Fence | None = None,
     ) -> Command:
-        """The command that a write request means."""
+        """The command that a write request means. `fence`: of the run that writes; None: nobody's."""
         request_id, fingerprint = request.request_id, b""
         if request_id:
             fingerprint = hashlib.blake2b(
@@ -86,7 +92,18 @@ class Call:
             fingerprint,
             expected_version,
             self.request_bytes,
+            fence,
         )
+
+    def repeatable(self, scope: Scope, session_id: str, action: Action, fence: Fence | None) -> Command:
+        """The command of a request without a `request_id`, since doing it again does no more than doing it once."""
+        request_id = INTERNAL_REQUEST_PREFIX + ids.uuid7()
+        size = self.request_bytes
+        return Command(scope, session_id, action, self.principal.name, request_id, size=size, fence=fence)
+
+    def add_trailer(self, key: str, value: str) -> None:
+        """Adds to the trailing metadata of an answer that goes well. At most 8 KiB with all others."""
+        self.context.set_trailing_metadata((*(self.context.trailing_metadata() or ()), (key, value)))
 
     async def write(self, message: bytes) -> None:
         """Sends one message of a streamed answer; returns when the transport has taken it."""

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import ServicerContext
 
-from sessiond_server.errors import MalformedRequest
+from sessiond_server.errors import MalformedRequest, RequestTooLarge
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
 
 
@@ -79,6 +79,8 @@ def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
     async def messages(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[object]:
         async for request in requests:
             call.request_bytes += len(request)
+            if len(request) > call.method.largest_request:
+                raise RequestTooLarge(len(request), call.method.largest_request)
             try:
                 message = parse(request)
             except DecodeError:

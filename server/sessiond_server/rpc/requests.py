@@ -9,7 +9,7 @@ Not checked here: page tokens (they are signed; who opens them knows), and all t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
@@ -20,7 +20,6 @@ from sessiond.v1.message_service_pb2 import (
 )
 from sessiond.v1.session_pb2 import (
     AgentMode,
-    Consistency,
     EndReason,
     Session,
     SessionStatus,
@@ -49,6 +48,7 @@ from sessiond.v1.session_service_pb2 import (
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import Found
+from sessiond_server.rpc import fields, run_requests
 
 MESSAGES: Final = 256
 APPEND_BYTES: Final = 3 * validation.MIB
@@ -71,6 +71,14 @@ OUTPUT_ONLY: Final = (
     "usage",
     "version",
     "content_version",
+    "attachment_count",
+    "attachment_bytes",
+    "live_run_id",
+    "live_run_fence",
+    "queued_run_count",
+    "open_tool_call_count",
+    "pending_approval_count",
+    "last_event_id",
 )
 """Fields of Session that clients cannot set; `status` is one too, except on create."""
 
@@ -83,13 +91,6 @@ class SessionRead:
     """SESSION_VIEW_FULL; else SESSION_VIEW_BASIC."""
     strong: bool
     """CONSISTENCY_STRONG; else CONSISTENCY_CACHED."""
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """How to read anything that has no views."""
-
-    strong: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,13 @@ def create_session(
     request id either, the session's id comes from `new_id`.
     """
     found = Found()
-    _request_id(found, request)
+    fields.request_id(found, request)
     if not request.HasField("session"):
         found.add("session", "is required")
     validation.new_session(found, "session", request.session)
     if scope.user_id and request.session.user_id not in ("", scope.user_id):
         found.add("session.user_id", "must be the user that the key is bound to")
+    run_requests.preset_runs(found, request.runs)
     found.check()
 
     session = Session()
@@ -142,15 +144,15 @@ def create_session(
     session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
     session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
     session.user_id = session.user_id or scope.user_id
-    return commands.CreateSession(session)
+    return commands.CreateSession(session, request.runs)
 
 
 def get_session(request: GetSessionRequest) -> SessionRead:
     found = Found()
-    _session_id(found, request.session_id)
-    _not_negative(found, "min_version", request.min_version)
+    fields.session_id(found, request.session_id)
+    fields.not_negative(found, "min_version", request.min_version)
     full = _view(found, request.view, SessionView.SESSION_VIEW_FULL)
-    strong = _consistency(found, request.consistency)
+    strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionRead(full, strong)
 
@@ -159,7 +161,7 @@ def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
     found = Found()
     _session_ids(found, request.session_ids)
     full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
-    strong = _consistency(found, request.consistency)
+    strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionRead(full, strong)
 
@@ -168,25 +170,26 @@ def list_sessions(request: ListSessionsRequest) -> SessionsList:
     found = Found()
     _filter(found, request.filter)
     validation.enum(found, "order_by", request.order_by, SessionOrder.DESCRIPTOR)
-    limit = _page_size(found, request.page_size, SESSIONS_PAGE)
+    limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
     full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
-    strong = _consistency(found, request.consistency)
+    strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionsList(request.order_by or SessionOrder.SESSION_ORDER_CREATE_TIME_DESC, limit, full, strong)
 
 
-def count_sessions(request: CountSessionsRequest) -> Read:
+def count_sessions(request: CountSessionsRequest) -> fields.Read:
     found = Found()
     _filter(found, request.filter)
-    strong = _consistency(found, request.consistency)
+    strong = fields.consistency(found, request.consistency)
     found.check()
-    return Read(strong)
+    return fields.Read(strong)
 
 
 def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     """Only the fields of the mask are checked; without one, the mutable fields that are set are the mask."""
     found = Found()
-    _write(found, request)
+    fields.write(found, request)
+    fields.fence(found, request)
     validation.enum(found, "struct_update", request.struct_update, StructUpdate.DESCRIPTOR)
     session = request.session
     if request.HasField("session"):
@@ -245,24 +248,24 @@ def _path_rule(path: str) -> str | None:
 
 
 def activate_session(request: ActivateSessionRequest) -> commands.ActivateSession:
-    _named_write(request)
+    fields.named_write(request)
     return commands.ActivateSession()
 
 
 def suspend_session(request: SuspendSessionRequest) -> commands.SuspendSession:
-    _named_write(request)
+    fields.named_write(request)
     return commands.SuspendSession()
 
 
 def resume_session(request: ResumeSessionRequest) -> commands.ResumeSession:
-    _named_write(request)
+    fields.named_write(request)
     return commands.ResumeSession()
 
 
 def end_session(request: EndSessionRequest) -> commands.EndSession:
     found = Found()
-    _session_id(found, request.session_id)
-    _write(found, request)
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
     validation.enum(found, "reason", request.reason, EndReason.DESCRIPTOR)
     if request.reason == EndReason.END_REASON_EXPIRED:
         found.add("reason", "must not be END_REASON_EXPIRED, which is the server's alone")
@@ -272,8 +275,8 @@ def end_session(request: EndSessionRequest) -> commands.EndSession:
 
 def touch_session(request: TouchSessionRequest) -> commands.TouchSession:
     found = Found()
-    _session_id(found, request.session_id)
-    _write(found, request)
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
     if request.HasField("extend"):
         validation.life_time(found, "extend", request.extend)
     found.check()
@@ -281,7 +284,7 @@ def touch_session(request: TouchSessionRequest) -> commands.TouchSession:
 
 
 def delete_session(request: DeleteSessionRequest) -> commands.DeleteSession:
-    _named_write(request)
+    fields.named_write(request)
     return commands.DeleteSession()
 
 
@@ -289,29 +292,31 @@ def batch_delete_sessions(request: BatchDeleteSessionsRequest) -> commands.Delet
     """The action for each of `session_ids`."""
     found = Found()
     _session_ids(found, request.session_ids)
-    _request_id(found, request)
+    fields.request_id(found, request)
     found.check()
     return commands.DeleteSession()
 
 
-def get_session_metrics(request: GetSessionMetricsRequest) -> Read:
+def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
     found = Found()
-    _session_id(found, request.session_id)
-    _not_negative(found, "min_version", request.min_version)
-    strong = _consistency(found, request.consistency)
+    fields.session_id(found, request.session_id)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
     found.check()
-    return Read(strong)
+    return fields.Read(strong)
 
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
     """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
     found = Found()
-    _session_id(found, request.session_id)
-    _write(found, request)
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
     messages = request.messages
     if not 1 <= len(messages) <= MESSAGES:
         found.add("messages", f"must be 1 to {MESSAGES}")
         found.check()
+    fields.fence(found, request)
+    run_id = request.run.run_id
     together = 0
     seen: dict[str, int] = {}
     for index, message in enumerate(messages):
@@ -321,6 +326,8 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
         together += size
         path = f"messages[{index}]"
         validation.new_message(found, path, message, size)
+        if run_id and message.run_id not in ("", run_id):
+            found.add(f"{path}.run_id", "must be that of the request's run")
         if message_id := message.message_id:
             first = seen.setdefault(message_id, index)
             if first != index:
@@ -331,73 +338,37 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
     return commands.AppendMessages(messages)
 
 
-def get_message(request: GetMessageRequest) -> Read:
+def get_message(request: GetMessageRequest) -> fields.Read:
     found = Found()
-    _session_id(found, request.session_id)
+    fields.session_id(found, request.session_id)
     found.add("message_id", text.identifier(request.message_id))
-    _not_negative(found, "min_version", request.min_version)
-    strong = _consistency(found, request.consistency)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
     found.check()
-    return Read(strong)
+    return fields.Read(strong)
 
 
 def list_messages(request: ListMessagesRequest) -> MessagesList:
     found = Found()
-    _session_id(found, request.session_id)
+    fields.session_id(found, request.session_id)
     validation.enum(found, "order_by", request.order_by, MessageOrder.DESCRIPTOR)
-    limit = _page_size(found, request.page_size, MESSAGES_PAGE)
-    _not_negative(found, "after_seq", request.after_seq)
-    _not_negative(found, "before_seq", request.before_seq)
-    _not_negative(found, "min_version", request.min_version)
-    strong = _consistency(found, request.consistency)
+    limit = fields.page_size(found, request.page_size, MESSAGES_PAGE)
+    fields.not_negative(found, "after_seq", request.after_seq)
+    fields.not_negative(found, "before_seq", request.before_seq)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
     found.check()
     return MessagesList(request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST, limit, strong)
 
 
 def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
     found = Found()
-    _session_id(found, request.session_id)
-    _write(found, request)
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
     found.add("message_id", text.identifier(request.message_id))
     found.add("reason", text.text(request.reason, 200))
     found.check()
     return commands.RedactMessage(request.message_id, request.reason)
-
-
-class _WithRequestId(Protocol):
-    @property
-    def request_id(self) -> str: ...
-
-
-class _Write(_WithRequestId, Protocol):
-    @property
-    def expected_version(self) -> int: ...
-
-
-class _NamedWrite(_Write, Protocol):
-    @property
-    def session_id(self) -> str: ...
-
-
-def _named_write(request: _NamedWrite) -> None:
-    found = Found()
-    _session_id(found, request.session_id)
-    _write(found, request)
-    found.check()
-
-
-def _write(found: Found, request: _Write) -> None:
-    _request_id(found, request)
-    _not_negative(found, "expected_version", request.expected_version)
-
-
-def _request_id(found: Found, request: _WithRequestId) -> None:
-    if request.request_id:
-        found.add("request_id", text.identifier(request.request_id))
-
-
-def _session_id(found: Found, value: str) -> None:
-    found.add("session_id", text.identifier(value))
 
 
 def _session_ids(found: Found, values: Sequence[str]) -> None:
@@ -411,28 +382,10 @@ def _session_ids(found: Found, values: Sequence[str]) -> None:
         found.add(f"session_ids[{index}]", rule or (None if first == index else f"is that of session_ids[{first}]"))
 
 
-def _not_negative(found: Found, path: str, value: int) -> None:
-    if value < 0:
-        found.add(path, "must not be negative")
-
-
-def _page_size(found: Found, value: int, bounds: tuple[int, int]) -> int:
-    """Bounds: (default, most)."""
-    default, most = bounds
-    _not_negative(found, "page_size", value)
-    return min(value or default, most)
-
-
 def _view(found: Found, value: int, default: int) -> bool:
     """Whether it is the full one."""
     validation.enum(found, "view", value, SessionView.DESCRIPTOR)
     return (value or default) == SessionView.SESSION_VIEW_FULL
-
-
-def _consistency(found: Found, value: int) -> bool:
-    """Whether it is strong."""
-    validation.enum(found, "consistency", value, Consistency.DESCRIPTOR)
-    return value == Consistency.CONSISTENCY_STRONG
 
 
 def _filter(found: Found, where: SessionFilter) -> None:

@@ -10,11 +10,20 @@ from grpc.aio import Server
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from sessiond.v1 import event_service_pb2, message_service_pb2, session_service_pb2
+from sessiond.v1 import (
+    attachment_service_pb2,
+    event_service_pb2,
+    message_service_pb2,
+    run_service_pb2,
+    session_service_pb2,
+    tool_call_service_pb2,
+)
 from sessiond_server.auth import Authenticator
+from sessiond_server.blobs.files import Files
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
+from sessiond_server.rpc.attachments import AttachmentServicer
 from sessiond_server.rpc.call import Interceptor
 from sessiond_server.rpc.delivery import Deliveries
 from sessiond_server.rpc.events import EventServicer
@@ -31,13 +40,20 @@ from sessiond_server.rpc.messages import MessageServicer
 from sessiond_server.rpc.methods import generic_handler
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.positions import Positions
+from sessiond_server.rpc.runs import RunServicer
 from sessiond_server.rpc.sessions import SessionServicer
+from sessiond_server.rpc.tool_calls import ToolCallServicer
+from sessiond_server.rpc.transfers import Transfers
 from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.work import WorkStore
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
 EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
-SERVICES: Final = (SESSIONS, MESSAGES, EVENTS)
+ATTACHMENTS: Final = attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"]
+RUNS: Final = run_service_pb2.DESCRIPTOR.services_by_name["RunService"]
+TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"]
+SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS)
 
 CACHE: Final = "cache"
 """Asked of health as a service: NOT_SERVING while the cache cannot be used. Unknown where there is none."""
@@ -86,6 +102,12 @@ class WireSettings:
     """Greatest age of a stream; up to a tenth less, so that streams which began together do not end together."""
     watch_write_timeout: float = 10.0
     """How long a watcher may take to make room for a frame, and any peer for the answer of a call that failed."""
+    most_transfers: int = 64
+    """Uploads and downloads in progress at once; more are refused with TooManyTransfers."""
+    transfer_idle: float = 30.0
+    """How long the client of a transfer may send, or take, nothing."""
+    upload_retention: float = 86400.0
+    """How long the store keeps an upload without a sign of life."""
     bookmark_interval: float = 10.0
     """Longest silence of a stream whose filter passes over what happens. Idle ones are the hub's."""
 
@@ -115,7 +137,15 @@ class RpcServer:
     """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
 
     def __init__(
-        self, store: Store, writer: Writer, hub: Hub, bus: Bus, authenticator: Authenticator, settings: WireSettings
+        self,
+        store: Store,
+        work: WorkStore,
+        writer: Writer,
+        hub: Hub,
+        bus: Bus,
+        files: Files,
+        authenticator: Authenticator,
+        settings: WireSettings,
     ) -> None:
         self._settings = settings
         self._gate = Gate(Starting)
@@ -128,10 +158,14 @@ class RpcServer:
             max_age=settings.watch_age,
             bookmark_interval=settings.bookmark_interval,
         )
+        transfers = Transfers(most=settings.most_transfers, idle=settings.transfer_idle)
         self._servicers = (
-            (SESSIONS, SessionServicer(store, writer, tokens)),
+            (SESSIONS, SessionServicer(store, work, writer, tokens)),
             (MESSAGES, MessageServicer(store, writer, tokens)),
+            (RUNS, RunServicer(work, writer, tokens)),
+            (TOOL_CALLS, ToolCallServicer(work, writer, tokens)),
             (EVENTS, EventServicer(store, hub, bus, positions, self._deliveries)),
+            (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
         self._interceptors: Sequence[Interceptor] = (
             Gathering(),  # outermost: all that follows is done for several calls in a row

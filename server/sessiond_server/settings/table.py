@@ -118,6 +118,26 @@ class Settings:
     tombstone_retention: float = _setting(
         _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session is not taken anew."
     )
+    blob_store: str | None = _setting(
+        values.url("file", "s3", "gs", "az"), None, "URL",
+        "Where the bytes of attachments lie: `s3://bucket/prefix`, `gs://bucket`, `az://account/container` or "
+        "`file:///folder`, with settings such as `?region=...&endpoint=...`; credentials come from the environment.",
+        shown="the Postgres database, or memory with `--store memory`",
+    )  # fmt: skip
+    max_attachment_size: int = _setting(values.size(0, 2**53), "1GiB", "BYTES", "Largest attachment. 0: unlimited.")
+    max_session_attachments_size: int = _setting(
+        values.size(0, 2**53), "10GiB", "BYTES",
+        "Most bytes of the attachments of one session together, unfinished uploads included. 0: unlimited.",
+    )  # fmt: skip
+    upload_retention: float = _setting(
+        _duration(60, 365 * DAY), "24h", "DURATION", "How long an unfinished upload is kept after its last byte."
+    )
+    transfers: int = _setting(
+        _count(1, 10_000), "64", "N", "Most uploads and downloads at the same time; each takes up to 3 MiB of memory."
+    )
+    transfer_idle: float = _setting(
+        _duration(1, 45), "30s", "DURATION", "How long the client of a transfer may send, or take, nothing."
+    )
     longest_deadline: float = _setting(
         _duration(1, 3600), "30s", "DURATION", "A call without a deadline, or with a longer one, gets this."
     )
