@@ -75,7 +75,7 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
         if within(here, "cache"):
             assert within(inner, "cache", "domain", "errors"), module
         if within(here, "rpc"):
-            truth = ("store.contract", "store.attachments")
+            truth = ("store.contract", "store.attachments", "store.work")
             assert within(inner, "rpc", "domain", "errors", "auth", "events", "blobs", *truth), module
         if within(inner, "app", "cli"):
             assert within(here, "app", "cli", "__main__"), module
