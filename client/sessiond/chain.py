@@ -42,7 +42,9 @@ class Chain:
                     raise _lost(event.session_id, self._seq)
                 return False
             next_one = event.seq == self._seq + 1
-            follows = next_one and (not self._event_id or event.previous_event_id == self._event_id)
+            # Logs that an early server wrote do not say.
+            told = self._event_id and event.previous_event_id
+            follows = next_one and (not told or event.previous_event_id == self._event_id)
             # Deleting removes all events but the last, also those that this reader was still to get.
             gap = not next_one and (event.type == DELETED or not self._contiguous)
             if not (follows or gap):

@@ -151,6 +151,7 @@ class Subscription(ABC, Generic[Item, Shown]):
         """Takes the call back, saves the position where there is a store for it, and ends the iteration, also one that
         waits in another task. Idempotent."""
         self._closed = True
+        self._first = self._received_unasked = None
         if self._tail is not None:
             self._tail.close()
         if self._saver is not None:

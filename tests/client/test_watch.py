@@ -334,6 +334,16 @@ async def test_a_broken_chain_is_never_silent(name: str, client: sessiond.Client
     await watch.aclose()
 
 
+async def test_logs_of_early_servers_name_no_previous_event(client: sessiond.Client, server: ScriptedServer) -> None:
+    early, last = event(4), event(6, history="b")
+    early.previous_event_id = ""
+    server.script.append([snapshot(3), batch(early, 5), batch(last)])
+    watch = client.watch("s")
+    assert await seqs(watch, 2) == [4, 5]
+    with pytest.raises(sessiond.PositionLost):
+        await anext(watch)
+
+
 async def test_filtered_events_need_not_follow(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), batch(6, head=8), batch(9), batch(event(10, history="b"))])
     watch = client.watch("s", types=["message_appended"])
@@ -438,6 +448,14 @@ async def test_events_that_were_not_read_go_with_it(client: sessiond.Client, ser
         await anext(watch)
     assert [received async for received in watch] == []
     assert watch.position == position(1)
+
+
+async def test_a_first_frame_that_was_not_read_goes_with_it(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.append([snapshot(1), QUIET])
+    async with client.watch("s") as watch:
+        pass
+    assert [received async for received in watch] == []
+    assert watch.position == ""
 
 
 async def test_a_watch_that_is_dropped_takes_its_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
