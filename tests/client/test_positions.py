@@ -116,6 +116,35 @@ async def test_no_position_is_saved_twice(client: sessiond.Client, server: Scrip
     assert notes.saved == [position(3)]
 
 
+async def test_one_save_at_a_time(client: sessiond.Client, server: ScriptedServer) -> None:
+    class Slow(Notes):
+        async def save(self, position: str) -> None:
+            saving.set()
+            assert not self.busy
+            self.busy = True
+            await finish.wait()
+            self.busy = False
+            self.saved.append(position)
+
+    saving, finish = asyncio.Event(), asyncio.Event()
+    notes = Slow(position(3))
+    server.script.append([resumed(3), batch(4), QUIET])
+    watch = client.watch("s", store=notes, save_events=1)
+    assert await seqs(watch, 1) == [4]
+
+    async def read() -> list[sessiond.Event]:
+        return [event async for event in watch]
+
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read())
+        await saving.wait()
+        group.create_task(watch.aclose())
+        await client.get_session("s")
+        finish.set()
+    assert reading.result() == []
+    assert notes.saved == [position(3), position(4)]
+
+
 async def test_frames_are_dealt_with_one_by_one(client: sessiond.Client, server: ScriptedServer) -> None:
     notes = Notes()
     server.script.append([snapshot(3), batch(4, 5), batch(6), QUIET])
