@@ -11,10 +11,23 @@ import pytest
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
 from sessiond_server.store.postgres import filters
-from sessiond_server.store.postgres.statements import LIST, LOG, READ, SWEEP, WORK, WRITE, Statement, parse
+from sessiond_server.store.postgres.statements import (
+    ATTACHMENTS,
+    BLOBS,
+    LIST,
+    LOG,
+    READ,
+    SWEEP,
+    WORK,
+    WRITE,
+    Statement,
+    parse,
+)
 from tests.conftest import Databases, LoopThread
 
-STATEMENTS = [s for group in (WRITE, READ, SWEEP, LOG, WORK) for s in group.values() if s.name != "begin"]
+STATEMENTS = [
+    s for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS) for s in group.values() if s.name != "begin"
+]
 DECLARING = [s for s in STATEMENTS if s.indexes]
 
 _SESSIONS = """
@@ -54,6 +67,29 @@ insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits
 select 't1', 's1', 'c' || n, n, 5, false, now(), n, case when n % 2 = 0 then 'r' || n / 100 else '' end, 'u1', 'body'
 from generate_series(4, 20000) n;
 """
+_FILES = """
+insert into attachments (tenant_id, session_id, attachment_id, seq, blob_id, body)
+select 't' || i % 3, 's' || i, 'a' || n, n, case when n < 3 then lpad(to_hex(i), 32, '0')::uuid end, 'body'
+from generate_series(1, 20000) i, generate_series(1, 3) n;
+insert into attachments (tenant_id, session_id, attachment_id, seq, blob_id, body)
+select 't1', 's1', 'a' || n, n, lpad(to_hex(n % 5000 + 1), 32, '0')::uuid, 'body' from generate_series(4, 20000) n;
+insert into blobs (tenant_id, sha256, size_bytes, blob_id)
+select 't' || i % 3, sha256(i::text::bytea), i, lpad(to_hex(i), 32, '0')::uuid from generate_series(1, 20000) i;
+insert into uploads (tenant_id, session_id, attachment_id, blob_id, epoch, size_bytes, touch_time, body)
+select 't' || i % 3, 's' || i, 'u', lpad(to_hex(i + 20000), 32, '0')::uuid, 1, 5, now() - i * interval '1 s', 'body'
+from generate_series(1, 5000) i;
+insert into releases (tenant_id, blob_id, session_id, attachment_id)
+select 't' || i % 3, lpad(to_hex(i), 32, '0')::uuid, 's' || i, 'a' || n
+from generate_series(1, 5000) i, generate_series(1, 2) n;
+insert into pieces (tenant_id, piece_id, blob_id, start, length, drop_time)
+select 't' || i % 3, lpad(to_hex(i + n * 100000), 32, '0')::uuid, lpad(to_hex(i), 32, '0')::uuid, n * 7936, 7936,
+  case when i % 100 = 0 then now() + i * interval '1 s' end
+from generate_series(1, 25000) i, generate_series(0, 1) n;
+insert into blob_rows (tenant_id, piece_id, number, data)
+select 't' || i % 3, lpad(to_hex(i), 32, '0')::uuid, n, 'data'
+from generate_series(1, 2000) i, generate_series(0, 20) n;
+analyze attachments, blobs, uploads, releases, pieces, blob_rows;
+"""
 _REQUESTS = """
 insert into requests (tenant_id, session_id, request_id, first_seq, last_seq, create_time, fingerprint)
 select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval '1 s', 'print' from events
@@ -61,8 +97,8 @@ where seq <= 1000;
 analyze session_heads, sessions, events, requests, runs, tool_calls, run_figures;
 """
 FILLINGS = {
-    "short chats": _SESSIONS + _REQUESTS,  # nearly every event is a message, and few are in a session
-    "one long log": _SESSIONS + _ONE_LONG_LOG + _REQUESTS,  # one event in 30 is a message
+    "short chats": _SESSIONS + _FILES + _REQUESTS,  # nearly every event is a message, and few are in a session
+    "one long log": _SESSIONS + _ONE_LONG_LOG + _FILES + _REQUESTS,  # one event in 30 is a message
 }
 
 
