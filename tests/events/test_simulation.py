@@ -7,7 +7,7 @@ import pytest
 from tests.cache import virtual
 from tests.events.schedules import Schedule, Verdict
 
-SCHEDULES = int(os.environ.get("SCHEDULES", "30"))
+SCHEDULES = int(os.environ.get("SCHEDULES", "50"))
 """In each of five batches."""
 
 

@@ -37,7 +37,7 @@ def redaction(seq: int, of: int) -> LogEntry:
 
 def channel(tip: int = 0, **limits: Any) -> Channel:
     made = Channel(KEY, Limits(**limits), "1")
-    made.append(at(tip), [], announced=False)
+    made.append(at(tip), [])
     made.proved("1")
     return made
 
@@ -59,7 +59,7 @@ def seqs(found: object) -> list[int]:
 def test_what_is_announced_is_given_to_whoever_is_behind_it() -> None:
     one = channel(2)
     assert one.after(at(2)) is Where.TIP
-    assert one.append(at(2), events(3, 4), announced=True) is Fit.JOINED
+    assert one.append(at(2), events(3, 4)) is Fit.JOINED
     assert seqs(one.after(at(2))) == [3, 4]
     assert seqs(one.after(at(3))) == [4]
     assert one.after(at(4)) is Where.TIP
@@ -69,7 +69,7 @@ def test_what_is_announced_is_given_to_whoever_is_behind_it() -> None:
 
 def test_streams_at_one_place_get_the_same_batch() -> None:
     one = channel(0)
-    one.append(START, events(1, 3), announced=True)
+    one.append(START, events(1, 3))
     first, second = one.after(START), one.after(START)
     assert isinstance(first, tuple)
     assert isinstance(second, tuple)
@@ -79,25 +79,25 @@ def test_streams_at_one_place_get_the_same_batch() -> None:
 
 def test_a_batch_is_made_anew_when_more_has_come() -> None:
     one = channel(0)
-    one.append(START, events(1, 1), announced=True)
+    one.append(START, events(1, 1))
     assert seqs(one.after(START)) == [1]
-    one.append(at(1), events(2, 2), announced=True)
+    one.append(at(1), events(2, 2))
     assert seqs(one.after(START)) == [1, 2]
 
 
 @pytest.mark.parametrize("cursor", [at(2, "b"), at(3, "b"), at(4, "b")])
 def test_a_cursor_of_another_history_is_nowhere(cursor: Cursor) -> None:
     one = channel(2)
-    one.append(at(2), events(3, 4), announced=True)
+    one.append(at(2), events(3, 4))
     assert one.after(cursor) is Where.ELSEWHERE
 
 
 def test_overlapping_and_doubled_events_are_taken_once() -> None:
     one = channel(0)
-    one.append(START, events(1, 3), announced=True)
-    assert one.append(START, events(1, 5), announced=False) is Fit.JOINED
-    assert one.append(at(3), events(4, 5), announced=True) is Fit.JOINED
-    assert one.append(at(1), events(2, 2), announced=True) is Fit.JOINED
+    one.append(START, events(1, 3))
+    assert one.append(START, events(1, 5)) is Fit.JOINED
+    assert one.append(at(3), events(4, 5)) is Fit.JOINED
+    assert one.append(at(1), events(2, 2)) is Fit.JOINED
     assert seqs(one.after(START)) == [1, 2, 3, 4, 5]
 
 
@@ -105,7 +105,7 @@ def test_a_gap_is_not_taken() -> None:
     one = channel(2)
     assert not one.follows(4, 5)
     assert one.follows(3, 5)
-    assert one.append(at(3), events(4, 5), announced=True) is Fit.GAP
+    assert one.append(at(3), events(4, 5)) is Fit.GAP
     assert one.tip == at(2)
 
 
@@ -123,15 +123,15 @@ def test_a_gap_is_not_taken() -> None:
 )
 def test_another_history_is_noticed_and_not_taken(before: Cursor, entries: list[LogEntry]) -> None:
     one = channel(0)
-    one.append(START, events(1, 4), announced=True)
-    assert one.append(before, entries, announced=False) is Fit.MISMATCH
+    one.append(START, events(1, 4))
+    assert one.append(before, entries) is Fit.MISMATCH
     assert one.tip == at(4)
     assert seqs(one.after(START)) == [1, 2, 3, 4]
 
 
 def test_the_ring_is_bounded_by_count() -> None:
     one = channel(0, ring_events=3)
-    one.append(START, events(1, 10), announced=True)
+    one.append(START, events(1, 10))
     assert one.after(at(6)) is Where.ELSEWHERE
     assert seqs(one.after(at(7))) == [8, 9, 10]
     assert one.size == 30
@@ -139,9 +139,9 @@ def test_the_ring_is_bounded_by_count() -> None:
 
 def test_the_ring_is_bounded_by_bytes_and_keeps_the_newest() -> None:
     one = channel(0, ring_bytes=25)
-    one.append(START, events(1, 3), announced=True)
+    one.append(START, events(1, 3))
     assert seqs(one.after(at(1))) == [2, 3]
-    one.append(at(3), [event(4, data=b"x" * 100)], announced=True)
+    one.append(at(3), [event(4, data=b"x" * 100)])
     assert seqs(one.after(at(3))) == [4]
     assert one.after(at(2)) is Where.ELSEWHERE
     one.shed()
@@ -151,21 +151,21 @@ def test_the_ring_is_bounded_by_bytes_and_keeps_the_newest() -> None:
 
 def test_a_batch_is_bounded_by_count_and_bytes() -> None:
     one = channel(0, ring_events=10**4, ring_bytes=10**8)
-    one.append(START, events(1, BATCH_EVENTS + 5), announced=True)
+    one.append(START, events(1, BATCH_EVENTS + 5))
     assert len(seqs(one.after(START))) == BATCH_EVENTS
     two = channel(0, ring_bytes=10**8)
     half = b"x" * (BATCH_BYTES // 2)
-    two.append(START, [event(seq, data=half) for seq in (1, 2, 3)], announced=True)
+    two.append(START, [event(seq, data=half) for seq in (1, 2, 3)])
     assert seqs(two.after(START)) == [1, 2]
     three = channel(0, ring_bytes=10**8)
-    three.append(START, [event(1, data=b"x" * (BATCH_BYTES + 1)), event(2)], announced=True)
+    three.append(START, [event(1, data=b"x" * (BATCH_BYTES + 1)), event(2)])
     assert seqs(three.after(START)) == [1]
 
 
 def test_the_final_event_follows_anything() -> None:
     one = channel(2)
-    one.append(at(2), events(3, 5), announced=True)
-    assert one.append(at(8), [event(9, type=DELETED)], announced=False) is Fit.JOINED
+    one.append(at(2), events(3, 5))
+    assert one.append(at(8), [event(9, type=DELETED)]) is Fit.JOINED
     assert seqs(one.after(START)) == [9]
     assert seqs(one.after(at(4))) == [9]
     assert one.final == event(9, type=DELETED)
@@ -175,8 +175,9 @@ def test_the_final_event_follows_anything() -> None:
 
 def test_a_redaction_that_is_read_empties_the_ring_up_to_what_it_redacted() -> None:
     one = channel(0)
-    one.append(START, events(1, 5), announced=True)
-    one.append(at(5), [redaction(6, of=3)], announced=False)
+    one.append(START, events(1, 5))
+    one.see_redactions([redaction(6, of=3)])
+    one.append(at(5), [redaction(6, of=3)])
     assert one.after(at(2)) is Where.ELSEWHERE
     assert seqs(one.after(at(3))) == [4, 5, 6]
     assert one.redaction_count == 1
@@ -184,27 +185,31 @@ def test_a_redaction_that_is_read_empties_the_ring_up_to_what_it_redacted() -> N
 
 def test_what_was_read_with_its_redaction_is_kept() -> None:
     one = channel(0)
-    one.append(START, [*events(1, 3), redaction(4, of=2)], announced=False)
+    told: list[int] = []
+    one.on_redacted = lambda key, seq: told.append(seq)
+    read = [*events(1, 3), redaction(4, of=2)]
+    one.see_redactions(read)
+    one.append(START, read)
     assert seqs(one.after(START)) == [1, 2, 3, 4]
+    assert told == [2]
 
 
 def test_pages_from_before_a_redaction_are_spoiled() -> None:
     one = channel(10)
     since = one.redaction_count
     assert not one.spoiled(since, page(10, 3))
-    one.redact(7, by=11)
+    one.redact(7)
     assert one.spoiled(since, page(10, 3))
-    assert not one.spoiled(since, page(11, 3)), "read after the redaction"
     assert not one.spoiled(since, page(10, 7)), "without the redacted event"
     assert not one.spoiled(one.redaction_count, page(10, 3)), "begun after it was known"
     for seq in range(1000, 1100):
-        one.redact(seq, by=20)
+        one.redact(seq)
     assert one.spoiled(since, page(10, 3)), "more than it remembers"
 
 
 def test_an_announcement_of_what_is_known_to_be_redacted_is_not_taken() -> None:
     one = channel(2)
-    one.redact(4, by=9)
+    one.redact(4)
     assert not one.follows(3, 4)
     assert one.follows(3, 3)
 
@@ -225,14 +230,14 @@ def test_a_hint_during_a_read_makes_it_read_again() -> None:
     one.hear(3)
     asked = one.wanted
     one.hear(4)
-    one.append(at(2), events(3, 3), announced=False)
+    one.append(at(2), events(3, 3))
     one.read(asked, page(3, 2))
     assert one.behind
 
 
 def test_a_page_that_ends_early_makes_it_read_on() -> None:
     one = channel(0)
-    one.append(START, events(1, 3), announced=False)
+    one.append(START, events(1, 3))
     one.read(0, page(9, 0, 3))
     assert one.behind
     assert one.head_seq == 9
@@ -262,7 +267,7 @@ def test_a_head_that_does_not_fit_is_no_proof_but_a_suspicion(head: LogHead | No
 
 def test_a_head_behind_what_came_since_is_no_suspicion() -> None:
     one = channel(2)
-    one.append(at(2), events(3, 5), announced=True)
+    one.append(at(2), events(3, 5))
     one.see_head(at(2), LogHead(3, False), "1", 77)
     assert not one.suspect
     assert one.proof is None
@@ -270,7 +275,7 @@ def test_a_head_behind_what_came_since_is_no_suspicion() -> None:
 
 def test_a_jump_leaves_what_lies_between_to_the_store() -> None:
     one = channel(2)
-    one.append(at(2), events(3, 4), announced=True)
+    one.append(at(2), events(3, 4))
     one.jump(at(9), events(10, 11))
     assert one.after(at(4)) is Where.ELSEWHERE
     assert seqs(one.after(at(9))) == [10, 11]

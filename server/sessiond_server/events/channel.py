@@ -150,7 +150,7 @@ class Channel:
         self._deleted: LogEntry | None = None
         self._batches: dict[int, tuple[Batch, Cursor]] = {}
         """By where in the ring they start."""
-        self._redactions: deque[tuple[int, int]] | None = None
+        self._redactions: deque[int] | None = None
 
     def succeed(self, dead: "Channel") -> None:
         """Takes the place of a channel whose history no longer exists. What was redacted stays so for reads under
@@ -198,15 +198,15 @@ class Channel:
         tip = self.tip
         if tip is not None and not first_seq <= tip.seq + 1 <= last_seq:
             return False
-        return self._redactions is None or all(not first_seq <= seq <= last_seq for seq, _ in self._redactions)
+        return self._redactions is None or all(not first_seq <= seq <= last_seq for seq in self._redactions)
 
     def hear(self, seq: int) -> None:
         """Somebody says that the log has reached `seq`. It is not believed: it is a reason to read."""
         if seq > self.wanted:
             self.wanted = seq
 
-    def append(self, before: Cursor, entries: Sequence[LogEntry], *, announced: bool) -> Fit:
-        """Takes in events that follow `before` and each other, as read from the store or `announced` by a commit here.
+    def append(self, before: Cursor, entries: Sequence[LogEntry]) -> Fit:
+        """Takes in events that follow `before` and each other, read from the store or committed here.
 
         JOINED also when they bring nothing new. On GAP and MISMATCH nothing changes.
         """
@@ -227,8 +227,6 @@ class Channel:
         for entry in islice(entries, joint, None):
             self.entries.append(entry)
             self.size += len(entry.data)
-            if entry.type == REDACTED and not announced:
-                self._redact_from(entry, tip.seq)
         self.tip = cursor_after(last)
         self._grown()
         return Fit.JOINED
@@ -237,7 +235,7 @@ class Channel:
         """Goes on from further ahead, proved by a read: what lies between is read by those who want it."""
         self.shed()
         self.tip = None
-        self.append(before, entries, announced=False)
+        self.append(before, entries)
 
     def read(self, asked: int, page: LogPage) -> None:
         """A page has been read. `asked` was `wanted` when the read began."""
@@ -266,22 +264,33 @@ class Channel:
         self.suspect = False
         self.incarnation = incarnation
 
-    def redact(self, seq: int, by: int) -> None:
-        """The stored event at `seq` has been rewritten by the event at `by`, or one before it: what was read earlier is
-        not passed on any more."""
-        self._note_redaction(seq, by)
+    def redact(self, seq: int) -> None:
+        """The stored event at `seq` has been rewritten: what was read of it earlier is not passed on any more."""
+        self.redaction_count += 1
+        if self._redactions is None:
+            self._redactions = deque(maxlen=_REDACTIONS_KEPT)
+        self._redactions.append(seq)
         self._drop_through(seq)
+
+    def see_redactions(self, entries: Sequence[LogEntry]) -> None:
+        """To be told of everything that was read, before it is taken in: what came with a redaction has been read as it
+        is now, what was there before may show more."""
+        for entry in entries:
+            if entry.type == REDACTED:
+                seq = Event.FromString(entry.data).message.seq
+                self.redact(seq)
+                if self.on_redacted is not None:
+                    self.on_redacted(self.key, seq)
 
     def spoiled(self, since: int, page: LogPage) -> bool:
         """Whether a page, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
         count = self.redaction_count - since
         if not count or not page.entries or self._redactions is None:
             return False
-        known = self._redactions
+        known, first, last = self._redactions, page.entries[0].seq, page.entries[-1].seq
         if count > len(known):
-            return page.head.version < max(by for _, by in known)
-        first, last, version = page.entries[0].seq, page.entries[-1].seq, page.head.version
-        return any(first <= seq <= last and version < by for seq, by in islice(known, len(known) - count, None))
+            return True
+        return any(first <= seq <= last for seq in islice(known, len(known) - count, None))
 
     def shed(self) -> None:
         """Empties the ring. The final event of a deleted session stays."""
@@ -321,21 +330,6 @@ class Channel:
         self._deleted = final
         self._grown()
         return Fit.JOINED
-
-    def _redact_from(self, entry: LogEntry, known: int) -> None:
-        """A redaction was read. What came with it has been read as it is now; what was there before may show more."""
-        seq = Event.FromString(entry.data).message.seq
-        self._note_redaction(seq, entry.seq)
-        if seq <= known:
-            self._drop_through(seq)
-        if self.on_redacted is not None:
-            self.on_redacted(self.key, seq)
-
-    def _note_redaction(self, seq: int, by: int) -> None:
-        self.redaction_count += 1
-        if self._redactions is None:
-            self._redactions = deque(maxlen=_REDACTIONS_KEPT)
-        self._redactions.append((seq, by))
 
     def _drop_through(self, seq: int) -> None:
         if self._deleted is None and 0 < seq - self.floor.seq <= len(self.entries):

@@ -113,8 +113,8 @@ class Feeds:
     def __init__(self, store: Store, limits: Limits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
-        self.on_redacted: Callable[[Key, int, int], None] = lambda key, seq, by: None
-        """Called when the redaction, at `by`, of the event of that session at `seq` has been read."""
+        self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
+        """Called when it becomes known that the event of that session at `seq` was rewritten."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -376,7 +376,7 @@ class Feeds:
                 seq = Event.FromString(entry.entry.data).message.seq
                 session_id = entry.place.session_id
                 feed.redact(session_id, seq)
-                self.on_redacted((feed.tenant_id, session_id), seq, entry.place.seq)
+                self.on_redacted((feed.tenant_id, session_id), seq)
 
 
 def _same(error: Exception) -> Exception:

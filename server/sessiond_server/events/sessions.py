@@ -120,7 +120,7 @@ class Sessions:
     def committed(self, writes: Writes, moment: Moment) -> None:
         """See EventHub.committed."""
         channels = self._channels
-        watched = {row.key: row.head.version for row in writes.heads if row.key in channels}
+        watched = {row.key for row in writes.heads if row.key in channels}
         if not watched:
             return
         rows: dict[Key, list[EventRow]] = {}
@@ -131,7 +131,7 @@ class Sessions:
             self._commit(channels[key], events, moment)
         for key, message in writes.redactions:
             if key in watched:
-                channels[key].redact(message.seq, watched[key])
+                channels[key].redact(message.seq)
                 self._rings.changed(channels[key])
         for key in rows:
             self.stir(channels[key])
@@ -143,11 +143,11 @@ class Sessions:
             channel.hear(seq)
             self.stir(channel)
 
-    def redacted(self, key: Key, seq: int, by: int) -> None:
-        """Somebody has read the redaction, at `by`, of the event at `seq`."""
+    def redacted(self, key: Key, seq: int) -> None:
+        """Somebody has read that the event was redacted."""
         channel = self._channels.get(key)
         if channel is not None:
-            channel.redact(seq, by)
+            channel.redact(seq)
             self._rings.changed(channel)
 
     def passed(self, key: Key, data: Sequence[bytes]) -> None:
@@ -288,6 +288,7 @@ class Sessions:
         if channel is None or incarnation != self.incarnation or channel.spoiled(since, page):
             return None
         check(key, cursor, page)
+        channel.see_redactions(page.entries)
         channel = self._take(channel, cursor, page.entries, incarnation)
         channel.read(asked, page)
         _supersede(channel, page.entries)
@@ -300,10 +301,10 @@ class Sessions:
     ) -> WatchedSession:
         """Gives the channel what was read; it, or its successor when it turns out to have followed a dead history."""
         tip = channel.tip
-        fit = channel.append(before, entries, announced=False)
+        fit = channel.append(before, entries)
         if fit is Fit.MISMATCH:
             channel, tip = self._succeeded(channel), None
-            fit = channel.append(before, entries, announced=False)
+            fit = channel.append(before, entries)
         elif fit is Fit.GAP:
             channel.jump(before, entries)
         if tip is None or (entries[-1].seq if entries else before.seq) >= tip.seq:
@@ -329,10 +330,10 @@ class Sessions:
                 )
                 for row in rows
             ]
-            fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries, announced=True)
+            fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries)
             _supersede(channel, entries)
         else:
-            fit = channel.append(Cursor(last.seq, last.event_id), [], announced=True)
+            fit = channel.append(Cursor(last.seq, last.event_id), [])
         if fit is Fit.JOINED:
             self._grown(channel, tip)
             return
