@@ -39,9 +39,10 @@ class Retry:
     """Seconds; 0.01 or more."""
     multiplier: float = 3.0
     """1 or more."""
-    tokens: int = 100
+    tokens: int = 1000
     """Retries stop while more than half of these are used up, by all clients of the process that have the same target:
-    each UNAVAILABLE takes one. 1 to 1000."""
+    each UNAVAILABLE takes one. A server that stops takes one for each call under way, so a few hundred of those should
+    fit in. 1 to 1000."""
     token_ratio: float = 0.1
     """What each success gives back. Above 0; thousandths count."""
 
