@@ -42,8 +42,8 @@ def channel_options(
         ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # grpc would let a service that was away for a while wait up to two minutes for its clients. Where servers restart
-        # in turn, the first must have its clients back before the second stops.
+        # grpc would let a service that was away for a while wait up to two minutes for its clients. And where servers
+        # restart in turn, the first must have its clients back before the second stops.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]

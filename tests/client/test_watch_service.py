@@ -9,7 +9,8 @@ import pytest
 
 import sessiond
 from sessiond.fields import EventTypeLike
-from tests.client.conftest import Service
+from tests.client.conftest import RECONNECT, Service
+from tests.faults.proxy import Proxy
 
 DELETED = sessiond.EventType.EVENT_TYPE_SESSION_DELETED
 
@@ -185,6 +186,33 @@ async def test_a_filtered_feed(sessions: sessiond.Client) -> None:
         await sessions.create_session("last", active=True, labels={"team": "a"})
         await say(sessions, "last", "last")
         assert texts(await take(feed, 3)) == ["of a", "again a", "last"]
+
+
+async def test_connections_that_are_hurt(service: Service, sessions: sessiond.Client) -> None:
+    """Cut, sliced and stalled under way: each event once, in order, by the watch and by the feed."""
+    session_id = (await sessions.create_session(active=True)).session_id
+    host, _, port = service.target.rpartition(":")
+    async with (
+        Proxy(host, int(port)) as proxy,
+        sessiond.Client(f"127.0.0.1:{proxy.port}", reconnect=RECONNECT) as client,
+        client.watch(session_id, idle_timeout=0.5) as watch,
+        client.watch_events(idle_timeout=0.5) as feed,
+    ):
+        proxy.slicing = True
+        for n in range(0, 30, 3):
+            await say(sessions, session_id, str(n))
+            proxy.cut()
+            await say(sessions, session_id, str(n + 1))
+            if n % 9 == 0:
+                proxy.stall()
+                await say(sessions, session_id, str(n + 2))
+                proxy.cut()
+                proxy.flow()
+            else:
+                await say(sessions, session_id, str(n + 2))
+            expected = [str(n), str(n + 1), str(n + 2)]
+            assert texts(await take(watch, 3)) == texts(await take(feed, 3)) == expected
+        assert watch.streams > 5
 
 
 READER = """
