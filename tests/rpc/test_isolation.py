@@ -1,5 +1,6 @@
 """Defect 11: what belongs to another tenant or user does not exist, to the letter of every answer."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -179,6 +180,21 @@ async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
     assert (await bobs.read()).HasField("resumed")
     seen = [(event.session_id, event.seq) for event in (await bobs.read()).events.events]
     assert seen == [*(("bobs", seq) for seq in range(1, 7)), ("gone", 6)]
+
+
+async def test_a_feeds_positions_name_nobody_elses_session(shared: Wire) -> None:
+    """They are where the tenant's feed is, and have witnesses all over it."""
+    positions = []
+    for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):
+        watch = shared.watch("WatchEvents", e.WatchEventsRequest(start=start), key=ALICE)
+        positions.append((await watch.read()).resumed.position)
+        await shared.create(f"own{start}", key=ALICE)
+        positions.append((await watch.read()).events.position)
+        watch.cancel()
+    for position in positions:
+        said = base64.urlsafe_b64decode(position + "=" * (-len(position) % 4))
+        for name in (b"bobs", b"gone", b"own"):
+            assert name not in said
 
 
 async def test_a_taken_id_has_the_same_text_whoever_owns_it(shared: Wire) -> None:

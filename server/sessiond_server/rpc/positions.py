@@ -1,4 +1,4 @@
-"""Positions of streams: opaque, signed, good for ever, and only for the tenant, user, session or feed, and filter.
+"""Positions of streams: opaque, sealed, good for ever, and only for the tenant, user, session or feed, and filter.
 
 A session's position is its cursor: seq and event id, so that a log that has another event there is found out. A feed's
 is the place of the last event that was delivered or passed over, with the witnesses that find_lost asks the database

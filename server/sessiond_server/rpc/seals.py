@@ -1,4 +1,8 @@
-"""Strings that the server gives away and takes back: opaque, signed, and good only for what they were made for."""
+"""Strings that the server gives away and takes back: good only for what they were made for, signed, and unreadable.
+
+Unreadable because a position may say more than its holder may know: that of one user's feed is where the tenant's is,
+at an event of somebody else's session.
+"""
 
 import base64
 import binascii
@@ -7,7 +11,7 @@ import hmac
 import json
 from typing import Any, Final
 
-_VERSION: Final = b"\x01"
+_VERSION: Final = b"\x02"
 _SIGNATURE_BYTES: Final = 16
 
 
@@ -31,9 +35,10 @@ class Seal:
         self.binding = binding
 
     def seal(self, value: Any) -> str:
-        """In URL-safe characters. Costs about 8 microseconds."""
-        payload = _VERSION + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(payload + self._signature(payload)).rstrip(b"=").decode()
+        """In URL-safe characters; equal for equal values. Costs about 10 microseconds."""
+        plain = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        signature = self._signature(plain)
+        return base64.urlsafe_b64encode(_VERSION + self._masked(plain, signature) + signature).rstrip(b"=").decode()
 
     def open(self, sealed: str, longest: int) -> Any:
         """The value that was sealed, in at most `longest` characters. Raises ValueError for anything else."""
@@ -43,14 +48,21 @@ class Seal:
             data = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
         except binascii.Error:
             raise ValueError("not sealed here") from None
-        payload, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, self._signature(payload)) or payload[:1] != _VERSION:
+        signature = data[-_SIGNATURE_BYTES:]
+        plain = self._masked(data[1:-_SIGNATURE_BYTES], signature)
+        if not hmac.compare_digest(signature, self._signature(plain)) or data[:1] != _VERSION:
             raise ValueError("not sealed here")
-        value = json.loads(payload[1:])
+        value = json.loads(plain)
         # base64 leaves bits unused at the end: one value has one string only.
         if self.seal(value) != sealed:
             raise ValueError("not sealed here")
         return value
 
-    def _signature(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, self.binding + payload, "sha256")[:_SIGNATURE_BYTES]
+    def _signature(self, plain: bytes) -> bytes:
+        return hmac.digest(self._key, _VERSION + self.binding + plain, "sha256")[:_SIGNATURE_BYTES]
+
+    def _masked(self, data: bytes, signature: bytes) -> bytes:
+        """From plain to masked, and back. The mask is another for every value: it hangs on the signature (as in SIV,
+        RFC 5297), which takes no randomness and leaves equal values equal."""
+        mask = hashlib.shake_256(b"mask" + self._key + signature).digest(len(data))
+        return (int.from_bytes(data) ^ int.from_bytes(mask)).to_bytes(len(data))
