@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
+from grpc.aio import InternalError as TransportError
 
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
@@ -16,6 +17,8 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.domain.commands import Command, Outcome, Scope, SessionSnapshot
 from sessiond_server.errors import NotFound
+from sessiond_server.rpc.call import Call, Method
+from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.store.contract import CACHED, Freshness
 from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_table import VALID
@@ -141,6 +144,31 @@ async def test_a_caller_that_leaves_takes_its_call_along(
     record = records(caplog, "sessiond.access")[0]
     assert (record.code, record.reason) == ("CANCELLED", "")
     assert not records(caplog, "sessiond.rpc")
+
+
+async def test_a_failed_write_waits_for_grpc_to_say_that_the_caller_is_gone() -> None:
+    failed = asyncio.Event()
+
+    async def handler(request: Any, call: Call) -> None:
+        failed.set()
+        raise TransportError
+
+    class Gone:
+        def invocation_metadata(self) -> None: ...
+
+    gone: Any = Gone()
+    method = Method("/sessiond.v1.EventService/WatchSession", False, True, 0)
+    call = Call(method, gone, 0)
+    task = asyncio.ensure_future(Boundary(patience=600.0).around(method, handler)(b"", call))
+    await failed.wait()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(TransportError):
+        await Boundary(patience=0.0).around(method, handler)(b"", call)
 
 
 @pytest.mark.parametrize("given", [None, 1e9])

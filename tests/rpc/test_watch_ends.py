@@ -218,3 +218,23 @@ async def test_a_stream_is_recorded_once_at_its_end(caplog: pytest.LogCaptureFix
     assert all(record.response_bytes > 0 for record in records if record.method.endswith("WatchSession"))
     assert "name-of-it" not in caplog.text
     assert "content-of-it" not in caplog.text
+
+
+async def test_watchers_who_leave_during_a_write_end_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    """Their writes fail before grpc knows why, or are cancelled, or have succeeded: it is all the same."""
+    caplog.set_level(logging.INFO)
+    async with serving() as wire:
+        await wire.create("s")
+        for _ in range(8):
+            await wire.append("s", LARGE)
+        request = e.WatchSessionRequest(session_id="s", from_beginning=True)
+        for _ in range(6):
+            async with channel_to(wire.port) as channel:
+                watchers = [wire.watch("WatchSession", request, channel=channel, timeout=None) for _ in range(5)]
+                for watcher in watchers:
+                    assert (await watcher.read()).HasField("resumed")
+        await until(lambda: wire.server.calls == 0)
+        assert wire.hub.state().streams == 0
+    ends = [record for record in caplog.records if getattr(record, "method", "").endswith("WatchSession")]
+    assert [record.__dict__["code"] for record in ends] == ["CANCELLED"] * 30
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]

@@ -35,7 +35,7 @@ class Boundary:
                 # It is an Exception, and the answer has been sent.
                 raise
             except TransportError:
-                # The connection is gone: there is nobody to answer. grpc knows and ends the call.
+                await self._cancelled()
                 raise
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
@@ -62,9 +62,24 @@ class Boundary:
         try:
             async with asyncio.timeout(self._patience) as timer:
                 await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
+        except TransportError:
+            await self._cancelled()
+            raise
         except TimeoutError:
             if not timer.expired():
                 raise
+
+    async def _cancelled(self) -> None:
+        """Waits, for the time of patience, until grpc cancels the call: the caller is gone, there is nobody to answer.
+
+        A write fails a moment before grpc learns why. A handler that passes the failure on in that moment gets a
+        traceback into the log, for what callers may do whenever they like.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            pass
 
 
 def _unforeseen(call: Call, error: BaseException) -> InternalError:
