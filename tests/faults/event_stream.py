@@ -146,12 +146,17 @@ class _Run:
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
                     await asyncio.sleep(least + fault.pause * (most - least))
+                    if fault.kind in ("restarts", "failovers"):
+                        await self.rebuilt()
                     self._moment = time.time()
                     await self._suffer(fault)
                     self.done.append(Done(fault, self._moment))
                     await self._going_on(1)
-                    seconds = time.monotonic() - began
-                    progress(f"{seconds:6.1f} s: {number} of {len(faults)}: {fault}, {self.ledger.count} acknowledged")
+                    seconds, calm = time.monotonic() - began, time.time() - self._moment
+                    progress(
+                        f"{seconds:6.1f} s: {number} of {len(faults)}: {fault}, written again after {calm:.1f} s, "
+                        f"{self.ledger.count} acknowledged"
+                    )
                 await asyncio.sleep(self._pause[1])
                 await self._going_on(1)
                 self._load.stop()
@@ -183,10 +188,8 @@ class _Run:
         elif fault.kind == "redis":
             await self._site.hurt_redis(fault.how, fault.seconds)
         elif fault.kind == "restarts":
-            await self.rebuilt()
             await self._site.pair.restart(signal.SIGINT if fault.how == "fast" else signal.SIGQUIT)
         elif fault.kind == "failovers":
-            await self.rebuilt()
             await self._fail_over(synchronous=fault.how == "synchronous")
         else:
             await self._site.hurt_link(fault.target, fault.how, fault.seconds)
