@@ -301,6 +301,18 @@ async def test_a_deletion_is_the_last_event_wherever_the_stream_is() -> None:
 
 
 @run
+async def test_at_the_final_event_of_a_deleted_session_there_is_nothing_to_wait_for() -> None:
+    """Also where nobody watches it, and no channel knows of the deletion."""
+    async with world() as w:
+        await accepted(w.elsewhere, CALLER.delete("s"))
+        page = await w.elsewhere.read_log((CALLER.scope.tenant_id, "s"), after_seq=1, limit=1)
+        final = Cursor(page.entries[0].seq, page.entries[0].event_id)
+        with pytest.raises(SessionNotFound):
+            await w.watch(after=final).__aenter__()
+        assert w.hub.state().sessions == 0
+
+
+@run
 async def test_a_session_that_was_lost_is_not_merely_unknown() -> None:
     async with world() as w:
         async with w.watch() as (stream, _):

@@ -284,10 +284,13 @@ class Sessions:
             if cursor.seq and self._is_remembered(cursor.event_id):
                 raise PositionLost(key[1], cursor.seq) from None
             raise
-        channel = self._channels.get(key)
-        if channel is None or incarnation != self.incarnation or channel.spoiled(since, page):
+        # Another channel than the one that the read began for has not heard of what happened meanwhile.
+        if self._channels.get(key) is not channel or incarnation != self.incarnation or channel.spoiled(since, page):
             return None
         check(key, cursor, page)
+        if page.head.deleted and not page.entries and channel.final is None:
+            # The cursor is at the final event, of which nobody here has told the channel: nothing will ever follow.
+            raise SessionNotFound(key[1])
         channel.see_redactions(page.entries)
         channel = self._take(channel, cursor, page.entries, incarnation)
         channel.read(asked, page)
