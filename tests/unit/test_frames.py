@@ -13,7 +13,7 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
 from sessiond_server.rpc.event_filters import FeedSelection, SessionSelection
-from sessiond_server.rpc.frames import FeedFrames, SessionFrames
+from sessiond_server.rpc.frames import FRAME_BYTES_KEPT, FRAMES_KEPT, FeedFrames, SessionFrames
 from sessiond_server.rpc.positions import Positions
 from sessiond_server.rpc.seals import Seal
 
@@ -183,6 +183,20 @@ async def test_another_user_or_filter_gets_a_frame_with_a_position_of_its_own() 
     filtered = said(await frames(shared, types=[APPENDED]).next()).events
     assert whole.events == alices.events == filtered.events
     assert len({whole.position, alices.position, filtered.position}) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "filters", "kept"), [(0, FRAMES_KEPT + 9, FRAMES_KEPT), (FRAME_BYTES_KEPT // 4, 5, 3)]
+)
+async def test_a_batch_keeps_only_so_many_frames(size: int, filters: int, kept: int) -> None:
+    shared = batch(entry(2, size=size))
+    first, again = [
+        [await frames(shared, scope=Scope("acme", f"user-{number}")).next() for number in range(filters)]
+        for _ in range(2)
+    ]
+    assert first == again
+    assert len(set(first)) == filters
+    assert len(shared.frames) == kept
 
 
 def feed_batch(*sessions: str) -> FeedBatch:

@@ -44,6 +44,11 @@ _FEED_EVENTS: Final = wire.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
 _DELTAS: Final = "deltas"
 """Key of the frame of deltas, which is the same for all."""
 
+FRAMES_KEPT: Final = 64
+FRAME_BYTES_KEPT: Final = 8 * 1024 * 1024
+"""Most frames of one batch that are kept for other streams, and their bytes together. Further filters have theirs made
+for each stream: a batch outlives its delivery, and filters are as many as watchers can think of."""
+
 
 class SessionFrames:
     """What one watcher of a session is sent."""
@@ -154,7 +159,9 @@ class FeedFrames:
 def _once(frames: dict[object, bytes], key: object, make: Callable[[], bytes]) -> bytes:
     frame = frames.get(key)
     if frame is None:
-        frame = frames[key] = make()
+        frame = make()
+        if len(frames) < FRAMES_KEPT and sum(map(len, frames.values())) + len(frame) <= FRAME_BYTES_KEPT:
+            frames[key] = frame
     return frame
 
 
