@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 DAY = 86400
+LEASE = 30
+SETTLING = ("begin", "end_run", "cancel_run", "end")
+"""Before these, and before suspending, a lease that has run out is dealt with."""
 
 
 @dataclass
@@ -16,6 +19,28 @@ class Message:
     role: str
     text: str | None
     seq: int
+    reason: str = ""
+
+
+@dataclass
+class Run:
+    run_id: str
+    seq: int
+    status: str = "QUEUED"
+    fence: int = 0
+    reason: str = ""
+
+
+@dataclass
+class Call:
+    call_id: str
+    run_id: str
+    approval: bool
+    seq: int
+    status: str = "PENDING"
+    decided: str = ""
+    started: bool = False
+    result: str = ""
     reason: str = ""
 
 
@@ -38,6 +63,14 @@ class Session:
     deleted: bool = False
     appended: int = 0
     named_by: str = ""
+    runs: dict[str, Run] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    live: Run | None = None
+    lease: float = 0.0
+    queue: list[Run] = field(default_factory=list)
+
+    def open_calls(self) -> list[Call]:
+        return [call for call in self.calls.values() if call.status in ("PENDING", "APPROVED", "RUNNING")]
 
 
 Answer = tuple[object, ...]
@@ -49,8 +82,20 @@ class Model:
         self.now = 0.0
         self.sessions: dict[str, Session] = {}
 
-    def do(self, kind: str, session_id: str, args: Answer, request_id: str, expected: int, user_id: str) -> Answer:
-        """One command. `args` is its whole content."""
+    def fence_of(self, session_id: str, run_id: str) -> int:
+        """What the holder of the run knows; any number before it has started."""
+        session = self.sessions.get(session_id)
+        return session.runs[run_id].fence or 99 if session is not None and run_id in session.runs else 99
+
+    def live(self, session_id: str) -> str:
+        """The run that is live; any other while there is none."""
+        session = self.sessions.get(session_id)
+        return session.live.run_id if session is not None and session.live else "r1"
+
+    def do(
+        self, kind: str, session_id: str, args: Answer, request_id: str, expected: int, user_id: str, run_id: str = ""
+    ) -> Answer:
+        """One command. `args` is its whole content; `run_id` the run whose fence it carries."""
         session = self.sessions.get(session_id)
         visible = session is not None and user_id in ("", session.user_id)
         if session is not None and visible and request_id in session.done:
@@ -64,21 +109,42 @@ class Model:
         else:
             if session is None or not visible or session.deleted:
                 return ("error", "SessionNotFound")
+            if kind in SETTLING or args == ("suspend",):
+                self._settle(session)
             if expected not in (0, session.version):
                 return ("error", "VersionMismatch")
+            live = session.live is not None and session.live.run_id == run_id and session.lease > self.now
+            if run_id and not live:
+                return ("error", "RunFenced")
             version = session.version
             rule: Callable[..., Answer] = getattr(self, f"_{kind}")
-            outcome = rule(session, *args)
+            extra = (run_id,) if kind in ("request",) else ()
+            outcome = rule(session, *args, *extra)
             if session.version == version:
                 return outcome
             session.requests += 1
-            if session.ttl is not None and session.status != "ENDED" and not session.deleted:
-                session.expires = max(session.expires or 0, self.now + session.ttl)
+            self._slide(session)
         session.done[request_id] = ((kind, args, expected), outcome)
         return outcome
 
+    def _slide(self, s: Session) -> None:
+        if s.ttl is not None and s.status != "ENDED" and not s.deleted:
+            s.expires = max(s.expires or 0, self.now + s.ttl)
+
+    def _settle(self, s: Session) -> None:
+        """What the sweeper does about a lease that has run out."""
+        if s.live is None or s.lease > self.now or self._closed(s):
+            return
+        self._end_live(s, "FAILED", "LEASE_EXPIRED", "LEASE_EXPIRED")
+        self._start_next(s)
+        s.requests += 1
+        self._slide(s)
+
     def expire(self) -> set[str]:
         """Ends what is due; which sessions."""
+        for s in self.sessions.values():
+            if not s.deleted:
+                self._settle(s)
         due = {
             session_id
             for session_id, s in self.sessions.items()
@@ -122,6 +188,8 @@ class Model:
             return closed
         if s.status not in sources:
             return ("error", "IllegalTransition")
+        if verb == "suspend":
+            self._cancel_all(s, "SESSION_SUSPENDED", ("RUNNING",))
         s.status = target
         self._event(s, event)
         return self._seen(s)
@@ -132,6 +200,9 @@ class Model:
         return self._seen(s)
 
     def _finish(self, s: Session, reason: str) -> None:
+        self._cancel_all(
+            s, "SESSION_EXPIRED" if reason == "EXPIRED" else "SESSION_ENDED", ("PENDING", "APPROVED", "RUNNING")
+        )
         s.status, s.reason = "ENDED", reason
         self._event(s, "SESSION_EXPIRED" if reason == "EXPIRED" else "SESSION_ENDED")
 
@@ -197,3 +268,144 @@ class Model:
         s.deleted = True
         s.done.clear()
         return ("deleted", s.version)
+
+    def _inactive(self, s: Session) -> Answer | None:
+        if closed := self._closed(s):
+            return closed
+        return None if s.status == "ACTIVE" else ("error", "SessionNotActive")
+
+    def _close(self, s: Session, call: Call, reason: str) -> None:
+        call.status, call.reason = "CANCELLED", reason
+        self._event(s, "TOOL_CALL_CANCELLED")
+
+    def _cancel_all(self, s: Session, reason: str, statuses: tuple[str, ...]) -> None:
+        for call in s.open_calls():
+            if call.status in statuses:
+                self._close(s, call, reason)
+        for run in ([s.live] if s.live else []) + s.queue:
+            run.status, run.reason = "CANCELLED", reason
+            self._event(s, "RUN_CANCELLED")
+        s.live, s.queue = None, []
+
+    def _end_live(self, s: Session, status: str, reason: str, call_reason: str) -> None:
+        run = s.live
+        assert run is not None
+        for call in s.open_calls():
+            stays = status == "COMPLETED" and call.approval and call.status != "RUNNING"
+            if call.run_id == run.run_id and not stays:
+                self._close(s, call, call_reason)
+        run.status, run.reason, s.live = status, reason, None
+        self._event(s, f"RUN_{status}")
+
+    def _start(self, s: Session, run: Run) -> None:
+        self._event(s, "RUN_STARTED")
+        run.status, run.fence = "RUNNING", s.version
+        s.live, s.lease = run, self.now + LEASE
+
+    def _start_next(self, s: Session) -> None:
+        if s.queue:
+            self._start(s, s.queue.pop(0))
+
+    def _ran(self, s: Session, run: Run) -> Answer:
+        return ("run", s.version, run.run_id, run.status, run.fence, run.reason)
+
+    def _begin(self, s: Session, run_id: str, policy: str) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        if run_id in s.runs:
+            return ("error", "RunAlreadyExists")
+        if s.live and policy == "REJECT":
+            return ("error", "RunInProgress")
+        if s.live and policy == "INTERRUPT":
+            self._end_live(s, "CANCELLED", "INTERRUPTED", "RUN_CANCELLED")
+        run = s.runs[run_id] = Run(run_id, s.version + 1)
+        if s.live:
+            s.queue.append(run)
+            self._event(s, "RUN_QUEUED")
+        else:
+            self._start(s, run)
+        return self._ran(s, run)
+
+    def _heartbeat(self, s: Session) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        s.lease = self.now + LEASE
+        return ("lease", LEASE)
+
+    def _end_run(self, s: Session, status: str) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        run = s.live
+        assert run is not None
+        self._end_live(s, status, "", "RUN_FINISHED")
+        self._start_next(s)
+        return self._ran(s, run)
+
+    def _cancel_run(self, s: Session, run_id: str) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        if run_id not in s.runs:
+            return ("error", "RunNotFound")
+        run = s.runs[run_id]
+        if run.status not in ("QUEUED", "RUNNING"):
+            return ("error", "RunEnded")
+        if run is s.live:
+            self._end_live(s, "CANCELLED", "CLIENT", "RUN_CANCELLED")
+            self._start_next(s)
+        else:
+            s.queue.remove(run)
+            run.status, run.reason = "CANCELLED", "CLIENT"
+            self._event(s, "RUN_CANCELLED")
+        return self._ran(s, run)
+
+    def _called(self, s: Session, call: Call) -> Answer:
+        return ("call", s.version, call.call_id, call.status, call.run_id, call.decided, call.result, call.reason)
+
+    def _request(self, s: Session, call_id: str, approval: bool, run_id: str) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        if call_id in s.calls:
+            return ("error", "ToolCallAlreadyExists")
+        self._event(s, "TOOL_CALL_REQUESTED")
+        call = s.calls[call_id] = Call(call_id, run_id, approval, s.version)
+        return self._called(s, call)
+
+    def _on_call(self, s: Session, call_id: str, verb: str, detail: str) -> Answer:
+        if inactive := self._inactive(s):
+            return inactive
+        if call_id not in s.calls:
+            return ("error", "ToolCallNotFound")
+        call = s.calls[call_id]
+        sources = {
+            "approve": ("PENDING",),
+            "reject": ("PENDING",),
+            "start": ("PENDING", "APPROVED"),
+            "complete": ("RUNNING",),
+            "fail": ("RUNNING",),
+            "cancel": ("PENDING", "APPROVED", "RUNNING"),
+        }[verb]
+        if call.status not in sources:
+            over = call.status not in ("PENDING", "APPROVED", "RUNNING")
+            if verb in ("complete", "fail") and over and call.started:
+                self._event(s, "TOOL_CALL_LATE_RESULT")
+                return self._called(s, call)
+            return ("error", "IllegalToolCallTransition")
+        if verb == "start" and call.approval and call.status == "PENDING":
+            return ("error", "ApprovalRequired")
+        if verb == "cancel":
+            self._close(s, call, "CLIENT")
+            return self._called(s, call)
+        call.status = {
+            "approve": "APPROVED",
+            "reject": "REJECTED",
+            "start": "RUNNING",
+            "complete": "COMPLETED",
+            "fail": "FAILED",
+        }[verb]
+        if verb in ("approve", "reject"):
+            call.decided = detail
+        if verb in ("complete", "fail"):
+            call.result = detail
+        call.started = call.started or verb == "start"
+        self._event(s, "TOOL_CALL_STARTED" if verb == "start" else f"TOOL_CALL_{call.status}")
+        return self._called(s, call)

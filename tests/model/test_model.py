@@ -16,20 +16,26 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.run_pb2 import Run, RunEndReason
+from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus
 from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.run_figures import RunFigures
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.store.contract import Store
 from sessiond_server.store.memory import MemoryStore
 from sessiond_server.store.postgres.store import PostgresStore
-from tests.model.model import DAY, Answer, Model
+from tests.model.model import DAY, LEASE, Answer, Model
+from tests.model.model import Session as ModelSession
+from tests.unit import agents
 
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "200"))
 
@@ -51,6 +57,10 @@ KINDS = ["append"] * 6 + [
     "redact",
 ]
 KINDS += ["delete"]
+WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
+KINDS += [*WORK, "create"]
+WITH_RUN = ("append", "request", "on_call", "rename")
+"""What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
     "activate": c.ActivateSession(),
@@ -58,14 +68,22 @@ MOVES: dict[str, c.Action] = {
     "resume": c.ResumeSession(),
 }
 
+LIVE = "live"
+"""Stands for the run that is live when the command is made."""
+RUNS = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
+CALLS = st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
+
+Request = tuple[str, str, Answer, str, int, str, str]
+"""Kind, session, content, request id, expected version, user, and the run that writes, if any."""
+
 Clock = Callable[[float], Coroutine[object, object, None]]
 """Sets a store's clock to so many seconds after its start."""
 
 
 @st.composite
-def contents(draw: st.DrawFn) -> tuple[str, Answer]:
+def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer]:
     """A command and its whole content."""
-    kind = draw(st.sampled_from(KINDS))
+    kind = draw(st.sampled_from(kinds))
     if kind == "create":
         status = draw(st.sampled_from(["CREATED", "ACTIVE", "ACTIVE"]))
         ttl = draw(st.sampled_from([None, 3600, 10 * DAY]))
@@ -89,14 +107,38 @@ def contents(draw: st.DrawFn) -> tuple[str, Answer]:
         return kind, (tuple(sorted(changes.items())),)
     if kind == "redact":
         return kind, (f"m{draw(st.integers(1, 12))}", draw(st.sampled_from(["", "privacy"])))
+    if kind == "begin":
+        return kind, (draw(RUNS), draw(st.sampled_from(["REJECT", "ENQUEUE", "ENQUEUE", "INTERRUPT"])))
+    if kind == "end_run":
+        return kind, (draw(st.sampled_from(["COMPLETED", "FAILED"])),)
+    if kind == "cancel_run":
+        return kind, (draw(RUNS),)
+    if kind == "request":
+        return kind, (draw(CALLS), draw(st.booleans()))
+    if kind == "on_call":
+        verb = draw(st.sampled_from(["approve", "reject", "start", "start", "complete", "fail", "cancel"]))
+        return kind, (draw(CALLS), verb, f"{verb} {draw(st.integers(1, 2))}")
     return kind, ()
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> tuple[str, str, Answer, str, int, str]:
+def requests(draw: st.DrawFn) -> Request:
     kind, args = draw(contents())
     expected = draw(st.sampled_from([0, 0, 0, 1, 2, 3]))
-    return kind, draw(SESSIONS), args, draw(REQUESTS), 0 if kind == "create" else expected, draw(USERS)
+    run_id = ""
+    if kind in ("heartbeat", "end_run") or (kind in WITH_RUN and draw(st.booleans())):
+        run_id = draw(RUNS)
+    # A heartbeat leaves no record of its request.
+    request_id = "" if kind == "heartbeat" else draw(REQUESTS)
+    return kind, draw(SESSIONS), args, request_id, 0 if kind == "create" else expected, draw(USERS), run_id
+
+
+@st.composite
+def work(draw: st.DrawFn) -> Request:
+    """What those do who are at work in a session: nothing that is refused for another reason."""
+    kind, args = draw(contents([*WORK, "append"]))
+    run_id = LIVE if kind in ("heartbeat", "end_run") or (kind in WITH_RUN and draw(st.booleans())) else ""
+    return kind, draw(SESSIONS), args, "", 0, "", run_id
 
 
 def action(kind: str, args: Answer) -> c.Action:
@@ -127,7 +169,29 @@ def action(kind: str, args: Answer) -> c.Action:
         return c.UpdateSession(Session(state=state), ["state"], StructUpdate.STRUCT_UPDATE_MERGE)
     if kind == "redact":
         return c.RedactMessage(str(args[0]), str(args[1]))
+    if kind == "begin":
+        return agents.begin(str(args[0]), RunPolicy.Value(f"RUN_POLICY_{args[1]}"), LEASE)
+    if kind == "heartbeat":
+        return c.HeartbeatRun()
+    if kind == "end_run":
+        return agents.finish(1, failed="broken" if args[0] == "FAILED" else "")
+    if kind == "cancel_run":
+        return c.CancelRun(str(args[0]))
+    if kind == "request":
+        return agents.request(str(args[0]), approval=bool(args[1]), text=f"arguments of {args[0]}")
+    if kind == "on_call":
+        return call_action(*map(str, args))
     return c.DeleteSession()
+
+
+def call_action(call_id: str, verb: str, detail: str) -> c.Action:
+    if verb in ("approve", "reject"):
+        return agents.decide(call_id, approve=verb == "approve", reason=detail)
+    if verb == "start":
+        return c.StartToolCall(call_id)
+    if verb == "cancel":
+        return c.CancelToolCall(call_id)
+    return agents.complete(call_id, detail) if verb == "complete" else agents.fail(call_id, "broken", detail)
 
 
 def answer(result: c.Result) -> Answer:
@@ -145,8 +209,34 @@ def answer(result: c.Result) -> Answer:
     if isinstance(result, c.MessageRedacted):
         message = Message.FromString(result.message)
         return ("redacted", result.version, message.message_id, message.redact_reason)
+    if isinstance(result, c.LeaseExtended):
+        return ("lease", result.lease_us // 1_000_000)
+    if isinstance(result, c.RunWritten):
+        return ran(result.version, Run.FromString(result.run))
+    if isinstance(result, c.ToolCallWritten):
+        return called(result.version, ToolCall.FromString(result.tool_call))
     assert isinstance(result, c.SessionDeleted)
     return ("deleted", result.version)
+
+
+def ran(version: int, run: Run) -> Answer:
+    reason = RunEndReason.Name(run.end_reason).removeprefix("RUN_END_REASON_").replace("UNSPECIFIED", "")
+    return ("run", version, run.run_id, agents.status_of(run), run.fence, reason)
+
+
+def called(version: int, call: ToolCall) -> Answer:
+    reason = ToolCallCancelReason.Name(call.cancel_reason).removeprefix("TOOL_CALL_CANCEL_REASON_")
+    assert call.arguments.text == f"arguments of {call.tool_call_id}"
+    return (
+        "call",
+        version,
+        call.tool_call_id,
+        agents.status_of_call(call),
+        call.run_id,
+        call.approval.reason,
+        call.result.text,
+        reason.replace("UNSPECIFIED", ""),
+    )
 
 
 class Comparison(RuleBasedStateMachine):
@@ -163,22 +253,38 @@ class Comparison(RuleBasedStateMachine):
         self.model = Model()
         self.unnamed = 0
 
+    @initialize(status=st.sampled_from(["CREATED", "ACTIVE", "ACTIVE"]))
+    def a_session(self, status: str) -> None:
+        self.apply([("create", "s1", ("", status, "", None, 0), "", 0, "", "")])
+
+    @rule(batch=st.lists(work(), min_size=1, max_size=6))
+    def agents_work(self, batch: list[Request]) -> None:
+        self.apply(batch)
+
     @rule(batch=st.lists(requests(), min_size=1, max_size=5))
-    def commands(self, batch: list[tuple[str, str, Answer, str, int, str]]) -> None:
+    def commands(self, batch: list[Request]) -> None:
+        self.apply(batch)
+
+    def apply(self, batch: Sequence[Request]) -> None:
         commands, expected = [], []
-        for kind, session_id, args, request_id, version, user_id in batch:
+        for kind, session_id, args, request_id, version, user_id, run_id in batch:
             if not request_id:
                 self.unnamed += 1
                 request_id = f"!{self.unnamed}"
             fingerprint = repr((kind, args, version)).encode()
             scope = c.Scope(self.tenant, user_id)
-            commands.append(c.Command(scope, session_id, action(kind, args), "t", request_id, fingerprint, version))
-            expected.append(self.model.do(kind, session_id, args, request_id, version, user_id))
+            if run_id == LIVE:
+                run_id = self.model.live(session_id)  # known only now
+            fence = c.Fence(run_id, self.model.fence_of(session_id, run_id)) if run_id else None
+            commands.append(
+                c.Command(scope, session_id, action(kind, args), "t", request_id, fingerprint, version, fence=fence)
+            )
+            expected.append(self.model.do(kind, session_id, args, request_id, version, user_id, run_id))
         for store, _ in self.stores:
             applied = self.run(store.apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
 
-    @rule(seconds=st.sampled_from([60.0, 3599.0, 3600.0, 2.0 * DAY]))
+    @rule(seconds=st.sampled_from([20.0, 20.0, 60.0, 3599.0, 3600.0, 2.0 * DAY]))
     def time_passes(self, seconds: float) -> None:
         self.model.now += seconds
         for _, clock in self.stores:
@@ -225,6 +331,42 @@ class Comparison(RuleBasedStateMachine):
         for event in events:
             folded = fold.fold(folded, event)
         assert folded == session
+        self.compare_work(store, session, expected)
+
+    def compare_work(self, store: Store, session: Session, expected: ModelSession) -> None:
+        assert isinstance(store, MemoryStore | PostgresStore)
+        scope, name = c.Scope(self.tenant), session.session_id
+        runs = self.run(store.list_runs(scope, name, statuses=(1, 2, 3, 4, 5), before=None, limit=100))
+        found = [Run.FromString(run) for run in runs.runs[::-1]]  # type: ignore[attr-defined]
+        assert [(run.seq, *ran(0, run)[2:]) for run in found] == [
+            (run.seq, run.run_id, run.status, run.fence, run.reason)
+            for run in sorted(expected.runs.values(), key=lambda run: run.seq)
+        ]
+        calls = self.run(
+            store.list_tool_calls(scope, name, statuses=tuple(range(1, 8)), run_id="", before=None, limit=100)
+        )
+        stored = [ToolCall.FromString(call) for call in calls.tool_calls[::-1]]  # type: ignore[attr-defined]
+        assert [called(0, call)[2:] for call in stored] == [
+            self.model._called(expected, call)[2:]
+            for call in sorted(expected.calls.values(), key=lambda call: call.seq)
+        ]
+        waiting = self.run(store.list_pending(scope, user_id="", after=None, limit=100))
+        in_inbox = {ToolCall.FromString(call).tool_call_id for call in waiting.tool_calls  # type: ignore[attr-defined]
+                    if ToolCall.FromString(call).session_id == name}  # fmt: skip
+        pending = {call.call_id for call in expected.calls.values() if call.approval and call.status == "PENDING"}
+        assert in_inbox == pending
+        live = expected.live
+        assert (session.live_run_id, session.live_run_fence) == ((live.run_id, live.fence) if live else ("", 0))
+        assert (session.queued_run_count, session.run_count) == (len(expected.queue), len(expected.runs))
+        assert (session.open_tool_call_count, session.pending_approval_count) == (
+            len(expected.open_calls()),
+            len(pending),
+        )
+        figures = RunFigures.decoded(self.run(store.get_metrics(scope, name))[1])  # type: ignore[index]
+        ended = [run.status for run in expected.runs.values()]
+        assert (figures.completed, figures.failed, figures.cancelled) == tuple(
+            ended.count(status) for status in ("COMPLETED", "FAILED", "CANCELLED")
+        )
 
 
 @contextlib.asynccontextmanager
