@@ -61,7 +61,7 @@ def opened(url: str) -> "ObjectBlobs":
 class ObjectBlobs:
     """A BlobStore (see contract.py). `store` is one of obstore's."""
 
-    segment = 1024 * 1024
+    segment = 512 * 1024
 
     def __init__(self, store: Any) -> None:
         self._store = store

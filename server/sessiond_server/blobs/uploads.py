@@ -43,7 +43,8 @@ class UploadLimits:
     With the pause that clients are allowed, and one append, it must stay below the grace that the stores give to
     writers who do not know yet."""
     appends: int = 8
-    """Segments on their way to the storage at the same time, of all uploads: each is in memory twice."""
+    """Segments on their way to the storage at the same time, of all uploads. Only those uploads take in the next
+    segment meanwhile; for each of these there are up to three in memory, for all others one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class Uploads:
         touched = clock()
         async for chunk in chunks:
             await writing.add(chunk)
+            del chunk
             if clock() - touched >= self._limits.touch:
                 if not await self._store.touch_upload(writing.upload):
                     raise UploadSuperseded(writing.upload.key[1], writing.upload.attachment_id)
@@ -285,18 +287,19 @@ class _Writing:
 
     async def _store_waiting(self) -> None:
         await self._settle()
+        await self._appending.acquire()
         segment, self._waiting, self._waiting_bytes = self._waiting, [], 0
         offset = self._stored
         self._stored += sum(map(len, segment))
         self._storing = asyncio.get_running_loop().create_task(self._store(offset, segment))
 
     async def _store(self, offset: int, segment: list[bytes]) -> None:
-        async with self._appending:
-            hashing = asyncio.get_running_loop().run_in_executor(None, _update, self._hash, segment)
-            try:
-                await self._blobs.append(self.upload.piece, offset, segment)
-            finally:
-                await hashing
+        hashing = asyncio.get_running_loop().run_in_executor(None, _update, self._hash, segment)
+        try:
+            await self._blobs.append(self.upload.piece, offset, segment)
+        finally:
+            self._appending.release()
+            await hashing
 
 
 def _update(digest: "hashlib._Hash", parts: Sequence[bytes]) -> None:

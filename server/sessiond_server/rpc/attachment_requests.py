@@ -83,7 +83,9 @@ async def upload_chunks(messages: AsyncIterator[UploadAttachmentRequest]) -> Asy
             raise InvalidFields([Violation("chunk", "is required in every message but the first")])
         if not 1 <= len(chunk) <= CHUNK_BYTES:
             raise InvalidFields([Violation("chunk", f"must be 1 to {CHUNK_BYTES} bytes")])
+        del message  # it has the chunk once more
         yield chunk
+        del chunk
 
 
 def get_upload_status(request: GetUploadStatusRequest) -> None:

@@ -85,7 +85,10 @@ def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
                 message = parse(request)
             except DecodeError:
                 raise MalformedRequest(name) from None
+            # Whoever takes the message may wait long before the next: bytes that are done with must not wait as well.
+            del request
             yield message
+            del message
 
     async def parsing(requests: AsyncIterator[bytes], call: Call) -> bytes | None:
         return await behaviour(messages(requests, call), call)

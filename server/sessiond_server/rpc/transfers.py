@@ -51,3 +51,4 @@ class Transfers:
             except StopAsyncIteration:
                 return
             yield message
+            del message  # large, and perhaps a while until the next

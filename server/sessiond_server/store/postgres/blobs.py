@@ -29,7 +29,7 @@ ROW_BYTES: Final = 7936
 _COLUMNS = ("tenant_id", "piece_id", "number", "data")
 _ROWS_GIVEN = 33
 """Rows that make what `read` gives at a time: 261 888 bytes."""
-_ROWS_READ = 2 * _ROWS_GIVEN
+_ROWS_READ = _ROWS_GIVEN
 _ROWS_DELETED = 4096
 _PIECES_LISTED = 500
 _NONE = UUID(int=0)
@@ -43,7 +43,7 @@ class PostgresBlobs:
     On connections of its own: transfers must not take those that sessions are written with.
     """
 
-    segment = 132 * ROW_BYTES
+    segment = 66 * ROW_BYTES
 
     def __init__(self, dsn: str, *, max_connections: int = 4, connect_timeout: float = 5.0) -> None:
         """`connect_timeout` is in seconds, for each new connection."""
@@ -62,10 +62,11 @@ class PostgresBlobs:
 
     async def append(self, piece: Piece, offset: int, data: Sequence[bytes]) -> None:
         tenant_id, piece_id = piece.tenant_id, UUID(piece.piece_id)
-        joined = memoryview(b"".join(data))
         first = offset // ROW_BYTES
 
         async def work(connection: asyncpg.Connection) -> None:
+            # Here, not before: whoever waits for a connection holds the bytes once only.
+            joined = memoryview(b"".join(data))
             records = (
                 (tenant_id, piece_id, first + at // ROW_BYTES, joined[at : at + ROW_BYTES])
                 for at in range(0, len(joined), ROW_BYTES)
