@@ -37,7 +37,7 @@ from tests.model.model import DAY, LEASE, Answer, Model
 from tests.model.model import Session as ModelSession
 from tests.unit import agents
 
-EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
 
 SESSIONS = st.sampled_from(["s1", "s2"])
 USERS = st.sampled_from(["", "", "", "", "alice", "bob"])
