@@ -143,13 +143,17 @@ class _Run:
         try:
             async with asyncio.TaskGroup() as tasks:
                 writing = [tasks.create_task(load.run()) for load in (self._load, self._quiet_load)]
+                lasting: list[asyncio.Task[None]] = []
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
                     await asyncio.sleep(least + fault.pause * (most - least))
                     if fault.kind in ("restarts", "failovers"):
                         await self.rebuilt()
                     self._moment = time.time()
-                    await self._suffer(fault)
+                    if fault.overlaps:
+                        lasting.append(tasks.create_task(self._suffer(fault)))
+                    else:
+                        await self._suffer(fault)
                     self.done.append(Done(fault, self._moment))
                     await self._going_on(1)
                     seconds, calm = time.monotonic() - began, time.time() - self._moment
@@ -157,6 +161,7 @@ class _Run:
                         f"{seconds:6.1f} s: {number} of {len(faults)}: {fault}, written again after {calm:.1f} s, "
                         f"{self.ledger.count} acknowledged"
                     )
+                await asyncio.gather(*lasting)
                 await asyncio.sleep(self._pause[1])
                 await self._going_on(1)
                 self._load.stop()

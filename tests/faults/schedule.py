@@ -11,6 +11,8 @@ REDIS = ("kill", "flush", "freeze")
 RESTARTS = ("fast", "immediate")
 FAILOVERS = ("synchronous", "asynchronous")
 HURTS = ("cut", "stall", "slice")
+OVERLAPPING = 0.2
+"""Share of the faults that last on while others begin."""
 FAILPOINTS = (
     "before_commit=exit:0.02",
     "before_commit=sleep:0.3:0.05",
@@ -75,6 +77,8 @@ class Fault:
     """How long it lasts, where it lasts."""
     pause: float
     """0 to 1: how long the pause before it is, within the campaign's bounds."""
+    overlaps: bool
+    """The next one does not wait for its end."""
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.kind, self.how, self.target)))
@@ -87,7 +91,15 @@ def schedule(mix: Mix, seed: int) -> Sequence[Fault]:
     chance.shuffle(faults)
     turns = iter([FAILOVERS[number % 2] for number in range(mix.failovers)])
     return [
-        Fault(kind, next(turns) if kind == "failovers" else how, target, _lasting(kind, how, chance), chance.random())
+        Fault(
+            kind,
+            next(turns) if kind == "failovers" else how,
+            target,
+            _lasting(kind, how, chance),
+            pause=chance.random(),
+            # Postgres comes and goes one way at a time.
+            overlaps=kind not in ("restarts", "failovers") and chance.random() < OVERLAPPING,
+        )
         for kind, how, target in faults
     ]
 
@@ -96,13 +108,14 @@ def _faults(mix: Mix, chance: random.Random) -> Sequence[tuple[str, str, str]]:
     def replica() -> str:
         return str(chance.randrange(REPLICAS))
 
+    failpoints = chance.sample(FAILPOINTS, len(FAILPOINTS))
     return [
         *(("kills", "", replica()) for _ in range(mix.kills)),
         *(("drains", "", str(number % REPLICAS)) for number in range(mix.drains)),
         *(("redis", REDIS[number % len(REDIS)], "") for number in range(mix.redis)),
         *(("restarts", RESTARTS[number % len(RESTARTS)], "") for number in range(mix.restarts)),
         *(("failovers", "", "") for _ in range(mix.failovers)),
-        *(("failpoints", FAILPOINTS[number % len(FAILPOINTS)], replica()) for number in range(mix.failpoints)),
+        *(("failpoints", failpoints[number % len(failpoints)], replica()) for number in range(mix.failpoints)),
         *(("proxy", how, link) for _ in range(mix.proxy) for how, link in product(HURTS, LINKS)),
     ]
 

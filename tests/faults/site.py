@@ -6,6 +6,7 @@ writers, subscribers --- replica 0, replica 1 ------------ Postgres a, b; Valkey
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,6 +31,8 @@ class Site:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._watched = [True] * REPLICAS
+        self._turns: defaultdict[object, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """What is hurt already is hurt again afterwards."""
         self.pair = PostgresPair(folder / "postgres", durable=False)
         self.redis = Valkey(folder / "valkey")
         self._chance = chance
@@ -71,46 +74,50 @@ class Site:
 
     async def kill(self, number: int, failpoints: str = "") -> None:
         """The replica dies, and starts again with these failpoints."""
-        self._watched[number] = False
-        await self.replicas[number].kill()
-        await self.replicas[number].start({"SESSIOND_FAILPOINTS": failpoints})
-        self._watched[number] = True
+        async with self._turns[number]:
+            self._watched[number] = False
+            await self.replicas[number].kill()
+            await self.replicas[number].start({"SESSIOND_FAILPOINTS": failpoints})
+            self._watched[number] = True
 
     async def drain(self, number: int) -> None:
         """The replica is told to stop, and starts again once it has: nobody may notice."""
-        self._watched[number] = False
-        await self.replicas[number].stop()
-        await self.replicas[number].start()
-        self._watched[number] = True
+        async with self._turns[number]:
+            self._watched[number] = False
+            await self.replicas[number].stop()
+            await self.replicas[number].start()
+            self._watched[number] = True
 
     async def hurt_redis(self, how: str, seconds: float) -> None:
         """`kill`: away for so long; `flush`; `freeze`: silent for so long."""
-        if how == "kill":
-            self.redis.kill()
-            await asyncio.sleep(seconds)
-            await self.redis.start()
-        elif how == "flush":
-            async with self.redis.client() as client:
-                await client.flushall()
-        else:
-            self.redis.freeze()
-            await asyncio.sleep(seconds)
-            self.redis.thaw()
+        async with self._turns["redis"]:
+            if how == "kill":
+                self.redis.kill()
+                await asyncio.sleep(seconds)
+                await self.redis.start()
+            elif how == "flush":
+                async with self.redis.client() as client:
+                    await client.flushall()
+            else:
+                self.redis.freeze()
+                await asyncio.sleep(seconds)
+                self.redis.thaw()
 
     async def hurt_link(self, link: str, how: str, seconds: float) -> None:
         """`cut`: its connections are reset; `stall`: nothing gets through for so long; `slice`: in small pieces."""
-        for proxy in self.links[link]:
-            if how == "cut":
-                proxy.cut()
-            elif how == "stall":
-                proxy.stall()
-            else:
-                proxy.slicing = True
-        if how != "cut":
-            await asyncio.sleep(seconds)
-        for proxy in self.links[link]:
-            proxy.flow()
-            proxy.slicing = False
+        async with self._turns["link", link]:
+            for proxy in self.links[link]:
+                if how == "cut":
+                    proxy.cut()
+                elif how == "stall":
+                    proxy.stall()
+                else:
+                    proxy.slicing = True
+            if how != "cut":
+                await asyncio.sleep(seconds)
+            for proxy in self.links[link]:
+                proxy.flow()
+                proxy.slicing = False
 
     async def _proxy(self, port: int) -> Proxy:
         return await self._stack.enter_async_context(Proxy("127.0.0.1", port, self._chance))
