@@ -36,25 +36,25 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_SESSION_CREATED: _EventType.ValueType  # 1
     """CreateSession: always the first event, `seq` 1."""
     EVENT_TYPE_SESSION_ACTIVATED: _EventType.ValueType  # 2
-    """ActivateSession."""
+    """ActivateSession: CREATED or SUSPENDED became ACTIVE."""
     EVENT_TYPE_SESSION_SUSPENDED: _EventType.ValueType  # 3
-    """SuspendSession."""
+    """SuspendSession: ACTIVE became SUSPENDED."""
     EVENT_TYPE_SESSION_RESUMED: _EventType.ValueType  # 4
-    """ResumeSession."""
+    """ResumeSession: SUSPENDED became ACTIVE."""
     EVENT_TYPE_SESSION_UPDATED: _EventType.ValueType  # 5
-    """UpdateSession."""
+    """UpdateSession, whether or not the new values differ from the old ones."""
     EVENT_TYPE_SESSION_TOUCHED: _EventType.ValueType  # 6
     """TouchSession."""
     EVENT_TYPE_SESSION_ENDED: _EventType.ValueType  # 7
-    """EndSession. The last event, unless the session is deleted later."""
+    """EndSession, of a session that had not ended and whose time had not run out. The last event, unless the session is deleted later."""
     EVENT_TYPE_SESSION_EXPIRED: _EventType.ValueType  # 8
-    """`expire_time` passed and the server ended the session. The last event, unless the session is deleted later."""
+    """`expire_time` passed and the server ended the session, by itself or asked to by EndSession. The last event, unless the session is deleted later."""
     EVENT_TYPE_SESSION_DELETED: _EventType.ValueType  # 9
     """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
     EVENT_TYPE_MESSAGE_APPENDED: _EventType.ValueType  # 20
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
-    """RedactMessage. `message` is what remains."""
+    """RedactMessage, of a message that was redacted before too. `message` is what remains."""
     EVENT_TYPE_RUN_QUEUED: _EventType.ValueType  # 30
     """BeginRun, while another run was live: it waits."""
     EVENT_TYPE_RUN_STARTED: _EventType.ValueType  # 31
@@ -87,32 +87,38 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """DeleteAttachment. `attachment` is what it was."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """What happened."""
+    """What happened. Each event is committed with what it tells of, and only once: a write that was refused, or is a retry of
+    one that was done, emits nothing.
+
+    A message that was sent and one that was received differ in `message.role`. What went wrong is
+    EVENT_TYPE_RUN_FAILED or EVENT_TYPE_TOOL_CALL_FAILED, with its `error`. A message that is still being written is no
+    event: see Delta.
+    """
 
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 """Never stored. In a filter: any."""
 EVENT_TYPE_SESSION_CREATED: EventType.ValueType  # 1
 """CreateSession: always the first event, `seq` 1."""
 EVENT_TYPE_SESSION_ACTIVATED: EventType.ValueType  # 2
-"""ActivateSession."""
+"""ActivateSession: CREATED or SUSPENDED became ACTIVE."""
 EVENT_TYPE_SESSION_SUSPENDED: EventType.ValueType  # 3
-"""SuspendSession."""
+"""SuspendSession: ACTIVE became SUSPENDED."""
 EVENT_TYPE_SESSION_RESUMED: EventType.ValueType  # 4
-"""ResumeSession."""
+"""ResumeSession: SUSPENDED became ACTIVE."""
 EVENT_TYPE_SESSION_UPDATED: EventType.ValueType  # 5
-"""UpdateSession."""
+"""UpdateSession, whether or not the new values differ from the old ones."""
 EVENT_TYPE_SESSION_TOUCHED: EventType.ValueType  # 6
 """TouchSession."""
 EVENT_TYPE_SESSION_ENDED: EventType.ValueType  # 7
-"""EndSession. The last event, unless the session is deleted later."""
+"""EndSession, of a session that had not ended and whose time had not run out. The last event, unless the session is deleted later."""
 EVENT_TYPE_SESSION_EXPIRED: EventType.ValueType  # 8
-"""`expire_time` passed and the server ended the session. The last event, unless the session is deleted later."""
+"""`expire_time` passed and the server ended the session, by itself or asked to by EndSession. The last event, unless the session is deleted later."""
 EVENT_TYPE_SESSION_DELETED: EventType.ValueType  # 9
 """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
 EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
-"""RedactMessage. `message` is what remains."""
+"""RedactMessage, of a message that was redacted before too. `message` is what remains."""
 EVENT_TYPE_RUN_QUEUED: EventType.ValueType  # 30
 """BeginRun, while another run was live: it waits."""
 EVENT_TYPE_RUN_STARTED: EventType.ValueType  # 31

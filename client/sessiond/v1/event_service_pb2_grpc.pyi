@@ -32,6 +32,9 @@ class EventServiceStub:
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+
+    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    streams on connections of their own, and as many as they need.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -88,6 +91,9 @@ class EventServiceAsyncStub:
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+
+    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    streams on connections of their own, and as many as they need.
     """
 
     WatchSession: grpc.aio.UnaryStreamMultiCallable[
@@ -143,6 +149,9 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+
+    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    streams on connections of their own, and as many as they need.
     """
 
     @abc.abstractmethod
