@@ -4,12 +4,15 @@ import hashlib
 from typing import Any
 
 import asyncpg
+import pytest
 
 from sessiond.v1.session_pb2 import SessionConfig
+from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.store.postgres.statements import LOG, READ, WRITE
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, message, struct
+from tests.unit.agents import ENQUEUE, begin, finish, request
 
 STATE_BYTES = 256 * 1024
 TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away
@@ -124,3 +127,38 @@ async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller
     texts = {name: WRITE[name].text for name in hot} | {name: READ[name].text for name in reads}
     texts |= {name: statement.text for name, statement in LOG.items()}
     assert {name: planned[text] for name, text in texts.items() if planned[text] > 5} == {}
+
+
+async def test_a_run_costs_an_append_nothing(
+    monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
+) -> None:
+    """Not a statement more: neither its fence nor what is open in the session is looked up."""
+    sent: list[str] = []
+    fetch, execute = asyncpg.Connection.fetch, asyncpg.Connection.execute
+
+    async def fetching(self: Any, statement: str, *parameters: Any) -> Any:
+        sent.append(statement)
+        return await fetch(self, statement, *parameters)
+
+    async def executing(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
+        sent.append(statement)
+        return await execute(self, statement, *parameters, **options)
+
+    await accepted(postgres, caller.create("idle"), caller.create("busy"), caller.command("busy", begin("r1")))
+    fence = c.Fence("r1", 2)
+    await accepted(postgres, *(caller.command("busy", request(), fence=fence) for _ in range(10)))
+    await accepted(postgres, caller.command("busy", begin("r2", ENQUEUE)))
+    monkeypatch.setattr(asyncpg.Connection, "fetch", fetching)
+    monkeypatch.setattr(asyncpg.Connection, "execute", executing)
+    await accepted(postgres, caller.append("idle"))
+    idle = sent.copy()
+    sent.clear()
+    await accepted(postgres, caller.append("busy", fence=fence))
+    assert sent == idle
+    assert len(sent) == 5  # begin, lock, look up, write, commit
+    sent.clear()
+    await accepted(postgres, caller.command("busy", c.HeartbeatRun(), fence=fence))
+    assert len(sent) == 6  # and finds the run; writes the lease alone
+    sent.clear()
+    await accepted(postgres, caller.command("busy", finish(), fence=fence))
+    assert len(sent) == 7  # and finds what is open; writes what has ended with it

@@ -10,11 +10,11 @@ from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.run_figures import RunFigures
 from sessiond_server.errors import RunAlreadyExists, RunFenced, RunInProgress, RunNotFound, SessionNotFound
-from sessiond_server.store.contract import Store
+from sessiond_server.store.contract import CACHED, Freshness, Store
 from sessiond_server.store.work import RunsPage
-from tests.conformance.caller import Caller, accepted, message, one, refused, session, whole_log
+from tests.conformance.caller import Caller, accepted, message, one, refused, session, struct, texts, whole_log
 from tests.conformance.conftest import Backend
-from tests.unit.agents import ENQUEUE, INTERRUPT, LEASE, begin, finish, kinds, request, status_of
+from tests.unit.agents import ENQUEUE, INTERRUPT, LEASE, begin, complete, finish, kinds, request, status_of
 from tests.unit.log import REPLACE
 
 ALL = tuple(RunStatus.values())[1:]
@@ -288,3 +288,30 @@ async def test_a_refused_command_and_an_overdue_lease(backend: Backend, caller: 
     await refused(store, caller.command("s", begin("r3")), RunInProgress)
     assert kinds(await whole_log(store, caller.scope, "s"))[-2:] == ["RUN_FAILED", "RUN_STARTED"]
     assert (await core_of(store, caller)).live_run_id == "r2"
+
+
+async def test_work_leaves_content_and_messages_alone(backend: Backend, caller: Caller) -> None:
+    """Arguments and results lie where the session's content lies in its events; copies must not take them for it."""
+    store = backend.store
+    create = caller.create("s", state=struct(a=1), summary="so far")
+    await accepted(store, create, caller.append("s", "one"), caller.command("s", begin("r1")))
+    fence = c.Fence("r1", 3)
+    await accepted(
+        store,
+        caller.command("s", request("t1", text="arguments"), fence=fence),
+        caller.append("s", "two", fence=fence),
+        caller.command("s", c.StartToolCall("t1"), fence=fence),
+        caller.command("s", complete("t1", "result"), fence=fence),
+    )
+    await accepted(store, caller.append("s", "three"))
+    for reader in (store, backend.other):
+        for freshness in (CACHED, Freshness(strong=True)):
+            snapshot = await reader.get_session(caller.scope, "s", content=True, freshness=freshness)
+            session = Session.FromString(snapshot.core + snapshot.content)
+            assert (session.version, session.content_version, session.summary) == (8, 1, "so far")
+            assert session.state == struct(a=1)
+            page = await reader.list_messages(
+                caller.scope, "s", after_seq=0, before_seq=0, descending=True, limit=10, freshness=freshness
+            )
+            assert texts(page.messages) == ["three", "two", "one"]
+            assert (page.version, page.more) == (8, False)
