@@ -70,6 +70,8 @@ class Log:
         self.runs: dict[Key, dict[str, RunRow]] = {}
         self.calls: dict[Key, dict[str, ToolCallRow]] = {}
         self.figures: dict[Key, bytes] = {}
+        self.written = Writes()
+        """By the last batch."""
         self._numbers: Iterator[int] = iter(range(1, 1_000_000))
 
     def new_id(self) -> str:
@@ -113,6 +115,7 @@ class Log:
             live_sessions={tenant: self._live(tenant) for tenant in asked.tenants},
         )
         decided = batch.decide(commands, self.heads, known, self.rules, self.new_id)
+        self.written = decided.writes
         self._keep(decided.writes)
         return [self._resolve(co, r) for co, r in zip(commands, decided.results, strict=True)]
 
