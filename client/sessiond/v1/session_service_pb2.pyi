@@ -114,7 +114,8 @@ class CreateSessionRequest(google.protobuf.message.Message):
     def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
         """Runs that the session had elsewhere, oldest first: `run_id`, `status` (RUN_STATUS_COMPLETED, _FAILED or _CANCELLED;
         required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and `end_time` (none in
-        the future, in this order; absent: the session's creation, except `start_time`). They count in the session's
+        the future, in this order; absent: the session's creation; `start_time`, only with `end_time`, has no default and
+        without it the run has no duration). They are in the session's first event. They count in the session's
         `run_count` and `usage` and in GetSessionMetrics. 0 to 1 000, without duplicate ids, at most 1 MiB together.
         """
 

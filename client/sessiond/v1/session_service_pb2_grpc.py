@@ -239,8 +239,8 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSessionMetrics(self, request, context):
-        """Answers with figures about one session, from counters: the cost does not grow with its history. Errors:
-        VERSION_NOT_REACHED.
+        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
+        database. Errors: VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -137,8 +137,8 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
     ]
-    """Answers with figures about one session, from counters: the cost does not grow with its history. Errors:
-    VERSION_NOT_REACHED.
+    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
+    database. Errors: VERSION_NOT_REACHED.
     """
 
 class SessionServiceAsyncStub:
@@ -259,8 +259,8 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
     ]
-    """Answers with figures about one session, from counters: the cost does not grow with its history. Errors:
-    VERSION_NOT_REACHED.
+    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
+    database. Errors: VERSION_NOT_REACHED.
     """
 
 class SessionServiceServicer(metaclass=abc.ABCMeta):
@@ -409,8 +409,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.SessionMetrics, collections.abc.Awaitable[sessiond.v1.session_service_pb2.SessionMetrics]]:
-        """Answers with figures about one session, from counters: the cost does not grow with its history. Errors:
-        VERSION_NOT_REACHED.
+        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
+        database. Errors: VERSION_NOT_REACHED.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
