@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sessiond.client import Client
+    from sessiond.download import Download
     from sessiond.draft import Draft
     from sessiond.errors import (
         AlreadyExists,
@@ -87,28 +88,35 @@ if TYPE_CHECKING:
         WatcherTooSlow,
     )
     from sessiond.feed import Feed
+    from sessiond.live_run import LiveRun
     from sessiond.messages import assistant, from_chat, system, text_of, to_chat, tool, tool_call, user
     from sessiond.options import TLS, Keepalive, Reconnect, Retry
     from sessiond.pages import Pages
     from sessiond.positions import FilePositions, PositionStore
     from sessiond.request_ids import new_request_id
     from sessiond.structs import from_struct, to_struct
+    from sessiond.tool_data import from_tool_data, to_tool_data
+    from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
+    from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
+    from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
     from sessiond.watch import Watch
 
 __all__ = [
     "TLS",
     "AlreadyExists",
     "ApprovalRequired",
+    "Attachment",
     "AttachmentAlreadyExists",
     "AttachmentLimitReached",
     "AttachmentLost",
     "AttachmentNotFound",
     "AttachmentSpaceExhausted",
     "AttachmentTooLarge",
+    "AttachmentType",
     "Bookmark",
     "ChecksumMismatch",
     "Client",
@@ -116,12 +124,14 @@ __all__ = [
     "DeadlinePassed",
     "Delta",
     "DeltaBatch",
+    "Download",
     "Draft",
     "Draining",
     "Event",
     "EventBatch",
     "EventType",
     "Exhausted",
+    "Failure",
     "Feed",
     "FilePositions",
     "IllegalToolCallTransition",
@@ -132,6 +142,7 @@ __all__ = [
     "InvalidPosition",
     "InvalidRequest",
     "Keepalive",
+    "LiveRun",
     "MalformedRequest",
     "Message",
     "MessageAlreadyExists",
@@ -151,12 +162,15 @@ __all__ = [
     "RequestTooLarge",
     "Retry",
     "Role",
+    "Run",
     "RunAlreadyExists",
     "RunEnded",
+    "RunFence",
     "RunFenced",
     "RunInProgress",
     "RunNotFound",
     "RunQueueFull",
+    "RunStatus",
     "ScopeMissing",
     "Session",
     "SessionAlreadyExists",
@@ -177,9 +191,11 @@ __all__ = [
     "TooManyUploads",
     "TooManyWatchers",
     "ToolBlocked",
+    "ToolCall",
     "ToolCallAlreadyExists",
     "ToolCallLimitReached",
     "ToolCallNotFound",
+    "ToolCallStatus",
     "TransferBroken",
     "TransferStalled",
     "Unauthenticated",
@@ -198,11 +214,13 @@ __all__ = [
     "assistant",
     "from_chat",
     "from_struct",
+    "from_tool_data",
     "new_request_id",
     "system",
     "text_of",
     "to_chat",
     "to_struct",
+    "to_tool_data",
     "tool",
     "tool_call",
     "user",
@@ -237,6 +255,18 @@ _ELSEWHERE = {
     "DeltaBatch": "v1.event_service_pb2",
     "EventBatch": "v1.event_service_pb2",
     "Snapshot": "v1.event_service_pb2",
+    "Download": "download",
+    "LiveRun": "live_run",
+    "from_tool_data": "tool_data",
+    "to_tool_data": "tool_data",
+    "Attachment": "v1.attachment_pb2",
+    "AttachmentType": "v1.attachment_pb2",
+    "Failure": "v1.run_pb2",
+    "Run": "v1.run_pb2",
+    "RunFence": "v1.run_pb2",
+    "RunStatus": "v1.run_pb2",
+    "ToolCall": "v1.tool_call_pb2",
+    "ToolCallStatus": "v1.tool_call_pb2",
 }
 """Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
 

@@ -7,8 +7,10 @@ import grpc.aio
 
 from sessiond.options import TLS, Keepalive, Retry
 
-SERVICES = ("sessiond.v1.SessionService", "sessiond.v1.MessageService", "sessiond.v1.EventService")
-"""Whose calls are sent again. Of their calls those that are answered with a stream see to themselves (see Tail)."""
+SERVICES = tuple(
+    f"sessiond.v1.{service}Service" for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment")
+)
+"""Whose calls are sent again. Of their calls those that stream see to themselves (see Tail, Upload and Download)."""
 
 RETRIED = ("UNAVAILABLE", "CANCELLED")
 """CANCELLED besides: what reaches a server while it stops, or is under way when its grace is over, ends in a reset of
@@ -37,8 +39,6 @@ def channel_options(
         ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
         # This is what grpc goes by; without it a dead connection lives for a minute longer (docs/decisions/0014).
-        ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),
-        # What ends a connection whose peer does not answer; the timeout of the keepalive does not (grpc 1.85).
         ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),

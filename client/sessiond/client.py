@@ -3,24 +3,33 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from sessiond.attachment_calls import AttachmentCalls
 from sessiond.connection import Connection
 from sessiond.draft import Draft
 from sessiond.event_calls import EventCalls
-from sessiond.fields import RoleLike, enum_value
+from sessiond.fields import Fence, RoleLike, RunPolicyLike, enum_value, run_fence
+from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
 from sessiond.request_ids import new_request_id
+from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
 from sessiond.structs import to_struct
+from sessiond.tool_call_calls import ToolCallCalls
+from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
+from sessiond.v1.run_pb2 import Run
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+from sessiond.waiting import found
 
 
-class Client(SessionCalls, MessageCalls, EventCalls):
+class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, AttachmentCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Made without I/O; the first call connects. Use it as an async context manager, or close it. All methods raise
@@ -94,13 +103,15 @@ class Client(SessionCalls, MessageCalls, EventCalls):
         name: str = "",
         message_id: str = "",
         metadata: Mapping[str, Any] | None = None,
+        run: Fence | None = None,
         run_id: str = "",
         interval: float = 0.05,
         timeout: float | None = None,
     ) -> Draft:
         """A message that those who watch the session with deltas see while it is written; see Draft.
 
-        Without `message_id` it gets one here. `run_id` is shown with the deltas. `interval` is the least time between
+        Without `message_id` it gets one here. `run` is the run that writes; `run_id`, or the id of that run, is shown
+        with the deltas. `interval` is the least time between
         two showings, in seconds. `timeout` is for the append at the end, which raises what `append_messages` raises.
         """
         message = Message(
@@ -114,9 +125,69 @@ class Client(SessionCalls, MessageCalls, EventCalls):
             await self.publish_delta(session_id, deltas)
 
         async def append(message: Message, request_id: str) -> AppendMessagesResponse:
-            return await self.append_messages(session_id, [message], request_id=request_id, timeout=timeout)
+            return await self.append_messages(session_id, [message], run=run, request_id=request_id, timeout=timeout)
 
-        return Draft(publish, append, message, run_id, interval)
+        fence = run_fence(run)
+        return Draft(publish, append, message, run_id or (fence.run_id if fence else ""), interval)
+
+    def run(
+        self,
+        session_id: str,
+        *,
+        run_id: str = "",
+        policy: RunPolicyLike = "reject",
+        lease: timedelta | float | None = None,
+        agent_id: str = "",
+        model: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> LiveRun:
+        """A run as a block: begun, kept alive, and finished as the block ends; see LiveRun.
+
+        With the policy "enqueue" entering it waits until the run is live, for as long as that takes; `timeout` is for
+        the call that begins it. The rest as of `begin_run`. Raises, when it is entered, what `begin_run` raises.
+        """
+
+        async def begin(run_id: str) -> Run:
+            return await self.begin_run(
+                session_id,
+                run_id=run_id,
+                policy=policy,
+                lease=lease,
+                agent_id=agent_id,
+                model=model,
+                metadata=metadata,
+                request_id=request_id,
+                timeout=timeout,
+            )
+
+        return LiveRun(self, session_id, run_id, begin)
+
+    async def wait_for_decision(self, session_id: str, tool_call_id: str) -> ToolCall:
+        """The tool call once it is not PENDING any more: APPROVED or REJECTED, by whoever decides, or CANCELLED. Waits
+        without asking again and again, and for as long as that takes; asyncio.timeout bounds it.
+
+        In a call that was decided meanwhile, the arguments may be missing, as in events. Raises ToolCallNotFound,
+        SessionNotFound.
+        """
+
+        def decided(tool_call: ToolCall) -> ToolCall | None:
+            over = tool_call.tool_call_id == tool_call_id and tool_call.status not in _UNDECIDED
+            return tool_call if over else None
+
+        async def look() -> ToolCall | None:
+            return decided(await self.get_tool_call(session_id, tool_call_id))
+
+        def in_event(event: Event) -> ToolCall | None:
+            return decided(event.tool_call)
+
+        return await found(
+            lambda types: self.watch(session_id, types=types, view="basic"),
+            ("tool_call_approved", "tool_call_rejected", "tool_call_started", "tool_call_cancelled"),
+            look,
+            in_event,
+        )
 
     async def typing(
         self, session_id: str, *, message_id: str = "", name: str = "", timeout: float | None = None
@@ -138,3 +209,6 @@ class Client(SessionCalls, MessageCalls, EventCalls):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+_UNDECIDED = (ToolCallStatus.TOOL_CALL_STATUS_UNSPECIFIED, ToolCallStatus.TOOL_CALL_STATUS_PENDING)

@@ -13,16 +13,22 @@ from sessiond.channel import channel_options, open_channel, stream_options
 from sessiond.errors import ClientClosed, RequestTooLarge, SessiondError
 from sessiond.options import TLS, Keepalive, Retry
 from sessiond.status import typed_error
-from sessiond.streams import Stream, StreamChannels
+from sessiond.streams import Sending, Stream, StreamChannels, Stubs
 from sessiond.target import is_local
+from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
+from sessiond.v1.run_service_pb2_grpc import RunServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
+from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
 
 if TYPE_CHECKING:
+    from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
+    from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceAsyncStub
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
@@ -65,6 +71,8 @@ class Connection:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._streams = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
+        # Apart from the watches: what somebody waits for should not queue up behind somebody's film.
+        self._transfers = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
         self._closed = False
 
     @property
@@ -86,21 +94,53 @@ class Connection:
         self._open()
         return self._events
 
+    @property
+    def runs(self) -> "RunServiceAsyncStub":
+        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._runs
+
+    @property
+    def tool_calls(self) -> "ToolCallServiceAsyncStub":
+        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._tool_calls
+
+    @property
+    def attachments(self) -> "AttachmentServiceAsyncStub":
+        """Its calls that have one question and one answer. Raises ClientClosed, or RuntimeError on another event loop
+        than the first one."""
+        self._open()
+        return self._attachments
+
     def stream(
-        self,
-        method: "Callable[[EventServiceAsyncStub], grpc.aio.UnaryStreamMultiCallable[Any, Response]]",
-        request: Message,
+        self, method: "Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Any, Response]]", request: Message
     ) -> Stream[Response]:
         """A stream without a deadline, which waits for a connection as long as its reader does.
 
         Raises ClientClosed, or RuntimeError on another event loop than the first one; all else shows when it is read.
         """
         self._open()
-        return self._streams.open(lambda stub: method(stub)(request, metadata=self._metadata, wait_for_ready=True))
+        return self._streams.open(lambda stubs: self._stream(method(stubs), request))
 
-    def end(self, stream: Stream[Any]) -> None:
-        """Ends what `stream` has made. Idempotent."""
+    def receive(
+        self, method: "Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Any, Response]]", request: Message
+    ) -> Stream[Response]:
+        """As `stream`, for what moves files."""
+        self._open()
+        return self._transfers.open(lambda stubs: self._stream(method(stubs), request))
+
+    def send(
+        self, method: "Callable[[Stubs], grpc.aio.StreamUnaryMultiCallable[Request, Response]]"
+    ) -> Sending[Request, Response]:
+        """As `receive`, in the other direction."""
+        self._open()
+        return self._transfers.open(lambda stubs: Sending(method(stubs)(metadata=self._metadata, wait_for_ready=True)))
+
+    def end(self, stream: Stream[Any] | Sending[Any, Any]) -> None:
+        """Ends what `stream`, `receive` or `send` has made. Idempotent."""
         self._streams.end(stream)
+        self._transfers.end(stream)
 
     async def call(
         self,
@@ -136,8 +176,12 @@ class Connection:
         streams. Idempotent."""
         self._closed = True
         await self._streams.close(grace)
+        await self._transfers.close(grace)
         if self._channel is not None:
             await self._channel.close(grace)
+
+    def _stream(self, method: "grpc.aio.UnaryStreamMultiCallable[Any, Response]", request: Message) -> Stream[Response]:
+        return Stream(method(request, metadata=self._metadata, wait_for_ready=True))
 
     def _typed(self, error: grpc.aio.AioRpcError, request: Message, request_id: str) -> SessiondError:
         # grpc refuses to send what is too large with the code that also stands for quotas and full queues.
@@ -161,5 +205,8 @@ class Connection:
             self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(self._channel))
             self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(self._channel))
             self._events = cast("EventServiceAsyncStub", EventServiceStub(self._channel))
+            self._runs = cast("RunServiceAsyncStub", RunServiceStub(self._channel))
+            self._tool_calls = cast("ToolCallServiceAsyncStub", ToolCallServiceStub(self._channel))
+            self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(self._channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")

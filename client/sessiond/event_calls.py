@@ -109,7 +109,7 @@ class EventCalls:
         def open_tail(position: str) -> Tail[WatchSessionResponse]:
             return Tail(
                 lambda at: self._connection.stream(
-                    lambda stub: stub.WatchSession, _at(request, at, from_beginning=from_beginning and not at)
+                    lambda stubs: stubs.events.WatchSession, _at(request, at, from_beginning=from_beginning and not at)
                 ),
                 self._connection.end,
                 position,
@@ -160,7 +160,7 @@ class EventCalls:
 
         def open_tail(position: str) -> Tail[WatchEventsResponse]:
             return Tail(
-                lambda at: self._connection.stream(lambda stub: stub.WatchEvents, _feed_at(request, at)),
+                lambda at: self._connection.stream(lambda stubs: stubs.events.WatchEvents, _feed_at(request, at)),
                 self._connection.end,
                 position,
                 reconnect,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Final, Literal, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Union, overload
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -13,8 +13,15 @@ from sessiond.structs import to_struct
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
+from sessiond.v1.run_pb2 import Run, RunFence
 from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+
+if TYPE_CHECKING:
+    from sessiond.v1.attachment_pb2 import AttachmentType
+    from sessiond.v1.run_pb2 import RunStatus
+    from sessiond.v1.run_service_pb2 import RunPolicy
+    from sessiond.v1.tool_call_pb2 import ToolCallStatus
 
 # Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
 # the generated value types exist for type checkers only, and a string cannot stand in `|`.
@@ -30,6 +37,13 @@ SessionOrderLike = Union[
     "SessionOrder.ValueType",
 ]
 RoleLike = Union[Literal["system", "user", "assistant", "tool"], "Role.ValueType"]
+RunStatusLike = Union[Literal["queued", "running", "completed", "failed", "cancelled"], "RunStatus.ValueType"]
+RunPolicyLike = Union[Literal["reject", "enqueue", "interrupt"], "RunPolicy.ValueType"]
+ToolCallStatusLike = Union[
+    Literal["pending", "approved", "rejected", "running", "completed", "failed", "cancelled"],
+    "ToolCallStatus.ValueType",
+]
+AttachmentTypeLike = Union[Literal["image", "document", "code", "data", "other"], "AttachmentType.ValueType"]
 EventTypeLike = Union[
     Literal[
         "session_created",
@@ -61,6 +75,10 @@ EventTypeLike = Union[
     ],
     "EventType.ValueType",
 ]
+
+
+Fence = Run | RunFence
+"""Which run writes: the run as it was when it began or started, or what it is known by."""
 
 
 class Unset(Enum):
@@ -119,6 +137,19 @@ def duration(value: timedelta | float) -> Duration:
     result = Duration()
     result.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
     return result
+
+
+@overload
+def run_fence(run: Fence) -> RunFence: ...
+
+
+@overload
+def run_fence(run: Fence | None) -> RunFence | None: ...
+
+
+def run_fence(run: Fence | None) -> RunFence | None:
+    """What a request carries of it."""
+    return RunFence(run_id=run.run_id, fence=run.fence) if isinstance(run, Run) else run
 
 
 def session_filter(where: SessionWhere) -> SessionFilter:

@@ -5,7 +5,7 @@
 from collections.abc import Iterable
 
 from sessiond.connection import Connection
-from sessiond.fields import ConsistencyLike, MessageOrderLike, enum_value
+from sessiond.fields import ConsistencyLike, Fence, MessageOrderLike, enum_value, run_fence
 from sessiond.pages import MessagePages
 from sessiond.request_ids import new_request_id
 from sessiond.v1.message_pb2 import Message
@@ -31,17 +31,20 @@ class MessageCalls:
         session_id: str,
         messages: Iterable[Message],
         *,
+        run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,
     ) -> AppendMessagesResponse:
-        """Appends 1 to 256 messages, all or none, in order; tells where they are.
+        """Appends 1 to 256 messages, all or none, in order; tells where they are. `run` is the run that writes.
 
-        Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked.
+        Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
+        RunFenced.
         """
         request = AppendMessagesRequest(
             session_id=session_id,
             messages=messages,
+            run=run_fence(run),
             request_id=request_id or new_request_id(),
             expected_version=expected_version,
         )

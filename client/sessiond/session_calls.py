@@ -11,6 +11,7 @@ from sessiond.fields import (
     UNSET,
     ConsistencyLike,
     EndReasonLike,
+    Fence,
     ModeLike,
     SessionOrderLike,
     SessionWhere,
@@ -19,6 +20,7 @@ from sessiond.fields import (
     ViewLike,
     duration,
     enum_value,
+    run_fence,
     session_filter,
     timestamp,
 )
@@ -26,6 +28,7 @@ from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import update_request
 from sessiond.structs import to_struct
+from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import (
     AgentMode,
     Consistency,
@@ -83,13 +86,15 @@ class SessionCalls:
         agent_data: Mapping[str, Any] | None = None,
         summary: str = "",
         config: SessionConfig | None = None,
+        runs: Iterable[Run] = (),
         request_id: str = "",
         timeout: float | None = None,
     ) -> Session:
         """Creates a session, CREATED or, with `active`, ACTIVE; without `session_id` under an id made by the service.
 
         `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
-        holds. Raises SessionAlreadyExists, SessionQuotaReached.
+        holds. `runs` are those that it had elsewhere, oldest first, all of them over. Raises SessionAlreadyExists,
+        SessionQuotaReached.
         """
         session = Session(
             session_id=session_id,
@@ -110,7 +115,7 @@ class SessionCalls:
             summary=summary,
             config=config,
         )
-        request = CreateSessionRequest(session=session, request_id=request_id or new_request_id())
+        request = CreateSessionRequest(session=session, runs=runs, request_id=request_id or new_request_id())
         call = self._connection.sessions.CreateSession
         return await self._connection.call(call, request, timeout, request.request_id)
 
@@ -211,6 +216,7 @@ class SessionCalls:
         summary: str | Unset = UNSET,
         config: SessionConfig | Mapping[str, Any] | Unset | None = UNSET,
         merge: bool = False,
+        run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,
@@ -218,8 +224,9 @@ class SessionCalls:
         """Changes the fields that are given (None or an empty value clears one); the session after it.
 
         `metadata`, `state` and `agent_data` replace the old objects or, with `merge`, are merged into them: a member
-        that is None goes. A SessionConfig replaces the config; a mapping writes the fields that it names. Raises
-        SessionNotFound, SessionEnded, VersionMismatch; ValueError when nothing is given.
+        that is None goes. A SessionConfig replaces the config; a mapping writes the fields that it names. `run` is
+        the run that writes. Raises SessionNotFound, SessionEnded, VersionMismatch, RunFenced; ValueError when nothing
+        is given.
         """
         request = update_request(
             Session(session_id=session_id),
@@ -240,6 +247,8 @@ class SessionCalls:
             },
             merge=merge,
         )
+        if run is not None:
+            request.run.CopyFrom(run_fence(run))
         request.expected_version = expected_version
         request.request_id = request_id or new_request_id()
         call = self._connection.sessions.UpdateSession
@@ -345,7 +354,8 @@ class SessionCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SessionMetrics:
-        """Figures about a session, from counters. Raises SessionNotFound, VersionNotReached."""
+        """Figures about a session and, as `runs`, about its runs, from counters. Raises SessionNotFound,
+        VersionNotReached."""
         request = GetSessionMetricsRequest(
             session_id=session_id,
             min_version=min_version,

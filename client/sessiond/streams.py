@@ -1,4 +1,4 @@
-"""Answers that are streams: one of them, and the channels that carry them."""
+"""Calls that stream: answers in pieces, requests in pieces, and the channels that carry them."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,14 @@ import grpc.aio
 
 from sessiond.errors import ClientClosed
 from sessiond.status import typed_error
+from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 
 if TYPE_CHECKING:
+    from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
 
+Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 MOST_STREAMS = 100
@@ -48,10 +51,7 @@ class Stream(Generic[Response]):
         except grpc.aio.AioRpcError as error:
             raise typed_error(error) from error
         except asyncio.CancelledError:
-            # A channel that closes cancels its calls, which grpc.aio shows as if the waiting task were cancelled.
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():
-                raise ClientClosed from None
+            _unless_cancelled(ClientClosed())
             raise
         return None if message is grpc.aio.EOF else cast("Response", message)
 
@@ -60,8 +60,74 @@ class Stream(Generic[Response]):
         self._call.cancel()
 
 
-_Place = tuple[grpc.aio.Channel, "EventServiceAsyncStub", WeakSet[Stream[Any]]]
-"""A channel, its stub, and its streams: those that were dropped without an end leave by themselves."""
+class Sending(Generic[Request, Response]):
+    """One streamed request. For one task; holds no more than the message that is on its way."""
+
+    def __init__(self, call: "grpc.aio.StreamUnaryCall[Request, Response]") -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):
+            if not self._call.done():
+                self._loop.call_soon_threadsafe(self._call.cancel)
+
+    async def write(self, message: Request) -> bool:
+        """Returns once the transport has taken it; False where the service takes no more: `answer` tells why.
+
+        Cancelling ends the call.
+        """
+        try:
+            await self._call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False
+        except asyncio.CancelledError:
+            _unless_cancelled(ClientClosed())
+            raise
+        return True
+
+    async def answer(self) -> Response:
+        """Says that this was all, and waits for the answer.
+
+        Raises what `errors` says; ClientClosed when the client is closed meanwhile. Cancelling ends the call.
+        """
+        try:
+            # What it failed with is what the call ends with.
+            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await self._call.done_writing()
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            raise typed_error(error) from error
+        except asyncio.CancelledError:
+            _unless_cancelled(ClientClosed())
+            raise
+
+    def cancel(self) -> None:
+        """Ends it. Idempotent."""
+        self._call.cancel()
+
+
+def _unless_cancelled(error: Exception) -> None:
+    """Raises the error, unless the running task is being cancelled: a channel that closes cancels its calls, which
+    grpc.aio shows as if the waiting task were cancelled."""
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        raise error from None
+
+
+class Stubs:
+    """The services that have calls which stream, on one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.events = cast("EventServiceAsyncStub", EventServiceStub(channel))
+        self.attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(channel))
+
+
+Streaming = Stream[Any] | Sending[Any, Any]
+Started = TypeVar("Started", bound=Streaming)
+
+_Place = tuple[grpc.aio.Channel, Stubs, WeakSet[Streaming]]
+"""A channel, its stubs, and its streams: those that were dropped without an end leave by themselves."""
 
 
 class StreamChannels:
@@ -71,23 +137,21 @@ class StreamChannels:
         self._connect = connect
         self._channels: list[_Place] = []
 
-    def open(
-        self, start: "Callable[[EventServiceAsyncStub], grpc.aio.UnaryStreamCall[Any, Response]]"
-    ) -> Stream[Response]:
-        """The stream that `start` makes of a stub."""
+    def open(self, start: Callable[[Stubs], Started]) -> Started:
+        """The stream that `start` makes of stubs."""
         free = (place for place in self._channels if len(place[2]) < MOST_STREAMS)
-        _, stub, streams = next(free, None) or self._add()
-        stream = Stream(start(stub))
+        _, stubs, streams = next(free, None) or self._add()
+        stream = start(stubs)
         streams.add(stream)
         return stream
 
-    def _add(self) -> "_Place":
+    def _add(self) -> _Place:
         channel = self._connect()
-        place = (channel, cast("EventServiceAsyncStub", EventServiceStub(channel)), WeakSet[Stream[Any]]())
+        place = (channel, Stubs(channel), WeakSet[Streaming]())
         self._channels.append(place)
         return place
 
-    def end(self, stream: Stream[Any]) -> None:
+    def end(self, stream: Streaming) -> None:
         """Cancels the stream; its place is free."""
         stream.cancel()
         for _, _, streams in self._channels:

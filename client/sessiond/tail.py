@@ -6,18 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar, cast
 
-from sessiond.errors import (
-    ClientClosed,
-    DeadlinePassed,
-    Draining,
-    Exhausted,
-    InternalError,
-    PositionLost,
-    SessiondError,
-    SessionQuotaReached,
-    Unavailable,
-)
+from sessiond.errors import ClientClosed, Draining, PositionLost, SessiondError, Unavailable
 from sessiond.options import Reconnect
+from sessiond.recovery import may_pass, passes
 from sessiond.streams import Stream
 from sessiond.v1.event_service_pb2 import (
     Bookmark,
@@ -159,9 +150,9 @@ class Tail(Generic[Response]):
             self._waiting_since = now
         self.last_error = error
         self._failures += 1
-        if not _passes(error):
+        if not passes(error):
             self._suspect += 1
-            if not _may_pass(error) or self._suspect >= _MOST_SUSPECT:
+            if not may_pass(error) or self._suspect >= _MOST_SUSPECT:
                 self._forgive()
                 raise error
         longest = self._reconnect.initial_backoff * 2.0 ** min(self._failures - 1, 30)
@@ -181,15 +172,3 @@ class Tail(Generic[Response]):
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _passes(error: SessiondError) -> bool:
-    """Whether another stream, sooner or later, will be better."""
-    if isinstance(error, Exhausted):
-        return error.retry_after is not None and not isinstance(error, SessionQuotaReached)
-    return isinstance(error, Unavailable | DeadlinePassed)
-
-
-def _may_pass(error: SessiondError) -> bool:
-    """Whether it is of a kind that a proxy or a broken connection makes as well as a defect."""
-    return isinstance(error, InternalError) or error.code in ("INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED")

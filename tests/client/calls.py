@@ -8,6 +8,8 @@ from tests.client.scripted import METHODS
 
 Call = Callable[..., Awaitable[Any]]
 
+FENCE = sessiond.RunFence(run_id="r", fence=3)
+
 READS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "GetSession": lambda client: lambda **kw: client.get_session("s", **kw),
     "BatchGetSessions": lambda client: lambda **kw: client.batch_get_sessions(["s"], **kw),
@@ -16,6 +18,10 @@ READS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "GetSessionMetrics": lambda client: lambda **kw: client.get_session_metrics("s", **kw),
     "GetMessage": lambda client: lambda **kw: client.get_message("s", "m", **kw),
     "ListMessages": lambda client: lambda **kw: client.list_messages("s", **kw).page(),
+    "GetRun": lambda client: lambda **kw: client.get_run("s", "r", **kw),
+    "ListRuns": lambda client: lambda **kw: client.list_runs("s", **kw).page(),
+    "GetToolCall": lambda client: lambda **kw: client.get_tool_call("s", "t", **kw),
+    "ListToolCalls": lambda client: lambda **kw: client.list_tool_calls("s", **kw).page(),
 }
 
 WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
@@ -30,13 +36,29 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "BatchDeleteSessions": lambda client: lambda **kw: client.batch_delete_sessions(["s"], **kw),
     "AppendMessages": lambda client: lambda **kw: client.append_messages("s", [sessiond.user("hi")], **kw),
     "RedactMessage": lambda client: lambda **kw: client.redact_message("s", "m", **kw),
+    "BeginRun": lambda client: lambda **kw: client.begin_run("s", **kw),
+    "FinishRun": lambda client: lambda **kw: client.finish_run("s", FENCE, **kw),
+    "CancelRun": lambda client: lambda **kw: client.cancel_run("s", "r", **kw),
+    "RequestToolCall": lambda client: lambda **kw: client.request_tool_call("s", "tool", **kw),
+    "ApproveToolCall": lambda client: lambda **kw: client.approve_tool_call("s", "t", **kw),
+    "RejectToolCall": lambda client: lambda **kw: client.reject_tool_call("s", "t", **kw),
+    "StartToolCall": lambda client: lambda **kw: client.start_tool_call("s", "t", **kw),
+    "CompleteToolCall": lambda client: lambda **kw: client.complete_tool_call("s", "t", **kw),
+    "FailToolCall": lambda client: lambda **kw: client.fail_tool_call("s", "t", "code", **kw),
+    "CancelToolCall": lambda client: lambda **kw: client.cancel_tool_call("s", "t", **kw),
+    "DeleteAttachment": lambda client: lambda **kw: client.delete_attachment("s", "a", **kw),
 }
 
 OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "ListEvents": lambda client: lambda **kw: client.list_events("s", **kw).page(),
     "PublishDelta": lambda client: lambda **kw: client.publish_delta("s", [sessiond.Delta(text="t")], **kw),
+    "HeartbeatRun": lambda client: lambda **kw: client.heartbeat_run("s", FENCE, **kw),
+    "ListPendingApprovals": lambda client: lambda **kw: client.list_pending_approvals(**kw).page(),
+    "GetUploadStatus": lambda client: lambda **kw: client.get_upload_status("s", "a", **kw),
+    "GetAttachment": lambda client: lambda **kw: client.get_attachment("s", "a", **kw),
+    "ListAttachments": lambda client: lambda **kw: client.list_attachments("s", **kw).page(),
 }
-"""Neither cached nor stored."""
+"""Neither with a freshness of one's choice nor with a request id."""
 
 ALL = {**READS, **WRITES, **OTHERS}
 """That have one answer."""
@@ -46,6 +68,12 @@ STREAMS: Mapping[str, Callable[[sessiond.Client], Any]] = {
     "WatchEvents": lambda client: client.watch_events(),
 }
 """Read as async iterators."""
+
+TRANSFERS: Mapping[str, Callable[[sessiond.Client], Awaitable[Any]]] = {
+    "UploadAttachment": lambda client: client.upload("s", b"content"),
+    "DownloadAttachment": lambda client: client.download("s", "a").read(),
+}
+"""Without a deadline, and resumed."""
 
 
 def takes(rpc: str, field: str) -> bool:

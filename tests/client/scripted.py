@@ -15,7 +15,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from sessiond.v1 import event_service_pb2, message_service_pb2, session_service_pb2
+from sessiond.v1 import (
+    attachment_service_pb2,
+    event_service_pb2,
+    message_service_pb2,
+    run_service_pb2,
+    session_service_pb2,
+    tool_call_service_pb2,
+)
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
@@ -23,6 +30,9 @@ METHODS: dict[str, MethodDescriptor] = {
         session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
         message_service_pb2.DESCRIPTOR.services_by_name["MessageService"],
         event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+        run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
+        tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"],
+        attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"],
     )
     for method in service.methods
 }
@@ -56,13 +66,21 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Take:
+    """Of a streamed request it reads so many messages only."""
+
+    messages: int
+    then: "Message | Fail | Wait"
+
+
+@dataclass(frozen=True, slots=True)
 class Quiet:
     """Nothing happens any more."""
 
 
 Step = Message | Fail | Wait | Quiet | AsyncIterator[Message]
 Steps = Sequence[Step]
-Answer = Message | Fail | Wait | Steps | Callable[[Any], Steps]
+Answer = Message | Fail | Wait | Take | Steps | Callable[[Any], Steps]
 """Steps are what a stream does, one after the other; at their end it ends with OK. A function finds them for the
 request, where a test can't say how often the client asks."""
 
@@ -133,12 +151,44 @@ class ScriptedServer:
         finally:
             self.streams -= 1
 
+    async def _take(
+        self, name: str, requests: AsyncIterator[Any], context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> Message:
+        """A streamed request: as many messages as `Take` says, or all, and then the answer."""
+        answer = self.script.popleft() if self.script else self.always
+        metadata = dict(context.invocation_metadata() or ())
+        received: list[Any] = []
+        self.seen.append(Seen(name, received, metadata, context.time_remaining() or math.inf, context.peer()))
+        take, then = (answer.messages, answer.then) if isinstance(answer, Take) else (math.inf, answer)
+        self.streams += 1
+        try:
+            while len(received) < take and (message := await anext(requests, None)) is not None:
+                received.append(message)
+                self.arrived.set()
+            match then:
+                case Message():
+                    return then
+                case Fail():
+                    await _fail(context, then)
+                case Wait():
+                    await then.until.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            self.streams -= 1
+        return GetMessageClass(METHODS[name].output_type)()
+
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for name, method in METHODS.items():
-            handler = grpc.unary_stream_rpc_method_handler if method.server_streaming else _unary
+            handler, behaviour = _unary, self._answer
+            if method.server_streaming:
+                handler, behaviour = grpc.unary_stream_rpc_method_handler, self._stream
+            elif method.client_streaming:
+                handler, behaviour = grpc.stream_unary_rpc_method_handler, self._take
             services.setdefault(method.containing_service.full_name, {})[name] = handler(
-                partial(self._stream if method.server_streaming else self._answer, name),
+                partial(behaviour, name),
                 request_deserializer=GetMessageClass(method.input_type).FromString,
                 response_serializer=_serialized,
             )

@@ -11,9 +11,12 @@ from google.protobuf.descriptor import EnumDescriptor
 import sessiond
 from sessiond import fields
 from sessiond.channel import SERVICES
+from sessiond.v1.attachment_pb2 import AttachmentType
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
+from sessiond.v1.run_pb2 import RunStatus
+from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import (
     AgentMode,
     Consistency,
@@ -25,13 +28,15 @@ from sessiond.v1.session_pb2 import (
     SessionView,
 )
 from sessiond.v1.session_service_pb2 import SessionOrder, StructUpdate
-from tests.client.calls import ALL, READS, STREAMS, WRITES, takes
+from sessiond.v1.tool_call_pb2 import ToolCallStatus
+from tests.client.calls import ALL, READS, STREAMS, TRANSFERS, WRITES, takes
 from tests.client.scripted import METHODS, ScriptedServer
 
 
 def test_every_rpc_has_a_method() -> None:
-    assert {name for name, method in METHODS.items() if method.server_streaming} == STREAMS.keys()
-    assert ALL.keys() == METHODS.keys() - STREAMS.keys()
+    streaming = {name for name, method in METHODS.items() if method.server_streaming or method.client_streaming}
+    assert streaming == STREAMS.keys() | TRANSFERS.keys()
+    assert ALL.keys() == METHODS.keys() - streaming
     for name in ALL:
         assert callable(getattr(sessiond.Client, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()))
 
@@ -278,6 +283,10 @@ def test_the_filter_has_all_fields_of_the_contract() -> None:
         (fields.ConsistencyLike, Consistency.DESCRIPTOR),
         (fields.MessageOrderLike, MessageOrder.DESCRIPTOR),
         (fields.SessionOrderLike, SessionOrder.DESCRIPTOR),
+        (fields.RunStatusLike, RunStatus.DESCRIPTOR),
+        (fields.RunPolicyLike, RunPolicy.DESCRIPTOR),
+        (fields.ToolCallStatusLike, ToolCallStatus.DESCRIPTOR),
+        (fields.AttachmentTypeLike, AttachmentType.DESCRIPTOR),
     ],
 )
 def test_names_of_enums_are_those_of_the_contract(alias: object, enum: EnumDescriptor) -> None:

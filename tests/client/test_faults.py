@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import sessiond
-from tests.client.calls import ALL, STREAMS, WRITES
+from tests.client.calls import ALL, STREAMS, TRANSFERS, WRITES
 from tests.client.conftest import QUICK
 from tests.client.scripted import Fail, ScriptedServer, Wait, scripted_server
 
@@ -205,6 +205,14 @@ async def test_a_closed_client_watches_nothing(rpc: str, client: sessiond.Client
     await client.close()
     with pytest.raises(sessiond.ClientClosed, match="closed"):
         await anext(STREAMS[rpc](client))
+    assert not server.seen
+
+
+@pytest.mark.parametrize("rpc", TRANSFERS)
+async def test_a_closed_client_moves_nothing(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.close()
+    with pytest.raises(sessiond.ClientClosed, match="closed"):
+        await TRANSFERS[rpc](client)
     assert not server.seen
 
 

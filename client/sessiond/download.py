@@ -1,0 +1,172 @@
+"""Files on their way from the service."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from sessiond.connection import Connection
+from sessiond.errors import ChecksumMismatch, InvalidFields, SessiondError, Unavailable
+from sessiond.streams import Stream
+from sessiond.transfer import Patience, Progress, stalled
+from sessiond.v1.attachment_pb2 import Attachment
+from sessiond.v1.attachment_service_pb2 import DownloadAttachmentRequest, DownloadAttachmentResponse, DownloadHeader
+
+
+class Download:
+    """An attachment's bytes; see `Client.download`. Nothing happens before they are read, in one of three ways:
+
+        content = await client.download(session_id, attachment_id).read()
+        attachment = await client.download(session_id, attachment_id).save(path)
+        async for chunk in client.download(session_id, attachment_id): ...
+
+    Where a connection breaks it goes on with another one, at the byte where it was. The SHA-256 of a whole attachment
+    is verified: ChecksumMismatch comes at the end, instead of it. That of a part cannot be. Each is read once, by one
+    task; who stops in the midst of it calls `aclose`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: DownloadAttachmentRequest,
+        patience: Callable[[], Patience],
+        progress: Progress | None,
+        idle_timeout: float,
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._patience = patience
+        self._progress = progress
+        self._idle_timeout = idle_timeout
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._attachment: Attachment | None = None
+        self._stream: Stream[DownloadAttachmentResponse] | None = None
+        self._digest = hashlib.sha256()
+        self._whole = not (request.offset or request.length)
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """What it is that is read; None before the first chunk."""
+        return self._attachment
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks of 1 byte to 256 KiB."""
+        if self._chunks is None:
+            self._chunks = self._read()
+        return self._chunks
+
+    async def read(self) -> bytes:
+        """All of it, in memory. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch."""
+        return b"".join([chunk async for chunk in self])
+
+    async def save(self, path: "str | os.PathLike[str]") -> Attachment:
+        """A whole attachment, in a file that is there when all of it is; what had the path before is replaced.
+
+        Until then its bytes are in a file beside it, whose name ends in `.part`: the next call with the same path goes
+        on where this one was cut, in another process too. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch;
+        OSError of the file; ValueError for a part of an attachment.
+        """
+        if not self._whole:
+            raise ValueError("save: takes a whole attachment")
+        target = Path(path)
+        mark = hashlib.sha256(f"{self._request.session_id}\0{self._request.attachment_id}".encode()).hexdigest()[:16]
+        part = target.with_name(f"{target.name}.{mark}.part")
+        file = part.open("a+b")
+        try:
+            self._request.offset = await asyncio.to_thread(_recall, file, self._digest)
+            try:
+                async for chunk in self:
+                    await asyncio.to_thread(file.write, chunk)
+            except (ChecksumMismatch, InvalidFields):
+                # Not the beginning of this attachment, whatever it is.
+                part.unlink(missing_ok=True)
+                raise
+            await asyncio.to_thread(_flushed, file)
+        finally:
+            file.close()
+        await asyncio.to_thread(os.replace, part, target)
+        assert self._attachment is not None
+        return self._attachment
+
+    async def aclose(self) -> None:
+        """Takes the call back. Idempotent."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._connection.end(stream)
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        patience = self._patience()
+        place, end = self._request.offset, -1
+        try:
+            while place != end:
+                try:
+                    if self._stream is None:
+                        header = await self._open(place, end)
+                        end = header.offset + header.length
+                        continue
+                    chunk = await self._next(self._stream)
+                except SessiondError as error:
+                    await self.aclose()
+                    await patience.after(error)
+                    continue
+                patience.progressed()
+                self._digest.update(chunk)
+                place += len(chunk)
+                if self._progress is not None:
+                    self._progress(place, end)
+                yield chunk
+            self._verify(end)
+        finally:
+            await self.aclose()
+
+    async def _open(self, place: int, end: int) -> DownloadHeader:
+        request = DownloadAttachmentRequest()
+        request.CopyFrom(self._request)
+        request.offset = place
+        if request.length:
+            request.length = self._request.offset + self._request.length - place
+        self._stream = self._connection.receive(lambda stubs: stubs.attachments.DownloadAttachment, request)
+        header = (await self._response(self._stream)).header
+        self._attachment = header.attachment
+        return header
+
+    async def _next(self, stream: Stream[DownloadAttachmentResponse]) -> bytes:
+        return (await self._response(stream)).chunk
+
+    async def _response(self, stream: Stream[DownloadAttachmentResponse]) -> DownloadAttachmentResponse:
+        try:
+            async with asyncio.timeout(self._idle_timeout):
+                response = await stream.read()
+        except TimeoutError:
+            raise stalled(self._idle_timeout) from None
+        if response is None:
+            raise Unavailable("the stream ended early", code="UNAVAILABLE")
+        return response
+
+    def _verify(self, end: int) -> None:
+        attachment = self._attachment
+        assert attachment is not None
+        if self._whole and end == attachment.size_bytes and self._digest.digest() != attachment.sha256:
+            raise ChecksumMismatch(
+                "what was received has another SHA-256",
+                reason="CHECKSUM_MISMATCH",
+                code="DATA_LOSS",
+                metadata={"session_id": attachment.session_id, "attachment_id": attachment.attachment_id},
+            )
+
+
+def _recall(file: BinaryIO, digest: "hashlib._Hash") -> int:
+    """Reads what an earlier call has left; its size."""
+    file.seek(0)
+    size = 0
+    while chunk := file.read(1024 * 1024):
+        digest.update(chunk)
+        size += len(chunk)
+    return size
+
+
+def _flushed(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,377 @@
+"""A run, from its beginning to its end, as a block."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+
+from sessiond.draft import Draft
+from sessiond.errors import DeadlinePassed, Exhausted, RunEnded, RunFenced, SessiondError, Unavailable
+from sessiond.lease import Lease, quietly
+from sessiond.request_ids import new_request_id
+from sessiond.tool_data import ToolValue
+from sessiond.transfer import Progress, Source
+from sessiond.v1.attachment_pb2 import Attachment
+from sessiond.v1.event_pb2 import Event
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.message_service_pb2 import AppendMessagesResponse
+from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
+from sessiond.v1.run_service_pb2 import HeartbeatRunResponse
+from sessiond.v1.session_pb2 import Session, SessionConfig, TokenUsage
+from sessiond.v1.tool_call_pb2 import ToolCall
+from sessiond.waiting import found
+
+if TYPE_CHECKING:
+    from sessiond.client import Client
+    from sessiond.fields import AttachmentTypeLike, ModeLike, RoleLike
+
+PARTING = 5.0
+"""Seconds that a block which is cancelled waits for its run to be."""
+PAUSE = 0.1
+"""Seconds between two attempts to finish."""
+
+
+class SessionUpdate(TypedDict, total=False):
+    """What `LiveRun.update_session` takes: as `Client.update_session`."""
+
+    agent_id: str
+    team_id: str
+    workflow_id: str
+    agent_mode: "ModeLike"
+    name: str
+    labels: Mapping[str, str] | None
+    ttl: timedelta | float | None
+    expire_time: datetime | None
+    metadata: Mapping[str, Any] | None
+    state: Mapping[str, Any] | None
+    agent_data: Mapping[str, Any] | None
+    summary: str
+    config: SessionConfig | Mapping[str, Any] | None
+    merge: bool
+    expected_version: int
+    request_id: str
+    timeout: float | None
+
+
+class LiveRun:
+    """A turn of an agent; see `Client.run`.
+
+        async with client.run(session_id) as run:
+            await run.append_messages([sessiond.assistant("On it.")])
+            run.usage = sessiond.TokenUsage(input_tokens=900, output_tokens=4)
+
+    Entering begins the run and, where it is QUEUED, waits for its turn. The lease is kept by heartbeats at each third
+    of it. What is done through the run carries its fence. Leaving finishes it: COMPLETED, with the usage; FAILED when
+    `error` is set or the block raises (the error's code is then the exception's type; its text stays here); CANCELLED
+    when the block is cancelled.
+
+    When the run is lost, because its lease ran out, another one interrupted it, or somebody cancelled it, or its
+    session ended, the block is cancelled, and RunFenced (or what else the service said of it) is raised where it ends.
+    Whoever does more than wait for other things, such as computing in a thread, sees to stopping it.
+
+    For one task, which may have others do things through it.
+    """
+
+    def __init__(self, client: "Client", session_id: str, run_id: str, begin: Callable[[str], Awaitable[Run]]) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._named = bool(run_id)
+        self._run_id = run_id or new_request_id()
+        self._begin = begin
+        self._run: Run | None = None
+        self._lease: Lease | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        """How often the task was to be cancelled before the block."""
+        self._lost: Exception | None = None
+        self._leaving = False
+        self.usage: TokenUsage | None = None
+        """Tokens spent that no message has reported; set it before the end."""
+        self.model = ""
+        """The model that did the work, where it is not the one that the run was begun with."""
+        self.error: Failure | None = None
+        """What went wrong, in words that may be stored; set it before the end."""
+        self.finished: Run | None = None
+        """The run once the service has it as COMPLETED or FAILED."""
+
+    @property
+    def session_id(self) -> str:
+        return self._session_id
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    @property
+    def run(self) -> Run:
+        """As it was when it started. Raises RuntimeError before."""
+        if self._run is None:
+            raise RuntimeError("the run has not started: use it as `async with`")
+        return self._run
+
+    @property
+    def fence(self) -> RunFence:
+        """For writes that are made otherwise than through this object. Raises RuntimeError before the start."""
+        return RunFence(run_id=self.run.run_id, fence=self.run.fence)
+
+    async def append_messages(
+        self,
+        messages: Iterable[Message],
+        *,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> AppendMessagesResponse:
+        """As `Client.append_messages`."""
+        return await self._client.append_messages(
+            self._session_id,
+            messages,
+            run=self.fence,
+            expected_version=expected_version,
+            request_id=request_id,
+            timeout=timeout,
+        )
+
+    def draft(
+        self,
+        *,
+        role: "RoleLike" = "assistant",
+        name: str = "",
+        message_id: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        interval: float = 0.05,
+        timeout: float | None = None,
+    ) -> Draft:
+        """As `Client.draft`."""
+        return self._client.draft(
+            self._session_id,
+            role=role,
+            name=name,
+            message_id=message_id,
+            metadata=metadata,
+            run=self.fence,
+            interval=interval,
+            timeout=timeout,
+        )
+
+    async def update_session(self, **fields: Unpack[SessionUpdate]) -> Session:
+        """As `Client.update_session`."""
+        return await self._client.update_session(self._session_id, run=self.fence, **fields)
+
+    async def request_tool_call(
+        self,
+        name: str,
+        arguments: ToolValue | None = None,
+        *,
+        tool_call_id: str = "",
+        requires_approval: bool = False,
+        message_id: str = "",
+        model_call_id: str = "",
+        request_id: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> ToolCall:
+        """As `Client.request_tool_call`."""
+        return await self._client.request_tool_call(
+            self._session_id,
+            name,
+            arguments,
+            tool_call_id=tool_call_id,
+            requires_approval=requires_approval,
+            message_id=message_id,
+            model_call_id=model_call_id,
+            run=self.fence,
+            request_id=request_id,
+            timeout=timeout,
+        )
+
+    async def wait_for_decision(self, tool_call_id: str) -> ToolCall:
+        """As `Client.wait_for_decision`."""
+        return await self._client.wait_for_decision(self._session_id, tool_call_id)
+
+    async def start_tool_call(self, tool_call_id: str, *, request_id: str = "") -> ToolCall:
+        """As `Client.start_tool_call`."""
+        return await self._client.start_tool_call(self._session_id, tool_call_id, run=self.fence, request_id=request_id)
+
+    async def complete_tool_call(
+        self, tool_call_id: str, result: ToolValue | None = None, *, request_id: str = ""
+    ) -> ToolCall:
+        """As `Client.complete_tool_call`."""
+        return await self._client.complete_tool_call(
+            self._session_id, tool_call_id, result, run=self.fence, request_id=request_id
+        )
+
+    async def fail_tool_call(
+        self,
+        tool_call_id: str,
+        code: str,
+        message: str = "",
+        *,
+        result: ToolValue | None = None,
+        request_id: str = "",
+    ) -> ToolCall:
+        """As `Client.fail_tool_call`."""
+        return await self._client.fail_tool_call(
+            self._session_id, tool_call_id, code, message, result=result, run=self.fence, request_id=request_id
+        )
+
+    async def cancel_tool_call(self, tool_call_id: str, *, request_id: str = "") -> ToolCall:
+        """As `Client.cancel_tool_call`."""
+        return await self._client.cancel_tool_call(
+            self._session_id, tool_call_id, run=self.fence, request_id=request_id
+        )
+
+    async def upload(
+        self,
+        source: Source,
+        *,
+        attachment_id: str = "",
+        name: str | None = None,
+        media_type: str | None = None,
+        type: "AttachmentTypeLike | None" = None,
+        progress: Progress | None = None,
+    ) -> Attachment:
+        """As `Client.upload`."""
+        return await self._client.upload(
+            self._session_id,
+            source,
+            attachment_id=attachment_id,
+            name=name,
+            media_type=media_type,
+            type=type,
+            run=self.fence,
+            progress=progress,
+        )
+
+    async def delete_attachment(self, attachment_id: str, *, request_id: str = "") -> int:
+        """As `Client.delete_attachment`."""
+        return await self._client.delete_attachment(
+            self._session_id, attachment_id, run=self.fence, request_id=request_id
+        )
+
+    async def __aenter__(self) -> Self:
+        """Raises what `Client.begin_run` raises; RunEnded where somebody cancelled the run while it was QUEUED, and
+        RunFenced where it was lost before anything could be done with it. Cancelled, it cancels the run."""
+        if self._task is not None:
+            raise RuntimeError("a run is begun once")
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        try:
+            run = await self._begin(self._run_id)
+        except (asyncio.CancelledError, Unavailable, DeadlinePassed):
+            # It may have begun. A name of the caller's own may be that of another run.
+            if not self._named:
+                await self._give_up()
+            raise
+        try:
+            if run.status == RunStatus.RUN_STATUS_QUEUED:
+                run = await self._turn()
+                since = loop.time()
+                lease = self._leased(run, since)
+                # The start may have been a while ago.
+                await lease.extend()
+            else:
+                lease = self._leased(run, since)
+        except BaseException:
+            await self._give_up()
+            raise
+        self._run, self._lease = run, lease
+        lease.keep()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        assert self._lease is not None
+        self._leaving = True
+        try:
+            if self._lost is not None:
+                # As asyncio.timeout: who else has cancelled the task wants it to be cancelled.
+                ours = self._task.uncancel() <= self._cancelling
+                if error is None or (ours and isinstance(error, asyncio.CancelledError)):
+                    raise self._lost
+            elif error is None:
+                self.finished = await self._finish(self.error)
+            elif isinstance(error, Exception):
+                if not (isinstance(error, RunFenced) and error.run_id in ("", self._run_id)):
+                    await self._finish_quietly(self.error or Failure(code=type(error).__name__[:128]))
+            elif not isinstance(error, GeneratorExit):  # that cannot wait
+                await self._give_up()
+        finally:
+            if not isinstance(error, GeneratorExit):
+                await self._lease.close()
+
+    def _leased(self, run: Run, since: float) -> Lease:
+        fence = RunFence(run_id=run.run_id, fence=run.fence)
+
+        async def heartbeat(timeout: float) -> HeartbeatRunResponse:  # noqa: ASYNC109
+            return await self._client.heartbeat_run(self._session_id, fence, timeout=timeout)
+
+        return Lease(heartbeat, run.lease.ToTimedelta().total_seconds(), since, self._lose)
+
+    def _lose(self, error: Exception) -> None:
+        if not self._leaving:  # then it is the finishing that says how it went
+            self._lost = error
+            assert self._task is not None
+            self._task.cancel()
+
+    async def _turn(self) -> Run:
+        """The run once it is live."""
+
+        def is_over(run: Run) -> Run | None:
+            if run.run_id != self._run_id or run.status == RunStatus.RUN_STATUS_QUEUED:
+                return None
+            if run.status == RunStatus.RUN_STATUS_RUNNING:
+                return run
+            status = RunStatus.Name(run.status).removeprefix("RUN_STATUS_")
+            told = {"session_id": self._session_id, "run_id": self._run_id, "status": status}
+            raise RunEnded("the run is over", reason="RUN_ENDED", code="FAILED_PRECONDITION", metadata=told)
+
+        async def look() -> Run | None:
+            return is_over(await self._client.get_run(self._session_id, self._run_id))
+
+        def in_event(event: Event) -> Run | None:
+            return is_over(event.run)
+
+        return await found(
+            lambda types: self._client.watch(self._session_id, types=types, view="basic"),
+            ("run_started", "run_cancelled", "run_failed"),
+            look,
+            in_event,
+        )
+
+    async def _finish(self, failure: Failure | None) -> Run:
+        """Goes on for as long as the lease is held: with one request id, it counts once."""
+        assert self._lease is not None
+        loop = asyncio.get_running_loop()
+        request_id = new_request_id()
+        while True:
+            try:
+                return await self._client.finish_run(
+                    self._session_id,
+                    self.fence,
+                    status="failed" if failure is not None else "completed",
+                    error=failure,
+                    usage=self.usage,
+                    model=self.model,
+                    request_id=request_id,
+                )
+            except (Unavailable, DeadlinePassed, Exhausted) as error:
+                pause = max(PAUSE, error.retry_after or 0.0)
+                if loop.time() + pause >= self._lease.held_until:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _finish_quietly(self, failure: Failure) -> None:
+        """What the block raised is what counts; the lease ends a run that could not be finished."""
+        try:
+            self.finished = await self._finish(failure)
+        except (SessiondError, RuntimeError):
+            return
+
+    async def _give_up(self) -> None:
+        await quietly(self._client.cancel_run(self._session_id, self._run_id, timeout=PARTING))

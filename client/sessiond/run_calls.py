@@ -1,0 +1,175 @@
+"""The methods of a client that deal with runs."""
+
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from sessiond.connection import Connection
+from sessiond.fields import (
+    ConsistencyLike,
+    Fence,
+    RunPolicyLike,
+    RunStatusLike,
+    duration,
+    enum_value,
+    run_fence,
+)
+from sessiond.pages import Pages
+from sessiond.request_ids import new_request_id
+from sessiond.structs import to_struct
+from sessiond.v1.run_pb2 import Failure, Run, RunStatus
+from sessiond.v1.run_service_pb2 import (
+    BeginRunRequest,
+    CancelRunRequest,
+    FinishRunRequest,
+    GetRunRequest,
+    HeartbeatRunRequest,
+    HeartbeatRunResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    RunPolicy,
+)
+from sessiond.v1.session_pb2 import Consistency, TokenUsage
+
+
+class RunCalls:
+    """RunService; see `Client` for what all methods have in common, and `Client.run` for what does all this by
+    itself."""
+
+    _connection: Connection
+
+    async def begin_run(
+        self,
+        session_id: str,
+        *,
+        run_id: str = "",
+        policy: RunPolicyLike = "reject",
+        lease: timedelta | float | None = None,
+        agent_id: str = "",
+        model: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Run:
+        """Begins a run: RUNNING, or, with the policy "enqueue", perhaps QUEUED; "interrupt" ends the one that is live.
+
+        The lease (seconds, if a number; None: 30) must be extended by `heartbeat_run` before it runs out. Raises
+        SessionNotFound, SessionNotActive, SessionEnded, RunInProgress, RunQueueFull, RunAlreadyExists.
+        """
+        request = BeginRunRequest(
+            session_id=session_id,
+            run=Run(
+                run_id=run_id,
+                lease=duration(lease) if lease is not None else None,
+                agent_id=agent_id,
+                model=model,
+                metadata=to_struct(metadata) if metadata is not None else None,
+            ),
+            policy=enum_value(RunPolicy.DESCRIPTOR, policy),
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        return await self._connection.call(self._connection.runs.BeginRun, request, timeout, request.request_id)
+
+    async def heartbeat_run(self, session_id: str, run: Fence, *, timeout: float | None = None) -> HeartbeatRunResponse:
+        """Extends the lease of the live run; until when. Raises SessionNotFound, RunFenced."""
+        request = HeartbeatRunRequest(session_id=session_id, run=run_fence(run))
+        return await self._connection.call(self._connection.runs.HeartbeatRun, request, timeout)
+
+    async def finish_run(
+        self,
+        session_id: str,
+        run: Fence,
+        *,
+        status: RunStatusLike = "completed",
+        error: Failure | None = None,
+        usage: TokenUsage | None = None,
+        model: str = "",
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Run:
+        """Ends the live run, "completed" or "failed"; `error` goes with the latter. `usage` is what no message has
+        reported. Raises SessionNotFound, RunFenced."""
+        request = FinishRunRequest(
+            session_id=session_id,
+            run=run_fence(run),
+            status=enum_value(RunStatus.DESCRIPTOR, status),
+            error=error,
+            usage=usage,
+            model=model,
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        return await self._connection.call(self._connection.runs.FinishRun, request, timeout, request.request_id)
+
+    async def cancel_run(
+        self,
+        session_id: str,
+        run_id: str,
+        *,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Run:
+        """Stops a queued or the live run, whoever holds it. Raises SessionNotFound, RunNotFound, RunEnded."""
+        request = CancelRunRequest(
+            session_id=session_id,
+            run_id=run_id,
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        return await self._connection.call(self._connection.runs.CancelRun, request, timeout, request.request_id)
+
+    async def get_run(
+        self,
+        session_id: str,
+        run_id: str,
+        *,
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Run:
+        """A run. Raises SessionNotFound, RunNotFound, VersionNotReached."""
+        request = GetRunRequest(
+            session_id=session_id,
+            run_id=run_id,
+            min_version=min_version,
+            consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+        )
+        return await self._connection.call(self._connection.runs.GetRun, request, timeout)
+
+    def list_runs(
+        self,
+        session_id: str,
+        *,
+        statuses: Iterable[RunStatusLike] = (),
+        page_size: int = 0,
+        page_token: str = "",
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Pages[ListRunsResponse, Run]:
+        """A session's runs, those begun last first, for `async for`; see Pages.
+
+        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: SessionNotFound,
+        InvalidPageToken, VersionNotReached.
+        """
+        selected = [enum_value(RunStatus.DESCRIPTOR, status) for status in statuses]
+        freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+
+        async def fetch(token: str) -> ListRunsResponse:
+            request = ListRunsRequest(
+                session_id=session_id,
+                statuses=selected,
+                page_size=page_size,
+                page_token=token,
+                min_version=min_version,
+                consistency=freshness,
+            )
+            return await self._connection.call(self._connection.runs.ListRuns, request, timeout)
+
+        return Pages(fetch, lambda page: page.runs, page_token)

@@ -1,0 +1,34 @@
+"""Arguments and results of tools, as Python has them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sessiond.structs import from_struct, to_struct
+from sessiond.v1.tool_call_pb2 import ToolData
+
+ToolValue = Mapping[str, Any] | str | bytes
+"""A JSON object, text, such as JSON as the model wrote it, or bytes."""
+
+
+def to_tool_data(value: ToolValue) -> ToolData:
+    """Raises TypeError and ValueError as `to_struct` does for a mapping, and TypeError for any other type."""
+    match value:
+        case str():
+            return ToolData(text=value)
+        case bytes():
+            return ToolData(binary=value)
+        case Mapping():
+            return ToolData(data=to_struct(value))
+    raise TypeError(f"a mapping, str or bytes, not {type(value).__name__}")
+
+
+def from_tool_data(data: ToolData) -> dict[str, Any] | str | bytes | None:
+    """What it holds, as `to_tool_data` takes it; None where it holds nothing."""
+    match data.WhichOneof("kind"):
+        case "data":
+            return from_struct(data.data)
+        case "text":
+            return data.text
+        case "binary":
+            return data.binary
+    return None

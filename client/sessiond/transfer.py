@@ -1,0 +1,60 @@
+"""What uploads and downloads have in common."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterable, Callable
+from os import PathLike
+
+from sessiond.errors import SessiondError, TransferStalled, Unavailable, UploadOffsetMismatch
+from sessiond.options import Reconnect
+from sessiond.recovery import may_pass, passes
+
+Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
+"""What is uploaded: a str is a path."""
+Progress = Callable[[int, int], None]
+"""Called with the bytes that have been moved so far, and with all there are to move. It may go back: where a connection
+was cut, what had not arrived is moved again."""
+
+CHUNK_BYTES = 256 * 1024
+IDLE_TIMEOUT = 60.0
+"""Seconds in which something must move."""
+GIVE_UP_AFTER = 60.0
+"""Seconds without any progress after which the last error is raised."""
+_MOST_SUSPECT = 5
+"""Failures in a row, of kinds that may pass or may be here to stay, after which the last one is raised."""
+
+
+class Patience:
+    """Decides whether a transfer that broke is tried again, and when."""
+
+    def __init__(self, reconnect: Reconnect, give_up_after: float) -> None:
+        self._reconnect = reconnect
+        self._give_up_after = give_up_after
+        self._failures = 0
+        """Since there was progress; the other two as well."""
+        self._suspect = 0
+        self._since: float | None = None
+
+    def progressed(self) -> None:
+        self._failures = self._suspect = 0
+        self._since = None
+
+    async def after(self, error: SessiondError) -> None:
+        """Returns when it is time for the next attempt. Raises the error where there should be none."""
+        loop = asyncio.get_running_loop()
+        if self._since is None:
+            self._since = loop.time()
+        self._failures += 1
+        if not (passes(error) or isinstance(error, TransferStalled | UploadOffsetMismatch)):
+            self._suspect += 1
+            if not may_pass(error) or self._suspect >= _MOST_SUSPECT:
+                raise error
+        longest = self._reconnect.initial_backoff * 2.0 ** min(self._failures - 1, 30)
+        pause = max(min(longest, self._reconnect.max_backoff) * random.uniform(0.5, 1.0), error.retry_after or 0.0)
+        if loop.time() + pause >= self._since + self._give_up_after:
+            raise error
+        await asyncio.sleep(pause)
+
+
+def stalled(seconds: float) -> SessiondError:
+    return Unavailable(f"nothing moved for {seconds:g} s", code="UNAVAILABLE")

@@ -1,0 +1,135 @@
+"""Files on their way to the service."""
+
+import asyncio
+import hashlib
+import io
+import mimetypes
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from sessiond.connection import Connection
+from sessiond.errors import SessiondError, UploadNotFound
+from sessiond.transfer import CHUNK_BYTES, Patience, Progress, Source, stalled
+from sessiond.v1.attachment_pb2 import Attachment
+from sessiond.v1.attachment_service_pb2 import GetUploadStatusRequest, UploadAttachmentRequest, UploadHeader
+
+_IN_MEMORY = 8 * 1024 * 1024
+"""Bytes of an iterator that are kept in memory; more go to a temporary file."""
+
+
+class Upload:
+    """One upload, by as many calls as it takes. `header` says all but where each call begins."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        header: UploadHeader,
+        content: BinaryIO,
+        patience: Patience,
+        progress: Progress | None,
+        idle_timeout: float,
+    ) -> None:
+        self._connection = connection
+        self._header = header
+        self._content = content
+        self._patience = patience
+        self._progress = progress
+        self._idle_timeout = idle_timeout
+        self._committed = 0
+
+    async def run(self, *, begun: bool) -> Attachment:
+        """The attachment once it exists. `begun`: another process may have got some way with it.
+
+        Raises what UploadAttachment documents, once going on makes no sense. Cancelling leaves what has arrived to be
+        resumed.
+        """
+        ask = begun
+        while True:
+            try:
+                if ask:
+                    await self._find_place()
+                return await self._attempt()
+            except SessiondError as error:
+                error.request_id = self._header.request_id
+                await self._patience.after(error)
+                ask = True
+
+    async def _find_place(self) -> None:
+        request = GetUploadStatusRequest(session_id=self._header.session_id, attachment_id=self._header.attachment_id)
+        try:
+            status = await self._connection.call(self._connection.attachments.GetUploadStatus, request, None)
+        except UploadNotFound:
+            committed = 0
+        else:
+            # What is declared otherwise the service will tell.
+            committed = min(status.committed_bytes, self._header.size_bytes)
+        if committed > self._committed:
+            self._patience.progressed()
+        self._committed = committed
+
+    async def _attempt(self) -> Attachment:
+        sending = self._connection.send(lambda stubs: stubs.attachments.UploadAttachment)
+        try:
+            header = UploadHeader(offset=self._committed)
+            header.MergeFrom(self._header)
+            place, size = self._committed, header.size_bytes
+            await asyncio.to_thread(self._content.seek, place)
+            async with asyncio.timeout(self._idle_timeout) as limit:
+                taken = await sending.write(UploadAttachmentRequest(header=header))
+                while taken and place < size:
+                    chunk = await asyncio.to_thread(self._content.read, min(CHUNK_BYTES, size - place))
+                    if not chunk:  # the file has become shorter, as the service will say
+                        break
+                    limit.reschedule(asyncio.get_running_loop().time() + self._idle_timeout)
+                    taken = await sending.write(UploadAttachmentRequest(chunk=chunk))
+                    place += len(chunk)
+                    if taken and self._progress is not None:
+                        self._progress(place, size)
+                limit.reschedule(asyncio.get_running_loop().time() + self._idle_timeout)
+                return await sending.answer()
+        except TimeoutError:
+            raise stalled(self._idle_timeout) from None
+        finally:
+            self._connection.end(sending)
+
+
+@asynccontextmanager
+async def opened(source: Source) -> AsyncIterator[tuple[BinaryIO, str]]:
+    """What can be read from any place, and the name that it has by itself. An iterator is read to its end first."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        file, name = cast("BinaryIO", path.open("rb")), path.name  # noqa: ASYNC230 - a thread's could leak
+    elif isinstance(source, bytes | bytearray | memoryview):
+        file, name = io.BytesIO(source), ""
+    else:
+        file, name = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)), ""  # noqa: SIM115 - closed below
+    try:
+        if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+            async for piece in source:
+                await asyncio.to_thread(file.write, piece)
+        yield file, name
+    finally:
+        file.close()
+
+
+async def declared(file: BinaryIO) -> tuple[int, bytes]:
+    """Size in bytes, and SHA-256."""
+
+    def read() -> tuple[int, bytes]:
+        file.seek(0)
+        digest, size = hashlib.sha256(), 0
+        while chunk := file.read(1024 * 1024):
+            digest.update(chunk)
+            size += len(chunk)
+        return size, digest.digest()
+
+    return await asyncio.to_thread(read)
+
+
+def media_type_of(name: str) -> str:
+    """By the name's end; empty where that says nothing."""
+    return mimetypes.guess_type(name)[0] or ""
