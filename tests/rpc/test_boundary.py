@@ -107,7 +107,7 @@ async def test_an_unforeseen_error_is_internal_with_an_id_that_the_log_has(
     rpc: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken: Any = Raising(error)
-    async with serving(broken, writer=broken, attachments=broken) as wire:
+    async with serving(broken, writer=broken, work=broken, attachments=broken) as wire:
         failure = await wire.failure(rpc, VALID[rpc], metadata=(("x-request-id", "call-1"),))
         await wire.failure(rpc, VALID[rpc])
     assert (failure.code, failure.text, failure.reason) == (StatusCode.INTERNAL, "internal error", "INTERNAL")
