@@ -1,7 +1,7 @@
 """Calls that stream: answers in pieces, requests in pieces, and the channels that carry them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakSet
@@ -85,6 +85,18 @@ class Sending(Generic[Request, Response]):
             _unless_cancelled(ClientClosed())
             raise
         return True
+
+    async def begun(self) -> Mapping[str, str | bytes]:
+        """What the service says before it takes more; empty where it has ended the call.
+
+        Cancelling ends the call.
+        """
+        try:
+            return dict(await self._call.initial_metadata())
+        except asyncio.CancelledError:
+            self._call.cancel()
+            _unless_cancelled(ClientClosed())
+            raise
 
     async def answer(self) -> Response:
         """Says that this was all, and waits for the answer.

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from sessiond.connection import Connection
-from sessiond.errors import SessiondError, UploadNotFound
+from sessiond.errors import SessiondError, UploadNotFound, UploadSuperseded
 from sessiond.transfer import CHUNK_BYTES, Patience, Progress, Source, stalled
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import GetUploadStatusRequest, UploadAttachmentRequest, UploadHeader
 
 _IN_MEMORY = 8 * 1024 * 1024
 """Bytes of an iterator that are kept in memory; more go to a temporary file."""
+
+
+CALL_KEY = "sessiond-upload-call"
 
 
 class Upload:
@@ -40,6 +43,8 @@ class Upload:
         self._progress = progress
         self._idle_timeout = idle_timeout
         self._committed = 0
+        self._calls = 0
+        """The number of our last call that the service has taken up; 0 while it has none."""
 
     async def run(self, *, begun: bool) -> Attachment:
         """The attachment once it exists. `begun`: another process may have got some way with it.
@@ -63,8 +68,13 @@ class Upload:
         try:
             status = await self._connection.call(self._connection.attachments.GetUploadStatus, request, None)
         except UploadNotFound:
+            if self._calls:  # it was there: somebody has given it up
+                raise superseded(self._header) from None
             committed = 0
         else:
+            if status.calls > self._calls > 0:
+                # Two who take it from each other would never come to an end.
+                raise superseded(self._header)
             # What is declared otherwise the service will tell.
             committed = min(status.committed_bytes, self._header.size_bytes)
         if committed > self._committed:
@@ -80,6 +90,9 @@ class Upload:
             await asyncio.to_thread(self._content.seek, place)
             async with asyncio.timeout(self._idle_timeout) as limit:
                 taken = await sending.write(UploadAttachmentRequest(header=header))
+                # Whatever refuses the upload comes before any of its bytes is sent; grpc would lose it behind them.
+                begun = await sending.begun()
+                self._calls = int(begun.get(CALL_KEY, self._calls))
                 while taken and place < size:
                     chunk = await asyncio.to_thread(self._content.read, min(CHUNK_BYTES, size - place))
                     if not chunk:  # the file has become shorter, as the service will say
@@ -95,6 +108,16 @@ class Upload:
             raise stalled(self._idle_timeout) from None
         finally:
             self._connection.end(sending)
+
+
+def superseded(header: UploadHeader) -> UploadSuperseded:
+    told = {"session_id": header.session_id, "attachment_id": header.attachment_id}
+    return UploadSuperseded(
+        "another call goes on with the upload, or it was given up",
+        reason="UPLOAD_SUPERSEDED",
+        code="ABORTED",
+        metadata=told,
+    )
 
 
 @asynccontextmanager

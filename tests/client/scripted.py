@@ -162,7 +162,11 @@ class ScriptedServer:
         take, then = (answer.messages, answer.then) if isinstance(answer, Take) else (math.inf, answer)
         self.streams += 1
         try:
+            if take == 0:  # refused before it is taken up
+                await anext(requests)
             while len(received) < take and (message := await anext(requests, None)) is not None:
+                if not received:
+                    await context.send_initial_metadata((("sessiond-upload-call", str(len(self.seen))),))
                 received.append(message)
                 self.arrived.set()
             match then:
