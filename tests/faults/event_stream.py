@@ -19,6 +19,7 @@ import sessiond
 from tests.faults.audience import Audience, seats
 from tests.faults.judgement import Judgement, judged
 from tests.faults.ledger import Ledger
+from tests.faults.lives import Life, Lives
 from tests.faults.load import Load
 from tests.faults.schedule import Fault, Mix, schedule
 from tests.faults.site import Site
@@ -48,6 +49,8 @@ class Scale:
     hot_watchers: int = 12
     watchers: int = 48
     """Of the other sessions."""
+    lives: int = 4
+    """Sessions that come and go at a time, besides."""
     workers: int = 64
     pause: tuple[float, float] = (1.0, 3.0)
     """Seconds between two faults."""
@@ -97,7 +100,7 @@ async def campaign(
         await run.rebuilt()
         return await judged(
             client, site.pair.dsn(), run.ledger, {place: histories / place.name for place in places}, run.failovers,
-            quiet=run.quiet, times=run.times(), faults=len(run.done), unforeseen=run.unforeseen(),
+            lives=run.lives, quiet=run.quiet, times=run.times(), faults=len(run.done), unforeseen=run.unforeseen(),
             seconds=lambda: time.monotonic() - began,
         )  # fmt: skip
 
@@ -126,12 +129,17 @@ class _Run:
         random.Random(seed).shuffle(turns)
         self._load = Load(client, turns, rate=rate, workers=scale.workers, ledger=self.ledger)
         quiet = sorted(self.quiet) or turns[:1]
+        self._lives = Lives(client, workers=scale.lives, seed=seed)
         self._quiet_load = Load(client, quiet, rate=len(quiet) / 2, workers=1, ledger=self.ledger, name="quiet")
         self._rebuilding: asyncio.Task[None] | None = None
 
     def times(self) -> Sequence[tuple[str, float]]:
         """(kind, when it began) of every fault."""
         return [(done.fault.kind, done.at) for done in self.done]
+
+    @property
+    def lives(self) -> Sequence[Life]:
+        return self._lives.lives
 
     def unforeseen(self) -> Sequence[str]:
         """See Load."""
@@ -142,7 +150,7 @@ class _Run:
         began = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = [tasks.create_task(load.run()) for load in (self._load, self._quiet_load)]
+                writing = [tasks.create_task(load.run()) for load in (self._load, self._quiet_load, self._lives)]
                 lasting: list[asyncio.Task[None]] = []
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
@@ -166,6 +174,7 @@ class _Run:
                 await self._going_on(1)
                 self._load.stop()
                 self._quiet_load.stop()
+                self._lives.stop()
                 async with asyncio.timeout(STANDSTILL):
                     await asyncio.gather(*writing)
             await self._last_words()

@@ -5,6 +5,7 @@ import statistics
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +15,11 @@ import asyncpg
 import sessiond
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session
+from sessiond_server.errors import SessionNotFound
 from sessiond_server.store.postgres.store import PostgresStore
-from tests.faults.history import Closed, Opened, got, read, segments
+from tests.faults.history import Closed, Got, Lost, Opened, got, read, segments
 from tests.faults.ledger import Ack, Ledger, Verdict, judge
+from tests.faults.lives import Life
 from tests.faults.subscribers import Place
 from tests.faults.validators import (
     Failover,
@@ -25,6 +28,8 @@ from tests.faults.validators import (
     Log,
     Truth,
     feed_findings,
+    feed_starts,
+    missing,
     session_findings,
 )
 
@@ -129,6 +134,7 @@ async def judged(
     histories: Mapping[Place, Path],
     failovers: Sequence[Failover],
     *,
+    lives: Sequence[Life],
     quiet: Iterable[str],
     times: Sequence[tuple[str, float]],
     faults: int,
@@ -139,13 +145,15 @@ async def judged(
     faults."""
     snapshots = _snapshots(histories)
     found = [await _log(client, postgres_dsn, one, snapshots.get(one, {})) for one in ledger.attempted]
-    logs = {one.session_id: one.log for one in found}
+    stay = {one.session_id: one.log for one in found}
+    logs = {**stay, **await _logs_of(postgres_dsn, lives)}
     truth = Truth(logs, failovers)
     forfeited = [ack for ack in ledger.acks if not _kept(truth, ack) and truth.excuses(ack)]
     kept = ledger.without(forfeited)
     verdict = Verdict()
     for one in found:
         verdict += judge(kept, one.session_id, one.row.version, one.messages, one.events)
+    owed = sorted(kept.acks + [ack for life in lives for ack in life.acks if _left(truth, ack)])
     writes = {(ack.session_id, ack.seq): ack.began for ack in kept.acks}
     acks: dict[str, list[Ack]] = {}
     for ack in kept.acks:
@@ -155,13 +163,13 @@ async def judged(
         if place.session_id:
             heard = _heard(place, path, truth, acks.get(place.session_id, ()), writes)
         else:
-            selected = place.only or logs.keys()
-            owed = [ack for ack in kept.acks if ack.session_id in selected]
-            heard = _heard(place, path, Truth({one: logs[one] for one in selected}, failovers), owed, writes)
+            selected = {one: logs[one] for one in place.only or logs}
+            due = [ack for ack in owed if ack.session_id in selected]
+            heard = _heard(place, path, Truth(selected, failovers), due, writes)
         if not heard.findings.sound:
             broken = {name: count for name, count in vars(heard.findings).items() if count}
             kind = f"{'library' if place.library else 'raw'}, {place.session_id or 'feed'}"
-            complaints.append(f"{place.name} ({kind}): {broken}")
+            complaints.append(f"{place.name} ({kind}): {broken}{_never(place, path, truth, owed)}")
         total.findings += heard.findings
         for name in ("delivered", "bookmarks", "streams", "told"):
             setattr(total, name, getattr(total, name) + getattr(heard, name))
@@ -170,12 +178,76 @@ async def judged(
                 took = resumed(kind, moment, min(following, moment + NOTICED), heard)
                 if took is not None:
                     resumes.setdefault(kind, []).append(took)
+    for life in lives:
+        findings, lost = life_findings(life, truth)
+        total.findings += findings
+        verdict.lost += lost
+        if lost or not findings.sound:
+            broken = {name: count for name, count in vars(findings).items() if count}
+            complaints.append(f"{life.session_id}: {broken}, {lost} acknowledged writes lost, overdue: {life.overdue}")
     return Judgement(
-        faults=faults, acked=ledger.count, verdict=verdict, forfeited=len(forfeited), told=total.told,
+        faults=faults, acked=ledger.count + sum(len(life.acks) for life in lives), verdict=verdict,
+        forfeited=len(forfeited), told=total.told,
         delivered=total.delivered, bookmarks=total.bookmarks, streams=total.streams, findings=total.findings,
         folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints,
         unforeseen=unforeseen, seconds=seconds(),
     )  # fmt: skip
+
+
+def _never(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> str:
+    """The first events that a feed's subscriber never got, and when they were written."""
+    if place.session_id:
+        return ""
+    times = {(ack.session_id, ack.seq): (ack.began, ack.at) for ack in acks}
+    return "".join(
+        f"; never {session_id} {seq}, written {times.get((session_id, seq))}, from {segment.first and segment.first.at}"
+        for segment in segments(read(path))
+        for session_id, seq in missing(segment, truth, feed_starts(segment, truth, acks))[:5]
+    )
+
+
+def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
+    """(what its watcher has to complain of, acknowledged writes that are lost)."""
+    log = truth.logs.get(life.session_id)
+    lost = sum(not _left(truth, ack) and not truth.excuses(ack) for ack in life.acks)
+    if life.deleted is not None and not truth.excuses(life.deleted):
+        lost += log is None or not log.removed(1)
+    if life.lost:
+        # Its watcher was not waited for. Only a failover explains it.
+        return Findings(), lost + (not any(truth.excuses(ack) for ack in life.acks))
+    acks = [ack for ack in life.acks if _left(truth, ack)]
+    gone = life.records[-1].at if life.records else 0.0
+    if any(
+        f.ended > gone and any(not truth.has(r) for r in life.records if isinstance(r, Got)) for f in truth.failovers
+    ):
+        # A failover took what it had been told, and it had left by then: nobody could tell it.
+        life.records.append(Lost(gone, ""))
+    found = session_findings(segments(life.records), life.session_id, truth, acks) if life.records else Findings()
+    found.lost += life.overdue
+    return found, lost
+
+
+def _left(truth: Truth, ack: Ack) -> bool:
+    """Whether the database has it, or its session was deleted after it."""
+    log = truth.logs.get(ack.session_id)
+    return log is not None and ack.seq <= len(log.event_ids)
+
+
+async def _logs_of(postgres_dsn: str, lives: Sequence[Life]) -> dict[str, Log]:
+    """What is left of sessions that came and went, by id."""
+    logs: dict[str, Log] = {}
+    async with PostgresStore(postgres_dsn) as store:
+        for life in lives:
+            with suppress(SessionNotFound):
+                page = await store.read_log((TENANT, life.session_id), after_seq=0, limit=1000)
+                events = [got(0.0, Event.FromString(entry.data)) for entry in page.entries]
+                removed = page.head.version - len(events)
+                logs[life.session_id] = Log(
+                    [b""] * removed + [event.event_id for event in events],
+                    [0] * page.head.version,
+                    [0] * removed + [event.text for event in events],
+                )
+    return logs
 
 
 @dataclass(frozen=True, slots=True)

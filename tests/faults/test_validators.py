@@ -119,6 +119,26 @@ def test_one_session_whose_failover_lost_something(records: Sequence[Record], tr
     assert judged(records, truth) == expected
 
 
+REMOVED = Truth({A: Log([b""] * 3 + [name(A, 4)], [0, 0, 0, 10], [0, 0, 0, 4])})
+"""Deleted with the event at 4."""
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([opened(), *events(A, 1, 4)], SOUND),
+        ([opened(), event(A, 1), event(A, 4)], SOUND),
+        ([opened(2), event(A, 4)], SOUND),
+        ([opened(), event(A, 1), event(A, 4), LOST], Findings(unfounded=1)),
+        ([opened(), *events(A, 1, 3)], Findings(lost=1)),
+        ([opened(), event(A, 1), event(A, 4), event(A, 3)], Findings(reordered=1)),
+        ([opened(), *events(A, 1, 3), event(A, 4, "x", after="")], Findings(diverged=1)),
+    ],
+)
+def test_a_session_that_was_deleted(records: Sequence[Record], expected: Findings) -> None:
+    assert judged(records, REMOVED) == expected
+
+
 def acks(*of: tuple[float, str, int]) -> list[Ack]:
     return [Ack(at, session_id, seq, at - 0.1, "") for at, session_id, seq in of]
 

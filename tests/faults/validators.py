@@ -22,12 +22,16 @@ class Log:
     """One session's log as the database has it in the end."""
 
     event_ids: Sequence[bytes]
-    """At index seq - 1, as in all of these."""
+    """At index seq - 1, as in all of these. b"": removed with the session, so nobody must have it and anybody may."""
     commit_xids: Sequence[int]
+    """0: unknown."""
     texts: Sequence[int]
 
     def has(self, event: Got | Opened) -> bool:
-        return 0 < event.seq <= len(self.event_ids) and self.event_ids[event.seq - 1] == event.event_id
+        return 0 < event.seq <= len(self.event_ids) and self.event_ids[event.seq - 1] in (b"", event.event_id)
+
+    def removed(self, seq: int) -> bool:
+        return 0 < seq <= len(self.event_ids) and not self.event_ids[seq - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,11 @@ def commit_ordered(segment: Segment, truth: Truth) -> int:
     newest: tuple[int, str, int] = (0, "", 0)
     seen: set[bytes] = set()
     for event in segment.events:
-        if not truth.has(event) or event.event_id in seen:
+        commit_xid = truth.logs[event.session_id].commit_xids[event.seq - 1] if truth.has(event) else 0
+        if not commit_xid or event.event_id in seen:
             continue
         seen.add(event.event_id)
-        place = (truth.logs[event.session_id].commit_xids[event.seq - 1], event.session_id, event.seq)
+        place = (commit_xid, event.session_id, event.seq)
         # Within a session `ordered` counts it.
         found += place < newest and newest[1] != event.session_id
         newest = max(newest, place)
@@ -151,18 +156,22 @@ def unique(segment: Segment) -> int:
 
 
 def reliable(segment: Segment, truth: Truth, starts: Mapping[str, int]) -> int:
-    """Events that never came: behind the start (by session: the seq before the first to come), up to the end of the log
-    or, when the subscriber was told that its history is gone, up to the last that came."""
+    """How many events never came."""
+    return len(missing(segment, truth, starts))
+
+
+def missing(segment: Segment, truth: Truth, starts: Mapping[str, int]) -> Sequence[tuple[str, int]]:
+    """(session, seq) of events that never came: behind the start (by session: the seq before the first to come), up to
+    the end of the log or, when the subscriber was told that its history is gone, up to the last that came."""
     seqs: dict[str, set[int]] = {}
     for event in segment.events:
         seqs.setdefault(event.session_id, set()).add(event.seq)
-    if segment.lost is not None:
-        return sum(max(came) - starts.get(s, min(came) - 1) - len(came) for s, came in seqs.items())
-    found = 0
+    found: list[tuple[str, int]] = []
     for session_id, start in {**{s: min(came) - 1 for s, came in seqs.items()}, **starts}.items():
-        log = truth.logs.get(session_id)
-        end = len(log.event_ids) if log else 0
-        found += len(set(range(start + 1, end + 1)) - seqs.get(session_id, set()))
+        came, log = seqs.get(session_id, set()), truth.logs.get(session_id)
+        end = max(came, default=0) if segment.lost is not None else len(log.event_ids) if log is not None else 0
+        never = sorted(set(range(start + 1, end + 1)) - came)
+        found += [(session_id, seq) for seq in never if log is None or not log.removed(seq)]
     return found
 
 
@@ -193,7 +202,8 @@ def diverged(segment: Segment, truth: Truth) -> int:
         before = last.get(event.session_id)
         chained = before is None or before.seq != event.seq - 1 or before.event_id == event.previous_event_id
         if truth.has(event):
-            right = truth.logs[event.session_id].texts[event.seq - 1] == event.text
+            log = truth.logs[event.session_id]
+            right = log.removed(event.seq) or log.texts[event.seq - 1] == event.text
             # Once a subscriber has been given what was lost, nothing that is left may follow it.
             right = right and (before is None or truth.has(before))
         else:
@@ -221,7 +231,12 @@ def unfounded(segment: Segment, session_id: str | None, truth: Truth) -> int:
     for event in segment.events:
         place = event
     log = truth.logs.get(session_id)
-    return int(place is not None and log is not None and (place.seq == 0 or log.has(place)))
+    if place is None or log is None:
+        return 0
+    if log.removed(place.seq):
+        # What stood there is not known any more.
+        return int(not any(failover.took(session_id, place.seq) for failover in truth.failovers))
+    return int(place.seq == 0 or log.has(place))
 
 
 def restarted(segment: Segment) -> int:
