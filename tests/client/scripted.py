@@ -129,6 +129,7 @@ class ScriptedServer:
         self.seen.append(Seen(name, request, metadata, context.time_remaining() or math.inf, context.peer()))
         self.arrived.set()
         answer = self.script.popleft() if self.script else self.always
+        assert not isinstance(answer, Take)
         steps = answer(request) if callable(answer) else answer
         self.streams += 1
         try:
@@ -186,7 +187,8 @@ class ScriptedServer:
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for name, method in METHODS.items():
-            handler, behaviour = _unary, self._answer
+            handler: Any = _unary
+            behaviour: Any = self._answer
             if method.server_streaming:
                 handler, behaviour = grpc.unary_stream_rpc_method_handler, self._stream
             elif method.client_streaming:

@@ -21,7 +21,7 @@ def compiled(source: str) -> CodeType:
 
 async def test_the_examples(service: Service) -> None:
     printed: list[str] = []
-    names: dict[str, Any] = {"print": lambda value: printed.append(str(value))}
+    names: dict[str, Any] = {"print": lambda *values: printed.append(" ".join(map(str, values)))}
     examples = EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
     assert len(examples) > 5
     for example in examples:

@@ -12,6 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 
 import sessiond
+from sessiond.transfer import Source
 from sessiond.v1.attachment_service_pb2 import (
     DownloadAttachmentRequest,
     DownloadAttachmentResponse,
@@ -72,7 +73,12 @@ async def test_a_header_says_what_comes(client: sessiond.Client, server: Scripte
 async def test_every_source(kind: str, sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    sources = {"bytes": CONTENT, "bytearray": bytearray(CONTENT), "path": path, "iterator": pieces(CONTENT)}
+    sources: dict[str, Source] = {
+        "bytes": CONTENT,
+        "bytearray": bytearray(CONTENT),
+        "path": path,
+        "iterator": pieces(CONTENT),
+    }
     steps: list[tuple[int, int]] = []
     attachment = await sessions.upload(session_id, sources[kind], progress=lambda done, all: steps.append((done, all)))
     assert (attachment.sha256, attachment.size_bytes) == (DIGEST, len(CONTENT))
