@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from examples.terminal import Screen, clip, count, pad
+from examples.terminal import Columns, Screen, count
 
 import sessiond
 
@@ -48,6 +48,8 @@ class Tail:
         """For each process, the session's last event when it began."""
         self.seqs: list[int] = []
         """Of the events that it has shown."""
+        self.events: dict[int, str] = {}
+        """What it has shown of each."""
         self.deltas: list[str] = []
 
     async def start(self) -> None:
@@ -65,6 +67,14 @@ class Tail:
                         raise TailError("the tail ended: " + await self._last_words())
         except TimeoutError:
             raise TailError("the tail did not say in time what it should have said") from None
+
+    async def until_drafted(self, seq: int, columns: Columns) -> None:
+        """Listens until it has the message of that number, and shows the pieces that come before."""
+        seen = len(self.deltas)
+        while seq not in self.seqs:
+            enough = len(self.deltas) + 1
+            await self.until(lambda enough=enough: len(self.deltas) >= enough or seq in self.seqs)  # type: ignore[misc]
+            columns.progress("… " + "".join(self.deltas[seen:]))
 
     async def kill(self) -> None:
         """As the kernel does: it gets no chance to say or to save anything."""
@@ -95,6 +105,7 @@ class Tail:
         said: dict[str, Any] = json.loads(line)
         if "seq" in said:
             self.seqs.append(said["seq"])
+            self.events[said["seq"]] = said["event"]
         elif "delta" in said:
             self.deltas.append(said["delta"])
         else:
@@ -118,8 +129,7 @@ class Live:
         self._screen = screen
         self._patiently = patiently
         self._patience = patience
-        self._left = min(52, screen.columns // 2)
-        """Columns of the writer's side."""
+        self._columns = Columns(screen)
         self._written = 0
         """The session's version."""
 
@@ -127,7 +137,7 @@ class Live:
         """Raises TailError where the tail has not everything, once it has caught up."""
         client, screen = self._client, self._screen
         screen.title("A live tail", "written here, followed by another process, which is killed, and misses nothing")
-        screen.line(screen.paint(f"  {pad('       writer', self._left)}         tail", "dim"))
+        self._columns.heads("writer", "tail")
         created = await self._patiently(
             lambda request_id: client.create_session(user_id="demo", active=True, request_id=request_id)
         )
@@ -154,7 +164,7 @@ class Live:
         await self._both(tail, session_id, BEFORE)
         await self._draft(tail, session_id)
         await tail.kill()
-        self._line("", "       killed (SIGKILL)", "red")
+        self._columns.line("", "       killed (SIGKILL)", "red")
         for text in MISSED:
             self._wrote(await self._append(session_id, text), text)
         behind, started = len(tail.seqs), time.perf_counter()
@@ -163,13 +173,15 @@ class Live:
         seconds = time.perf_counter() - started
         missed = [seq for seq in tail.seqs[behind:] if seq not in tail.seqs[:behind]]
         back = f"back, caught up in {1000 * seconds:.0f} ms"
-        self._line("", f"{f'{missed[0]}-{missed[-1]}':>5}  {back}", "green")
+        self._columns.line("", f"{f'{missed[0]}-{missed[-1]}':>5}  {back}", "green")
         await self._both(tail, session_id, LAST)
         self._written = await self._patiently(
             lambda request_id: self._client.delete_session(session_id, request_id=request_id)
         )
         status = await tail.end()
-        self._line(f"{self._written:>5}  (the session is deleted)", f"{tail.seqs[-1]:>5}  (and so the tail ends)")
+        self._columns.line(
+            f"{self._written:>5}  (the session is deleted)", f"{tail.seqs[-1]:>5}  (and so the tail ends)"
+        )
         if status:
             raise TailError(f"the tail ended with status {status}")
         screen.clear_progress()
@@ -203,21 +215,9 @@ class Live:
             assert draft.appended is not None
             return draft.appended.version
 
-        async def watch() -> None:
-            before = self._written
-            while before + 1 not in tail.seqs:
-                enough = len(tail.deltas) + 1
-                await tail.until(lambda enough=enough: len(tail.deltas) >= enough or before + 1 in tail.seqs)  # type: ignore[misc]
-                self._screen.progress(pad("", self._left) + "… " + "".join(tail.deltas[seen:]))
-
-        self._written, _ = await asyncio.gather(write(), watch())
+        self._written, _ = await asyncio.gather(write(), tail.until_drafted(self._written + 1, self._columns))
         pieces = len([piece for piece in tail.deltas[seen:] if piece])
         self._wrote(self._written, ANSWER, f"{self._written:>5}  shown in {count(pieces, 'piece')} before")
 
     def _wrote(self, seq: int, text: str, right: str = "") -> None:
-        self._line(f"{seq:>5}  {text}", right)
-
-    def _line(self, left: str, right: str, *styles: str) -> None:
-        screen = self._screen
-        left = pad(clip(left, self._left), self._left)
-        screen.line(f"  {left}  {screen.paint(clip(right, screen.columns - self._left - 4), *styles)}")
+        self._columns.line(f"{seq:>5}  {text}", right)

@@ -13,6 +13,7 @@ from examples.chats import Conversation
 from examples.ledger import Ledger
 from examples.live import Live
 from examples.terminal import Screen, clip, count, pad, printable, width, wrap
+from examples.turn import Turn
 
 import sessiond
 
@@ -76,6 +77,7 @@ class Demo:
         await self._life(next((s for s in stored if s.conversation.chats), stored[0]))
         await self._lists(stored)
         await Live(self._client, self._address, self._screen, self._patiently, self._patience).show()
+        await Turn(self._client, self._address, self._screen, self._patiently, self._patience).show()
         await self._read_back(stored)
 
     # Storing.

@@ -27,6 +27,12 @@ def told(item: sessiond.Event | sessiond.Delta) -> dict[str, str | int]:
     if item.HasField("message"):
         said["role"] = sessiond.Role.Name(item.message.role).removeprefix("ROLE_").lower()
         said["text"] = sessiond.text_of(item.message)
+    elif item.HasField("run"):
+        said["text"] = item.run.agent_id
+    elif item.HasField("tool_call"):
+        said["text"] = item.tool_call.name
+    elif item.HasField("attachment"):
+        said["text"] = item.attachment.name
     return said
 
 

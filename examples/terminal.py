@@ -4,12 +4,14 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 _JOINER = "\u200d"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _WIDEST = 110
+_BAR = 30
+"""Columns of a bar."""
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
@@ -123,7 +125,38 @@ class Screen:
             self._out.flush()
             self._progress = True
 
+    def progress_of(self, what: str) -> Callable[[int, int], None]:
+        """A bar for something that has so many bytes."""
+
+        def show(done: int, total: int) -> None:
+            full = _BAR * done // max(total, 1)
+            self.progress(f"[{'=' * full}{' ' * (_BAR - full)}] {100 * done // max(total, 1):>3} %  {printable(what)}")
+
+        return show
+
     def clear_progress(self) -> None:
         if self._progress:
             self._out.write("\r\x1b[K")
             self._progress = False
+
+
+class Columns:
+    """Two things side by side."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.left = min(52, screen.columns // 2)
+        """Columns of the left side."""
+
+    def heads(self, left: str, right: str) -> None:
+        self._screen.line(self._screen.paint(f"  {pad(f'       {left}', self.left)}         {right}", "dim"))
+
+    def line(self, left: str, right: str = "", *styles: str) -> None:
+        """The styles are the right side's."""
+        screen = self._screen
+        left = pad(clip(left, self.left), self.left)
+        screen.line(f"  {left}  {screen.paint(clip(right, screen.columns - self.left - 4), *styles)}")
+
+    def progress(self, right: str) -> None:
+        """Overwrites itself until the next line."""
+        self._screen.progress(pad("", self.left) + right)

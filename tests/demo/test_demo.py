@@ -1,6 +1,7 @@
 """The demo, run as a person runs it, against a real server."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -20,6 +21,12 @@ import sessiond
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "conversations.jsonl"
+TURN = [
+    *("session_created", "message_appended", "run_started", "message_appended", "tool_call_requested"),
+    *("tool_call_approved", "tool_call_started", "tool_call_completed", "attachment_uploaded", "message_appended"),
+    *("run_completed", "session_deleted"),
+]
+"""What happens in the agent's turn."""
 PATIENCE = 60.0
 """Seconds after which a wait has failed."""
 
@@ -107,7 +114,16 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     told = demo("--address", server.address, "--ledger", ledger)
     assert told.stderr == ""
     assert told.returncode == 0
-    for title in ("Stored", "A conversation", "Pages", "A session's life", "Lists", "A live tail", "Read back"):
+    for title in (
+        "Stored",
+        "A conversation",
+        "Pages",
+        "A session's life",
+        "Lists",
+        "A live tail",
+        "An agent's turn",
+        "Read back",
+    ):
         assert f"\n{title}" in told.stdout
     for refused in ("VersionMismatch", "SessionNotActive", "IllegalTransition", "SessionEnded"):
         assert f"refused    {refused}: " in told.stdout
@@ -116,6 +132,10 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     assert "126 messages of 12 conversations: all equal" in told.stdout
     assert re.search(r"killed \(SIGKILL\)\n(      . .*\n){4} +6-9  back", told.stdout)
     assert "\n  12 events, 0 lost, " in told.stdout
+    turn = told.stdout.split("An agent's turn")[1].split("Read back")[0]
+    events = re.findall(r"^ +(\d+)  .* \1  (\w+), (?:\d+ pieces?|[\d.]+ ms)$", turn, re.MULTILINE)
+    assert events == [(str(index + 1), event) for index, event in enumerate(TURN)]
+    assert "\n  12 events, 0 lost\n" in turn
     assert "\x1b" not in told.stdout
 
     assert messages_of(ledger) == 126
@@ -299,6 +319,47 @@ def test_a_tail_by_itself(server: Server, tmp_path: Path) -> None:
         asyncio.run(delete(session_id))
         assert process.stdout.read() == "    4 session_deleted:\n"
         assert process.wait(PATIENCE) == 0
+
+
+def files(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "examples.files", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_files_go_in_and_out(server: Server, tmp_path: Path) -> None:
+    async def create() -> str:
+        async with sessiond.Client(server.address) as client:
+            return (await client.create_session(active=True)).session_id
+
+    session_id = asyncio.run(create())
+    file = tmp_path / "file.bin"
+    file.write_bytes(os.urandom(2_000_000))
+    uploaded = files("--address", server.address, "upload", session_id, file, "--id", "a")
+    assert (uploaded.returncode, uploaded.stderr) == (0, "")
+    assert uploaded.stdout == "a       2,000,000  file.bin\n"
+    assert files("--address", server.address, "list", session_id).stdout == uploaded.stdout
+    copy = tmp_path / "copy"
+    assert files("--address", server.address, "download", session_id, "a", copy).stdout == uploaded.stdout
+    assert copy.read_bytes() == file.read_bytes()
+    refused = files("--address", server.address, "download", session_id, "b", copy)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("files: AttachmentNotFound: ")
+
+
+def test_a_bar_shows_how_far_it_is(example: "Example") -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = example("terminal")
+    out = Terminal()
+    bar = terminal.Screen(out).progress_of("a\x1b[31m.bin")
+    for done in (0, 500, 1000):
+        bar(done, 1000)
+    first, half, full = re.findall(r"\[([= ]{30})\] +(\d+) %  a\[31m\.bin", out.getvalue())
+    assert first == (" " * 30, "0")
+    assert half == ("=" * 15 + " " * 15, "50")
+    assert full == ("=" * 30, "100")
 
 
 def test_a_tail_of_nothing(server: Server) -> None:
