@@ -1,8 +1,9 @@
 """A server whose attachments tests look into: what is stored, and what is left."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -66,10 +67,15 @@ class Site:
 
     async def send(self, messages: Any, **options: Any) -> Attachment:
         """One call with these messages; Failure."""
+        call = self.wire.open("UploadAttachment", **options)
+        writing = asyncio.ensure_future(_write(call, messages))
         try:
-            return Attachment.FromString(await self.wire.send("UploadAttachment", messages, **options))
+            return Attachment.FromString(await call)
         except grpc.aio.AioRpcError as error:
             raise Failure.of(error) from None
+        finally:
+            writing.cancel()
+            await asyncio.wait([writing])
 
     async def failure(self, messages: Any, **options: Any) -> Failure:
         try:
@@ -101,6 +107,28 @@ class Site:
         removed = await reap(self.store.attachments, self.blobs)
         assert await reap_strays(self.store.attachments, self.blobs) == 0
         return removed
+
+
+async def _write(call: Any, messages: Any) -> None:
+    """Sends the messages, once the upload was taken up: a call that is refused while it sends may end with an error of
+    grpc's own in place of the server's."""
+    first = True
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        async for message in _each(messages):
+            await call.write(message.SerializeToString())
+            if first and "sessiond-upload-call" not in dict(await call.initial_metadata()):
+                return
+            first = False
+        await call.done_writing()
+
+
+async def _each(messages: Any) -> AsyncIterator[UploadAttachmentRequest]:
+    if isinstance(messages, AsyncIterable):
+        async for message in messages:
+            yield message
+    else:
+        for message in messages:
+            yield message
 
 
 @asynccontextmanager

@@ -158,7 +158,10 @@ class Wire:
         metadata: Sequence[tuple[str, str]] = (),
         timeout: float | None = 20.0,
     ) -> Any:
-        """A call that sends a stream, not yet awaited."""
+        """A call that sends a stream, not yet awaited.
+
+        One that is refused while it still sends may end with an error of grpc's own in place of the server's.
+        """
 
         async def messages() -> AsyncIterator[bytes]:
             if isinstance(requests, AsyncIterable):
@@ -168,8 +171,20 @@ class Wire:
                 for request in requests:
                     yield _data(request)
 
+        return self.open(rpc, messages(), key=key, metadata=metadata, timeout=timeout)
+
+    def open(
+        self,
+        rpc: str,
+        messages: AsyncIterator[bytes] | None = None,
+        *,
+        key: str = TENANT,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout: float | None = 20.0,
+    ) -> Any:
+        """A call to send a stream by, with `write` and `done_writing` where there are no messages."""
         invoke: Any = self.channel.stream_unary(_path(rpc))
-        return invoke(messages(), metadata=(*_bearer(key), *metadata), timeout=timeout)
+        return invoke(messages, metadata=(*_bearer(key), *metadata), timeout=timeout)
 
     def watch(
         self,

@@ -27,7 +27,7 @@ from sessiond.v1 import attachment_pb2 as sessiond_dot_v1_dot_attachment__pb2
 from sessiond.v1 import run_pb2 as sessiond_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$sessiond/v1/attachment_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csessiond/v1/attachment.proto\x1a\x15sessiond/v1/run.proto\"`\n\x17UploadAttachmentRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\xf2\x01\n\x0cUploadHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12)\n\x04type\x18\x05 \x01(\x0e\x32\x1b.sessiond.v1.AttachmentType\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\x12\x0e\n\x06offset\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\"\n\x03run\x18\n \x01(\x0b\x32\x15.sessiond.v1.RunFence\"C\n\x16GetUploadStatusRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\"\xbf\x01\n\x0cUploadStatus\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12.\n\nkeep_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nattachment\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.Attachment\"f\n\x19\x44ownloadAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"e\n\x1a\x44ownloadAttachmentResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.sessiond.v1.DownloadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"]\n\x0e\x44ownloadHeader\x12+\n\nattachment\x18\x01 \x01(\x0b\x32\x17.sessiond.v1.Attachment\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\"A\n\x14GetAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\"S\n\x16ListAttachmentsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x17ListAttachmentsResponse\x12,\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x17.sessiond.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x96\x01\n\x17\x44\x65leteAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\"+\n\x18\x44\x65leteAttachmentResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32\xb0\x04\n\x11\x41ttachmentService\x12S\n\x10UploadAttachment\x12$.sessiond.v1.UploadAttachmentRequest\x1a\x17.sessiond.v1.Attachment(\x01\x12Q\n\x0fGetUploadStatus\x12#.sessiond.v1.GetUploadStatusRequest\x1a\x19.sessiond.v1.UploadStatus\x12g\n\x12\x44ownloadAttachment\x12&.sessiond.v1.DownloadAttachmentRequest\x1a\'.sessiond.v1.DownloadAttachmentResponse0\x01\x12K\n\rGetAttachment\x12!.sessiond.v1.GetAttachmentRequest\x1a\x17.sessiond.v1.Attachment\x12\\\n\x0fListAttachments\x12#.sessiond.v1.ListAttachmentsRequest\x1a$.sessiond.v1.ListAttachmentsResponse\x12_\n\x10\x44\x65leteAttachment\x12$.sessiond.v1.DeleteAttachmentRequest\x1a%.sessiond.v1.DeleteAttachmentResponseB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$sessiond/v1/attachment_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csessiond/v1/attachment.proto\x1a\x15sessiond/v1/run.proto\"`\n\x17UploadAttachmentRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\xf2\x01\n\x0cUploadHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12)\n\x04type\x18\x05 \x01(\x0e\x32\x1b.sessiond.v1.AttachmentType\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\x12\x0e\n\x06offset\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\"\n\x03run\x18\n \x01(\x0b\x32\x15.sessiond.v1.RunFence\"C\n\x16GetUploadStatusRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\"\xce\x01\n\x0cUploadStatus\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12.\n\nkeep_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nattachment\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.Attachment\x12\r\n\x05\x63\x61lls\x18\x07 \x01(\x05\"f\n\x19\x44ownloadAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"e\n\x1a\x44ownloadAttachmentResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.sessiond.v1.DownloadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"]\n\x0e\x44ownloadHeader\x12+\n\nattachment\x18\x01 \x01(\x0b\x32\x17.sessiond.v1.Attachment\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\"A\n\x14GetAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\"S\n\x16ListAttachmentsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x17ListAttachmentsResponse\x12,\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x17.sessiond.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x96\x01\n\x17\x44\x65leteAttachmentRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\"+\n\x18\x44\x65leteAttachmentResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x32\xb0\x04\n\x11\x41ttachmentService\x12S\n\x10UploadAttachment\x12$.sessiond.v1.UploadAttachmentRequest\x1a\x17.sessiond.v1.Attachment(\x01\x12Q\n\x0fGetUploadStatus\x12#.sessiond.v1.GetUploadStatusRequest\x1a\x19.sessiond.v1.UploadStatus\x12g\n\x12\x44ownloadAttachment\x12&.sessiond.v1.DownloadAttachmentRequest\x1a\'.sessiond.v1.DownloadAttachmentResponse0\x01\x12K\n\rGetAttachment\x12!.sessiond.v1.GetAttachmentRequest\x1a\x17.sessiond.v1.Attachment\x12\\\n\x0fListAttachments\x12#.sessiond.v1.ListAttachmentsRequest\x1a$.sessiond.v1.ListAttachmentsResponse\x12_\n\x10\x44\x65leteAttachment\x12$.sessiond.v1.DeleteAttachmentRequest\x1a%.sessiond.v1.DeleteAttachmentResponseB+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,23 +42,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUPLOADSTATUSREQUEST']._serialized_start=482
   _globals['_GETUPLOADSTATUSREQUEST']._serialized_end=549
   _globals['_UPLOADSTATUS']._serialized_start=552
-  _globals['_UPLOADSTATUS']._serialized_end=743
-  _globals['_DOWNLOADATTACHMENTREQUEST']._serialized_start=745
-  _globals['_DOWNLOADATTACHMENTREQUEST']._serialized_end=847
-  _globals['_DOWNLOADATTACHMENTRESPONSE']._serialized_start=849
-  _globals['_DOWNLOADATTACHMENTRESPONSE']._serialized_end=950
-  _globals['_DOWNLOADHEADER']._serialized_start=952
-  _globals['_DOWNLOADHEADER']._serialized_end=1045
-  _globals['_GETATTACHMENTREQUEST']._serialized_start=1047
-  _globals['_GETATTACHMENTREQUEST']._serialized_end=1112
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=1114
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=1197
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=1199
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1312
-  _globals['_DELETEATTACHMENTREQUEST']._serialized_start=1315
-  _globals['_DELETEATTACHMENTREQUEST']._serialized_end=1465
-  _globals['_DELETEATTACHMENTRESPONSE']._serialized_start=1467
-  _globals['_DELETEATTACHMENTRESPONSE']._serialized_end=1510
-  _globals['_ATTACHMENTSERVICE']._serialized_start=1513
-  _globals['_ATTACHMENTSERVICE']._serialized_end=2073
+  _globals['_UPLOADSTATUS']._serialized_end=758
+  _globals['_DOWNLOADATTACHMENTREQUEST']._serialized_start=760
+  _globals['_DOWNLOADATTACHMENTREQUEST']._serialized_end=862
+  _globals['_DOWNLOADATTACHMENTRESPONSE']._serialized_start=864
+  _globals['_DOWNLOADATTACHMENTRESPONSE']._serialized_end=965
+  _globals['_DOWNLOADHEADER']._serialized_start=967
+  _globals['_DOWNLOADHEADER']._serialized_end=1060
+  _globals['_GETATTACHMENTREQUEST']._serialized_start=1062
+  _globals['_GETATTACHMENTREQUEST']._serialized_end=1127
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=1129
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=1212
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=1214
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1327
+  _globals['_DELETEATTACHMENTREQUEST']._serialized_start=1330
+  _globals['_DELETEATTACHMENTREQUEST']._serialized_end=1480
+  _globals['_DELETEATTACHMENTRESPONSE']._serialized_start=1482
+  _globals['_DELETEATTACHMENTRESPONSE']._serialized_end=1525
+  _globals['_ATTACHMENTSERVICE']._serialized_start=1528
+  _globals['_ATTACHMENTSERVICE']._serialized_end=2088
 # @@protoc_insertion_point(module_scope)

@@ -138,6 +138,7 @@ class UploadStatus(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     KEEP_UNTIL_FIELD_NUMBER: builtins.int
     ATTACHMENT_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
     attachment_id: builtins.str
     """The attachment."""
     committed_bytes: builtins.int
@@ -146,6 +147,8 @@ class UploadStatus(google.protobuf.message.Message):
     """Size of the whole file, as declared."""
     sha256: builtins.bytes
     """SHA-256 of the whole file, as declared."""
+    calls: builtins.int
+    """How many calls have taken the upload up: the number of the last one. 0 when it is complete."""
     @property
     def keep_until(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Until when the upload is kept if nothing more arrives, by the database's clock; absent when it is complete."""
@@ -163,9 +166,10 @@ class UploadStatus(google.protobuf.message.Message):
         sha256: builtins.bytes = ...,
         keep_until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
+        calls: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["attachment", b"attachment", "keep_until", b"keep_until"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attachment", b"attachment", "attachment_id", b"attachment_id", "committed_bytes", b"committed_bytes", "keep_until", b"keep_until", "sha256", b"sha256", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attachment", b"attachment", "attachment_id", b"attachment_id", "calls", b"calls", "committed_bytes", b"committed_bytes", "keep_until", b"keep_until", "sha256", b"sha256", "size_bytes", b"size_bytes"]) -> None: ...
 
 global___UploadStatus = UploadStatus
 

@@ -104,6 +104,10 @@ class AttachmentServiceServicer(object):
         Of several calls for the same upload the last one wins, wherever the others are: they fail with UPLOAD_SUPERSEDED, so
         a client whose connection was cut need not wait for the server to notice.
 
+        The initial metadata come when the server has taken the upload up, and have `sessiond-upload-call`, the number of this
+        call among those that have (see UploadStatus.calls). A client that waits for them before it sends chunks is told of
+        whatever refuses the upload before it has sent any.
+
         Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
         ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
         UPLOAD_TOO_LONG, CHECKSUM_MISMATCH, TRANSFER_STALLED, UPLOAD_SUPERSEDED, TOO_MANY_TRANSFERS, TOO_MANY_UPLOADS.

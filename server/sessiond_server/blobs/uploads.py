@@ -56,6 +56,8 @@ class UploadState:
     committed_bytes: int
     touch_time_us: int
     """Of its last sign of life; 0 when it is complete."""
+    calls: int
+    """That have taken it up; 0 when it is complete."""
 
 
 class Uploads:
@@ -90,18 +92,21 @@ class Uploads:
         offset: int,
         chunks: AsyncIterator[bytes],
         complete: Callable[[int], Awaitable[_T]],
+        taken_up: Callable[[int], Awaitable[None]],
     ) -> _T:
         """Takes the upload up, stores the chunks, and returns what `complete` does, called with the upload's epoch.
 
         `complete` makes the attachment; it is called with 0 where the id is an attachment's already, before any chunk
-        is read. Raises what UploadAttachment documents. Cancelled, or failed, what has arrived is stored in the
-        background; it is dropped where the upload can never be complete.
+        is read. Else `taken_up` is called with the epoch first, once chunks may come. Raises what UploadAttachment
+        documents. Cancelled, or failed, what has arrived is stored in the background; it is dropped where the upload
+        can never be complete.
         """
         upload = await self._take_up(scope, session_id, declared, offset)
         if upload is None:
             return await complete(0)
         writing = _Writing(self._blobs, upload, declared, self._appending)
         try:
+            await taken_up(upload.epoch)
             await writing.recall()
             await self._store_all(writing, chunks)
             await writing.finish()
@@ -118,13 +123,13 @@ class Uploads:
         upload = await self._store.get_upload(scope, session_id, attachment_id)
         if upload is not None:
             declared = Attachment.FromString(upload.declared)
-            return UploadState(declared, await self._committed(upload), upload.touch_time_us)
+            return UploadState(declared, await self._committed(upload), upload.touch_time_us, upload.epoch)
         try:
             attachment = await self._store.get_attachment(scope, session_id, attachment_id)
         except AttachmentNotFound:
             raise UploadNotFound(session_id, attachment_id) from None
         complete = Attachment.FromString(attachment)
-        return UploadState(complete, complete.size_bytes, 0)
+        return UploadState(complete, complete.size_bytes, 0, 0)
 
     async def deleted(
         self, command: Command, attachment_id: str, write: Callable[[Command], Awaitable[_T]]

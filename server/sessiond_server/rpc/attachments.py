@@ -40,6 +40,7 @@ from sessiond_server.rpc.transfers import Transfers
 from sessiond_server.store.contract import Writer
 
 CHECKSUM_KEY: Final = "sessiond-sha256"
+CALL_KEY: Final = "sessiond-upload-call"
 
 _CHUNK: Final = wire.tag(DownloadAttachmentResponse.CHUNK_FIELD_NUMBER)
 _LISTED: Final = wire.tag(ListAttachmentsResponse.ATTACHMENTS_FIELD_NUMBER)
@@ -74,6 +75,7 @@ class AttachmentServicer:
                 start.header.offset,
                 requests.upload_chunks(arriving),
                 partial(self._complete, call, scope, start),
+                partial(_taken_up, call),
             )
 
     async def _complete(self, call: Call, scope: Scope, start: UploadStart, epoch: int) -> bytes:
@@ -95,9 +97,10 @@ class AttachmentServicer:
             committed_bytes=state.committed_bytes,
             size_bytes=state.attachment.size_bytes,
             sha256=state.attachment.sha256,
-            attachment=None if state.touch_time_us else state.attachment,
+            attachment=None if state.calls else state.attachment,
+            calls=state.calls,
         )
-        if state.touch_time_us:
+        if state.calls:
             set_timestamp(status.keep_until, state.touch_time_us + self._upload_retention_us)
         return status.SerializeToString()
 
@@ -139,3 +142,7 @@ class AttachmentServicer:
         done = await self._uploads.deleted(command, attachment_id, self._writer.write)
         version = answers.outcome(AttachmentDeleted, done).version if done else 0
         return DeleteAttachmentResponse(version=version).SerializeToString()
+
+
+async def _taken_up(call: Call, epoch: int) -> None:
+    await call.begin_answer(CALL_KEY, str(epoch))

@@ -101,6 +101,10 @@ class Call:
         size = self.request_bytes
         return Command(scope, session_id, action, self.principal.name, request_id, size=size, fence=fence)
 
+    async def begin_answer(self, key: str, value: str) -> None:
+        """Sends the initial metadata now, before the answer."""
+        await self.context.send_initial_metadata(((key, value),))
+
     def add_trailer(self, key: str, value: str) -> None:
         """Adds to the trailing metadata of an answer that goes well. At most 8 KiB with all others."""
         self.context.set_trailing_metadata((*(self.context.trailing_metadata() or ()), (key, value)))
