@@ -12,7 +12,10 @@ from types import TracebackType
 from typing import NamedTuple
 from zlib import crc32
 
-from sessiond.v1.event_pb2 import Event
+from sessiond.v1.event_pb2 import Event, EventType
+
+
+DELETION = 2**32 - 1
 
 
 class Opened(NamedTuple):
@@ -38,7 +41,7 @@ class Got(NamedTuple):
     event_id: bytes
     previous_event_id: bytes
     text: int
-    """CRC of the message's first text; 0 without one."""
+    """CRC of the message's first text; 0 without one; DELETION for the end of a deleted session."""
 
 
 class Marked(NamedTuple):
@@ -104,7 +107,9 @@ def identity(text: str) -> bytes:
 
 def got(at: float, event: Event) -> Got:
     parts = event.message.parts
-    text = crc32(parts[0].text.encode()) if parts else 0
+    text = DELETION if event.type == EventType.EVENT_TYPE_SESSION_DELETED else 0
+    if parts:
+        text = crc32(parts[0].text.encode())
     return Got(at, event.session_id, event.seq, identity(event.event_id), identity(event.previous_event_id), text)
 
 

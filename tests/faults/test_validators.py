@@ -11,7 +11,20 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import Session
 from tests.faults import validators
-from tests.faults.history import Closed, Got, Lost, Marked, Opened, Record, Recorder, Segment, got, read, segments
+from tests.faults.history import (
+    DELETION,
+    Closed,
+    Got,
+    Lost,
+    Marked,
+    Opened,
+    Record,
+    Recorder,
+    Segment,
+    got,
+    read,
+    segments,
+)
 from tests.faults.ledger import Ack
 from tests.faults.validators import Failover, Findings, Folding, Log, Truth
 
@@ -102,6 +115,8 @@ ANEW = [opened(3), *events(A, 4, 5)]
         ([opened(), *events(A, 1, 3), *TAIL, LOST, *ANEW], AFTER_LOSS, SOUND),
         ([opened(), *events(A, 1, 3), CLOSED, opened(3, snapshot=False), *events(A, 4, 5)], AFTER_LOSS, SOUND),
         ([opened(4, "x"), LOST, *ANEW], AFTER_LOSS, SOUND),
+        # It had been deleted; the deletion is lost.
+        ([opened(), *events(A, 1, 2), TAIL[1]._replace(text=DELETION), LOST, *ANEW], AFTER_LOSS, SOUND),
         # Nobody said so.
         ([opened(), *events(A, 1, 3), *TAIL], AFTER_LOSS, Findings(diverged=2)),
         ([opened(), *events(A, 1, 3), TAIL[0], event(A, 5)], AFTER_LOSS, Findings(diverged=2)),

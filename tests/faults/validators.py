@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain.fold import fold
-from tests.faults.history import Got, Marked, Opened, Segment
+from tests.faults.history import DELETION, Got, Marked, Opened, Segment
 from tests.faults.ledger import Ack
 
 WITNESSES_CARRIED = 5.0
@@ -164,12 +164,17 @@ def missing(segment: Segment, truth: Truth, starts: Mapping[str, int]) -> Sequen
     """(session, seq) of events that never came: behind the start (by session: the seq before the first to come), up to
     the end of the log or, when the subscriber was told that its history is gone, up to the last that came."""
     seqs: dict[str, set[int]] = {}
+    deleted: set[str] = set()
     for event in segment.events:
         seqs.setdefault(event.session_id, set()).add(event.seq)
+        if event.text == DELETION:
+            deleted.add(event.session_id)
     found: list[tuple[str, int]] = []
     for session_id, start in {**{s: min(came) - 1 for s, came in seqs.items()}, **starts}.items():
         came, log = seqs.get(session_id, set()), truth.logs.get(session_id)
         end = max(came, default=0) if segment.lost is not None else len(log.event_ids) if log is not None else 0
+        if segment.lost is not None and session_id in deleted:
+            continue  # in a history that is gone: what the deletion had removed, nobody knows
         never = sorted(set(range(start + 1, end + 1)) - came)
         found += [(session_id, seq) for seq in never if log is None or not log.removed(seq)]
     return found
