@@ -130,8 +130,9 @@ async def test_a_client_that_does_not_read_is_left_and_gives_its_place_back() ->
     request = a.DownloadAttachmentRequest(session_id="s", attachment_id="a")
     async with site() as patient:
         await patient.upload("s", "a", content)
-        impatient = {"transfer_idle": 0.3, "most_transfers": 1, "watch_write_timeout": 0.3}
-        async with serving(patient.store, blobs=patient.blobs, **impatient) as wire:
+        async with serving(
+            patient.store, blobs=patient.blobs, transfer_idle=0.3, most_transfers=1, watch_write_timeout=0.3
+        ) as wire:
             watch = wire.watch("DownloadAttachment", request)
             await until(lambda: wire.server.calls == 1)
             await until(lambda: wire.server.calls == 0)
