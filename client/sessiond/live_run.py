@@ -299,11 +299,10 @@ class LiveRun:
             elif isinstance(error, Exception):
                 if not (isinstance(error, RunFenced) and error.run_id in ("", self._run_id)):
                     await self._finish_quietly(self.error or Failure(code=type(error).__name__[:128]))
-            elif not isinstance(error, GeneratorExit):  # that cannot wait
+            else:  # cancelled, or a generator whose reader has left
                 await self._give_up()
         finally:
-            if not isinstance(error, GeneratorExit):
-                await self._lease.close()
+            await self._lease.close()
 
     def _leased(self, run: Run, since: float) -> Lease:
         fence = RunFence(run_id=run.run_id, fence=run.fence)
