@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 import grpc.aio
 
-from sessiond.errors import ClientClosed
+from sessiond.errors import ClientClosed, Unavailable
 from sessiond.status import typed_error
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
@@ -66,6 +66,8 @@ class Sending(Generic[Request, Response]):
     def __init__(self, call: "grpc.aio.StreamUnaryCall[Request, Response]") -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
+        self._broken = False
+        """A message was on its way when the call ended. grpc.aio then forgets how it ended, and says INTERNAL."""
 
     def __del__(self) -> None:
         with suppress(RuntimeError):
@@ -79,7 +81,10 @@ class Sending(Generic[Request, Response]):
         """
         try:
             await self._call.write(message)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except grpc.aio.AioRpcError:
+            self._broken = True
+            return False
+        except asyncio.InvalidStateError:
             return False
         except asyncio.CancelledError:
             _unless_cancelled(ClientClosed())
@@ -109,6 +114,8 @@ class Sending(Generic[Request, Response]):
                 await self._call.done_writing()
             return await self._call
         except grpc.aio.AioRpcError as error:
+            if self._broken and error.code() is grpc.StatusCode.INTERNAL:
+                raise Unavailable("the call broke while something was on its way", code="UNAVAILABLE") from error
             raise typed_error(error) from error
         except asyncio.CancelledError:
             _unless_cancelled(ClientClosed())

@@ -143,6 +143,14 @@ async def test_an_upload_that_was_cut_goes_on(client: sessiond.Client, server: S
     assert steps[-1] == len(CONTENT)
 
 
+async def test_patience_does_not_count(client: sessiond.Client, server: ScriptedServer) -> None:
+    for _ in range(7):
+        server.script.extend([Take(3, UNAVAILABLE), UploadStatus()])
+    server.script.append(ATTACHMENT)
+    assert await client.upload("s", CONTENT) == ATTACHMENT
+    assert len(uploads(server)) == 8
+
+
 async def test_an_upload_of_which_nothing_arrived_begins_anew(client: sessiond.Client, server: ScriptedServer) -> None:
     nothing = refused("UPLOAD_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
     server.script.extend([Take(0, UNAVAILABLE), nothing, ATTACHMENT])
