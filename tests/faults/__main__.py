@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills
 from tests.faults.judgement import Judgement
 from tests.faults.schedule import Mix
 
@@ -33,7 +33,7 @@ STREAMED = {
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "postgres", "redis", "server")
+KINDS = (*STREAMED, "postgres", "redis", "server", "uploads")
 
 
 def main() -> int:
@@ -73,7 +73,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kind", choices=KINDS, default="server",
         help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
-        "with three replicas and subscribers; server, postgres, redis: writes and reads alone",
+        "with three replicas and subscribers; server, postgres, redis: writes and reads alone; uploads: server, under "
+        "uploads",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -98,7 +99,7 @@ def _count(text: str) -> int:
 
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
-) -> "server_kills.Report | redis_faults.Report | Judgement":
+) -> "server_kills.Report | redis_faults.Report | upload_kills.Report | Judgement":
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     if arguments.kind in STREAMED:
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
@@ -107,7 +108,7 @@ async def _run(
         return await event_stream.campaign(folder, log, mix=mix, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
-    campaign: Any = server_kills.campaign
+    campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle)
     if given:

@@ -3,7 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills
+import pytest
+
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
 
@@ -13,6 +15,17 @@ SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, workers=16, paus
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     report = await server_kills.campaign(postgres_dsn, log, faults=2, seed=7, rate=300, progress=lambda text: None)
+    assert report.sound, report.line()
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
+async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
+    postgres_dsn: str, tmp_path: Path, local: bool
+) -> None:
+    report = await upload_kills.campaign(
+        postgres_dsn, tmp_path / "server.log", faults=2, seed=7, progress=lambda text: None, writers=6,
+        folder=tmp_path / "blobs" if local else None,
+    )  # fmt: skip
     assert report.sound, report.line()
 
 
