@@ -14,7 +14,6 @@ from zlib import crc32
 
 from sessiond.v1.event_pb2 import Event, EventType
 
-
 DELETION = 2**32 - 1
 
 
