@@ -40,6 +40,8 @@ class Call:
     status: str = "PENDING"
     decided: str = ""
     started: bool = False
+    doer: str = ""
+    """The run that carries it out."""
     result: str = ""
     reason: str = ""
 
@@ -118,7 +120,7 @@ class Model:
                 return ("error", "RunFenced")
             version = session.version
             rule: Callable[..., Answer] = getattr(self, f"_{kind}")
-            extra = (run_id,) if kind in ("request",) else ()
+            extra = (run_id,) if kind in ("request", "on_call") else ()
             outcome = rule(session, *args, *extra)
             if session.version == version:
                 return outcome
@@ -292,7 +294,7 @@ class Model:
         assert run is not None
         for call in s.open_calls():
             stays = status == "COMPLETED" and call.approval and call.status != "RUNNING"
-            if call.run_id == run.run_id and not stays:
+            if run.run_id in (call.run_id, call.doer) and not stays:
                 self._close(s, call, call_reason)
         run.status, run.reason, s.live = status, reason, None
         self._event(s, f"RUN_{status}")
@@ -370,7 +372,7 @@ class Model:
         call = s.calls[call_id] = Call(call_id, run_id, approval, s.version)
         return self._called(s, call)
 
-    def _on_call(self, s: Session, call_id: str, verb: str, detail: str) -> Answer:
+    def _on_call(self, s: Session, call_id: str, verb: str, detail: str, run_id: str) -> Answer:
         if inactive := self._inactive(s):
             return inactive
         if call_id not in s.calls:
@@ -406,6 +408,7 @@ class Model:
             call.decided = detail
         if verb in ("complete", "fail"):
             call.result = detail
-        call.started = call.started or verb == "start"
+        if verb == "start":
+            call.started, call.doer = True, run_id
         self._event(s, "TOOL_CALL_STARTED" if verb == "start" else f"TOOL_CALL_{call.status}")
         return self._called(s, call)

@@ -17,6 +17,7 @@ from sessiond_server.errors import (
     ToolCallNotFound,
 )
 from tests.unit.agents import (
+    LEASE,
     begun,
     complete,
     decide,
@@ -279,3 +280,22 @@ def test_a_call_outlives_the_run_that_is_done_when_a_person_must_decide(log: Log
     log.ok(finish(), fence=second)
     call = log.call("t")
     assert (call.run_id, status_of_call(call)) == ("r1", "COMPLETED")
+
+
+@pytest.mark.parametrize("ending", [finish(), finish(failed="broken"), c.CancelRun("r2"), None])
+def test_a_call_does_not_outlive_the_run_that_carries_it_out(log: Log, ending: c.Action | None) -> None:
+    first = begun(log, "r1")
+    log.ok(request("t", approval=True), fence=first)
+    log.ok(request("waits", approval=True), fence=first)
+    log.ok(finish(), fence=first)
+    log.ok(decide("t", approver="Ada"))
+    second = begun(log, "r2")
+    log.ok(START_CALL, fence=second)
+    assert log.call("t").start_run_id == "r2"
+    if ending is None:  # silence
+        log.now += LEASE * SECOND
+        log.ok(c.ExpireSession())
+    else:
+        log.ok(ending, fence=second if isinstance(ending, c.FinishRun) else None)
+    assert (status_of_call(log.call("t")), status_of_call(log.call("waits"))) == ("CANCELLED", "PENDING")
+    assert settled(log).open_tool_call_count == 1

@@ -99,16 +99,16 @@ class RunServiceServicer(object):
 
     def FinishRun(self, request, context):
         """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED. The
-        next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
+        are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED. The
-        next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
+        so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,16 +47,16 @@ class RunServiceStub:
         sessiond.v1.run_pb2.Run,
     ]
     """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED. The
-    next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
+    are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
     """
 
     CancelRun: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.CancelRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED. The
-    next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
+    so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
     """
 
     GetRun: grpc.UnaryUnaryMultiCallable[
@@ -99,16 +99,16 @@ class RunServiceAsyncStub:
         sessiond.v1.run_pb2.Run,
     ]
     """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED. The
-    next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
+    are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
     """
 
     CancelRun: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.CancelRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED. The
-    next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
+    so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
     """
 
     GetRun: grpc.aio.UnaryUnaryMultiCallable[
@@ -157,8 +157,8 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.run_pb2.Run, collections.abc.Awaitable[sessiond.v1.run_pb2.Run]]:
         """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED. The
-        next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
+        are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
         """
 
     @abc.abstractmethod
@@ -167,8 +167,8 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.run_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.run_pb2.Run, collections.abc.Awaitable[sessiond.v1.run_pb2.Run]]:
-        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED. The
-        next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
+        so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
         """
 
     @abc.abstractmethod

@@ -77,11 +77,11 @@ class _ToolCallCancelReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wr
     TOOL_CALL_CANCEL_REASON_CLIENT: _ToolCallCancelReason.ValueType  # 1
     """CancelToolCall."""
     TOOL_CALL_CANCEL_REASON_RUN_FINISHED: _ToolCallCancelReason.ValueType  # 2
-    """Its run was finished."""
+    """Its run, or the run that carried it out, was finished."""
     TOOL_CALL_CANCEL_REASON_RUN_CANCELLED: _ToolCallCancelReason.ValueType  # 3
-    """Its run was cancelled or interrupted."""
+    """Such a run was cancelled or interrupted."""
     TOOL_CALL_CANCEL_REASON_LEASE_EXPIRED: _ToolCallCancelReason.ValueType  # 4
-    """The lease of its run ran out."""
+    """The lease of such a run ran out."""
     TOOL_CALL_CANCEL_REASON_SESSION_SUSPENDED: _ToolCallCancelReason.ValueType  # 5
     """The session was suspended while the tool was at work."""
     TOOL_CALL_CANCEL_REASON_SESSION_ENDED: _ToolCallCancelReason.ValueType  # 6
@@ -97,11 +97,11 @@ TOOL_CALL_CANCEL_REASON_UNSPECIFIED: ToolCallCancelReason.ValueType  # 0
 TOOL_CALL_CANCEL_REASON_CLIENT: ToolCallCancelReason.ValueType  # 1
 """CancelToolCall."""
 TOOL_CALL_CANCEL_REASON_RUN_FINISHED: ToolCallCancelReason.ValueType  # 2
-"""Its run was finished."""
+"""Its run, or the run that carried it out, was finished."""
 TOOL_CALL_CANCEL_REASON_RUN_CANCELLED: ToolCallCancelReason.ValueType  # 3
-"""Its run was cancelled or interrupted."""
+"""Such a run was cancelled or interrupted."""
 TOOL_CALL_CANCEL_REASON_LEASE_EXPIRED: ToolCallCancelReason.ValueType  # 4
-"""The lease of its run ran out."""
+"""The lease of such a run ran out."""
 TOOL_CALL_CANCEL_REASON_SESSION_SUSPENDED: ToolCallCancelReason.ValueType  # 5
 """The session was suspended while the tool was at work."""
 TOOL_CALL_CANCEL_REASON_SESSION_ENDED: ToolCallCancelReason.ValueType  # 6
@@ -139,6 +139,7 @@ class ToolCall(google.protobuf.message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     RESULT_SEQ_FIELD_NUMBER: builtins.int
     LATE_RESULT_FIELD_NUMBER: builtins.int
+    START_RUN_ID_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
     request: the server then makes a UUIDv7. Immutable.
@@ -173,6 +174,10 @@ class ToolCall(google.protobuf.message.Message):
     """Why it was closed, of a call that is CANCELLED. Output only."""
     result_seq: builtins.int
     """`seq` of the event that holds `result`; 0 without one. Output only."""
+    start_run_id: builtins.str
+    """The run that carries it out, which need not be the one that asked for it; empty until it is started, and when it was
+    started outside of any. Output only: the run of StartToolCall's RunFence.
+    """
     @property
     def arguments(self) -> global___ToolData:
         """The arguments; absent for a tool without any. At most 256 KiB serialised. Immutable. In events: only with
@@ -233,9 +238,10 @@ class ToolCall(google.protobuf.message.Message):
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         result_seq: builtins.int = ...,
         late_result: global___ToolLateResult | None = ...,
+        start_run_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "result", b"result", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_run_id", b"start_run_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
 
 global___ToolCall = ToolCall
 

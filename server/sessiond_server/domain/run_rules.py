@@ -210,17 +210,14 @@ def _end_live(
     reason: RunEndReason.ValueType,
     call_reason: ToolCallCancelReason.ValueType,
 ) -> None:
-    """Ends the live run after its open tool calls. One that is COMPLETED leaves those that need no agent to go on: they
-    wait for a person, or have a person's approval."""
+    """Ends the live run after its open tool calls, and those of earlier runs that it carries out. One that is COMPLETED
+    leaves its own that need no agent to go on: they wait for a person, or have a person's approval."""
     run = state.work.live(state.core)
     if state.core.open_tool_call_count:
         for call in state.work.open_calls():
-            stays = (
-                status == RunStatus.RUN_STATUS_COMPLETED
-                and call.requires_approval
-                and call.status != ToolCallStatus.TOOL_CALL_STATUS_RUNNING
-            )
-            if call.run_id == run.run_id and not stays:
+            running = call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING
+            stays = status == RunStatus.RUN_STATUS_COMPLETED and call.requires_approval and not running
+            if run.run_id in (call.run_id, call.start_run_id) and not stays:
                 close(step, state, time_us, call, call_reason)
     _end(step, state, time_us, run, status, reason)
 

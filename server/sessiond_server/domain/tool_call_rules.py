@@ -87,6 +87,8 @@ def start(step: Step, state: State, action: c.StartToolCall) -> c.Outcome:
         raise ToolBlocked(call.session_id, "tool_call_id", call.name)
     time_us = step.time_after(state.core)
     call.status = RUNNING
+    if step.command.fence is not None:
+        call.start_run_id = step.command.fence.run_id
     set_timestamp(call.start_time, time_us)
     step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_STARTED, time_us, call)
     return _written(state, call)
