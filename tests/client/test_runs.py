@@ -3,7 +3,7 @@
 # ruff: noqa: PT012, SIM117 - what leaves a block of several statements is what is tested here
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
@@ -11,7 +11,8 @@ from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untype
 
 import sessiond
 from sessiond.lease import Lease
-from sessiond.v1.run_service_pb2 import HeartbeatRunResponse
+from sessiond.tool_data import ToolValue
+from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, RunPolicy
 from tests.client.scripted import Fail, ScriptedServer, Wait
 
 Status = sessiond.RunStatus
@@ -410,3 +411,73 @@ async def test_a_lease_counts_from_when_a_heartbeat_was_sent() -> None:
     await lease.extend()
     assert [round(timeout) for timeout in timeouts] == [10, 3]
     await lease.close()
+
+
+async def test_begin_and_finish_set_what_they_are_given(client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.begin_run("s", run_id="r", policy="interrupt", lease=9, agent_id="a", model="m", metadata={"k": 1})
+    error, usage = sessiond.Failure(code="C", message="why"), sessiond.TokenUsage(input_tokens=1)
+    await client.finish_run("s", live(), status="failed", error=error, usage=usage, model="m2", expected_version=4)
+    begun, finished = (seen.request for seen in server.seen)
+    expected = sessiond.Run(run_id="r", agent_id="a", model="m", metadata=sessiond.to_struct({"k": 1}))
+    expected.lease.seconds = 9
+    assert (begun.run, begun.policy) == (expected, RunPolicy.RUN_POLICY_INTERRUPT)
+    assert finished.run == sessiond.RunFence(run_id="r", fence=7)
+    assert (finished.status, finished.error, finished.usage) == (Status.RUN_STATUS_FAILED, error, usage)
+    assert (finished.model, finished.expected_version) == ("m2", 4)
+
+
+async def test_a_request_for_a_tool_sets_what_it_is_given(client: sessiond.Client, server: ScriptedServer) -> None:
+    await client.request_tool_call(
+        "s",
+        "book",
+        {"seats": 2},
+        tool_call_id="t",
+        requires_approval=True,
+        message_id="m",
+        model_call_id="c",
+        run=live(),
+    )
+    request = server.seen[0].request
+    assert request.tool_call == sessiond.ToolCall(
+        tool_call_id="t",
+        name="book",
+        arguments=sessiond.to_tool_data({"seats": 2}),
+        requires_approval=True,
+        message_id="m",
+        model_call_id="c",
+    )
+    assert request.run == sessiond.RunFence(run_id="r", fence=7)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda client, run: client.append_messages("s", [sessiond.user("hi")], run=run),
+        lambda client, run: client.update_session("s", name="n", run=run),
+        lambda client, run: client.approve_tool_call("s", "t", run=run),
+        lambda client, run: client.reject_tool_call("s", "t", run=run),
+        lambda client, run: client.start_tool_call("s", "t", run=run),
+        lambda client, run: client.complete_tool_call("s", "t", run=run),
+        lambda client, run: client.fail_tool_call("s", "t", "C", run=run),
+        lambda client, run: client.cancel_tool_call("s", "t", run=run),
+        lambda client, run: client.delete_attachment("s", "a", run=run),
+    ],
+)
+async def test_a_write_carries_the_fence(
+    write: Callable[[sessiond.Client, sessiond.RunFence], Awaitable[object]],
+    client: sessiond.Client,
+    server: ScriptedServer,
+) -> None:
+    fence = sessiond.RunFence(run_id="r", fence=7)
+    await write(client, fence)
+    assert server.seen[0].request.run == fence
+
+
+@pytest.mark.parametrize("value", [{}, {"a": [1, None]}, "", "text", b"", b"\xff"])
+def test_tool_data_there_and_back(value: ToolValue) -> None:
+    assert sessiond.from_tool_data(sessiond.to_tool_data(value)) == value
+
+
+def test_tool_data_of_anything_else() -> None:
+    with pytest.raises(TypeError, match="list"):
+        sessiond.to_tool_data([1])  # type: ignore[arg-type]
