@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills, work_faults
 from tests.faults.judgement import Judgement
 from tests.faults.schedule import Mix
 
@@ -33,7 +33,7 @@ STREAMED = {
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "postgres", "redis", "server", "uploads")
+KINDS = (*STREAMED, "postgres", "redis", "server", "uploads", "work")
 
 
 def main() -> int:
@@ -53,6 +53,8 @@ def main() -> int:
             raise
         if not report.sound:
             _show_log(folder)
+        if isinstance(report, work_faults.Report):
+            print("\n".join(f"  {complaint}" for complaint in report.complaints[:50]), flush=True)
         if isinstance(report, Judgement):
             print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
     print(report.line(), flush=True)
@@ -74,7 +76,7 @@ def _arguments() -> argparse.Namespace:
         "--kind", choices=KINDS, default="server",
         help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
         "with three replicas and subscribers; server, postgres, redis: writes and reads alone; uploads: server, under "
-        "uploads",
+        "uploads; work: replicas and Postgres, under runs and tool calls",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -99,7 +101,7 @@ def _count(text: str) -> int:
 
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
-) -> "server_kills.Report | redis_faults.Report | upload_kills.Report | Judgement":
+) -> "server_kills.Report | redis_faults.Report | upload_kills.Report | work_faults.Report | Judgement":
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     if arguments.kind in STREAMED:
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
@@ -108,6 +110,9 @@ async def _run(
         return await event_stream.campaign(folder, log, mix=mix, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
+    if arguments.kind == "work":
+        size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
+        return await work_faults.campaign(folder / "data", log, **size)
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import sessiond
+from sessiond.fields import RunPolicyLike, RunStatusLike
 from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.session_pb2 import TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
@@ -22,9 +23,9 @@ T = TypeVar("T")
 AWAY = (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted)
 """What a fault explains: the same call is made again."""
 MARGIN = 0.05
-"""Seconds between the end of a lease and the write that must be refused: two clocks of one machine may differ a little."""
+"""Seconds between the end of a lease and the write that must be refused: clocks of one machine may differ a little."""
 
-Run_ = tuple[str, str]
+RunKey = tuple[str, str]
 """Session and id of a run."""
 
 
@@ -36,9 +37,9 @@ class Account:
     """Request id -> the version that the acknowledgement named; 0: it named none of its own."""
     carried: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     """Request id of every write that carried a fence -> its run."""
-    promised: defaultdict[Run_, int] = field(default_factory=lambda: defaultdict(int))
+    promised: defaultdict[RunKey, int] = field(default_factory=lambda: defaultdict(int))
     """Until when a heartbeat was told that the lease lasts, in microseconds of the database's clock."""
-    unsure: set[Run_] = field(default_factory=set)
+    unsure: set[RunKey] = field(default_factory=set)
     """Runs with a heartbeat that was not answered: the lease may last longer than anybody was told."""
     breaches: list[str] = field(default_factory=list)
     """Writes with a fence that was over, and were not refused."""
@@ -67,7 +68,7 @@ class Agents:
         self._lease = lease
         self._chance = random.Random(seed)
         self._stopped = asyncio.Event()
-        self._haunting: set[asyncio.Task[None]] = set()
+        self._reached: tuple[int, asyncio.Event] = (0, asyncio.Event())
 
     async def run(self) -> None:
         """Returns once stopped, every call has been answered, and the silent ones have come back."""
@@ -82,19 +83,13 @@ class Agents:
 
     async def acknowledged(self, more: int) -> None:
         """Returns once so many more writes have been acknowledged."""
-        wanted = self.account.count + more
-        while self.account.count < wanted:
-            await asyncio.sleep(0.02)
+        self._reached = (self.account.count + more, asyncio.Event())
+        await self._reached[1].wait()
 
     async def _agent(self, session_id: str, tasks: asyncio.TaskGroup) -> None:
         while not self._stopped.is_set():
-            policy = self._chance.choice(("reject", "enqueue", "enqueue", "interrupt"))
             try:
-                run = await self._write(
-                    session_id, lambda client, request_id: client.begin_run(
-                        session_id, policy=policy, lease=self._lease, request_id=request_id  # noqa: B023
-                    ),
-                )  # fmt: skip
+                run = await self._begin(session_id)
             except (sessiond.RunInProgress, sessiond.SessionNotActive):
                 await self._pause(0.3)
                 continue
@@ -109,22 +104,34 @@ class Agents:
                 over_by = 0.0
             tasks.create_task(self._haunt(live, over_by))
 
+    async def _begin(self, session_id: str) -> Run:
+        policy: RunPolicyLike = self._chance.choice(("reject", "enqueue", "enqueue", "interrupt"))
+        return await self._write(
+            session_id,
+            lambda client, request_id: client.begin_run(
+                session_id, policy=policy, lease=self._lease, request_id=request_id
+            ),
+        )
+
     async def _turn(self, run: Run) -> Run | None:
         """The run once it is live; None when it ended before."""
-        session_id = run.session_id
+        session_id, run_id = run.session_id, run.run_id
         while run.status == RunStatus.RUN_STATUS_QUEUED:
             if self._stopped.is_set():
-                try:
-                    await self._write(
-                        session_id,
-                        lambda client, request_id: client.cancel_run(session_id, run.run_id, request_id=request_id),
-                    )
-                except sessiond.Refused:
-                    return None
+                await self._cancel(session_id, run_id)
                 return None
             await asyncio.sleep(0.1)
-            run = await self._ask(lambda client: client.get_run(session_id, run.run_id, consistency="strong"))
+            run = await self._ask(lambda client: client.get_run(session_id, run_id, consistency="strong"))
         return run if run.status == RunStatus.RUN_STATUS_RUNNING else None
+
+    async def _cancel(self, session_id: str, run_id: str) -> None:
+        """Unless it is over."""
+        try:
+            await self._write(
+                session_id, lambda client, request_id: client.cancel_run(session_id, run_id, request_id=request_id)
+            )
+        except sessiond.Refused:
+            await self._pause(0.1)
 
     async def _work(self, run: Run, over_by: float) -> float:
         """A turn, to its end or to silence. By when the run is over, as a time of the loop. Raises RunFenced."""
@@ -145,13 +152,7 @@ class Agents:
         if end < 0.25:
             return over_by
         if end < 0.35:
-            try:
-                await self._write(
-                    session_id,
-                    lambda client, request_id: client.cancel_run(session_id, run.run_id, request_id=request_id),
-                )
-            except (sessiond.RunEnded, sessiond.SessionNotActive):
-                await self._pause(0.1)
+            await self._cancel(session_id, run.run_id)
         else:
             await self._finish(run)
         return over_by if end < 0.35 else 0.0
@@ -236,7 +237,8 @@ class Agents:
             return  # another one was there first
 
     async def _finish(self, run: Run) -> None:
-        session_id, status = run.session_id, "completed" if self._chance.random() < 0.8 else "failed"
+        session_id = run.session_id
+        status: RunStatusLike = "completed" if self._chance.random() < 0.8 else "failed"
         await self._write(
             session_id,
             lambda client, request_id: client.finish_run(
@@ -264,7 +266,8 @@ class Agents:
             self.account.breaches.append(f"{name} of {session_id}/{run.run_id}, which is over, was taken")
 
     async def _person(self) -> None:
-        """Decides on what is in the inbox, leaves some of it for ever; suspends a session now and then and resumes it."""
+        """Decides on what is in the inbox, leaves some of it for ever; suspends a session now and then, and resumes
+        it."""
         left: set[str] = set()
         while not self._stopped.is_set():
             await self._pause(0.5)
@@ -308,6 +311,8 @@ class Agents:
             self.account.carried[session_id][request_id] = run.run_id
         answer = await self._ask(lambda client: write(client, request_id))
         self.account.acked[session_id][request_id] = _version(answer)
+        if self.account.count >= self._reached[0]:
+            self._reached[1].set()
         return answer
 
     async def _ask(self, call: Callable[[sessiond.Client], Awaitable[T]]) -> T:
