@@ -119,7 +119,8 @@ def dangles(call: ToolCall, runs: dict[str, Run]) -> bool:
         return False
     if call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING:
         return microseconds(call.start_time) <= microseconds(asked.end_time)  # else it was started afterwards
-    return not (asked.status == RunStatus.RUN_STATUS_COMPLETED and call.requires_approval)
+    suspended = asked.end_reason == RunEndReason.RUN_END_REASON_SESSION_SUSPENDED
+    return not (call.requires_approval and (suspended or asked.status == RunStatus.RUN_STATUS_COMPLETED))
 
 
 def _in_short(call: ToolCall) -> str:

@@ -191,7 +191,7 @@ class Model:
         if s.status not in sources:
             return ("error", "IllegalTransition")
         if verb == "suspend":
-            self._cancel_all(s, "SESSION_SUSPENDED", ("RUNNING",))
+            self._cancel_all(s, "SESSION_SUSPENDED", suspends=True)
         s.status = target
         self._event(s, event)
         return self._seen(s)
@@ -202,9 +202,7 @@ class Model:
         return self._seen(s)
 
     def _finish(self, s: Session, reason: str) -> None:
-        self._cancel_all(
-            s, "SESSION_EXPIRED" if reason == "EXPIRED" else "SESSION_ENDED", ("PENDING", "APPROVED", "RUNNING")
-        )
+        self._cancel_all(s, "SESSION_EXPIRED" if reason == "EXPIRED" else "SESSION_ENDED")
         s.status, s.reason = "ENDED", reason
         self._event(s, "SESSION_EXPIRED" if reason == "EXPIRED" else "SESSION_ENDED")
 
@@ -280,9 +278,10 @@ class Model:
         call.status, call.reason = "CANCELLED", reason
         self._event(s, "TOOL_CALL_CANCELLED")
 
-    def _cancel_all(self, s: Session, reason: str, statuses: tuple[str, ...]) -> None:
+    def _cancel_all(self, s: Session, reason: str, *, suspends: bool = False) -> None:
         for call in s.open_calls():
-            if call.status in statuses:
+            orphaned = s.live is not None and call.run_id == s.live.run_id and not call.approval
+            if not suspends or call.status == "RUNNING" or orphaned:
                 self._close(s, call, reason)
         for run in ([s.live] if s.live else []) + s.queue:
             run.status, run.reason = "CANCELLED", reason

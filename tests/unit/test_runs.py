@@ -363,15 +363,18 @@ class TestCascade:
 
     def test_suspending_cancels_runs_and_what_runs(self, log: Log) -> None:
         fence = self.full(log)
+        log.ok(request("nobodys"))
         log.ok(c.SuspendSession())
-        assert kinds(log.log())[-4:] == ["TOOL_CALL_CANCELLED", "RUN_CANCELLED", "RUN_CANCELLED", "SESSION_SUSPENDED"]
+        ends = ["TOOL_CALL_CANCELLED"] * 2 + ["RUN_CANCELLED"] * 2
+        assert kinds(log.log())[-5:] == [*ends, "SESSION_SUSPENDED"]
         states = {t: status_of_call(log.call(t)) for t in log.calls[KEY]}
-        assert states == {"pending": "PENDING", "asked": "PENDING", "approved": "APPROVED", "running": "CANCELLED"}
+        closed, waits = {"pending": "CANCELLED", "running": "CANCELLED"}, {"asked": "PENDING", "approved": "APPROVED"}
+        assert states == {**closed, **waits, "nobodys": "PENDING"}
         for run_id in ("live", "waits"):
             assert log.run(run_id).end_reason == RunEndReason.RUN_END_REASON_SESSION_SUSPENDED
         session = settled(log)
         assert (session.live_run_id, session.queued_run_count, session.open_tool_call_count) == ("", 0, 3)
-        for action in (decide("asked"), c.StartToolCall("approved"), c.CancelToolCall("pending"), request("new")):
+        for action in (decide("asked"), c.StartToolCall("approved"), c.CancelToolCall("nobodys"), request("new")):
             assert isinstance(log.do(action), SessionNotActive)
         assert isinstance(log.do(c.StartToolCall("approved"), fence=fence), RunFenced)
         log.ok(c.ResumeSession())

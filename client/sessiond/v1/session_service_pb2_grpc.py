@@ -187,9 +187,10 @@ class SessionServiceServicer(object):
 
     def SuspendSession(self, request, context):
         """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-        calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
-        event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
-        session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
+        calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
+        untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
+        them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
+        SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,9 +85,10 @@ class SessionServiceStub:
         sessiond.v1.session_pb2.Session,
     ]
     """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-    calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
-    event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
-    session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
+    calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
+    untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
+    them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
+    SESSION_ENDED.
     """
 
     ResumeSession: grpc.UnaryUnaryMultiCallable[
@@ -207,9 +208,10 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_pb2.Session,
     ]
     """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-    calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
-    event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
-    session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
+    calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
+    untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
+    them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
+    SESSION_ENDED.
     """
 
     ResumeSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -345,9 +347,10 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
         """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-        calls that are RUNNING; those that are PENDING or APPROVED wait, untouched, until the session is resumed. Each is an
-        event, committed together; the session's own event is the last of them. Unfinished uploads go on. Answers with the
-        session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION, SESSION_ENDED.
+        calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
+        untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
+        them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
+        SESSION_ENDED.
         """
 
     @abc.abstractmethod

@@ -32,7 +32,8 @@ class ToolCallServiceStub(object):
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     def __init__(self, channel):
@@ -99,7 +100,8 @@ class ToolCallServiceServicer(object):
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     def RequestToolCall(self, request, context):
@@ -249,7 +251,8 @@ class ToolCallService(object):
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     @staticmethod

@@ -24,7 +24,8 @@ class ToolCallServiceStub:
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -111,7 +112,8 @@ class ToolCallServiceAsyncStub:
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     RequestToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -197,7 +199,8 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
     deadlines: see SessionService.
 
     What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING; EndSession and the expiry of the session, all of them.
+    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
+    the session, all of them.
     """
 
     @abc.abstractmethod

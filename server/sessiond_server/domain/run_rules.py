@@ -12,7 +12,7 @@ from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, lifecycle
-from sessiond_server.domain.rows import OPEN_CALLS, OPEN_RUNS
+from sessiond_server.domain.rows import OPEN_RUNS
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.errors import RunAlreadyExists, RunEnded, RunFenced, RunInProgress, RunNotFound, RunQueueFull
@@ -21,8 +21,6 @@ MOST_QUEUED: Final = 64
 """Runs that wait in one session."""
 QUEUE_RETRY_AFTER: Final = 1.0
 """Seconds after which a full queue is worth another attempt."""
-
-OPEN: Final = frozenset(OPEN_CALLS)
 
 _ENDINGS: Final = {
     RunStatus.RUN_STATUS_COMPLETED: EventType.EVENT_TYPE_RUN_COMPLETED,
@@ -165,13 +163,16 @@ def cancel_all(
     time_us: int,
     run_reason: RunEndReason.ValueType,
     call_reason: ToolCallCancelReason.ValueType,
-    statuses: frozenset[int],
+    *,
+    waiting_stays: bool,
 ) -> None:
-    """Closes the tool calls of these statuses, then cancels the live run and those that wait, in their order."""
+    """Closes tool calls, then cancels the live run and those that wait, in their order. `waiting_stays`: of the calls
+    only those are closed that are RUNNING, and those of the live run that need no person's decision."""
     core = state.core
     if core.open_tool_call_count:
         for call in state.work.open_calls():
-            if call.status in statuses:
+            orphaned = bool(core.live_run_id) and call.run_id == core.live_run_id and not call.requires_approval
+            if not waiting_stays or orphaned or call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING:
                 close(step, state, time_us, call, call_reason)
     runs = [state.work.live(core)] if core.live_run_id else []
     if core.queued_run_count:

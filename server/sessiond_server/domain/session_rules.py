@@ -10,7 +10,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig
 from sessiond.v1.session_service_pb2 import StructUpdate
-from sessiond.v1.tool_call_pb2 import ToolCallCancelReason, ToolCallStatus
+from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, lifecycle, run_rules, validation, wire
 from sessiond_server.domain.merge import merge_patch
@@ -180,7 +180,7 @@ def change_status(step: Step, state: State, action: lifecycle.Transition) -> c.O
             time_us,
             RunEndReason.RUN_END_REASON_SESSION_SUSPENDED,
             ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_SUSPENDED,
-            frozenset({ToolCallStatus.TOOL_CALL_STATUS_RUNNING}),
+            waiting_stays=True,
         )
     state.core.status = target
     state.indexed = True
@@ -219,7 +219,7 @@ def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
         ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED
         if expired
         else ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_ENDED,
-        run_rules.OPEN,
+        waiting_stays=False,
     )
     if core.HasField("expire_time"):
         # What ended with the session has extended nothing.
