@@ -31,11 +31,7 @@ NAMELESS = (
     "WatchEvents",
     "ListPendingApprovals",
 )
-NAMED_BY = {
-    rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id"
-    for rpc in RPCS
-    if rpc not in NAMELESS
-}
+NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
 BAD_IDS = ["", "x" * 129, "a\0b", "a b", "a/b", "é", "a\n", "名"]
 
 
