@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills
+from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills, work_faults
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
 
@@ -37,6 +37,16 @@ async def test_nothing_acknowledged_is_lost_when_postgres_is_stopped_at_once(tmp
             Path(folder, "data"), tmp_path / "server.log", faults=1, seed=7, rate=300, progress=lambda text: None
         )
     assert report.sound, report.line()
+
+
+async def test_runs_and_tool_calls_are_led_to_their_end_when_replicas_are_killed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        report = await work_faults.campaign(
+            Path(folder, "data"), tmp_path / "server.log", faults=1, seed=7, progress=lambda text: None, sessions=4,
+            postgres=False,
+        )  # fmt: skip
+    assert report.sound, "\n".join([*report.complaints, report.line()])
 
 
 async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, tmp_path: Path) -> None:
