@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, growth, peers, report, watching
+from benchmarks import chart, growth, peers, report, transfers, watching
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -51,6 +51,12 @@ def main() -> None:
         servers(Path(scratch)) as (dsn, redis, postgres),
     ):
         measured, watched = _measure_all(options, load, logs, dsn, redis, postgres)
+        moving = [name for name in options.names if name in transfers.NAMES]
+        if moving:
+            database = asyncio.run(_database(dsn, "files"))
+            watched += transfers.measure_all(
+                moving, database, logs, Path(scratch), postgres, load, options.rounds, _say
+            )
         compared = None
         if options.peers:
             _say("peers")
@@ -62,7 +68,7 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/conversations.jsonl")]
-    names = ("ceiling", *plain, *growth.NAMES, *watching.NAMES)
+    names = ("ceiling", *plain, *growth.NAMES, *watching.NAMES, *transfers.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")

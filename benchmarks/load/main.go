@@ -3,6 +3,7 @@
 //
 //	load run   < plan.json  runs a Plan, writes one JSON object per line: {"event":"start"}, {"event":"end"}, a Report
 //	load watch < plan.json  runs a WatchPlan in the same way: {"event":"open"} first, a WatchReport in the end
+//	load transfer < plan.json  moves the files of a TransferPlan in the same way: a TransferReport in the end
 //	load echo -bytes N      a gRPC server that answers every call with N bytes; prints its port; the client's own limit
 package main
 
@@ -22,13 +23,15 @@ func main() {
 
 func command(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("use: load run | load watch | load echo")
+		return fmt.Errorf("use: load run | load watch | load transfer | load echo")
 	}
 	switch args[0] {
 	case "run":
 		return execute(Run)
 	case "watch":
 		return execute(Watch)
+	case "transfer":
+		return execute(Transfer)
 	case "echo":
 		flags := flag.NewFlagSet("echo", flag.ContinueOnError)
 		size := flags.Int("bytes", 200, "size of every answer")
