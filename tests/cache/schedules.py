@@ -401,4 +401,4 @@ def _version(outcome: c.Outcome) -> int:
         return outcome.session.version
     if isinstance(outcome, c.SessionDeleted):
         return DELETED
-    return 0 if isinstance(outcome, c.NothingToDo) else outcome.version
+    return 0 if isinstance(outcome, c.NothingToDo | c.LeaseExtended) else outcome.version
