@@ -174,11 +174,11 @@ async def _wait_for(connection: asyncpg.Connection, kind: str) -> None:
             await asyncio.sleep(0.005)
 
 
-async def _at_version_1(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def _at_version(version: int, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = list(migrations())
     with monkeypatch.context() as patched:
-        patched.setattr(subject, "migrations", lambda: known[:1])
-        assert len(await migrate(dsn)) == 1
+        patched.setattr(subject, "migrations", lambda: known[:version])
+        assert len(await migrate(dsn)) == version
 
 
 _AN_EVENT = """
@@ -194,7 +194,7 @@ async def test_the_feeds_index_is_built_beside_writers(
 
     Mutants: the index not built concurrently; waiting for the migrating process in a statement (a deadlock).
     """
-    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    await _at_version(1, empty_postgres_dsn, monkeypatch)
     older = await asyncpg.connect(empty_postgres_dsn)
     transaction = older.transaction()
     await transaction.start()
@@ -215,7 +215,7 @@ async def test_the_feeds_index_is_built_beside_writers(
 async def test_a_build_that_was_cut_off_is_begun_anew(
     empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    await _at_version(1, empty_postgres_dsn, monkeypatch)
     older = await asyncpg.connect(empty_postgres_dsn)
     transaction = older.transaction()
     await transaction.start()
@@ -232,11 +232,12 @@ async def test_a_build_that_was_cut_off_is_begun_anew(
     assert await empty.fetchval(_VALID) is True
 
 
+@pytest.mark.parametrize("version", [1, 2])
 async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
-    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """A column is added when a long read of its table has ended; until then writers get through in between."""
-    await _at_version_1(empty_postgres_dsn, monkeypatch)
+    await _at_version(version, empty_postgres_dsn, monkeypatch)
     impatient = [
         subject.Migration(m.version, m.name, m.sql.replace("lock_timeout = '1s'", "lock_timeout = '5ms'"))
         for m in migrations()
@@ -262,7 +263,7 @@ async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
     await empty.execute("set statement_timeout = '5s'; update session_heads set version = version")
     await transaction.commit()
     await reader.close()
-    assert len(await migrating) == LATEST - 1
+    assert len(await migrating) == LATEST - version
 
     monkeypatch.setattr(subject, "LOCK_ATTEMPTS", 0)
     await empty.execute(f"delete from schema_versions where version = {LATEST}")

@@ -1,10 +1,6 @@
 -- Runs and tool calls. Servers of the version before know none of it: they leave the new column as it is, and serve no
 -- RPC that would write the new tables.
 
--- Takes a moment once it has its lock, for which it waits no longer than others may be held up behind it.
-set local lock_timeout = '1s';
-alter table session_heads add column lease_expire_time timestamptz;
-
 create table runs (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -51,3 +47,8 @@ create table run_figures (
   figures bytea not null,
   primary key (tenant_id, session_id)
 );
+
+-- Takes a moment once it has its lock, for which it waits no longer than others may be held up behind it. The last
+-- statement, since the lock is held to the end of the transaction.
+set local lock_timeout = '1s';
+alter table session_heads add column lease_expire_time timestamptz;
