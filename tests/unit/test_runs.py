@@ -342,6 +342,31 @@ class TestLease:
         assert isinstance(log.do(begin("r3")), RunInProgress)
         assert settled(log).live_run_id == "r2"
 
+    def test_the_databases_clock_goes_back_an_hour(self, log: Log) -> None:
+        """As after a failover. The lease lasts longer by as much; nothing waits for it but the sweeper."""
+        fence = begun(log, "r1")
+        log.ok(begin("waits", ENQUEUE))
+        log.now -= 3600 * SECOND
+        log.ok(request("t"), fence=fence)
+        log.ok(c.HeartbeatRun(), fence=fence)
+        log.ok(begin("r2", INTERRUPT))
+        log.ok(c.CancelRun("r2"))
+        for run in (log.run("r1"), log.run("r2")):
+            assert run.create_time.seconds <= run.start_time.seconds <= run.end_time.seconds
+        times = [event.create_time.ToMicroseconds() for event in log.log()]
+        assert times == sorted(times)
+        assert settled(log).live_run_id == "waits"
+        assert RunFigures.decoded(log.figures[KEY]).total_us == 0
+
+    def test_the_databases_clock_goes_forward_an_hour(self, log: Log) -> None:
+        fence = begun(log, "r1")
+        log.now += 3600 * SECOND
+        for action in (c.HeartbeatRun(), finish(), request("t")):
+            assert isinstance(log.do(action, fence=fence), RunFenced)
+        begun(log, "r2")
+        assert status_of(log.run("r1")) == "FAILED"
+        settled(log)
+
     def test_of_a_session_whose_time_is_over_it_is_the_session_that_ends(self, log: Log) -> None:
         begun(log, "r1")
         log.ok(c.UpdateSession(new_session(ttl={"seconds": 10}), ["ttl"], REPLACE))
