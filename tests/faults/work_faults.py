@@ -67,9 +67,10 @@ async def campaign(
     each: int = 3,
     postgres: bool = True,
 ) -> Report:
-    """Kills a replica `faults` times, at moments that `seed` chooses, and once, halfway, Postgres (`postgres`), on a
-    bundled Postgres of its own in the folder `data`. Main thread only."""
+    """Kills a replica `faults` times, at moments that `seed` chooses, and at each tenth of them, once at least, stops
+    Postgres (`postgres`), a bundled one of its own in the folder `data`. Main thread only."""
     chance, began = random.Random(seed), time.monotonic()
+    stops = range(min(5, faults), faults + 1, 10)
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(EmbeddedServers(data, cache=False))
         running = asyncio.create_task(servers.keep_running())
@@ -89,7 +90,7 @@ async def campaign(
             tasks.create_task(agents.run())
             for fault in range(1, faults + 1):
                 await agents.acknowledged(chance.randrange(20, 200))
-                if postgres and fault == (faults + 1) // 2:
+                if postgres and fault in stops:
                     _stop_postgres(data)
                 replica = chance.choice(replicas)
                 await replica.kill()
@@ -109,7 +110,7 @@ async def campaign(
                     sweep_within_us=int((SWEEP + NOTICED) * 1_000_000), complain=complaints.append,
                 )  # fmt: skip
         return Report(
-            faults + postgres,
+            faults + (len(stops) if postgres else 0),
             agents.account.runs,
             agents.account.count,
             agents.account.refused,
