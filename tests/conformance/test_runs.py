@@ -133,6 +133,19 @@ async def test_a_lease_that_ran_out_is_swept(backend: Backend, caller: Caller) -
     assert not (await store.expire_due(10)).heads
 
 
+async def test_a_lease_that_a_clock_which_went_back_had_made_is_swept(backend: Backend, caller: Caller) -> None:
+    """An hour back, as after a failover; the next heartbeat makes the lease what it should be."""
+    await accepted(backend.store, caller.create("s"))
+    fence = await begun(backend.store, caller)
+    await backend.advance(-3600)
+    await accepted(backend.store, caller.command("s", c.HeartbeatRun(), fence=fence))
+    assert not (await backend.store.expire_due(10)).heads
+    await backend.advance(LEASE + 1)
+    await refused(backend.other, caller.append("s", fence=fence), RunFenced)
+    assert len((await backend.store.expire_due(10)).heads) == 1
+    assert (await core_of(backend.store, caller)).live_run_id == ""
+
+
 async def test_sweepers_of_two_replicas_end_each_run_once(backend: Backend, caller: Caller) -> None:
     names = [f"s{n}" for n in range(30)]
     await accepted(backend.store, *(caller.create(name) for name in names))

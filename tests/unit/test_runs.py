@@ -343,12 +343,13 @@ class TestLease:
         assert settled(log).live_run_id == "r2"
 
     def test_the_databases_clock_goes_back_an_hour(self, log: Log) -> None:
-        """As after a failover. The lease lasts longer by as much; nothing waits for it but the sweeper."""
+        """As after a failover. The lease lasts longer by as much, until the next heartbeat."""
         fence = begun(log, "r1")
         log.ok(begin("waits", ENQUEUE))
         log.now -= 3600 * SECOND
         log.ok(request("t"), fence=fence)
         log.ok(c.HeartbeatRun(), fence=fence)
+        assert log.heads[KEY].lease_expire_us == log.now + LEASE * SECOND
         log.ok(begin("r2", INTERRUPT))
         log.ok(c.CancelRun("r2"))
         for run in (log.run("r1"), log.run("r2")):

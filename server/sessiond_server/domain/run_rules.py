@@ -106,7 +106,12 @@ def heartbeat(step: Step, state: State, action: c.HeartbeatRun) -> c.Outcome:
     lifecycle.check_active(state.core, step.now_us)
     assert state.lease_expire_us is not None
     lease_us = microseconds(state.work.live(state.core).lease)
-    state.lease_expire_us = max(state.lease_expire_us, step.now_us + lease_us)
+    until = step.now_us + lease_us
+    # It gets no shorter, in whatever order the clock was read. But an end this far away is of a clock that has gone
+    # back since, as after a failover: the lease would outlive its holder by as much.
+    if state.lease_expire_us <= until + lease_us:
+        until = max(state.lease_expire_us, until)
+    state.lease_expire_us = until
     return c.LeaseExtended(state.lease_expire_us, lease_us)
 
 

@@ -217,6 +217,7 @@ class MemoryStore:
         for key, lease_expire_us in writes.leases:
             log = self._logs[key]
             log.head = replace(log.head, lease_expire_us=lease_expire_us)
+            log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
         self.attachments.write(writes)
         for key, final_seq in writes.deletions:
             log = self._logs[key]

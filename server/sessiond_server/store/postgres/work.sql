@@ -87,9 +87,10 @@ on conflict (tenant_id, session_id) do update
 set figures = excluded.figures
 
 -- name: write_leases  index: session_heads_pkey
--- Leases that were extended. The check time stays where it is, too early; the sweeper moves it.
+-- Leases that were extended. The check time stays where it is, too early; the sweeper moves it. It is later only where the
+-- clock has gone back.
 update session_heads h
-set lease_expire_time = k.lease_expire_time
+set lease_expire_time = k.lease_expire_time, expire_check_time = least(h.expire_check_time, k.lease_expire_time)
 from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (tenant_id, session_id, lease_expire_time)
 where h.tenant_id = k.tenant_id and h.session_id = k.session_id
 
