@@ -268,6 +268,31 @@ async def test_a_feed_waits_for_transactions_that_began_to_write_earlier(
     assert await _passed(postgres, other, database, caller) == ([], ["a2", "m2", "z2"])
 
 
+async def test_pages_tell_who_is_under_way_and_who_wrote(
+    postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """Also of an event that is filed higher than its transaction: `z3` is the early one's."""
+    await accepted(postgres, *(caller.create(session_id) for session_id in "amz"))
+    created = (await complete(postgres))[-1].place
+    async with database.transaction():
+        await database.fetch("select from session_heads where session_id = 'm' for update")
+        holder = await database.fetchval("select pg_current_xact_id()::text::bigint")
+        early = asyncio.create_task(accepted(postgres, *(caller.append(session_id) for session_id in "amz")))
+        await until(waiting(database, 1))
+        await accepted(other, caller.append("z"))
+        page = await postgres.read_feed("tenant", after=created, limit=100)
+        assert (list(page.entries), page.pending) == ([], True)
+    await early
+    entries = await complete(postgres, created)
+    writers = dict(zip(names(entries), (item.writer for item in entries), strict=True))
+    assert writers["a2"] == writers["m2"] == writers["z3"] != writers["z2"]
+    places = {name: item.place.commit_xid % 2**32 for name, item in zip(names(entries), entries, strict=True)}
+    assert places["z3"] == places["z2"] == writers["z2"] > writers["z3"] == places["a2"]
+    assert {writers["a2"], holder % 2**32} <= page.running
+    assert writers["z2"] not in page.running
+    assert writers["a2"] not in (await postgres.read_feed("tenant", after=created, limit=1)).running
+
+
 async def test_without_the_barrier(
     monkeypatch: pytest.MonkeyPatch,
     postgres: PostgresStore,

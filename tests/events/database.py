@@ -28,6 +28,7 @@ class Committed:
     event_id: str
     place: FeedPlace
     time_us: int
+    writer: int
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Database:
         for row in applied.writes.events:
             last = max((e.place.commit_xid for e in history.events.values() if e.key == row.key), default=0)
             place = FeedPlace(max(xid, last), row.key[1], row.seq)
-            history.events[row.event_id] = Committed(row.key, row.seq, row.event_id, place, time_us)
+            history.events[row.event_id] = Committed(row.key, row.seq, row.event_id, place, time_us, xid)
             self._keep(row)
         for key, message in applied.writes.redactions:
             row = self.history.logs[key].events.get(message.seq)
@@ -167,6 +168,7 @@ class Database:
             pending=len(ready) < len(rows),
             incarnation=str(self.incarnation),
             now_us=self.clock(),
+            running=frozenset(self.open),
         )
 
     async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
@@ -204,4 +206,6 @@ class Database:
     def _feed_entry(self, place: FeedPlace, row: EventRow) -> FeedEntry:
         data = wire.event(row.type, row.head, row.body, row.content)
         entry = LogEntry(row.seq, row.event_id, row.previous_event_id, row.type, data)
-        return FeedEntry(place, entry, self.history.logs[row.key].head.user_id, "", {})
+        return FeedEntry(
+            place, entry, self.history.logs[row.key].head.user_id, "", {}, self.history.events[row.event_id].writer
+        )

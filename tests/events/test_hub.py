@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -24,12 +25,14 @@ from sessiond_server.errors import (
 from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
+from sessiond_server.events.feed import WITNESSES
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
 from sessiond_server.events.memory import MemoryBus
 from sessiond_server.store.memory import MemoryStore
 from tests.cache import virtual
 from tests.conformance.caller import Caller, accepted
+from tests.events.database import Database
 
 CALLER = Caller(c.Scope("tenant"))
 START = Cursor(0, "")
@@ -593,6 +596,36 @@ async def test_feeds_go_on_from_now_the_beginning_or_a_position() -> None:
             item = await stream.next()
             assert isinstance(item, FeedBatch)
             assert [entry.place.seq for entry in item.entries] == [3]
+
+
+@run
+async def test_streams_of_a_feed_name_a_transaction_that_many_have_overtaken() -> None:
+    """In the ring and behind it; not those that had not come to it."""
+    database: Any = Database(asyncio.get_running_loop().time)
+    async with EventHub(database, MemoryBus(), Limits(ring_events=4)) as hub:
+        watch = partial(hub.watch_feed, CALLER.scope, None, from_beginning=False)
+        others = [f"s{number}" for number in range(WITNESSES + 4)]
+        for session_id in ["slow", *others]:
+            database.commit(database.begin(), [CALLER.create(session_id)])
+        async with watch() as early, watch() as laggard:
+            following = asyncio.create_task(early.next())
+            straggler = database.begin()
+            for session_id in others:
+                database.commit(database.begin(), [CALLER.append(session_id)])
+            await asyncio.sleep(2)
+            assert not following.done()
+            database.commit(straggler, [CALLER.append("slow")])
+            event = list(database.history.events.values())[-1]
+            assert isinstance(await following, FeedBatch)
+            assert isinstance(await laggard.next(), FeedBatch)
+            for stream in early, laggard:
+                assert stream.cursor.stragglers == ((event.place, event.event_id),)
+                assert event.event_id not in [event_id for _, event_id in stream.cursor.witnesses]
+            database.commit(database.begin(), [CALLER.append("slow")])
+            assert isinstance(await early.next(), FeedBatch)
+            assert early.cursor.stragglers == laggard.cursor.stragglers
+            async with watch() as late:
+                assert late.cursor.stragglers == ()
 
 
 @run

@@ -18,6 +18,7 @@ from sessiond_server.events.feed import Feed
 from sessiond_server.events.feeds import Feeds, FeedWatcher
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.sessions import Sessions
+from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.watched import SessionWatcher
 from sessiond_server.store.contract import LogHead, LogPage
 from tests.cache import virtual
@@ -115,8 +116,8 @@ def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
 def feed_without_witnesses(patch: pytest.MonkeyPatch) -> None:
     """A place is taken for a place in a history."""
 
-    def unwitnessed(cursor: FeedCursor, entries: Sequence[Any]) -> FeedCursor:
-        return replace(original(cursor, entries), witnesses=())
+    def unwitnessed(cursor: FeedCursor, entries: Sequence[Any], sightings: Sightings) -> FeedCursor:
+        return replace(original(cursor, entries, sightings), witnesses=(), stragglers=())
 
     original = feed.advanced
     patch.setattr("sessiond_server.events.feeds.advanced", unwitnessed)

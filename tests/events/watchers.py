@@ -270,14 +270,14 @@ class FeedWatch(Watch[FeedCursor]):
             place = entry.place
             self.events.append(entry.entry.event_id)
         witnesses = stream.cursor.witnesses
-        if stream.cursor.place != place or len(witnesses) > 8:
+        if stream.cursor.place != place or len(witnesses) > 8 or len(stream.cursor.stragglers) > 4:
             self.verdict.find("feed_cursor", stream.cursor)
         if not witnesses or witnesses[-1] != (place, item.entries[-1].entry.event_id):
             self.verdict.find("feed_witnesses", stream.cursor)
 
     def lose(self, error: PositionLost) -> None:
         history = self.schedule.database.history
-        if self.cursor is None or all(event_id in history.events for _, event_id in self.cursor.witnesses):
+        if self.cursor is None or all(event_id in history.events for _, event_id in self.cursor.named):
             self.verdict.find("falsely_lost", (self.cursor, str(error)))
 
     def at_end(self) -> bool:

@@ -1,5 +1,6 @@
 """What stores tell of a real primary and its standby that restart and change roles: incarnations, and what was lost."""
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -9,12 +10,18 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.events.contract import FeedBatch
+from sessiond_server.events.feed import WITNESSES
+from sessiond_server.events.hub import EventHub
+from sessiond_server.events.memory import MemoryBus
+from sessiond_server.store.contract import FeedPage
 from sessiond_server.store.postgres.migrate import migrate
 from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted
-from tests.conformance.meeting import until
+from tests.conformance.meeting import until, waiting
 from tests.conformance.test_feed import START, complete, names
 from tests.faults.postgres_pair import PostgresPair
 
@@ -32,6 +39,19 @@ async def pair() -> AsyncIterator[PostgresPair]:
 
 def witnesses(entries: Sequence[FeedEntry]) -> list[tuple[FeedPlace, str]]:
     return [(item.place, item.entry.event_id) for item in entries]
+
+
+class ReadStore(PostgresStore):
+    """Remembers what was read of feeds."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn)
+        self.pages: list[FeedPage] = []
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        page = await super().read_feed(tenant_id, after=after, limit=limit)
+        self.pages.append(page)
+        return page
 
 
 async def _answering(store: PostgresStore) -> None:
@@ -130,6 +150,59 @@ async def test_incarnations_and_losses(pair: PostgresPair) -> None:
         assert sorted(names(again)) == ["a4", "b4", "c2", "d1"]
         for place, event_id in witnesses(delivered):
             assert await store.find_lost("tenant", [(place, event_id)]) == (place if place in lost else None)
+
+
+async def test_a_transaction_that_many_overtook_is_missed_when_it_alone_is_lost(pair: PostgresPair) -> None:
+    """By ids it stands before more transactions than there are witnesses; by commits it is the last."""
+    caller = Caller()
+    others = [f"s{number}" for number in range(WITNESSES + 4)]
+    await migrate(pair.dsn())
+    store = ReadStore(pair.dsn())
+    async with store, EventHub(store, MemoryBus()) as hub:
+        await accepted(store, *(caller.create(session_id) for session_id in ["m", "a", *others]))
+        await complete(store)
+        store.pages.clear()
+        async with (
+            hub.watch_feed(Scope("tenant"), None, from_beginning=False) as feed,
+            pair.primary.connected() as database,
+        ):
+            delivered: list[FeedEntry] = []
+
+            async def follow() -> None:
+                while len(delivered) < len(others) + 2:
+                    item = await feed.next()
+                    if isinstance(item, FeedBatch):
+                        delivered.extend(item.entries)
+
+            following = asyncio.create_task(follow())
+            holding = database.transaction()
+            await holding.start()
+            await database.fetch("select from session_heads where session_id = 'm' for update")
+            straggler = asyncio.create_task(accepted(store, caller.append("a"), caller.append("m")))
+            await until(waiting(database, 1))
+            for session_id in others:
+                await accepted(store, caller.append(session_id))
+
+            async def seen_waiting() -> bool:
+                return any(page.pending for page in store.pages)
+
+            await until(seen_waiting)
+
+            async def commit_in_vain() -> None:
+                await holding.commit()
+                await straggler
+                await following
+
+            await pair.fail_over(commit_in_vain, synchronous=False)
+            cursor = feed.cursor
+        assert names(delivered)[:2] == ["a2", "m2"]
+        assert len(delivered) == len(others) + 2
+        await _answering(store)
+        (head,) = (await store.log_heads([KEY])).heads
+        assert head is not None
+        assert head.version == 1
+        assert await store.find_lost("tenant", cursor.witnesses) is None
+        assert await store.find_lost("tenant", cursor.named) == delivered[1].place
 
 
 async def test_a_standby_gives_no_answers(pair: PostgresPair) -> None:

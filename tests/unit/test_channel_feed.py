@@ -1,5 +1,6 @@
 """A tenant's feed in memory: order, witnesses, bounds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,15 +10,16 @@ from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
 from sessiond_server.events.feed import BEGINNING, WITNESSES, Feed, FeedBroken, advanced, check_order
 from sessiond_server.events.limits import Limits
+from sessiond_server.events.stragglers import Sightings
 
 
-def entry(xid: int, seq: int, session_id: str = "s") -> FeedEntry:
+def entry(xid: int, seq: int, session_id: str = "s", *, writer: int = 0) -> FeedEntry:
     data = LogEntry(seq, f"{session_id}{seq}", "", 6, b"0123456789")
-    return FeedEntry(FeedPlace(xid, session_id, seq), data, "", "", {})
+    return FeedEntry(FeedPlace(xid, session_id, seq), data, "", "", {}, writer or xid)
 
 
-def feed(cursor: FeedCursor = BEGINNING, **limits: Any) -> Feed:
-    made = Feed("tenant", Limits(**limits))
+def feed(cursor: FeedCursor = BEGINNING, sightings: Sightings | None = None, **limits: Any) -> Feed:
+    made = Feed("tenant", Limits(**limits), sightings or Sightings())
     made.begin(cursor)
     return made
 
@@ -34,29 +36,116 @@ def witnesses(cursor: FeedCursor) -> list[tuple[int, str]]:
     return [(place.commit_xid, event_id) for place, event_id in cursor.witnesses]
 
 
+def stragglers(cursor: FeedCursor) -> list[str]:
+    return [event_id for _, event_id in cursor.stragglers]
+
+
+def advance(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sightings | None = None) -> FeedCursor:
+    return advanced(cursor, entries, sightings or Sightings())
+
+
+def seen(*reads: set[int]) -> Sightings:
+    sightings = Sightings()
+    for running in reads:
+        sightings.note(sightings.begin(), running)
+    return sightings
+
+
 def test_witnesses_are_the_last_events_of_the_last_transactions() -> None:
-    cursor = advanced(BEGINNING, [entry(1, 1), entry(1, 2), entry(3, 3), entry(4, 4), entry(4, 5)])
+    cursor = advance(BEGINNING, [entry(1, 1), entry(1, 2), entry(3, 3), entry(4, 4), entry(4, 5)])
     assert witnesses(cursor) == [(1, "s2"), (3, "s3"), (4, "s5")]
-    cursor = advanced(cursor, [entry(4, 6), entry(9, 7)])
+    cursor = advance(cursor, [entry(4, 6), entry(9, 7)])
     assert witnesses(cursor) == [(1, "s2"), (3, "s3"), (4, "s6"), (9, "s7")]
 
 
 def test_there_are_only_so_many_witnesses() -> None:
     cursor = BEGINNING
     for number in range(1, 20):
-        cursor = advanced(cursor, [entry(number, number)])
+        cursor = advance(cursor, [entry(number, number)])
     assert [xid for xid, _ in witnesses(cursor)] == list(range(20 - WITNESSES, 20))
-    cursor = advanced(cursor, [entry(xid, xid) for xid in range(20, 60)])
+    cursor = advance(cursor, [entry(xid, xid) for xid in range(20, 60)])
     assert [xid for xid, _ in witnesses(cursor)] == list(range(60 - WITNESSES, 60))
+
+
+def test_what_was_under_way_is_named_however_many_overtook_it() -> None:
+    overtakers = [entry(xid, xid) for xid in range(4, 30)]
+    cursor = advance(BEGINNING, [entry(3, 1), entry(3, 2), *overtakers], seen({3}))
+    assert stragglers(cursor) == ["s2"]
+    assert "s2" not in [event_id for _, event_id in cursor.witnesses]
+    assert list(cursor.named) == [*cursor.witnesses, *cursor.stragglers]
+    cursor = advance(cursor, [entry(xid, xid) for xid in range(30, 60)], seen({3}))
+    assert stragglers(cursor) == ["s2"]
+
+
+def test_events_filed_higher_than_their_transaction_are_known_by_it() -> None:
+    assert stragglers(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({3}))) == ["s1"]
+    assert stragglers(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({9}))) == ["s2"]
+
+
+def test_nobody_is_named_twice() -> None:
+    cursor = advance(BEGINNING, [entry(3, 1)], seen({3}))
+    assert cursor.witnesses == cursor.stragglers
+    assert cursor.named == cursor.witnesses
+
+
+def test_the_stragglers_are_those_that_ended_last() -> None:
+    """Held back by another transaction, they may be delivered in any order."""
+    sightings = seen({3, 4, 5, 6, 7, 8}, {3, 4, 5, 6, 8}, {4, 5, 6}, {5})
+    cursor = advance(BEGINNING, [entry(xid, xid) for xid in (3, 4, 5)], sightings)
+    assert stragglers(cursor) == ["s3", "s4", "s5"]
+    cursor = advance(cursor, [entry(xid, xid) for xid in (6, 7, 8, 9)], sightings)
+    assert stragglers(cursor) == ["s3", "s6", "s4", "s5"]
+
+
+def test_of_those_seen_together_the_stragglers_are_those_that_are_no_witnesses() -> None:
+    cursor = advance(BEGINNING, [entry(xid, xid) for xid in range(1, 13)], seen(set(range(1, 13))))
+    assert sorted(xid for xid, _ in witnesses(cursor)) == list(range(5, 13))
+    assert sorted(place.commit_xid for place, _ in cursor.stragglers) == [1, 2, 3, 4]
+
+
+def test_stragglers_from_elsewhere_make_room() -> None:
+    elsewhere = FeedCursor(
+        FeedPlace(4, "s", 4), (), tuple((FeedPlace(xid, "s", xid), f"s{xid}") for xid in range(1, 5))
+    )
+    cursor = advance(elsewhere, [entry(6, 6)], seen({6}))
+    assert stragglers(cursor) == ["s2", "s3", "s4", "s6"]
+    assert stragglers(advance(elsewhere, [entry(6, 6)])) == ["s1", "s2", "s3", "s4"]
+
+
+def test_a_read_that_comes_late_does_not_undo_a_later_one() -> None:
+    sightings = Sightings()
+    early, late = sightings.begin(), sightings.begin()
+    sightings.note(late, {3})
+    sightings.note(early, {3, 4})
+    assert (sightings.of(3), sightings.of(4), sightings.of(5)) == (late, early, 0)
+
+
+def test_there_are_only_so_many_sightings() -> None:
+    sightings = seen({1, 2}, {1}, set(range(3, 32_770)))
+    assert (sightings.of(2), sightings.of(1)) == (0, 2)
+    sightings.note(sightings.begin(), {50_000})
+    assert sightings.of(1) == 0
+
+
+def test_streams_in_the_ring_and_the_tip_name_the_stragglers_they_have_passed() -> None:
+    sightings = seen({3})
+    one = feed(sightings=sightings)
+    page = [entry(2, 1), entry(3, 2), *(entry(xid, xid) for xid in range(4, 20))]
+    one.append(BEGINNING.place, page)
+    found = one.after(BEGINNING)
+    assert isinstance(found, tuple)
+    assert one.tip is not None
+    assert stragglers(found[1]) == stragglers(one.tip) == ["s2"]
+    assert stragglers(advance(BEGINNING, page[:1], sightings)) == []
 
 
 def test_a_page_is_given_to_whoever_is_behind_it() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 2), entry(2, 3)])
     assert places(one.after(BEGINNING)) == [(1, 1), (2, 2), (2, 3)]
-    middle = advanced(BEGINNING, [entry(1, 1)])
+    middle = advance(BEGINNING, [entry(1, 1)])
     assert places(one.after(middle)) == [(2, 2), (2, 3)]
-    assert one.after(advanced(middle, [entry(2, 2), entry(2, 3)])) is Where.TIP
+    assert one.after(advance(middle, [entry(2, 2), entry(2, 3)])) is Where.TIP
     first, second = one.after(middle), one.after(middle)
     assert isinstance(first, tuple)
     assert isinstance(second, tuple)
@@ -75,7 +164,7 @@ def test_what_overlaps_is_taken_once_and_what_leaves_a_gap_is_not() -> None:
 def test_it_goes_on_from_the_newest_stream() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1)])
-    ahead = advanced(BEGINNING, [entry(5, 5)])
+    ahead = advance(BEGINNING, [entry(5, 5)])
     one.begin(ahead)
     assert one.after(ahead) is Where.TIP
     assert one.after(BEGINNING) is Where.ELSEWHERE
@@ -87,7 +176,7 @@ def test_the_ring_is_bounded() -> None:
     one = feed(ring_events=2)
     one.append(BEGINNING.place, [entry(number, number) for number in range(1, 6)])
     assert one.after(BEGINNING) is Where.ELSEWHERE
-    assert places(one.after(advanced(BEGINNING, [entry(3, 3)]))) == [(4, 4), (5, 5)]
+    assert places(one.after(advance(BEGINNING, [entry(3, 3)]))) == [(4, 4), (5, 5)]
     assert one.size == 20
     two = feed(ring_bytes=15)
     two.append(BEGINNING.place, [entry(number, number) for number in range(1, 6)])
@@ -99,7 +188,7 @@ def test_a_redaction_empties_the_ring_up_to_what_it_redacted() -> None:
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 1, "t"), entry(3, 2)])
     one.redact("t", 1)
     assert one.after(BEGINNING) is Where.ELSEWHERE
-    assert places(one.after(advanced(BEGINNING, [entry(2, 1, "t")]))) == [(3, 2)]
+    assert places(one.after(advance(BEGINNING, [entry(2, 1, "t")]))) == [(3, 2)]
 
 
 def test_pages_from_before_a_redaction_are_spoiled() -> None:

@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+XIDS: Final = 2**32
+"""The ids that writers are told apart by are those of transactions modulo this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,6 @@ class FeedEntry:
     agent_id: str
     """Empty for a deleted session, as are the labels."""
     labels: Mapping[str, str]
+    writer: int = 0
+    """The id, modulo XIDS, of the transaction that wrote the row: the place's commit_xid may be higher. Of a redacted
+    event, of the one that redacted it. 0: not known."""

@@ -84,8 +84,17 @@ class FeedCursor:
 
     place: FeedPlace
     witnesses: Sequence[tuple[FeedPlace, str]]
-    """(place, event id) of the last event of each of the last transactions before the cursor, at most 8, ascending: an
-    asynchronous failover that lost anything before the cursor has lost one of these. Empty at the beginning."""
+    """(place, event id) of the last event of each of the last transactions before the cursor, at most 8, ascending by
+    transaction id. Empty at the beginning."""
+    stragglers: Sequence[tuple[FeedPlace, str]] = ()
+    """(place, event id) of the last event of each of the transactions before the cursor that reads of feeds have seen
+    under way, at most 4, those seen last. An asynchronous failover that lost anything before the cursor has lost one of
+    these or of the witnesses, within the limits that docs/decisions/0012-feeds.md names."""
+
+    @property
+    def named(self) -> Sequence[tuple[FeedPlace, str]]:
+        """What find_lost is to be asked about: witnesses and stragglers, each once."""
+        return (*self.witnesses, *(straggler for straggler in self.stragglers if straggler not in self.witnesses))
 
 
 class FeedStream(Protocol):

@@ -15,10 +15,11 @@ from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
 from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
+from sessiond_server.events.stragglers import Sightings, carried
 
 BEGINNING: Final = FeedCursor(FeedPlace(0, "", 0), ())
 WITNESSES: Final = 8
-"""Transactions that a cursor names: more than commit side by side, so that one of them is lost with whatever is."""
+"""Transactions that a cursor names: more than commonly commit side by side. See stragglers for those that take long."""
 
 _BATCHES_KEPT: Final = 4
 _REDACTIONS_KEPT: Final = 256
@@ -39,7 +40,7 @@ def check_order(tenant_id: str, after: FeedPlace, entries: Sequence[FeedEntry]) 
         after = entry.place
 
 
-def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry]) -> FeedCursor:
+def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sightings) -> FeedCursor:
     """The cursor behind these events, which follow it."""
     newest: list[tuple[FeedPlace, str]] = []
     for entry in reversed(entries):
@@ -53,7 +54,8 @@ def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry]) -> FeedCursor:
         if not newest or witness[0].commit_xid != newest[-1][0].commit_xid:
             newest.append(witness)
     newest.reverse()
-    return FeedCursor(entries[-1].place if entries else cursor.place, tuple(newest))
+    stragglers = carried(cursor.stragglers, entries, sightings)
+    return FeedCursor(entries[-1].place if entries else cursor.place, tuple(newest), stragglers)
 
 
 class Feed:
@@ -65,6 +67,7 @@ class Feed:
         "_batches",
         "_limits",
         "_redactions",
+        "_sightings",
         "caught_up",
         "entries",
         "floor",
@@ -78,7 +81,7 @@ class Feed:
         "tip",
     )
 
-    def __init__(self, tenant_id: str, limits: Limits) -> None:
+    def __init__(self, tenant_id: str, limits: Limits, sightings: Sightings) -> None:
         self.tenant_id: Final = tenant_id
         self.floor = BEGINNING.place
         self.tip: FeedCursor | None = None
@@ -99,6 +102,7 @@ class Feed:
         self.redaction_count = 0
         """Redactions ever heard of."""
         self._limits = limits
+        self._sightings = sightings
         self._batches: dict[int, tuple[FeedBatch, FeedCursor]] = {}
         self._redactions: deque[tuple[str, int]] | None = None
 
@@ -130,7 +134,7 @@ class Feed:
         if known is not None:
             return known
         entries = batch_of(self.entries, start)
-        made = (FeedBatch(entries), advanced(cursor, entries))
+        made = (FeedBatch(entries), advanced(cursor, entries, self._sightings))
         if len(self._batches) >= _BATCHES_KEPT:
             del self._batches[next(iter(self._batches))]
         self._batches[start] = made
@@ -152,7 +156,7 @@ class Feed:
         if tip is None or after > tip.place or not entries or entries[-1].place <= tip.place:
             return
         new = list(entries[bisect_right(entries, tip.place, key=_place) :])
-        self.tip = advanced(tip, new)
+        self.tip = advanced(tip, new, self._sightings)
         self.entries += new
         self.size += sum(len(entry.entry.data) for entry in new)
         self._trim()

@@ -16,6 +16,7 @@ from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
 from sessiond_server.events.limits import BATCH_EVENTS, Limits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
+from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.streams import Stream, Waiting
 from sessiond_server.store.contract import FeedPage, Store
 
@@ -31,8 +32,8 @@ class _Watched(Feed):
 
     __slots__ = ("reader", "streams", "waiting")
 
-    def __init__(self, tenant_id: str, limits: Limits) -> None:
-        super().__init__(tenant_id, limits)
+    def __init__(self, tenant_id: str, limits: Limits, sightings: Sightings) -> None:
+        super().__init__(tenant_id, limits, sightings)
         self.streams: dict[FeedWatcher, None] = {}
         self.waiting = Waiting()
         self.reader: asyncio.Task[None] | None = None
@@ -119,6 +120,7 @@ class Feeds:
         self._reads = reads
         self._rings = rings
         self._feeds: dict[str, _Watched] = {}
+        self._sightings = Sightings()
         self._pages: Shared[tuple[str, FeedCursor], _Page | None] = Shared(self._read_page)
 
     def __len__(self) -> int:
@@ -130,7 +132,7 @@ class Feeds:
         tenant_id = scope.tenant_id
         feed = self._feeds.get(tenant_id)
         if feed is None:
-            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits)
+            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self._sightings)
         stream = FeedWatcher(self, feed, self.clock() + self.limits.bookmark, names_sessions=not scope.user_id)
         feed.streams[stream] = None
         try:
@@ -258,12 +260,13 @@ class Feeds:
         return FeedCursor(end[-1][0], tuple(end)) if end else BEGINNING
 
     async def _check(self, stream: FeedWatcher, cursor: FeedCursor) -> None:
-        """Raises PositionLost when the database has lost a witness; it may be of a session that the stream's owner must
-        not hear of."""
-        if not cursor.witnesses:
+        """Raises PositionLost when the database has lost what the cursor names; it may be of a session that the
+        stream's owner must not hear of."""
+        named = cursor.named
+        if not named:
             return
         tenant_id = stream.feed.tenant_id
-        lost = await self._reads.run(lambda: self._store.find_lost(tenant_id, cursor.witnesses))
+        lost = await self._reads.run(lambda: self._store.find_lost(tenant_id, named))
         if lost is not None:
             raise PositionLost(lost.session_id, lost.seq) if stream.names_sessions else PositionLost("", 0)
 
@@ -312,12 +315,14 @@ class Feeds:
     async def _read(self, feed: _Watched, cursor: FeedCursor) -> FeedPage | None:
         """One read behind a cursor, the feed's tip too when it reaches beyond it; None: it is out of date already."""
         since = feed.redaction_count
+        number = self._sightings.begin()
         page = await self._store.read_feed(feed.tenant_id, after=cursor.place, limit=BATCH_EVENTS)
         if self._feeds.get(feed.tenant_id) is not feed:
             return None
         if page.incarnation != feed.incarnation:
             await self._reincarnated(feed, page.incarnation)
             return None
+        self._sightings.note(number, page.running)
         if feed.spoiled(since, page.entries):
             return None
         check_order(feed.tenant_id, cursor.place, page.entries)
@@ -340,14 +345,15 @@ class Feeds:
         if page is None:
             return None
         run = FeedBatch(page.entries) if page.entries else None
-        return _Page(run, advanced(cursor, page.entries), feed.redaction_count)
+        return _Page(run, advanced(cursor, page.entries, self._sightings), feed.redaction_count)
 
     async def _reincarnated(self, feed: _Watched, incarnation: str) -> None:
         """The database has restarted, or another one has taken over: is what was delivered still there?"""
         tip = feed.tip
         if tip is None:
             return
-        lost = await self._store.find_lost(feed.tenant_id, tip.witnesses) if tip.witnesses else None
+        named = tip.named
+        lost = await self._store.find_lost(feed.tenant_id, named) if named else None
         if self._feeds.get(feed.tenant_id) is not feed or feed.tip is not tip:
             return
         if lost is None:
@@ -360,7 +366,7 @@ class Feeds:
     def _succeeded(self, dead: _Watched) -> None:
         """The history that a feed has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
-        feed = _Watched(dead.tenant_id, self.limits)
+        feed = _Watched(dead.tenant_id, self.limits, self._sightings)
         feed.succeed(dead)
         feed.streams, dead.streams = dead.streams, {}
         self._feeds[dead.tenant_id] = feed

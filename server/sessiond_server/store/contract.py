@@ -112,6 +112,9 @@ class FeedPage:
     incarnation: str
     """As in LogHeads."""
     now_us: int
+    running: frozenset[int] = frozenset()
+    """Transactions that were under way when the page was read, anyone's, as FeedEntry.writer; but those whose ids are
+    higher than that of every transaction that had ended."""
 
 
 class Store(Protocol):

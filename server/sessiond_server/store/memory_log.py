@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from sessiond_server.domain import wire
-from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
+from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.store import witnesses
@@ -112,7 +112,7 @@ class Logs:
         log = self._logs[row.key]
         index = log.index
         agent_id, labels = ("", {}) if index is None else (index.agent_id, index.labels)
-        return FeedEntry(place, _entry(row), log.head.user_id, agent_id, labels)
+        return FeedEntry(place, _entry(row), log.head.user_id, agent_id, labels, place.commit_xid % XIDS)
 
 
 def _entry(row: EventRow) -> LogEntry:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sessiond.v1.event_pb2 import Event
 from sessiond_server.domain import wire
-from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
+from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store import witnesses
@@ -76,6 +76,7 @@ async def feed(transactions: Transactions, tenant_id: str, after: FeedPlace, lim
         pending=bool(first["pending"]),
         incarnation=_incarnation(first),
         now_us=first["read_time"],
+        running=frozenset(xid % XIDS for xid in first["running"]),
     )
 
 
@@ -137,7 +138,7 @@ def _feed_entry(row: Row) -> FeedEntry:
     place = FeedPlace(row["commit_xid"], row["session_id"], row["seq"])
     entry = _entry(row["seq"], row["type"], row["head"], row["body"], row["content"])
     labels = json.loads(row["labels"]) if row["labels"] else {}
-    return FeedEntry(place, entry, row["user_id"], row["agent_id"] or "", labels)
+    return FeedEntry(place, entry, row["user_id"], row["agent_id"] or "", labels, row["writer"] or 0)
 
 
 def _event_id(head: bytes | None) -> str:

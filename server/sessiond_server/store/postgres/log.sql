@@ -49,10 +49,13 @@ order by m.seq
 -- At most $5 events and $6 bytes behind ($2, $3, $4), up to the barrier: every transaction below it has ended, so nothing
 -- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log. Bounds that
 -- compare rows, where "tenant_id = $1" would say the same, hide from the planner how few events a tenant has on average:
--- it would think of sorting them all, and of some tenant there are millions.
+-- it would think of sorting them all, and of some tenant there are millions. `running`, the transactions under way, is
+-- in the first row only.
 select server.standby, server.started, server.read_time, server.last_xid >= pg_snapshot_xmin(server.snapshot) as pending,
   server.last_xid >= pg_snapshot_xmax(server.snapshot) as impossible, m.found, m.commit_xid, m.session_id, m.seq, m.type,
-  m.head, m.body, m.content, h.user_id, s.agent_id, s.labels
+  m.head, m.body, m.content, m.writer, h.user_id, s.agent_id, s.labels,
+  case when coalesce(m.place, 1) = 1
+    then array(select xip::text::bigint from pg_snapshot_xip(server.snapshot) as xip) end as running
 from (
   select pg_is_in_recovery() as standby, pg_postmaster_start_time() as started, now() as read_time,
     pg_current_snapshot() as snapshot, (
@@ -70,7 +73,7 @@ left join lateral (
     from (
       select nearest.* from (
         select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, e.type, e.head, e.body,
-          e.content
+          e.content, e.xmin::text::bigint as writer
         from events e
         where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
           and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, pg_snapshot_xmin(pg_current_snapshot()))
