@@ -149,7 +149,7 @@ class Database:
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         heads = await self.store.log_heads(keys)
-        return replace(heads, incarnation=str(self.incarnation), now_us=self.clock())
+        return replace(heads, incarnation=str(self.incarnation), now_us=self.clock(), running=frozenset(self.open))
 
     async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
         return await self.store.read_log(key, after_seq=after_seq, limit=limit)

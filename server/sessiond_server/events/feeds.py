@@ -114,13 +114,14 @@ class Feeds:
     def __init__(self, store: Store, limits: Limits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
+        self.sightings: Final = Sightings()
+        """What every read has seen, the hub's looks at heads included: nobody may be waiting for a feed."""
         self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
         """Called when it becomes known that the event of that session at `seq` was rewritten."""
         self._store = store
         self._reads = reads
         self._rings = rings
         self._feeds: dict[str, _Watched] = {}
-        self._sightings = Sightings()
         self._pages: Shared[tuple[str, FeedCursor], _Page | None] = Shared(self._read_page)
 
     def __len__(self) -> int:
@@ -132,7 +133,7 @@ class Feeds:
         tenant_id = scope.tenant_id
         feed = self._feeds.get(tenant_id)
         if feed is None:
-            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self._sightings)
+            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.sightings)
         stream = FeedWatcher(self, feed, self.clock() + self.limits.bookmark, names_sessions=not scope.user_id)
         feed.streams[stream] = None
         try:
@@ -315,14 +316,14 @@ class Feeds:
     async def _read(self, feed: _Watched, cursor: FeedCursor) -> FeedPage | None:
         """One read behind a cursor, the feed's tip too when it reaches beyond it; None: it is out of date already."""
         since = feed.redaction_count
-        number = self._sightings.begin()
+        number = self.sightings.begin()
         page = await self._store.read_feed(feed.tenant_id, after=cursor.place, limit=BATCH_EVENTS)
         if self._feeds.get(feed.tenant_id) is not feed:
             return None
         if page.incarnation != feed.incarnation:
             await self._reincarnated(feed, page.incarnation)
             return None
-        self._sightings.note(number, page.running)
+        self.sightings.note(number, page.running)
         if feed.spoiled(since, page.entries):
             return None
         check_order(feed.tenant_id, cursor.place, page.entries)
@@ -345,7 +346,7 @@ class Feeds:
         if page is None:
             return None
         run = FeedBatch(page.entries) if page.entries else None
-        return _Page(run, advanced(cursor, page.entries, self._sightings), feed.redaction_count)
+        return _Page(run, advanced(cursor, page.entries, self.sightings), feed.redaction_count)
 
     async def _reincarnated(self, feed: _Watched, incarnation: str) -> None:
         """The database has restarted, or another one has taken over: is what was delivered still there?"""
@@ -366,7 +367,7 @@ class Feeds:
     def _succeeded(self, dead: _Watched) -> None:
         """The history that a feed has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
-        feed = _Watched(dead.tenant_id, self.limits, self._sightings)
+        feed = _Watched(dead.tenant_id, self.limits, self.sightings)
         feed.succeed(dead)
         feed.streams, dead.streams = dead.streams, {}
         self._feeds[dead.tenant_id] = feed

@@ -216,7 +216,10 @@ class EventHub:
         # The feeds alone make it worth a look whether the store is there.
         for start in range(0, max(len(watched), 1), HEADS):
             polled = watched[start : start + HEADS]
-            self._sessions.see_heads(polled, await self._store.log_heads([key for key, _ in polled]))
+            number = self._feeds.sightings.begin()
+            heads = await self._store.log_heads([key for key, _ in polled])
+            self._feeds.sightings.note(number, heads.running)
+            self._sessions.see_heads(polled, heads)
 
     def _lose_sight(self, error: Exception) -> None:
         if not self._away:

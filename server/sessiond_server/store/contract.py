@@ -84,6 +84,8 @@ class LogHeads:
     """Differs when the database has been restarted, or another one has taken over: what was acknowledged may be lost,
     where it replicates asynchronously."""
     now_us: int
+    running: frozenset[int] = frozenset()
+    """As in FeedPage."""
 
 
 @dataclass(frozen=True, slots=True)

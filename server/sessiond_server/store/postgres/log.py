@@ -45,7 +45,7 @@ async def heads(transactions: Transactions, keys: Sequence[Key]) -> LogHeads:
     for place, version, deleted, *_ in rows:
         if place:
             found[place - 1] = LogHead(version, deleted)
-    return LogHeads(found, _incarnation(server), server["read_time"])
+    return LogHeads(found, _incarnation(server), server["read_time"], _running(server))
 
 
 async def page(transactions: Transactions, key: Key, after_seq: int, limit: int) -> LogPage:
@@ -76,7 +76,7 @@ async def feed(transactions: Transactions, tenant_id: str, after: FeedPlace, lim
         pending=bool(first["pending"]),
         incarnation=_incarnation(first),
         now_us=first["read_time"],
-        running=frozenset(xid % XIDS for xid in first["running"]),
+        running=_running(first),
     )
 
 
@@ -127,6 +127,10 @@ def _server(rows: Sequence[Row]) -> Row:
 def _incarnation(server: Row) -> str:
     """A server that was the primary cannot become a standby without a restart: its start names one primary's life."""
     return str(server["started"])
+
+
+def _running(server: Row) -> frozenset[int]:
+    return frozenset(xid % XIDS for xid in server["running"])
 
 
 def _entry(seq: int, kind: int, head: bytes, body: bytes, content: bytes | None) -> LogEntry:

@@ -4,9 +4,10 @@
 
 -- name: log_heads  index: session_heads_pkey
 select 0::bigint as place, null::bigint as version, null::boolean as deleted, pg_is_in_recovery() as standby,
-  pg_postmaster_start_time() as started, now() as read_time
+  pg_postmaster_start_time() as started, now() as read_time,
+  array(select xip::text::bigint from pg_snapshot_xip(pg_current_snapshot()) as xip) as running
 union all
-select k.place, h.version, h.delete_time is not null, null, null, null
+select k.place, h.version, h.delete_time is not null, null, null, null, null
 from unnest((select $1::text[]), (select $2::text[])) with ordinality as k (tenant_id, session_id, place)
 cross join lateral (
   select session_heads.version, session_heads.delete_time from session_heads
