@@ -15,14 +15,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 from sessiond_server import auth, failpoints, sweeper
 from sessiond_server.blobs import reaper
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.files import Files
+from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.cache.contract import Limits as CacheLimits
@@ -232,6 +235,12 @@ async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[Bl
 
 
 def _object_store(url: str) -> BlobStore:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        try:
+            return FolderBlobs(Path(unquote(parts.path)))
+        except ValueError as error:
+            raise SettingError(f"--blob-store: {error}") from error
     try:
         from sessiond_server.blobs.objects import opened
     except ImportError as error:

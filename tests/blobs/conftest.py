@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from sessiond_server.blobs.contract import BlobStore
+from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.objects import opened
 from sessiond_server.domain.files import Piece
@@ -43,7 +44,7 @@ def blobs_dsn(databases: Databases) -> Iterator[str]:
     databases.drop(dsn)
 
 
-@pytest.fixture(params=["memory", "postgres", "local", "s3"])
+@pytest.fixture(params=["memory", "postgres", "folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A DSN, a URL, or nothing. Servers start here, outside of any event loop."""
     kind: str = request.param
@@ -55,7 +56,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET_KEY)
         return server.bucket()
-    return "" if kind == "memory" else (tmp_path / "blobs").as_uri()
+    return "" if kind == "memory" else str(tmp_path / "blobs")
 
 
 @pytest.fixture
@@ -69,5 +70,7 @@ async def backend(place: str) -> AsyncIterator[Backend]:
                 await stack.enter_async_context(PostgresBlobs(place, max_connections=2)),
                 await stack.enter_async_context(PostgresBlobs(place, max_connections=2)),
             )
-        else:
+        elif place.startswith("s3"):
             yield Backend(opened(place), opened(place))
+        else:
+            yield Backend(FolderBlobs(Path(place)), FolderBlobs(Path(place)))

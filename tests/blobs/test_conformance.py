@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from sessiond_server.blobs.contract import READ_BYTES, BlobStore, BytesMissing
+from sessiond_server.blobs.contract import READ_BYTES, BlobStore, Buffer, BytesMissing
 from sessiond_server.domain.files import Piece
 from tests.blobs.conftest import Backend
 
@@ -28,11 +28,11 @@ async def put(blobs: BlobStore, piece: Piece, data: bytes) -> None:
 async def get(blobs: BlobStore, piece: Piece, start: int, end: int) -> bytes:
     given = [data async for data in blobs.read(piece, start, end)]
     assert all(1 <= len(data) <= READ_BYTES for data in given)
-    assert all(type(data) is bytes for data in given)
+    assert all(isinstance(data, bytes | memoryview) for data in given)
     return b"".join(given)
 
 
-async def take(reading: AsyncIterator[bytes], given: list[bytes]) -> None:
+async def take(reading: AsyncIterator[Buffer], given: list[Buffer]) -> None:
     """All that comes, in `given` also when it ends with an error."""
     async for data in reading:
         given += [data]
@@ -88,7 +88,7 @@ async def test_nothing_behind_the_end_can_be_read(backend: Backend) -> None:
     data = noise(blobs.segment + 100)
     await put(blobs, piece, data)
     for start, end in [(0, len(data) + 1), (len(data), len(data) + 1), (3 * blobs.segment, 3 * blobs.segment + 1)]:
-        given: list[bytes] = []
+        given: list[Buffer] = []
         with pytest.raises(BytesMissing):
             await take(blobs.read(piece, start, end), given)
         assert data[start:].startswith(b"".join(given))
@@ -159,7 +159,7 @@ async def test_a_reader_of_what_is_deleted_gets_the_right_bytes_or_none(backend:
     data = noise(3 * blobs.segment)
     await put(blobs, piece, data)
     reading = blobs.read(piece, 0, len(data))
-    given = [await anext(reading)]
+    given: list[Buffer] = [await anext(reading)]
     await backend.other.delete([piece])
     with pytest.raises(BytesMissing):
         await take(reading, given)
@@ -195,7 +195,7 @@ async def test_all_pieces_are_listed_once(backend: Backend) -> None:
     assert not set(pieces) & {piece async for piece in backend.other.pieces()}
 
 
-async def test_a_cancelled_append_leaves_the_segment_whole_or_not_at_all(backend: Backend) -> None:
+async def test_a_cancelled_append_leaves_nothing_or_a_beginning_of_the_segment(backend: Backend) -> None:
     blobs = backend.blobs
     data = noise(blobs.segment)
     for turns in range(6):
@@ -206,6 +206,4 @@ async def test_a_cancelled_append_leaves_the_segment_whole_or_not_at_all(backend
         appending.cancel()
         await asyncio.wait([appending])
         length = await backend.other.length(piece)
-        assert length in (0, len(data))
-        if length:
-            assert await get(backend.other, piece, 0, length) == data
+        assert await get(backend.other, piece, 0, length) == data[:length]

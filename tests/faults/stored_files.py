@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 
 from sessiond_server.blobs.contract import BlobStore
-from sessiond_server.blobs.objects import LocalBlobs
+from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.reaper import reap, reap_strays
 from sessiond_server.store.postgres.blobs import PostgresBlobs
 from sessiond_server.store.postgres.store import PostgresStore
@@ -34,7 +34,7 @@ async def reaped(postgres_dsn: str, folder: Path | None) -> Stored:
         PostgresStore(postgres_dsn, upload_retention=timedelta(0)) as store,
         PostgresBlobs(postgres_dsn) as in_postgres,
     ):
-        blobs: BlobStore = in_postgres if folder is None else LocalBlobs(folder)
+        blobs: BlobStore = in_postgres if folder is None else FolderBlobs(folder)
         connection = await asyncpg.connect(postgres_dsn)
         try:
             await store.attachments.abandon_uploads(10_000)

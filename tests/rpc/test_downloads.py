@@ -8,6 +8,7 @@ from grpc import StatusCode
 
 from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import session_service_pb2 as s
+from sessiond_server.blobs.contract import Buffer
 from sessiond_server.domain.files import Piece
 from sessiond_server.errors import StorageUnavailable
 from tests.rpc.files import CountedBlobs, Site, noise, sha256, site
@@ -76,7 +77,7 @@ class Gated(CountedBlobs):
         self.go = asyncio.Event()
         self.fails = False
 
-    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         async for data in super().read(piece, start, end):
             yield data
             await self.go.wait()

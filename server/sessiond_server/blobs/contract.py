@@ -4,14 +4,17 @@ Bytes lie in pieces (see `Piece`), which grow at their end until their one write
 written in the session store before a piece gets its first byte, so that nothing is ever stored that nobody knows.
 
 No method holds more than a few segments in memory. Any raises StorageUnavailable when the storage cannot be reached.
-Cancelling `append` leaves the outcome unknown, the piece then has the segment whole or not at all; cancelling anything
-else abandons it.
+Cancelling `append`, the end of the process in it, or an error leave the outcome unknown: the piece then has all of the
+segment, some of its beginning, or nothing. Cancelling anything else abandons it.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from sessiond_server.domain.files import Piece
+
+Buffer = bytes | memoryview
+"""Bytes that nobody changes. A view keeps all of what it is a view of: those who wait with one should not wait long."""
 
 READ_BYTES = 256 * 1024
 """Most bytes that `BlobStore.read` gives at a time."""
@@ -29,7 +32,7 @@ class BlobStore(Protocol):
         """Bytes that `append` takes at a time. The same for all time, since pieces are stored by it."""
         ...
 
-    async def append(self, piece: Piece, offset: int, data: Sequence[bytes]) -> None:
+    async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         """Adds `data`, joined, at `offset`, which is where the piece ends; 0 begins it.
 
         Exactly `segment` bytes, or fewer (at least one) with the last append of the piece. When it returns, the bytes
@@ -45,7 +48,7 @@ class BlobStore(Protocol):
         """Bytes that were appended; 0 for a piece that is not there. What an unknown outcome left counts, or not."""
         ...
 
-    def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         """The bytes from `start` up to before `end`, in order, 1 to READ_BYTES at a time.
 
         Raises BytesMissing where the piece does not have them all, which may be after some were given. A piece that is

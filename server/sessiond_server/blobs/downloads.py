@@ -1,9 +1,11 @@
 """How the bytes of an attachment go out."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
-from sessiond_server.blobs.contract import BlobStore, BytesMissing
+from sessiond_server.blobs.contract import BlobStore, Buffer, BytesMissing
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import AttachmentLost
 from sessiond_server.store.attachments import AttachmentStore, StoredFile
@@ -20,21 +22,47 @@ class Downloads:
 
     async def read(
         self, scope: Scope, session_id: str, attachment_id: str, file: StoredFile, start: int, end: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[Buffer]:
         """The bytes of the file from `start` up to before `end`, 1 to READ_BYTES at a time.
 
         Raises AttachmentNotFound when the attachment was deleted meanwhile, AttachmentLost when it is there and its
         bytes are not, StorageUnavailable.
         """
-        at = 0
         try:
-            for extent in file.extents:
-                first, last = max(start - at, 0), min(end - at, extent.length)
-                if first < last:
-                    async for data in self._blobs.read(extent.piece, first, last):
-                        yield data
-                at += extent.length
+            async with aclosing(_ahead(self._parts(file, start, end))) as parts:
+                async for data in parts:
+                    yield data
         except BytesMissing as error:
             await self._store.get_attachment(scope, session_id, attachment_id)
             _log.error("the bytes of attachment %s of session %s are lost", attachment_id, session_id)
             raise AttachmentLost(session_id, attachment_id) from error
+
+    async def _parts(self, file: StoredFile, start: int, end: int) -> AsyncGenerator[Buffer, None]:
+        at = 0
+        for extent in file.extents:
+            first, last = max(start - at, 0), min(end - at, extent.length)
+            if first < last:
+                async for data in self._blobs.read(extent.piece, first, last):
+                    yield data
+            at += extent.length
+
+
+async def _ahead(parts: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, None]:
+    """The parts, each read while the one before is on its way out."""
+    loop = asyncio.get_running_loop()
+    following = loop.create_task(_next(parts))
+    try:
+        while (part := await following) is not None:
+            following = loop.create_task(_next(parts))
+            yield part
+            del part
+    finally:
+        following.cancel()
+        await asyncio.wait((following,))
+        if not following.cancelled():
+            following.exception()  # told, or of no interest any more
+        await parts.aclose()
+
+
+async def _next(parts: AsyncGenerator[Buffer, None]) -> Buffer | None:
+    return await anext(parts, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from sessiond_server.blobs.contract import READ_BYTES, BytesMissing
+from sessiond_server.blobs.contract import READ_BYTES, Buffer, BytesMissing
 from sessiond_server.domain.files import Piece
 
 
@@ -14,7 +14,7 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._segments: dict[Piece, list[bytes]] = {}
 
-    async def append(self, piece: Piece, offset: int, data: Sequence[bytes]) -> None:
+    async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         self._segments.setdefault(piece, []).append(b"".join(data))
 
     async def commit(self, piece: Piece) -> None:
@@ -23,7 +23,7 @@ class MemoryBlobs:
     async def length(self, piece: Piece) -> int:
         return sum(map(len, self._segments.get(piece, ())))
 
-    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         while start < end:
             segments = self._segments.get(piece, ())
             number, within = divmod(start, self.segment)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sessiond.v1.attachment_pb2 import Attachment
-from sessiond_server.blobs.contract import BlobStore, BytesMissing
+from sessiond_server.blobs.contract import BlobStore, Buffer, BytesMissing
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command, Scope
 from sessiond_server.domain.files import Extent, Piece, Upload
@@ -90,7 +90,7 @@ class Uploads:
         session_id: str,
         declared: Attachment,
         offset: int,
-        chunks: AsyncIterator[bytes],
+        chunks: AsyncIterator[Buffer],
         complete: Callable[[int], Awaitable[_T]],
         taken_up: Callable[[int], Awaitable[None]],
     ) -> _T:
@@ -182,7 +182,7 @@ class Uploads:
                 offset -= length
         return extents
 
-    async def _store_all(self, writing: "_Writing", chunks: AsyncIterator[bytes]) -> None:
+    async def _store_all(self, writing: "_Writing", chunks: AsyncIterator[Buffer]) -> None:
         clock = asyncio.get_running_loop().time
         touched = clock()
         async for chunk in chunks:
@@ -226,7 +226,7 @@ class _Writing:
         """In the file: of what has arrived."""
         self._stored = 0
         """In the piece: of what is stored or on its way."""
-        self._waiting: list[bytes] = []
+        self._waiting: list[Buffer] = []
         self._waiting_bytes = 0
         self._storing: asyncio.Task[None] | None = None
 
@@ -240,7 +240,7 @@ class _Writing:
             # A storage that has lost what it had acknowledged: nothing of this upload is worth keeping.
             raise ChecksumMismatch(self.upload.key[1], self.upload.attachment_id) from None
 
-    async def add(self, chunk: bytes) -> None:
+    async def add(self, chunk: Buffer) -> None:
         """Takes what arrived. Returns when it may have more: the segment before this one has been stored."""
         size = self._declared.size_bytes
         if self._position + len(chunk) > size:
@@ -298,7 +298,7 @@ class _Writing:
         self._stored += sum(map(len, segment))
         self._storing = asyncio.get_running_loop().create_task(self._store(offset, segment))
 
-    async def _store(self, offset: int, segment: list[bytes]) -> None:
+    async def _store(self, offset: int, segment: list[Buffer]) -> None:
         hashing = asyncio.get_running_loop().run_in_executor(None, _update, self._hash, segment)
         try:
             await self._blobs.append(self.upload.piece, offset, segment)
@@ -307,6 +307,6 @@ class _Writing:
             await hashing
 
 
-def _update(digest: "hashlib._Hash", parts: Sequence[bytes]) -> None:
+def _update(digest: "hashlib._Hash", parts: Sequence[Buffer]) -> None:
     for part in parts:
         digest.update(part)

@@ -16,7 +16,6 @@ from sessiond.v1.attachment_service_pb2 import (
     GetUploadStatusRequest,
     ListAttachmentsRequest,
     ListAttachmentsResponse,
-    UploadAttachmentRequest,
     UploadHeader,
     UploadStatus,
 )
@@ -34,7 +33,7 @@ from sessiond_server.domain.times import set_timestamp
 from sessiond_server.rpc import answers
 from sessiond_server.rpc import attachment_requests as requests
 from sessiond_server.rpc.attachment_requests import UploadStart
-from sessiond_server.rpc.call import Call
+from sessiond_server.rpc.call import Call, taking_bytes
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.transfers import Transfers
 from sessiond_server.store.contract import Writer
@@ -61,7 +60,8 @@ class AttachmentServicer:
         self._transfers = transfers
         self._upload_retention_us = round(upload_retention * 1_000_000)
 
-    async def upload_attachment(self, messages: AsyncIterator[UploadAttachmentRequest], call: Call) -> bytes:
+    @taking_bytes
+    async def upload_attachment(self, messages: AsyncIterator[bytes], call: Call) -> bytes:
         arriving = self._transfers.arriving(messages)
         first = await anext(arriving, None)
         principal = call.principal

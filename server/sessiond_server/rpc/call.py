@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
@@ -122,6 +122,15 @@ class WriteRequest(Protocol):
     def request_id(self) -> str: ...
 
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - protobuf's name
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def taking_bytes(method: _Method) -> _Method:
+    """Marks a servicer's method that gets the messages of its stream as they came; see methods.generic_handler."""
+    method.takes_bytes = True  # type: ignore[attr-defined]
+    return method
 
 
 Handler = Callable[[Any, Call], Awaitable[bytes | None]]

@@ -24,6 +24,8 @@ def generic_handler(
 ) -> grpc.GenericRpcHandler:
     """Serves a service by the methods of `servicer`, each named as its RPC in snake case and taking (request, Call).
 
+    A method with a true `takes_bytes` gets the messages of its stream as they came, and parses them itself.
+
     The first interceptor is the outermost. Raises AttributeError when the servicer lacks an RPC.
     """
     handlers = {
@@ -75,6 +77,8 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
 
 def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
     parse, name = _parser(descriptor)
+    if getattr(behaviour, "takes_bytes", False):
+        parse = _as_it_is
 
     async def messages(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[object]:
         async for request in requests:
@@ -94,6 +98,10 @@ def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
         return await behaviour(messages(requests, call), call)
 
     return parsing
+
+
+def _as_it_is(message: bytes) -> Any:
+    return message
 
 
 def _parser(descriptor: MethodDescriptor) -> tuple[Parse, str]:

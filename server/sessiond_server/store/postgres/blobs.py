@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from sessiond_server.blobs.contract import BytesMissing
+from sessiond_server.blobs.contract import Buffer, BytesMissing
 from sessiond_server.domain.files import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.store.postgres.connection import pool
@@ -60,7 +60,7 @@ class PostgresBlobs:
         await self._transactions.close()
         await self._pool.close()
 
-    async def append(self, piece: Piece, offset: int, data: Sequence[bytes]) -> None:
+    async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         tenant_id, piece_id = piece.tenant_id, UUID(piece.piece_id)
         first = offset // ROW_BYTES
 
@@ -82,7 +82,7 @@ class PostgresBlobs:
         rows = await self._fetch(LENGTH, piece.tenant_id, UUID(piece.piece_id))
         return rows[0][0] * ROW_BYTES + rows[0][1] if rows else 0
 
-    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         piece_id = UUID(piece.piece_id)
         while start < end:
             first = start // ROW_BYTES
