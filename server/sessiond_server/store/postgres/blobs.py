@@ -15,7 +15,7 @@ import asyncpg
 from sessiond_server.blobs.contract import Buffer, BytesMissing
 from sessiond_server.domain.files import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
-from sessiond_server.store.postgres.connection import pool
+from sessiond_server.store.postgres.connection import cut, pool, reaching
 from sessiond_server.store.postgres.statements import BLOBS
 from sessiond_server.store.postgres.transactions import Transactions
 
@@ -64,16 +64,23 @@ class PostgresBlobs:
         tenant_id, piece_id = piece.tenant_id, UUID(piece.piece_id)
         first = offset // ROW_BYTES
 
-        async def work(connection: asyncpg.Connection) -> None:
-            # Here, not before: whoever waits for a connection holds the bytes once only.
-            joined = memoryview(b"".join(data))
-            records = (
-                (tenant_id, piece_id, first + at // ROW_BYTES, joined[at : at + ROW_BYTES])
-                for at in range(0, len(joined), ROW_BYTES)
-            )
-            await connection.copy_records_to_table("blob_rows", records=records, columns=_COLUMNS)
-
-        await self._run(work)
+        with _reaching():
+            connection = await self._pool.acquire()
+            try:
+                # Here, not before: whoever waits for a connection holds the bytes once only.
+                joined = memoryview(b"".join(data))
+                records = (
+                    (tenant_id, piece_id, first + at // ROW_BYTES, joined[at : at + ROW_BYTES])
+                    for at in range(0, len(joined), ROW_BYTES)
+                )
+                # A transaction by itself: two trips to the server less for each segment.
+                await connection.copy_records_to_table("blob_rows", records=records, columns=_COLUMNS)
+            except BaseException:
+                # In the middle of a COPY nothing else can be done with it; the server rolls back by itself.
+                cut(connection)
+                raise
+            finally:
+                await self._pool.release(connection)
 
     async def commit(self, piece: Piece) -> None:
         """Every append was a commit."""
@@ -135,6 +142,7 @@ class PostgresBlobs:
 @contextmanager
 def _reaching() -> Iterator[None]:
     try:
-        yield
+        with reaching():
+            yield
     except StoreUnavailable as error:
         raise StorageUnavailable from error
