@@ -47,6 +47,14 @@ class Call:
 
 
 @dataclass
+class File:
+    seq: int
+    size: int
+    there: bool = True
+    """Else it was deleted; its id stays taken."""
+
+
+@dataclass
 class Session:
     user_id: str
     status: str
@@ -70,6 +78,9 @@ class Session:
     live: Run | None = None
     lease: float = 0.0
     queue: list[Run] = field(default_factory=list)
+    uploads: dict[str, int] = field(default_factory=dict)
+    """Those that are not complete: id -> size."""
+    files: dict[str, File] = field(default_factory=dict)
 
     def open_calls(self) -> list[Call]:
         return [call for call in self.calls.values() if call.status in ("PENDING", "APPROVED", "RUNNING")]
@@ -268,6 +279,40 @@ class Model:
         s.deleted = True
         s.done.clear()
         return ("deleted", s.version)
+
+    def begin_upload(self, session_id: str, name: str, size: int) -> Answer:
+        """No command: nothing happens to the session."""
+        s = self.sessions.get(session_id)
+        if s is None or s.deleted:
+            return ("error", "SessionNotFound")
+        if name in s.files:
+            return ("taken",)
+        if closed := self._closed(s):
+            return closed
+        if name in s.uploads:
+            return ("taken",)
+        s.uploads[name] = size
+        return ("begun",)
+
+    def _complete(self, s: Session, name: str) -> Answer:
+        if closed := self._closed(s):
+            return closed
+        if name in s.files:
+            return ("error", "AttachmentAlreadyExists")
+        if name not in s.uploads:
+            return ("error", "UploadSuperseded")
+        self._event(s, "ATTACHMENT_UPLOADED")
+        s.files[name] = File(s.version, s.uploads.pop(name))
+        return ("uploaded", s.version, name, s.version)
+
+    def _remove(self, s: Session, name: str) -> Answer:
+        if closed := self._closed(s):
+            return closed
+        if name not in s.files or not s.files[name].there:
+            return ("error", "AttachmentNotFound")
+        self._event(s, "ATTACHMENT_DELETED")
+        s.files[name].there = False
+        return ("removed", s.version)
 
     def _inactive(self, s: Session) -> Answer | None:
         if closed := self._closed(s):

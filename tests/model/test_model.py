@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.run_pb2 import Run, RunEndReason
@@ -27,6 +29,7 @@ from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
+from sessiond_server.domain.files import Piece
 from sessiond_server.domain.rows import Rules
 from sessiond_server.domain.run_figures import RunFigures
 from sessiond_server.errors import SessiondError, SessionNotFound
@@ -58,8 +61,8 @@ KINDS = ["append"] * 6 + [
 ]
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
-KINDS += [*WORK, "create"]
-WITH_RUN = ("append", "request", "on_call", "rename")
+KINDS += [*WORK, "create", "complete", "complete", "remove"]
+WITH_RUN = ("append", "request", "on_call", "rename", "complete")
 """What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
@@ -72,6 +75,9 @@ LIVE = "live"
 """Stands for the run that is live when the command is made."""
 RUNS = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
 CALLS = st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
+FILES = st.sampled_from(["f1", "f2", "f3", "f4"])
+SIZES = {"f1": 5, "f2": 5, "f3": 7, "f4": 9}
+"""Of the files; those of one size have one content."""
 
 Request = tuple[str, str, Answer, str, int, str, str]
 """Kind, session, content, request id, expected version, user, and the run that writes, if any."""
@@ -118,6 +124,8 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
     if kind == "on_call":
         verb = draw(st.sampled_from(["approve", "reject", "start", "start", "complete", "fail", "cancel"]))
         return kind, (draw(CALLS), verb, f"{verb} {draw(st.integers(1, 2))}")
+    if kind in ("complete", "remove"):
+        return kind, (draw(FILES),)
     return kind, ()
 
 
@@ -181,7 +189,17 @@ def action(kind: str, args: Answer) -> c.Action:
         return agents.request(str(args[0]), approval=bool(args[1]), text=f"arguments of {args[0]}")
     if kind == "on_call":
         return call_action(*map(str, args))
+    if kind == "complete":
+        file = declared(str(args[0]))
+        return c.CompleteUpload(file.attachment_id, 1, file.sha256, file.size_bytes)
+    if kind == "remove":
+        return c.DeleteAttachment(str(args[0]))
     return c.DeleteSession()
+
+
+def declared(name: str) -> Attachment:
+    size = SIZES[name]
+    return Attachment(attachment_id=name, type=1, size_bytes=size, sha256=bytes([size]) * 32)  # type: ignore[arg-type]
 
 
 def call_action(call_id: str, verb: str, detail: str) -> c.Action:
@@ -215,6 +233,11 @@ def answer(result: c.Result) -> Answer:
         return ran(result.version, Run.FromString(result.run))
     if isinstance(result, c.ToolCallWritten):
         return called(result.version, ToolCall.FromString(result.tool_call))
+    if isinstance(result, c.AttachmentUploaded):
+        attachment = Attachment.FromString(result.attachment)
+        return ("uploaded", result.version, attachment.attachment_id, attachment.seq)
+    if isinstance(result, c.AttachmentDeleted):
+        return ("removed", result.version)
     assert isinstance(result, c.SessionDeleted)
     return ("deleted", result.version)
 
@@ -284,6 +307,19 @@ class Comparison(RuleBasedStateMachine):
             applied = self.run(store.apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
 
+    @rule(session_id=SESSIONS, name=FILES)
+    def an_upload_begins(self, session_id: str, name: str) -> None:
+        expected = self.model.begin_upload(session_id, name, SIZES[name])
+        for store, _ in self.stores:
+            assert isinstance(store, MemoryStore | PostgresStore)
+            piece = Piece(self.tenant, str(uuid4()))
+            begin = store.attachments.begin_upload(c.Scope(self.tenant), session_id, declared(name), piece)
+            try:
+                found: Answer = ("taken",) if self.run(begin) is None else ("begun",)
+            except SessiondError as error:
+                found = answer(error)
+            assert found == expected
+
     @rule(seconds=st.sampled_from([20.0, 20.0, 60.0, 3599.0, 3600.0, 2.0 * DAY]))
     def time_passes(self, seconds: float) -> None:
         self.model.now += seconds
@@ -332,6 +368,24 @@ class Comparison(RuleBasedStateMachine):
             folded = fold.fold(folded, event)
         assert folded == session
         self.compare_work(store, session, expected)
+        self.compare_files(store, session, expected)
+
+    def compare_files(self, store: Store, session: Session, expected: ModelSession) -> None:
+        assert isinstance(store, MemoryStore | PostgresStore)
+        scope, name, attachments = c.Scope(self.tenant), session.session_id, store.attachments
+        page = self.run(attachments.list_attachments(scope, name, after_seq=0, limit=100))
+        found = [Attachment.FromString(body) for body in page.attachments]  # type: ignore[attr-defined]
+        there = {name: file for name, file in expected.files.items() if file.there}
+        assert [(a.attachment_id, a.seq, a.size_bytes) for a in found] == sorted(
+            ((name, file.seq, file.size) for name, file in there.items()), key=lambda file: file[1]
+        )
+        for file_name, file in there.items():
+            stored = self.run(attachments.get_file(scope, name, file_name))
+            assert sum(extent.length for extent in stored.extents) == file.size  # type: ignore[attr-defined]
+        unfinished = [self.run(attachments.get_upload(scope, name, upload)) for upload in SIZES]
+        assert [upload is not None for upload in unfinished] == [upload in expected.uploads for upload in SIZES]
+        sizes = sum(file.size for file in there.values())
+        assert (session.attachment_count, session.attachment_bytes) == (len(there), sizes)
 
     def compare_work(self, store: Store, session: Session, expected: ModelSession) -> None:
         assert isinstance(store, MemoryStore | PostgresStore)
