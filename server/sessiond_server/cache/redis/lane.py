@@ -11,12 +11,11 @@ MOST_COMMANDS: Final = 512
 MOST_BYTES: Final = 1024 * 1024
 """Of one pipeline; one item may be larger."""
 
-QUIET_TURNS: Final = 6
+QUIET_TURNS: Final = 1
 ENOUGH: Final = 32
-"""Reads leave once so many turns of the loop brought no other, or so many are there. A loop with nothing to do makes
-six turns in microseconds, so a lone caller does not notice; on one that is busy each turn serves a caller or two. When
-they left in the next turn already, 64 callers filled pipelines with 1.1 reads; this way with 10, at 100 µs less CPU for
-each (docs/decisions/0006-redis-links.md)."""
+"""Reads leave once so many turns of the loop brought no other, or so many are there. Calls begin in groups
+(rpc/interceptors/gathering.py), so those that belong together come within a turn; before they did, reads had to wait for
+six (docs/decisions/0006-redis-links.md)."""
 
 Done = Callable[[Sequence[Any] | None], None]
 """Takes the replies to an item's commands, errors as values; or None when they are not to be believed."""

@@ -5,12 +5,12 @@ from typing import Any, Final
 
 from sessiond_server.rpc.call import Call, Handler, Method
 
-QUIET_TURNS: Final = 6
-ENOUGH: Final = 32
+QUIET_TURNS: Final = 10
+ENOUGH: Final = 64
 """Calls begin once so many turns of the loop brought no other, or so many are there. grpc takes in about one call in
 each turn, so without this each would be parsed, checked and answered in a turn of its own: with cold caches of the
 processor, and with system calls, reads of the cache and commands of a batch one at a time. A loop with nothing else to
-do makes six turns in microseconds: a lone caller does not notice (docs/decisions/0017-gathered-calls.md)."""
+do makes ten turns in microseconds: a lone caller does not notice (docs/decisions/0017-gathered-calls.md)."""
 
 
 class Gathering:
