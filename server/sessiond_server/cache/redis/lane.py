@@ -14,8 +14,8 @@ MOST_BYTES: Final = 1024 * 1024
 QUIET_TURNS: Final = 1
 ENOUGH: Final = 32
 """Reads leave once so many turns of the loop brought no other, or so many are there. Calls begin in groups
-(rpc/interceptors/gathering.py), so those that belong together come within a turn; before they did, reads had to wait for
-six (docs/decisions/0006-redis-links.md)."""
+(rpc/interceptors/gathering.py), so those that belong together come within a turn; before they did, reads had to wait
+for six (docs/decisions/0006-redis-links.md)."""
 
 Done = Callable[[Sequence[Any] | None], None]
 """Takes the replies to an item's commands, errors as values; or None when they are not to be believed."""
