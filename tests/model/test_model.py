@@ -149,6 +149,13 @@ def work(draw: st.DrawFn) -> Request:
     return kind, draw(SESSIONS), args, "", 0, "", run_id
 
 
+@st.composite
+def files(draw: st.DrawFn) -> Request:
+    """What those do who move files."""
+    kind, args = draw(contents(["complete", "complete", "remove"]))
+    return kind, "s1", args, draw(REQUESTS), 0, "", ""
+
+
 def action(kind: str, args: Answer) -> c.Action:
     """The command's action, as the wire would make it."""
     if kind == "create":
@@ -306,6 +313,12 @@ class Comparison(RuleBasedStateMachine):
         for store, _ in self.stores:
             applied = self.run(store.apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
+
+    @rule(batch=st.lists(files(), min_size=1, max_size=6), name=FILES)
+    def files_come_and_go(self, batch: list[Request], name: str) -> None:
+        for upload in {name, *(str(args[0]) for kind, _, args, *_ in batch if kind == "complete")}:
+            self.an_upload_begins("s1", upload)
+        self.apply(batch)
 
     @rule(session_id=SESSIONS, name=FILES)
     def an_upload_begins(self, session_id: str, name: str) -> None:
