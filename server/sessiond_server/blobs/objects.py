@@ -21,6 +21,10 @@ from sessiond_server.errors import StorageUnavailable
 
 _log = logging.getLogger("sessiond.blobs")
 
+_SECRETS = ("secret", "token", "password", "access_key", "account_key")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
+"""What S3, Azure and Google Cloud Storage say of a bucket that is not there: a wrong setting, not a lost piece."""
+
 _T = TypeVar("_T")
 
 
@@ -33,6 +37,8 @@ def opened(url: str) -> "ObjectBlobs":
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    if any(word in key.lower() for key in options for word in _SECRETS) or parts.username or parts.password:
+        raise ValueError("credentials belong into the environment: settings are shown and logged")
     plain = urlunsplit(parts._replace(query=""))
     allow_http = options.get("endpoint", "").startswith("http://")
     try:
@@ -94,7 +100,8 @@ class ObjectBlobs:
                 count -= len(data)
                 for at in range(0, len(data), READ_BYTES):
                     yield data[at : at + READ_BYTES]
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            _check_bucket(error)
             raise BytesMissing from None
         except exceptions.BaseError as error:
             await self._explain(name, start + count, error)
@@ -166,9 +173,19 @@ def _piece(name: str) -> Piece | None:
 
 
 async def _reaching(request: Awaitable[_T]) -> _T:
-    """What the storage answers. Raises StorageUnavailable when it does not, FileNotFoundError as it comes."""
+    """What the storage answers. Raises StorageUnavailable when it does not, FileNotFoundError of a single object."""
     try:
         return await request
+    except FileNotFoundError as error:
+        _check_bucket(error)
+        raise
     except exceptions.BaseError as error:
         _log.warning("the storage of attachments failed", exc_info=error)
+        raise StorageUnavailable from error
+
+
+def _check_bucket(error: FileNotFoundError) -> None:
+    """Raises StorageUnavailable unless the error is about a single object."""
+    if any(words in str(error) for words in _NO_BUCKET):
+        _log.warning("the bucket of attachments is not there", exc_info=error)
         raise StorageUnavailable from error

@@ -1,0 +1,78 @@
+"""What only object storage can do: be configured wrongly, and be away."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from sessiond_server.blobs.objects import opened
+from sessiond_server.domain.files import Piece
+from sessiond_server.errors import StorageUnavailable
+from tests.blobs import s3
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET_KEY)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket?secret_access_key=hunter2",
+        "s3://bucket?AWS_SESSION_TOKEN=hunter2",
+        "az://account/container?account_key=hunter2",
+        "s3://hunter2:hunter2@bucket",
+        "s3://bucket?region",
+        "s3://bucket?no_such_setting=hunter2",
+    ],
+)
+def test_urls_that_mean_nothing_or_too_much(url: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is obstore's, but for what it must not say
+        opened(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_a_storage_that_is_away_is_unavailable_and_serves_when_it_is_back() -> None:
+    s3.needed()
+    with s3.running() as server:
+        blobs, piece = opened(server.bucket()), Piece("acme", str(uuid4()))
+        await blobs.append(piece, 0, [bytes(blobs.segment)])
+        server.stop()
+
+        async def read() -> None:
+            async for _ in blobs.read(piece, 0, 10):
+                raise AssertionError("something came")
+
+        async def listed() -> None:
+            async for _ in blobs.pieces():
+                raise AssertionError("something came")
+
+        failures = await asyncio.gather(
+            blobs.append(piece, blobs.segment, [b"more"]),
+            blobs.length(piece),
+            blobs.delete([piece]),
+            read(),
+            listed(),
+            return_exceptions=True,
+        )
+        assert [type(failure) for failure in failures] == [StorageUnavailable] * 5
+        await asyncio.to_thread(server.start)
+        assert await blobs.length(piece) == blobs.segment
+        await blobs.append(piece, blobs.segment, [b"more"])
+        assert b"".join([bytes(data) async for data in blobs.read(piece, blobs.segment, blobs.segment + 4)]) == b"more"
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_a_bucket_that_is_not_there_is_no_missing_piece() -> None:
+    """A wrong setting must not look like attachments that are lost."""
+    s3.needed()
+    with s3.running() as server:
+        url = server.bucket().replace("s3://test-", "s3://other-")
+        blobs, piece = opened(url), Piece("acme", str(uuid4()))
+        with pytest.raises(StorageUnavailable):
+            await blobs.append(piece, 0, [b"data"])
+        with pytest.raises(StorageUnavailable):
+            await blobs.length(piece)
