@@ -1,6 +1,6 @@
 """Blobs in a folder of this machine, or of one that all replicas mount: a file for each piece, `t_<tenant>/<piece>`.
 
-Not through obstore, whose files are written whole, each with a name of its own first: that took four times the CPU.
+Not through obstore, whose files are written whole, each with a name of its own first: that took three times the CPU.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 def opened(url: str) -> "ObjectBlobs":
-    """The blobs in a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
+    """The blobs in a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix`.
 
     The URL's query has settings of obstore's, such as `?region=eu-central-1&endpoint=https://s3.example.org`.
     Credentials come from where the platform's own tools look for them. Connects to nothing.
