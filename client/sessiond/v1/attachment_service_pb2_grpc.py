@@ -127,7 +127,7 @@ class AttachmentServiceServicer(object):
         """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The trailing
         metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. A client that takes
         nothing for 30 seconds (unless configured) is left (TRANSFER_STALLED). Errors: ATTACHMENT_NOT_FOUND, also in mid-stream
-        when it is deleted meanwhile; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
+        when it was deleted and its bytes are gone; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
