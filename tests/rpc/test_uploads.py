@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
 from sessiond.v1.run_pb2 import RunFence
 from sessiond.v1.session_pb2 import Session, SessionConfig
+from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.uploads import UploadLimits
 from sessiond_server.domain.files import Piece
 from sessiond_server.domain.rows import Rules
@@ -89,6 +91,38 @@ async def test_an_upload_in_a_run_carries_its_name(there: Site) -> None:
     # The bytes are there: the run's successor, or nobody's, completes it without sending any.
     assert (await there.status("s", "a")).committed_bytes == 7
     assert (await there.send([header("s", "a", offset=7)])).run_id == ""
+
+
+async def test_a_call_that_brings_nothing_completes_what_a_folder_holds(tmp_path: Path) -> None:
+    """A server that was killed between the last byte and its answer left all of the file, and the next call no file of
+    its own: completing it was an internal error, again and again."""
+    async with site(blobs=FolderBlobs(tmp_path)) as there:
+        failure = await there.failure([_in_run(header("s", "a"), "r", 1), *chunks(b"content")])
+        assert failure.reason == "RUN_FENCED"
+        await there.send([header("s", "a", offset=7)])
+        assert (await there.download("s", "a"))[0] == b"content"
+
+
+async def test_bytes_that_the_storage_has_lost_are_told_and_the_upload_given_up(tmp_path: Path) -> None:
+    async with site(blobs=FolderBlobs(tmp_path)) as there:
+        assert (await there.failure([_in_run(header("s", "a"), "r", 1), *chunks(b"content")])).reason == "RUN_FENCED"
+        arrived, go = asyncio.Event(), asyncio.Event()
+
+        async def messages() -> AsyncIterator[a.UploadAttachmentRequest]:
+            yield header("s", "a", offset=4)
+            arrived.set()
+            await go.wait()
+            yield a.UploadAttachmentRequest(chunk=b"ent")
+
+        upload = asyncio.ensure_future(there.failure(messages()))
+        await arrived.wait()
+        for file in tmp_path.glob("*/*"):
+            file.unlink()
+        go.set()
+        failure = await upload
+        assert (failure.code, failure.reason) == (INVALID, "CHECKSUM_MISMATCH")
+        assert (await there.wire.failure("GetUploadStatus", status_of("a"))).reason == "UPLOAD_NOT_FOUND"
+        await nothing_visible(there)
 
 
 def _in_run(message: a.UploadAttachmentRequest, run_id: str, fence: int) -> a.UploadAttachmentRequest:

@@ -41,7 +41,10 @@ class BlobStore(Protocol):
         ...
 
     async def commit(self, piece: Piece) -> None:
-        """Returns when every byte that was appended survives the end of this machine, as far as the storage can."""
+        """Returns when every byte that was appended survives the end of this machine, as far as the storage can.
+
+        The piece has bytes. Where it is gone, raises BytesMissing or nothing: not every storage looks.
+        """
         ...
 
     async def length(self, piece: Piece) -> int:

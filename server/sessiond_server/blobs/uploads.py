@@ -114,6 +114,10 @@ class Uploads:
         except (UploadTooLong, ChecksumMismatch, Refused):
             await asyncio.shield(self._begin_ending(self._give_up(scope, writing)))
             raise
+        except BytesMissing:
+            # A storage that has lost what it had acknowledged: nothing of this upload is worth keeping.
+            await asyncio.shield(self._begin_ending(self._give_up(scope, writing)))
+            raise ChecksumMismatch(session_id, declared.attachment_id) from None
         except BaseException:
             self._begin_ending(writing.keep())
             raise
@@ -231,14 +235,13 @@ class _Writing:
         self._storing: asyncio.Task[None] | None = None
 
     async def recall(self) -> None:
-        """Reads what earlier calls have stored: its checksum cannot be kept anywhere but in their processes."""
-        try:
-            for extent in self.upload.extents:
-                async for data in self._blobs.read(extent.piece, 0, extent.length):
-                    await asyncio.to_thread(self._hash.update, data)
-        except BytesMissing:
-            # A storage that has lost what it had acknowledged: nothing of this upload is worth keeping.
-            raise ChecksumMismatch(self.upload.key[1], self.upload.attachment_id) from None
+        """Reads what earlier calls have stored: its checksum cannot be kept anywhere but in their processes.
+
+        Raises BytesMissing.
+        """
+        for extent in self.upload.extents:
+            async for data in self._blobs.read(extent.piece, 0, extent.length):
+                await asyncio.to_thread(self._hash.update, data)
 
     async def add(self, chunk: Buffer) -> None:
         """Takes what arrived. Returns when it may have more: the segment before this one has been stored."""
@@ -256,7 +259,7 @@ class _Writing:
             self._waiting_bytes += len(chunk)
 
     async def finish(self) -> None:
-        """Returns when every byte is there, right, and safe. Raises UploadIncomplete, ChecksumMismatch."""
+        """Returns when every byte is there, right, and safe. Raises UploadIncomplete, ChecksumMismatch, BytesMissing."""
         if self._waiting:
             await self._store_waiting()
         await self._settle()
@@ -265,8 +268,10 @@ class _Writing:
             raise UploadIncomplete(size, self._position)
         if self._hash.digest() != self._declared.sha256:
             raise ChecksumMismatch(self.upload.key[1], self.upload.attachment_id)
-        for piece in (*(extent.piece for extent in self.upload.extents), self.upload.piece):
-            await self._blobs.commit(piece)
+        for extent in self.upload.extents:
+            await self._blobs.commit(extent.piece)
+        if self._stored:  # else the calls before this one had brought everything
+            await self._blobs.commit(self.upload.piece)
 
     async def settled(self) -> bool:
         """Returns when nothing is being stored: whether all of it was. Cancelling it leaves the storing alone."""
@@ -281,7 +286,7 @@ class _Writing:
             if self._waiting and await self.settled():
                 await self._store_waiting()
             await self._settle()
-        except SessiondError as error:
+        except (SessiondError, BytesMissing) as error:
             _log.debug("the last bytes of an upload were not stored: %s", error)
 
     async def _settle(self) -> None:
