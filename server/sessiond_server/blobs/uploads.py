@@ -259,7 +259,10 @@ class _Writing:
             self._waiting_bytes += len(chunk)
 
     async def finish(self) -> None:
-        """Returns when every byte is there, right, and safe. Raises UploadIncomplete, ChecksumMismatch, BytesMissing."""
+        """Returns when every byte is there, right and safe.
+
+        Raises UploadIncomplete, ChecksumMismatch, BytesMissing.
+        """
         if self._waiting:
             await self._store_waiting()
         await self._settle()
