@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 from typing import cast
 
 import pytest
@@ -10,7 +11,7 @@ from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, 
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
 from sessiond_server.store.batcher import Batcher
-from sessiond_server.store.batching import Limits
+from sessiond_server.store.batching import BUSY, Batching, Limits
 from sessiond_server.store.contract import Applied, Store
 
 ONE_SHARD = Limits(shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0)
@@ -280,3 +281,29 @@ async def test_closing_an_idle_batcher_ends_its_tasks() -> None:
     await turns()
     await batcher.close()
     assert {task for task in asyncio.all_tasks() if task.get_name().startswith("batcher-")} == set()
+
+
+def test_a_busy_process_lets_many_wait_for_more_and_nobody_else() -> None:
+    batching: Batching[int] = Batching(Limits(queue_commands=99, batch_commands=64), Random(0))
+    pauses = []
+    for number in range(64):
+        pauses.append(batching.linger(0, 1.0))
+        batching.submit(command(f"r{number}"), number)
+    assert pauses[:8] == [0.0] * 8, "a few callers would wait for each other"
+    assert all(0 < pause <= batching.limits.linger_most for pause in pauses[8:])
+    assert pauses[8:] == sorted(pauses[8:])
+    assert batching.linger(0, 1.0) == 0.0, "no more fit into the batch"
+    batching.next_batch(0, 0.0)
+    batching.unknown(0, 0.0)
+    batching.submit(command("more"), 64)
+    assert batching.linger(0, 1.0) == 0.0, "it is sent again as it was"
+
+
+def test_a_process_that_waits_for_its_database_does_not_keep_it_waiting() -> None:
+    batching: Batching[int] = Batching(Limits(), Random(0))
+    for number in range(32):
+        batching.submit(command(f"r{number}"), number)
+    assert batching.linger(0, BUSY - 0.01) == 0.0
+    assert batching.linger(0, BUSY) > 0.0
+    batching.close()
+    assert batching.linger(0, 1.0) == 0.0

@@ -55,6 +55,9 @@ class Schedule:
             outage=chance.choice((0.0, 1.0, 5.0)),
             backoff_first=0.1,
             backoff_most=0.8,
+            linger_from=chance.choice((2, 3, 8)),
+            linger_each=0.05,
+            linger_most=0.2,
         )
         self.batching: Batching[Call] = Batching(self.limits, chance)
         self.p_poison = chance.choice((0.0, 0.0, 0.1))
@@ -117,6 +120,17 @@ class Schedule:
         """What the driver's task does when it is not waiting for the store."""
         if shard in self.busy:
             return
+        if pause := self.batching.linger(shard, self.chance.random()):
+            assert shard not in self.repeat, "a batch of unknown outcome does not wait for more"
+            assert pause <= self.limits.linger_most
+            self.seen["lingered"] += 1
+            self.busy.add(shard)
+            self.at(self.now + pause, lambda: self.send(shard))
+            return
+        self.send(shard)
+
+    def send(self, shard: int) -> None:
+        self.busy.discard(shard)
         batch, late = self.batching.next_batch(shard, self.now)
         self.answer(late)
         if not batch:
@@ -257,6 +271,7 @@ def test_ten_thousand_schedules_lose_double_and_reorder_nothing() -> None:
     for what in (
         *("MessagesAppended", "StoreUnavailable", "DeadlinePassed", "ValueError", "refused", "withdrawn", "retried"),
         *("too late to withdraw", "batches of several", "halved", "failed alone", "given up"),
+        "lingered",
         *("lost, committed never", "lost, committed now", "lost, committed later"),
     ):
         assert seen[what] >= 1000, what

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from math import inf
 from random import Random
+from time import monotonic, thread_time
 from types import TracebackType
 
 from sessiond_server.domain.commands import Command, Outcome
@@ -83,7 +84,12 @@ class Batcher:
         """Sends one shard's batches, one after the other, until closed and empty."""
         loop = asyncio.get_running_loop()
         batching = self._batching
+        sent = worked = 0.0
         while True:
+            elapsed = monotonic() - sent
+            if pause := batching.linger(number, (thread_time() - worked) / elapsed):
+                await asyncio.sleep(pause)
+            sent, worked = monotonic(), thread_time()
             batch, late = batching.next_batch(number, loop.time())
             _settle(late)
             if not batch:

@@ -1,10 +1,10 @@
 """Group commit without I/O: which commands go to the store together, when again, and what each caller hears.
 
 Commands wait in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch under way; whatever
-queued up meanwhile is the next one, without any linger. A batch that fails in an unforeseen way is halved until the
-command at fault stands alone. A batch whose outcome is unknown is applied again with the same members: request ids make
-that exact. Either way nothing else of the shard is sent before every member has its answer, so no command overtakes an
-earlier one of its session.
+queued up meanwhile is the next one, at once unless the process is busy with more calls (`linger`). A batch that fails in
+an unforeseen way is halved until the command at fault stands alone. A batch whose outcome is unknown is applied again
+with the same members: request ids make that exact. Either way nothing else of the shard is sent before every member has
+its answer, so no command overtakes an earlier one of its session.
 
 Nothing here awaits, sleeps or reads a clock: `batcher.py` drives it on asyncio, the simulation in the tests by a seed.
 Times are seconds of any one monotonic clock.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from zlib import crc32
 
 from sessiond_server.domain.commands import Command, Outcome, Result
@@ -45,6 +45,17 @@ class Limits:
     backoff_first: float = 0.05
     """Seconds before the second attempt; doubles with each, times 0.5 to 1.0 by chance."""
     backoff_most: float = 1.0
+    linger_from: int = 8
+    """Commands that must wait before a batch lingers for more. Fewer callers would only wait for each other."""
+    linger_each: float = 0.0002
+    """Seconds of lingering for each command that waits."""
+    linger_most: float = 0.003
+
+
+BUSY: Final = 0.7
+"""Part of the time since the last batch was sent that the loop's thread must have worked for the next batch to linger.
+The processor is then what limits throughput, and the fewer batches there are, the less of it each command takes. Below,
+the database limits, and lingering would keep it waiting (docs/decisions/0019-batches-of-a-busy-process.md)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +125,15 @@ class Batching(Generic[Waiter]):
         for ticket in late:
             self.withdraw(ticket)
         return [(ticket, DeadlinePassed()) for ticket in late]
+
+    def linger(self, number: int, busy: float) -> float:
+        """Seconds to wait for more commands before `next_batch`; 0: none. `busy`: part of the time since the last batch
+        was sent, 0 to 1, that the process worked."""
+        shard, limits = self._shards[number], self.limits
+        waiting = len(shard.queue)
+        if self.closed or shard.again or busy < BUSY or not limits.linger_from <= waiting < limits.batch_commands:
+            return 0.0
+        return min(limits.linger_most, limits.linger_each * waiting)
 
     def next_batch(
         self, number: int, now: float
