@@ -1,10 +1,10 @@
 """Group commit without I/O: which commands go to the store together, when again, and what each caller hears.
 
-Commands wait in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch under way; whatever
-queued up meanwhile is the next one, at once unless the process is busy with more calls (`linger`). A batch that fails
-in an unforeseen way is halved until the command at fault stands alone. A batch whose outcome is unknown is applied again
-with the same members: request ids make that exact. Either way nothing else of the shard is sent before every member has
-its answer, so no command overtakes an earlier one of its session.
+Commands wait in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch under way;
+whatever queued up meanwhile is the next one, at once unless the process is busy with more calls (`linger`). A batch
+that fails in an unforeseen way is halved until the command at fault stands alone. A batch whose outcome is unknown is
+applied again with the same members: request ids make that exact. Either way nothing else of the shard is sent before
+every member has its answer, so no command overtakes an earlier one of its session.
 
 Nothing here awaits, sleeps or reads a clock: `batcher.py` drives it on asyncio, the simulation in the tests by a seed.
 Times are seconds of any one monotonic clock.
