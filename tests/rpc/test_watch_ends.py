@@ -197,6 +197,19 @@ async def test_a_drain_does_not_wait_for_who_does_not_read_beyond_the_grace() ->
         await until(lambda: wire.server.calls == 0)
 
 
+async def test_a_drain_does_not_wait_for_answers_that_nobody_takes() -> None:
+    """Nothing is in progress any more: what is left in the transport gets a moment, not the grace. The same holds for
+    a call that grpc has lost, of which nobody knows but its client."""
+    async with serving(grace=600.0, flush=0.1, watch_write_timeout=0.1) as wire, channel_to(wire.port) as channel:
+        await wire.create("s")
+        stuck = watch(wire, channel=channel)
+        assert (await stuck.read()).HasField("snapshot")
+        for _ in range(3):
+            await wire.append("s", LARGE)
+        await until(lambda: wire.server.calls == 0)
+        await wire.server.stop()
+
+
 async def test_a_stream_is_recorded_once_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sessiond.access")
     async with serving(limits=QUICK) as wire:

@@ -88,6 +88,9 @@ class WireSettings:
     """Between NOT_SERVING and refusing calls: load balancers need it to look elsewhere."""
     grace: float = 10.0
     """How long calls in progress may take to finish when the server stops."""
+    flush: float = 2.0
+    """How long answers may then take to leave once no call is in progress. Without it a peer that takes none, or a call
+    that grpc has lost (decision 14), would use up all of `grace`."""
     largest_request: int = 4 * MIB
     """Bytes. Larger ones are RequestTooLarge; `transport_limit` is what is read at all."""
     transport_limit: int = 8 * MIB
@@ -227,7 +230,7 @@ class RpcServer:
 
     async def stop(self) -> None:
         """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in
-        progress get `grace` to finish, then they are cancelled.
+        progress get `grace` to finish, and their answers `flush` to leave; then they are cancelled.
 
         Returns when the port is closed. Cancelling it skips the pause; the rest then goes on by itself.
         """
@@ -251,4 +254,21 @@ class RpcServer:
         await asyncio.sleep(0)
         self._health.close()
         self._deliveries.drain()
-        await closing
+        quiet = asyncio.create_task(self._quiet(), name="rpc-quiet")
+        await asyncio.wait({closing, quiet}, return_when=asyncio.FIRST_COMPLETED)
+        if closing.done():
+            quiet.cancel()
+            await closing
+            return
+        # One after the other: see `stop`.
+        closing.cancel()
+        await asyncio.wait({closing})
+        await server.stop(None)
+
+    async def _quiet(self) -> None:
+        """Returns when no call has been in progress for `flush`."""
+        while True:
+            await self._occupancy.emptied()
+            await asyncio.sleep(self._settings.flush)
+            if not self._occupancy.calls:
+                return

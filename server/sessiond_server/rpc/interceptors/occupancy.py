@@ -1,5 +1,6 @@
 """How many calls are in progress, and how many may be."""
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
@@ -20,11 +21,18 @@ class Occupancy:
         self._most = most
         self._limited = 0
         self._all = 0
+        self._empty: asyncio.Future[None] | None = None
 
     @property
     def calls(self) -> int:
         """Calls whose answer has not been handed to the transport."""
         return self._all
+
+    async def emptied(self) -> None:
+        """Returns once no call is in progress. For one task."""
+        while self._all:
+            self._empty = asyncio.get_running_loop().create_future()
+            await self._empty
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         limited = 0 if method.response_streaming else 1
@@ -32,6 +40,8 @@ class Occupancy:
         def left(_: Any) -> None:
             self._all -= 1
             self._limited -= limited
+            if not self._all and self._empty is not None and not self._empty.done():
+                self._empty.set_result(None)
 
         def counted(request: Any, call: Call) -> Awaitable[bytes | None]:
             if limited and self._limited >= self._most:
