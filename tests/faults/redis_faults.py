@@ -27,6 +27,10 @@ FREEZE = 5.0
 CALM = 2.0
 """Seconds of load before each fault: what writes take normally."""
 READERS = 8
+SLOWEST = 2.0
+"""Below how many times its normal the p99 of writes must stay in an outage."""
+FEWEST = 500
+"""Writes without which a p99 says nothing."""
 
 
 @dataclass
@@ -49,25 +53,34 @@ class Report:
     audited: int
     stale: int
     seconds: float
+    timed: bool = True
+    """Whether writes that took too long fail it."""
+
+    @property
+    def ratio(self) -> float:
+        """Of the p99 of writes in an outage to the normal one; NaN: too few writes to tell."""
+        return p99(self.seen.hurt) / p99(self.seen.calm)
 
     @property
     def sound(self) -> bool:
         clean = self.verdict.sound and not self.stale and not self.seen.below_min_version
-        return clean and self.acked > 0 and self.seen.reads > 0 and self.audited > 0
+        looked = self.acked > 0 and self.seen.reads > 0 and self.audited > 0
+        return clean and looked and (not self.timed or self.ratio < SLOWEST)
 
     def line(self) -> str:
         v, normal, outage = self.verdict, p99(self.seen.calm), p99(self.seen.hurt)
         return (
             f"faults={self.faults} acked={self.acked} lost={v.lost} doubled={v.doubled} gaps={v.gaps} "
             f"invented={v.invented} reads={self.seen.reads} write_p99_ms={normal * 1000:.1f} "
-            f"write_p99_ms_in_outage={outage * 1000:.1f} ratio={outage / normal if normal else math.nan:.2f} "
+            f"write_p99_ms_in_outage={outage * 1000:.1f} ratio={self.ratio:.2f} "
             f"audited={self.audited} seconds={self.seconds:.1f} "
             f"stale={self.stale} below_min_version={self.seen.below_min_version}"
         )
 
 
 def p99(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) * 99 // 100] if values else 0.0
+    """NaN, which is not below anything, if there are fewer than FEWEST."""
+    return sorted(values)[len(values) * 99 // 100] if len(values) >= FEWEST else math.nan
 
 
 class RedisPair:
@@ -138,9 +151,10 @@ async def campaign(
     settle: float = SETTLE,
     freeze: float = FREEZE,
     calm: float = CALM,
+    timed: bool = True,
 ) -> Report:
     """Hurts Redis `faults` times, each kind in turn, at moments that `seed` chooses, while `rate` appends a second go
-    on. The durations are in seconds; see SETTLE, FREEZE, CALM."""
+    on. The durations are in seconds; see SETTLE, FREEZE, CALM. `timed`: see Report."""
     chance, began = random.Random(seed), time.monotonic()
     async with Proxy("127.0.0.1", 0) as proxy:
         redis = RedisPair(log.parent / "redis", proxy)
@@ -166,6 +180,7 @@ async def campaign(
                         for number in range(READERS)
                     ]
                     await asyncio.sleep(calm)
+                    load.taken()  # The first ones, on servers that have just started, are not normal.
                     for fault in range(1, faults + 1):
                         kind = KINDS[fault % len(KINDS)]
                         await asyncio.sleep(calm * (0.5 + chance.random()))
@@ -194,7 +209,7 @@ async def campaign(
             for replica in replicas:
                 await replica.stop()
             redis.stop()
-    return Report(faults, load.ledger.count, verdict, seen, audited, stale, time.monotonic() - began)
+    return Report(faults, load.ledger.count, verdict, seen, audited, stale, time.monotonic() - began, timed)
 
 
 async def _read(

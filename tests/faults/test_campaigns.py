@@ -52,7 +52,7 @@ async def test_runs_and_tool_calls_are_led_to_their_end_when_replicas_are_killed
 async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, tmp_path: Path) -> None:
     report = await redis_faults.campaign(
         postgres_dsn, tmp_path / "server.log", faults=4, seed=5, rate=100, progress=lambda text: None,
-        settle=3.0, freeze=0.5, calm=0.3,
+        settle=3.0, freeze=0.5, calm=0.3, timed=False,
     )  # fmt: skip
     assert report.sound, report.line()
 
