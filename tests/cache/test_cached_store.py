@@ -264,7 +264,10 @@ async def test_an_entry_below_min_version_is_not_served(store: CachedStore, behi
     assert (await newest(store, freshness=Freshness(min_version=3))).version == 3
     await accepted(behind, CALLER.append("s"))
     assert (await store.get_session(SCOPE, "s", content=False, freshness=Freshness(min_version=4))).version == 4
-    assert (await store.get_session(SCOPE, "s", content=False, freshness=Freshness(min_version=99))).version == 4
+    for far_ahead in (99, 2**63 - 1):
+        fresh = Freshness(min_version=far_ahead)
+        assert (await store.get_session(SCOPE, "s", content=False, freshness=fresh)).version == 4
+        assert (await newest(store, freshness=fresh)).version == 4
 
 
 async def test_what_the_cache_did_not_hear_is_told_later_and_not_read_meanwhile(

@@ -32,7 +32,7 @@ NAMELESS = (
     "ListPendingApprovals",
 )
 NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
-BAD_IDS = ["", "x" * 129, "a\0b", "a b", "a/b", "é", "a\n", "名"]
+BAD_IDS = ["", "x" * 129, "x" * 100_000, "a\0b", "a b", "a/b", "é", "a\n", "名", "\N{CAT}"]
 
 
 def deep(levels: int) -> Struct:
