@@ -120,13 +120,13 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         embedded = None
         if settings.embedded:
-            embedded = await stack.enter_async_context(bundled(settings))
+            embedded = await stack.enter_async_context(bundled(settings, cache=settings.redis_url is None))
         dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(_opened_blobs(settings, dsn))
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
         files = Files(truth.attachments, uploads, Downloads(truth.attachments, blobs))
-        redis_url = embedded.redis_url if embedded else settings.redis_url
+        redis_url = embedded.redis_url if embedded and settings.redis_url is None else settings.redis_url
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
         store: Store = AnnouncingStore(truth, hub, bus)

@@ -200,3 +200,17 @@ async def test_health_tells_of_the_cache_and_does_not_depend_on_it(postgres_dsn:
         assert await _cache_health(server.port) == not_serving
         assert probe.health("127.0.0.1", server.port, 20.0) == "SERVING"
         assert await server.stop() == 0
+
+
+async def test_a_cache_of_ones_own_is_used_beside_the_bundled_postgres(redis_url: str) -> None:
+    with data_folder() as data:
+        async with serving("--data-dir", data, "--redis-url", "redis://127.0.0.1:1/0") as server:
+            assert f"{data} (new; bundled Postgres)" in server.announced
+            assert await _cache_health(server.port) == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await server.stop() == 0
+        assert not (data / "log" / "valkey.log").exists()
+        async with serving("--data-dir", data, "--redis-url", redis_url) as server:
+            async with asyncio.timeout(60):
+                while await _cache_health(server.port) != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert await server.stop() == 0

@@ -26,7 +26,8 @@ def announce(service: app.Service) -> None:
     """Says in a few lines what runs, where the data is and what to do next."""
     settings = service.settings
     if service.embedded:
-        data = f"{settings.data_dir} ({'new; ' if service.embedded.created else ''}bundled Postgres and Valkey)"
+        new, valkey = "new; " if service.embedded.created else "", "" if settings.redis_url else " and Valkey"
+        data = f"{settings.data_dir} ({new}bundled Postgres{valkey})"
     elif settings.store == "memory":
         data = "in memory: gone when this stops"
     else:

@@ -199,7 +199,7 @@ class Settings:
 
     @property
     def embedded(self) -> bool:
-        """Whether the bundled servers are used."""
+        """Whether the bundled Postgres is used, with the bundled Valkey unless `redis_url` names another."""
         return self.store == "postgres" and self.postgres_dsn is None
 
 
