@@ -1,7 +1,7 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store -> blobs -> bus -> hub -> announcing store -> cache -> batcher -> wire, refusing calls
-    -> schema -> background tasks -> wire, serving
+    bundled servers -> store -> blobs -> bus -> hub -> announcing store -> cache -> batcher -> metrics -> wire, refusing
+    calls -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
 """
@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from sessiond_server import auth, failpoints, sweeper
+from sessiond_server import auth, failpoints, metrics, sweeper
 from sessiond_server.blobs import reaper
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
@@ -46,14 +47,12 @@ from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
 from sessiond_server.store.cached import CachedStore
 from sessiond_server.store.contract import Store
+from sessiond_server.store_watch import PING_PAUSE, StoreWatch
 
 _log = logging.getLogger("sessiond.app")
 
 OUTAGE_AT_START: Final = 30.0
 """Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
-PING_PAUSE: Final = 1.0
-PING_PATIENCE: Final = 2.0
-"""Seconds between two looks at the store, and for one; health follows within their sum."""
 BLOB_CONNECTIONS: Final = 4
 """To Postgres, beside those of the store, where the bytes of attachments lie there."""
 _MICROSECOND: Final = 1_000_000
@@ -72,15 +71,17 @@ class Service:
     embedded: EmbeddedServers | None
     keys: int
     """0: no keys are needed."""
+    metrics: Address | None
+    """Where they are served."""
 
 
 class CannotListen(Exception):
     """The address is another process's, or not this machine's."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, flag: str) -> None:
         super().__init__(
             f"cannot listen on {address}: it is taken, or not an address of this machine.\n"
-            "  Choose another one with --listen; port 0 takes any free one"
+            f"  Choose another one with {flag}; port 0 takes any free one"
         )
 
 
@@ -131,18 +132,30 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
         store: Store = AnnouncingStore(truth, hub, bus)
         cache = await stack.enter_async_context(_opened_cache(settings, redis_url))
+        cached = None
         if cache is not None:
-            store = await stack.enter_async_context(CachedStore(store, cache))
+            store = cached = await stack.enter_async_context(CachedStore(store, cache))
         batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
         server = RpcServer(store, truth, batcher, hub, bus, files, authenticator, _wire(settings))
+        watch = StoreWatch(store, server.set_serving)
+        sources = metrics.Sources(
+            version=version("sessiond"),
+            calls=lambda: server.figures,
+            calls_in_progress=lambda: server.calls,
+            hub=hub.state,
+            writes=batcher.state,
+            cache=cached.state if cached is not None else None,
+            store_reachable=lambda: watch.reachable,
+        )
+        metrics_listening = await stack.enter_async_context(_opened_metrics(settings.metrics_listen, sources))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
         except RuntimeError as error:
-            raise CannotListen(settings.listen) from error
+            raise CannotListen(settings.listen, "--listen") from error
         if settings.store == "postgres" and dsn is not None:
             await _bring_up_to_date(dsn)
-        await store.ping()
+        await watch.begin()
         token_key = await store.token_key()
         prefix = f"sessiond:{_database_id(token_key)}:"
         begin_bus(prefix)
@@ -151,14 +164,14 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         tasks = await stack.enter_async_context(_background())
         tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
         tasks(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
-        tasks(_watch_health(store, server), "health")
+        tasks(watch.run(), "health")
         if cache is not None:
             await server.set_cache(cache.ready)
             tasks(_watch_cache(cache, server), "cache-health")
         if embedded:
             tasks(embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
-        yield Service(settings, Address(settings.listen.host, port), embedded, len(keys))
+        yield Service(settings, Address(settings.listen.host, port), embedded, len(keys), metrics_listening)
 
 
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
@@ -314,21 +327,23 @@ async def _opened_cache(settings: Settings, url: str | None) -> AsyncIterator[Re
         yield cache
 
 
+@asynccontextmanager
+async def _opened_metrics(address: Address | None, sources: metrics.Sources) -> AsyncIterator[Address | None]:
+    """Metrics, where they are wanted. Raises CannotListen."""
+    if address is None:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            port = await stack.enter_async_context(metrics.serving(address.host, address.port, sources))
+        except OSError as error:
+            raise CannotListen(address, "--metrics-listen") from error
+        yield Address(address.host, port)
+
+
 def _database_id(token_key: bytes) -> str:
     """Tells one database from another, and nothing about its secret."""
     return hashlib.blake2b(token_key, digest_size=6, person=b"sessiond cache").hexdigest()
-
-
-async def _watch_health(store: Store, server: RpcServer) -> None:
-    """Keeps health at what the store says, until cancelled."""
-    serving = True
-    while True:
-        await asyncio.sleep(PING_PAUSE)
-        reachable = await _answers(store)
-        if reachable != serving:
-            serving = reachable
-            (_log.info if serving else _log.error)("the store %s", "answers again" if serving else "does not answer")
-            await server.set_serving(serving)
 
 
 async def _watch_cache(cache: RedisCache, server: RpcServer) -> None:
@@ -339,18 +354,6 @@ async def _watch_cache(cache: RedisCache, server: RpcServer) -> None:
         if cache.ready != used:
             used = cache.ready
             await server.set_cache(used)
-
-
-async def _answers(store: Store) -> bool:
-    try:
-        async with asyncio.timeout(PING_PATIENCE):
-            await store.ping()
-    except (StoreUnavailable, TimeoutError):
-        return False
-    except Exception as error:
-        _log.error("the store cannot be used", exc_info=error)
-        return False
-    return True
 
 
 @asynccontextmanager
@@ -400,6 +403,7 @@ def _wire(settings: Settings) -> WireSettings:
         tls=tls,
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
+        figures=settings.metrics_listen is not None,
         reflection=reflection,
         bookmark_interval=settings.bookmark_interval,
         watch_write_timeout=settings.watch_write_timeout,

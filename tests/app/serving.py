@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
 
 PATIENCE = 240.0
 """Seconds until something that must happen counts as not happening; never how long anything takes."""
@@ -77,6 +80,24 @@ class Serving:
         """What it has printed since it was up, once it has ended."""
         assert self.process.stdout is not None
         return (await self.process.stdout.read()).decode()
+
+    async def metrics(self) -> dict[str, float]:
+        """What it serves to Prometheus: values by "NAME LABEL LABEL", labels in the order of their names."""
+        found = re.search(r"metrics +(http://\S+)", self.announced)
+        assert found, self.announced
+        with await asyncio.to_thread(urlopen, found[1], timeout=PATIENCE) as answer:
+            text = answer.read().decode()
+        return {
+            " ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def until_metric(self, name: str, value: float) -> None:
+        """Waits for the metric to have the value."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.metrics())[name] != value:  # noqa: ASYNC110  another process's state
+                await asyncio.sleep(0.05)
 
     async def until_logged(self, text: str) -> None:
         await until(lambda: text in self.log.read_text())

@@ -53,6 +53,8 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
             assert within(here, "store.postgres"), module
         if within(module, "obstore"):
             assert within(here, "blobs.objects"), module
+        if within(module, "prometheus_client"):
+            assert within(here, "metrics"), module
         if within(module, "redis"):
             assert within(here, "cache.redis", "events.redis"), module
         if within(module, "grpc", "grpc_health", "grpc_reflection", "grpc_status"):
@@ -77,6 +79,11 @@ def test_a_module_imports_what_its_place_allows(path: Path) -> None:
         if within(here, "rpc"):
             truth = ("store.contract", "store.attachments", "store.work")
             assert within(inner, "rpc", "domain", "errors", "auth", "events", "blobs", *truth), module
+        if within(inner, "metrics"):
+            assert within(here, "app"), module
+        if within(here, "metrics"):
+            states = ("events.hub", "rpc.interceptors.figures", "store.batcher", "store.cached")
+            assert within(inner, *states), module
         if within(inner, "app", "cli"):
             assert within(here, "app", "cli", "__main__"), module
 

@@ -103,17 +103,20 @@ async def test_migrates_a_given_database_and_prints_no_password(empty_postgres_d
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes of Postgres through /proc")
 async def test_health_follows_the_database() -> None:
     with data_folder() as data:
-        async with serving("--data-dir", data, "--outage", "0") as server:
+        async with serving("--data-dir", data, "--outage", "0", "--metrics-listen", "127.0.0.1:0") as server:
+            assert (await server.metrics())["sessiond_store_reachable"] == 1
             running = read_postmaster(data / "postgres")
             assert running
             os.kill(running.pid, signal.SIGSTOP)
             for child in _children(running.pid):
                 os.kill(child, signal.SIGSTOP)
             await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "NOT_SERVING")
+            await server.until_metric("sessiond_store_reachable", 0)
             for child in _children(running.pid):
                 os.kill(child, signal.SIGCONT)
             os.kill(running.pid, signal.SIGCONT)
             await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "SERVING")
+            await server.until_metric("sessiond_store_reachable", 1)
             assert await server.stop() == 0
 
 

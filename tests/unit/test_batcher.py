@@ -10,7 +10,7 @@ import pytest
 from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, Result, Scope, TouchSession
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
-from sessiond_server.store.batcher import Batcher
+from sessiond_server.store.batcher import Batcher, BatcherState
 from sessiond_server.store.batching import BUSY, Batching, Limits
 from sessiond_server.store.contract import Applied, Store
 
@@ -135,6 +135,7 @@ async def test_a_batch_of_unknown_outcome_is_sent_again_unchanged() -> None:
         assert names == ["c"]
         answer.set_result(None)
         assert await asyncio.gather(*calls) == [appended(name) for name in "abc"]
+        assert batcher.state() == BatcherState(queued_commands=0, queued_bytes=0, batches=2, batched_commands=3)
 
 
 async def test_after_the_outage_limit_callers_hear_that_the_store_is_unavailable() -> None:

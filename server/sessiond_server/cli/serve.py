@@ -38,10 +38,12 @@ def announce(service: app.Service) -> None:
         guard = "without keys, from this machine only"
     else:
         guard = "WITHOUT KEYS, FROM THE WHOLE NETWORK"
+    metrics = f"  metrics    http://{service.metrics}/metrics\n" if service.metrics else ""
     print(
         f"sessiond {version('sessiond')}\n"
         f"  data       {data}\n"
         f"  listening  {service.listening} ({guard}{', TLS' if settings.tls_cert_file else ''})\n"
+        f"{metrics}"
         f"  stop       Ctrl-C, or kill {os.getpid()}\n"
         f"  next       in another shell: make demo",
         flush=True,

@@ -33,6 +33,7 @@ from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.deadline import Deadline
+from sessiond_server.rpc.interceptors.figures import Figures, MethodFigures
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
@@ -81,6 +82,8 @@ class WireSettings:
     drops calls that wait too long to be accepted, and refusing one by itself costs most of what serving it does."""
     log_successes: bool = True
     """Whether the access log has calls that went well, too."""
+    figures: bool = False
+    """Whether calls are counted, for `RpcServer.figures`."""
     reflection: bool = False
     so_reuseport: bool = False
     """Whether several processes may listen on the same port."""
@@ -173,11 +176,13 @@ class RpcServer:
             (EVENTS, EventServicer(store, hub, bus, positions, self._deliveries)),
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
+        self._figures = Figures()
         self._interceptors: Sequence[Interceptor] = (
             Gathering(),  # outermost: all that follows is done for several calls in a row
             CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the answer, whatever became of the call.
             AccessLog(successes=settings.log_successes),
+            *((self._figures,) if settings.figures else ()),  # as the log, and inside it: what it costs is not counted
             Boundary(settings.watch_write_timeout),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
             self._occupancy,  # before work is done for a call that cannot be served
@@ -227,6 +232,11 @@ class RpcServer:
     def calls(self) -> int:
         """Calls in progress."""
         return self._occupancy.calls
+
+    @property
+    def figures(self) -> Sequence[MethodFigures]:
+        """Of each method; none unless WireSettings.figures, and none before `start`."""
+        return self._figures.methods
 
     async def stop(self) -> None:
         """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in

@@ -79,6 +79,11 @@ class Settings:
         values.switch, None, "BOOL", "Answer to gRPC server reflection, which tools such as grpcurl use.",
         shown="true with the bundled servers or the memory store, else false",
     )  # fmt: skip
+    metrics_listen: Address | None = _setting(
+        values.address, None, "HOST:PORT",
+        "Where to serve metrics to Prometheus, over plain HTTP and without keys. Port 0 takes any free one.",
+        shown="no metrics",
+    )  # fmt: skip
     store: str = _setting(
         values.one_of("postgres", "memory"), "postgres", "postgres|memory",
         "What keeps the sessions. `memory` forgets everything when it stops.",

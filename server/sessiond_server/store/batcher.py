@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import inf
 from random import Random
 from time import monotonic, thread_time
@@ -11,6 +12,18 @@ from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
 from sessiond_server.store.batching import Answer, Batching, Limits, Ticket
 from sessiond_server.store.contract import Store
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherState:
+    """For metrics."""
+
+    queued_commands: int
+    queued_bytes: int
+    """Of requests. Both: what waits to be sent."""
+    batches: int
+    batched_commands: int
+    """What the store answered, a batch and its commands counted once however often they were sent."""
 
 
 class Batcher:
@@ -25,6 +38,7 @@ class Batcher:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: dict[int, asyncio.Future[None]] = {}
         """Shards whose task waits for something to do."""
+        self._batches = self._batched = 0
 
     async def write(self, command: Command, *, deadline: float = inf) -> Outcome:
         """See `contract.Writer.write`. Also raises Draining once `close` was called, and DeadlinePassed when the
@@ -54,6 +68,9 @@ class Batcher:
     def queued(self) -> tuple[int, int]:
         """(commands, request bytes) that wait to be sent."""
         return self._batching.queued()
+
+    def state(self) -> BatcherState:
+        return BatcherState(*self.queued(), self._batches, self._batched)
 
     async def close(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - what is left then is answered, not cancelled
         """Refuses new commands, and returns when all others have their answer, after at most about `timeout` seconds.
@@ -110,6 +127,8 @@ class Batcher:
             except Exception as error:
                 _settle(batching.failed(number, error))
             else:
+                self._batches += 1
+                self._batched += len(batch)
                 _settle(batching.done(number, results, loop.time()))
 
 

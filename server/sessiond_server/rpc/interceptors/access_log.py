@@ -42,14 +42,19 @@ class AccessLog:
         return recorded
 
 
-def _record(call: Call, seconds: float, cancelled: bool) -> None:
-    code, reason = "OK", ""
+def outcome(call: Call, cancelled: bool) -> tuple[str, str]:
+    """(gRPC code, reason) of a call that has ended; the reason is "" unless an error of ours was answered."""
     if cancelled:
         # The transport cancels a call for its caller, and when its caller's deadline passes.
-        code = "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0 else "CANCELLED"
-    elif call.error is not None:
+        return "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0 else "CANCELLED", ""
+    if call.error is not None:
         row = TABLE[type(call.error)]
-        code, reason = row.code.name, row.name
+        return row.code.name, row.name
+    return "OK", ""
+
+
+def _record(call: Call, seconds: float, cancelled: bool) -> None:
+    code, reason = outcome(call, cancelled)
     milliseconds = round(seconds * 1000, 3)
     log.info(
         "%s %s %s ms",

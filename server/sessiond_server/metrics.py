@@ -1,0 +1,123 @@
+"""What operators watch, for Prometheus to scrape: the figures that the parts keep, read when they are asked for.
+
+No label and no value says anything of tenants, sessions or contents. The names are documented in docs/metrics.md.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sessiond_server.events.hub import HubState
+from sessiond_server.rpc.interceptors.figures import BOUNDS, MethodFigures
+from sessiond_server.store.batcher import BatcherState
+from sessiond_server.store.cached import CachedState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the figures are asked for, from the thread that answers a scrape: each only reads plain numbers."""
+
+    version: str
+    calls: Callable[[], Sequence[MethodFigures]]
+    calls_in_progress: Callable[[], int]
+    hub: Callable[[], HubState]
+    writes: Callable[[], BatcherState]
+    cache: Callable[[], CachedState] | None
+    """None: the service has no cache, and no metrics of one."""
+    store_reachable: Callable[[], bool]
+
+
+@asynccontextmanager
+async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
+    """Answers scrapes over HTTP, from threads of its own, while the context is open; gives the port, for 0 a free one.
+
+    Raises OSError when the address cannot be had.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Figures(sources))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    # In a thread, since it looks up the name of the host.
+    server, thread = await asyncio.to_thread(start_http_server, port, host, registry)
+    try:
+        yield server.server_port
+    finally:
+        # It notices within half a second, and whoever is being answered is not waited for.
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
+
+
+class _Figures(Collector):
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        sources = self._sources
+        build = GaugeMetricFamily("sessiond_build_info", "Always 1.", labels=["version"])
+        build.add_metric([sources.version], 1)
+        yield build
+        yield from _calls(sources.calls())
+        yield _gauge(
+            "calls_in_progress", "Calls whose answer is not sent yet, streams too.", sources.calls_in_progress()
+        )
+        yield _gauge("watchers", "Streams of events that are open.", sources.hub().streams)
+        yield from _writes(sources.writes())
+        yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
+        if sources.cache is not None:
+            yield from _cache(sources.cache())
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering it must not ask the parts."""
+        return iter(())
+
+
+def _calls(methods: Sequence[MethodFigures]) -> Iterator[Metric]:
+    ended = CounterMetricFamily("sessiond_calls", "Calls that ended, by gRPC code.", labels=["method", "code"])
+    times = HistogramMetricFamily("sessiond_call_seconds", "Time that unary calls took.", labels=["method"])
+    for figures in methods:
+        for code, count in figures.codes.copy().items():
+            ended.add_metric([figures.method, code], count)
+        if not figures.streaming:
+            below = list(accumulate(figures.times))
+            bounds = [*map(str, BOUNDS), "+Inf"]
+            times.add_metric([figures.method], list(zip(bounds, below, strict=True)), figures.seconds)
+    yield ended
+    yield times
+
+
+def _writes(state: BatcherState) -> Iterator[Metric]:
+    yield _gauge("queue_commands", "Writes that wait for a transaction.", state.queued_commands)
+    yield _gauge("queue_bytes", "Bytes of their requests.", state.queued_bytes)
+    yield _counter("batches", "Transactions of writes that the store answered.", state.batches)
+    yield _counter("batched_commands", "Writes in these transactions.", state.batched_commands)
+
+
+def _cache(state: CachedState) -> Iterator[Metric]:
+    yield _gauge("cache_usable", "1 while the cache can be used, each server of a cluster.", state.cache.ready)
+    yield _counter("cache_hits", "Reads answered from the cache.", state.hits)
+    yield _counter("cache_misses", "Reads that had to ask the store instead.", state.misses)
+    yield _counter("cache_epochs", "Times that all copies became void for this process.", state.cache.epochs)
+    yield _gauge("cache_dirty_sessions", "Sessions whose changes the cache has still to hear of.", state.dirty)
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"sessiond_{name}", meaning, value=value)
+
+
+def _counter(name: str, meaning: str, value: float) -> Metric:
+    """The library adds `_total` to the name."""
+    return CounterMetricFamily(f"sessiond_{name}", meaning, value=value)
