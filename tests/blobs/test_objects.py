@@ -1,14 +1,21 @@
 """What only object storage can do: be configured wrongly, and be away."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import obstore
 import pytest
 
-from sessiond_server.blobs.objects import opened
+from sessiond_server.blobs.objects import ObjectBlobs, opened
 from sessiond_server.domain.files import Piece
 from sessiond_server.errors import StorageUnavailable
 from tests.blobs import s3
+
+
+async def drained(source: AsyncIterator[object]) -> None:
+    async for _ in source:
+        pass
 
 
 @pytest.fixture
@@ -76,3 +83,27 @@ async def test_a_bucket_that_is_not_there_is_no_missing_piece() -> None:
             await blobs.append(piece, 0, [b"data"])
         with pytest.raises(StorageUnavailable):
             await blobs.length(piece)
+
+
+async def test_what_others_left_in_a_bucket_is_no_piece() -> None:
+    store, piece = obstore.store.MemoryStore(), Piece("acme", str(uuid4()))
+    blobs = ObjectBlobs(store)
+    await blobs.append(piece, 0, [b"data"])
+    for name in ("t_acme/inventory.csv", "t_acme/inventory/00000000", "t_acme", "other"):
+        await obstore.put_async(store, name, b"x")
+    assert [found async for found in blobs.pieces()] == [piece]
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_a_storage_that_goes_away_in_the_middle_is_unavailable() -> None:
+    """Never bytes that are missing: those of an attachment would be told to be lost, those of an upload given up."""
+    s3.needed()
+    with s3.running() as server:
+        blobs, piece = opened(server.bucket()), Piece("acme", str(uuid4()))
+        for number in range(4):
+            await blobs.append(piece, number * blobs.segment, [bytes(blobs.segment)])
+        reading = blobs.read(piece, 0, 4 * blobs.segment)
+        assert await anext(reading)
+        server.stop()
+        with pytest.raises(StorageUnavailable):
+            await drained(reading)

@@ -64,5 +64,6 @@ class BlobStore(Protocol):
         ...
 
     def pieces(self) -> AsyncIterator[Piece]:
-        """All pieces that have bytes, in any order, each once; what comes and goes meanwhile perhaps."""
+        """All pieces that have bytes, in any order, each once; what comes and goes meanwhile perhaps. Nothing else that
+        may lie there."""
         ...

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -40,23 +40,26 @@ class FolderBlobs:
         self._root = folder
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        await _elsewhere(partial(_write, self._path(piece), offset, data))
+        await self._elsewhere(partial(_write, self._path(piece), offset, data))
 
     async def commit(self, piece: Piece) -> None:
         """The system writes files when it likes, unless it is told to."""
-        await _elsewhere(partial(_sync, self._path(piece), self._root))
+        await self._elsewhere(partial(_sync, self._path(piece), self._root))
 
     async def length(self, piece: Piece) -> int:
-        return await _elsewhere(partial(_size, self._path(piece)))
+        try:
+            return (await self._elsewhere(self._path(piece).stat)).st_size
+        except BytesMissing:
+            return 0
 
     async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         if start >= end:
             return
-        handle = await _elsewhere(partial(os.open, self._path(piece), os.O_RDONLY | os.O_CLOEXEC))
+        handle = await self._elsewhere(partial(os.open, self._path(piece), os.O_RDONLY | os.O_CLOEXEC))
         try:
             while start < end:
                 count = min(end - start, READ_BYTES)
-                data = _at_hand(handle, start, count) or await _elsewhere(partial(os.pread, handle, count, start))
+                data = _at_hand(handle, start, count) or await self._elsewhere(partial(os.pread, handle, count, start))
                 if not data:
                     raise BytesMissing
                 start += len(data)
@@ -65,27 +68,29 @@ class FolderBlobs:
             os.close(handle)
 
     async def delete(self, pieces: Sequence[Piece]) -> None:
-        await _elsewhere(partial(_remove, [self._path(piece) for piece in pieces]))
+        await self._elsewhere(partial(_remove, [self._path(piece) for piece in pieces], self._root))
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        for tenant in await _elsewhere(partial(_names, self._root)):
+        for tenant in await self._elsewhere(partial(_names, self._root)):
             if tenant.startswith(_PREFIX):
-                for piece_id in await _elsewhere(partial(_names, self._root / tenant)):
-                    yield Piece(tenant.removeprefix(_PREFIX), piece_id)
+                for name in await self._elsewhere(partial(_names_within, self._root / tenant)):
+                    if (piece := Piece.found(tenant.removeprefix(_PREFIX), name)) is not None:
+                        yield piece
 
     def _path(self, piece: Piece) -> Path:
         return self._root / f"{_PREFIX}{piece.tenant_id}" / piece.piece_id
 
-
-async def _elsewhere(work: Callable[[], _T]) -> _T:
-    """Runs what may wait for a disk in a thread. A file that is not there is BytesMissing."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(None, work)
-    except FileNotFoundError:
-        raise BytesMissing from None
-    except OSError as error:
-        _log.warning("the storage of attachments failed", exc_info=error)
-        raise StorageUnavailable from error
+    async def _elsewhere(self, work: Callable[[], _T]) -> _T:
+        """Runs what may wait for a disk in a thread. A file that is not there is BytesMissing, unless all are away: a
+        folder that is not mounted has lost nothing."""
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            return await run(None, work)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and await run(None, _is_there, self._root):
+                raise BytesMissing from None
+            _log.warning("the storage of attachments failed", exc_info=error)
+            raise StorageUnavailable from error
 
 
 @contextmanager
@@ -99,7 +104,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 def _write(path: Path, offset: int, data: Sequence[Buffer]) -> None:
     if not offset:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # without the root, which would lie on another disk than before
     with _opened(path, os.O_WRONLY | (0 if offset else os.O_CREAT)) as handle:
         written, size = os.pwritev(handle, data, offset), sum(map(len, data))
         while written < size:  # the disk is nearly full, or a signal came
@@ -117,13 +122,6 @@ def _at_hand(handle: int, start: int, count: int) -> Buffer:
         return b""
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _sync(path: Path, root: Path) -> None:
     """Writes the file, and the names that lead to it, to the disk."""
     for one in (path, path.parent, root):
@@ -131,11 +129,29 @@ def _sync(path: Path, root: Path) -> None:
             os.fsync(handle)
 
 
-def _remove(paths: Sequence[Path]) -> None:
+def _remove(paths: Sequence[Path], root: Path) -> None:
     for path in paths:
-        with suppress(FileNotFoundError):
+        try:
             path.unlink()
+        except FileNotFoundError:
+            if not _is_there(root):
+                raise
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        return False
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+def _names_within(folder: Path) -> list[str]:
+    """None of what is no folder, or has vanished since it was listed."""
+    try:
+        return _names(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -167,9 +167,9 @@ def _piece(name: str) -> Piece | None:
     """The piece that an object belongs to; None for one that is not ours."""
     tenant, _, rest = name.partition("/")
     piece_id, _, _ = rest.partition("/")
-    if not tenant.startswith("t_") or not piece_id:
+    if not tenant.startswith("t_"):
         return None
-    return Piece(tenant.removeprefix("t_").replace("!", "~"), piece_id)
+    return Piece.found(tenant.removeprefix("t_").replace("!", "~"), piece_id)
 
 
 async def _reaching(request: Awaitable[_T]) -> _T:

@@ -1,6 +1,7 @@
 """The values of attachments: where bytes are, what is being uploaded, and the rows that the rules read and write."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 Key = tuple[str, str]
 """As rows.Key: (tenant_id, session_id)."""
@@ -20,6 +21,14 @@ class Piece:
     tenant_id: str
     piece_id: str
     """A UUID."""
+
+    @staticmethod
+    def found(tenant_id: str, name: str) -> "Piece | None":
+        """The piece of that name in a storage; None where the name is no piece's: others leave things there too."""
+        try:
+            return Piece(tenant_id, name) if str(UUID(name)) == name else None
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
