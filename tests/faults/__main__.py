@@ -88,6 +88,7 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, help="of this kind, instead of its share of `all`")
     parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
     parser.add_argument("--settle", type=float, default=60.0, help="redis: seconds until the cache must be right again")
+    parser.add_argument("--folder", action="store_true", help="uploads: into a local folder instead of Postgres")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
     return parser.parse_args()
 
@@ -114,6 +115,8 @@ async def _run(
         size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
         return await work_faults.campaign(folder / "data", log, **size)
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
+    if arguments.kind == "uploads" and arguments.folder:
+        campaign = partial(campaign, folder=folder / "blobs")
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle)
     if given:
