@@ -40,10 +40,15 @@ async def test_twenty_transfers_at_once_take_little_memory(tmp_path: Path) -> No
             async with sessiond.Client(server.target) as own:
                 return await own.upload(session.session_id, bytes([number]) + content[1:])
 
+        async def downloaded(attachment: Attachment) -> int:
+            async with sessiond.Client(server.target) as own:
+                copy = tmp_path / attachment.attachment_id
+                await own.download(session.session_id, attachment.attachment_id).save(copy)
+                return copy.stat().st_size
+
         made = await asyncio.gather(*map(uploaded, range(TRANSFERS)))
         assert all(attachment.size_bytes == SIZE for attachment in made)
-        for attachment in made[:4]:
-            await client.download(session.session_id, attachment.attachment_id).save(tmp_path / "copy")
+        assert await asyncio.gather(*map(downloaded, made)) == [SIZE] * TRANSFERS
         assert resident(server.process.pid, "VmHWM") - before < MOST
 
 
