@@ -8,8 +8,9 @@ import pytest
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.session_pb2 import Session
 from sessiond_server.events.limits import Limits
-from tests.rpc.wire import ALICE, BOB, TENANT, Watch, Wire, serving
+from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, TENANT, Watch, Wire, serving
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED
@@ -127,6 +128,20 @@ async def test_a_feed_delivers_what_its_filter_selects(wire: Wire) -> None:
         watcher.cancel()
 
 
+async def test_labels_are_those_that_the_session_has_when_its_event_is_read(wire: Wire) -> None:
+    await wire.create("a", labels={"team": "red"})
+    red, blue = [await resumed(watch(wire, start=0, labels={"team": team})) for team in ("red", "blue")]
+    await wire.append("a", "one")
+    assert await seen(red, 1) == [("a", 2)]
+    update = s.UpdateSessionRequest(session=Session(session_id="a", labels={"team": "blue"}))
+    update.update_mask.paths.append("labels")
+    await wire.call("UpdateSession", update)
+    await wire.append("a", "two")
+    assert await seen(blue, 2) == [("a", 3), ("a", 4)], "the change itself is in the feed of the new labels"
+    await wire.create("b", labels={"team": "red"})
+    assert await seen(red, 1) == [("b", 1)], "and not in that of the old ones"
+
+
 async def test_a_deletion_is_delivered_whatever_agent_and_labels_say(wire: Wire) -> None:
     for session_id in ("a", "b"):
         await wire.create(session_id, agent_id="x", labels={"team": "red"})
@@ -193,6 +208,7 @@ async def test_a_users_feed_is_the_users(wire: Wire) -> None:
         {"labels": {"x": ""}},
         {"types": [APPENDED]},
         {"key": ALICE},
+        {"key": OTHER_TENANT},
     ],
     ids=str,
 )

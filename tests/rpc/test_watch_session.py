@@ -241,7 +241,10 @@ async def test_a_position_of_another_caller_or_of_a_feed_is_invalid(wire: Wire) 
 async def test_an_unknown_position_is_never_answered_with_silence(wire: Wire) -> None:
     """Defect 10."""
     await wire.create("s")
-    for position in ("x", "2", "A" * 76, "x" * 4096, "x" * 5000):
+    good = (await watch(wire).read()).snapshot.position
+    other = "A" if good[-1] != "A" else "Q"
+    damaged = (good[:-1], good[1:], good[:-1] + other, good + good, good + "\0", good.lower())
+    for position in ("x", "2", "A" * 76, "x" * 4096, "x" * 5000, "x" * 1_000_000, "\0", "\U0001f642" * 20, *damaged):
         for rpc, attempt in (
             ("WatchSession", request(position)),
             ("ListEvents", e.ListEventsRequest(session_id="s", position=position)),
