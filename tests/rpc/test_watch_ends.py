@@ -236,7 +236,8 @@ async def test_a_stream_is_recorded_once_at_its_end(caplog: pytest.LogCaptureFix
 async def test_watchers_who_leave_during_a_write_end_quietly(caplog: pytest.LogCaptureFixture) -> None:
     """Their writes fail before grpc knows why, or are cancelled, or have succeeded: it is all the same."""
     caplog.set_level(logging.INFO)
-    async with serving() as wire:
+    # However slow the machine: none of them is slow.
+    async with serving(watch_write_timeout=600.0) as wire:
         await wire.create("s")
         for _ in range(8):
             await wire.append("s", LARGE)
