@@ -94,9 +94,9 @@ class Serving:
         }
 
     async def until_metric(self, name: str, value: float) -> None:
-        """Waits for the metric to have the value."""
+        """Waits for the metric to be there and have the value."""
         async with asyncio.timeout(PATIENCE):
-            while (await self.metrics())[name] != value:  # noqa: ASYNC110  another process's state
+            while (await self.metrics()).get(name) != value:  # noqa: ASYNC110  another process's state
                 await asyncio.sleep(0.05)
 
     async def until_logged(self, text: str) -> None:

@@ -56,6 +56,9 @@ async def test_calls_that_succeed_and_fail_are_counted(tmp_path: Path) -> None:
         async with sessiond.Client(server.target) as nobody:
             with pytest.raises(sessiond.Unauthenticated):
                 await nobody.get_session("papyrus-0")
+        # A caller may have its answer a moment before the call is counted.
+        await server.until_metric(f"sessiond_calls_total UNAUTHENTICATED {GET}", 1)
+        await server.until_metric("sessiond_calls_in_progress", 0)
         after = await server.metrics()
         assert await server.stop() == 0
         assert "metrics" not in server.log.read_text()

@@ -82,7 +82,7 @@ class FolderBlobs:
 
     async def _elsewhere(self, work: Callable[[], _T]) -> _T:
         """Runs what may wait for a disk in a thread. A file that is not there is BytesMissing, unless all are away: a
-        folder that is not mounted has lost nothing."""
+        folder that is not there has lost nothing."""
         run = asyncio.get_running_loop().run_in_executor
         try:
             return await run(None, work)

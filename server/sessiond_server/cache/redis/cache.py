@@ -45,7 +45,7 @@ class RedisCache:
         self._reason = "not begun yet"
         self._ready = False
         self._epoch = 0
-        """Counts the epochs of all servers."""
+        """Counts the epochs of all servers, those that have left a cluster too: it only ever rises."""
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -142,7 +142,7 @@ class RedisCache:
     def state(self) -> CacheState:
         nodes = self._nodes()
         reasons = [node.reason for node in nodes if not node.ready] or ([] if nodes else [self._reason])
-        return CacheState(self._ready and not reasons, "; ".join(reasons), sum(node.epochs for node in nodes))
+        return CacheState(self._ready and not reasons, "; ".join(reasons), self._epoch)
 
     async def _run(self) -> None:
         if await self._is_cluster():

@@ -70,8 +70,6 @@ class Node:
     ) -> None:
         self.ready = False
         self.reason = "not connected yet"
-        self.epochs = 0
-        """Times that another epoch was found than the one before."""
         self._epoch_key = epoch_key
         self._arguments = arguments
         self._prefix = prefix
@@ -198,7 +196,6 @@ class Node:
         self._clock_ms = int(clock) - self._loop.time() * 1000
         if fresh or epoch != self._epoch:
             if epoch != self._epoch:
-                self.epochs += 1
                 self._begun()
             self._epoch = epoch
             self._names = entries.Names(self._prefix, epoch[_RUN_ID:])
