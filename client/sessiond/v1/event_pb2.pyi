@@ -80,7 +80,7 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_TOOL_CALL_CANCELLED: _EventType.ValueType  # 46
     """CancelToolCall, or what `tool_call.cancel_reason` tells."""
     EVENT_TYPE_TOOL_CALL_LATE_RESULT: _EventType.ValueType  # 47
-    """A result came after the call was over: `tool_call.late_result`. Else the call is as before."""
+    """A result came after the call, which had started, was over: `tool_call.late_result`. Else the call is as before."""
     EVENT_TYPE_ATTACHMENT_UPLOADED: _EventType.ValueType  # 60
     """UploadAttachment completed: the attachment exists from here on."""
     EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
@@ -144,7 +144,7 @@ EVENT_TYPE_TOOL_CALL_FAILED: EventType.ValueType  # 45
 EVENT_TYPE_TOOL_CALL_CANCELLED: EventType.ValueType  # 46
 """CancelToolCall, or what `tool_call.cancel_reason` tells."""
 EVENT_TYPE_TOOL_CALL_LATE_RESULT: EventType.ValueType  # 47
-"""A result came after the call was over: `tool_call.late_result`. Else the call is as before."""
+"""A result came after the call, which had started, was over: `tool_call.late_result`. Else the call is as before."""
 EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
 """UploadAttachment completed: the attachment exists from here on."""
 EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
