@@ -142,12 +142,17 @@ class SessionCalls:
         session_ids: Iterable[str],
         *,
         view: ViewLike = "basic",
+        min_versions: Iterable[int] = (),
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> BatchGetSessionsResponse:
-        """1 to 100 sessions at once; those not found, and those to ask for again, are named in the answer."""
+        """1 to 100 sessions at once; those not found, and those to ask for again, are named in the answer.
+
+        `min_versions`: one for each of the ids, in their order, or none. Raises VersionNotReached.
+        """
         request = BatchGetSessionsRequest(
             session_ids=session_ids,
+            min_versions=min_versions,
             view=enum_value(SessionView.DESCRIPTOR, view),
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
         )

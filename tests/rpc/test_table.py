@@ -1,6 +1,6 @@
 """Every RPC: what a request is answered with, as response or as code, reason and field."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,13 +15,16 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
-from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus, SessionView
+from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionConfig, SessionStatus, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import wire as encoding
+from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
+from sessiond_server.store.contract import CACHED, Freshness
 from sessiond_server.store.memory import MemoryStore
 from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
+from tests.rpc.wire import Failure as WireFailure
 
 ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
 SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED
@@ -473,6 +476,48 @@ async def test_a_batch_ends_early_and_names_what_is_left(wire: Wire) -> None:
     answer = await wire.call("BatchGetSessions", request)
     assert [x.session_id for x in answer.sessions] == ["s0", "s1", "s2"]
     assert (answer.omitted, answer.not_found) == (["s3", "s4"], ["none", "also-none"])
+
+
+class Behind(MemoryStore):
+    """Reads that may be served from copies are: of each session, what it was when it was first read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[str, SessionSnapshot | None] = {}
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
+    ) -> Sequence[SessionSnapshot | None]:
+        now = await super().get_sessions(scope, session_ids, content=content)
+        if freshness.strong:
+            return now
+        return [self._copies.setdefault(one, had) for one, had in zip(session_ids, now, strict=True)]
+
+
+async def test_each_of_a_batch_is_as_new_as_was_asked() -> None:
+    async with serving(Behind()) as wire:
+
+        async def versions(*least: int, consistency: Consistency.ValueType = Consistency.CONSISTENCY_CACHED) -> Any:
+            request = s.BatchGetSessionsRequest(
+                session_ids=["a", "none", "b"], min_versions=least, consistency=consistency
+            )
+            answer = await wire.call("BatchGetSessions", request)
+            assert answer.not_found == ["none"]
+            return [(session.session_id, session.version) for session in answer.sessions]
+
+        for session_id in ("a", "b"):
+            await wire.create(session_id)
+        assert await versions() == [("a", 1), ("b", 1)]
+        for session_id in ("a", "b"):
+            await wire.call("TouchSession", s.TouchSessionRequest(session_id=session_id))
+        assert await versions() == await versions(0, 0, 1) == [("a", 1), ("b", 1)], "copies will do"
+        assert await versions(0, 9, 2) == [("a", 1), ("b", 2)]
+        assert await versions(2, 0, 2) == [("a", 2), ("b", 2)]
+        for consistency in (Consistency.CONSISTENCY_CACHED, Consistency.CONSISTENCY_STRONG):
+            with pytest.raises(WireFailure) as caught:
+                await versions(2, 0, 3, consistency=consistency)
+            assert caught.value.reason == "VERSION_NOT_REACHED"
+            assert caught.value.metadata["session_id"] == "b"
 
 
 class Failing:

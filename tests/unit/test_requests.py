@@ -161,6 +161,7 @@ SHARED: dict[str, list[tuple[Any, bool]]] = {
     "request_id": [("", True), ("Az0._:~-", True), ("a" * 128, True), ("a" * 129, False), ("!a", False), ("\0", False)],
     "expected_version": [(0, True), (2**63 - 1, True), (-1, False)],
     "min_version": [(0, True), (2**63 - 1, True), (-1, False)],
+    "min_versions": [([], True), ([1] * 101, False)],
     "after_seq": [(0, True), (-1, False)],
     "before_seq": [(0, True), (-(2**63), False)],
     "consistency": [(0, True), (2, True), (3, False), (-1, False)],

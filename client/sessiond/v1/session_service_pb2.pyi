@@ -170,6 +170,7 @@ class BatchGetSessionsRequest(google.protobuf.message.Message):
     SESSION_IDS_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    MIN_VERSIONS_FIELD_NUMBER: builtins.int
     view: sessiond.v1.session_pb2.SessionView.ValueType
     """How much of each. Default: SESSION_VIEW_BASIC."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
@@ -178,14 +179,21 @@ class BatchGetSessionsRequest(google.protobuf.message.Message):
     def session_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """1 to 100 ids, without duplicates."""
 
+    @property
+    def min_versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """For each of `session_ids`, in their order, the version that its answer is never older than; 0 for any. Not negative.
+        Empty: any, for all of them.
+        """
+
     def __init__(
         self,
         *,
         session_ids: collections.abc.Iterable[builtins.str] | None = ...,
         view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        min_versions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "session_ids", b"session_ids", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "min_versions", b"min_versions", "session_ids", b"session_ids", "view", b"view"]) -> None: ...
 
 global___BatchGetSessionsRequest = BatchGetSessionsRequest
 

@@ -149,7 +149,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetSessions(self, request, context):
-        """Answers with many sessions at once; those that are not found are named, not an error.
+        """Answers with many sessions at once; those that are not found are named, not an error. Errors: VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.BatchGetSessionsRequest,
         sessiond.v1.session_service_pb2.BatchGetSessionsResponse,
     ]
-    """Answers with many sessions at once; those that are not found are named, not an error."""
+    """Answers with many sessions at once; those that are not found are named, not an error. Errors: VERSION_NOT_REACHED."""
 
     ListSessions: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.ListSessionsRequest,
@@ -173,7 +173,7 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.BatchGetSessionsRequest,
         sessiond.v1.session_service_pb2.BatchGetSessionsResponse,
     ]
-    """Answers with many sessions at once; those that are not found are named, not an error."""
+    """Answers with many sessions at once; those that are not found are named, not an error. Errors: VERSION_NOT_REACHED."""
 
     ListSessions: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.ListSessionsRequest,
@@ -302,7 +302,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.BatchGetSessionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.BatchGetSessionsResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.BatchGetSessionsResponse]]:
-        """Answers with many sessions at once; those that are not found are named, not an error."""
+        """Answers with many sessions at once; those that are not found are named, not an error. Errors: VERSION_NOT_REACHED."""
 
     @abc.abstractmethod
     def ListSessions(

@@ -41,6 +41,12 @@ def not_before(min_version: int, session_id: str, version: int) -> None:
         raise VersionNotReached(session_id, version, min_version)
 
 
+def older(snapshots: Sequence[SessionSnapshot | None], least: Sequence[int]) -> list[int]:
+    """The places of those that are older than asked for; `least` is empty where nothing was asked for."""
+    pairs = zip(snapshots, least, strict=False)
+    return [place for place, (had, version) in enumerate(pairs) if had is not None and had.version < version]
+
+
 def session(snapshot: SessionSnapshot) -> bytes:
     """A Session, with what the snapshot has of its content."""
     return snapshot.core + snapshot.content

@@ -160,6 +160,10 @@ def get_session(request: GetSessionRequest) -> SessionRead:
 def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
     found = Found()
     _session_ids(found, request.session_ids)
+    if request.min_versions and len(request.min_versions) != len(request.session_ids):
+        found.add("min_versions", "must be one for each of session_ids, or none")
+    for index, version in enumerate(request.min_versions[:BATCH]):
+        fields.not_negative(found, f"min_versions[{index}]", version)
     full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
     strong = fields.consistency(found, request.consistency)
     found.check()

@@ -62,9 +62,19 @@ class SessionServicer:
     async def batch_get_sessions(self, request: BatchGetSessionsRequest, call: Call) -> bytes:
         read = requests.batch_get_sessions(request)
         scope = call.admit(SESSIONS_READ)
+        ids, least = request.session_ids, request.min_versions
         fresh = Freshness(strong=read.strong)
-        snapshots = await self._store.get_sessions(scope, request.session_ids, content=read.full, freshness=fresh)
-        return answers.batch_of_sessions(request.session_ids, snapshots)
+        found = [*await self._store.get_sessions(scope, ids, content=read.full, freshness=fresh)]
+        if older := answers.older(found, least):
+            # Each has a least version of its own: those whose copies are too old are read from the store together.
+            strong = Freshness(strong=True)
+            again = await self._store.get_sessions(
+                scope, [ids[place] for place in older], content=read.full, freshness=strong
+            )
+            for place, snapshot in zip(older, again, strict=True):
+                found[place] = snapshot
+                answers.not_before(least[place], ids[place], snapshot.version if snapshot else least[place])
+        return answers.batch_of_sessions(ids, found)
 
     async def list_sessions(self, request: ListSessionsRequest, call: Call) -> bytes:
         read = requests.list_sessions(request)
