@@ -16,6 +16,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 GENERATOR := build/protos-venv
 # Object storage is tested with a real S3 server, which needs Go; without it those tests are skipped.
 S3SERVER := $(if $(shell command -v go 2>/dev/null),build/s3server)
+# So is the load generator of the benchmark.
+GENERATOR_MODULES := $(if $(shell command -v go 2>/dev/null),build/.load-modules)
 CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres 
 demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
 	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.editable $(S3SERVER) ## Runs all tests [ARGS="-k name -x"]
+test: $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES) ## Runs all tests [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
@@ -124,6 +126,11 @@ build/s3server: tests/blobs/s3server/go.sum
 	@mkdir -p build
 	@cd tests/blobs/s3server && go build -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw || \
 	  echo "it cannot be built: the tests that need it are skipped"
+
+build/.load-modules: benchmarks/load/go.sum
+	@mkdir -p build
+	@cd benchmarks/load && go mod download && touch $(CURDIR)/$@ || \
+	  echo "its modules cannot be had: the tests that need the load generator are skipped"
 
 $(VENV)/.editable: pyproject.toml $(VENV)/.python
 	@$(PIP) install --no-deps --no-build-isolation --editable .
