@@ -46,6 +46,9 @@ def channel_options(
         # restart in turn, the first must have its clients back before the second stops.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
+        # Connections of its own. Those shared by a process would hand on how they fared: a client made after the
+        # service came up would fail at once where another one is between two tries.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
@@ -53,11 +56,9 @@ def channel_options(
 
 
 def stream_options(options: list[tuple[str, str | int]]) -> list[tuple[str, str | int]]:
-    """From `channel_options`, for a channel of streams: on connections of its own, and never sent again by grpc, which
-    knows no positions."""
+    """From `channel_options`, for a channel of streams: never sent again by grpc, which knows no positions."""
     config = json.dumps(_service_config(Retry(max_attempts=1)))
-    replaced = [(name, config if name == "grpc.service_config" else value) for name, value in options]
-    return [*replaced, ("grpc.use_local_subchannel_pool", 1)]
+    return [(name, config if name == "grpc.service_config" else value) for name, value in options]
 
 
 def _service_config(retry: Retry) -> dict[str, object]:

@@ -159,6 +159,16 @@ async def test_a_client_can_wait_for_the_service(tmp_path: Path) -> None:
             assert len(server.seen) == 1
 
 
+async def test_what_befell_another_client_is_nothing_to_a_new_one(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/late"
+    once = sessiond.Retry(max_attempts=1)
+    async with sessiond.Client(listen, retry=once) as early:
+        with pytest.raises(sessiond.Unavailable):
+            await early.count_sessions()
+        async with scripted_server(listen), sessiond.Client(listen, retry=once) as new:
+            assert await new.count_sessions() == 0
+
+
 async def test_the_service_comes_back_at_the_same_place(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/restarted"
     async with sessiond.Client(listen, wait_for_ready=True) as client:
