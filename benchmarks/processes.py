@@ -1,11 +1,14 @@
 """Processes of a benchmark: started, awaited, ended, and how much CPU they and their descendants have used."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from sessiond_server.embedded.process import tied
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START_SECONDS = 60.0
@@ -55,10 +58,11 @@ def running(
     feed: bytes = b"",
     directory: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with its standard output as a pipe and its standard error in `log`; ended on leaving."""
+    """A process with its standard output as a pipe and its standard error in `log`; ended on
+    leaving, and with this process."""
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            command,
+            tied(command, signal.SIGKILL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -8,10 +8,12 @@ and keys in Redis carry a random prefix.
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -22,6 +24,30 @@ import pytest
 from sessiond_server.embedded import EmbeddedServers
 
 T = TypeVar("T")
+
+
+def pytest_configure() -> None:
+    """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_sessionfinish() -> None:
+    """A run whose tests have left processes of theirs behind has failed."""
+    if left := _children():
+        pytest.exit(
+            f"these processes were left behind by tests: {'; '.join(left)}", returncode=pytest.ExitCode.TESTS_FAILED
+        )
+
+
+def _children() -> list[str]:
+    """The command lines of our child processes, where there is a /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z" and int(parent) == os.getpid():
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " ").strip())
+    return found
 
 
 class LoopThread:

@@ -15,6 +15,8 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from sessiond_server.embedded.process import tied
+
 PATIENCE = 240.0
 """Seconds until something that must happen counts as not happening; never how long anything takes."""
 
@@ -126,7 +128,8 @@ async def serving(*arguments: str | Path, **variables: str) -> AsyncIterator[Ser
 
 
 def _serve(arguments: Sequence[str | Path]) -> list[str]:
-    return [sys.executable, "-m", "sessiond_server", "serve", "--listen", "127.0.0.1:0", *map(str, arguments)]
+    command = [sys.executable, "-m", "sessiond_server", "serve", "--listen", "127.0.0.1:0", *arguments]
+    return tied(command, signal.SIGKILL)
 
 
 async def _announced(process: asyncio.subprocess.Process, log: Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
+from sessiond_server.embedded.process import tied
 
 PROGRAM = Path(__file__).parents[2] / "build" / "s3server"
 REQUIRED = "SESSIOND_REQUIRE_S3"
@@ -37,19 +40,19 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self.port = 0
         for name in ("data", "meta"):
             (folder / name).mkdir()
 
     def start(self) -> None:
         """Returns when the server answers. Another program may take the port first: another one is tried then."""
         for _ in range(5):
-            self._port = self._port or _free_port()
+            self.port = self.port or _free_port()
             self._process = subprocess.Popen(
-                [
-                    str(PROGRAM), "--quiet", "--port", f"127.0.0.1:{self._port}",
-                    "posix", "--sidecar", str(self._folder / "meta"), str(self._folder / "data"),
-                ],
+                tied([
+                    PROGRAM, "--quiet", "--port", f"127.0.0.1:{self.port}",
+                    "posix", "--sidecar", self._folder / "meta", self._folder / "data",
+                ], signal.SIGKILL),
                 env={"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -57,7 +60,7 @@ class S3Server:
             if self._answers(self._process):
                 return
             self.stop()
-            self._port = 0
+            self.port = 0
         raise RuntimeError("the S3 server does not start")
 
     def stop(self) -> None:
@@ -70,14 +73,14 @@ class S3Server:
         """The URL of a new bucket. A folder on the top level is one."""
         name = f"test-{uuid.uuid4().hex}"
         (self._folder / "data" / name).mkdir()
-        endpoint = quote(f"http://127.0.0.1:{self._port}", safe="")
+        endpoint = quote(f"http://127.0.0.1:{self.port}", safe="")
         return f"s3://{name}/prefix?endpoint={endpoint}&region=us-east-1"
 
     def _answers(self, process: "subprocess.Popen[bytes]") -> bool:
         until = time.monotonic() + _PATIENCE
         while process.poll() is None and time.monotonic() < until:
             try:
-                with closing(socket.create_connection(("127.0.0.1", self._port), timeout=1.0)):
+                with closing(socket.create_connection(("127.0.0.1", self.port), timeout=1.0)):
                     return True
             except OSError:
                 time.sleep(0.02)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from sessiond_server.embedded.process import tied
+
 
 def _program() -> Path:
     """The bundled one, or that of another version (docs/CONTRIBUTING.md)."""
@@ -49,10 +51,10 @@ class Valkey:
         self._folder.mkdir(exist_ok=True)
         with (self._folder / "valkey.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - forks in no time
-                [
+                tied([
                     _program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
                     "--save", "", "--appendonly", "no", *self._options,
-                ],
+                ], signal.SIGKILL),
                 stdout=log, stderr=log,
             )  # fmt: skip
         async with self.client() as client, asyncio.timeout(20):

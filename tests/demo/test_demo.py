@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import sessiond
+from sessiond_server.embedded.process import tied
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "conversations.jsonl"
@@ -36,7 +37,9 @@ class Server:
 
     def __init__(self, *flags: str) -> None:
         command = [sys.executable, "-m", "sessiond_server", "serve", "--log-level", "warning", *flags]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            tied(command, signal.SIGKILL), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert self.process.stdout is not None
         said = []
         for line in self.process.stdout:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from sessiond_server.embedded.process import tied
+
 
 def free_port() -> int:
     """A port of loopback that nobody uses at the moment."""
@@ -37,7 +39,7 @@ class Replica:
         this time."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "sessiond_server", "serve", "--listen", self.address,
+                *tied([sys.executable, "-m", "sessiond_server", "serve", "--listen", self.address], signal.SIGKILL),
                 env={**self._environment, **(more or {})}, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import sessiond
@@ -61,11 +62,14 @@ async def seqs_of_feed(client: sessiond.Client, session_ids: list[str]) -> dict[
 
 async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Path) -> None:
     replicas = [Replica(postgres_dsn, tmp_path / f"server-{number}.log") for number in range(2)]
-    for replica in replicas:
-        await replica.start()
-        await answers(replica)
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
-    async with sessiond.Client(target, timeout=30.0) as client, asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack:
+        for replica in replicas:
+            await replica.start()
+            stack.push_async_callback(replica.stop)
+            await answers(replica)
+        client = await stack.enter_async_context(sessiond.Client(target, timeout=30.0))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         created = await asyncio.gather(*(client.create_session(active=True) for _ in range(SESSIONS)))
         session_ids = [session.session_id for session in created]
         traffic = Traffic(client, session_ids)

@@ -16,7 +16,6 @@ PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> None:
     uid, gid, death_signal, parent_pid = (int(number) for number in arguments[:4])
-    os.umask(0o077)
     if gid >= 0:
         os.setgroups([])
         os.setgid(gid)

@@ -46,6 +46,19 @@ def own_account() -> Account:
         ) from None
 
 
+def tied(
+    command: Sequence[str | Path], death_signal: signal.Signals, account: Account = Account("ourselves")
+) -> list[str]:
+    """A command that becomes the given one, which gets the signal when this process ends, however it ends. Its first
+    word is a path. To be started in the main thread, and on Linux (see child.py).
+    """
+    return [
+        sys.executable, "-I", "-S", str(_CHILD),
+        str(account.uid), str(account.gid), str(int(death_signal)), str(os.getpid()),
+        *(str(part) for part in command),
+    ]  # fmt: skip
+
+
 class Child:
     """One running program. `log` receives its output."""
 
@@ -61,11 +74,7 @@ class Child:
 
         `feed` is its standard input, at most 4096 bytes, which a pipe takes without waiting for the reader.
         """
-        wrapped = [
-            sys.executable, "-I", "-S", str(_CHILD),
-            str(account.uid), str(account.gid), str(int(death_signal)), str(os.getpid()),
-            *(str(part) for part in command),
-        ]  # fmt: skip
+        wrapped = tied(command, death_signal, account)
         # Popen without preexec_fn forks and executes without running Python in between: safe after importing grpc.
         if log is None:
             self._process = self._popen(wrapped, subprocess.PIPE)
@@ -87,6 +96,7 @@ class Child:
             cwd="/",
             env=_ENVIRONMENT,
             start_new_session=True,
+            umask=0o077,
         )
 
     @property
