@@ -17,7 +17,10 @@ _log = logging.getLogger("sessiond.reaper")
 BATCH: Final = 100
 """Most uploads, blobs or pieces that are looked at in one transaction."""
 STRAY_INTERVAL: Final = 24 * 3600.0
-"""Seconds between two searches for bytes that nobody knows, each of which lists the whole storage."""
+"""Seconds between two searches for bytes that nobody knows, each of which lists the whole storage. The first one comes
+as late: whoever has begun with an older backup by mistake has so long to notice."""
+STRAY_PATIENCE: Final = 3600.0
+"""Seconds until a search that failed is begun anew."""
 
 
 async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
@@ -65,8 +68,9 @@ async def run(store: AttachmentStore, blobs: BlobStore, interval: float) -> None
         try:
             removed = await reap(store, blobs)
             if clock() >= next_search:
-                next_search = clock() + STRAY_INTERVAL
+                next_search = clock() + STRAY_PATIENCE
                 removed += await reap_strays(store, blobs)
+                next_search = clock() + STRAY_INTERVAL
             if removed:
                 _log.info("removed %d pieces of attachments that nobody refers to", removed)
         except Unavailable as error:
