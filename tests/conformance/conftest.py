@@ -44,6 +44,19 @@ update test_clock.shifts set shift = '0';
 """
 
 
+async def make_clock_movable(dsn: str) -> None:
+    """For connections that are opened from now on."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(_MOVABLE_CLOCK)
+    name = Databases.name(dsn)
+    await connection.execute(f'alter database "{name}" set search_path = test_clock, pg_catalog, public')
+    await connection.close()
+
+
+async def move_clock(connection: asyncpg.Connection, seconds: float) -> None:
+    await connection.execute("update test_clock.shifts set shift = shift + make_interval(secs => $1)", seconds)
+
+
 @dataclass
 class Backend:
     """One store, what stands behind it, and its clock."""
@@ -70,16 +83,7 @@ Open = Callable[..., Awaitable[Backend]]
 def shared_dsn(databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
     """A migrated database whose clock tests move. What is in it is of tests before."""
     dsn = databases.create_migrated()
-
-    async def prepare() -> None:
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(_MOVABLE_CLOCK)
-        await connection.execute(
-            f'alter database "{databases.name(dsn)}" set search_path = test_clock, pg_catalog, public'
-        )
-        await connection.close()
-
-    loop_thread.run(prepare())
+    loop_thread.run(make_clock_movable(dsn))
     yield dsn
     databases.drop(dsn)
 
@@ -136,9 +140,7 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
             await connection.execute(_EMPTY)
 
             async def advance(seconds: float) -> None:
-                await connection.execute(
-                    "update test_clock.shifts set shift = shift + make_interval(secs => $1)", seconds
-                )
+                await move_clock(connection, seconds)
 
             store = await stack.enter_async_context(PostgresStore(dsn, **settings))
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))

@@ -67,22 +67,10 @@ class Site:
 
     async def send(self, messages: Any, **options: Any) -> Attachment:
         """One call with these messages; Failure."""
-        call = self.wire.open("UploadAttachment", **options)
-        writing = asyncio.ensure_future(_write(call, messages))
-        try:
-            return Attachment.FromString(await call)
-        except grpc.aio.AioRpcError as error:
-            raise Failure.of(error) from None
-        finally:
-            writing.cancel()
-            await asyncio.wait([writing])
+        return await send(self.wire, messages, **options)
 
     async def failure(self, messages: Any, **options: Any) -> Failure:
-        try:
-            answer = await self.send(messages, **options)
-        except Failure as failure:
-            return failure
-        raise AssertionError(f"the upload succeeded: {answer}")
+        return await failure(self.wire, messages, **options)
 
     async def status(self, session_id: str, attachment_id: str) -> UploadStatus:
         request = GetUploadStatusRequest(session_id=session_id, attachment_id=attachment_id)
@@ -107,6 +95,28 @@ class Site:
         removed = await reap(self.store.attachments, self.blobs)
         assert await reap_strays(self.store.attachments, self.blobs) == 0
         return removed
+
+
+async def send(wire: Wire, messages: Any, **options: Any) -> Attachment:
+    """One upload with these messages; Failure."""
+    call = wire.open("UploadAttachment", **options)
+    writing = asyncio.ensure_future(_write(call, messages))
+    try:
+        return Attachment.FromString(await call)
+    except grpc.aio.AioRpcError as error:
+        raise Failure.of(error) from None
+    finally:
+        writing.cancel()
+        await asyncio.wait([writing])
+
+
+async def failure(wire: Wire, messages: Any, **options: Any) -> Failure:
+    """How an upload that must fail does."""
+    try:
+        answer = await send(wire, messages, **options)
+    except Failure as failure:
+        return failure
+    raise AssertionError(f"the upload succeeded: {answer}")
 
 
 async def _write(call: Any, messages: Any) -> None:
