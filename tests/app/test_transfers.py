@@ -2,15 +2,19 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+import asyncpg
 import pytest
 
 import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
 from tests.app.serving import Serving, serving
+from tests.faults.proxy import Proxy
 
 MIB = 1024 * 1024
 TRANSFERS = 20
@@ -50,6 +54,64 @@ async def test_twenty_transfers_at_once_take_little_memory(tmp_path: Path) -> No
         assert all(attachment.size_bytes == SIZE for attachment in made)
         assert await asyncio.gather(*map(downloaded, made)) == [SIZE] * TRANSFERS
         assert resident(server.process.pid, "VmHWM") - before < MOST
+
+
+@pytest.fixture(params=["postgres", "folder"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """The folder that the bytes lie in; None: in the database."""
+    return tmp_path / "blobs" if request.param == "folder" else None
+
+
+async def test_transfers_go_on_by_themselves_when_their_server_is_killed(
+    postgres_dsn: str, storage: Path | None, tmp_path: Path
+) -> None:
+    content, target = Random(3).randbytes(8 * MIB), tmp_path / "there"
+    arguments = ["--postgres-dsn", postgres_dsn]
+    if storage is not None:
+        arguments += ["--blob-store", storage.as_uri()]
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(*arguments))
+        proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
+        reconnect = sessiond.Reconnect(initial_backoff=0.01, max_backoff=0.1)
+        client = await stack.enter_async_context(sessiond.Client(f"127.0.0.1:{proxy.port}", reconnect=reconnect))
+        await client.create_session("s")
+        halfway = asyncio.Event()
+
+        def progress(done: int, total: int) -> None:
+            if done > total // 2 and not halfway.is_set():
+                halfway.set()
+                server.process.kill()
+
+        async def replaced(transfer: Awaitable[Attachment]) -> Attachment:
+            """What comes of a transfer whose server is killed in its middle, for another one to come."""
+            nonlocal server
+            halfway.clear()
+            moving = asyncio.ensure_future(transfer)
+            await halfway.wait()
+            await server.ended()
+            server = await stack.enter_async_context(serving(*arguments))
+            proxy.point_to(server.port)
+            return await moving
+
+        attachment = await replaced(client.upload("s", content, attachment_id="a", progress=progress))
+        assert (attachment.size_bytes, attachment.sha256) == (len(content), sha256(content).digest())
+        assert await replaced(client.download("s", "a", progress=progress).save(target)) == attachment
+        assert target.read_bytes() == content
+        # What has come out is told from what was stored otherwise than it was sent.
+        await _corrupt(postgres_dsn, storage)
+        with pytest.raises(sessiond.ChecksumMismatch):
+            await client.download("s", "a").save(target)
+        assert target.read_bytes() == content
+
+
+async def _corrupt(dsn: str, folder: Path | None) -> None:
+    """Turns one bit of each piece."""
+    for path in folder.glob("*/*") if folder is not None else ():
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("update blob_rows set data = set_bit(data, 9, 1 - get_bit(data, 9)) where number = 0")
+    await connection.close()
 
 
 async def test_an_upload_goes_on_when_its_server_was_restarted(tmp_path: Path, postgres_dsn: str) -> None:

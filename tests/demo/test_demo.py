@@ -182,9 +182,16 @@ def test_verify_finds_what_is_not_as_it_was(server: Server, tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
 def test_on_a_terminal_there_is_colour_and_progress(server: Server) -> None:
+    said = on_a_terminal(command("--address", server.address))
+    assert b"\x1b[1mStored\x1b[0m" in said
+    assert b"storing: 126 of 126 messages" in said
+
+
+def on_a_terminal(command: list[str]) -> bytes:
+    """What it prints there."""
     ours, theirs = os.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
-    process = subprocess.Popen(command("--address", server.address), cwd=ROOT, stdout=theirs, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, env=environment)
     os.close(theirs)
     said = b""
     while True:
@@ -197,8 +204,7 @@ def test_on_a_terminal_there_is_colour_and_progress(server: Server) -> None:
         said += chunk
     os.close(ours)
     assert process.wait(PATIENCE) == 0
-    assert b"\x1b[1mStored\x1b[0m" in said
-    assert b"storing: 126 of 126 messages" in said
+    return said
 
 
 def test_no_server(tmp_path: Path) -> None:
@@ -324,9 +330,12 @@ def test_a_tail_by_itself(server: Server, tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
+def moving(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "examples.files", *map(str, arguments)]
+
+
 def files(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "examples.files", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(moving(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_files_go_in_and_out(server: Server, tmp_path: Path) -> None:
@@ -347,6 +356,15 @@ def test_files_go_in_and_out(server: Server, tmp_path: Path) -> None:
     refused = files("--address", server.address, "download", session_id, "b", copy)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith("files: AttachmentNotFound: ")
+    if os.name == "posix":
+        for command in (("upload", session_id, file), ("download", session_id, "a", copy)):
+            said = on_a_terminal(moving("--address", server.address, *command))
+            shares = [int(share) for share in re.findall(rb"\r\x1b\[K  \[=* *\] +(\d+) %  ", said)]
+            assert shares == sorted(shares)
+            assert len(shares) > 3
+            assert shares[-1] == 100
+            *_, last = said.split(b"\r\x1b[K")
+            assert last.endswith(b"       2,000,000  file.bin\r\n"), "the bar makes room for what came of it"
 
 
 def test_a_bar_shows_how_far_it_is(example: "Example") -> None:
