@@ -22,6 +22,7 @@ import asyncpg
 import pytest
 
 from sessiond_server.embedded import EmbeddedServers
+from tests.cache.cluster import ClusterOfThree
 
 T = TypeVar("T")
 
@@ -177,3 +178,14 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 def redis_prefix() -> str:
     """Starts every key of this test."""
     return f"test:{uuid.uuid4().hex}:"
+
+
+@pytest.fixture(scope="session")
+def cluster_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfThree]:
+    """Servers that all tests share: see redis_url."""
+    cluster = ClusterOfThree(tmp_path_factory.mktemp("cluster"))
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+    finally:
+        cluster.stop()

@@ -1,7 +1,7 @@
 """The caches that the suite runs over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +58,6 @@ async def backend(urls: Sequence[str], redis_prefix: str) -> AsyncIterator[Backe
 @pytest.fixture
 async def cache(backend: Backend) -> Cache:
     return await backend.open()
-
-
-@pytest.fixture(scope="session")
-def cluster_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfThree]:
-    cluster = ClusterOfThree(tmp_path_factory.mktemp("cluster"))
-    try:
-        asyncio.run(cluster.start())
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture

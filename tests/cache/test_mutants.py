@@ -19,8 +19,10 @@ from tests.cache import virtual
 from tests.cache.schedules import Schedule, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
-SEEDS = 1000
-"""Schedules until which a mutant must be found."""
+SEEDS = range(1000)
+"""Of the schedules that must find every mutant."""
+WORTHY = (1, 3, 4, 29, 36, 62, 90, 127, 426, 470, 566)
+"""Those of them that found one first, when all were tried in turn; they are tried before the rest."""
 
 
 def plain_set(patch: pytest.MonkeyPatch) -> None:
@@ -163,8 +165,8 @@ MUTANTS: list[tuple[Mutation, set[str]]] = [
 def test_a_missing_safeguard_is_found(mutate: Mutation, findings: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     found = Verdict()
-    for seed in range(SEEDS):
+    for seed in (*WORTHY, *SEEDS):
         found.add(virtual.run(Schedule(seed).run()))
         if any(getattr(found, finding) for finding in findings):
             return
-    pytest.fail(f"{SEEDS} schedules found {found}")
+    pytest.fail(f"{len(SEEDS)} schedules found {found}")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cache.conftest import cluster_of_three, valkey
+from tests.cache.conftest import valkey
 from tests.conftest import Databases
 
-__all__ = ["cluster_of_three", "valkey"]
+__all__ = ["valkey"]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message as ProtoMessage
@@ -18,6 +19,8 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import wire as encoding
 from tests.rpc.test_table import VALID
 from tests.rpc.wire import RPCS, Wire, said
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 UNKNOWN_ENUM = cast("Any", 99)
 WITHIN = {"UpdateSession": "session", "UploadAttachment": "header"}
@@ -66,13 +69,17 @@ def append(*messages: Message) -> m.AppendMessagesRequest:
     return m.AppendMessagesRequest(session_id="s", messages=messages)
 
 
-@pytest.fixture
-async def untouched(wire: Wire) -> AsyncIterator[Wire]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def before(common_wire: Wire) -> Session:
+    return await common_wire.create("s")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def untouched(common_wire: Wire, before: Session) -> AsyncIterator[Wire]:
     """A server with the session `s`, which the test must leave as it was; and the channel must work."""
-    before = await wire.create("s")
-    yield wire
-    assert await wire.call("GetSession", s.GetSessionRequest(session_id="s")) == before
-    assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 1
+    yield common_wire
+    assert await common_wire.call("GetSession", s.GetSessionRequest(session_id="s")) == before
+    assert (await common_wire.call("CountSessions", s.CountSessionsRequest())).count == 1
 
 
 async def assert_field(wire: Wire, rpc: str, request: ProtoMessage, field: str) -> None:

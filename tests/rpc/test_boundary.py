@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from grpc import StatusCode
 from grpc.aio import InternalError as TransportError
 
@@ -22,7 +23,7 @@ from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.store.contract import CACHED, Freshness
 from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_table import VALID
-from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, serving, until
+from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
 
 SECRET = "postgres://sessiond:hunter2@db"
 READ = s.GetSessionRequest(session_id="s")
@@ -33,14 +34,14 @@ class Raising:
     """A store and a writer of which every method raises."""
 
     def __init__(self, error: BaseException) -> None:
-        self._error = error
+        self.error = error
 
     async def token_key(self) -> bytes:
         return bytes(32)
 
     def __getattr__(self, name: str) -> Any:
         async def method(*args: object, **kwargs: object) -> Any:
-            raise self._error
+            raise self.error.with_traceback(None)
 
         return method
 
@@ -85,10 +86,20 @@ class HoldingWriter(DirectWriter):
         return await super().write(command)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def raising() -> AsyncIterator[tuple[Raising, Wire]]:
+    """A server whose store raises what a test has it raise."""
+    store = Raising(RuntimeError())
+    broken: Any = store
+    async with serving(broken, writer=broken, work=broken, attachments=broken) as wire:
+        yield store, wire
+
+
 def records(caplog: pytest.LogCaptureFixture, logger: str) -> list[Any]:
     return [record for record in caplog.records if record.name == logger]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", RPCS)
 @pytest.mark.parametrize(
     "error",
@@ -104,12 +115,12 @@ def records(caplog: pytest.LogCaptureFixture, logger: str) -> list[Any]:
     ids=lambda error: type(error).__name__,
 )
 async def test_an_unforeseen_error_is_internal_with_an_id_that_the_log_has(
-    rpc: str, error: BaseException, caplog: pytest.LogCaptureFixture
+    raising: tuple[Raising, Wire], rpc: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken: Any = Raising(error)
-    async with serving(broken, writer=broken, work=broken, attachments=broken) as wire:
-        failure = await wire.failure(rpc, VALID[rpc], metadata=(("x-request-id", "call-1"),))
-        await wire.failure(rpc, VALID[rpc])
+    store, wire = raising
+    store.error = error
+    failure = await wire.failure(rpc, VALID[rpc], metadata=(("x-request-id", "call-1"),))
+    await wire.failure(rpc, VALID[rpc])
     assert (failure.code, failure.text, failure.reason) == (StatusCode.INTERNAL, "internal error", "INTERNAL")
     assert SECRET not in str(failure)
     (first, _) = records(caplog, "sessiond.rpc")

@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
@@ -82,6 +83,18 @@ def test_every_rpc_is_here() -> None:
 @pytest.fixture
 async def shared(wire: Wire) -> Wire:
     """`bobs` is bob's, used with every trace that could betray it; `gone` was bob's."""
+    await use(wire)
+    return wire
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def untouched(common_wire: Wire) -> Wire:
+    """The same, for tests that leave it as it was."""
+    await use(common_wire)
+    return common_wire
+
+
+async def use(wire: Wire) -> None:
     for session_id in ("bobs", "gone"):
         await wire.create(session_id, key=BOB, name="secret")
         request = m.AppendMessagesRequest(session_id=session_id, messages=[said("secret", message_id="m1")])
@@ -92,7 +105,6 @@ async def shared(wire: Wire) -> Wire:
         await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id=session_id, tool_call=asked), key=BOB)
     await wire.call("TouchSession", s.TouchSessionRequest(session_id="bobs", request_id="used"), key=BOB)
     await wire.call("DeleteSession", s.DeleteSessionRequest(session_id="gone"), key=BOB)
-    return wire
 
 
 async def outcome(wire: Wire, rpc: str, request: ProtoMessage, key: str) -> Any:
@@ -106,19 +118,20 @@ async def outcome(wire: Wire, rpc: str, request: ProtoMessage, key: str) -> Any:
     return answer
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
 @pytest.mark.parametrize("rpc", named("x"))
-async def test_a_foreign_session_looks_like_none(shared: Wire, rpc: str, key: str) -> None:
-    before = await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB)
-    foreign = await outcome(shared, rpc, named("bobs")[rpc], key)
+async def test_a_foreign_session_looks_like_none(untouched: Wire, rpc: str, key: str) -> None:
+    before = await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB)
+    foreign = await outcome(untouched, rpc, named("bobs")[rpc], key)
     for other in ("none", "gone"):
-        unknown = await outcome(shared, rpc, named(other)[rpc], key)
+        unknown = await outcome(untouched, rpc, named(other)[rpc], key)
         assert str(unknown).replace(other, "bobs") == str(foreign)
     if isinstance(foreign, tuple):
         assert foreign[:4] == (StatusCode.NOT_FOUND, "session not found", "SESSION_NOT_FOUND", {"session_id": "bobs"})
     else:
         assert foreign.not_found == ["bobs"]
-    assert await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
+    assert await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
 
 
 async def test_a_key_of_the_whole_tenant_sees_it(shared: Wire) -> None:

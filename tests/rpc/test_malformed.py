@@ -5,6 +5,7 @@ Requests are valid ones with their bytes or fields broken, and plain noise. Seed
 
 import asyncio
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -22,8 +23,8 @@ from sessiond.v1.session_pb2 import SessionStatus, SessionView
 from tests.rpc.test_table import VALID, stock
 from tests.rpc.wire import RPCS, Failure, Wire
 
-EACH = 600
-"""Requests for each RPC."""
+EACH = math.ceil(int(os.environ.get("MALFORMED_REQUESTS", "10000")) / len(RPCS))
+"""Requests for each RPC: of ten thousand, or as many as are asked for."""
 AT_ONCE = 64
 
 ALLOWED = {

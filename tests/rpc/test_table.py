@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
+import pytest_asyncio
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
@@ -97,6 +98,13 @@ VALID = {**WRITES, **READS}
 async def stocked(wire: Wire) -> Wire:
     await stock(wire)
     return wire
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def untouched(common_wire: Wire) -> Wire:
+    """The same, for tests that leave it as it was."""
+    await stock(common_wire)
+    return common_wire
 
 
 async def stock(wire: Wire) -> None:
@@ -343,11 +351,12 @@ REFUSALS: list[Refusal] = [
 ]  # fmt: skip
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("rpc", "request_", "code", "reason", "metadata"), REFUSALS, ids=lambda value: str(value)[:30])
 async def test_a_refusal_has_its_code_reason_and_details(
-    stocked: Wire, rpc: str, request_: ProtoMessage, code: StatusCode, reason: str, metadata: dict[str, str]
+    untouched: Wire, rpc: str, request_: ProtoMessage, code: StatusCode, reason: str, metadata: dict[str, str]
 ) -> None:
-    failure = await stocked.failure(rpc, request_)
+    failure = await untouched.failure(rpc, request_)
     assert (failure.code, failure.reason, failure.metadata) == (code, reason, metadata)
     assert bool(failure.violations) == (code is INVALID)
 
@@ -368,10 +377,11 @@ async def test_a_quota_is_exhausted() -> None:
     assert failure.metadata == {"limit": "1"}
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_no_key_and_an_unknown_key_are_unauthenticated(wire: Wire, rpc: str) -> None:
+async def test_no_key_and_an_unknown_key_are_unauthenticated(common_wire: Wire, rpc: str) -> None:
     for key in ("", "unknown"):
-        failure = await wire.failure(rpc, b"\xff", key=key)
+        failure = await common_wire.failure(rpc, b"\xff", key=key)
         assert (failure.code, failure.reason) == (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
@@ -384,11 +394,12 @@ async def test_the_scope_of_the_call_is_needed_and_is_enough(stocked: Wire, rpc:
     assert ANSWERS[rpc](await stocked.call(rpc, VALID[rpc], key=enough))
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_bytes_that_are_no_request_are_malformed(wire: Wire, rpc: str) -> None:
+async def test_bytes_that_are_no_request_are_malformed(common_wire: Wire, rpc: str) -> None:
     # Field 1 with the reserved wire type 7; then a length that passes the end.
     for data in (b"\x0f", b"\x0a\x7fabc"):
-        failure = await wire.failure(rpc, data)
+        failure = await common_wire.failure(rpc, data)
         assert (failure.code, failure.reason) == (INVALID, "MALFORMED_REQUEST")
         assert RPCS[rpc].input_type.full_name in failure.text
 
