@@ -523,6 +523,25 @@ async def test_a_storage_that_fails_leaves_no_hole() -> None:
             assert (await there.download("s", "a"))[0] == content
 
 
+async def test_storing_that_was_cancelled_does_not_hide_what_went_wrong() -> None:
+    """As where a storage's client gives up by itself: whoever waits for it is not cancelled."""
+
+    class Cancelled(CountedBlobs):
+        async def append(self, piece: Piece, offset: int, data: Any) -> None:
+            raise asyncio.CancelledError
+
+    async with site(blobs=Cancelled()) as there:
+        content = noise(SEGMENT)
+        too_long = [header("s", "a", content), *chunks(content), a.UploadAttachmentRequest(chunk=b"x")]
+        failure = await there.failure(too_long)
+        assert (failure.code, failure.reason) == (INVALID, "UPLOAD_TOO_LONG")
+        assert (await there.wire.failure("GetUploadStatus", status_of("a"))).reason == "UPLOAD_NOT_FOUND"
+        failure = await there.failure([header("s", "b", content), *chunks(content)])
+        assert (failure.code, failure.reason) == (StatusCode.INTERNAL, "INTERNAL")
+        await nothing_visible(there)
+        assert (await there.status("s", "b")).committed_bytes == 0
+
+
 async def test_equal_content_is_stored_once(there: Site) -> None:
     content = noise(SEGMENT + 1)
     await there.upload("s", "a", content)

@@ -281,7 +281,7 @@ class _Writing:
         if self._storing is None:
             return True
         await asyncio.wait((self._storing,))
-        return self._storing.exception() is None
+        return not self._storing.cancelled() and self._storing.exception() is None
 
     async def keep(self) -> None:
         """Stores what has arrived, for whoever resumes the upload, as far as it can."""
