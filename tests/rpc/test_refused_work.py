@@ -1,0 +1,240 @@
+"""Work on runs and tool calls that comes twice, too early, too late, or by a clock that is off, over the wire and on
+Postgres: a typed error, and not a row more than before."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+from google.protobuf.message import Message as ProtoMessage
+from grpc import StatusCode
+
+from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import event_service_pb2 as e
+from sessiond.v1 import message_service_pb2 as m
+from sessiond.v1 import run_service_pb2 as r
+from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.run_pb2 import Failure as RunFailure
+from sessiond.v1.run_pb2 import Run, RunEndReason, RunFence, RunStatus
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+from sessiond_server.blobs.memory import MemoryBlobs
+from sessiond_server.store.postgres.store import PostgresStore
+from tests.conformance.conftest import make_clock_movable, move_clock
+from tests.rpc.wire import Wire, header, said, serving
+
+HOUR = 3600.0
+_DIGEST = "select count(*), md5(string_agg(x::text, '' order by x::text)) from {} x"
+COMPLETED = RunStatus.RUN_STATUS_COMPLETED
+PRECONDITION = StatusCode.FAILED_PRECONDITION
+
+
+@dataclass
+class Site:
+    """A server, and its database, whose clock the test moves. The session `s` has the live run `r`."""
+
+    wire: Wire
+    database: asyncpg.Connection
+    store: PostgresStore
+    fence: RunFence
+
+    async def rows(self) -> list[tuple[str, int, str]]:
+        """What is stored, by table: how many, and what is in them."""
+        return [
+            (name, *await self.database.fetchrow(_DIGEST.format(name)))
+            for name in ("events", "runs", "tool_calls", "run_figures", "session_heads", "sessions")
+        ]
+
+    async def refused(self, rpc: str, request: ProtoMessage, code: StatusCode, reason: str, **metadata: str) -> None:
+        before = await self.rows()
+        failure = await self.wire.failure(rpc, request)
+        assert (failure.code, failure.reason, failure.metadata) == (code, reason, {"session_id": "s", **metadata})
+        assert await self.rows() == before
+
+    async def call(self, rpc: str, **fields: Any) -> Any:
+        return await self.wire.call(rpc, REQUESTS[rpc](session_id="s", **fields))
+
+    async def request(self, tool_call_id: str, *, approval: bool = False) -> None:
+        call = ToolCall(tool_call_id=tool_call_id, name="search", requires_approval=approval)
+        await self.call("RequestToolCall", tool_call=call, run=self.fence)
+
+    async def events(self) -> list[Event]:
+        answer = await self.wire.call("ListEvents", e.ListEventsRequest(session_id="s", page_size=1000))
+        return list(answer.events)
+
+    async def run(self, run_id: str) -> Run:
+        answer: Run = await self.call("GetRun", run_id=run_id)
+        return answer
+
+
+REQUESTS: dict[str, Any] = {
+    "AppendMessages": m.AppendMessagesRequest,
+    "BeginRun": r.BeginRunRequest,
+    "HeartbeatRun": r.HeartbeatRunRequest,
+    "FinishRun": r.FinishRunRequest,
+    "CancelRun": r.CancelRunRequest,
+    "GetRun": r.GetRunRequest,
+    "RequestToolCall": t.RequestToolCallRequest,
+    "ApproveToolCall": t.ApproveToolCallRequest,
+    "RejectToolCall": t.RejectToolCallRequest,
+    "StartToolCall": t.StartToolCallRequest,
+    "CompleteToolCall": t.CompleteToolCallRequest,
+    "FailToolCall": t.FailToolCallRequest,
+    "GetToolCall": t.GetToolCallRequest,
+}
+
+
+@pytest.fixture
+async def there(postgres_dsn: str) -> AsyncIterator[Site]:
+    await make_clock_movable(postgres_dsn)
+    database = await asyncpg.connect(postgres_dsn)
+    async with PostgresStore(postgres_dsn) as store:
+        files = store.attachments
+        async with serving(store, work=store, attachments=files, blobs=MemoryBlobs()) as wire:
+            await wire.create("s")
+            run = await wire.call("BeginRun", r.BeginRunRequest(session_id="s", run=Run(run_id="r")))
+            yield Site(wire, database, store, RunFence(run_id="r", fence=run.fence))
+    await database.close()
+
+
+async def test_a_decision_is_made_once(there: Site) -> None:
+    await there.request("c", approval=True)
+    await there.call("ApproveToolCall", tool_call_id="c", approver="ada")
+    for rpc, verb in (("ApproveToolCall", "approve"), ("RejectToolCall", "reject")):
+        await there.refused(
+            rpc, REQUESTS[rpc](session_id="s", tool_call_id="c", approver="bob"),
+            PRECONDITION, "ILLEGAL_TOOL_CALL_TRANSITION", tool_call_id="c", status="APPROVED", action=verb,
+        )  # fmt: skip
+    assert (await there.call("GetToolCall", tool_call_id="c")).approval.approver == "ada"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("CompleteToolCall", "COMPLETED"), ("FailToolCall", "FAILED"), ("CancelToolCall", "CANCELLED"),
+     ("RejectToolCall", "REJECTED")],
+)  # fmt: skip
+async def test_what_is_over_is_not_approved_started_or_cancelled(there: Site, ending: str, status: str) -> None:
+    await there.request("c")
+    if status in ("COMPLETED", "FAILED"):
+        await there.call("StartToolCall", tool_call_id="c")
+    request = {
+        "FailToolCall": t.FailToolCallRequest(session_id="s", tool_call_id="c", error=RunFailure(code="x")),
+        "CancelToolCall": t.CancelToolCallRequest(session_id="s", tool_call_id="c"),
+    }.get(ending) or REQUESTS[ending](session_id="s", tool_call_id="c")
+    await there.wire.call(ending, request)
+    for rpc, verb, kind in (
+        ("ApproveToolCall", "approve", t.ApproveToolCallRequest),
+        ("RejectToolCall", "reject", t.RejectToolCallRequest),
+        ("StartToolCall", "start", t.StartToolCallRequest),
+        ("CancelToolCall", "cancel", t.CancelToolCallRequest),
+    ):
+        await there.refused(
+            rpc, kind(session_id="s", tool_call_id="c"),
+            PRECONDITION, "ILLEGAL_TOOL_CALL_TRANSITION", tool_call_id="c", status=status, action=verb,
+        )  # fmt: skip
+
+
+async def test_nothing_completes_that_was_not_started(there: Site) -> None:
+    await there.request("c", approval=True)
+    refusal = {"tool_call_id": "c", "status": "PENDING"}
+    for status in ("PENDING", "APPROVED"):
+        refusal["status"] = status
+        for rpc, verb in (("CompleteToolCall", "complete"), ("FailToolCall", "fail")):
+            error = {"error": RunFailure(code="x")} if rpc == "FailToolCall" else {}
+            request = REQUESTS[rpc](session_id="s", tool_call_id="c", **error)
+            await there.refused(rpc, request, PRECONDITION, "ILLEGAL_TOOL_CALL_TRANSITION", **refusal, action=verb)
+        if status == "PENDING":
+            start = t.StartToolCallRequest(session_id="s", tool_call_id="c")
+            await there.refused("StartToolCall", start, PRECONDITION, "APPROVAL_REQUIRED", tool_call_id="c")
+            await there.call("ApproveToolCall", tool_call_id="c")
+
+
+async def test_a_run_is_finished_once(there: Site) -> None:
+    await there.call("FinishRun", run=there.fence, status=COMPLETED, request_id="once")
+    first = await there.rows()
+    # The same request again is the same answer; another one comes too late.
+    again = await there.call("FinishRun", run=there.fence, status=COMPLETED, request_id="once")
+    assert (again.status, await there.rows()) == (COMPLETED, first)
+    finish = r.FinishRunRequest(session_id="s", run=there.fence, status=RunStatus.RUN_STATUS_FAILED)
+    heartbeat = r.HeartbeatRunRequest(session_id="s", run=there.fence)
+    await there.refused("FinishRun", finish, StatusCode.ABORTED, "RUN_FENCED", run_id="r", live_run_id="")
+    await there.refused("HeartbeatRun", heartbeat, StatusCode.ABORTED, "RUN_FENCED", run_id="r", live_run_id="")
+    cancel = r.CancelRunRequest(session_id="s", run_id="r")
+    await there.refused("CancelRun", cancel, PRECONDITION, "RUN_ENDED", run_id="r", status="COMPLETED")
+
+
+@pytest.mark.parametrize("swept", [False, True])
+async def test_whoever_comes_after_the_lease_is_fenced(there: Site, swept: bool) -> None:
+    await there.request("asked", approval=True)
+    await there.request("running")
+    await there.call("StartToolCall", tool_call_id="running", run=there.fence)
+    await there.call("BeginRun", run=Run(run_id="next"), policy=r.RunPolicy.RUN_POLICY_ENQUEUE)
+    await move_clock(there.database, 31)
+    heartbeat = r.HeartbeatRunRequest(session_id="s", run=there.fence)
+    finish = r.FinishRunRequest(session_id="s", run=there.fence, status=COMPLETED)
+    append = m.AppendMessagesRequest(session_id="s", messages=[said("late")], run=there.fence)
+    late: list[tuple[str, ProtoMessage]] = [("HeartbeatRun", heartbeat), ("AppendMessages", append)]
+    for rpc, request in late:
+        await there.refused(rpc, request, StatusCode.ABORTED, "RUN_FENCED", run_id="r", live_run_id="r")
+    if swept:
+        assert len((await there.store.expire_due(10)).heads) == 1
+    else:  # it has to look at the session's work anyway, and does what the sweeper would have
+        assert (await there.wire.failure("FinishRun", finish)).reason == "RUN_FENCED"
+        assert len((await there.store.expire_due(10)).heads) == 0
+    for rpc, request in (*late, ("FinishRun", finish)):
+        await there.refused(rpc, request, StatusCode.ABORTED, "RUN_FENCED", run_id="r", live_run_id="next")
+    over = await there.run("r")
+    assert (over.status, over.end_reason) == (
+        RunStatus.RUN_STATUS_FAILED,
+        RunEndReason.RUN_END_REASON_LEASE_EXPIRED,
+    )
+    assert (await there.run("next")).status == RunStatus.RUN_STATUS_RUNNING
+    for name in ("asked", "running"):
+        call = await there.call("GetToolCall", tool_call_id=name)
+        assert call.status == ToolCallStatus.TOOL_CALL_STATUS_CANCELLED
+    # In one transaction, each once, in this order.
+    last = [EventType.Name(event.type).removeprefix("EVENT_TYPE_") for event in await there.events()][-4:]
+    assert last == ["TOOL_CALL_CANCELLED", "TOOL_CALL_CANCELLED", "RUN_FAILED", "RUN_STARTED"]
+    upload = header("s", "a")
+    upload.header.run.CopyFrom(there.fence)
+    assert (await there.wire.failure("UploadAttachment", upload)).reason == "RUN_FENCED"
+    listed = await there.wire.call("ListAttachments", a.ListAttachmentsRequest(session_id="s"))
+    assert len(listed.attachments) == 0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_database_whose_clock_is_an_hour_off(there: Site, hours: int) -> None:
+    """As after a failover to a machine that was set otherwise."""
+    await there.request("c", approval=True)
+    await move_clock(there.database, hours * HOUR)
+    heartbeat = r.HeartbeatRunRequest(session_id="s", run=there.fence)
+    if hours < 0:
+        answer = await there.wire.call("HeartbeatRun", heartbeat)
+        now = await there.database.fetchval("select extract(epoch from test_clock.clock_timestamp())::float8")
+        assert 0 < answer.lease_expire_time.seconds - float(now) <= 31, "not an hour longer"
+        await there.call("ApproveToolCall", tool_call_id="c")
+        await there.call("StartToolCall", tool_call_id="c", run=there.fence)
+        await move_clock(there.database, 31)
+    failure = await there.wire.failure("HeartbeatRun", heartbeat)
+    assert (failure.code, failure.reason) == (StatusCode.ABORTED, "RUN_FENCED")
+    assert len((await there.store.expire_due(10)).heads) == 1
+    assert (await there.run("r")).end_reason == RunEndReason.RUN_END_REASON_LEASE_EXPIRED
+    await there.call("BeginRun", run=Run(run_id="r2"))
+    await there.wire.call("UploadAttachment", header("s", "a"))
+    await there.wire.append("s", "after")
+    events = await there.events()
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    times = [event.create_time.ToMicroseconds() for event in events]
+    assert times == sorted(times)
+    for run_id in ("r", "r2"):
+        run = await there.run(run_id)
+        assert run.create_time.ToMicroseconds() <= run.start_time.ToMicroseconds()
+    over = await there.run("r")
+    assert over.start_time.ToMicroseconds() <= over.end_time.ToMicroseconds()
+    metrics = await there.wire.call("GetSessionMetrics", s.GetSessionMetricsRequest(session_id="s"))
+    assert metrics.runs.average_duration.ToMicroseconds() >= 0
+    session: Session = await there.wire.call("GetSession", s.GetSessionRequest(session_id="s"))
+    assert (session.live_run_id, session.open_tool_call_count) == ("r2", 0)
