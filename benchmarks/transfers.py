@@ -1,5 +1,5 @@
-"""The rows of attachments: what one process takes in and gives out, beside plain streams of the same bytes, and what
-memory many transfers take.
+"""The rows of attachments: what one process takes in and gives out, beside plain streams of the same bytes and beside
+what the storage moves by itself, and what memory many transfers take.
 
 The client is the load generator, in Go: uploads are checked by the server alone, downloads by nobody. Every upload's
 content is new, so that nothing is stored already; the disk takes part as it is.
@@ -11,12 +11,13 @@ import os
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import storage
 from benchmarks.load import Load
 from benchmarks.processes import Descendants, first_line, resident_bytes, running
 from benchmarks.site import Site, serving
@@ -114,9 +115,11 @@ def throughput(
     rounds: int,
     folder: Path,
     scratch: Path,
+    place: str,
     size: int = STREAM_BYTES,
 ) -> Iterator[Watched]:
-    """The rows `upload_...` and `download_...` of one storage, those of `names`: plain streams and ours by turns."""
+    """The rows `upload_...` and `download_...` of one storage, those of `names`: plain streams, ours and the storage
+    alone by turns. `place`: of the storage."""
     watched = [site.server, *([site.postgres] if site.postgres else [])]
     (session_id,) = site.fresh("files", 1)
     with running([sys.executable, "-m", "benchmarks.discard", str(size)], log=folder / "discard.log") as process:
@@ -127,6 +130,7 @@ def throughput(
                 continue
             ours: list[float] = []
             plain: list[float] = []
+            alone: list[float] = []
             used: list[Sequence[float]] = []
             for number in range(rounds):
                 files = [File(session_id, f"{direction}-{number}-{stream}", size) for stream in range(STREAMS)]
@@ -139,6 +143,8 @@ def throughput(
                 rate, cpu = moved(load, site.port, plan, watched)
                 ours.append(rate)
                 used.append(cpu)
+                warmed(scratch, 3 * STREAMS * size)
+                alone.append(storage.alone(place, STREAMS, size)[direction])
             yield Watched(
                 name,
                 f"{direction.capitalize()}, {where}",
@@ -150,6 +156,7 @@ def throughput(
                 figures={
                     "MiB_per_s": statistics.median(ours),
                     "plain_MiB_per_s": statistics.median(plain),
+                    "storage_alone_MiB_per_s": statistics.median(alone),
                     "server_cpu_s_per_GiB": statistics.median(cpu[0] for cpu in used),
                     "postgres_cpu_s_per_GiB": statistics.median(cpu[1] for cpu in used) if site.postgres else 0.0,
                 },
@@ -213,8 +220,12 @@ def measure_all(
 ) -> list[Watched]:
     """The rows of `names`, each storage with a server of its own; `scratch`: where the local folder may be."""
     found: list[Watched] = []
-    local = {"SESSIOND_BLOB_STORE": (scratch / "blobs").as_uri()}
-    for where, environment in (("postgres", {}), ("local", local)):
+    local = scratch / "blobs"
+    storages: Sequence[tuple[str, str, Mapping[str, str]]] = (
+        ("postgres", dsn, {}),
+        ("local", str(local), {"SESSIOND_BLOB_STORE": local.as_uri()}),
+    )
+    for where, place, environment in storages:
         here = [name for name in names if name.endswith(where)]
         alone = "transfer_memory" in names and where == "postgres"
         if not here and not alone:
@@ -223,7 +234,7 @@ def measure_all(
         with serving(dsn, folder, postgres, environment={**_UNBOUNDED, **environment}) as site:
             if alone:
                 found.append(memory(site, load))
-            found += throughput(here, where, site, load, rounds, folder, scratch)
+            found += throughput(here, where, site, load, rounds, folder, scratch, place)
     return sorted(found, key=lambda row: NAMES.index(row.name))
 
 

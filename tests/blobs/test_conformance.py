@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from random import Random
 from uuid import uuid4
 
@@ -19,9 +20,10 @@ def noise(size: int, seed: int = 1) -> bytes:
 async def put(blobs: BlobStore, piece: Piece, data: bytes) -> None:
     """Appends the data segment by segment, each in several buffers."""
     for offset in range(0, len(data), blobs.segment):
-        segment = data[offset : offset + blobs.segment]
-        cut = len(segment) // 3
-        await blobs.append(piece, offset, [part for part in (segment[:cut], segment[cut:]) if part])
+        segment = memoryview(data)[offset : offset + blobs.segment]
+        size, third = len(segment), len(segment) // 3
+        cuts = sorted({min(cut, size) for cut in (0, 1, 7936, third, third + 7937, size)})
+        await blobs.append(piece, offset, [segment[cut:end] for cut, end in pairwise(cuts)])
     await blobs.commit(piece)
 
 
