@@ -32,10 +32,11 @@ from sessiond.waiting import found
 class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, AttachmentCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
-    Made without I/O; the first call connects. Use it as an async context manager, or close it. All methods raise
-    `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for arguments that no request can carry, and
-    ClientClosed after `close`. Every method takes `timeout`, in seconds; a call that is not answered in time raises
-    DeadlinePassed. UNAVAILABLE alone is retried, within that time. Watches have no deadline and go on by themselves.
+    Made without I/O; the first call connects, over connections that no other client shares. Use it as an async context
+    manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for
+    arguments that no request can carry, and ClientClosed after `close`. Every method takes `timeout`, in seconds; one
+    that is not answered in time raises DeadlinePassed. What no server could answer (UNAVAILABLE) is sent again within
+    that time. Watches have no deadline and go on by themselves.
 
     Every write takes `request_id`, its idempotency key, and makes one of its own when there is none: retries by the
     client carry it, and an error has it as `SessiondError.request_id`, so that the caller can send the same write again
