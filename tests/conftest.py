@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
@@ -32,9 +33,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish() -> None:
-    """A run whose tests have left processes of theirs behind has failed."""
-    if left := _children():
+    """A run whose tests have left processes of theirs behind has failed. Those that have been killed may take a moment.
+
+    Last, for a run that ends early removes its fixtures only now.
+    """
+    until = time.monotonic() + 10
+    while (left := _children()) and time.monotonic() < until:
+        time.sleep(0.05)
+    if left:
         pytest.exit(
             f"these processes were left behind by tests: {'; '.join(left)}", returncode=pytest.ExitCode.TESTS_FAILED
         )
