@@ -2,102 +2,33 @@
 Postgres: a typed error, and not a row more than before."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
-import asyncpg
 import pytest
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
 from sessiond.v1 import attachment_service_pb2 as a
-from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
-from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.run_pb2 import Failure as RunFailure
-from sessiond.v1.run_pb2 import Run, RunEndReason, RunFence, RunStatus
+from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
-from sessiond_server.blobs.memory import MemoryBlobs
-from sessiond_server.store.postgres.store import PostgresStore
-from tests.conformance.conftest import make_clock_movable, move_clock
-from tests.rpc.wire import Wire, header, said, serving
+from sessiond.v1.tool_call_pb2 import ToolCallStatus
+from tests.rpc.wire import header, said
+from tests.rpc.work import REQUESTS, Site, site
 
 HOUR = 3600.0
-_DIGEST = "select count(*), md5(string_agg(x::text, '' order by x::text)) from {} x"
 COMPLETED = RunStatus.RUN_STATUS_COMPLETED
 PRECONDITION = StatusCode.FAILED_PRECONDITION
 
 
-@dataclass
-class Site:
-    """A server, and its database, whose clock the test moves. The session `s` has the live run `r`."""
-
-    wire: Wire
-    database: asyncpg.Connection
-    store: PostgresStore
-    fence: RunFence
-
-    async def rows(self) -> list[tuple[str, int, str]]:
-        """What is stored, by table: how many, and what is in them."""
-        return [
-            (name, *await self.database.fetchrow(_DIGEST.format(name)))
-            for name in ("events", "runs", "tool_calls", "run_figures", "session_heads", "sessions")
-        ]
-
-    async def refused(self, rpc: str, request: ProtoMessage, code: StatusCode, reason: str, **metadata: str) -> None:
-        before = await self.rows()
-        failure = await self.wire.failure(rpc, request)
-        assert (failure.code, failure.reason, failure.metadata) == (code, reason, {"session_id": "s", **metadata})
-        assert await self.rows() == before
-
-    async def call(self, rpc: str, **fields: Any) -> Any:
-        return await self.wire.call(rpc, REQUESTS[rpc](session_id="s", **fields))
-
-    async def request(self, tool_call_id: str, *, approval: bool = False) -> None:
-        call = ToolCall(tool_call_id=tool_call_id, name="search", requires_approval=approval)
-        await self.call("RequestToolCall", tool_call=call, run=self.fence)
-
-    async def events(self) -> list[Event]:
-        answer = await self.wire.call("ListEvents", e.ListEventsRequest(session_id="s", page_size=1000))
-        return list(answer.events)
-
-    async def run(self, run_id: str) -> Run:
-        answer: Run = await self.call("GetRun", run_id=run_id)
-        return answer
-
-
-REQUESTS: dict[str, Any] = {
-    "AppendMessages": m.AppendMessagesRequest,
-    "BeginRun": r.BeginRunRequest,
-    "HeartbeatRun": r.HeartbeatRunRequest,
-    "FinishRun": r.FinishRunRequest,
-    "CancelRun": r.CancelRunRequest,
-    "GetRun": r.GetRunRequest,
-    "RequestToolCall": t.RequestToolCallRequest,
-    "ApproveToolCall": t.ApproveToolCallRequest,
-    "RejectToolCall": t.RejectToolCallRequest,
-    "StartToolCall": t.StartToolCallRequest,
-    "CompleteToolCall": t.CompleteToolCallRequest,
-    "FailToolCall": t.FailToolCallRequest,
-    "GetToolCall": t.GetToolCallRequest,
-}
-
-
 @pytest.fixture
 async def there(postgres_dsn: str) -> AsyncIterator[Site]:
-    await make_clock_movable(postgres_dsn)
-    database = await asyncpg.connect(postgres_dsn)
-    async with PostgresStore(postgres_dsn) as store:
-        files = store.attachments
-        async with serving(store, work=store, attachments=files, blobs=MemoryBlobs()) as wire:
-            await wire.create("s")
-            run = await wire.call("BeginRun", r.BeginRunRequest(session_id="s", run=Run(run_id="r")))
-            yield Site(wire, database, store, RunFence(run_id="r", fence=run.fence))
-    await database.close()
+    async with site(postgres_dsn) as made:
+        yield made
 
 
 async def test_a_decision_is_made_once(there: Site) -> None:
@@ -172,7 +103,7 @@ async def test_whoever_comes_after_the_lease_is_fenced(there: Site, swept: bool)
     await there.request("running")
     await there.call("StartToolCall", tool_call_id="running", run=there.fence)
     await there.call("BeginRun", run=Run(run_id="next"), policy=r.RunPolicy.RUN_POLICY_ENQUEUE)
-    await move_clock(there.database, 31)
+    await there.advance(31)
     heartbeat = r.HeartbeatRunRequest(session_id="s", run=there.fence)
     finish = r.FinishRunRequest(session_id="s", run=there.fence, status=COMPLETED)
     append = m.AppendMessagesRequest(session_id="s", messages=[said("late")], run=there.fence)
@@ -209,7 +140,7 @@ async def test_whoever_comes_after_the_lease_is_fenced(there: Site, swept: bool)
 async def test_a_database_whose_clock_is_an_hour_off(there: Site, hours: int) -> None:
     """As after a failover to a machine that was set otherwise."""
     await there.request("c", approval=True)
-    await move_clock(there.database, hours * HOUR)
+    await there.advance(hours * HOUR)
     heartbeat = r.HeartbeatRunRequest(session_id="s", run=there.fence)
     if hours < 0:
         answer = await there.wire.call("HeartbeatRun", heartbeat)
@@ -217,7 +148,7 @@ async def test_a_database_whose_clock_is_an_hour_off(there: Site, hours: int) ->
         assert 0 < answer.lease_expire_time.seconds - float(now) <= 31, "not an hour longer"
         await there.call("ApproveToolCall", tool_call_id="c")
         await there.call("StartToolCall", tool_call_id="c", run=there.fence)
-        await move_clock(there.database, 31)
+        await there.advance(31)
     failure = await there.wire.failure("HeartbeatRun", heartbeat)
     assert (failure.code, failure.reason) == (StatusCode.ABORTED, "RUN_FENCED")
     assert len((await there.store.expire_due(10)).heads) == 1
