@@ -7,13 +7,17 @@ from contextlib import AsyncExitStack
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import asyncpg
+import grpc
 import pytest
 
 import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
-from tests.app.serving import Serving, serving
+from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
+from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
+from tests.app.serving import PATIENCE, Serving, serving
 from tests.faults.proxy import Proxy
 
 MIB = 1024 * 1024
@@ -112,6 +116,47 @@ async def _corrupt(dsn: str, folder: Path | None) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute("update blob_rows set data = set_bit(data, 9, 1 - get_bit(data, 9)) where number = 0")
     await connection.close()
+
+
+async def test_the_reaper_leaves_nothing(postgres_dsn: str, storage: Path | None) -> None:
+    """Of an attachment and of an upload in mid-stream whose session is deleted, though the storage was away then."""
+    content, halfway, never = Random(4).randbytes(2 * MIB), asyncio.Event(), asyncio.Event()
+    arguments = ["--postgres-dsn", postgres_dsn, "--sweep-interval", "50ms"]
+    if storage is not None:
+        arguments += ["--blob-store", storage.as_uri()]
+
+    async def stopping() -> AsyncIterator[UploadAttachmentRequest]:
+        header = UploadHeader(session_id="s", attachment_id="b", size_bytes=len(content), sha256=bytes(32))
+        yield UploadAttachmentRequest(header=header)
+        for at in range(0, MIB, MIB // 4):
+            yield UploadAttachmentRequest(chunk=content[at : at + MIB // 4])
+        halfway.set()
+        await never.wait()
+
+    database = await asyncpg.connect(postgres_dsn)
+    async with serving(*arguments) as server, sessiond.Client(server.target) as client:
+        await client.create_session("s")
+        await client.upload("s", content, attachment_id="a")
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            stub: Any = AttachmentServiceStub(channel)
+            uploading = stub.UploadAttachment(stopping())
+            await halfway.wait()
+            if storage is not None:
+                away = storage.rename(storage.with_name("away"))
+            await client.delete_session("s")
+            if storage is not None:
+                await server.until_logged("cannot reap")
+                away.rename(storage)
+            uploading.cancel()
+        await server.stop()
+    # Writers who may not know yet are given a minute; these have ended.
+    await database.execute("update pieces set drop_time = now() where drop_time is not null")
+    tables = ("attachments", "uploads", "blobs", "releases", "pieces", "blob_rows")
+    async with serving(*arguments), asyncio.timeout(PATIENCE):
+        while [name for name in tables if await database.fetchval(f"select count(*) from {name}")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await database.close()
+    assert storage is None or not [path for path in storage.rglob("*") if path.is_file()]
 
 
 async def test_an_upload_goes_on_when_its_server_was_restarted(tmp_path: Path, postgres_dsn: str) -> None:
