@@ -5,7 +5,7 @@ into rows of 2 000 bytes in a table of their own, which costs twice as much. COP
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from struct import Struct
 from types import TracebackType
 from typing import Final, TypeVar
@@ -16,7 +16,7 @@ import asyncpg
 from sessiond_server.blobs.contract import Buffer, BytesMissing
 from sessiond_server.domain.files import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
-from sessiond_server.store.postgres.connection import cut, pool, reaching
+from sessiond_server.store.postgres.connection import abandoned_copies, cut, pool, reaching
 from sessiond_server.store.postgres.statements import BLOBS
 from sessiond_server.store.postgres.transactions import Transactions
 
@@ -56,16 +56,19 @@ class PostgresBlobs:
         """`connect_timeout` is in seconds, for each new connection."""
         self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
         self._transactions = Transactions(self._pool)
+        self._stack = ExitStack()
 
     async def __aenter__(self) -> "PostgresBlobs":
         await self._pool
+        self._stack.enter_context(abandoned_copies())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._transactions.close()
-        await self._pool.close()
+        with self._stack:
+            await self._transactions.close()
+            await self._pool.close()
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         with _reaching():

@@ -4,8 +4,10 @@ No statement here changes a session setting: nothing need be reset when a connec
 on every use, and a transaction pooler may stand between.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import asyncpg
 
@@ -69,6 +71,32 @@ def cut(connection: asyncpg.Connection) -> None:
     """Ends a connection at once, without a word to the server. One that has ended already is left alone."""
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
+
+
+@contextmanager
+def abandoned_copies() -> Iterator[None]:
+    """The running loop does not report what asyncpg leaves behind of a COPY that could not begin.
+
+    On a connection that cannot be used any more (see `cannot_reach`) it raises, as it should, but has made a future for
+    the answer that it never awaits (asyncpg 0.32, `copy_in`). It fails when the connection is cut, and nobody has it.
+    """
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        lost = isinstance(context.get("exception"), asyncpg.ConnectionDoesNotExistError)
+        if lost and "future" in context and not isinstance(context["future"], asyncio.Task):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(report)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 async def _keep(connection: asyncpg.Connection) -> None:
