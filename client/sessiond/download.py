@@ -14,6 +14,11 @@ from sessiond.transfer import Patience, Progress, stalled
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import DownloadAttachmentRequest, DownloadAttachmentResponse, DownloadHeader
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 class Download:
     """An attachment's bytes; see `Client.download`. Nothing happens before they are read, in one of three ways:
@@ -66,7 +71,8 @@ class Download:
 
         Until then its bytes are in a file beside it, whose name ends in `.part`: the next call with the same path goes
         on where this one was cut, in another process too. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch;
-        OSError of the file; ValueError for a part of an attachment.
+        OSError of the file, BlockingIOError while another call saves the same to the same path; ValueError for a part
+        of an attachment.
         """
         if not self._whole:
             raise ValueError("save: takes a whole attachment")
@@ -75,6 +81,7 @@ class Download:
         part = target.with_name(f"{target.name}.{mark}.part")
         file = part.open("a+b")
         try:
+            _reserve(file)
             self._request.offset = await asyncio.to_thread(_recall, file, self._digest)
             try:
                 async for chunk in self:
@@ -155,6 +162,18 @@ class Download:
                 code="DATA_LOSS",
                 metadata={"session_id": attachment.session_id, "attachment_id": attachment.attachment_id},
             )
+
+
+def _reserve(file: BinaryIO) -> None:
+    """Keeps others out of the file until it is closed: what two append is neither's. Raises BlockingIOError."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
 
 
 def _recall(file: BinaryIO, digest: "hashlib._Hash") -> int:

@@ -335,6 +335,24 @@ async def test_another_attachment_s_rest_is_not_taken_for_this_one_s(
     assert [request.offset for request in downloads(server)] == [0, 0]
 
 
+async def test_two_who_save_to_one_path_do_not_mix(
+    client: sessiond.Client, server: ScriptedServer, tmp_path: Path
+) -> None:
+    """What each had received was right, and the file that both had written was told to be."""
+    go = asyncio.Event()
+    server.script.append(lambda request: parts(request, 700_000, then=Wait(go)))
+    server.always = lambda request: parts(request)
+    first = asyncio.create_task(client.download("s", "a").save(tmp_path / "there"))
+    await server.arrived.wait()
+    with pytest.raises(BlockingIOError):
+        await client.download("s", "a").save(tmp_path / "there")
+    first.cancel()
+    await asyncio.wait([first])
+    await client.download("s", "a").save(tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+
+
 async def test_who_stops_reading_ends_the_call(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = lambda request: parts(request, 1000, then=Wait(asyncio.Event()))
     download = client.download("s", "a")
