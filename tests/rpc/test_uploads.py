@@ -523,6 +523,30 @@ async def test_a_storage_that_fails_leaves_no_hole() -> None:
             assert (await there.download("s", "a"))[0] == content
 
 
+async def test_so_many_cut_uploads_are_kept_in_memory_while_the_storage_hangs() -> None:
+    """Whoever is cut gives its place back: others come, and are cut as well."""
+
+    class Hanging(CountedBlobs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.back = asyncio.Event()
+
+        async def append(self, piece: Piece, offset: int, data: Any) -> None:
+            await self.back.wait()
+            await super().append(piece, offset, data)
+
+    blobs = Hanging()
+    async with site(blobs=blobs, uploads=UploadLimits(appends=1, kept=2)) as there:
+        for number in range(4):
+            failure = await there.failure(
+                [header("s", str(number)), *chunks(b"con"), a.UploadAttachmentRequest(chunk=b"")]
+            )
+            assert failure.reason == "INVALID_FIELD"
+        blobs.back.set()
+        await until(lambda: blobs.bytes_held >= 6)
+        assert [(await there.status("s", str(number))).committed_bytes for number in range(4)] == [3, 3, 0, 0]
+
+
 async def test_storing_that_was_cancelled_does_not_hide_what_went_wrong() -> None:
     """As where a storage's client gives up by itself: whoever waits for it is not cancelled."""
 

@@ -45,6 +45,8 @@ class UploadLimits:
     appends: int = 8
     """Segments on their way to the storage at the same time, of all uploads. Only those uploads take in the next
     segment meanwhile; for each of these there are up to three in memory, for all others one."""
+    kept: int = 64
+    """Uploads that were cut whose last bytes wait for the storage. Those of more are dropped: they are sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ class Uploads:
 
         `complete` makes the attachment; it is called with 0 where the id is an attachment's already, before any chunk
         is read. Else `taken_up` is called with the epoch first, once chunks may come. Raises what UploadAttachment
-        documents. Cancelled, or failed, what has arrived is stored in the background; it is dropped where the upload
-        can never be complete.
+        documents. Cancelled, or failed, what has arrived is stored in the background, as far as `kept` allows; it is
+        dropped where the upload can never be complete.
         """
         upload = await self._take_up(scope, session_id, declared, offset)
         if upload is None:
@@ -119,6 +121,8 @@ class Uploads:
             await asyncio.shield(self._begin_ending(self._give_up(scope, writing)))
             raise ChecksumMismatch(session_id, declared.attachment_id) from None
         except BaseException:
+            if len(self._endings) >= self._limits.kept:
+                writing.drop()
             self._begin_ending(writing.keep())
             raise
 
@@ -282,6 +286,10 @@ class _Writing:
             return True
         await asyncio.wait((self._storing,))
         return not self._storing.cancelled() and self._storing.exception() is None
+
+    def drop(self) -> None:
+        """Forgets what has arrived and is not on its way to the storage."""
+        self._waiting, self._waiting_bytes = [], 0
 
     async def keep(self) -> None:
         """Stores what has arrived, for whoever resumes the upload, as far as it can."""
