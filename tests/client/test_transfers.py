@@ -162,9 +162,11 @@ async def test_an_upload_of_which_nothing_arrived_begins_anew(client: sessiond.C
 
 async def test_a_refusal_is_not_lost_behind_the_bytes(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Take(0, refused("SESSION_ENDED"))
+    moved: list[int] = []
     with pytest.raises(sessiond.SessionEnded):
-        await client.upload("s", CONTENT * 20)
-    assert len(server.seen) == 1
+        await client.upload("s", CONTENT * 20, progress=lambda done, _: moved.append(done))
+    # Not how many calls it took: where the machine is busy, grpc loses it behind the header too, and it is asked again.
+    assert moved == []
 
 
 async def test_an_answer_that_needs_no_bytes(client: sessiond.Client, server: ScriptedServer) -> None:
