@@ -104,7 +104,8 @@ async def test_writers_race_through_two_servers_when_a_lease_runs_out(there: Sit
                 await there.call("BeginRun", run=Run(run_id=live))
             assert live != fence.run_id, "no run is alive past its lease"
             fence = fence_of(await there.run(live))
-    assert told.keys() == {"AppendMessagesResponse", "Run", "RUN_FENCED", "RUN_IN_PROGRESS"}, "each has won sometimes"
+    won = told.keys() - {"HeartbeatRunResponse"}  # that one seldom
+    assert won == {"AppendMessagesResponse", "Run", "RUN_FENCED", "RUN_IN_PROGRESS"}
     await _is_in_order(there)
 
 
