@@ -44,7 +44,9 @@ class Upload:
         self._idle_timeout = idle_timeout
         self._committed = 0
         self._calls = 0
-        """The number of our last call that the service has taken up; 0 while it has none."""
+        """The number of our last call that is known to have been taken up; 0 while none is."""
+        self._untold = 0
+        """Calls since then that may have been taken up: they ended before they were told their number."""
 
     async def run(self, *, begun: bool) -> Attachment:
         """The attachment once it exists. `begun`: another process may have got some way with it.
@@ -72,7 +74,7 @@ class Upload:
                 raise superseded(self._header) from None
             committed = 0
         else:
-            if status.calls > self._calls > 0:
+            if self._calls and status.calls > self._calls + self._untold:
                 # Two who take it from each other would never come to an end.
                 raise superseded(self._header)
             # What is declared otherwise the service will tell.
@@ -83,6 +85,7 @@ class Upload:
 
     async def _attempt(self) -> Attachment:
         sending = self._connection.send(lambda stubs: stubs.attachments.UploadAttachment)
+        self._untold += 1
         try:
             header = UploadHeader(offset=self._committed)
             header.MergeFrom(self._header)
@@ -92,7 +95,8 @@ class Upload:
                 taken = await sending.write(UploadAttachmentRequest(header=header))
                 # Whatever refuses the upload comes before any of its bytes is sent; grpc would lose it behind them.
                 begun = await sending.begun()
-                self._calls = int(begun.get(CALL_KEY, self._calls))
+                if CALL_KEY in begun:
+                    self._calls, self._untold = int(begun[CALL_KEY]), 0
                 while taken and place < size:
                     chunk = await asyncio.to_thread(self._content.read, min(CHUNK_BYTES, size - place))
                     if not chunk:  # the file has become shorter, as the service will say

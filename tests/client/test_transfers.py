@@ -189,6 +189,15 @@ async def test_an_upload_that_somebody_else_goes_on_with_is_left(
         await client.upload("s", CONTENT)
 
 
+async def test_a_call_that_was_cut_before_it_was_told_its_number_is_nobody_elses(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
+    server.script.extend([Take(2, UNAVAILABLE), UploadStatus(committed_bytes=500_000, calls=1)])
+    server.script.extend([Take(0, UNAVAILABLE), UploadStatus(committed_bytes=500_000, calls=2), ATTACHMENT])
+    assert await client.upload("s", CONTENT) == ATTACHMENT
+    assert len(uploads(server)) == 3
+
+
 async def test_an_upload_that_somebody_gave_up_is_left(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([Take(2, UNAVAILABLE), refused("UPLOAD_NOT_FOUND", grpc.StatusCode.NOT_FOUND)])
     with pytest.raises(sessiond.UploadSuperseded):
