@@ -29,8 +29,12 @@ T = TypeVar("T")
 
 
 def pytest_configure() -> None:
-    """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed.
+
+    A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

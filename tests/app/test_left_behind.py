@@ -51,11 +51,11 @@ import pytest
 
 @pytest.fixture
 def made() -> Iterator[None]:
-    print("made", flush=True)
     yield
     print("removed", flush=True)
 
 def test_waits(made: None) -> None:
+    print("made", flush=True)
     signal.pause()
 """
 
