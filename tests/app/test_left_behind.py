@@ -1,6 +1,7 @@
 """A test run or campaign that is killed takes along every process that it has started."""
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -62,7 +63,8 @@ def test_waits(made: None) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent (see embedded/child.py)")
 async def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
-    run = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTS, tmp_path, stdout=PIPE)
+    there = {**os.environ, "TMPDIR": str(tmp_path)}  # what it cannot remove any more goes with the test
+    run = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTS, tmp_path, stdout=PIPE, env=there)
     try:
         assert run.stdout
         async with asyncio.timeout(PATIENCE):
