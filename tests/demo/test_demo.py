@@ -260,18 +260,13 @@ def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:
 def test_interrupted(server: Server, tmp_path: Path) -> None:
     ledger = tmp_path / "acked"
     file, _ = many(tmp_path, 1000)
-    # Where a script has started us in the background we ignore SIGINT, and so would what we start.
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            tied(command("--address", server.address, "--ledger", ledger, file), signal.SIGKILL),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, ours)
+    process = subprocess.Popen(
+        tied(command("--address", server.address, "--ledger", ledger, file), signal.SIGKILL),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         wait_for(lambda: messages_of(ledger) > 10, process)
         process.send_signal(signal.SIGINT)
