@@ -55,13 +55,16 @@ class Proxy:
         self._target = (self._target[0], port)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)  # here: a task that is cancelled before it has begun closes nothing
+        if self._server is None or not self._server.is_serving():
+            writer.transport.abort()
+            return
         # In a task of our own: asyncio complains of its own ones when they are cancelled.
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         try:
             await self._flowing.wait()
             onward_reader, onward_writer = await asyncio.open_connection(*self._target)
