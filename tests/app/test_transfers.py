@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -148,6 +148,8 @@ async def test_the_reaper_leaves_nothing(postgres_dsn: str, storage: Path | None
                 await server.until_logged("cannot reap")
                 away.rename(storage)
             uploading.cancel()
+            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await uploading
         await server.stop()
     # Writers who may not know yet are given a minute; these have ended.
     await database.execute("update pieces set drop_time = now() where drop_time is not null")
