@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,49 +118,60 @@ def throughput(
     place: str,
     size: int = STREAM_BYTES,
 ) -> Iterator[Watched]:
-    """The rows `upload_...` and `download_...` of one storage, those of `names`: plain streams, ours and the storage
-    alone by turns. `place`: of the storage."""
-    watched = [site.server, *([site.postgres] if site.postgres else [])]
+    """The rows `upload_...` and `download_...` of one storage, those of `names`: plain streams and ours by turns.
+
+    `place`: of the storage, which is measured alone at the end, for Postgres tidies up behind what is removed.
+    """
     (session_id,) = site.fresh("files", 1)
+    measured: dict[str, _Turns] = {}
     with running([sys.executable, "-m", "benchmarks.discard", str(size)], log=folder / "discard.log") as process:
         port, plain_process = int(first_line(process)), [Descendants(process.pid)]
         for direction in ("upload", "download"):
-            name = f"{direction}_{where}"
-            if name not in names:
+            if f"{direction}_{where}" not in names:
                 continue
-            ours: list[float] = []
-            plain: list[float] = []
-            alone: list[float] = []
-            used: list[Sequence[float]] = []
+            turns = measured[direction] = _Turns()
             for number in range(rounds):
                 files = [File(session_id, f"{direction}-{number}-{stream}", size) for stream in range(STREAMS)]
                 plan = upload_plan(files)
                 if direction == "download":
-                    moved(load, site.port, plan, watched)
+                    moved(load, site.port, plan, [])
                     plan = download_plan(files)
                 warmed(scratch, 3 * STREAMS * size)
-                plain.append(moved(load, port, plan, plain_process)[0])
-                rate, cpu = moved(load, site.port, plan, watched)
-                ours.append(rate)
-                used.append(cpu)
-                warmed(scratch, 3 * STREAMS * size)
-                alone.append(storage.alone(place, STREAMS, size)[direction])
-            yield Watched(
-                name,
-                f"{direction.capitalize()}, {where}",
-                statistics.median(one / other for one, other in zip(ours, plain, strict=True)),
-                "of plain streams",
-                LEAST[where],
-                at_least=True,
-                rounds=rounds,
-                figures={
-                    "MiB_per_s": statistics.median(ours),
-                    "plain_MiB_per_s": statistics.median(plain),
-                    "storage_alone_MiB_per_s": statistics.median(alone),
-                    "server_cpu_s_per_GiB": statistics.median(cpu[0] for cpu in used),
-                    "postgres_cpu_s_per_GiB": statistics.median(cpu[1] for cpu in used) if site.postgres else 0.0,
-                },
-            )
+                turns.plain.append(moved(load, port, plan, plain_process)[0])
+                rate, cpu = moved(load, site.port, plan, [site.server, *([site.postgres] if site.postgres else [])])
+                turns.ours.append(rate)
+                turns.used.append(cpu)
+    alone: dict[str, list[float]] = {"upload": [], "download": []}
+    for _ in range(rounds):
+        warmed(scratch, 3 * STREAMS * size)
+        for direction, rate in storage.alone(place, STREAMS, size).items():
+            alone[direction].append(rate)
+    for direction, turns in measured.items():
+        yield Watched(
+            f"{direction}_{where}",
+            f"{direction.capitalize()}, {where}",
+            statistics.median(one / other for one, other in zip(turns.ours, turns.plain, strict=True)),
+            "of plain streams",
+            LEAST[where],
+            at_least=True,
+            rounds=rounds,
+            figures={
+                "MiB_per_s": statistics.median(turns.ours),
+                "plain_MiB_per_s": statistics.median(turns.plain),
+                "storage_alone_MiB_per_s": statistics.median(alone[direction]),
+                "server_cpu_s_per_GiB": statistics.median(cpu[0] for cpu in turns.used),
+                "postgres_cpu_s_per_GiB": statistics.median(cpu[1] for cpu in turns.used) if site.postgres else 0.0,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """What the rounds found: MiB per second, and the CPU of ours as `moved` gives it."""
+
+    ours: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    used: list[Sequence[float]] = field(default_factory=list)
 
 
 def memory(site: Site, load: Load, transfers: int = MANY, size: int = MANY_BYTES) -> Watched:
@@ -221,9 +232,10 @@ def measure_all(
     """The rows of `names`, each storage with a server of its own; `scratch`: where the local folder may be."""
     found: list[Watched] = []
     local = scratch / "blobs"
+    # Postgres last, and its many transfers after all else: it goes on tidying up for a while.
     storages: Sequence[tuple[str, str, Mapping[str, str]]] = (
-        ("postgres", dsn, {}),
         ("local", str(local), {"SESSIOND_BLOB_STORE": local.as_uri()}),
+        ("postgres", dsn, {}),
     )
     for where, place, environment in storages:
         here = [name for name in names if name.endswith(where)]
@@ -232,9 +244,9 @@ def measure_all(
             continue
         say(", ".join([*here, *(["transfer_memory"] if alone else [])]))
         with serving(dsn, folder, postgres, environment={**_UNBOUNDED, **environment}) as site:
+            found += throughput(here, where, site, load, rounds, folder, scratch, place) if here else ()
             if alone:
                 found.append(memory(site, load))
-            found += throughput(here, where, site, load, rounds, folder, scratch, place)
     return sorted(found, key=lambda row: NAMES.index(row.name))
 
 
