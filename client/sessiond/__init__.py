@@ -100,9 +100,9 @@ if TYPE_CHECKING:
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
-    from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
+    from sessiond.v1.run_pb2 import Failure, Run, RunEndReason, RunFence, RunStatus
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
-    from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+    from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
     from sessiond.watch import Watch
 
 __all__ = [
@@ -164,6 +164,7 @@ __all__ = [
     "Role",
     "Run",
     "RunAlreadyExists",
+    "RunEndReason",
     "RunEnded",
     "RunFence",
     "RunFenced",
@@ -193,6 +194,7 @@ __all__ = [
     "ToolBlocked",
     "ToolCall",
     "ToolCallAlreadyExists",
+    "ToolCallCancelReason",
     "ToolCallLimitReached",
     "ToolCallNotFound",
     "ToolCallStatus",
@@ -263,9 +265,11 @@ _ELSEWHERE = {
     "AttachmentType": "v1.attachment_pb2",
     "Failure": "v1.run_pb2",
     "Run": "v1.run_pb2",
+    "RunEndReason": "v1.run_pb2",
     "RunFence": "v1.run_pb2",
     "RunStatus": "v1.run_pb2",
     "ToolCall": "v1.tool_call_pb2",
+    "ToolCallCancelReason": "v1.tool_call_pb2",
     "ToolCallStatus": "v1.tool_call_pb2",
 }
 """Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
