@@ -79,9 +79,8 @@ class Download:
         target = Path(path)
         mark = hashlib.sha256(f"{self._request.session_id}\0{self._request.attachment_id}".encode()).hexdigest()[:16]
         part = target.with_name(f"{target.name}.{mark}.part")
-        file = part.open("a+b")
+        file = _reserved(part)
         try:
-            _reserve(file)
             self._request.offset = await asyncio.to_thread(_recall, file, self._digest)
             try:
                 async for chunk in self:
@@ -91,9 +90,13 @@ class Download:
                 part.unlink(missing_ok=True)
                 raise
             await asyncio.to_thread(_flushed, file)
+            if fcntl is not None:
+                # Still reserved: the next who saves it here must not find what is whole and about to leave.
+                await asyncio.to_thread(os.replace, part, target)
         finally:
             file.close()
-        await asyncio.to_thread(os.replace, part, target)
+        if fcntl is None:  # a file that is open cannot be moved there
+            await asyncio.to_thread(os.replace, part, target)
         assert self._attachment is not None
         return self._attachment
 
@@ -164,16 +167,34 @@ class Download:
             )
 
 
-def _reserve(file: BinaryIO) -> None:
-    """Keeps others out of the file until it is closed: what two append is neither's. Raises BlockingIOError."""
+def _reserved(path: Path) -> BinaryIO:
+    """The file, open, and nobody else's until it is closed: what two append is neither's. Raises BlockingIOError."""
+    while True:
+        file = path.open("a+b")
+        try:
+            if _is_ours(file, path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _is_ours(file: BinaryIO, path: Path) -> bool:
+    """Whether it is locked, where that can be done, and still the file of that name: the one before us may have moved
+    it since it was opened. Raises BlockingIOError."""
     if fcntl is None:
-        return
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:  # a file system without locks
-        return
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _recall(file: BinaryIO, digest: "hashlib._Hash") -> int:

@@ -1,11 +1,12 @@
 """Uploads and downloads: what moves, what is resumed, what is given up."""
 
 import asyncio
+import fcntl
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import pytest
@@ -362,6 +363,25 @@ async def test_two_who_save_to_one_path_do_not_mix(
     await client.download("s", "a").save(tmp_path / "there")
     assert (tmp_path / "there").read_bytes() == CONTENT
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+
+
+async def test_a_file_that_was_moved_while_it_was_opened_is_not_appended_to(
+    client: sessiond.Client, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before had just finished."""
+    server.always = lambda request: parts(request)
+    moved: list[Path] = []
+    flock = fcntl.flock
+
+    def after_it_was_moved(file: BinaryIO, operation: int) -> None:
+        if not moved:
+            moved.append(Path(file.name).rename(tmp_path / "moved"))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_it_was_moved)
+    await client.download("s", "a").save(tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == CONTENT
+    assert moved[0].read_bytes() == b""
 
 
 async def test_who_stops_reading_ends_the_call(client: sessiond.Client, server: ScriptedServer) -> None:
