@@ -1,6 +1,7 @@
 """Watchers of a simulation, who write down what they get and compare it with what the database was."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,7 +22,7 @@ REDACTED = EventType.EVENT_TYPE_MESSAGE_REDACTED
 C = TypeVar("C")
 
 
-class Watch(Generic[C]):
+class Watch(ABC, Generic[C]):
     """One subscriber: leaves and comes back, to any replica, and goes on where it was."""
 
     def __init__(self, schedule: "Schedule") -> None:
@@ -55,20 +56,21 @@ class Watch(Generic[C]):
         """Nothing can follow any more."""
         return False
 
+    @abstractmethod
     async def watch(self, replica: "Replica") -> None:
-        raise NotImplementedError
+        """Goes on from the cursor, until it leaves or the stream ends."""
 
+    @abstractmethod
     def lose(self, error: PositionLost) -> None:
         """Judges whether the position really is lost."""
-        raise NotImplementedError
 
+    @abstractmethod
     def at_end(self) -> bool:
         """Whether the watcher has everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self) -> None:
         """Once everything has settled."""
-        raise NotImplementedError
 
     async def settled(self) -> None:
         """Returns when the watcher has everything and a bookmark has said so since the call."""
@@ -97,8 +99,9 @@ class Watch(Generic[C]):
             if self.slow and self.chance.happens(0.5):
                 await asyncio.sleep(random.uniform(0, 2 * self.slow))
 
+    @abstractmethod
     def take(self, replica: "Replica", stream: Any, item: Any) -> None:
-        raise NotImplementedError
+        """Judges one item of the stream and keeps what it tells."""
 
     def judge_data(self, replica: "Replica", entries: Sequence[LogEntry]) -> None:
         """Whether the bytes are the database's; and not those of before a redaction that the replica has told of."""

@@ -74,7 +74,8 @@ class PostgresBlobs:
         with _reaching():
             connection = await self._pool.acquire()
             try:
-                # Here, not before: whoever waits for a connection holds the bytes once only.
+                # Here, not before: whoever waits for a connection holds the bytes once only. A view, for asyncpg would
+                # take bytes for the name of a file.
                 rows = memoryview(_binary_rows(piece, offset // ROW_BYTES, data))
                 # A transaction by itself: two trips to the server less for each segment.
                 await connection.copy_to_table("blob_rows", source=rows, columns=_COLUMNS, format="binary")
