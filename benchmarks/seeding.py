@@ -11,9 +11,9 @@ from sessiond.v1.session_service_pb2 import CreateSessionRequest
 from sessiond_server.auth import LOCAL_PRINCIPAL
 from sessiond_server.domain.commands import Command, Scope
 from sessiond_server.errors import SessiondError
-from sessiond_server.rpc import requests
-from sessiond_server.store.postgres.migrate import migrate
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.schema.migrate import migrate
+from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.rpc.sessions import checks as requests
 
 _BATCH = 500
 

@@ -21,8 +21,8 @@ import uvloop
 
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
-from sessiond_server.domain.files import Piece
-from sessiond_server.store.postgres.blobs import PostgresBlobs
+from sessiond_server.domain.attachments.rows import Piece
+from sessiond_server.postgres.blobs import PostgresBlobs
 
 MIB: Final = 1024 * 1024
 

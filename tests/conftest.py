@@ -107,7 +107,7 @@ class Databases:
         """The DSN of a fresh database with the current schema."""
         if self._template is None:
             # Imported here: tests that need no database must not pay for it.
-            from sessiond_server.store.postgres.migrate import migrate
+            from sessiond_server.postgres.schema.migrate import migrate
 
             dsn = self.create()
             self._thread.run(migrate(dsn))

@@ -68,7 +68,7 @@ def _explained(error: Exception) -> str | None:
     from sessiond_server.auth import KeysFileInvalid
     from sessiond_server.embedded import EmbeddedError
     from sessiond_server.errors import StoreUnavailable
-    from sessiond_server.store.postgres.migrate import MigrationError
+    from sessiond_server.postgres.schema.migrate import MigrationError
 
     if isinstance(error, StoreUnavailable):
         return mask(f"{error}: {error.__cause__}\n  sessiond check, with the same settings, says more")

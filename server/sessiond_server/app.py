@@ -27,25 +27,25 @@ from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.files import Files
 from sessiond_server.blobs.folder import FolderBlobs
-from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.uploads import Uploads
-from sessiond_server.cache.contract import Limits as CacheLimits
-from sessiond_server.cache.redis import RedisCache
 from sessiond_server.domain.rows import Rules
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits as EventLimits
-from sessiond_server.events.memory import MemoryBus
-from sessiond_server.events.redis import RedisBus
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.redis import RedisCache
+from sessiond_server.redis.bus import RedisBus
 from sessiond_server.rpc.server import RpcServer, WireSettings
 from sessiond_server.settings import Address, SettingError, Settings, refuse_open_network
+from sessiond_server.store.announcing import AnnouncingStore
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.store.cached.contract import Limits as CacheLimits
+from sessiond_server.store.cached.store import CachedStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store_watch import PING_PAUSE, StoreWatch
 
@@ -58,8 +58,8 @@ BLOB_CONNECTIONS: Final = 4
 _MICROSECOND: Final = 1_000_000
 
 if TYPE_CHECKING:
-    from sessiond_server.store.memory import MemoryStore
-    from sessiond_server.store.postgres.store import PostgresStore
+    from sessiond_server.memory.store import MemoryStore
+    from sessiond_server.postgres.store import PostgresStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
     tombstone_retention = timedelta(seconds=settings.tombstone_retention)
     upload_retention = timedelta(seconds=settings.upload_retention)
     if settings.store == "memory":
-        from sessiond_server.store.memory import MemoryStore
+        from sessiond_server.memory.store import MemoryStore
 
         yield MemoryStore(
             rules=rules,
@@ -218,7 +218,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
             upload_retention=upload_retention,
         )
         return
-    from sessiond_server.store.postgres.store import PostgresStore
+    from sessiond_server.postgres.store import PostgresStore
 
     assert dsn is not None
     async with PostgresStore(
@@ -240,7 +240,7 @@ async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[Bl
     elif settings.store == "memory":
         yield MemoryBlobs()
     else:
-        from sessiond_server.store.postgres.blobs import PostgresBlobs
+        from sessiond_server.postgres.blobs import PostgresBlobs
 
         assert dsn is not None
         async with PostgresBlobs(dsn, max_connections=BLOB_CONNECTIONS) as blobs:
@@ -266,7 +266,7 @@ def _object_store(url: str) -> BlobStore:
 
 async def _bring_up_to_date(dsn: str) -> None:
     """Gives the database the schema of this version, once it can be reached."""
-    from sessiond_server.store.postgres.migrate import migrate
+    from sessiond_server.postgres.schema.migrate import migrate
 
     await _once_reachable(lambda: migrate(dsn))
 
@@ -296,7 +296,7 @@ async def _opened_bus(
     if settings.store == "memory":
         yield MemoryBus(), lambda prefix: None
         return
-    from sessiond_server.store.postgres.notify import NotifyBus
+    from sessiond_server.postgres.bus import NotifyBus
 
     assert dsn is not None
     async with NotifyBus(dsn) as notify:

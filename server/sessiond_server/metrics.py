@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from sessiond_server.events.hub import HubState
 from sessiond_server.rpc.interceptors.figures import BOUNDS, MethodFigures
 from sessiond_server.store.batcher import BatcherState
-from sessiond_server.store.cached import CachedState
+from sessiond_server.store.cached.store import CachedState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

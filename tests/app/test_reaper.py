@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from sessiond_server.blobs import reaper
-from sessiond_server.blobs.memory import MemoryBlobs
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.memory.store import MemoryStore
 from tests.cache import virtual
 
 HOUR = 3600.0

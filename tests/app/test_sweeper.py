@@ -8,7 +8,7 @@ import pytest
 from sessiond_server import sweeper
 from sessiond_server.domain.rows import Head, HeadRow, Writes
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.store import MemoryStore
 
 
 class Due(MemoryStore):

@@ -10,10 +10,10 @@ import pytest
 
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
-from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.objects import opened
-from sessiond_server.domain.files import Piece
-from sessiond_server.store.postgres.blobs import PostgresBlobs
+from sessiond_server.domain.attachments.rows import Piece
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.postgres.blobs import PostgresBlobs
 from tests.blobs import s3
 from tests.conftest import Databases
 

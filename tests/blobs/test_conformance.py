@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from sessiond_server.blobs.contract import READ_BYTES, BlobStore, Buffer, BytesMissing
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from tests.blobs.conftest import Backend
 
 

@@ -12,7 +12,7 @@ import pytest
 from sessiond_server.blobs import folder
 from sessiond_server.blobs.contract import BytesMissing
 from sessiond_server.blobs.folder import FolderBlobs
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 
 

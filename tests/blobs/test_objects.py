@@ -8,7 +8,7 @@ import obstore
 import pytest
 
 from sessiond_server.blobs.objects import ObjectBlobs, opened
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 from tests.blobs import s3
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
-from sessiond_server.store.postgres.blobs import ROW_BYTES, PostgresBlobs
+from sessiond_server.postgres.blobs import ROW_BYTES, PostgresBlobs
 
 FAREWELL = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from sessiond_server.blobs.contract import BytesMissing
-from sessiond_server.domain.files import Piece
-from sessiond_server.store.postgres.blobs import ROW_BYTES, PostgresBlobs
+from sessiond_server.domain.attachments.rows import Piece
+from sessiond_server.postgres.blobs import ROW_BYTES, PostgresBlobs
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.blobs.contract import Buffer
 from sessiond_server.blobs.objects import ObjectBlobs, opened
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from tests.blobs import s3
 from tests.faults.proxy import Proxy
 from tests.rpc.files import Site, chunks, noise, site

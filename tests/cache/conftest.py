@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from sessiond_server.cache.contract import Cache, Limits
-from sessiond_server.cache.memory import MemoryCache, MemoryServer
-from sessiond_server.cache.redis import RedisCache, Timeouts, connect
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.redis import RedisCache, Timeouts, connect
+from sessiond_server.store.cached.contract import Cache, Limits
 from tests.cache.cluster import ClusterOfThree
 from tests.cache.copies import settled
 from tests.cache.valkey import Valkey

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from sessiond_server.cache.contract import Cache, Copy, Forget, Moment, Put, placed
 from sessiond_server.domain.rows import Key
+from sessiond_server.store.cached.contract import Cache, Copy, Forget, Moment, Put, placed
 
 KEY: Key = ("acme", "s1")
 

@@ -14,12 +14,12 @@ from random import Random
 from typing import Any, TypeVar
 
 from sessiond.v1.message_pb2 import Message
-from sessiond_server.cache.contract import MAX_AGE, Change, Copy, Limits, Put
-from sessiond_server.cache.memory import MemoryCache, MemoryServer
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessiondError, SessionNotFound, StoreUnavailable
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Limits, Put
+from sessiond_server.store.cached.store import CachedStore
 from sessiond_server.store.contract import Applied, Freshness, MessagesPage
 from tests.cache.truth import DELETED, Truth
 from tests.conformance.caller import Caller

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sessiond.v1.message_pb2 import Message
-from sessiond_server.cache.contract import ALL, Change, Limits
-from sessiond_server.cache.memory import MemoryCache, MemoryServer
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.store.cached.contract import ALL, Change, Limits
+from sessiond_server.store.cached.store import CachedStore
 from sessiond_server.store.contract import Applied, Freshness, MessagesPage, Store
-from sessiond_server.store.memory import MemoryStore
 from tests.conformance.caller import Caller, accepted, struct, texts
 
 SCOPE = c.Scope("acme")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sessiond_server.cache.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Moment, Put
+from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Moment, Put
 from tests.cache.conftest import LIMITS, Backend
 from tests.cache.copies import KEY, copy, forget, put, seqs, settled
 

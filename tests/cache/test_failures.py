@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sessiond_server.cache.contract import Cache, Limits
-from sessiond_server.cache.redis import RedisCache, Timeouts
-from sessiond_server.cache.redis.link import open_link, parse
 from sessiond_server.domain import commands as c
-from sessiond_server.store.cached import PATIENCE, CachedStore
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.redis import RedisCache, Timeouts
+from sessiond_server.redis.link import open_link, parse
+from sessiond_server.store.cached.contract import Cache, Limits
+from sessiond_server.store.cached.store import PATIENCE, CachedStore
 from tests.cache.copies import KEY, copy, put, settled
 from tests.cache.valkey import Valkey
 from tests.conformance.caller import Caller, accepted

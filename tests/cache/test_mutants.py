@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from sessiond_server.cache import memory
-from sessiond_server.cache.contract import Copy, Forget, Put
-from sessiond_server.cache.memory import MemoryCache, MemoryServer
 from sessiond_server.domain.commands import Command, Result
-from sessiond_server.store import cached, changes
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.memory import cache as memory
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.store.cached import changes
+from sessiond_server.store.cached import store as cached
+from sessiond_server.store.cached.contract import Copy, Forget, Put
+from sessiond_server.store.cached.dirt import Dirt
+from sessiond_server.store.cached.flights import Flights
+from sessiond_server.store.cached.store import CachedStore
 from sessiond_server.store.contract import Freshness
-from sessiond_server.store.dirt import Dirt
-from sessiond_server.store.flights import Flights
 from tests.cache import virtual
 from tests.cache.schedules import Schedule, Verdict
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sessiond_server.cache.contract import Limits
-from sessiond_server.cache.redis import RedisCache, Timeouts
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.redis import RedisCache, Timeouts
+from sessiond_server.store.cached.contract import Limits
+from sessiond_server.store.cached.store import CachedStore
 from tests.cache.copies import settled
 from tests.cache.schedules import CALLER, Process, Schedule, SlowStore, Verdict
 from tests.cache.truth import DELETED

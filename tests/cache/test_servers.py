@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from sessiond_server.cache.contract import Cache, Forget
-from sessiond_server.cache.redis import RedisCache
-from sessiond_server.cache.redis.cluster import slot_of
-from sessiond_server.cache.redis.entries import tag
 from sessiond_server.domain.rows import Key
+from sessiond_server.redis import RedisCache
+from sessiond_server.redis.cluster import slot_of
+from sessiond_server.redis.entries import tag
+from sessiond_server.store.cached.contract import Cache, Forget
 from tests.cache.cluster import ClusterOfThree
 from tests.cache.conftest import LIMITS, PATIENT
 from tests.cache.copies import copy, forget, put, settled

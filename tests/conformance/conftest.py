@@ -13,14 +13,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from sessiond_server.cache.contract import Cache
-from sessiond_server.cache.memory import MemoryCache, MemoryServer
-from sessiond_server.cache.redis import RedisCache, Timeouts
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.attachments import AttachmentStore
-from sessiond_server.store.cached import CachedStore
+from sessiond_server.store.cached.contract import Cache
+from sessiond_server.store.cached.store import CachedStore
 from sessiond_server.store.contract import Store
-from sessiond_server.store.memory import MemoryStore
-from sessiond_server.store.postgres.store import PostgresStore
 from sessiond_server.store.work import WorkStore
 from tests.conformance.caller import Caller
 from tests.conftest import Databases, LoopThread

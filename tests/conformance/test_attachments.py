@@ -13,7 +13,7 @@ from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.files import Extent, Piece, Upload
+from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.fold import fold
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import (

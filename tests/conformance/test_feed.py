@@ -11,9 +11,9 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.domain.rows import Rules
+from sessiond_server.postgres import log, write
+from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import PAGE_BYTES, Store
-from sessiond_server.store.postgres import log, write
-from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, struct
 from tests.conformance.conftest import Backend, Open
 from tests.conformance.meeting import until, waiting

@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sessiond.v1.session_pb2 import Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
+from sessiond_server.memory.filters import contains
 from sessiond_server.store.contract import Store
-from sessiond_server.store.selection import contains
 from tests.conformance.caller import CREATED, ENDED, Caller, accepted, struct
 from tests.conformance.conftest import Backend
 

@@ -10,9 +10,9 @@ import pytest
 
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store.contract import Store
-from sessiond_server.store.postgres.store import PostgresStore
-from sessiond_server.store.postgres.transactions import Transactions
 from sessiond_server.store.witnesses import created_us
 from tests.conformance.caller import Caller, accepted
 from tests.conformance.conftest import Backend, Open

@@ -12,9 +12,9 @@ import pytest
 from sessiond_server.domain import batch
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Head, Key, Known, Needs, Rules
-from sessiond_server.store.postgres import write
-from sessiond_server.store.postgres.columns import columns
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres import write
+from sessiond_server.postgres.columns import columns
+from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, whole_log
 from tests.conformance.meeting import backends, cancelled_in_commit, raced_through_the_lock
 

@@ -8,7 +8,7 @@ import pytest
 
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, whole_log
 from tests.conformance.meeting import (
     COMMITTING,

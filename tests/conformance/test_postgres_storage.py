@@ -9,8 +9,8 @@ import pytest
 from sessiond.v1.session_pb2 import SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
-from sessiond_server.store.postgres.statements import LOG, READ, WRITE
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.statements import LOG, READ, WRITE
+from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted, message, struct
 from tests.unit.agents import ENQUEUE, begin, finish, request
 

@@ -7,10 +7,11 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import MessageNotFound, SessionNotFound
-from sessiond_server.store import memory, windows
+from sessiond_server.memory import store as memory
+from sessiond_server.postgres import filters
+from sessiond_server.postgres import store as store_module
+from sessiond_server.store.cached import windows
 from sessiond_server.store.contract import PAGE_BYTES, MessagesPage, Store
-from sessiond_server.store.postgres import filters
-from sessiond_server.store.postgres import store as store_module
 from tests.conformance.caller import Caller, accepted, message, struct, texts, whole_log
 
 MEBIBYTE = 1 << 20

@@ -8,7 +8,7 @@ import pytest
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.run_figures import RunFigures
+from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.errors import RunAlreadyExists, RunFenced, RunInProgress, RunNotFound, SessionNotFound
 from sessiond_server.store.contract import CACHED, Freshness, Store
 from sessiond_server.store.work import RunsPage

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Bus
-from sessiond_server.events.memory import MemoryBus
-from sessiond_server.events.redis import BusTimeouts, RedisBus
-from sessiond_server.store.postgres.notify import NotifyBus, NotifyTimeouts
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.postgres.bus import NotifyBus, NotifyTimeouts
+from sessiond_server.redis.bus import BusTimeouts, RedisBus
 from tests.events.ear import until
 
 PATIENT = BusTimeouts(connect=5.0, answer=10.0, heartbeat=0.05)

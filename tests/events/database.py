@@ -14,9 +14,9 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain import wire
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Key
+from sessiond_server.memory.log import Logs
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.contract import Applied, FeedPage, LogHeads, LogPage
-from sessiond_server.store.memory import MemoryStore
-from sessiond_server.store.memory_log import Logs
 
 
 @dataclass

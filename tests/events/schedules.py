@@ -17,10 +17,10 @@ from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import PositionGone, SessiondError, SessionNotFound, StoreUnavailable
-from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bus import Deltas, Hint, Listener
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
+from sessiond_server.store.announcing import AnnouncingStore
 from sessiond_server.store.contract import Applied
 from tests.conformance.caller import Caller
 from tests.events.database import Database

@@ -14,8 +14,8 @@ import pytest
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Hint
-from sessiond_server.store.postgres import notify
-from sessiond_server.store.postgres.notify import NotifyTimeouts
+from sessiond_server.postgres import bus as notify
+from sessiond_server.postgres.bus import NotifyTimeouts
 from tests.cache.valkey import free_port
 from tests.conftest import Databases
 from tests.events.bus_backends import opened_notify

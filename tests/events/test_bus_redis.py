@@ -12,7 +12,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.outbox import MOST_DELTA_BYTES
-from sessiond_server.events.redis import BusTimeouts, RedisBus
+from sessiond_server.redis.bus import BusTimeouts, RedisBus
 from tests.cache.cluster import ClusterOfThree
 from tests.cache.valkey import Valkey
 from tests.events.bus_backends import PATIENT, opened_notify, opened_redis

@@ -22,14 +22,14 @@ from sessiond_server.errors import (
     StoreUnavailable,
     TooManyWatchers,
 )
-from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
 from sessiond_server.events.feed import WITNESSES
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
-from sessiond_server.events.memory import MemoryBus
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.store.announcing import AnnouncingStore
 from tests.cache import virtual
 from tests.conformance.caller import Caller, accepted
 from tests.events.database import Database

@@ -16,7 +16,7 @@ import sessiond
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.errors import SessionNotFound
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.faults.history import Closed, Got, Lost, Opened, got, read, segments
 from tests.faults.ledger import Ack, Ledger, Verdict, judge
 from tests.faults.lives import Life

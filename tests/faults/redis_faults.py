@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sessiond
 from sessiond_server.domain.commands import Scope
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.cache.valkey import Valkey
 from tests.faults import server_kills
 from tests.faults.ledger import Verdict

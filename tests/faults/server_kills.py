@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sessiond
 from sessiond.v1.event_pb2 import Event
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.faults.ledger import Verdict, judge
 from tests.faults.load import Load
 from tests.faults.replica import Replica

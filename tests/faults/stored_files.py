@@ -11,8 +11,8 @@ import asyncpg
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.reaper import reap, reap_strays
-from sessiond_server.store.postgres.blobs import PostgresBlobs
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.blobs import PostgresBlobs
+from sessiond_server.postgres.store import PostgresStore
 
 ROWS = ("attachments", "uploads", "blobs", "releases", "pieces")
 

@@ -16,10 +16,10 @@ from sessiond_server.errors import StoreUnavailable
 from sessiond_server.events.contract import FeedBatch
 from sessiond_server.events.feed import WITNESSES
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.memory import MemoryBus
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.postgres.schema.migrate import migrate
+from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import FeedPage
-from sessiond_server.store.postgres.migrate import migrate
-from sessiond_server.store.postgres.store import PostgresStore
 from tests.conformance.caller import Caller, accepted
 from tests.conformance.meeting import until, waiting
 from tests.conformance.test_feed import START, complete, names

@@ -15,7 +15,7 @@ import sessiond
 from sessiond.v1.event_pb2 import Event
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.embedded.postgres import read_postmaster
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.faults.agents import Agents
 from tests.faults.replica import Replica
 from tests.faults.work_judgement import Answers, Verdict, judge

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.store.postgres import migrate as subject
-from sessiond_server.store.postgres.migrate import (
+from sessiond_server.postgres.schema import migrate as subject
+from sessiond_server.postgres.schema.migrate import (
     MigrationError,
     SchemaStatus,
     SchemaTooNew,
@@ -18,7 +18,7 @@ from sessiond_server.store.postgres.migrate import (
     migrations,
     status,
 )
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 
 LATEST = migrations()[-1].version
 
@@ -67,7 +67,7 @@ async def empty(empty_postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def test_migrations_yield_the_schema(
     postgres_dsn: str, empty_postgres_dsn: str, empty: asyncpg.Connection
 ) -> None:
-    schema = files("sessiond_server.store.postgres").joinpath("schema.sql").read_text(encoding="utf-8")
+    schema = files("sessiond_server.postgres.schema").joinpath("schema.sql").read_text(encoding="utf-8")
     await empty.execute(schema)
     from_schema, from_migrations = await catalog(empty_postgres_dsn), await catalog(postgres_dsn)
     assert from_schema == from_migrations

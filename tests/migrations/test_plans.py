@@ -10,8 +10,8 @@ import pytest
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
-from sessiond_server.store.postgres import filters
-from sessiond_server.store.postgres.statements import (
+from sessiond_server.postgres import filters
+from sessiond_server.postgres.statements import (
     ATTACHMENTS,
     BLOBS,
     LIST,

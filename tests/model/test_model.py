@@ -29,13 +29,13 @@ from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.domain.rows import Rules
-from sessiond_server.domain.run_figures import RunFigures
+from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.errors import SessiondError, SessionNotFound
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
-from sessiond_server.store.memory import MemoryStore
-from sessiond_server.store.postgres.store import PostgresStore
 from tests.model.model import DAY, LEASE, Answer, Model
 from tests.model.model import Session as ModelSession
 from tests.unit import agents

@@ -18,10 +18,10 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.domain.commands import Command, Outcome, Scope, SessionSnapshot
 from sessiond_server.errors import NotFound
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.store.contract import CACHED, Freshness
-from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_table import VALID
 from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
 

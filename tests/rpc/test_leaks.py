@@ -19,8 +19,8 @@ from sessiond.v1.run_pb2 import RunFence
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
-from sessiond_server.store.postgres.blobs import PostgresBlobs
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.blobs import PostgresBlobs
+from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.conftest import make_clock_movable, move_clock
 from tests.faults.stored_files import ROWS, Stored, reaped
 from tests.rpc.files import chunks, failure, noise, send

@@ -14,12 +14,12 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.auth import Authenticator
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.files import Files
-from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.memory import MemoryBus
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
-from sessiond_server.store.memory import MemoryStore
 from tests.rpc.test_boundary import READ, Holding
 from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
 

@@ -22,8 +22,8 @@ from sessiond_server.domain import wire as encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.contract import CACHED, Freshness
-from sessiond_server.store.memory import MemoryStore
 from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
 from tests.rpc.wire import Failure as WireFailure
 

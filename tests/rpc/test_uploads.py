@@ -15,7 +15,7 @@ from sessiond.v1.run_pb2 import RunFence
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.uploads import UploadLimits
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import StorageUnavailable
 from tests.rpc.files import CHUNK, CountedBlobs, Site, chunks, noise, sha256, site

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.events.limits import Limits
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.store import MemoryStore
 from tests.faults.proxy import Proxy
 from tests.rpc.wire import Failure, Watch, Wire, serving, until
 

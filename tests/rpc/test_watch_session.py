@@ -15,7 +15,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond_server.domain import fold
 from sessiond_server.events.limits import Limits
-from sessiond_server.store.memory import MemoryStore
+from sessiond_server.memory.store import MemoryStore
 from tests.rpc.wire import ALICE, TENANT, Watch, Wire, said, serving, until
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED

@@ -20,7 +20,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.postgres.store import PostgresStore
 from tests.rpc.wire import Failure, Wire, said
 from tests.rpc.work import Site, serving_on, site
 

@@ -29,18 +29,18 @@ from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenti
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.files import Files
-from sessiond_server.blobs.memory import MemoryBlobs
 from sessiond_server.blobs.uploads import UploadLimits, Uploads
 from sessiond_server.domain.commands import Command, Outcome
-from sessiond_server.events.announcing import AnnouncingStore
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
-from sessiond_server.events.memory import MemoryBus
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.memory.bus import MemoryBus
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.store.announcing import AnnouncingStore
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.contract import Store, Writer
-from sessiond_server.store.memory import MemoryStore
 from sessiond_server.store.work import WorkStore
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}

@@ -16,8 +16,8 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.run_pb2 import Run, RunFence
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.blobs.memory import MemoryBlobs
-from sessiond_server.store.postgres.store import PostgresStore
+from sessiond_server.memory.blobs import MemoryBlobs
+from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.conftest import make_clock_movable, move_clock
 from tests.rpc.wire import Wire, serving
 

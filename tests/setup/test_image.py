@@ -81,7 +81,7 @@ def test_the_steps_of_the_build_install_a_working_service(tmp_path: Path) -> Non
         [command, "healthcheck", "--listen", "127.0.0.1:1"], env={}, capture_output=True, text=True, check=False
     )
     assert (probe.returncode, probe.stdout) == (1, "127.0.0.1:1: UNREACHABLE\n")
-    migrations = "from sessiond_server.store.postgres.migrate import migrations; print(len(migrations()))"
+    migrations = "from sessiond_server.postgres.schema.migrate import migrations; print(len(migrations()))"
     listed = subprocess.run(
         [command.with_name("python"), "-c", migrations], env={}, capture_output=True, text=True, check=True
     )

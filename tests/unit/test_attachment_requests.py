@@ -16,7 +16,7 @@ from sessiond.v1.attachment_service_pb2 import (
 from sessiond.v1.run_pb2 import RunFence
 from sessiond_server.domain.commands import Fence, Scope
 from sessiond_server.errors import InvalidFields, MalformedRequest
-from sessiond_server.rpc import attachment_requests as requests
+from sessiond_server.rpc.attachments import checks as requests
 
 SCOPE = Scope("tenant")
 MIB = 1024 * 1024

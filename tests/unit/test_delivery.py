@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sessiond_server.errors import Draining, PositionLost, WatcherTooSlow
-from sessiond_server.rpc.delivery import AGE_SPREAD, Deliveries
+from sessiond_server.rpc.events.delivery import AGE_SPREAD, Deliveries
 
 LONG = 3600.0
 

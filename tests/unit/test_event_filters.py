@@ -4,7 +4,7 @@ import pytest
 
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
-from sessiond_server.rpc.event_filters import FeedSelection, SessionSelection
+from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 UPDATED = EventType.EVENT_TYPE_SESSION_UPDATED

@@ -18,8 +18,8 @@ from sessiond.v1.event_service_pb2 import (
 )
 from sessiond.v1.session_pb2 import SessionView
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc import event_requests
-from sessiond_server.rpc.event_filters import FeedSelection
+from sessiond_server.rpc.events import checks as event_requests
+from sessiond_server.rpc.events.filters import FeedSelection
 
 APPENDED = EventType.EVENT_TYPE_MESSAGE_APPENDED
 UNKNOWN: Any = 9999

@@ -3,7 +3,7 @@
 import pytest
 
 from sessiond.v1.attachment_pb2 import AttachmentType
-from sessiond_server.domain.file_types import CODE, DATA, DOCUMENT, IMAGE, OTHER, derived
+from sessiond_server.domain.attachments.media_types import CODE, DATA, DOCUMENT, IMAGE, OTHER, derived
 
 
 @pytest.mark.parametrize(

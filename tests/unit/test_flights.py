@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sessiond_server.store.flights import Flights
+from sessiond_server.store.cached.flights import Flights
 
 
 class Reads:

@@ -12,9 +12,9 @@ from sessiond_server.domain import wire
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
-from sessiond_server.rpc.event_filters import FeedSelection, SessionSelection
-from sessiond_server.rpc.frames import FRAME_BYTES_KEPT, FRAMES_KEPT, FeedFrames, SessionFrames
-from sessiond_server.rpc.positions import Positions
+from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
+from sessiond_server.rpc.events.frames import FRAME_BYTES_KEPT, FRAMES_KEPT, FeedFrames, SessionFrames
+from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.seals import Seal
 
 POSITIONS = Positions(b"k" * 32)

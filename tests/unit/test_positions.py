@@ -11,9 +11,9 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.errors import InvalidPosition
 from sessiond_server.events.contract import Cursor, FeedCursor
-from sessiond_server.rpc.event_filters import FeedSelection, SessionSelection
+from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
+from sessiond_server.rpc.events.positions import LONGEST_POSITION, FeedPositions, Positions, SessionPositions
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.rpc.positions import LONGEST_POSITION, FeedPositions, Positions, SessionPositions
 from sessiond_server.rpc.seals import Seal
 
 KEY = b"k" * 32

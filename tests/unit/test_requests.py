@@ -33,7 +33,9 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructU
 from sessiond_server.domain import commands
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc import requests, run_requests, tool_call_requests
+from sessiond_server.rpc.runs import checks as run_requests
+from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 
 TENANT = Scope("tenant")
 BOUND = Scope("tenant", "ada")

@@ -11,9 +11,9 @@ from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView, TokenUsage
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.fold import title
-from sessiond_server.domain.merge import merge_patch
 from sessiond_server.domain.rows import Rules
-from sessiond_server.domain.tools import tool_allowed
+from sessiond_server.domain.sessions.merge import merge_patch
+from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (
     InvalidFields,
     MessageAlreadyExists,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessiond.v1.run_pb2 import RunStatus
-from sessiond_server.domain.run_figures import RELATIVE_ERROR, RunFigures
+from sessiond_server.domain.runs.figures import RELATIVE_ERROR, RunFigures
 
 COMPLETED, FAILED, CANCELLED = (
     RunStatus.RUN_STATUS_COMPLETED,

@@ -6,8 +6,8 @@ from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import run_rules
-from sessiond_server.domain.run_figures import RunFigures
+from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.errors import (
     InvalidFields,
     RunAlreadyExists,

@@ -5,7 +5,7 @@ import pytest
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason, ToolCallStatus
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import tool_call_rules
+from sessiond_server.domain.tool_calls import rules as tool_call_rules
 from sessiond_server.errors import (
     ApprovalRequired,
     IllegalToolCallTransition,

@@ -13,7 +13,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, Token
 from sessiond_server.domain import validation
 from sessiond_server.domain.validation import Found
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc.requests import OUTPUT_ONLY
+from sessiond_server.rpc.sessions.checks import OUTPUT_ONLY
 
 MIB = 1024 * 1024
 DAY = 24 * 3600

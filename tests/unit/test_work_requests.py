@@ -19,7 +19,10 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import InvalidFields
-from sessiond_server.rpc import fields, requests, run_requests, tool_call_requests
+from sessiond_server.rpc import fields
+from sessiond_server.rpc.runs import checks as run_requests
+from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 
 KIB = 1024
 COMPLETED, FAILED = RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED

@@ -11,7 +11,7 @@ segment, some of its beginning, or nothing. Cancelling anything else abandons it
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 
 Buffer = bytes | memoryview
 """Bytes that nobody changes. A view keeps all of what it is a view of: those who wait with one should not wait long."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from sessiond_server.blobs.contract import READ_BYTES, Buffer, BytesMissing
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 
 _log = logging.getLogger("sessiond.blobs")

@@ -16,7 +16,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from sessiond_server.blobs.contract import READ_BYTES, Buffer, BytesMissing
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 
 _log = logging.getLogger("sessiond.blobs")

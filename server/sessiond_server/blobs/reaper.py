@@ -8,7 +8,7 @@ import logging
 from typing import Final
 
 from sessiond_server.blobs.contract import BlobStore
-from sessiond_server.domain.files import Piece
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import Unavailable
 from sessiond_server.store.attachments import AttachmentStore
 

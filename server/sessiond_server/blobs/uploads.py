@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond_server.blobs.contract import BlobStore, Buffer, BytesMissing
 from sessiond_server.domain import ids
+from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.commands import Command, Scope
-from sessiond_server.domain.files import Extent, Piece, Upload
 from sessiond_server.errors import (
     AttachmentNotFound,
     ChecksumMismatch,

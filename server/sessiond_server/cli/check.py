@@ -8,8 +8,7 @@ import errno
 import socket
 import ssl
 
-from sessiond_server import app, auth
-from sessiond_server.cache import redis
+from sessiond_server import app, auth, redis
 from sessiond_server.cli.healthcheck import reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
@@ -122,7 +121,7 @@ async def _servers(settings: Settings, report: Report) -> None:
 
 
 async def _postgres(dsn: str, where: str, report: Report) -> None:
-    from sessiond_server.store.postgres import migrate
+    from sessiond_server.postgres.schema import migrate
 
     try:
         found = await migrate.status(dsn)

@@ -15,7 +15,7 @@ def run(settings: Settings) -> int:
 
 async def _migrate(settings: Settings) -> int:
     from sessiond_server.embedded import running_dsn
-    from sessiond_server.store.postgres.migrate import migrate
+    from sessiond_server.postgres.schema.migrate import migrate
 
     if settings.store == "memory":
         print("the memory store has no schema")

@@ -33,7 +33,7 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
     if settings.store == "memory":
         print("the memory store can be read through the service only")
         return 1
-    from sessiond_server.store.postgres.store import PostgresStore
+    from sessiond_server.postgres.store import PostgresStore
 
     async with app.database(settings) as dsn:
         if dsn is None:

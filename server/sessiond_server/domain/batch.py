@@ -8,7 +8,6 @@ from google.protobuf.json_format import MessageToJson
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import lifecycle, run_rules, session_rules
 from sessiond_server.domain.decide import RULES
 from sessiond_server.domain.rows import (
     AppendedMessage,
@@ -24,6 +23,9 @@ from sessiond_server.domain.rows import (
     Rules,
     Writes,
 )
+from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.sessions import rules as session_rules
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds
 from sessiond_server.errors import (

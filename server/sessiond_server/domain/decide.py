@@ -5,8 +5,12 @@ Each rule checks everything before it changes anything, so that a refusal leaves
 
 from collections.abc import Callable
 
-from sessiond_server.domain import attachment_rules, message_rules, run_rules, session_rules, tool_call_rules
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.attachments import rules as attachment_rules
+from sessiond_server.domain.messages import rules as message_rules
+from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.sessions import rules as session_rules
+from sessiond_server.domain.tool_calls import rules as tool_call_rules
 
 RULES: dict[type, Callable[..., c.Outcome]] = {
     c.UpdateSession: session_rules.update,

@@ -11,7 +11,7 @@ from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain.parts import CONTENT_FIELDS, copy_field
+from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, copy_field
 from sessiond_server.domain.times import microseconds, set_timestamp
 
 # Looked up once: each access through the enum costs most of a microsecond.

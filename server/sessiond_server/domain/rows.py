@@ -16,7 +16,7 @@ frozen, because freezing them would cost it several microseconds; nobody changes
 from dataclasses import dataclass, field
 from typing import Final
 
-from sessiond_server.domain.files import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
+from sessiond_server.domain.attachments.rows import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
 
 Key = tuple[str, str]
 

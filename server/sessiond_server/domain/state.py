@@ -10,10 +10,10 @@ from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, wire
-from sessiond_server.domain.file_changes import Files
+from sessiond_server.domain.attachments.changes import Files
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Rules
+from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.times import microseconds, set_timestamp
-from sessiond_server.domain.work import Work
 
 # Looked up once: each access through the enum costs most of a microsecond.
 NO_VIEW: Final = SessionView.SESSION_VIEW_UNSPECIFIED

@@ -1,6 +1,6 @@
 """What travels on a bus: hints as lines of text, which NOTIFY can carry too, and deltas as bytes behind such a line.
 
-The parts of a key have neither blanks nor line ends (rpc/requests.py, auth.py); that is all the format needs.
+The parts of a key have neither blanks nor line ends (rpc/sessions/checks.py, auth.py); that is all the format needs.
 """
 
 from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ from sessiond.v1.session_service_pb2 import (
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
 from sessiond_server.domain import wire
 from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, Outcome, SessionSnapshot
-from sessiond_server.domain.run_figures import RunFigures
+from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.domain.times import microseconds, set_duration, set_timestamp
 from sessiond_server.errors import VersionNotReached
 from sessiond_server.store.contract import PAGE_BYTES

@@ -23,10 +23,12 @@ from sessiond_server.blobs.files import Files
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
-from sessiond_server.rpc.attachments import AttachmentServicer
+from sessiond_server.rpc.attachments.servicer import AttachmentServicer
+from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.call import Interceptor
-from sessiond_server.rpc.delivery import Deliveries
-from sessiond_server.rpc.events import EventServicer
+from sessiond_server.rpc.events.delivery import Deliveries
+from sessiond_server.rpc.events.positions import Positions
+from sessiond_server.rpc.events.servicer import EventServicer
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.authentication import Authentication
@@ -37,14 +39,12 @@ from sessiond_server.rpc.interceptors.figures import Figures, MethodFigures
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
-from sessiond_server.rpc.messages import MessageServicer
+from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import generic_handler
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.rpc.positions import Positions
-from sessiond_server.rpc.runs import RunServicer
-from sessiond_server.rpc.sessions import SessionServicer
-from sessiond_server.rpc.tool_calls import ToolCallServicer
-from sessiond_server.rpc.transfers import Transfers
+from sessiond_server.rpc.runs.servicer import RunServicer
+from sessiond_server.rpc.sessions.servicer import SessionServicer
+from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.contract import Store, Writer
 from sessiond_server.store.work import WorkStore
 

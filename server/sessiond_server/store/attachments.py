@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sessiond.v1.attachment_pb2 import Attachment
+from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.commands import Scope
-from sessiond_server.domain.files import Extent, Piece, Upload
 
 
 @dataclass(frozen=True, slots=True)

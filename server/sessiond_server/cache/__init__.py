@@ -1,1 +1,0 @@
-"""Copies of what the store holds. Never believed: losing them costs latency only."""

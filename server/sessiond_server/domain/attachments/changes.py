@@ -1,0 +1,44 @@
+"""The attachments and uploads of one session while a batch is decided."""
+
+from dataclasses import dataclass, field
+
+from sessiond.v1.attachment_pb2 import Attachment
+from sessiond_server.domain.attachments.rows import AttachmentRow, CompletedUpload, Content, Key, Release, UploadRecord
+from sessiond_server.domain.rows import Known, Writes
+
+
+@dataclass(slots=True)
+class Files:
+    """Those that commands of the batch name, and those that it changed."""
+
+    key: Key
+    known: Known
+    _changed: dict[str, AttachmentRow] = field(default_factory=dict)
+    _completed: list[CompletedUpload] = field(default_factory=list)
+    _released: list[Release] = field(default_factory=list)
+
+    def attachment(self, attachment_id: str) -> AttachmentRow | None:
+        """The row, of a deleted attachment too."""
+        return self._changed.get(attachment_id) or self.known.attachments.get((self.key, attachment_id))
+
+    def upload(self, attachment_id: str) -> UploadRecord | None:
+        return self.known.uploads.get((self.key, attachment_id))
+
+    def add(self, upload: UploadRecord, attachment: Attachment, body: bytes) -> None:
+        """The upload has become the attachment. Content that the tenant has already is kept where it is."""
+        attachment_id = attachment.attachment_id
+        content: Content = (self.key[0], attachment.sha256, attachment.size_bytes)
+        kept = self.known.blobs.setdefault(content, upload.blob_id)
+        self._changed[attachment_id] = AttachmentRow(self.key, attachment_id, attachment.seq, kept, body)
+        self._completed.append(CompletedUpload(self.key, attachment_id, content, upload.blob_id, kept))
+
+    def remove(self, row: AttachmentRow) -> None:
+        assert row.blob_id is not None, "it was removed before"
+        self._changed[row.attachment_id] = AttachmentRow(self.key, row.attachment_id, row.seq, None, b"")
+        self._released.append(Release(self.key, row.attachment_id, row.blob_id))
+
+    def write(self, writes: Writes) -> None:
+        """Adds the rows that changed."""
+        writes.attachments += self._changed.values()
+        writes.completed_uploads += self._completed
+        writes.releases += self._released

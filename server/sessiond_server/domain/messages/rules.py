@@ -1,0 +1,132 @@
+"""The rules of messages: appended, redacted. Each checks everything before it changes anything."""
+
+from typing import Final
+
+from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.session_pb2 import Session, SessionConfig
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import fold, wire
+from sessiond_server.domain.rows import AppendedMessage, EventRow
+from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.state import NO_VIEW, State, Step
+from sessiond_server.domain.times import set_timestamp
+from sessiond_server.domain.tool_calls.tools import tool_allowed
+from sessiond_server.errors import MessageAlreadyExists, MessageLimitReached, MessageNotFound, ToolBlocked
+
+# Looked up once: each access through the enum costs most of a microsecond.
+APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
+
+
+def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
+    core = state.core
+    lifecycle.check_active(core, step.now_us)
+    limit = state.limits.max_messages
+    if limit and core.message_count + len(action.messages) > limit:
+        raise MessageLimitReached(core.session_id, limit)
+    _check_tools(state.limits, core.session_id, action)
+    _check_message_ids(step, state, action)
+
+    time_us, first_seq = step.time_after(core), core.version + 1
+    head_of_all = step.head_of_all(APPENDED, time_us, NO_VIEW)
+    body_of_all = _body_of_all(step.command, time_us)
+    message_ids = []
+    previous = core.last_event_id
+    for index, given in enumerate(action.messages):
+        seq, event_id = first_seq + index, step.new_id()
+        message_id = given.message_id or event_id
+        name = None
+        if not core.name and (title := fold.title(given)):
+            core.name = name = title
+            state.indexed = True
+        head = head_of_all + wire.event_head(seq, event_id, previous, index, name)
+        body = _stored(given, core).SerializeToString() + body_of_all + wire.message_place(seq, message_id)
+        step.events.append(
+            EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
+        )
+        message_ids.append(message_id)
+        previous = event_id
+    core.last_event_id = previous
+    fold.advance(core, core.version + len(message_ids), time_us, first_of_request=True, activity=True)
+    state.new_message_ids.update(message_ids)
+    return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)
+
+
+def _body_of_all(command: c.Command, time_us: int) -> bytes:
+    """What all messages of one append share, serialised."""
+    shared = Message()
+    shared.session_id = command.session_id
+    set_timestamp(shared.create_time, time_us)
+    if command.fence is not None:
+        shared.run_id = command.fence.run_id
+    return shared.SerializeToString()
+
+
+def _stored(given: Message, core: Session) -> Message:
+    """The message with nothing that the client may not set, counted in the session: itself, or a copy."""
+    message = given
+    if given.HasField("create_time") or given.HasField("redact_time") or given.redact_reason:
+        # The other output-only fields are followed by the server's own, which prevail.
+        message = Message()
+        message.CopyFrom(given)
+        message.ClearField("create_time")
+        message.ClearField("redact_time")
+        message.ClearField("redact_reason")
+    if given.HasField("usage") and not given.usage.total_tokens:
+        if message is given:
+            message = Message()
+            message.CopyFrom(given)
+        fold.fill_in_total(message.usage)
+    fold.add_message(core, message)
+    return message
+
+
+def _check_tools(limits: SessionConfig, session_id: str, action: c.AppendMessages) -> None:
+    if not limits.allowed_tools and not limits.blocked_tools:
+        return
+    for m, message in enumerate(action.messages):
+        for p, part in enumerate(message.parts):
+            if part.HasField("tool_call") and not tool_allowed(limits, part.tool_call.name):
+                raise ToolBlocked(session_id, f"messages[{m}].parts[{p}].tool_call.name", part.tool_call.name)
+
+
+def _check_message_ids(step: Step, state: State, action: c.AppendMessages) -> None:
+    seen: set[str] = set()
+    for message in action.messages:
+        if not (message_id := message.message_id):
+            continue
+        if message_id in seen or message_id in state.new_message_ids or step.taken_message_ids(message_id):
+            raise MessageAlreadyExists(state.core.session_id, message_id)
+        seen.add(message_id)
+
+
+def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
+    core = state.core
+    lifecycle.check_open(core, step.now_us)
+    original = step.message_to_redact
+    if original is None:
+        raise MessageNotFound(core.session_id, action.message_id)
+    time_us = step.time_after(core)
+    message, head = Message.FromString(original.body), Event.FromString(original.head)
+    gave_name = head.HasField("session_name") and head.session_name == core.name
+    message.ClearField("parts")
+    message.ClearField("metadata")
+    message.ClearField("name")
+    set_timestamp(message.redact_time, time_us)
+    message.redact_reason = action.reason
+    if head.HasField("session_name"):
+        head.session_name = ""
+    if gave_name:
+        core.name = ""
+        state.indexed = True
+    body = message.SerializeToString()
+    state.redacted[action.message_id] = AppendedMessage(original.seq, head.SerializeToString(), body)
+    step.advance(core, time_us, activity=False)
+    step.emit(
+        state,
+        EventType.EVENT_TYPE_MESSAGE_REDACTED,
+        time_us,
+        body=body,
+        session_name="" if gave_name else None,
+    )
+    return c.MessageRedacted(core.version, body)

@@ -1,0 +1,251 @@
+"""The rules of runs: one is live, holds a lease and a fence; others wait; what ends one ends its open tool calls.
+
+Each rule checks everything before it changes anything, so that a refusal leaves the state as it was. What follows from
+a command (calls closed, runs cancelled, the next one started) is part of the same write, one event each.
+"""
+
+from typing import Final
+
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
+from sessiond.v1.run_service_pb2 import RunPolicy
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import fold
+from sessiond_server.domain.rows import OPEN_RUNS
+from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.state import State, Step
+from sessiond_server.domain.times import microseconds, set_timestamp
+from sessiond_server.errors import RunAlreadyExists, RunEnded, RunFenced, RunInProgress, RunNotFound, RunQueueFull
+
+MOST_QUEUED: Final = 64
+"""Runs that wait in one session."""
+QUEUE_RETRY_AFTER: Final = 1.0
+"""Seconds after which a full queue is worth another attempt."""
+
+_ENDINGS: Final = {
+    RunStatus.RUN_STATUS_COMPLETED: EventType.EVENT_TYPE_RUN_COMPLETED,
+    RunStatus.RUN_STATUS_FAILED: EventType.EVENT_TYPE_RUN_FAILED,
+    RunStatus.RUN_STATUS_CANCELLED: EventType.EVENT_TYPE_RUN_CANCELLED,
+}
+"""Status -> the event of a run that ends in it."""
+
+
+def check_fence(state: State, fence: c.Fence, now_us: int) -> None:
+    """Raises RunFenced unless the fence is that of the live run and its lease has not run out."""
+    core = state.core
+    live = fence.run_id == core.live_run_id and fence.fence == core.live_run_fence
+    if not live or state.lease_expire_us is None or state.lease_expire_us <= now_us:
+        raise RunFenced(core.session_id, fence.run_id, core.live_run_id)
+
+
+def is_overdue(state: State, now_us: int) -> bool:
+    """Whether the lease of the live run has run out, and nothing else has ended the run by now."""
+    core = state.core
+    if state.lease_expire_us is None or state.lease_expire_us > now_us:
+        return False
+    return core.status != lifecycle.ENDED and not lifecycle.is_expired(core, now_us)
+
+
+def expire_lease(step: Step, state: State) -> None:
+    """Ends the live run, whose lease has run out."""
+    _end_live(
+        step,
+        state,
+        step.time_after(state.core),
+        RunStatus.RUN_STATUS_FAILED,
+        RunEndReason.RUN_END_REASON_LEASE_EXPIRED,
+        ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_LEASE_EXPIRED,
+    )
+    _start_next(step, state)
+
+
+def begin(step: Step, state: State, action: c.BeginRun) -> c.Outcome:
+    core, given = state.core, action.run
+    lifecycle.check_active(core, step.now_us)
+    if given.run_id and state.work.run(given.run_id) is not None:
+        raise RunAlreadyExists(core.session_id, given.run_id)
+    waits = False
+    if core.live_run_id:
+        if action.policy == RunPolicy.RUN_POLICY_REJECT:
+            raise RunInProgress(core.session_id, core.live_run_id)
+        waits = action.policy == RunPolicy.RUN_POLICY_ENQUEUE
+        if waits and core.queued_run_count >= MOST_QUEUED:
+            raise RunQueueFull(core.session_id, MOST_QUEUED, QUEUE_RETRY_AFTER)
+
+    time_us = step.time_after(core)
+    if core.live_run_id and not waits:
+        _end_live(
+            step,
+            state,
+            time_us,
+            RunStatus.RUN_STATUS_CANCELLED,
+            RunEndReason.RUN_END_REASON_INTERRUPTED,
+            ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_RUN_CANCELLED,
+        )
+    run = Run(
+        run_id=given.run_id or step.new_id(),
+        session_id=core.session_id,
+        seq=core.version + 1,
+        agent_id=given.agent_id,
+        model=given.model,
+        lease=given.lease,
+    )
+    if given.HasField("metadata"):
+        run.metadata.CopyFrom(given.metadata)
+    set_timestamp(run.create_time, time_us)
+    if waits:
+        run.status = RunStatus.RUN_STATUS_QUEUED
+        step.emit_run(state, EventType.EVENT_TYPE_RUN_QUEUED, time_us, run)
+    else:
+        _start(step, state, time_us, run)
+    return _written(state, run)
+
+
+def heartbeat(step: Step, state: State, action: c.HeartbeatRun) -> c.Outcome:
+    """Makes no event. The fence has been checked."""
+    lifecycle.check_active(state.core, step.now_us)
+    assert state.lease_expire_us is not None
+    lease_us = microseconds(state.work.live(state.core).lease)
+    until = step.now_us + lease_us
+    # It gets no shorter, in whatever order the clock was read. But an end this far away is of a clock that has gone
+    # back since, as after a failover: the lease would outlive its holder by as much.
+    if state.lease_expire_us <= until + lease_us:
+        until = max(state.lease_expire_us, until)
+    state.lease_expire_us = until
+    return c.LeaseExtended(state.lease_expire_us, lease_us)
+
+
+def finish(step: Step, state: State, action: c.FinishRun) -> c.Outcome:
+    """The fence has been checked."""
+    core = state.core
+    lifecycle.check_active(core, step.now_us)
+    run, time_us = state.work.live(core), step.time_after(core)
+    run.model = action.model or run.model
+    if action.error is not None:
+        run.error.CopyFrom(action.error)
+    if action.usage is not None:
+        run.usage.CopyFrom(action.usage)
+        fold.fill_in_total(run.usage)
+    _end_live(
+        step,
+        state,
+        time_us,
+        action.status,
+        RunEndReason.RUN_END_REASON_UNSPECIFIED,
+        ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_RUN_FINISHED,
+    )
+    _start_next(step, state)
+    return _written(state, run)
+
+
+def cancel(step: Step, state: State, action: c.CancelRun) -> c.Outcome:
+    core, run = state.core, state.work.run(action.run_id)
+    lifecycle.check_active(core, step.now_us)
+    if run is None:
+        raise RunNotFound(core.session_id, action.run_id)
+    if run.status not in OPEN_RUNS:
+        status = RunStatus.Name(run.status).removeprefix("RUN_STATUS_")
+        raise RunEnded(core.session_id, run.run_id, status)
+    time_us = step.time_after(core)
+    if run.run_id == core.live_run_id:
+        _end_live(
+            step,
+            state,
+            time_us,
+            RunStatus.RUN_STATUS_CANCELLED,
+            RunEndReason.RUN_END_REASON_CLIENT,
+            ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_RUN_CANCELLED,
+        )
+        _start_next(step, state)
+    else:
+        _end(step, state, time_us, run, RunStatus.RUN_STATUS_CANCELLED, RunEndReason.RUN_END_REASON_CLIENT)
+    return _written(state, run)
+
+
+def cancel_all(
+    step: Step,
+    state: State,
+    time_us: int,
+    run_reason: RunEndReason.ValueType,
+    call_reason: ToolCallCancelReason.ValueType,
+    *,
+    waiting_stays: bool,
+) -> None:
+    """Closes tool calls, then cancels the live run and those that wait, in their order. `waiting_stays`: of the calls
+    only those are closed that are RUNNING, and those of the live run that need no person's decision."""
+    core = state.core
+    if core.open_tool_call_count:
+        for call in state.work.open_calls():
+            orphaned = bool(core.live_run_id) and call.run_id == core.live_run_id and not call.requires_approval
+            if not waiting_stays or orphaned or call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING:
+                close(step, state, time_us, call, call_reason)
+    runs = [state.work.live(core)] if core.live_run_id else []
+    if core.queued_run_count:
+        runs += state.work.queued()
+    for run in runs:
+        _end(step, state, time_us, run, RunStatus.RUN_STATUS_CANCELLED, run_reason)
+
+
+def close(step: Step, state: State, time_us: int, call: ToolCall, reason: ToolCallCancelReason.ValueType) -> None:
+    """Gives up an open tool call."""
+    call.status = ToolCallStatus.TOOL_CALL_STATUS_CANCELLED
+    call.cancel_reason = reason
+    set_timestamp(call.end_time, time_us)
+    step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_CANCELLED, time_us, call)
+
+
+def _start(step: Step, state: State, time_us: int, run: Run) -> None:
+    run.status = RunStatus.RUN_STATUS_RUNNING
+    run.fence = state.core.version + 1
+    set_timestamp(run.start_time, time_us)
+    state.lease_expire_us = step.now_us + microseconds(run.lease)
+    set_timestamp(run.lease_expire_time, state.lease_expire_us)
+    step.emit_run(state, EventType.EVENT_TYPE_RUN_STARTED, time_us, run)
+
+
+def _start_next(step: Step, state: State) -> None:
+    if state.core.queued_run_count:
+        _start(step, state, step.time_after(state.core), state.work.queued()[0])
+
+
+def _end_live(
+    step: Step,
+    state: State,
+    time_us: int,
+    status: RunStatus.ValueType,
+    reason: RunEndReason.ValueType,
+    call_reason: ToolCallCancelReason.ValueType,
+) -> None:
+    """Ends the live run after its open tool calls, and those of earlier runs that it carries out. One that is COMPLETED
+    leaves its own that need no agent to go on: they wait for a person, or have a person's approval."""
+    run = state.work.live(state.core)
+    if state.core.open_tool_call_count:
+        for call in state.work.open_calls():
+            running = call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING
+            stays = status == RunStatus.RUN_STATUS_COMPLETED and call.requires_approval and not running
+            if run.run_id in (call.run_id, call.start_run_id) and not stays:
+                close(step, state, time_us, call, call_reason)
+    _end(step, state, time_us, run, status, reason)
+
+
+def _end(
+    step: Step,
+    state: State,
+    time_us: int,
+    run: Run,
+    status: RunStatus.ValueType,
+    reason: RunEndReason.ValueType,
+) -> None:
+    if run.run_id == state.core.live_run_id:
+        state.lease_expire_us = None
+    run.status = status
+    run.end_reason = reason
+    run.ClearField("lease_expire_time")
+    set_timestamp(run.end_time, time_us)
+    step.emit_run(state, _ENDINGS[status], time_us, run)
+    state.work.count(run)
+
+
+def _written(state: State, run: Run) -> c.RunWritten:
+    return c.RunWritten(state.core.version, run.SerializeToString())

@@ -1,0 +1,152 @@
+"""The runs and tool calls of one session while a batch is decided: those it knows of, and those it changed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sessiond.v1.run_pb2 import Run, RunStatus
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+from sessiond_server.domain.rows import OPEN_CALLS, Key, Known, RunRow, ToolCallRow, Writes
+from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.times import microseconds, set_timestamp
+
+
+@dataclass(slots=True)
+class Work:
+    """What is not over is all here where a command of the batch asked for it (rows.Needs.work); any other run or call
+    only where a command named it. The rules change the resources in place, and say so by `change_run` and
+    `change_call`."""
+
+    key: Key
+    known: Known
+    figures: RunFigures
+    _preset: list[Run] = field(default_factory=list)
+    """The runs with which the batch created the session, oldest first."""
+    _runs: dict[str, Run] = field(default_factory=dict)
+    _calls: dict[str, ToolCall] = field(default_factory=dict)
+    _data: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Arguments and result of calls that the batch made or brought results for, as in StoredToolCall."""
+    _changed_runs: dict[str, Run] = field(default_factory=dict)
+    _changed_calls: dict[str, ToolCall] = field(default_factory=dict)
+    _ended_runs: bool = False
+
+    @classmethod
+    def load(cls, key: Key, known: Known) -> "Work":
+        stored = known.work.get(key)
+        if stored is None:
+            return cls(key, known, RunFigures())
+        runs = map(Run.FromString, stored.runs)
+        calls = map(ToolCall.FromString, stored.tool_calls)
+        return cls(
+            key,
+            known,
+            RunFigures.decoded(stored.figures),
+            _runs={run.run_id: run for run in runs},
+            _calls={call.tool_call_id: call for call in calls},
+        )
+
+    def run(self, run_id: str) -> Run | None:
+        """A run that is not over, or that a command of the batch named."""
+        run = self._runs.get(run_id)
+        if run is None and (stored := self.known.runs.get((self.key, run_id))) is not None:
+            run = self._runs[run_id] = Run.FromString(stored)
+        return run
+
+    def live(self, core: Session) -> Run:
+        """The live run of a session that has one."""
+        run = self.run(core.live_run_id)
+        assert run is not None, "the work of the session was not asked for"
+        return run
+
+    def queued(self) -> list[Run]:
+        """Those that wait, the next one first."""
+        waiting = (run for run in self._runs.values() if run.status == RunStatus.RUN_STATUS_QUEUED)
+        return sorted(waiting, key=lambda run: run.seq)
+
+    def call(self, tool_call_id: str) -> ToolCall | None:
+        """The body of a call that a command of the batch named."""
+        call = self._calls.get(tool_call_id)
+        if call is None and (stored := self.known.tool_calls.get((self.key, tool_call_id))) is not None:
+            call = self._calls[tool_call_id] = ToolCall.FromString(stored.body)
+        return call
+
+    def open_calls(self) -> list[ToolCall]:
+        """Those that are not over, by age."""
+        return sorted((call for call in self._calls.values() if call.status in OPEN_CALLS), key=lambda call: call.seq)
+
+    def change_run(self, run: Run) -> None:
+        """The run is new, or has changed."""
+        self._runs[run.run_id] = self._changed_runs[run.run_id] = run
+
+    def change_call(self, call: ToolCall) -> None:
+        """The call is new, or has changed."""
+        self._calls[call.tool_call_id] = self._changed_calls[call.tool_call_id] = call
+
+    def preset_runs(self, runs: list[Run]) -> None:
+        """The session is created with these runs, which have ended."""
+        self._preset = runs
+        for run in runs:
+            self._runs[run.run_id] = run
+            self.count(run)
+
+    def count(self, run: Run) -> None:
+        """Counts a run that has ended in the figures."""
+        timed = run.HasField("start_time") and run.HasField("end_time")
+        duration = max(microseconds(run.end_time) - microseconds(run.start_time), 0) if timed else None
+        self.figures.add(run.status, duration)
+        self._ended_runs = True
+
+    def data(self, tool_call_id: str) -> tuple[bytes, bytes]:
+        """Arguments and result of a call, as in StoredToolCall."""
+        if (data := self._data.get(tool_call_id)) is not None:
+            return data
+        stored = self.known.tool_calls.get((self.key, tool_call_id))
+        return (stored.arguments, stored.result) if stored is not None else (b"", b"")
+
+    def set_data(self, tool_call_id: str, arguments: bytes, result: bytes) -> None:
+        self._data[tool_call_id] = (arguments, result)
+
+    def whole(self, call: ToolCall) -> bytes:
+        """The serialised call with its data."""
+        arguments, result = self.data(call.tool_call_id)
+        return call.SerializeToString() + arguments + result
+
+    def write(self, writes: Writes, user_id: str) -> None:
+        """Adds the rows of what has changed."""
+        writes.runs += self._run_rows()
+        writes.tool_calls += [
+            _tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())
+        ]
+        if self._ended_runs:
+            writes.figures.append((self.key, self.figures.encoded()))
+
+    def _run_rows(self) -> Iterator[RunRow]:
+        first = 1 - len(self._preset)
+        for place, run in enumerate(self._preset, first):
+            yield RunRow(self.key, run.run_id, place, run.status, run.SerializeToString())
+        for run_id, run in sorted(self._changed_runs.items()):
+            yield RunRow(self.key, run_id, run.seq, run.status, run.SerializeToString())
+
+
+def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
+    return ToolCallRow(
+        key=key,
+        tool_call_id=call.tool_call_id,
+        seq=call.seq,
+        run_id=call.run_id,
+        status=call.status,
+        awaits_approval=call.status == ToolCallStatus.TOOL_CALL_STATUS_PENDING and call.requires_approval,
+        user_id=user_id,
+        create_time_us=microseconds(call.create_time),
+        result_seq=call.result_seq,
+        body=call.SerializeToString(),
+    )
+
+
+def with_lease(run: bytes, lease_expire_us: int | None) -> bytes:
+    """The live run as heartbeats have left it: its stored form has the lease of its start."""
+    if lease_expire_us is None:
+        return run
+    live = Run.FromString(run)
+    set_timestamp(live.lease_expire_time, lease_expire_us)
+    return live.SerializeToString()

@@ -1,0 +1,1 @@
+"""Sessions: their rules, life cycle, and parts."""

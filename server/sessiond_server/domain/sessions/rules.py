@@ -1,0 +1,260 @@
+"""The rules of sessions: made, changed, moved through their life, ended, deleted.
+
+Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
+"""
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.run_pb2 import Run, RunEndReason
+from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig
+from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
+from sessiond_server.domain import commands as c
+from sessiond_server.domain import fold, validation, wire
+from sessiond_server.domain.rows import Known
+from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.runs.work import Work
+from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.sessions.merge import merge_patch
+from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, content_of, copy_field, core_of, limits_of
+from sessiond_server.domain.state import State, Step
+from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
+from sessiond_server.errors import InvalidFields, Violation
+
+
+def create(step: Step, action: c.CreateSession, known: Known) -> State:
+    """A new session, with its first event."""
+    session, now = action.session, step.now_us
+    if session.HasField("expire_time") and microseconds(session.expire_time) <= now:
+        raise InvalidFields([Violation("session.expire_time", "must be in the future")])
+    _check_preset(action, now)
+    core = core_of(session)
+    core.session_id = step.command.session_id
+    set_timestamp(core.create_time, now)
+    if not core.HasField("ttl") and not core.HasField("expire_time") and step.rules.default_ttl_us:
+        core.ttl.seconds, rest = divmod(step.rules.default_ttl_us, SECOND)
+        core.ttl.nanos = rest * 1000
+    content = content_of(session)
+    core.content_version = 1 if content else 0
+    limits = SessionConfig.FromString(limits_of(session.config))
+    state = State(step.command.key, core, limits, core.user_id, known, content, created=True)
+    state.indexed = state.metadata_changed = True
+    runs = [_preset_run(step, core, run, now) for run in action.runs]
+    state.opened_work = Work(state.key, known, RunFigures())
+    state.opened_work.preset_runs(runs)
+    step.advance(core, now, activity=True)
+    step.emit(
+        state,
+        EventType.EVENT_TYPE_SESSION_CREATED,
+        now,
+        content=content or None,
+        preset_runs=wire.repeated(wire.EVENT_PRESET_RUN, (run.SerializeToString() for run in runs)),
+    )
+    return state
+
+
+def _check_preset(action: c.CreateSession, now_us: int) -> None:
+    found = validation.Found()
+    for index, run in enumerate(action.runs):
+        for name in ("create_time", "start_time", "end_time"):
+            if microseconds(getattr(run, name)) > now_us:
+                found.add(f"runs[{index}].{name}", "must not be in the future")
+    found.check()
+
+
+def _preset_run(step: Step, core: Session, given: Run, now_us: int) -> Run:
+    """A run from elsewhere as it is stored, counted in the session."""
+    run = Run(
+        run_id=given.run_id or step.new_id(),
+        session_id=core.session_id,
+        seq=1,
+        version=1,
+        status=given.status,
+        agent_id=given.agent_id,
+        model=given.model,
+    )
+    for name in ("metadata", "usage", "error", "create_time", "start_time", "end_time"):
+        if given.HasField(name):
+            getattr(run, name).CopyFrom(getattr(given, name))
+    if not run.HasField("create_time"):
+        set_timestamp(run.create_time, now_us)
+    if not run.HasField("end_time"):
+        set_timestamp(run.end_time, now_us)
+    core.run_count += 1
+    if run.HasField("usage"):
+        fold.fill_in_total(run.usage)
+        fold.add_usage(core, run.usage)
+    return run
+
+
+def update(step: Step, state: State, action: c.UpdateSession) -> c.Outcome:
+    lifecycle.check_open(state.core, step.now_us)
+    time_us = step.time_after(state.core)
+    core = core_of(state.core)
+    content = _updated_content(state.content, action)
+    for path in action.paths:
+        if path == "expire_time":
+            _set_expiry(core, action.session, step.now_us)
+        elif path == "ttl":
+            _set_ttl(core, action.session, time_us)
+        elif path.partition(".")[0] not in CONTENT_FIELDS:
+            copy_field(action.session, core, path)
+    core.agent_mode = core.agent_mode or AgentMode.AGENT_MODE_GENERAL
+    state.core = core
+    if content is not None:
+        state.content = content.SerializeToString()
+        state.limits = SessionConfig.FromString(limits_of(content.config))
+        core.content_version = core.version + 1
+        state.metadata_changed |= "metadata" in action.paths
+    state.indexed = True
+    step.advance(core, time_us, activity=False)
+    step.emit(
+        state,
+        EventType.EVENT_TYPE_SESSION_UPDATED,
+        time_us,
+        content=None if content is None else state.content,
+    )
+    return c.SessionWritten(state.snapshot())
+
+
+def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
+    """The content after the update; None when no path is of it. Raises InvalidFields when a merge made it too large."""
+    paths = [path for path in action.paths if path.partition(".")[0] in CONTENT_FIELDS]
+    if not paths:
+        return None
+    content = Session.FromString(old)
+    merge = action.struct_update == StructUpdate.STRUCT_UPDATE_MERGE
+    for path in paths:
+        name, _, member = path.partition(".")
+        given: object = getattr(action.session, name)
+        if member:
+            _copy_config_field(action.session.config, content.config, member)
+        elif merge and isinstance(given, Struct):
+            kept: Struct = getattr(content, name)
+            kept.SetInParent()
+            merge_patch(kept, given)
+        else:
+            copy_field(action.session, content, name)
+    if merge:
+        found = validation.Found()
+        for path in paths:
+            if "." not in path:
+                validation.mutable_field(found, "session", content, path)
+        found.check()
+    return content
+
+
+def _copy_config_field(source: SessionConfig, target: SessionConfig, name: str) -> None:
+    target.ClearField(name)  # type: ignore[arg-type]  # the stubs want literals
+    value = getattr(source, name)
+    if isinstance(value, int | str):
+        setattr(target, name, value)
+    else:
+        getattr(target, name).extend(value)
+
+
+def _set_expiry(core: Session, given: Session, now_us: int) -> None:
+    if given.HasField("expire_time") and microseconds(given.expire_time) <= now_us:
+        raise InvalidFields([Violation("session.expire_time", "must be in the future")])
+    if given.HasField("expire_time") or not given.HasField("ttl"):
+        core.ClearField("ttl")
+        copy_field(given, core, "expire_time")
+
+
+def _set_ttl(core: Session, given: Session, time_us: int) -> None:
+    if given.HasField("ttl") or not given.HasField("expire_time"):
+        core.ClearField("expire_time")
+        copy_field(given, core, "ttl")
+        if core.HasField("ttl"):
+            set_timestamp(core.expire_time, time_us + microseconds(core.ttl))
+
+
+def change_status(step: Step, state: State, action: lifecycle.Transition) -> c.Outcome:
+    target, event_type = lifecycle.transition(state.core, action, step.now_us)
+    time_us = step.time_after(state.core)
+    if target == lifecycle.SUSPENDED:
+        run_rules.cancel_all(
+            step,
+            state,
+            time_us,
+            RunEndReason.RUN_END_REASON_SESSION_SUSPENDED,
+            ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_SUSPENDED,
+            waiting_stays=True,
+        )
+    state.core.status = target
+    state.indexed = True
+    step.advance(state.core, time_us, activity=event_type != EventType.EVENT_TYPE_SESSION_SUSPENDED)
+    step.emit(state, event_type, time_us)
+    return c.SessionWritten(state.snapshot())
+
+
+def end(step: Step, state: State, action: c.EndSession) -> c.Outcome:
+    """Ends the session; one whose time had run out already ends for that reason, not for the caller's."""
+    if state.core.status != lifecycle.ENDED:
+        expired = lifecycle.is_expired(state.core, step.now_us)
+        _end(step, state, EndReason.END_REASON_EXPIRED if expired else action.reason)
+    return c.SessionWritten(state.snapshot())
+
+
+def expire(step: Step, state: State, action: c.ExpireSession) -> c.Outcome:
+    """A lease that has run out was dealt with before (see batch.py)."""
+    if state.core.status == lifecycle.ENDED or not lifecycle.is_expired(state.core, step.now_us):
+        return c.NothingToDo()
+    _end(step, state, EndReason.END_REASON_EXPIRED)
+    return c.SessionWritten(state.snapshot())
+
+
+def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
+    core, time_us = state.core, step.time_after(state.core)
+    expired = reason == EndReason.END_REASON_EXPIRED
+    event_type = EventType.EVENT_TYPE_SESSION_EXPIRED if expired else EventType.EVENT_TYPE_SESSION_ENDED
+    expiry = Timestamp()
+    expiry.CopyFrom(core.expire_time)
+    run_rules.cancel_all(
+        step,
+        state,
+        time_us,
+        RunEndReason.RUN_END_REASON_SESSION_EXPIRED if expired else RunEndReason.RUN_END_REASON_SESSION_ENDED,
+        ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED
+        if expired
+        else ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_ENDED,
+        waiting_stays=False,
+    )
+    if core.HasField("expire_time"):
+        # What ended with the session has extended nothing.
+        core.expire_time.CopyFrom(expiry)
+    core.status = lifecycle.ENDED
+    core.end_reason = reason
+    set_timestamp(core.end_time, time_us)
+    state.indexed = True
+    step.advance(core, time_us, activity=False)
+    step.emit(state, event_type, time_us)
+
+
+def touch(step: Step, state: State, action: c.TouchSession) -> c.Outcome:
+    core = state.core
+    lifecycle.check_open(core, step.now_us)
+    time_us = step.time_after(core)
+    step.advance(core, time_us, activity=True)
+    if action.extend_us and core.HasField("expire_time"):
+        fold.extend(core, time_us + action.extend_us)
+    step.emit(state, EventType.EVENT_TYPE_SESSION_TOUCHED, time_us)
+    return c.SessionWritten(state.snapshot())
+
+
+def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
+    """Leaves the ids and the final event."""
+    time_us, version = step.time_after(state.core), state.core.version + 1
+    previous = state.core.last_event_id
+    state.core = Session(session_id=step.command.session_id, version=version, last_event_id=previous)
+    state.limits = SessionConfig()
+    state.content = b""
+    state.lease_expire_us = None
+    state.deleted = True
+    set_timestamp(state.core.update_time, time_us)
+    body = Session(session_id=step.command.session_id, version=version).SerializeToString()
+    step.emit(state, EventType.EVENT_TYPE_SESSION_DELETED, time_us, body=body)
+    return c.SessionDeleted(version)

@@ -1,0 +1,155 @@
+"""The rules of tool calls: requested, decided on, started, ended. The run that writes has been checked by its fence.
+
+Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
+"""
+
+from typing import Final
+
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus, ToolLateResult
+from sessiond_server.domain import commands as c
+from sessiond_server.domain.rows import OPEN_CALLS
+from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.state import State, Step
+from sessiond_server.domain.times import set_timestamp
+from sessiond_server.domain.tool_calls.tools import tool_allowed
+from sessiond_server.errors import (
+    ApprovalRequired,
+    IllegalToolCallTransition,
+    ToolBlocked,
+    ToolCallAlreadyExists,
+    ToolCallLimitReached,
+    ToolCallNotFound,
+)
+
+MOST_OPEN: Final = 256
+"""Tool calls of one session that are not over."""
+
+PENDING: Final = ToolCallStatus.TOOL_CALL_STATUS_PENDING
+APPROVED: Final = ToolCallStatus.TOOL_CALL_STATUS_APPROVED
+RUNNING: Final = ToolCallStatus.TOOL_CALL_STATUS_RUNNING
+
+
+def request(step: Step, state: State, action: c.RequestToolCall) -> c.Outcome:
+    core, given, command = state.core, action.call, step.command
+    lifecycle.check_active(core, step.now_us)
+    if not tool_allowed(state.limits, given.name):
+        raise ToolBlocked(core.session_id, "tool_call.name", given.name)
+    if given.tool_call_id and state.work.call(given.tool_call_id) is not None:
+        raise ToolCallAlreadyExists(core.session_id, given.tool_call_id)
+    if core.open_tool_call_count >= MOST_OPEN:
+        raise ToolCallLimitReached(core.session_id, MOST_OPEN)
+
+    time_us = step.time_after(core)
+    call = ToolCall(
+        tool_call_id=given.tool_call_id or step.new_id(),
+        session_id=core.session_id,
+        seq=core.version + 1,
+        run_id=command.fence.run_id if command.fence is not None else "",
+        message_id=given.message_id,
+        model_call_id=given.model_call_id,
+        name=given.name,
+        requires_approval=given.requires_approval,
+        status=PENDING,
+        requester=command.actor,
+    )
+    set_timestamp(call.create_time, time_us)
+    arguments = ToolCall(arguments=given.arguments).SerializeToString() if given.HasField("arguments") else b""
+    state.work.set_data(call.tool_call_id, arguments, b"")
+    step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_REQUESTED, time_us, call, arguments or None)
+    return _written(state, call)
+
+
+def decide(step: Step, state: State, action: c.DecideToolCall) -> c.Outcome:
+    call = _open(step, state, action, "approve" if action.approve else "reject", (PENDING,))
+    time_us = step.time_after(state.core)
+    approval = call.approval
+    approval.approved = action.approve
+    approval.actor = step.command.actor
+    approval.approver = action.approver
+    approval.reason = action.reason
+    set_timestamp(approval.time, time_us)
+    if action.approve:
+        call.status = APPROVED
+        step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_APPROVED, time_us, call)
+    else:
+        call.status = ToolCallStatus.TOOL_CALL_STATUS_REJECTED
+        set_timestamp(call.end_time, time_us)
+        step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_REJECTED, time_us, call)
+    return _written(state, call)
+
+
+def start(step: Step, state: State, action: c.StartToolCall) -> c.Outcome:
+    call = _open(step, state, action, "start", (PENDING, APPROVED))
+    if call.status == PENDING and call.requires_approval:
+        raise ApprovalRequired(call.session_id, call.tool_call_id)
+    if not tool_allowed(state.limits, call.name):
+        raise ToolBlocked(call.session_id, "tool_call_id", call.name)
+    time_us = step.time_after(state.core)
+    call.status = RUNNING
+    if step.command.fence is not None:
+        call.start_run_id = step.command.fence.run_id
+    set_timestamp(call.start_time, time_us)
+    step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_STARTED, time_us, call)
+    return _written(state, call)
+
+
+def end(step: Step, state: State, action: c.EndToolCall) -> c.Outcome:
+    """What came of a call. One that was started and is over already stays what it is; what came is in the log."""
+    failed = action.error is not None
+    call = _found(step, state, action)
+    late = call.status not in OPEN_CALLS and call.HasField("start_time")
+    if call.status != RUNNING and not late:
+        raise _illegal(call, "fail" if failed else "complete")
+    time_us = step.time_after(state.core)
+    if late:
+        content = ToolCall(late_result=ToolLateResult(result=action.result, error=action.error)).SerializeToString()
+        step.emit_late_result(state, time_us, call, content)
+        return _written(state, call)
+    call.status = ToolCallStatus.TOOL_CALL_STATUS_FAILED if failed else ToolCallStatus.TOOL_CALL_STATUS_COMPLETED
+    if action.error is not None:
+        call.error.CopyFrom(action.error)
+    set_timestamp(call.end_time, time_us)
+    result = b""
+    if action.result is not None:
+        result = ToolCall(result=action.result).SerializeToString()
+        call.result_seq = state.core.version + 1
+    arguments, _ = state.work.data(call.tool_call_id)
+    state.work.set_data(call.tool_call_id, arguments, result)
+    event_type = EventType.EVENT_TYPE_TOOL_CALL_FAILED if failed else EventType.EVENT_TYPE_TOOL_CALL_COMPLETED
+    step.emit_tool_call(state, event_type, time_us, call, result or None)
+    return _written(state, call)
+
+
+def cancel(step: Step, state: State, action: c.CancelToolCall) -> c.Outcome:
+    call = _open(step, state, action, "cancel", OPEN_CALLS)
+    reason = ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_CLIENT
+    run_rules.close(step, state, step.time_after(state.core), call, reason)
+    return _written(state, call)
+
+
+def _found(step: Step, state: State, action: c.ToolCallChange) -> ToolCall:
+    """The call, of a session that takes writes."""
+    lifecycle.check_active(state.core, step.now_us)
+    call = state.work.call(action.tool_call_id)
+    if call is None:
+        raise ToolCallNotFound(state.core.session_id, action.tool_call_id)
+    return call
+
+
+def _open(step: Step, state: State, action: c.ToolCallChange, verb: str, statuses: tuple[int, ...]) -> ToolCall:
+    """The call, which must have one of the statuses."""
+    call = _found(step, state, action)
+    if call.status not in statuses:
+        raise _illegal(call, verb)
+    return call
+
+
+def _illegal(call: ToolCall, verb: str) -> IllegalToolCallTransition:
+    status = ToolCallStatus.Name(call.status).removeprefix("TOOL_CALL_STATUS_")
+    return IllegalToolCallTransition(call.session_id, call.tool_call_id, status, verb)
+
+
+def _written(state: State, call: ToolCall) -> c.ToolCallWritten:
+    return c.ToolCallWritten(state.core.version, state.work.whole(call))

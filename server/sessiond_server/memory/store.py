@@ -1,0 +1,439 @@
+"""A store that keeps everything in this process, and nothing longer than that: for tests and `--store memory`.
+
+It keeps bytes and immutable rows, so no caller can reach into it. One event loop may use it; `apply` never awaits
+between reading and writing, which is all the locking there is.
+"""
+
+import secrets
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from sessiond.v1.session_pb2 import Session, SessionStatus
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain import batch, ids, replay
+from sessiond_server.domain.commands import (
+    INTERNAL_REQUEST_PREFIX,
+    Command,
+    ExpireSession,
+    Outcome,
+    Result,
+    Scope,
+    SessionSnapshot,
+)
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.rows import (
+    OPEN_CALLS,
+    OPEN_RUNS,
+    AppendedMessage,
+    EventRow,
+    Head,
+    IndexRow,
+    Key,
+    Known,
+    Needs,
+    OpenWork,
+    Replay,
+    RequestRecord,
+    Rules,
+    RunRow,
+    StoredEvent,
+    StoredToolCall,
+    ToolCallRow,
+    Writes,
+)
+from sessiond_server.errors import MessageNotFound, SessionNotFound
+from sessiond_server.memory import work as memory_work
+from sessiond_server.memory.attachments import MemoryAttachments
+from sessiond_server.memory.filters import selects
+from sessiond_server.memory.log import Logs
+from sessiond_server.store.contract import (
+    CACHED,
+    PAGE_BYTES,
+    Applied,
+    FeedPage,
+    Freshness,
+    LogHeads,
+    LogPage,
+    MessagesPage,
+    SessionsPage,
+)
+from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
+
+
+@dataclass(slots=True)
+class _Log:
+    """One session: its head, its events by seq, and what is projected from them."""
+
+    head: Head
+    update_time_us: int = 0
+    check_time_us: int | None = None
+    """When to look whether the session's time, or its live run's lease, is over; perhaps too early."""
+    delete_time_us: int | None = None
+    index: IndexRow | None = None
+    events: dict[int, EventRow] = field(default_factory=dict)
+    message_seqs: list[int] = field(default_factory=list)
+    """Ascending, as messages are appended."""
+    seq_of_message: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, tuple[RequestRecord, int]] = field(default_factory=dict)
+    """With the time at which each was recorded."""
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
+    figures: bytes = b""
+
+    def content(self, version: int) -> bytes:
+        """Of the event at a seq; 0: of none."""
+        return self.events[version].content or b"" if version else b""
+
+    def stored(self, call: ToolCallRow) -> StoredToolCall:
+        return StoredToolCall(call.body, self.content(call.seq), self.content(call.result_seq))
+
+    def open_work(self) -> OpenWork:
+        return OpenWork(
+            [run.body for run in self.runs.values() if run.status in OPEN_RUNS],
+            [call.body for call in self.tool_calls.values() if call.status in OPEN_CALLS],
+            self.figures,
+        )
+
+    def is_due(self, now_us: int) -> bool:
+        """Whether the session's time, or its live run's lease, is over."""
+        if self.check_time_us is None or self.check_time_us > now_us:
+            return False
+        self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
+        return self.check_time_us is not None and self.check_time_us <= now_us
+
+    def snapshot(self, *, content: bool) -> SessionSnapshot:
+        head = self.head
+        return SessionSnapshot(head.version, head.core, self.content(head.content_version) if content else b"")
+
+
+class MemoryStore:
+    """A Store (see contract.py). `clock` gives microseconds since 1970."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        rules: Rules | None = None,
+        request_retention: timedelta = timedelta(hours=24),
+        tombstone_retention: timedelta = timedelta(days=30),
+        upload_retention: timedelta = timedelta(hours=24),
+        new_id: Callable[[], str] = ids.uuid7,
+    ) -> None:
+        self._clock = clock
+        self._rules = rules or Rules()
+        self._request_retention_us = request_retention // timedelta(microseconds=1)
+        self._tombstone_retention_us = tombstone_retention // timedelta(microseconds=1)
+        self._new_id = new_id
+        self._logs: dict[Key, _Log] = {}
+        self._streams = Logs(self._logs)
+        self._token_key = secrets.token_bytes(32)
+        self.attachments = MemoryAttachments(
+            lambda scope, session_id: self._log(scope, session_id).head, clock, self._rules, new_id, upload_retention
+        )
+
+    async def apply(self, commands: Sequence[Command]) -> Applied:
+        return self._apply(commands)
+
+    def _apply(self, commands: Sequence[Command]) -> Applied:
+        heads = {c.key: log.head for c in commands if (log := self._logs.get(c.key)) is not None}
+        known = self._look_up(batch.needs(commands, heads, self._rules))
+        decision = batch.decide(commands, heads, known, self._rules, self._new_id)
+        # First: a deletion later in the batch removes the events that tell what was done before.
+        results: list[Result] = [
+            self._replayed(command, result) if isinstance(result, Replay) else result
+            for command, result in zip(commands, decision.results, strict=True)
+        ]
+        self._write(decision.writes, known.now_us)
+        self._streams.commit(decision.writes)
+        return Applied(results, decision.writes)
+
+    def _look_up(self, needs: Needs) -> Known:
+        known = Known(now_us=self._clock())
+        self.attachments.look_up(needs, known)
+        for key, request_id in needs.requests:
+            if (request := self._logs[key].requests.get(request_id)) is not None:
+                known.requests[(key, request_id)] = request[0]
+        for key, message_id in needs.message_ids:
+            if message_id in self._logs[key].seq_of_message:
+                known.message_ids.add((key, message_id))
+        for key, message_id in needs.messages:
+            log = self._logs[key]
+            if (seq := log.seq_of_message.get(message_id)) is not None:
+                event = log.events[seq]
+                known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
+        for key, version in needs.contents:
+            known.contents[key] = self._logs[key].content(version)
+        for key, run_id in needs.runs:
+            if (run := self._logs[key].runs.get(run_id)) is not None:
+                known.runs[(key, run_id)] = run.body
+        for key, tool_call_id in needs.tool_calls:
+            log = self._logs[key]
+            if (call := log.tool_calls.get(tool_call_id)) is not None:
+                known.tool_calls[(key, tool_call_id)] = log.stored(call)
+        known.work = {key: self._logs[key].open_work() for key in needs.work}
+        for tenant in needs.tenants:
+            known.live_sessions[tenant] = sum(
+                log.index.status != SessionStatus.SESSION_STATUS_ENDED
+                for key, log in self._logs.items()
+                if key[0] == tenant and log.index is not None
+            )
+        return known
+
+    def _replayed(self, command: Command, what: Replay) -> Outcome:
+        log = self._logs[what.key]
+        events = [_stored(log.events[seq]) for seq in range(what.first_seq, what.last_seq + 1)]
+        return replay.outcome(command.action, events, {seq: log.content(seq) for seq in replay.contents(events)})
+
+    def _write(self, writes: Writes, now_us: int) -> None:
+        for row in writes.heads:
+            log = self._logs.setdefault(row.key, _Log(row.head))
+            log.head, log.update_time_us = row.head, row.update_time_us
+            log.check_time_us, log.delete_time_us = row.expire_time_us, row.delete_time_us
+        for event in writes.events:
+            log = self._logs[event.key]
+            log.events[event.seq] = event
+            if event.message_id is not None:
+                log.message_seqs.append(event.seq)
+                log.seq_of_message[event.message_id] = event.seq
+        for request in writes.requests:
+            self._logs[request.key].requests[request.request_id] = (request.record, now_us)
+        for index in writes.index:
+            log = self._logs[index.key]
+            if index.metadata_json is None and log.index is not None:
+                index = replace(index, metadata_json=log.index.metadata_json)
+            log.index = index
+        for key, message in writes.redactions:
+            log = self._logs[key]
+            log.events[message.seq] = replace(log.events[message.seq], head=message.head, body=message.body)
+        for run in writes.runs:
+            self._logs[run.key].runs[run.run_id] = run
+        for call in writes.tool_calls:
+            self._logs[call.key].tool_calls[call.tool_call_id] = call
+        for key, figures in writes.figures:
+            self._logs[key].figures = figures
+        for key, lease_expire_us in writes.leases:
+            log = self._logs[key]
+            log.head = replace(log.head, lease_expire_us=lease_expire_us)
+            log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
+        self.attachments.write(writes)
+        for key, final_seq in writes.deletions:
+            log = self._logs[key]
+            log.index = None
+            log.runs, log.tool_calls, log.figures = {}, {}, b""
+            log.events = {final_seq: log.events[final_seq]}
+            log.message_seqs, log.seq_of_message = [], {}
+            log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
+
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
+        return self._log(scope, session_id).snapshot(content=content)
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
+    ) -> Sequence[SessionSnapshot | None]:
+        logs = (self._visible(scope, session_id) for session_id in session_ids)
+        return [None if log is None else log.snapshot(content=content) for log in logs]
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder.ValueType,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        place, descending = _ORDERS[order_by]
+        selected = self._selected(scope, where)
+        placed = [((place(log, index), index.key[1]), log) for log, index in selected]
+        if after is not None:
+            placed = [(key, log) for key, log in placed if (key < after if descending else key > after)]
+        placed.sort(key=lambda item: item[0], reverse=descending)
+        sessions = [log.snapshot(content=content) for _, log in placed[:limit]]
+        if content:
+            sessions = sessions[: _fitting(len(s.core) + len(s.content) for s in sessions)]
+        more = len(sessions) < len(placed)
+        return SessionsPage(sessions, placed[len(sessions) - 1][0] if more else None)
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        return sum(1 for _ in self._selected(scope, where))
+
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
+        log = self._log(scope, session_id)
+        if (seq := log.seq_of_message.get(message_id)) is None:
+            raise MessageNotFound(session_id, message_id)
+        return log.head.version, log.events[seq].body
+
+    async def list_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
+    ) -> MessagesPage:
+        log = self._log(scope, session_id)
+        start = bisect_right(log.message_seqs, after_seq)
+        end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
+        within = log.message_seqs[start:end]
+        seqs = (within[::-1] if descending else within)[:limit]
+        bodies = [log.events[seq].body for seq in seqs]
+        bodies = bodies[: _fitting(map(len, bodies))]
+        if not bodies:
+            return MessagesPage(log.head.version, [], 0, 0, more=False)
+        count = len(bodies)
+        return MessagesPage(log.head.version, bodies, seqs[0], seqs[count - 1], more=count < len(within))
+
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return self._streams.heads(keys, self._clock())
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return self._streams.page(key, after_seq, limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return self._streams.feed(tenant_id, after, limit, self._clock())
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return self._streams.feed_end(tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return self._streams.find_lost(tenant_id, witnesses, self._clock(), self._tombstone_retention_us)
+
+    async def expire_due(self, limit: int) -> Writes:
+        now = self._clock()
+        due = [key for key, log in self._logs.items() if log.is_due(now)]
+        applied = self._apply(
+            [
+                Command(
+                    Scope(tenant),
+                    session_id,
+                    ExpireSession(),
+                    batch.ACTOR,
+                    INTERNAL_REQUEST_PREFIX + self._new_id(),
+                )
+                for tenant, session_id in due[:limit]
+            ]
+        )
+        return applied.writes
+
+    async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
+        return memory_work.run(self._log(scope, session_id), session_id, run_id)
+
+    async def list_runs(
+        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+    ) -> RunsPage:
+        return memory_work.runs(self._log(scope, session_id), statuses, before, limit)
+
+    async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
+        log = self._log(scope, session_id)
+        return log.snapshot(content=False), log.figures
+
+    async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
+        return memory_work.tool_call(self._log(scope, session_id), session_id, tool_call_id)
+
+    async def list_tool_calls(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        run_id: str,
+        before: int | None,
+        limit: int,
+    ) -> ToolCallsPage:
+        return memory_work.tool_calls(self._log(scope, session_id), statuses, run_id, before, limit)
+
+    async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
+        return memory_work.pending(self._logs, scope, user_id, after, limit)
+
+    async def purge(self, limit: int) -> int:
+        now = self._clock()
+        oldest_request, oldest_tombstone = now - self._request_retention_us, now - self._tombstone_retention_us
+        requests = [
+            (log, request_id)
+            for log in self._logs.values()
+            for request_id, (_, recorded) in log.requests.items()
+            if recorded < oldest_request
+        ][:limit]
+        for log, request_id in requests:
+            del log.requests[request_id]
+        tombstones = [
+            key
+            for key, log in self._logs.items()
+            if log.delete_time_us is not None and log.delete_time_us < oldest_tombstone
+        ][:limit]
+        for key in tombstones:
+            self._streams.forget(key)
+            del self._logs[key]
+        return len(requests) + len(tombstones)
+
+    async def token_key(self) -> bytes:
+        return self._token_key
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    def _visible(self, scope: Scope, session_id: str) -> _Log | None:
+        log = self._logs.get((scope.tenant_id, session_id))
+        if log is None or log.head.deleted or scope.user_id not in ("", log.head.user_id):
+            return None
+        return log
+
+    def _log(self, scope: Scope, session_id: str) -> _Log:
+        log = self._visible(scope, session_id)
+        if log is None:
+            raise SessionNotFound(session_id)
+        return log
+
+    def _selected(self, scope: Scope, where: SessionFilter) -> Iterable[tuple[_Log, IndexRow]]:
+        for log in self._logs.values():
+            if log.index is not None and selects(scope, where, log.index, log.update_time_us):
+                yield log, log.index
+
+
+def _create_time(log: _Log, index: IndexRow) -> int | str:
+    return index.create_time_us
+
+
+def _update_time(log: _Log, index: IndexRow) -> int | str:
+    return log.update_time_us
+
+
+def _name(log: _Log, index: IndexRow) -> int | str:
+    return index.name
+
+
+_ORDERS: dict[int, tuple[Callable[[_Log, IndexRow], int | str], bool]] = {
+    SessionOrder.SESSION_ORDER_UNSPECIFIED: (_create_time, True),
+    SessionOrder.SESSION_ORDER_CREATE_TIME_DESC: (_create_time, True),
+    SessionOrder.SESSION_ORDER_CREATE_TIME_ASC: (_create_time, False),
+    SessionOrder.SESSION_ORDER_UPDATE_TIME_DESC: (_update_time, True),
+    SessionOrder.SESSION_ORDER_UPDATE_TIME_ASC: (_update_time, False),
+    SessionOrder.SESSION_ORDER_NAME_ASC: (_name, False),
+    SessionOrder.SESSION_ORDER_NAME_DESC: (_name, True),
+}
+
+
+def _fitting(sizes: Iterable[int]) -> int:
+    """How many of the items a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    total = count = 0
+    for size in sizes:
+        total += size
+        if count and total > PAGE_BYTES:
+            break
+        count += 1
+    return count
+
+
+def _stored(event: EventRow) -> StoredEvent:
+    return StoredEvent(event.seq, event.type, event.create_time_us, event.message_id, event.body)

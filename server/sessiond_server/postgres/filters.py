@@ -1,0 +1,142 @@
+"""Lists and counts of sessions as SQL: fixed fragments of list.sql, chosen by the filter, and their parameters.
+
+No value ever becomes part of a text, so there are few texts and each is prepared once per connection.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain.commands import Scope
+from sessiond_server.postgres.statements import LIST
+from sessiond_server.store.contract import PAGE_BYTES
+
+_PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
+_FRAGMENT = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    place: str
+    """What the list is ordered by; the first part of a key."""
+    id: str
+    """Of the same table as `place`, so that one index serves both."""
+    descending: bool
+    reads_heads: bool = False
+
+
+_CREATED_LAST_FIRST = Order("s.create_time", "s.session_id", descending=True)
+
+ORDERS: Mapping[int, Order] = {
+    SessionOrder.SESSION_ORDER_UNSPECIFIED: _CREATED_LAST_FIRST,
+    SessionOrder.SESSION_ORDER_CREATE_TIME_DESC: _CREATED_LAST_FIRST,
+    SessionOrder.SESSION_ORDER_CREATE_TIME_ASC: Order("s.create_time", "s.session_id", descending=False),
+    SessionOrder.SESSION_ORDER_UPDATE_TIME_DESC: Order(
+        "h.update_time", "h.session_id", descending=True, reads_heads=True
+    ),
+    SessionOrder.SESSION_ORDER_UPDATE_TIME_ASC: Order(
+        "h.update_time", "h.session_id", descending=False, reads_heads=True
+    ),
+    SessionOrder.SESSION_ORDER_NAME_ASC: Order("s.name", "s.session_id", descending=False),
+    SessionOrder.SESSION_ORDER_NAME_DESC: Order("s.name", "s.session_id", descending=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    text: str
+    parameters: tuple[Any, ...]
+
+
+def page(
+    scope: Scope,
+    where: SessionFilter,
+    order_by: SessionOrder.ValueType,
+    *,
+    after: tuple[int | str, str] | None,
+    limit: int,
+    content: bool,
+) -> Query:
+    """Rows of session_id, place, version, core, content, found; see Store.list_sessions.
+
+    `found` is more than `limit` when there are more. Without `content` there may be one row more than `limit`.
+    """
+    order = ORDERS[order_by]
+    conditions, values = _conditions(scope, where)
+    values |= {"limit": limit, "page_bytes": PAGE_BYTES}
+    if after is not None:
+        conditions.append("after_descending" if order.descending else "after_ascending")
+        values |= {"after_place": after[0], "after_id": after[1]}
+    template = LIST["page_of_sessions" if content else "page_of_cores"].text
+    return _composed(template, conditions, values, order)
+
+
+def count(scope: Scope, where: SessionFilter) -> Query:
+    """One row with the number of sessions."""
+    conditions, values = _conditions(scope, where)
+    return _composed(LIST["count"].text, conditions, values, _CREATED_LAST_FIRST)
+
+
+def _conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
+    """Names of the fragments that the filter needs, and the values of their parameters."""
+    values: dict[str, Any] = {"tenant_id": scope.tenant_id}
+    names = ["tenant"]
+
+    def add(name: str, parameter: str, value: Any) -> None:
+        names.append(name)
+        values[parameter] = value
+
+    if scope.user_id:
+        add("owner", "owner", scope.user_id)
+    if where.type:
+        add("type", "type", where.type)
+    if where.component_id:
+        add("component", "component_id", where.component_id)
+    if where.agent_id:
+        add("agent", "agent_id", where.agent_id)
+    if where.team_id:
+        add("team", "team_id", where.team_id)
+    if where.workflow_id:
+        add("workflow", "workflow_id", where.workflow_id)
+    if where.user_id:
+        add("user", "user_id", where.user_id)
+    if where.statuses:
+        add("statuses", "statuses", list(where.statuses))
+    if where.name_contains:
+        add("name_contains", "name_contains", where.name_contains.casefold())
+    if where.labels:
+        add("labels", "labels", json.dumps(dict(where.labels), ensure_ascii=False))
+    if where.metadata.fields:
+        add("metadata", "metadata", MessageToJson(where.metadata, indent=None, ensure_ascii=False))
+    for name in ("create_time_from", "create_time_until", "update_time_from", "update_time_until"):
+        if where.HasField(name):
+            add(name, name, microseconds_up(getattr(where, name)))
+    return names, values
+
+
+def microseconds_up(value: Timestamp) -> int:
+    """Rounded up: for stored times, which are whole microseconds, `>=` and `<` then mean the same as with `value`."""
+    return value.seconds * 1_000_000 + -(-value.nanos // 1000)
+
+
+def _composed(template: str, conditions: list[str], values: Mapping[str, Any], order: Order) -> Query:
+    heads = order.reads_heads or any("update_time" in name for name in conditions)
+    fragments = {
+        "source": LIST["source_sessions_and_heads" if heads else "source_sessions"].text,
+        "conditions": "\n    and ".join(LIST[name].text for name in conditions),
+        "place": order.place,
+        "id": order.id,
+        "direction": "desc" if order.descending else "asc",
+    }
+    text = template
+    while _FRAGMENT.search(text):
+        text = _FRAGMENT.sub(lambda found: fragments[found[1]], text)
+    used: dict[str, int] = {}
+    text = _PARAMETER.sub(lambda found: f"${used.setdefault(found[1], len(used) + 1)}", text)
+    return Query(text, tuple(values[name] for name in used))

@@ -1,0 +1,149 @@
+"""Logs and feeds from the rows of log.sql. What a standby answered raises StoreUnavailable."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sessiond.v1.event_pb2 import Event
+from sessiond_server.domain import wire
+from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
+from sessiond_server.domain.rows import Key
+from sessiond_server.errors import SessionNotFound, StoreUnavailable
+from sessiond_server.postgres.statements import LOG
+from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.store import witnesses
+from sessiond_server.store.contract import PAGE_BYTES, FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.witnesses import Trace
+
+HEADS = LOG["log_heads"].text
+PAGE = LOG["read_log"].text
+FEED = LOG["read_feed"].text
+FEED_END = LOG["feed_end"].text
+TRACE = LOG["trace"].text
+
+Row = Any
+"""An asyncpg.Record: values by place or by name."""
+
+
+class RestoredFromDump(Exception):
+    """Events are of transactions that this cluster has not had yet: it is younger than the one they were written in."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            f"events of tenant {tenant_id!r} have transaction ids of the future: the database was restored from a "
+            "dump. Feeds cannot be read until the cluster's ids are raised: docs/decisions/0012-feeds.md"
+        )
+
+
+async def heads(transactions: Transactions, keys: Sequence[Key]) -> LogHeads:
+    """See Store.log_heads."""
+    tenants, sessions = [key[0] for key in keys], [key[1] for key in keys]
+    rows = await transactions.fetch(HEADS, tenants, sessions)
+    server = _server(rows)
+    found: list[LogHead | None] = [None] * len(keys)
+    for place, version, deleted, *_ in rows:
+        if place:
+            found[place - 1] = LogHead(version, deleted)
+    return LogHeads(found, _incarnation(server), server["read_time"], _running(server))
+
+
+async def page(transactions: Transactions, key: Key, after_seq: int, limit: int) -> LogPage:
+    """See Store.read_log."""
+    rows = await transactions.fetch(PAGE, *key, after_seq, limit, PAGE_BYTES)
+    standby, version, deleted, user_id, first_seq = rows[0][:5]
+    if standby:
+        raise StoreUnavailable
+    if version is None:
+        raise SessionNotFound(key[1])
+    entries = [] if first_seq is None else [_entry(*row[4:]) for row in rows]
+    before = entries.pop(0) if entries and entries[0].seq == after_seq else None
+    return LogPage(LogHead(version, deleted), user_id, before, entries)
+
+
+async def feed(transactions: Transactions, tenant_id: str, after: FeedPlace, limit: int) -> FeedPage:
+    """See Store.read_feed."""
+    rows = await transactions.fetch(FEED, tenant_id, after.commit_xid, after.session_id, after.seq, limit, PAGE_BYTES)
+    first = rows[0]
+    if first["standby"]:
+        raise StoreUnavailable
+    if first["impossible"]:
+        raise RestoredFromDump(tenant_id)
+    empty = first["seq"] is None
+    return FeedPage(
+        [] if empty else [_feed_entry(row) for row in rows],
+        complete=empty or len(rows) == first["found"],
+        pending=bool(first["pending"]),
+        incarnation=_incarnation(first),
+        now_us=first["read_time"],
+        running=_running(first),
+    )
+
+
+async def feed_end(transactions: Transactions, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+    """See Store.feed_end."""
+    barrier, *ends = await transactions.fetch(FEED_END, tenant_id, witnesses.MOST)
+    if barrier["standby"]:
+        raise StoreUnavailable
+    return [
+        (FeedPlace(commit_xid, session_id, seq), _event_id(head)) for _, commit_xid, session_id, seq, head in ends[::-1]
+    ]
+
+
+async def find_lost(
+    transactions: Transactions,
+    tenant_id: str,
+    asked: Sequence[tuple[FeedPlace, str]],
+    tombstone_retention: timedelta,
+) -> FeedPlace | None:
+    """See Store.find_lost."""
+    places = [place for place, _ in asked]
+    rows = await transactions.fetch(
+        TRACE, tenant_id, [place.session_id for place in places], [place.seq for place in places]
+    )
+    server = _server(rows)
+    traces = [Trace(None, False, "", "", "")] * len(asked)
+    for place, version, deleted, here, final, first, *_ in rows:
+        if place:
+            previous = Event.FromString(final).previous_event_id if deleted and final else ""
+            traces[place - 1] = Trace(version, deleted, _event_id(here), previous, _event_id(first))
+    retention_us = tombstone_retention // timedelta(microseconds=1)
+    for (place, event_id), trace in zip(asked, traces, strict=True):
+        if witnesses.is_lost(
+            place.seq, event_id, trace, now_us=server["read_time"], tombstone_retention_us=retention_us
+        ):
+            return place
+    return None
+
+
+def _server(rows: Sequence[Row]) -> Row:
+    """The row that describes the server that answered."""
+    server = next(row for row in rows if row["place"] == 0)
+    if server["standby"]:
+        raise StoreUnavailable
+    return server
+
+
+def _incarnation(server: Row) -> str:
+    """A server that was the primary cannot become a standby without a restart: its start names one primary's life."""
+    return str(server["started"])
+
+
+def _running(server: Row) -> frozenset[int]:
+    return frozenset(xid % XIDS for xid in server["running"])
+
+
+def _entry(seq: int, kind: int, head: bytes, body: bytes, content: bytes | None) -> LogEntry:
+    ids = Event.FromString(head)
+    return LogEntry(seq, ids.event_id, ids.previous_event_id, kind, wire.event(kind, head, body, content))
+
+
+def _feed_entry(row: Row) -> FeedEntry:
+    place = FeedPlace(row["commit_xid"], row["session_id"], row["seq"])
+    entry = _entry(row["seq"], row["type"], row["head"], row["body"], row["content"])
+    labels = json.loads(row["labels"]) if row["labels"] else {}
+    return FeedEntry(place, entry, row["user_id"], row["agent_id"] or "", labels, row["writer"] or 0)
+
+
+def _event_id(head: bytes | None) -> str:
+    return Event.FromString(head).event_id if head else ""

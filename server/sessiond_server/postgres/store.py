@@ -1,0 +1,195 @@
+"""The truth in Postgres."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+
+import asyncpg
+
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain import ids
+from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.rows import Key, Rules, Writes
+from sessiond_server.postgres import filters, log, read, sweep, work_reads, write
+from sessiond_server.postgres.attachments import PostgresAttachments
+from sessiond_server.postgres.connection import pool
+from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.store.contract import (
+    CACHED,
+    PAGE_BYTES,
+    Applied,
+    FeedPage,
+    Freshness,
+    LogHeads,
+    LogPage,
+    MessagesPage,
+    SessionsPage,
+)
+from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
+
+
+class PostgresStore:
+    """A Store (see contract.py) on a migrated database. Use as `async with PostgresStore(dsn) as store`.
+
+    Opening it connects to nothing; `ping` tells whether the database is there. Closing it waits for the transactions
+    that are under way. `dsn` may name several hosts, of which `target_session_attrs=read-write` picks the primary.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        rules: Rules | None = None,
+        request_retention: timedelta = timedelta(hours=24),
+        tombstone_retention: timedelta = timedelta(days=30),
+        upload_retention: timedelta = timedelta(hours=24),
+        max_connections: int = 10,
+        connect_timeout: float = 5.0,
+        new_id: Callable[[], str] = ids.uuid7,
+    ) -> None:
+        """`connect_timeout` is in seconds, for each new connection."""
+        self._rules = rules or Rules()
+        self._request_retention = request_retention
+        self._tombstone_retention = tombstone_retention
+        self._new_id = new_id
+        self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._transactions = Transactions(self._pool)
+        self.attachments = PostgresAttachments(self._transactions, self._rules, new_id, upload_retention)
+
+    async def __aenter__(self) -> "PostgresStore":
+        await self._pool
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transactions.close()
+        await self._pool.close()
+
+    async def apply(self, commands: Sequence[Command]) -> Applied:
+        async def work(connection: asyncpg.Connection) -> Applied:
+            heads = await write.lock_heads(connection, commands)
+            return await write.apply(connection, commands, heads, self._rules, self._new_id)
+
+        return await self._transactions.run(work) if commands else Applied((), Writes())
+
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
+        rows = await self._transactions.fetch(
+            read.GET_SESSION if content else read.GET_CORE, scope.tenant_id, session_id, scope.user_id
+        )
+        return read.session(session_id, rows)
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
+    ) -> Sequence[SessionSnapshot | None]:
+        rows = await self._transactions.fetch(
+            read.GET_SESSIONS if content else read.GET_CORES, scope.tenant_id, session_ids, scope.user_id
+        )
+        return read.sessions(len(session_ids), rows)
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder.ValueType,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
+        return read.sessions_page(limit, await self._transactions.fetch(query.text, *query.parameters))
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        query = filters.count(scope, where)
+        count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
+        return count
+
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
+        rows = await self._transactions.fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
+        return read.message(session_id, message_id, rows)
+
+    async def list_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
+    ) -> MessagesPage:
+        rows = await self._transactions.fetch(
+            read.LIST_MESSAGES_DESCENDING if descending else read.LIST_MESSAGES_ASCENDING,
+            scope.tenant_id,
+            session_id,
+            scope.user_id,
+            after_seq,
+            before_seq or read.NO_BOUND,
+            limit,
+            PAGE_BYTES,
+        )
+        return read.messages_page(session_id, rows)
+
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return await log.heads(self._transactions, keys)
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return await log.page(self._transactions, key, after_seq, limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return await log.feed(self._transactions, tenant_id, after, limit)
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return await log.feed_end(self._transactions, tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await log.find_lost(self._transactions, tenant_id, witnesses, self._tombstone_retention)
+
+    async def expire_due(self, limit: int) -> Writes:
+        return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)
+
+    async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
+        return await work_reads.run(self._transactions, scope, session_id, run_id)
+
+    async def list_runs(
+        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
+    ) -> RunsPage:
+        return await work_reads.runs(self._transactions, scope, session_id, statuses, before, limit)
+
+    async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
+        return await work_reads.metrics(self._transactions, scope, session_id)
+
+    async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
+        return await work_reads.tool_call(self._transactions, scope, session_id, tool_call_id)
+
+    async def list_tool_calls(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        statuses: Sequence[int],
+        run_id: str,
+        before: int | None,
+        limit: int,
+    ) -> ToolCallsPage:
+        return await work_reads.tool_calls(self._transactions, scope, session_id, statuses, run_id, before, limit)
+
+    async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
+        return await work_reads.pending(self._transactions, scope, user_id, after, limit)
+
+    async def purge(self, limit: int) -> int:
+        return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
+
+    async def token_key(self) -> bytes:
+        key: bytes = (await self._transactions.fetch(read.TOKEN_KEY))[0][0]
+        return key
+
+    async def ping(self) -> None:
+        read.check_primary(await self._transactions.fetch(read.PING))

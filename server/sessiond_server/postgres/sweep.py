@@ -1,0 +1,84 @@
+"""Expiry and the end of retentions, in small transactions."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import asyncpg
+
+from sessiond.v1.session_pb2 import Session
+from sessiond_server.domain import batch
+from sessiond_server.domain.commands import (
+    INTERNAL_REQUEST_PREFIX,
+    Command,
+    ExpireSession,
+    Scope,
+)
+from sessiond_server.domain.rows import Head, Key, Rules, Writes
+from sessiond_server.postgres import write
+from sessiond_server.postgres.columns import columns
+from sessiond_server.postgres.statements import SWEEP
+from sessiond_server.postgres.transactions import Transactions
+
+LOCK_DUE = SWEEP["lock_due"].text
+POSTPONE_CHECKS = SWEEP["postpone_checks"].text
+PURGE_REQUESTS = SWEEP["purge_requests"].text
+PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
+
+
+async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> Writes:
+    """See Store.expire_due. What was extended since is looked at again when its time is over."""
+    written = Writes()
+    while len(written.heads) < limit:
+        wanted = limit - len(written.heads)
+
+        async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
+            return await _expire(connection, wanted, rules, new_id)
+
+        looked_at, writes = await transactions.run(work)
+        written.extend(writes)
+        if looked_at < wanted:
+            break
+    return written
+
+
+async def _expire(
+    connection: asyncpg.Connection, limit: int, rules: Rules, new_id: Callable[[], str]
+) -> tuple[int, Writes]:
+    """(sessions looked at, what ended them or their live runs)."""
+    rows = await connection.fetch(LOCK_DUE, limit)
+    heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
+    commands = [
+        Command(Scope(tenant_id), session_id, ExpireSession(), batch.ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
+        for tenant_id, session_id in heads
+    ]
+    if not commands:
+        return 0, Writes()
+    writes = (await write.apply(connection, commands, heads, rules, new_id)).writes
+    after = heads | {row.key: row.head for row in writes.heads}
+    checks = [(*key, _next_check(head)) for key, head in after.items()]
+    await connection.fetch(POSTPONE_CHECKS, *columns(checks, 3))
+    return len(heads), writes
+
+
+def _next_check(head: Head) -> int | None:
+    return None if head.deleted else batch.next_check(Session.FromString(head.core), head.lease_expire_us)
+
+
+async def purge(
+    transactions: Transactions, limit: int, request_retention: timedelta, tombstone_retention: timedelta
+) -> int:
+    """See Store.purge."""
+    requests = await transactions.run(lambda connection: _purge(connection, PURGE_REQUESTS, request_retention, limit))
+    tombstones = await transactions.run(
+        lambda connection: _purge(connection, PURGE_TOMBSTONES, tombstone_retention, limit)
+    )
+    return requests + tombstones
+
+
+async def _purge(connection: asyncpg.Connection, statement: str, retention: timedelta, limit: int) -> int:
+    return _rows_of(await connection.execute(statement, retention, limit))
+
+
+def _rows_of(status: str) -> int:
+    """The count in a command's status, such as `DELETE 3`."""
+    return int(status.rpartition(" ")[2])

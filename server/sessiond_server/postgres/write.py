@@ -1,0 +1,198 @@
+"""The write path: commands in, rows out, in one transaction. domain/rows.py has the order of the steps."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import asyncpg
+
+from sessiond_server.domain import batch, replay
+from sessiond_server.domain.commands import Command, Result
+from sessiond_server.domain.rows import (
+    AppendedMessage,
+    Head,
+    HeadRow,
+    IndexRow,
+    Key,
+    Known,
+    Needs,
+    Replay,
+    RequestRecord,
+    Rules,
+    StoredEvent,
+    Writes,
+)
+from sessiond_server.postgres import file_rows, work
+from sessiond_server.postgres.columns import columns, flat
+from sessiond_server.postgres.statements import WRITE
+from sessiond_server.postgres.transactions import Raced
+from sessiond_server.store.contract import Applied
+
+LOCK_HEADS = WRITE["lock_heads"].text
+LOCK_TENANTS = WRITE["lock_tenants"].text
+COUNT_LIVE = WRITE["count_live"].text
+LOOK_UP = WRITE["look_up"].text
+FIND_MESSAGES = WRITE["find_messages"].text
+FIND_CONTENTS = WRITE["find_contents"].text
+FIND_REPLAYED = WRITE["find_replayed"].text
+WRITE_SESSIONS = WRITE["write_sessions"].text
+WRITE_LOG = WRITE["write_log"].text
+WRITE_REDACTIONS = WRITE["write_redactions"].text
+WRITE_DELETIONS = WRITE["write_deletions"].text
+
+
+async def lock_heads(connection: asyncpg.Connection, commands: Sequence[Command]) -> dict[Key, Head]:
+    """Locks the rows of the commands' sessions, in the order that all writers keep, and reads them."""
+    keys = sorted({command.key for command in commands})
+    rows = await connection.fetch(LOCK_HEADS, *columns(keys, 2))
+    return {keys[row[0] - 1]: head(row, 1) for row in rows}
+
+
+def head(row: Sequence[Any], start: int) -> Head:
+    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time."""
+    return Head(*row[start : start + 7])
+
+
+async def apply(
+    connection: asyncpg.Connection,
+    commands: Sequence[Command],
+    heads: Mapping[Key, Head],
+    rules: Rules,
+    new_id: Callable[[], str],
+) -> Applied:
+    """Decides the commands and writes what they do, within the transaction that holds the locks of `heads`.
+
+    Raises Raced when a session is there by now that was not when the heads were locked.
+    """
+    known = await look_up(connection, batch.needs(commands, heads, rules))
+    decision = batch.decide(commands, heads, known, rules, new_id)
+    replays = {place: r for place, r in enumerate(decision.results) if isinstance(r, Replay)}
+    outcomes: dict[int, Result] = {}
+    if replays:
+        # Before anything is written: a deletion later in the batch removes the events that tell.
+        outcomes = await _replayed(connection, commands, replays)
+    await _write(connection, decision.writes, heads, known.now_us)
+    results = [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
+    return Applied(results, decision.writes)
+
+
+async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
+    """What the rules ask for, and the clock, both as of after the locks were taken."""
+    live: dict[str, int] = {}
+    if needs.tenants:
+        # Two statements: the count must see what the holders of the locks committed.
+        await connection.fetch(LOCK_TENANTS, needs.tenants)
+        live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
+    rows = await connection.fetch(LOOK_UP, *columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
+    known = Known(now_us=rows[0][2], live_sessions=live)
+    for kind, place, _, fingerprint, first_seq, last_seq in rows[1:]:
+        if kind == 1:
+            known.requests[needs.requests[place - 1]] = RequestRecord(fingerprint, first_seq, last_seq)
+        else:
+            known.message_ids.add(needs.message_ids[place - 1])
+    if needs.messages:
+        for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
+            known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
+    if needs.contents:
+        for place, content in await connection.fetch(FIND_CONTENTS, *columns(flat(needs.contents), 3)):
+            known.contents[needs.contents[place - 1][0]] = content
+    await work.look_up(connection, needs, known)
+    await file_rows.look_up(connection, needs, known)
+    return known
+
+
+async def _replayed(
+    connection: asyncpg.Connection, commands: Sequence[Command], replays: Mapping[int, Replay]
+) -> dict[int, Result]:
+    """The first outcomes of commands that were made before, by their place in the batch."""
+    places = list(replays)
+    asked = [(*replays[place].key, replays[place].first_seq, replays[place].last_seq) for place in places]
+    found: dict[int, list[StoredEvent]] = {}
+    rows = await connection.fetch(FIND_REPLAYED, *columns(asked, 4))
+    for index, group in groupby(rows, key=lambda row: row[0]):
+        found[places[index - 1]] = [StoredEvent(*row[1:]) for row in group]
+    wanted = [(place, seq) for place, events in found.items() for seq in replay.contents(events)]
+    contents: dict[int, dict[int, bytes]] = {place: {} for place in places}
+    if wanted:
+        keys = ((*replays[place].key, seq) for place, seq in wanted)
+        for index, content in await connection.fetch(FIND_CONTENTS, *columns(keys, 3)):
+            place, seq = wanted[index - 1]
+            contents[place][seq] = content or b""
+    return {place: replay.outcome(commands[place].action, found[place], contents[place]) for place in places}
+
+
+async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
+    created = sorted((row for row in writes.heads if row.created), key=lambda row: row.key)
+    changed = [row for row in writes.heads if not row.created]
+    if created or writes.index:
+        index = sorted(writes.index, key=lambda row: row.key)
+        inserted = await connection.fetchval(
+            WRITE_SESSIONS,
+            *columns((_head_columns(row, None) for row in created), 11),
+            *columns(map(_index_columns, index), 13),
+        )
+        if inserted != len(created):
+            raise Raced
+    if writes.events:
+        await connection.fetch(
+            WRITE_LOG,
+            *columns((_head_columns(row, heads[row.key]) for row in changed), 11),
+            *columns(
+                (
+                    (*e.key, e.seq, e.type, e.create_time_us, e.message_id, e.head, e.body, e.content)
+                    for e in writes.events
+                ),
+                9,
+            ),
+            *columns(
+                (
+                    (*r.key, r.request_id, r.record.fingerprint, r.record.first_seq, r.record.last_seq)
+                    for r in writes.requests
+                ),
+                6,
+            ),
+            now_us,
+        )
+    if writes.redactions:
+        await connection.fetch(
+            WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
+        )
+    await work.write(connection, writes)
+    await file_rows.write(connection, writes)
+    if writes.deletions:
+        await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
+
+
+def _head_columns(row: HeadRow, before: Head | None) -> tuple[Any, ...]:
+    after = row.head
+    return (
+        *row.key,
+        after.version,
+        after.content_version,
+        row.update_time_us,
+        row.expire_time_us,
+        row.delete_time_us,
+        after.user_id,
+        after.core,
+        # None leaves the stored ones where they are, out of line when they are large.
+        None if before is not None and before.limits == after.limits else after.limits,
+        after.lease_expire_us,
+    )
+
+
+def _index_columns(row: IndexRow) -> tuple[Any, ...]:
+    return (
+        *row.key,
+        row.type,
+        row.status,
+        row.create_time_us,
+        row.agent_id,
+        row.team_id,
+        row.workflow_id,
+        row.user_id,
+        row.name,
+        row.name.casefold(),
+        json.dumps(row.labels, ensure_ascii=False),
+        row.metadata_json,
+    )

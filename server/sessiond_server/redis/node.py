@@ -1,0 +1,289 @@
+"""One Redis or Valkey server: kept connected, greeted, believed while its epoch holds."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+import hiredis
+
+from sessiond_server.domain.rows import Key
+from sessiond_server.redis import entries, scripts
+from sessiond_server.redis.lane import QUIET_TURNS, Lane
+from sessiond_server.redis.link import Link, LinkLost, open_link
+from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Forget, Limits
+
+_log = logging.getLogger("sessiond.cache")
+
+HEARTBEAT: Final = 1.0
+"""Seconds between two looks at who answers. Bounds how long a server that was demoted, or swapped behind a proxy that
+keeps connections open, is still read."""
+
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two attempts to reach a server that is away, at most; half of it is left to chance."""
+
+STEADY: Final = 5.0
+"""Seconds that a server must have been of use for the next attempt to be made at once."""
+
+MOST_WAITING: Final = 4096
+"""Reads that wait for one server; one more is answered with None."""
+
+MOST_OFFERS: Final = 256
+"""Changes that wait for one server; while there are more, offers are dropped."""
+
+_RUN_ID = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """In seconds."""
+
+    connect: float = 0.1
+    answer: float = 0.05
+    """From a call to its reply."""
+
+
+class Node:
+    """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when another epoch was found, before
+    that is used, `moved` when it no longer has a key.
+
+    The breaker is here: `ready` is open or closed, and the attempts of `run`, which no caller waits for, are the
+    half-open state. Reads and writes have a connection each, so that a read never waits behind a batch of writes.
+    """
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        prefix: bytes,
+        epoch_key: bytes,
+        limits: Limits,
+        timeouts: Timeouts,
+        random: Random,
+        changed: Callable[[], None],
+        begun: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
+        self.ready = False
+        self.reason = "not connected yet"
+        self._epoch_key = epoch_key
+        self._arguments = arguments
+        self._prefix = prefix
+        self._limits = limits
+        self._timeouts = timeouts
+        self._random = random
+        self._changed = changed
+        self._begun = begun
+        self._moved = moved
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._run_id: bytes | None = None
+        self._begin_new = False
+        """The next greeting begins a new epoch."""
+        self._load = True
+        """The next greeting loads the scripts."""
+        self._epoch = b""
+        self._clock_ms = 0.0
+        """The server's clock minus the loop's, in milliseconds."""
+        self._names: entries.Names
+        self._reads: Lane
+        self._writes: Lane
+        self._told = False
+        """The log says that it cannot be used."""
+
+    def get(self, key: Key, content: bool, newest: int) -> "asyncio.Future[Copy | None]":
+        """See `Cache.get`."""
+        answer: asyncio.Future[Copy | None] = self._loop.create_future()
+        if not self.ready or self._reads.waiting >= MOST_WAITING:
+            answer.set_result(None)
+        else:
+            commands, count = entries.read(self._names.of(key), content, newest)
+            self._reads.add(commands, count, partial(self._got, answer, newest))
+        return answer
+
+    def put(self, changes: Sequence[Change], done: Callable[[Sequence[bool]], None]) -> None:
+        """See `Cache.put`; `done` gets the results."""
+        if not self.ready:
+            done([False] * len(changes))
+        else:
+            commands = b"".join([self._packed(change) for change in changes])
+            self._writes.add(commands, len(changes), partial(self._did, len(changes), done))
+
+    def busy(self) -> bool:
+        """Too busy for what may as well be lost."""
+        return not self.ready or self._writes.waiting >= MOST_OFFERS
+
+    def new_epoch(self) -> None:
+        """See `Cache.new_epoch`."""
+        self._begin_new = True
+        self._doubt("a new epoch is due")
+
+    def keep_epoch_in(self, key: bytes) -> None:
+        """Another key for the epoch; which one must be the same for all processes."""
+        if key != self._epoch_key:
+            self._epoch_key = key
+            self.new_epoch()
+
+    async def run(self) -> None:
+        """Keeps the server in use until cancelled."""
+        failures = 0
+        while True:
+            began = self._loop.time()
+            try:
+                await self._use()
+            except LinkLost as lost:
+                self._fail(str(lost))
+            except hiredis.ReplyError as refusal:
+                self._fail(code(refusal))
+            if self._loop.time() - began > STEADY:
+                failures = 0
+            longest = min(0.01 * 4**failures, LONGEST_PAUSE)
+            failures = min(failures + 1, 10)
+            await asyncio.sleep(longest * (0.5 + self._random.random() / 2))
+
+    async def _use(self) -> None:
+        """Connects, greets, and looks again every so often. Raises when the server is of no more use."""
+        reader = await open_link(self._arguments, self._timeouts.connect, self._timeouts.answer)
+        try:
+            writer = await open_link(self._arguments, self._timeouts.connect, self._timeouts.answer)
+            try:
+                self._load = True
+                reader.on_lost = writer.on_lost = self._wake.set
+                await self._greet_until_lost(reader, writer)
+            finally:
+                writer.close()
+        finally:
+            reader.close()
+
+    async def _greet_until_lost(self, reader: Link, writer: Link) -> None:
+        fresh, began = True, self._loop.time()
+        while True:
+            self._wake.clear()
+            await self._greet(reader, writer, fresh)
+            fresh = False
+            # What was asked for during the greeting calls for another one.
+            if not self._begin_new and not self._wake.is_set():
+                self._set_ready(True, "")
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._wake.wait()
+            except TimeoutError:
+                if self._told and self.ready and self._loop.time() - began > STEADY:
+                    self._told = False
+                    _log.info("the cache is used again")
+                continue
+            if lost := reader.lost or writer.lost:
+                raise LinkLost(lost)
+
+    async def _greet(self, reader: Link, writer: Link, fresh: bool) -> None:
+        """Finds out who answers, in which epoch, and what its clock says."""
+        run_id = (await about_server(writer)).get(b"run_id", b"").ljust(_RUN_ID)[:_RUN_ID]
+        if fresh and (await about_server(reader)).get(b"run_id", b"").ljust(_RUN_ID)[:_RUN_ID] != run_id:
+            raise LinkLost("two servers answer in turn")
+        begin_new, self._begin_new = self._begin_new, False
+        # What this process put elsewhere, or before a restart, may be missing here.
+        forced = begin_new or self._run_id not in (None, run_id)
+        try:
+            epoch, clock = await self._current_epoch(writer, run_id, forced)
+        except BaseException:
+            self._begin_new = forced
+            raise
+        self._run_id = run_id
+        self._clock_ms = int(clock) - self._loop.time() * 1000
+        if fresh or epoch != self._epoch:
+            if epoch != self._epoch:
+                self._begun()
+            self._epoch = epoch
+            self._names = entries.Names(self._prefix, epoch[_RUN_ID:])
+            self._reads = Lane(reader, self._epoch_key, epoch, self._lane_changed, QUIET_TURNS)
+            self._writes = Lane(writer, self._epoch_key, epoch, self._lane_changed, 0)
+
+    async def _current_epoch(self, writer: Link, run_id: bytes, forced: bool) -> tuple[bytes, bytes]:
+        name = secrets.token_hex(8).encode()
+        ask = (b"EVALSHA", scripts.EPOCH.sha, b"1", self._epoch_key, run_id, name, b"1" if forced else b"0")
+        if not self._load:
+            try:
+                epoch, clock = await writer.ask(*ask)
+            except hiredis.ReplyError as refusal:
+                if not code(refusal).endswith("NOSCRIPT"):
+                    raise
+            else:
+                return epoch, clock
+        for script in scripts.ALL:
+            await writer.ask(b"SCRIPT", b"LOAD", script.source)
+        self._load = False
+        epoch, clock = await writer.ask(*ask)
+        return epoch, clock
+
+    def _packed(self, change: Change) -> bytes:
+        names = self._names.of(change.key)
+        if isinstance(change, Forget):
+            return entries.forgetting(names, change, self._limits)
+        latest = round((change.as_of.time + MAX_AGE) * 1000 + self._clock_ms)
+        ttl = round(self._limits.ttl * 1000 * (0.8 + 0.2 * self._random.random()))
+        return entries.putting(names, change, self._limits, latest, ttl)
+
+    def _got(self, answer: "asyncio.Future[Copy | None]", newest: int, replies: Sequence[Any] | None) -> None:
+        if answer.done():
+            return
+        answer.set_result(None if replies is None else entries.copy(replies, newest))
+        if replies is not None and isinstance(replies[0], Exception):
+            self._refused(replies[0])
+
+    def _did(self, count: int, done: Callable[[Sequence[bool]], None], replies: Sequence[Any] | None) -> None:
+        if replies is None:
+            done([False] * count)
+            return
+        done([isinstance(reply, int) and reply >= 0 for reply in replies])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._refused(reply)
+                break
+            if reply < 0:
+                self._doubt("its clock was set")
+                break
+
+    def _refused(self, error: Exception) -> None:
+        """An error reply to a command about copies: full, read-only, without the scripts, without the key ..."""
+        why = code(error)
+        if why.endswith("NOSCRIPT"):
+            self._load = True
+        elif why.endswith(("MOVED", "ASK", "CLUSTERDOWN")):
+            self._moved()
+            return
+        self._doubt(why)
+
+    def _lane_changed(self) -> None:
+        self._doubt("the epoch changed")
+
+    def _doubt(self, why: str) -> None:
+        """Not to be used before it was greeted again, which is about to happen."""
+        self._set_ready(False, why)
+        self._wake.set()
+
+    def _fail(self, why: str) -> None:
+        self._set_ready(False, why)
+        if not self._told:
+            self._told = True
+            _log.warning("the cache cannot be used: %s", why)
+
+    def _set_ready(self, ready: bool, reason: str) -> None:
+        was, self.ready, self.reason = self.ready, ready, reason
+        if was != ready:
+            self._changed()
+
+
+async def about_server(link: Link, *command: bytes) -> dict[bytes, bytes]:
+    """What INFO says of the server, or a command that answers alike. Raises LinkLost; hiredis.ReplyError."""
+    info: Any = await link.ask(*(command or (b"INFO", b"server")))
+    text: bytes = info.encode() if isinstance(info, str) else info
+    return dict(line.partition(b":")[::2] for line in text.split(b"\r\n") if b":" in line)
+
+
+def code(error: Exception) -> str:
+    """What may be said of an error reply: its first word, which is its code. The rest may name keys, or users."""
+    return f"the server answers {str(error).partition(' ')[0]}"

@@ -1,0 +1,158 @@
+"""What the RPCs of EventService accept: one function for each, as in requests.py.
+
+Positions are not checked here: they are signed, and who opens them knows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.event_service_pb2 import (
+    Delta,
+    FeedFilter,
+    FeedStart,
+    ListEventsRequest,
+    PublishDeltaRequest,
+    WatchEventsRequest,
+    WatchSessionRequest,
+)
+from sessiond.v1.session_pb2 import SessionView
+from sessiond_server.domain import text, validation
+from sessiond_server.domain.validation import Found
+from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
+
+EVENTS_PAGE: Final = (50, 1000)
+FILTER_TYPES: Final = 64
+FILTER_SESSIONS: Final = 256
+FILTER_LABELS: Final = 16
+DELTAS: Final = 64
+DELTAS_BYTES: Final = 256 * validation.KIB
+PIECE_BYTES: Final = 65_536
+MOST_PARTS: Final = 256
+LARGEST_OFFSET: Final = 2**53
+
+_PIECES: Final = ("text", "thinking", "arguments")
+_ALL: Final = SessionSelection()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWatch:
+    """How to watch a session."""
+
+    selection: SessionSelection
+    full: bool
+    """SESSION_VIEW_FULL for the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedWatch:
+    """How to watch a tenant's feed."""
+
+    selection: FeedSelection
+    from_beginning: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventsList:
+    """Which page of events."""
+
+    selection: SessionSelection
+    limit: int
+    """1 to 1000."""
+
+
+def watch_session(request: WatchSessionRequest) -> SessionWatch:
+    found = Found()
+    found.add("session_id", text.identifier(request.session_id))
+    types = _types(found, request.filter.types)
+    validation.enum(found, "view", request.view, SessionView.DESCRIPTOR)
+    if request.position and request.from_beginning:
+        found.add("from_beginning", "must not be set with a position")
+    found.check()
+    return SessionWatch(_session_selection(types), request.view != SessionView.SESSION_VIEW_BASIC)
+
+
+def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
+    """`owner` is the user that the caller's key is bound to; empty for none."""
+    found = Found()
+    validation.enum(found, "start", request.start, FeedStart.DESCRIPTOR)
+    where = request.filter
+    types = _feed_filter(found, where)
+    found.check()
+    selection = FeedSelection.made(owner, where.session_ids, where.agent_id, where.user_id, where.labels, types)
+    return FeedWatch(selection, request.start == FeedStart.FEED_START_BEGINNING)
+
+
+def list_events(request: ListEventsRequest) -> EventsList:
+    found = Found()
+    found.add("session_id", text.identifier(request.session_id))
+    types = _types(found, request.filter.types)
+    if request.page_size < 0:
+        found.add("page_size", "must not be negative")
+    found.check()
+    default, most = EVENTS_PAGE
+    return EventsList(_session_selection(types), min(request.page_size or default, most))
+
+
+def publish_delta(request: PublishDeltaRequest) -> list[bytes]:
+    """The deltas, serialised."""
+    found = Found()
+    found.add("session_id", text.identifier(request.session_id))
+    if not 1 <= len(request.deltas) <= DELTAS:
+        found.add("deltas", f"must be 1 to {DELTAS}")
+        found.check()
+    for index, delta in enumerate(request.deltas):
+        if found.enough:
+            break
+        _delta(found, f"deltas[{index}]", delta)
+    data = [delta.SerializeToString() for delta in request.deltas]
+    if sum(map(len, data)) > DELTAS_BYTES:
+        found.add("deltas", f"must be at most {DELTAS_BYTES} bytes together")
+    found.check()
+    return data
+
+
+def _delta(found: Found, path: str, delta: Delta) -> None:
+    found.add(f"{path}.message_id", text.identifier(delta.message_id))
+    if not 0 <= delta.part_index < MOST_PARTS:
+        found.add(f"{path}.part_index", f"must be 0 to {MOST_PARTS - 1}")
+    if not 0 <= delta.offset <= LARGEST_OFFSET:
+        found.add(f"{path}.offset", "must be 0 to 2^53")
+    piece = delta.WhichOneof("piece")
+    if piece is None:
+        found.add(f"{path}.piece", "is required")
+    elif piece in _PIECES and len(getattr(delta, piece).encode()) > PIECE_BYTES:
+        found.add(f"{path}.{piece}", f"must be at most {PIECE_BYTES} bytes")
+    found.add(f"{path}.name", text.line(delta.name, 0, 128))
+    if delta.run_id:
+        found.add(f"{path}.run_id", text.identifier(delta.run_id))
+
+
+def _feed_filter(found: Found, where: FeedFilter) -> frozenset[int]:
+    """The types that it selects."""
+    if len(where.session_ids) > FILTER_SESSIONS:
+        found.add("filter.session_ids", f"must be at most {FILTER_SESSIONS}")
+    for index, session_id in enumerate(where.session_ids[:FILTER_SESSIONS]):
+        if found.enough:
+            break
+        found.add(f"filter.session_ids[{index}]", text.identifier(session_id))
+    for name in ("agent_id", "user_id"):
+        found.add(f"filter.{name}", text.line(getattr(where, name), 0, 128))
+    validation.labels(found, "filter.labels", where.labels, FILTER_LABELS)
+    return _types(found, where.types)
+
+
+def _types(found: Found, types: Iterable[int]) -> frozenset[int]:
+    """Empty for all."""
+    given = list(types)
+    if len(given) > FILTER_TYPES:
+        found.add("filter.types", f"must be at most {FILTER_TYPES}")
+    for index, value in enumerate(given[:FILTER_TYPES]):
+        validation.enum(found, f"filter.types[{index}]", value, EventType.DESCRIPTOR)
+    return frozenset() if EventType.EVENT_TYPE_UNSPECIFIED in given else frozenset(given)
+
+
+def _session_selection(types: frozenset[int]) -> SessionSelection:
+    # Most watchers filter nothing: one selection serves them all.
+    return SessionSelection(types) if types else _ALL

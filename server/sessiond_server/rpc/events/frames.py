@@ -1,0 +1,173 @@
+"""Frames of the streams, put together from stored bytes: no event is parsed on its way to a subscriber.
+
+What all streams at one place with one filter get is made once and kept with the batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sessiond.v1.event_service_pb2 import (
+    Bookmark,
+    DeltaBatch,
+    EventBatch,
+    GoingAway,
+    Resumed,
+    Snapshot,
+    WatchEventsResponse,
+    WatchSessionResponse,
+)
+from sessiond_server.domain import wire
+from sessiond_server.domain.commands import SessionSnapshot
+from sessiond_server.domain.log import LogEntry
+from sessiond_server.domain.times import set_timestamp
+from sessiond_server.events.contract import (
+    Batch,
+    CaughtUp,
+    Cursor,
+    DeltasPassed,
+    FeedBatch,
+    FeedCursor,
+    FeedStream,
+    SessionStream,
+)
+from sessiond_server.rpc.events.filters import DELETED, FeedSelection, SessionSelection
+from sessiond_server.rpc.events.positions import FeedPositions, SessionPositions
+
+_EVENT: Final = wire.tag(EventBatch.EVENTS_FIELD_NUMBER)
+_DELTA: Final = wire.tag(DeltaBatch.DELTAS_FIELD_NUMBER)
+_SNAPSHOT_SESSION: Final = wire.tag(Snapshot.SESSION_FIELD_NUMBER)
+_SESSION_EVENTS: Final = wire.tag(WatchSessionResponse.EVENTS_FIELD_NUMBER)
+_SESSION_SNAPSHOT: Final = wire.tag(WatchSessionResponse.SNAPSHOT_FIELD_NUMBER)
+_SESSION_DELTAS: Final = wire.tag(WatchSessionResponse.DELTAS_FIELD_NUMBER)
+_FEED_EVENTS: Final = wire.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
+
+_DELTAS: Final = "deltas"
+"""Key of the frame of deltas, which is the same for all."""
+
+FRAMES_KEPT: Final = 64
+FRAME_BYTES_KEPT: Final = 8 * 1024 * 1024
+"""Most frames of one batch that are kept for other streams, and their bytes together. Further filters have theirs made
+for each stream: a batch outlives its delivery, and filters are as many as watchers can think of."""
+
+
+class SessionFrames:
+    """What one watcher of a session is sent."""
+
+    __slots__ = ("_positions", "_selection", "_stream", "ended")
+
+    def __init__(self, stream: SessionStream, positions: SessionPositions, selection: SessionSelection) -> None:
+        self._stream = stream
+        self._positions = positions
+        self._selection = selection
+        self.ended = False
+        """Whether the last frame says that the session was deleted: nothing follows it."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """After what `next` has dealt with."""
+        return self._stream.cursor
+
+    def first(self, snapshot: SessionSnapshot | None) -> bytes:
+        """The frame that the stream begins with."""
+        position = self.position(self.cursor)
+        if snapshot is None:
+            resumed = Resumed(position=position, head_seq=self._stream.head_seq)
+            return WatchSessionResponse(resumed=resumed).SerializeToString()
+        session = wire.field(_SNAPSHOT_SESSION, snapshot.core + snapshot.content)
+        return wire.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
+
+    async def next(self) -> bytes:
+        """The frame of what comes next; empty when the filter passed over all of it. Raises as SessionStream.next."""
+        item = await self._stream.next()
+        if isinstance(item, CaughtUp):
+            return self.bookmark(item)
+        if isinstance(item, DeltasPassed):
+            return _once(item.frames, _DELTAS, lambda: wire.field(_SESSION_DELTAS, wire.repeated(_DELTA, item.data)))
+        self.ended = item.entries[-1].type == DELETED
+        return _once(item.frames, self._positions.binding, lambda: self._events(item))
+
+    def bookmark(self, read: CaughtUp | None = None) -> bytes:
+        """None: what was read of the log and passed over is the proof."""
+        bookmark = Bookmark(position=self.position(self.cursor), head_seq=self._stream.head_seq)
+        if read is not None:
+            set_timestamp(bookmark.read_time, read.read_time_us)
+        return WatchSessionResponse(bookmark=bookmark).SerializeToString()
+
+    def going_away(self, at: Cursor) -> bytes:
+        return WatchSessionResponse(going_away=GoingAway(position=self.position(at))).SerializeToString()
+
+    def position(self, at: Cursor) -> str:
+        return self._positions.seal(at)
+
+    def _events(self, batch: Batch) -> bytes:
+        entries = self._selection.of(batch.entries)
+        last = batch.entries[-1]
+        return _event_batch(
+            _SESSION_EVENTS,
+            entries,
+            lambda: EventBatch(position=self.position(Cursor(last.seq, last.event_id)), head_seq=batch.head_seq),
+        )
+
+
+class FeedFrames:
+    """What one watcher of a tenant's feed is sent."""
+
+    __slots__ = ("_positions", "_selection", "_stream")
+
+    ended: Final = False
+
+    def __init__(self, stream: FeedStream, positions: FeedPositions, selection: FeedSelection) -> None:
+        self._stream = stream
+        self._positions = positions
+        self._selection = selection
+
+    @property
+    def cursor(self) -> FeedCursor:
+        """As of SessionFrames."""
+        return self._stream.cursor
+
+    def first(self) -> bytes:
+        """The frame that the stream begins with."""
+        return WatchEventsResponse(resumed=Resumed(position=self.position(self.cursor))).SerializeToString()
+
+    async def next(self) -> bytes:
+        """As of SessionFrames. Raises as FeedStream.next."""
+        item = await self._stream.next()
+        if isinstance(item, CaughtUp):
+            return self.bookmark(item)
+        return _once(item.frames, self._positions.binding, lambda: self._events(item))
+
+    def bookmark(self, read: CaughtUp | None = None) -> bytes:
+        """As of SessionFrames."""
+        bookmark = Bookmark(position=self.position(self.cursor))
+        if read is not None:
+            set_timestamp(bookmark.read_time, read.read_time_us)
+        return WatchEventsResponse(bookmark=bookmark).SerializeToString()
+
+    def going_away(self, at: FeedCursor) -> bytes:
+        return WatchEventsResponse(going_away=GoingAway(position=self.position(at))).SerializeToString()
+
+    def position(self, at: FeedCursor) -> str:
+        return self._positions.seal(at)
+
+    def _events(self, batch: FeedBatch) -> bytes:
+        entries = [event.entry for event in self._selection.of(batch.entries)]
+        # All streams that share the batch have read it, and are behind its last event.
+        return _event_batch(_FEED_EVENTS, entries, lambda: EventBatch(position=self.position(self.cursor)))
+
+
+def _once(frames: dict[object, bytes], key: object, make: Callable[[], bytes]) -> bytes:
+    frame = frames.get(key)
+    if frame is None:
+        frame = make()
+        if len(frames) < FRAMES_KEPT and sum(map(len, frames.values())) + len(frame) <= FRAME_BYTES_KEPT:
+            frames[key] = frame
+    return frame
+
+
+def _event_batch(frame_tag: bytes, entries: Sequence[LogEntry], rest: Callable[[], EventBatch]) -> bytes:
+    """Empty for no entries."""
+    if not entries:
+        return b""
+    events = wire.repeated(_EVENT, [entry.data for entry in entries], rest().SerializeToString())
+    return wire.field(frame_tag, events)

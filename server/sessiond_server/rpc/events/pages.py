@@ -1,0 +1,48 @@
+"""Pages of one session's log, from a position on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.log import LogEntry
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.events import channel
+from sessiond_server.events.contract import Cursor
+from sessiond_server.rpc.events.filters import SessionSelection
+from sessiond_server.store.contract import Store
+
+LOOKED_AT: Final = 1000
+"""Events that one page of a filtered list reads at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    entries: Sequence[LogEntry]
+    """What the filter selects."""
+    end: Cursor
+    """After the last event that was looked at."""
+    more: bool
+    version: int
+
+
+async def read(
+    store: Store, scope: Scope, session_id: str, after: Cursor | None, selection: SessionSelection, limit: int
+) -> Page:
+    """At most `limit` selected events behind `after`; None: from the first event.
+
+    Raises SessionNotFound (of a deleted session too, without `after`); PositionLost, PositionCompacted.
+    """
+    start = after or Cursor(0, "")
+    look_at = LOOKED_AT if selection.types else limit
+    page = await store.read_log((scope.tenant_id, session_id), after_seq=start.seq, limit=look_at)
+    if scope.user_id not in ("", page.user_id) or (after is None and page.head.deleted):
+        raise SessionNotFound(session_id)
+    channel.check((scope.tenant_id, session_id), start, page)
+    looked_at = page.entries
+    selected = selection.of(looked_at)
+    if len(selected) > limit:
+        selected = selected[:limit]
+        looked_at = [entry for entry in looked_at if entry.seq <= selected[-1].seq]
+    end = channel.cursor_after(looked_at[-1]) if looked_at else start
+    return Page(selected, end, more=end.seq < page.head.version, version=page.head.version)

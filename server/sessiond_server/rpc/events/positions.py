@@ -1,0 +1,102 @@
+"""Positions of streams: opaque, sealed, good for ever, and only for the tenant, user, session or feed, and filter.
+
+A session's position is its cursor: seq and event id, so that a log that has another event there is found out. A feed's
+is the place of the last event that was delivered or passed over, with the witnesses and stragglers that find_lost asks
+the database for. Page by page and streamed, positions are the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.errors import InvalidPosition
+from sessiond_server.events.contract import Cursor, FeedCursor
+from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
+from sessiond_server.rpc.seals import Seal, binding
+
+LONGEST_POSITION: Final = 4096
+"""Characters. A feed's with 8 witnesses and 4 stragglers in sessions with ids of 128 characters has about 3 700."""
+
+
+class Positions:
+    """Makes and opens positions. Replicas that share the key understand each other's."""
+
+    def __init__(self, key: bytes = b"") -> None:
+        """`key` is secret; see Store.token_key. It may come later, but before the first position."""
+        self.key = key
+
+    def of_session(self, scope: Scope, session_id: str, selection: SessionSelection) -> "SessionPositions":
+        bound = binding(scope.tenant_id, scope.user_id, "session", session_id, selection.digest)
+        return SessionPositions(Seal(self.key, bound))
+
+    def of_feed(self, scope: Scope, selection: FeedSelection) -> "FeedPositions":
+        return FeedPositions(Seal(self.key, binding(scope.tenant_id, scope.user_id, "feed", selection.digest)))
+
+
+class SessionPositions:
+    """The positions of one session, for one caller and filter."""
+
+    __slots__ = ("_seal",)
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+
+    @property
+    def binding(self) -> bytes:
+        """Positions with equal bindings are equal for equal cursors."""
+        return self._seal.binding
+
+    def seal(self, cursor: Cursor) -> str:
+        return self._seal.seal([cursor.seq, cursor.event_id])
+
+    def open(self, position: str) -> Cursor | None:
+        """None for the empty position. Raises InvalidPosition for what was not sealed here."""
+        if not position:
+            return None
+        seq, event_id = _opened(self._seal, position)
+        return Cursor(seq, event_id)
+
+
+class FeedPositions:
+    """The positions of one tenant's feed, for one caller and filter."""
+
+    __slots__ = ("_seal",)
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+
+    @property
+    def binding(self) -> bytes:
+        """As of SessionPositions."""
+        return self._seal.binding
+
+    def seal(self, cursor: FeedCursor) -> str:
+        place = cursor.place
+        value: list[Any] = [place.commit_xid, place.session_id, place.seq, _listed(cursor.witnesses)]
+        if cursor.stragglers:
+            value.append(_listed(cursor.stragglers))
+        return self._seal.seal(value)
+
+    def open(self, position: str) -> FeedCursor | None:
+        """As SessionPositions.open."""
+        if not position:
+            return None
+        # Positions may be older than stragglers are.
+        commit_xid, session_id, seq, *named = _opened(self._seal, position)
+        return FeedCursor(
+            FeedPlace(commit_xid, session_id, seq),
+            *(tuple((FeedPlace(*place), event_id) for *place, event_id in events) for events in named),
+        )
+
+
+def _listed(events: Sequence[tuple[FeedPlace, str]]) -> list[list[Any]]:
+    return [[at.commit_xid, at.session_id, at.seq, event_id] for at, event_id in events]
+
+
+def _opened(seal: Seal, position: str) -> Any:
+    # What is bound to a session or feed has been sealed here, and so has the shape that it was sealed with.
+    try:
+        return seal.open(position, LONGEST_POSITION)
+    except ValueError:
+        raise InvalidPosition from None

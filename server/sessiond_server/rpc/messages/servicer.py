@@ -1,0 +1,68 @@
+"""MessageService. Each RPC makes four moves: check, authorise, call, answer."""
+
+from sessiond.v1.message_service_pb2 import (
+    AppendMessagesRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    ListMessagesResponse,
+    RedactMessageRequest,
+)
+from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
+from sessiond_server.domain.commands import MessageRedacted, MessagesAppended
+from sessiond_server.rpc import answers, fields
+from sessiond_server.rpc.call import Call
+from sessiond_server.rpc.messages.pages import MessagePages
+from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.store.contract import Freshness, Store, Writer
+
+
+class MessageServicer:
+    """The RPCs of sessiond.v1.MessageService, on a store and a writer."""
+
+    def __init__(self, store: Store, writer: Writer, tokens: PageTokens) -> None:
+        self._store = store
+        self._writer = writer
+        self._tokens = tokens
+
+    async def append_messages(self, request: AppendMessagesRequest, call: Call) -> bytes:
+        action = requests.append_messages(request)
+        scope = call.admit(SESSIONS_WRITE)
+        fence = fields.fence_of(request)
+        command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
+        return answers.appended(answers.outcome(MessagesAppended, await self._writer.write(command)))
+
+    async def get_message(self, request: GetMessageRequest, call: Call) -> bytes:
+        read = requests.get_message(request)
+        scope = call.admit(SESSIONS_READ)
+        fresh = Freshness(request.min_version, read.strong)
+        session_id, message_id = request.session_id, request.message_id
+        version, message = await self._store.get_message(scope, session_id, message_id, freshness=fresh)
+        answers.not_before(request.min_version, request.session_id, version)
+        return message
+
+    async def list_messages(self, request: ListMessagesRequest, call: Call) -> bytes:
+        read = requests.list_messages(request)
+        scope = call.admit(SESSIONS_READ)
+        session_id, after_seq, before_seq = request.session_id, request.after_seq, request.before_seq
+        tokens = self._tokens.of(scope, call.method.path, session_id, read.descending, after_seq, before_seq)
+        pages = MessagePages(tokens, read.descending, after_seq, before_seq, request.page_token)
+        page = await self._store.list_messages(
+            scope,
+            session_id,
+            after_seq=pages.after_seq,
+            before_seq=pages.before_seq,
+            descending=pages.descending,
+            limit=read.limit,
+            freshness=Freshness(request.min_version, read.strong),
+        )
+        answers.not_before(request.min_version, session_id, page.version)
+        following, preceding = pages.around(page)
+        rest = ListMessagesResponse(next_page_token=following, previous_page_token=preceding, version=page.version)
+        return answers.listed_messages(pages.ordered(page), rest)
+
+    async def redact_message(self, request: RedactMessageRequest, call: Call) -> bytes:
+        action = requests.redact_message(request)
+        scope = call.admit(SESSIONS_WRITE)
+        command = call.command(scope, request, request.session_id, action, request.expected_version)
+        return answers.outcome(MessageRedacted, await self._writer.write(command)).message

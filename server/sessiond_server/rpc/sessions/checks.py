@@ -1,0 +1,423 @@
+"""What each RPC accepts: one function for each, named as the RPC.
+
+Each checks the whole request and raises InvalidFields with every violation found (at most InvalidFields.MOST), or
+answers with what the request means: the action of a mutation, the options of a read with its defaults applied, or None
+where the request says all. Requests are never changed; an action may hold messages of its request.
+
+Not checked here: page tokens (they are signed; who opens them knows), and all that needs the stored session or a clock.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sessiond.v1.message_service_pb2 import (
+    AppendMessagesRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    MessageOrder,
+    RedactMessageRequest,
+)
+from sessiond.v1.session_pb2 import (
+    AgentMode,
+    EndReason,
+    Session,
+    SessionStatus,
+    SessionType,
+    SessionView,
+)
+from sessiond.v1.session_service_pb2 import (
+    ActivateSessionRequest,
+    BatchDeleteSessionsRequest,
+    BatchGetSessionsRequest,
+    CountSessionsRequest,
+    CreateSessionRequest,
+    DeleteSessionRequest,
+    EndSessionRequest,
+    GetSessionMetricsRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    ResumeSessionRequest,
+    SessionFilter,
+    SessionOrder,
+    StructUpdate,
+    SuspendSessionRequest,
+    TouchSessionRequest,
+    UpdateSessionRequest,
+)
+from sessiond_server.domain import commands, ids, text, validation
+from sessiond_server.domain.times import microseconds
+from sessiond_server.domain.validation import Found
+from sessiond_server.rpc import fields
+from sessiond_server.rpc.runs import checks as run_requests
+
+MESSAGES: Final = 256
+APPEND_BYTES: Final = 3 * validation.MIB
+BATCH: Final = 100
+SESSIONS_PAGE: Final = (20, 100)
+MESSAGES_PAGE: Final = (50, 1000)
+FILTER_LABELS: Final = 16
+FILTER_STATUSES: Final = 4
+FILTER_METADATA_BYTES: Final = 4 * validation.KIB
+
+OUTPUT_ONLY: Final = (
+    "end_reason",
+    "create_time",
+    "update_time",
+    "last_activity_time",
+    "end_time",
+    "request_count",
+    "message_count",
+    "run_count",
+    "usage",
+    "version",
+    "content_version",
+    "attachment_count",
+    "attachment_bytes",
+    "live_run_id",
+    "live_run_fence",
+    "queued_run_count",
+    "open_tool_call_count",
+    "pending_approval_count",
+    "last_event_id",
+)
+"""Fields of Session that clients cannot set; `status` is one too, except on create."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRead:
+    """How to read sessions."""
+
+    full: bool
+    """SESSION_VIEW_FULL; else SESSION_VIEW_BASIC."""
+    strong: bool
+    """CONSISTENCY_STRONG; else CONSISTENCY_CACHED."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsList:
+    """Which page of sessions."""
+
+    order_by: SessionOrder.ValueType
+    limit: int
+    """1 to 100."""
+    full: bool
+    strong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesList:
+    """Which page of messages."""
+
+    descending: bool
+    """Newest first."""
+    limit: int
+    """1 to 1000."""
+    strong: bool
+
+
+def create_session(
+    request: CreateSessionRequest, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
+) -> commands.CreateSession:
+    """The session is a copy: output-only fields cleared, defaults set, `session_id` made where it was empty.
+
+    A scope with a user fills in `user_id` and refuses another one. Without a
+    request id either, the session's id comes from `new_id`.
+    """
+    found = Found()
+    fields.request_id(found, request)
+    if not request.HasField("session"):
+        found.add("session", "is required")
+    validation.new_session(found, "session", request.session)
+    if scope.user_id and request.session.user_id not in ("", scope.user_id):
+        found.add("session.user_id", "must be the user that the key is bound to")
+    run_requests.preset_runs(found, request.runs)
+    found.check()
+
+    session = Session()
+    session.CopyFrom(request.session)
+    for name in OUTPUT_ONLY:
+        session.ClearField(name)
+    if not session.session_id:
+        derived = request.request_id and ids.derived(scope.tenant_id, scope.user_id, request.request_id)
+        session.session_id = derived or new_id()
+    session.type = session.type or SessionType.SESSION_TYPE_AGENT
+    session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
+    session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
+    session.user_id = session.user_id or scope.user_id
+    return commands.CreateSession(session, request.runs)
+
+
+def get_session(request: GetSessionRequest) -> SessionRead:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.not_negative(found, "min_version", request.min_version)
+    full = _view(found, request.view, SessionView.SESSION_VIEW_FULL)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return SessionRead(full, strong)
+
+
+def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
+    found = Found()
+    _session_ids(found, request.session_ids)
+    if request.min_versions and len(request.min_versions) != len(request.session_ids):
+        found.add("min_versions", "must be one for each of session_ids, or none")
+    for index, version in enumerate(request.min_versions[:BATCH]):
+        fields.not_negative(found, f"min_versions[{index}]", version)
+    full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return SessionRead(full, strong)
+
+
+def list_sessions(request: ListSessionsRequest) -> SessionsList:
+    found = Found()
+    _filter(found, request.filter)
+    validation.enum(found, "order_by", request.order_by, SessionOrder.DESCRIPTOR)
+    limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
+    full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return SessionsList(request.order_by or SessionOrder.SESSION_ORDER_CREATE_TIME_DESC, limit, full, strong)
+
+
+def count_sessions(request: CountSessionsRequest) -> fields.Read:
+    found = Found()
+    _filter(found, request.filter)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return fields.Read(strong)
+
+
+def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
+    """Only the fields of the mask are checked; without one, the mutable fields that are set are the mask."""
+    found = Found()
+    fields.write(found, request)
+    fields.fence(found, request)
+    validation.enum(found, "struct_update", request.struct_update, StructUpdate.DESCRIPTOR)
+    session = request.session
+    if request.HasField("session"):
+        found.add("session.session_id", text.identifier(session.session_id))
+    else:
+        found.add("session", "is required")
+    paths = _update_paths(found, request)
+    for path in paths:
+        name, _, config_field = path.partition(".")
+        if config_field:
+            validation.config_field(found, "session.config", session.config, config_field)
+        else:
+            validation.mutable_field(found, "session", session, name)
+    if {"ttl", "expire_time"} <= paths.keys() and session.HasField("ttl") and session.HasField("expire_time"):
+        found.add("session.expire_time", validation.EXCLUSIVE_RULE)
+    found.check()
+
+    if "agent_mode" in paths and not session.agent_mode:
+        # Clearing it sets the default, as on create.
+        session = Session()
+        session.CopyFrom(request.session)
+        session.agent_mode = AgentMode.AGENT_MODE_GENERAL
+    return commands.UpdateSession(session, tuple(paths), request.struct_update or StructUpdate.STRUCT_UPDATE_REPLACE)
+
+
+def _update_paths(found: Found, request: UpdateSessionRequest) -> dict[str, None]:
+    """The valid paths of the mask, each once and in its order; a whole config stands for its fields."""
+    session = request.session
+    paths: dict[str, None] = {}
+    if not request.update_mask.paths:
+        set_fields = {field.name for field, _ in session.ListFields()}
+        paths = dict.fromkeys(name for name in validation.MUTABLE_FIELDS if name in set_fields)
+        if not paths:
+            found.add("update_mask", "must name a field, or session must set one that an update may write")
+        return paths
+    for index, path in enumerate(request.update_mask.paths):
+        if found.enough:
+            break
+        rule = _path_rule(path)
+        found.add(f"update_mask.paths[{index}]", rule)
+        if rule is None:
+            paths[path] = None
+    if "config" in paths:
+        paths = {path: None for path in paths if not path.startswith("config.")}
+    return paths
+
+
+def _path_rule(path: str) -> str | None:
+    if path in validation.MUTABLE_FIELDS or path.removeprefix("config.") in validation.CONFIG_FIELDS - {path}:
+        return None
+    if path in ("session_id", "type", "user_id"):
+        return "is immutable"
+    if path in Session.DESCRIPTOR.fields_by_name:
+        return "is output only"
+    return "must be a field that an update may write"
+
+
+def activate_session(request: ActivateSessionRequest) -> commands.ActivateSession:
+    fields.named_write(request)
+    return commands.ActivateSession()
+
+
+def suspend_session(request: SuspendSessionRequest) -> commands.SuspendSession:
+    fields.named_write(request)
+    return commands.SuspendSession()
+
+
+def resume_session(request: ResumeSessionRequest) -> commands.ResumeSession:
+    fields.named_write(request)
+    return commands.ResumeSession()
+
+
+def end_session(request: EndSessionRequest) -> commands.EndSession:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    validation.enum(found, "reason", request.reason, EndReason.DESCRIPTOR)
+    if request.reason == EndReason.END_REASON_EXPIRED:
+        found.add("reason", "must not be END_REASON_EXPIRED, which is the server's alone")
+    found.check()
+    return commands.EndSession(request.reason or EndReason.END_REASON_CLIENT)
+
+
+def touch_session(request: TouchSessionRequest) -> commands.TouchSession:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    if request.HasField("extend"):
+        validation.life_time(found, "extend", request.extend)
+    found.check()
+    return commands.TouchSession(microseconds(request.extend))
+
+
+def delete_session(request: DeleteSessionRequest) -> commands.DeleteSession:
+    fields.named_write(request)
+    return commands.DeleteSession()
+
+
+def batch_delete_sessions(request: BatchDeleteSessionsRequest) -> commands.DeleteSession:
+    """The action for each of `session_ids`."""
+    found = Found()
+    _session_ids(found, request.session_ids)
+    fields.request_id(found, request)
+    found.check()
+    return commands.DeleteSession()
+
+
+def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return fields.Read(strong)
+
+
+def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
+    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    messages = request.messages
+    if not 1 <= len(messages) <= MESSAGES:
+        found.add("messages", f"must be 1 to {MESSAGES}")
+        found.check()
+    fields.fence(found, request)
+    run_id = request.run.run_id
+    together = 0
+    seen: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if found.enough:
+            break
+        size = message.ByteSize()
+        together += size
+        path = f"messages[{index}]"
+        validation.new_message(found, path, message, size)
+        if run_id and message.run_id not in ("", run_id):
+            found.add(f"{path}.run_id", "must be that of the request's run")
+        if message_id := message.message_id:
+            first = seen.setdefault(message_id, index)
+            if first != index:
+                found.add(f"{path}.message_id", f"is that of messages[{first}]")
+    if together > APPEND_BYTES:
+        found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
+    found.check()
+    return commands.AppendMessages(messages)
+
+
+def get_message(request: GetMessageRequest) -> fields.Read:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    found.add("message_id", text.identifier(request.message_id))
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return fields.Read(strong)
+
+
+def list_messages(request: ListMessagesRequest) -> MessagesList:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    validation.enum(found, "order_by", request.order_by, MessageOrder.DESCRIPTOR)
+    limit = fields.page_size(found, request.page_size, MESSAGES_PAGE)
+    fields.not_negative(found, "after_seq", request.after_seq)
+    fields.not_negative(found, "before_seq", request.before_seq)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return MessagesList(request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST, limit, strong)
+
+
+def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
+    found = Found()
+    fields.session_id(found, request.session_id)
+    fields.write(found, request)
+    found.add("message_id", text.identifier(request.message_id))
+    found.add("reason", text.text(request.reason, 200))
+    found.check()
+    return commands.RedactMessage(request.message_id, request.reason)
+
+
+def _session_ids(found: Found, values: Sequence[str]) -> None:
+    if not 1 <= len(values) <= BATCH:
+        found.add("session_ids", f"must be 1 to {BATCH}")
+        return
+    seen: dict[str, int] = {}
+    for index, value in enumerate(values):
+        rule = text.identifier(value)
+        first = seen.setdefault(value, index)
+        found.add(f"session_ids[{index}]", rule or (None if first == index else f"is that of session_ids[{first}]"))
+
+
+def _view(found: Found, value: int, default: int) -> bool:
+    """Whether it is the full one."""
+    validation.enum(found, "view", value, SessionView.DESCRIPTOR)
+    return (value or default) == SessionView.SESSION_VIEW_FULL
+
+
+def _filter(found: Found, where: SessionFilter) -> None:
+    validation.enum(found, "filter.type", where.type, SessionType.DESCRIPTOR)
+    for name in ("component_id", "agent_id", "team_id", "workflow_id", "user_id"):
+        found.add(f"filter.{name}", text.line(getattr(where, name), 0, 128))
+    if len(where.statuses) > FILTER_STATUSES:
+        found.add("filter.statuses", f"must be at most {FILTER_STATUSES}")
+    for index, status in enumerate(where.statuses[:FILTER_STATUSES]):
+        if status == SessionStatus.SESSION_STATUS_UNSPECIFIED or status not in SessionStatus.values():
+            found.add(f"filter.statuses[{index}]", "must be a known status")
+    found.add("filter.name_contains", text.text(where.name_contains, 200))
+    validation.labels(found, "filter.labels", where.labels, FILTER_LABELS)
+    if where.HasField("metadata"):
+        validation.struct(found, "filter.metadata", where.metadata, FILTER_METADATA_BYTES)
+    _time_range(found, where, "create_time")
+    _time_range(found, where, "update_time")
+
+
+def _time_range(found: Found, where: SessionFilter, name: str) -> None:
+    """`from` is the first instant inside, `until` the first one behind it."""
+    bounds = [
+        getattr(where, end)
+        for end in (f"{name}_from", f"{name}_until")
+        if where.HasField(end) and validation.timestamp(found, f"filter.{end}", getattr(where, end))  # type: ignore[arg-type]
+    ]
+    if len(bounds) == 2:
+        start, stop = bounds
+        if (stop.seconds, stop.nanos) <= (start.seconds, start.nanos):
+            found.add(f"filter.{name}_until", f"must be after {name}_from")

@@ -1,0 +1,155 @@
+"""SessionService. Each RPC makes four moves: check, authorise, call, answer."""
+
+import asyncio
+from typing import cast
+
+from sessiond.v1.session_service_pb2 import (
+    ActivateSessionRequest,
+    BatchDeleteSessionsRequest,
+    BatchDeleteSessionsResponse,
+    BatchGetSessionsRequest,
+    CountSessionsRequest,
+    CountSessionsResponse,
+    CreateSessionRequest,
+    DeleteSessionRequest,
+    DeleteSessionResponse,
+    EndSessionRequest,
+    GetSessionMetricsRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    ResumeSessionRequest,
+    SuspendSessionRequest,
+    TouchSessionRequest,
+    UpdateSessionRequest,
+)
+from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
+from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.rpc import answers, fields
+from sessiond_server.rpc.call import Call
+from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.store.contract import Freshness, Store, Writer
+from sessiond_server.store.work import WorkStore
+
+_Change = (
+    ActivateSessionRequest | SuspendSessionRequest | ResumeSessionRequest | EndSessionRequest | TouchSessionRequest
+)
+
+
+class SessionServicer:
+    """The RPCs of sessiond.v1.SessionService, on a store, its runs, and a writer."""
+
+    def __init__(self, store: Store, work: WorkStore, writer: Writer, tokens: PageTokens) -> None:
+        self._store = store
+        self._work = work
+        self._writer = writer
+        self._tokens = tokens
+
+    async def create_session(self, request: CreateSessionRequest, call: Call) -> bytes:
+        principal = call.principal
+        action = requests.create_session(request, Scope(principal.tenant_id, principal.user_id))
+        scope = call.admit(SESSIONS_WRITE)
+        return await self._written(call.command(scope, request, action.session.session_id, action))
+
+    async def get_session(self, request: GetSessionRequest, call: Call) -> bytes:
+        read = requests.get_session(request)
+        scope = call.admit(SESSIONS_READ)
+        fresh = Freshness(request.min_version, read.strong)
+        snapshot = await self._store.get_session(scope, request.session_id, content=read.full, freshness=fresh)
+        answers.not_before(request.min_version, request.session_id, snapshot.version)
+        return answers.session(snapshot)
+
+    async def batch_get_sessions(self, request: BatchGetSessionsRequest, call: Call) -> bytes:
+        read = requests.batch_get_sessions(request)
+        scope = call.admit(SESSIONS_READ)
+        ids, least = request.session_ids, request.min_versions
+        fresh = Freshness(strong=read.strong)
+        found = [*await self._store.get_sessions(scope, ids, content=read.full, freshness=fresh)]
+        if older := answers.older(found, least):
+            # Each has a least version of its own: those whose copies are too old are read from the store together.
+            strong = Freshness(strong=True)
+            again = await self._store.get_sessions(
+                scope, [ids[place] for place in older], content=read.full, freshness=strong
+            )
+            for place, snapshot in zip(older, again, strict=True):
+                found[place] = snapshot
+                answers.not_before(least[place], ids[place], snapshot.version if snapshot else least[place])
+        return answers.batch_of_sessions(ids, found)
+
+    async def list_sessions(self, request: ListSessionsRequest, call: Call) -> bytes:
+        read = requests.list_sessions(request)
+        scope = call.admit(SESSIONS_READ)
+        where = request.filter
+        selected = (where.SerializeToString(deterministic=True), read.order_by, read.full)
+        tokens = self._tokens.of(scope, call.method.path, *selected)
+        # What this list has sealed is a key of the store.
+        after = cast("tuple[int | str, str] | None", tokens.open(request.page_token))
+        page = await self._store.list_sessions(
+            scope, where, read.order_by, after=after and (after[0], after[1]), limit=read.limit, content=read.full
+        )
+        return answers.listed_sessions(page.sessions, tokens.seal([*page.next_key]) if page.next_key else "")
+
+    async def count_sessions(self, request: CountSessionsRequest, call: Call) -> bytes:
+        requests.count_sessions(request)
+        scope = call.admit(SESSIONS_READ)
+        count = await self._store.count_sessions(scope, request.filter)
+        return CountSessionsResponse(count=count).SerializeToString()
+
+    async def update_session(self, request: UpdateSessionRequest, call: Call) -> bytes:
+        action = requests.update_session(request)
+        scope = call.admit(SESSIONS_WRITE)
+        session_id, fence = request.session.session_id, fields.fence_of(request)
+        return await self._written(call.command(scope, request, session_id, action, request.expected_version, fence))
+
+    async def activate_session(self, request: ActivateSessionRequest, call: Call) -> bytes:
+        return await self._change(request, request.session_id, requests.activate_session(request), call)
+
+    async def suspend_session(self, request: SuspendSessionRequest, call: Call) -> bytes:
+        return await self._change(request, request.session_id, requests.suspend_session(request), call)
+
+    async def resume_session(self, request: ResumeSessionRequest, call: Call) -> bytes:
+        return await self._change(request, request.session_id, requests.resume_session(request), call)
+
+    async def end_session(self, request: EndSessionRequest, call: Call) -> bytes:
+        return await self._change(request, request.session_id, requests.end_session(request), call)
+
+    async def touch_session(self, request: TouchSessionRequest, call: Call) -> bytes:
+        return await self._change(request, request.session_id, requests.touch_session(request), call)
+
+    async def delete_session(self, request: DeleteSessionRequest, call: Call) -> bytes:
+        action = requests.delete_session(request)
+        scope = call.admit(SESSIONS_WRITE)
+        command = call.command(scope, request, request.session_id, action, request.expected_version)
+        done = answers.outcome(SessionDeleted, await self._writer.write(command))
+        return DeleteSessionResponse(version=done.version).SerializeToString()
+
+    async def batch_delete_sessions(self, request: BatchDeleteSessionsRequest, call: Call) -> bytes:
+        action = requests.batch_delete_sessions(request)
+        scope = call.admit(SESSIONS_WRITE)
+        commands = [call.command(scope, request, session_id, action) for session_id in request.session_ids]
+        results = await asyncio.gather(*map(self._writer.write, commands), return_exceptions=True)
+        response = BatchDeleteSessionsResponse()
+        for command, result in zip(commands, results, strict=True):
+            if isinstance(result, SessionNotFound):
+                response.not_found.append(command.session_id)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                response.deleted.append(command.session_id)
+        return response.SerializeToString()
+
+    async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
+        requests.get_session_metrics(request)
+        scope = call.admit(SESSIONS_READ)
+        snapshot, figures = await self._work.get_metrics(scope, request.session_id)
+        answers.not_before(request.min_version, request.session_id, snapshot.version)
+        return answers.metrics(snapshot, figures)
+
+    async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
+        """Every RPC that changes one session and answers with it, once its request is checked."""
+        scope = call.admit(SESSIONS_WRITE)
+        return await self._written(call.command(scope, request, session_id, action, request.expected_version))
+
+    async def _written(self, command: Command) -> bytes:
+        return answers.session(answers.outcome(SessionWritten, await self._writer.write(command)).session)

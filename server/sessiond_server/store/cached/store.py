@@ -1,0 +1,408 @@
+"""A store with a cache in front: reads ask the cache first, commits are told to it before they are acknowledged.
+
+What goes wrong with the cache costs time, never truth (docs/cache.md): decisions on writes never read it, and a session
+of which it may hold something too old is read from the store until it has been told.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Final, TypeVar
+
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server import failpoints
+from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.rows import Key, Writes
+from sessiond_server.errors import SessionNotFound, StoreUnavailable
+from sessiond_server.store.cached import changes as changes_of
+from sessiond_server.store.cached import windows
+from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheState, Change, Copy, Put, placed
+from sessiond_server.store.cached.dirt import Dirt
+from sessiond_server.store.cached.flights import Flights
+from sessiond_server.store.contract import (
+    CACHED,
+    Applied,
+    FeedPage,
+    Freshness,
+    LogHeads,
+    LogPage,
+    MessagesPage,
+    SessionsPage,
+    Store,
+)
+
+_log = logging.getLogger("sessiond.cache")
+
+V = TypeVar("V")
+
+PATIENCE: Final = 0.02
+"""Seconds that an acknowledgement waits for the cache at most."""
+
+MOST_DIRTY: Final = 10_000
+HEALED_AT_ONCE: Final = 256
+HEALING_PAUSE: Final = 0.05
+
+FLIGHTS: Final = 3
+"""Reads of sessions, of newest messages and of other pages that the store is given at once, each: what a cold cache may
+ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
+SESSIONS_IN_A_FLIGHT: Final = 32
+
+_SessionWish = tuple[str, str, bool, bool]
+"""(tenant_id, session_id, with its content, to be offered to the cache)."""
+
+_PageWish = tuple[Scope, str, int, int, bool, int]
+"""The arguments of `Store.list_messages`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedState:
+    """For health and metrics."""
+
+    cache: CacheState
+    hits: int
+    misses: int
+    """Reads that had to ask the store, those that had to by their own wish not counted."""
+    dirty: int
+    """Sessions of which the cache may hold something too old."""
+
+
+class CachedStore:
+    """A Store (see contract.py) over another one. Use as `async with CachedStore(store, cache) as store`.
+
+    STRONG reads, events, single messages, lists and counts of sessions come from the store. Closing it closes neither
+    the store nor the cache.
+    """
+
+    def __init__(
+        self, store: Store, cache: Cache, *, most_dirty: int = MOST_DIRTY, random: Random | None = None
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._random = random or Random()
+        self._dirt = Dirt(most_dirty)
+        self._has_dirt = asyncio.Event()
+        self._overdue: set[asyncio.Future[Sequence[bool]]] = set()
+        """Changes whose acknowledgements no longer wait for them; while there are any, none waits."""
+        self._sessions: Flights[_SessionWish, Copy | None] = Flights(
+            self._read_sessions, most_keys=SESSIONS_IN_A_FLIGHT, most_flights=FLIGHTS
+        )
+        self._windows: Flights[Key, Copy] = Flights(self._read_windows, most_keys=1, most_flights=FLIGHTS)
+        self._pages: Flights[_PageWish, MessagesPage] = Flights(self._read_pages, most_keys=1, most_flights=FLIGHTS)
+        self._hits = self._misses = 0
+        self._healer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "CachedStore":
+        self._healer = asyncio.get_running_loop().create_task(self._heal(), name="cache-healer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._healer is not None
+        self._healer.cancel()
+        await asyncio.gather(self._healer, return_exceptions=True)
+        for flights in (self._sessions, self._windows, self._pages):
+            await flights.close()
+        if self._dirt and self._cache.ready:
+            await asyncio.wait({self._cache.put(self._dirt.oldest(MOST_DIRTY))}, timeout=10 * PATIENCE)
+
+    def state(self) -> CachedState:
+        return CachedState(self._cache.state(), self._hits, self._misses, len(self._dirt))
+
+    async def apply(self, commands: Sequence[Command]) -> Applied:
+        as_of = self._cache.moment()
+        try:
+            applied = await self._store.apply(commands)
+        except (StoreUnavailable, asyncio.CancelledError):
+            # It may have been committed, or may be yet: nobody is to believe what the cache has of these sessions.
+            for command in commands:
+                self._soil(command.key, EMBARGO)
+            raise
+        changes = changes_of.of_writes(applied.writes, as_of)
+        written = {row.key: row for row in applied.writes.heads}
+        changes += changes_of.of_replays(commands, applied.results, written)
+        await self._tell(changes)
+        return applied
+
+    async def expire_due(self, limit: int) -> Writes:
+        as_of = self._cache.moment()
+        writes = await self._store.expire_due(limit)
+        await self._tell(changes_of.of_writes(writes, as_of))
+        return writes
+
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
+        key = (scope.tenant_id, session_id)
+        if self._cache.ready and not freshness.strong and key not in self._dirt:
+            copy = await self._cache.get(key, content=content)
+            if copy is not None and copy.version >= freshness.min_version:
+                snapshot = _snapshot(copy, content)
+                if snapshot is not None:
+                    self._hits += 1
+                    if scope.user_id and scope.user_id != copy.user_id:
+                        raise SessionNotFound(session_id)
+                    return snapshot
+        snapshot = self._found(scope, await self._sessions.ask((*key, content, not freshness.strong)), content)
+        if snapshot is None:
+            raise SessionNotFound(session_id)
+        self._misses += not freshness.strong
+        return snapshot
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
+    ) -> Sequence[SessionSnapshot | None]:
+        found: list[SessionSnapshot | None] = [None] * len(session_ids)
+        places: Sequence[int] = range(len(session_ids))
+        if self._cache.ready and not freshness.strong:
+            keys = [(scope.tenant_id, session_id) for session_id in session_ids]
+            asked = [(n, self._cache.get(key, content=content)) for n, key in enumerate(keys) if key not in self._dirt]
+            cached: set[int] = set()
+            for place, answer in asked:
+                copy = await answer
+                if copy is None or copy.version < freshness.min_version:
+                    continue
+                snapshot = _snapshot(copy, content)
+                if snapshot is not None:
+                    found[place] = snapshot if scope.user_id in ("", copy.user_id) else None
+                    cached.add(place)
+            self._hits += len(cached)
+            places = [place for place in places if place not in cached]
+        wishes = [(scope.tenant_id, session_ids[place], content, not freshness.strong) for place in places]
+        for place, wish in zip(places, [self._sessions.ask(wish) for wish in wishes], strict=True):
+            found[place] = self._found(scope, await wish, content)
+        self._misses += 0 if freshness.strong else len(places)
+        return found
+
+    async def list_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
+    ) -> MessagesPage:
+        wish = (scope, session_id, after_seq, before_seq, descending, limit)
+        if not freshness.strong:
+            key = (scope.tenant_id, session_id)
+            if self._cache.ready and key not in self._dirt:
+                copy = await self._held(key, after_seq, before_seq, descending, limit)
+                if copy is not None and copy.version >= freshness.min_version:
+                    page = _page(copy, wish)
+                    if page is not None:
+                        self._hits += 1
+                        return page
+            self._misses += 1
+            if descending and not before_seq and limit < self._cache.limits.window:
+                page = _page(_value(await self._windows.ask(key)), wish)
+                if page is not None:
+                    return page
+        return _value(await self._pages.ask(wish))
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder.ValueType,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        return await self._store.list_sessions(scope, where, order_by, after=after, limit=limit, content=content)
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        return await self._store.count_sessions(scope, where)
+
+    async def get_message(
+        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
+    ) -> tuple[int, bytes]:
+        return await self._store.get_message(scope, session_id, message_id, freshness=freshness)
+
+    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
+        return await self._store.log_heads(keys)
+
+    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
+        return await self._store.read_log(key, after_seq=after_seq, limit=limit)
+
+    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
+        return await self._store.read_feed(tenant_id, after=after, limit=limit)
+
+    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
+        return await self._store.feed_end(tenant_id)
+
+    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await self._store.find_lost(tenant_id, witnesses)
+
+    async def purge(self, limit: int) -> int:
+        return await self._store.purge(limit)
+
+    async def token_key(self) -> bytes:
+        return await self._store.token_key()
+
+    async def ping(self) -> None:
+        await self._store.ping()
+
+    async def _tell(self, changes: Sequence[Change]) -> None:
+        """Tells the cache, within PATIENCE; what it has not heard by then is dirty."""
+        if not changes:
+            return
+        if not self._cache.ready or self._overdue or (failpoints.armed and failpoints.hit("before_cache")):
+            self._soil_all(changes)
+            return
+        told = self._cache.put(changes)
+        try:
+            await asyncio.wait({told}, timeout=PATIENCE)
+        finally:
+            if told.done() and not told.cancelled():
+                self._soil_untold(changes, told.result())
+            else:
+                self._soil_all(changes)
+                self._overdue.add(told)
+                told.add_done_callback(self._overdue.discard)
+
+    def _soil_untold(self, changes: Sequence[Change], told: Sequence[bool]) -> None:
+        for change, done in zip(changes, told, strict=True):
+            if not done:
+                self._soil(change.key, _version(change))
+            elif self._dirt:
+                self._dirt.clean(change.key, _version(change))
+
+    def _soil_all(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._soil(change.key, _version(change))
+
+    def _soil(self, key: Key, version: int) -> None:
+        if self._dirt.add(key, version):
+            self._has_dirt.set()
+        else:
+            _log.warning("too many sessions changed while the cache was away: beginning anew")
+            self._cache.new_epoch()
+
+    async def _heal(self) -> None:
+        """Tells the cache what it has missed, until cancelled."""
+        while True:
+            await self._has_dirt.wait()
+            await self._cache.became_ready()
+            missed = self._dirt.oldest(HEALED_AT_ONCE)
+            told = await self._cache.put(missed)
+            for forget, done in zip(missed, told, strict=True):
+                if done:
+                    self._dirt.clean(forget.key, forget.version)
+                else:
+                    self._dirt.postpone(forget.key)
+            if not self._dirt:
+                self._has_dirt.clear()
+            elif not all(told):
+                await asyncio.sleep(HEALING_PAUSE * (0.5 + self._random.random()))
+
+    async def _held(self, key: Key, after_seq: int, before_seq: int, descending: bool, limit: int) -> Copy | None:
+        """A copy with the messages that a page needs, as far as the cache has them."""
+        if descending and not before_seq:
+            return await self._cache.get(key, newest=limit + 1)
+        # Cheap, and tells how far the messages reach: they are fetched only when that is far enough.
+        copy = await self._cache.get(key)
+        if copy is None or not windows.reaches(copy, after_seq=after_seq, before_seq=before_seq, descending=descending):
+            return None
+        if after_seq >= copy.version:
+            return copy._replace(after_seq=copy.version)
+        # No more than one message has each seq.
+        return await self._cache.get(key, newest=ALL if before_seq or not after_seq else copy.version - after_seq)
+
+    def _found(self, scope: Scope, answer: Copy | Exception | None, content: bool) -> SessionSnapshot | None:
+        copy = _value(answer)
+        return None if copy is None or scope.user_id not in ("", copy.user_id) else _snapshot(copy, content)
+
+    async def _read_sessions(self, wishes: Sequence[_SessionWish]) -> Sequence[Copy | Exception | None]:
+        """One statement for all of a tenant that want the same; what was found is offered to the cache."""
+        as_of = self._cache.moment()
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for place, (tenant_id, _, content, _) in enumerate(wishes):
+            groups.setdefault((tenant_id, content), []).append(place)
+        answers: list[Copy | Exception | None] = [None] * len(wishes)
+        for (tenant_id, content), places in groups.items():
+            try:
+                snapshots = await self._store.get_sessions(
+                    Scope(tenant_id), [wishes[place][1] for place in places], content=content
+                )
+            except Exception as error:
+                for place in places:
+                    answers[place] = error
+                continue
+            for place, snapshot in zip(places, snapshots, strict=True):
+                if snapshot is not None:
+                    answers[place] = copy = _copy(snapshot, content)
+                    if wishes[place][3]:
+                        self._cache.offer(Put((tenant_id, wishes[place][1]), copy, as_of))
+        return answers
+
+    async def _read_windows(self, keys: Sequence[Key]) -> Sequence[Copy | Exception]:
+        """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
+        as_of = self._cache.moment()
+        (tenant_id, session_id), scope = keys[0], Scope(keys[0][0])
+        page = await self._store.list_messages(
+            scope, session_id, after_seq=0, before_seq=0, descending=True, limit=self._cache.limits.window
+        )
+        session = _copy(await self._store.get_session(scope, session_id, content=False), False)
+        messages = [placed(Message.FromString(message).seq, message) for message in reversed(page.messages)]
+        copy = session._replace(
+            version=page.version, after_seq=page.last_seq - 1 if page.more else 0, messages=messages
+        )
+        if page.version == session.version:
+            self._cache.offer(Put((tenant_id, session_id), copy, as_of))
+        return [copy]
+
+    async def _read_pages(self, wishes: Sequence[_PageWish]) -> Sequence[MessagesPage | Exception]:
+        scope, session_id, after_seq, before_seq, descending, limit = wishes[0]
+        page = await self._store.list_messages(
+            scope, session_id, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit
+        )
+        return [page]
+
+
+def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
+    """None when the content is asked for and not there."""
+    if not content:
+        return SessionSnapshot(copy.version, copy.core, b"")
+    return None if copy.content is None else SessionSnapshot(copy.version, copy.core, copy.content)
+
+
+def _page(copy: Copy, wish: _PageWish) -> MessagesPage | None:
+    """None when the copy does not have all of it. Raises SessionNotFound."""
+    scope, session_id, after_seq, before_seq, descending, limit = wish
+    if scope.user_id and scope.user_id != copy.user_id:
+        raise SessionNotFound(session_id)
+    return windows.page(copy, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit)
+
+
+def _copy(snapshot: SessionSnapshot, content: bool) -> Copy:
+    """With no messages: it reaches back to its own version."""
+    core = Session.FromString(snapshot.core)
+    return Copy(
+        version=snapshot.version,
+        user_id=core.user_id,
+        content_version=core.content_version,
+        core=snapshot.core,
+        content=snapshot.content if content else None,
+        after_seq=snapshot.version,
+        messages=(),
+    )
+
+
+def _version(change: Change) -> int:
+    return change.copy.version if isinstance(change, Put) else change.version
+
+
+def _value(answer: V | Exception) -> V:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -1,0 +1,46 @@
+"""Pages of messages from a copy that holds the newest ones. Pure."""
+
+from collections.abc import Sequence
+
+from sessiond_server.store.cached.contract import PLACE_BYTES, Copy, seq_of
+from sessiond_server.store.contract import PAGE_BYTES, MessagesPage
+
+
+def reaches(copy: Copy, *, after_seq: int, before_seq: int, descending: bool) -> bool:
+    """Whether a page can come from the messages behind `copy.after_seq`."""
+    return before_seq > copy.after_seq + 1 if descending and before_seq else copy.after_seq <= after_seq
+
+
+def page(copy: Copy, *, after_seq: int, before_seq: int, descending: bool, limit: int) -> MessagesPage | None:
+    """What `Store.list_messages` answers; None unless the copy has all of it and knows whether more would follow."""
+    messages = copy.messages
+    start, end = 0, len(messages)
+    if after_seq > copy.after_seq:
+        while start < end and seq_of(messages[start]) <= after_seq:
+            start += 1
+    elif after_seq < copy.after_seq and (not descending or end - start <= limit):
+        # Upwards, the first ones are missing; downwards, there may be more of them or none.
+        return None
+    while before_seq and start < end and seq_of(messages[end - 1]) >= before_seq:
+        end -= 1
+    if after_seq < copy.after_seq and end - start <= limit:
+        return None
+    count = min(end - start, limit)
+    chosen = messages[end - count : end][::-1] if descending else messages[start : start + count]
+    count = _fitting(chosen)
+    if not count:
+        return MessagesPage(copy.version, [], 0, 0, more=False)
+    bodies = [message[PLACE_BYTES:] for message in chosen[:count]]
+    return MessagesPage(copy.version, bodies, seq_of(chosen[0]), seq_of(chosen[count - 1]), more=count < end - start)
+
+
+def _fitting(messages: Sequence[bytes]) -> int:
+    """How many of the messages a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    total = 0
+    if sum(map(len, messages)) <= PAGE_BYTES:
+        return len(messages)
+    for count, message in enumerate(messages):
+        total += len(message) - PLACE_BYTES
+        if count and total > PAGE_BYTES:
+            return count
+    return len(messages)

@@ -1,1 +1,0 @@
-"""Postgres as the truth: the only package that imports asyncpg."""
