@@ -13,7 +13,7 @@ RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r deploy/requirements/build.txt
 RUN python -m venv /opt/sessiond \
  && /opt/sessiond/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r deploy/requirements/server.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
 RUN /opt/build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -w /opt/wheels . \

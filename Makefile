@@ -22,7 +22,7 @@ CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test verify fix protos requirements demo bench faults clean lint types protos-check docker-check
+.PHONY: help run test verify quick fix protos requirements demo bench faults clean lint types protos-check docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -41,8 +41,10 @@ bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,ap
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
-verify: lint types protos-check docker-check ## Everything that CI checks beside the tests
+verify: quick protos-check docker-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"
+
+quick: lint types ## The quick half of verify, which the pre-commit hook runs
 
 fix: $(VENV)/.test ## Formats the code and repairs what can be repaired by itself
 	$(BIN)/ruff check --fix $(CODE)

