@@ -22,11 +22,12 @@ CODE := $(wildcard server client tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test verify quick fix protos requirements demo bench faults clean lint types protos-check docker-check
+.PHONY: help run test test-long test-all verify quick fix protos requirements demo bench faults clean lint types protos-check \
+  docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
 
 run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres and Valkey [ARGS="--listen ..."]
 	@$(BIN)/sessiond serve $(ARGS)
@@ -34,8 +35,15 @@ run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres 
 demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
 	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES) ## Runs all tests [ARGS="-k name -x"]
-	@$(BIN)/python -m pytest $(ARGS)
+TESTED := $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES)
+
+test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x"]
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(TESTED) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+test-all: test-long test ## Runs the long tests, then the others
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \

@@ -39,6 +39,7 @@ async def test_nothing_acknowledged_is_lost_when_postgres_is_stopped_at_once(tmp
     assert report.sound, report.line()
 
 
+@pytest.mark.long
 async def test_runs_and_tool_calls_are_led_to_their_end_when_replicas_are_killed(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
@@ -49,6 +50,7 @@ async def test_runs_and_tool_calls_are_led_to_their_end_when_replicas_are_killed
     assert report.sound, "\n".join([*report.complaints, report.line()])
 
 
+@pytest.mark.long
 async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, tmp_path: Path) -> None:
     report = await redis_faults.campaign(
         postgres_dsn, tmp_path / "server.log", faults=4, seed=5, rate=100, progress=lambda text: None,
@@ -57,6 +59,7 @@ async def test_redis_hurt_in_every_way_leaves_nothing_stale(postgres_dsn: str, t
     assert report.sound, report.line()
 
 
+@pytest.mark.long
 async def test_every_event_reaches_every_subscriber_once_whatever_is_hurt(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)

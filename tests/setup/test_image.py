@@ -49,6 +49,7 @@ def copy(sources: list[str], target: str, context: Path, work: Path) -> None:
             shutil.copy(path, work / target)
 
 
+@pytest.mark.long
 def test_the_steps_of_the_build_install_a_working_service(tmp_path: Path) -> None:
     work, opt = tmp_path / "src", tmp_path / "opt"
     work.mkdir()
