@@ -1,7 +1,7 @@
 """The composition: what `sessiond serve` is made of, opened in order in one stack, closed in reverse.
 
-    bundled servers -> store -> blobs -> bus -> hub -> announcing store -> cache -> batcher -> metrics -> wire, refusing
-    calls -> schema -> background tasks -> wire, serving
+    bundled servers -> store -> blobs -> bus -> hub -> announced commits -> cache -> batcher -> metrics
+    -> wire, refusing calls -> schema -> background tasks -> wire, serving
 
 The only place that knows all parts.
 """
@@ -31,6 +31,7 @@ from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.domain.rows import Rules
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
@@ -39,14 +40,15 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.redis import RedisCache
 from sessiond_server.redis.bus import RedisBus
-from sessiond_server.rpc.server import RpcServer, WireSettings
+from sessiond_server.rpc.server import Reads, RpcServer, WireSettings
 from sessiond_server.settings import Address, SettingError, Settings, refuse_open_network
-from sessiond_server.store.announcing import AnnouncingStore
+from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import Limits
 from sessiond_server.store.cached.contract import Limits as CacheLimits
-from sessiond_server.store.cached.store import CachedStore
-from sessiond_server.store.contract import Store
+from sessiond_server.store.cached.store import CachedSessions
+from sessiond_server.store.commits import Commits
+from sessiond_server.store.session_reads import SessionReads
 from sessiond_server.store_watch import PING_PAUSE, StoreWatch
 
 _log = logging.getLogger("sessiond.app")
@@ -130,14 +132,16 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         redis_url = embedded.redis_url if embedded and settings.redis_url is None else settings.redis_url
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
-        store: Store = AnnouncingStore(truth, hub, bus)
+        commits: Commits = AnnouncedCommits(truth, Announcer(hub, bus))
+        sessions: SessionReads = truth
         cache = await stack.enter_async_context(_opened_cache(settings, redis_url))
         cached = None
         if cache is not None:
-            store = cached = await stack.enter_async_context(CachedStore(store, cache))
-        batcher = await stack.enter_async_context(Batcher(store, _limits(settings)))
-        server = RpcServer(store, truth, batcher, hub, bus, files, authenticator, _wire(settings))
-        watch = StoreWatch(store, server.set_serving)
+            commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, cache))
+        batcher = await stack.enter_async_context(Batcher(commits, _limits(settings)))
+        reads = Reads(sessions, truth, truth, truth)
+        server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings))
+        watch = StoreWatch(truth, server.set_serving)
         sources = metrics.Sources(
             version=version("sessiond"),
             calls=lambda: server.figures,
@@ -156,13 +160,13 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         if settings.store == "postgres" and dsn is not None:
             await _bring_up_to_date(dsn)
         await watch.begin()
-        token_key = await store.token_key()
+        token_key = await truth.token_key()
         prefix = f"sessiond:{_database_id(token_key)}:"
         begin_bus(prefix)
         if cache is not None:
             cache.begin(prefix)
         tasks = await stack.enter_async_context(_background())
-        tasks(sweeper.run(store, settings.sweep_interval), "sweeper")
+        tasks(sweeper.run(commits, truth, settings.sweep_interval), "sweeper")
         tasks(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
         tasks(watch.run(), "health")
         if cache is not None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.store.contract import Store
+from sessiond_server.store.upkeep import Upkeep
 
 _log = logging.getLogger("sessiond.app")
 
@@ -18,7 +18,7 @@ PING_PATIENCE: Final = 2.0
 class StoreWatch:
     """Knows whether the store answered of late; False until `begin`."""
 
-    def __init__(self, store: Store, changed: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(self, store: Upkeep, changed: Callable[[bool], Awaitable[None]]) -> None:
         self._store = store
         self._changed = changed
         self.reachable = False

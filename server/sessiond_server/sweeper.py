@@ -7,7 +7,8 @@ import asyncio
 import logging
 
 from sessiond_server.errors import Unavailable
-from sessiond_server.store.contract import Store
+from sessiond_server.store.commits import Commits
+from sessiond_server.store.upkeep import Upkeep
 
 _log = logging.getLogger("sessiond.sweeper")
 
@@ -15,27 +16,27 @@ BATCH = 200
 """Most sessions ended, and most records removed, in one transaction."""
 
 
-async def sweep(store: Store) -> tuple[int, int]:
+async def sweep(commits: Commits, upkeep: Upkeep) -> tuple[int, int]:
     """Works until nothing is due: (sessions ended, records removed). Cancelling loses nothing."""
     ended = removed = 0
     while True:
-        count = len((await store.expire_due(BATCH)).heads)
+        count = len((await commits.expire_due(BATCH)).heads)
         ended += count
         if count < BATCH:
             break
     while True:
-        count = await store.purge(BATCH)
+        count = await upkeep.purge(BATCH)
         removed += count
         if count < BATCH:
             break
     return ended, removed
 
 
-async def run(store: Store, interval: float) -> None:
+async def run(commits: Commits, upkeep: Upkeep, interval: float) -> None:
     """Sweeps every `interval` seconds until cancelled. An error is logged and does not end it."""
     while True:
         try:
-            ended, removed = await sweep(store)
+            ended, removed = await sweep(commits, upkeep)
             if ended or removed:
                 _log.info("ended %d expired sessions, removed %d records past their retention", ended, removed)
         except Unavailable as error:

@@ -40,14 +40,14 @@ class Due(MemoryStore):
 @pytest.mark.parametrize("due", [0, 1, sweeper.BATCH, 2 * sweeper.BATCH + 1])
 async def test_works_until_nothing_is_due(due: int) -> None:
     store = Due(due, old=sweeper.BATCH + 1)
-    assert await sweeper.sweep(store) == (due, sweeper.BATCH + 1)
+    assert await sweeper.sweep(store, store) == (due, sweeper.BATCH + 1)
     assert (store.due, store.old) == (0, 0)
 
 
 async def test_goes_on_after_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     store = Due(1, old=1, away=2)
     with caplog.at_level(logging.INFO, "sessiond.sweeper"):
-        task = asyncio.create_task(sweeper.run(store, 0.0))
+        task = asyncio.create_task(sweeper.run(store, store, 0.0))
         async with asyncio.timeout(60):
             await store.done.wait()
         task.cancel()

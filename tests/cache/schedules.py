@@ -19,8 +19,9 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessiondError, SessionNotFound, StoreUnavailable
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Limits, Put
-from sessiond_server.store.cached.store import CachedStore
-from sessiond_server.store.contract import Applied, Freshness, MessagesPage
+from sessiond_server.store.cached.store import CachedSessions
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.session_reads import Freshness, MessagesPage
 from tests.cache.truth import DELETED, Truth
 from tests.conformance.caller import Caller
 
@@ -156,7 +157,7 @@ class SlowCache(MemoryCache):
 class Process:
     """One server: its cached store, and all that it is doing."""
 
-    store: CachedStore
+    store: CachedSessions
     cache: Any
     calls: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -246,7 +247,9 @@ class Schedule:
     async def _process(self) -> Process:
         cache = SlowCache(self._server, self.chance)
         slow: Any = SlowStore(self._truth, self.chance, breaks=0.06)
-        store = CachedStore(slow, cache, most_dirty=self.chance.random.choice([1, 2, 10]), random=self.chance.random)
+        store = CachedSessions(
+            slow, slow, cache, most_dirty=self.chance.random.choice([1, 2, 10]), random=self.chance.random
+        )
         return Process(await store.__aenter__(), cache)
 
     async def _chaos(self, events: Sequence[str]) -> None:

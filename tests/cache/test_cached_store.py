@@ -1,19 +1,24 @@
 """What the cached store does beyond any store: what it asks of the cache and of the store behind, and what it tells."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.cached.contract import ALL, Change, Limits
-from sessiond_server.store.cached.store import CachedStore
-from sessiond_server.store.contract import Applied, Freshness, MessagesPage, Store
+from sessiond_server.store.cached.store import CachedSessions
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.session_reads import Freshness, MessagesPage, SessionReads
 from tests.conformance.caller import Caller, accepted, struct, texts
 
 SCOPE = c.Scope("acme")
@@ -82,12 +87,12 @@ async def cache(server: MemoryServer) -> Deaf:
 
 
 @pytest.fixture
-async def store(behind: Watched, cache: Deaf) -> AsyncIterator[CachedStore]:
-    async with CachedStore(behind, cache) as store:
+async def store(behind: Watched, cache: Deaf) -> AsyncIterator[CachedSessions]:
+    async with CachedSessions(behind, behind, cache) as store:
         yield store
 
 
-async def newest(store: Store, limit: int = 3, **more: Any) -> MessagesPage:
+async def newest(store: SessionReads, limit: int = 3, **more: Any) -> MessagesPage:
     return await store.list_messages(SCOPE, "s", after_seq=0, before_seq=0, descending=True, limit=limit, **more)
 
 
@@ -96,7 +101,9 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_was_written_is_read_from_the_cache_as_the_same_bytes(store: CachedStore, behind: Watched) -> None:
+async def test_what_was_written_is_read_from_the_cache_as_the_same_bytes(
+    store: CachedSessions, behind: Watched
+) -> None:
     await accepted(store, CALLER.create("s", state=struct(a=1), user_id="u"), CALLER.append("s", "one", "two"))
     assert await store.get_session(SCOPE, "s", content=True) == await MemoryStore.get_session(
         behind, SCOPE, "s", content=True
@@ -108,7 +115,7 @@ async def test_what_was_written_is_read_from_the_cache_as_the_same_bytes(store: 
     assert (store.state().hits, store.state().misses) == (2, 0)
 
 
-async def test_defect_1_a_message_is_seen_after_the_session_was_cached(store: CachedStore, behind: Watched) -> None:
+async def test_defect_1_a_message_is_seen_after_the_session_was_cached(store: CachedSessions, behind: Watched) -> None:
     """Session cached before a message, served after it: goes red when `apply` does not tell the cache."""
     await accepted(store, CALLER.create("s"))
     before = await store.get_session(SCOPE, "s", content=True)
@@ -120,7 +127,9 @@ async def test_defect_1_a_message_is_seen_after_the_session_was_cached(store: Ca
     assert behind.calls == [], "and all of that from the cache"
 
 
-async def test_defect_2_a_part_of_the_history_is_never_served_as_the_whole(store: CachedStore, behind: Watched) -> None:
+async def test_defect_2_a_part_of_the_history_is_never_served_as_the_whole(
+    store: CachedSessions, behind: Watched
+) -> None:
     """The cache holds the newest 6 of 10: goes red when `windows.page` does not look at how far back they reach."""
     await accepted(store, CALLER.create("s"), CALLER.append("s", *[str(number) for number in range(10)]))
     everything = await store.list_messages(SCOPE, "s", after_seq=0, before_seq=0, descending=False, limit=100)
@@ -136,7 +145,7 @@ async def test_defect_2_a_part_of_the_history_is_never_served_as_the_whole(store
 @pytest.mark.parametrize("limit", [1, 2, 5, 6, 100])
 @pytest.mark.parametrize("descending", [True, False])
 async def test_pages_are_what_the_store_would_answer(
-    store: CachedStore, behind: Watched, descending: bool, limit: int
+    store: CachedSessions, behind: Watched, descending: bool, limit: int
 ) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append("s", *"abcdef"), CALLER.suspend("s"))
     await accepted(store, CALLER.command("s", c.ResumeSession()), CALLER.append("s", *"gh"))
@@ -149,7 +158,7 @@ async def test_pages_are_what_the_store_would_answer(
 
 
 async def test_a_poll_for_what_is_new_needs_no_message(
-    store: CachedStore, behind: Watched, server: MemoryServer
+    store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append("s", *"abcdefghij"))
     for after, expected in ((11, ""), (10, "j"), (8, "hij")):
@@ -161,7 +170,7 @@ async def test_a_poll_for_what_is_new_needs_no_message(
     assert len(held.messages) == WINDOW.window
 
 
-async def test_concurrent_misses_are_one_read(store: CachedStore, behind: Watched, server: MemoryServer) -> None:
+async def test_concurrent_misses_are_one_read(store: CachedSessions, behind: Watched, server: MemoryServer) -> None:
     await accepted(store, *[CALLER.create(f"s{number}") for number in range(5)])
     server.flush()
     await store.get_session(SCOPE, "s0", content=False)  # finds the new epoch
@@ -176,7 +185,7 @@ async def test_concurrent_misses_are_one_read(store: CachedStore, behind: Watche
 
 
 async def test_a_cold_cache_asks_the_store_for_a_few_things_at_once(
-    store: CachedStore, behind: Watched, server: MemoryServer
+    store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     server.flush()
     behind.gate.clear()
@@ -188,7 +197,7 @@ async def test_a_cold_cache_asks_the_store_for_a_few_things_at_once(
 
 
 async def test_a_read_does_not_join_one_from_before_its_callers_write(
-    store: CachedStore, behind: Watched, cache: Deaf, server: MemoryServer
+    store: CachedSessions, behind: Watched, cache: Deaf, server: MemoryServer
 ) -> None:
     """Goes red when `Flights` lets callers join a flight that has left."""
     await accepted(store, CALLER.create("s"))
@@ -210,7 +219,7 @@ async def test_a_read_does_not_join_one_from_before_its_callers_write(
     assert [(await read).version for read in late] == [2, 2, 2]
 
 
-async def test_a_cancelled_read_harms_nobody(store: CachedStore, behind: Watched, server: MemoryServer) -> None:
+async def test_a_cancelled_read_harms_nobody(store: CachedSessions, behind: Watched, server: MemoryServer) -> None:
     await accepted(store, CALLER.create("s"))
     server.flush()
     behind.gate.clear()
@@ -223,7 +232,7 @@ async def test_a_cancelled_read_harms_nobody(store: CachedStore, behind: Watched
 
 
 async def test_a_foreign_owners_session_is_not_found_whether_cached_or_not(
-    store: CachedStore, server: MemoryServer
+    store: CachedSessions, server: MemoryServer
 ) -> None:
     await accepted(store, CALLER.create("s", user_id="alice"), CALLER.append("s"))
     for _ in range(2):
@@ -237,7 +246,7 @@ async def test_a_foreign_owners_session_is_not_found_whether_cached_or_not(
 
 
 async def test_a_strong_read_comes_from_the_store_and_leaves_the_cache_alone(
-    store: CachedStore, behind: Watched, server: MemoryServer
+    store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append("s"))
     server.flush()
@@ -251,7 +260,7 @@ async def test_a_strong_read_comes_from_the_store_and_leaves_the_cache_alone(
     assert (store.state().hits, store.state().misses) == (0, 0)
 
 
-async def test_an_entry_below_min_version_is_not_served(store: CachedStore, behind: Watched) -> None:
+async def test_an_entry_below_min_version_is_not_served(store: CachedSessions, behind: Watched) -> None:
     """Another server wrote, and could not tell the cache. Goes red when `min_version` is not compared."""
     await accepted(store, CALLER.create("s"))
     await accepted(behind, CALLER.append("s"))
@@ -271,7 +280,7 @@ async def test_an_entry_below_min_version_is_not_served(store: CachedStore, behi
 
 
 async def test_what_the_cache_did_not_hear_is_told_later_and_not_read_meanwhile(
-    store: CachedStore, behind: Watched, cache: Deaf
+    store: CachedSessions, behind: Watched, cache: Deaf
 ) -> None:
     await accepted(store, CALLER.create("s"))
     cache.answer = asyncio.get_running_loop().create_future()
@@ -294,7 +303,7 @@ async def test_what_the_cache_did_not_hear_is_told_later_and_not_read_meanwhile(
 
 
 async def test_a_commit_whose_connection_broke_is_believed_of_nobody(
-    store: CachedStore, behind: Watched, cache: Deaf
+    store: CachedSessions, behind: Watched, cache: Deaf
 ) -> None:
     await accepted(store, CALLER.create("s"))
     behind.lost = True
@@ -307,7 +316,7 @@ async def test_a_commit_whose_connection_broke_is_believed_of_nobody(
 
 
 async def test_a_retry_of_what_another_server_did_makes_the_cache_forget(
-    store: CachedStore, behind: Watched, server: MemoryServer
+    store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     """It ended between its commit and the cache: nobody else will tell."""
     await accepted(store, CALLER.create("s"))
@@ -325,7 +334,7 @@ async def test_a_retry_of_what_another_server_did_makes_the_cache_forget(
 
 async def test_more_dirt_than_there_is_room_for_begins_a_new_epoch(behind: Watched, server: MemoryServer) -> None:
     cache = Deaf(server)
-    async with CachedStore(behind, cache, most_dirty=3) as store:
+    async with CachedSessions(behind, behind, cache, most_dirty=3) as store:
         await accepted(store, *[CALLER.create(f"s{number}") for number in range(5)])
         cache.answer = asyncio.get_running_loop().create_future()
         cache.answer.set_result([False] * 5)
@@ -336,7 +345,7 @@ async def test_more_dirt_than_there_is_room_for_begins_a_new_epoch(behind: Watch
             assert (await store.get_session(SCOPE, f"s{number}", content=False)).version == 2
 
 
-async def test_a_redacted_message_leaves_the_cache(store: CachedStore, server: MemoryServer) -> None:
+async def test_a_redacted_message_leaves_the_cache(store: CachedSessions, server: MemoryServer) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append_ids("s", "m1", "m2"))
     await accepted(store, CALLER.redact("s", "m1"))
     held = server.get(1, KEY, False, ALL)
@@ -349,7 +358,7 @@ async def test_a_redacted_message_leaves_the_cache(store: CachedStore, server: M
 async def test_sessions_that_expired_are_told(behind: Watched, cache: Deaf) -> None:
     now = 1_700_000_000_000_000
     behind._clock = lambda: now
-    async with CachedStore(behind, cache) as store:
+    async with CachedSessions(behind, behind, cache) as store:
         create = CALLER.create("s")
         assert isinstance(create.action, c.CreateSession)
         create.action.session.ttl.FromSeconds(60)
@@ -362,10 +371,36 @@ async def test_sessions_that_expired_are_told(behind: Watched, cache: Deaf) -> N
 
 async def test_the_last_words_of_a_server_that_stops(behind: Watched, server: MemoryServer) -> None:
     cache = Deaf(server)
-    async with CachedStore(behind, cache) as store:
+    async with CachedSessions(behind, behind, cache) as store:
         await accepted(store, CALLER.create("s"))
         cache.answer = asyncio.get_running_loop().create_future()
         cache.answer.set_result([False])
         await accepted(store, CALLER.append("s"))
         cache.answer = None
     assert server.get(1, KEY, False, 0) is None
+
+
+async def upload_started(behind: Watched) -> c.CompleteUpload:
+    content = b"content"
+    declared = Attachment(
+        attachment_id="a", name="a.txt", size_bytes=len(content), sha256=hashlib.sha256(content).digest()
+    )
+    upload = await behind.attachments.begin_upload(SCOPE, "s", declared, Piece(SCOPE.tenant_id, str(uuid4())))
+    assert upload is not None
+    return c.CompleteUpload("a", upload.epoch, declared.sha256, declared.size_bytes)
+
+
+@pytest.mark.parametrize("deletes", [False, True], ids=["upload", "deletion"])
+async def test_retry_of_upload_or_deletion_invalidates_cached_session(
+    store: CachedSessions, behind: Watched, deletes: bool
+) -> None:
+    """The process that did it first ended between its commit and the cache."""
+    await accepted(store, CALLER.create("s"))
+    completes = CALLER.command("s", await upload_started(behind), "upload")
+    if deletes:
+        await accepted(store, completes)
+    retried = CALLER.command("s", c.DeleteAttachment("a"), "deletion") if deletes else completes
+    await accepted(behind, retried)
+    (first,) = await accepted(store, retried)
+    snapshot = await store.get_session(SCOPE, "s", content=False)
+    assert snapshot.version == first.version

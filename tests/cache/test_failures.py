@@ -15,7 +15,7 @@ from sessiond_server.memory.store import MemoryStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.redis.link import open_link, parse
 from sessiond_server.store.cached.contract import Cache, Limits
-from sessiond_server.store.cached.store import PATIENCE, CachedStore
+from sessiond_server.store.cached.store import PATIENCE, CachedSessions
 from tests.cache.copies import KEY, copy, put, settled
 from tests.cache.valkey import Valkey
 from tests.conformance.caller import Caller, accepted
@@ -35,15 +35,16 @@ async def opened(url: str, *, timeouts: Timeouts = QUICK, limits: Limits | None 
 
 
 @asynccontextmanager
-async def cached(url: str) -> AsyncIterator[tuple[CachedStore, RedisCache]]:
-    async with opened(url) as cache, CachedStore(MemoryStore(), cache) as store:
+async def cached(url: str) -> AsyncIterator[tuple[CachedSessions, RedisCache]]:
+    truth = MemoryStore()
+    async with opened(url) as cache, CachedSessions(truth, truth, cache) as store:
         await settled(cache)
         await accepted(store, CALLER.create("s1"), CALLER.append("s1"))
         assert await hit(store)
         yield store, cache
 
 
-async def hit(store: CachedStore) -> bool:
+async def hit(store: CachedSessions) -> bool:
     """Reads the session, and says whether the answer came from the cache."""
     before = store.state().hits
     await store.get_session(SCOPE, "s1", content=True)
@@ -249,7 +250,8 @@ async def test_a_server_swapped_behind_open_connections_is_found_out(tmp_path: P
 
 
 async def test_nothing_waits_for_a_server_that_was_never_there() -> None:
-    async with opened("redis://127.0.0.1:1") as cache, CachedStore(MemoryStore(), cache) as store:
+    truth = MemoryStore()
+    async with opened("redis://127.0.0.1:1") as cache, CachedSessions(truth, truth, cache) as store:
         await accepted(store, CALLER.create("s1"))
         assert not await hit(store)
         assert not cache.ready

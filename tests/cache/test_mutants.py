@@ -14,8 +14,8 @@ from sessiond_server.store.cached import store as cached
 from sessiond_server.store.cached.contract import Copy, Forget, Put
 from sessiond_server.store.cached.dirt import Dirt
 from sessiond_server.store.cached.flights import Flights
-from sessiond_server.store.cached.store import CachedStore
-from sessiond_server.store.contract import Freshness
+from sessiond_server.store.cached.store import CachedSessions
+from sessiond_server.store.session_reads import Freshness
 from tests.cache import virtual
 from tests.cache.schedules import Schedule, Verdict
 
@@ -51,7 +51,7 @@ def plain_delete(patch: pytest.MonkeyPatch) -> None:
 def no_version_check(patch: pytest.MonkeyPatch) -> None:
     """`min_version` is not compared with what the cache has."""
     for name in ("get_session", "get_sessions", "list_messages"):
-        patch.setattr(CachedStore, name, _without_min_version(getattr(CachedStore, name)))
+        patch.setattr(CachedSessions, name, _without_min_version(getattr(CachedSessions, name)))
 
 
 def _without_min_version(read: Any) -> Any:
@@ -143,7 +143,7 @@ def redactions_extended(patch: pytest.MonkeyPatch) -> None:
 
 def dirty_sessions_read(patch: pytest.MonkeyPatch) -> None:
     """A session is read from the cache although it is known that the cache has not heard of its last write."""
-    patch.setattr(CachedStore, "_soil", lambda self, key, version: None)
+    patch.setattr(CachedSessions, "_soil", lambda self, key, version: None)
 
 
 MUTANTS: list[tuple[Mutation, set[str]]] = [

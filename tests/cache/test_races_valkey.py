@@ -10,7 +10,7 @@ import pytest
 
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Limits
-from sessiond_server.store.cached.store import CachedStore
+from sessiond_server.store.cached.store import CachedSessions
 from tests.cache.copies import settled
 from tests.cache.schedules import CALLER, Process, Schedule, SlowStore, Verdict
 from tests.cache.truth import DELETED
@@ -67,7 +67,7 @@ class RealSchedule(Schedule):
         cache.begin(self._prefix)
         await settled(cache)
         slow: Any = SlowStore(self._truth, self.chance, breaks=0.03)
-        store = CachedStore(slow, cache, most_dirty=self.chance.random.choice([1, 2, 10]))
+        store = CachedSessions(slow, slow, cache, most_dirty=self.chance.random.choice([1, 2, 10]))
         return Process(await self._stack.enter_async_context(store), cache)
 
     async def _happen(self, event: str) -> None:

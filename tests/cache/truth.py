@@ -8,7 +8,8 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain.commands import Command
 from sessiond_server.domain.rows import Key
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.store.contract import Applied, MessagesPage
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.session_reads import MessagesPage
 
 DELETED = 10**9
 """As a version: the session is gone for good."""

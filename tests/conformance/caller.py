@@ -14,7 +14,8 @@ from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import SessiondError
-from sessiond_server.store.contract import Store
+from sessiond_server.store.commits import Commits
+from sessiond_server.store.log_reads import LogReads
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -107,7 +108,7 @@ class Caller:
         return self.command(session_id, c.TouchSession(extend_us), request_id)
 
 
-async def accepted(store: Store, *commands: c.Command) -> Sequence[c.Outcome]:
+async def accepted(store: Commits, *commands: c.Command) -> Sequence[c.Outcome]:
     """Applies them as one batch; fails unless all were accepted."""
     results = (await store.apply(commands)).results
     refused = [result for result in results if isinstance(result, SessiondError)]
@@ -115,21 +116,21 @@ async def accepted(store: Store, *commands: c.Command) -> Sequence[c.Outcome]:
     return cast("Sequence[c.Outcome]", results)
 
 
-async def one(store: Store, command: c.Command, kind: type[T]) -> T:
+async def one(store: Commits, command: c.Command, kind: type[T]) -> T:
     """Applies one command; fails unless its outcome is of that kind."""
     (result,) = (await store.apply([command])).results
     assert isinstance(result, kind), result
     return result
 
 
-async def refused(store: Store, command: c.Command, kind: type[E]) -> E:
+async def refused(store: Commits, command: c.Command, kind: type[E]) -> E:
     """Applies one command; fails unless it was refused for that reason."""
     (result,) = (await store.apply([command])).results
     assert type(result) is kind, result
     return result
 
 
-async def whole_log(store: Store, scope: c.Scope, session_id: str) -> list[Event]:
+async def whole_log(store: LogReads, scope: c.Scope, session_id: str) -> list[Event]:
     """Every event; fails unless they are 1, 2, 3 ... version."""
     events: list[Event] = []
     while True:

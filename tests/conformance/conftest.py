@@ -19,11 +19,12 @@ from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.cached.contract import Cache
-from sessiond_server.store.cached.store import CachedStore
+from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
 from sessiond_server.store.work import WorkStore
 from tests.conformance.caller import Caller
 from tests.conftest import Databases, LoopThread
+from tests.support.stores import composed
 
 # Searched before pg_catalog, these functions stand for the server's clock in every statement of the store.
 _MOVABLE_CLOCK = """
@@ -157,7 +158,8 @@ async def open_backend(place: Place) -> AsyncIterator[Open]:
                     cache = redis = await stack.enter_async_context(RedisCache(place.redis_url, timeouts=patient))
                     redis.begin(place.redis_prefix)
                     await cache.became_ready()
-                return await stack.enter_async_context(CachedStore(store, cache))
+                cached = await stack.enter_async_context(CachedSessions(store, store, cache))
+                return composed(store, cached, cached)
 
             backend.store, backend.other = await behind_a_cache(backend.store), await behind_a_cache(backend.other)
             return backend

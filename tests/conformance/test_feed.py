@@ -13,7 +13,8 @@ from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.domain.rows import Rules
 from sessiond_server.postgres import log, write
 from sessiond_server.postgres.store import PostgresStore
-from sessiond_server.store.contract import PAGE_BYTES, Store
+from sessiond_server.store.contract import Store
+from sessiond_server.store.session_reads import PAGE_BYTES
 from tests.conformance.caller import Caller, accepted, struct
 from tests.conformance.conftest import Backend, Open
 from tests.conformance.meeting import until, waiting

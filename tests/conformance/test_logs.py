@@ -10,7 +10,9 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.errors import SessionNotFound
-from sessiond_server.store.contract import PAGE_BYTES, LogHead, LogPage, Store
+from sessiond_server.store.contract import Store
+from sessiond_server.store.log_reads import LogHead, LogPage
+from sessiond_server.store.session_reads import PAGE_BYTES
 from tests.conformance.caller import Caller, accepted, message, struct
 from tests.conformance.conftest import Backend, Open
 

@@ -11,7 +11,8 @@ from sessiond_server.memory import store as memory
 from sessiond_server.postgres import filters
 from sessiond_server.postgres import store as store_module
 from sessiond_server.store.cached import windows
-from sessiond_server.store.contract import PAGE_BYTES, MessagesPage, Store
+from sessiond_server.store.contract import Store
+from sessiond_server.store.session_reads import PAGE_BYTES, MessagesPage
 from tests.conformance.caller import Caller, accepted, message, struct, texts, whole_log
 
 MEBIBYTE = 1 << 20

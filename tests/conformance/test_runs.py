@@ -10,7 +10,8 @@ from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.errors import RunAlreadyExists, RunFenced, RunInProgress, RunNotFound, SessionNotFound
-from sessiond_server.store.contract import CACHED, Freshness, Store
+from sessiond_server.store.contract import Store
+from sessiond_server.store.session_reads import CACHED, Freshness
 from sessiond_server.store.work import RunsPage
 from tests.conformance.caller import Caller, accepted, message, one, refused, session, struct, texts, whole_log
 from tests.conformance.conftest import Backend

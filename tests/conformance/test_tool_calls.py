@@ -14,7 +14,8 @@ from sessiond_server.errors import (
     ToolCallAlreadyExists,
     ToolCallNotFound,
 )
-from sessiond_server.store.contract import PAGE_BYTES, Store
+from sessiond_server.store.contract import Store
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.work import ToolCallsPage
 from tests.conformance.caller import Caller, accepted, one, refused, struct, whole_log
 from tests.conformance.conftest import Backend

@@ -16,7 +16,8 @@ from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Key
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.store.contract import Applied, FeedPage, LogHeads, LogPage
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 
 
 @dataclass

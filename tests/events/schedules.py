@@ -17,11 +17,12 @@ from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import PositionGone, SessiondError, SessionNotFound, StoreUnavailable
+from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint, Listener
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
-from sessiond_server.store.announcing import AnnouncingStore
-from sessiond_server.store.contract import Applied
+from sessiond_server.store.announcing import AnnouncedCommits
+from sessiond_server.store.commits import Applied
 from tests.conformance.caller import Caller
 from tests.events.database import Database
 from tests.events.watchers import REDACTED, FeedWatch, SessionWatch, Watch
@@ -164,7 +165,7 @@ class Bell:
 @dataclass
 class Replica:
     hub: EventHub
-    store: AnnouncingStore
+    store: AnnouncedCommits
     connection: Connection
     redactions: set[str] = field(default_factory=set)
     """Ids of those that its watchers, or its writers, were told of."""
@@ -233,7 +234,7 @@ class Schedule:
     def _replica(self) -> Replica:
         connection: Any = Connection(self.database, self.chance, self._breaks)
         hub = EventHub(connection, self.bell, self.limits)
-        return Replica(hub, AnnouncingStore(connection, hub, self.bell), connection)
+        return Replica(hub, AnnouncedCommits(connection, Announcer(hub, self.bell)), connection)
 
     def _calm(self) -> None:
         self.chance.hurried = True

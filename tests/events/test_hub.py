@@ -22,6 +22,7 @@ from sessiond_server.errors import (
     StoreUnavailable,
     TooManyWatchers,
 )
+from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
 from sessiond_server.events.feed import WITNESSES
@@ -29,7 +30,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.store.announcing import AnnouncingStore
+from sessiond_server.store.announcing import AnnouncedCommits
 from tests.cache import virtual
 from tests.conformance.caller import Caller, accepted
 from tests.events.database import Database
@@ -77,7 +78,7 @@ class World:
         store: Any = Faulty(self.elsewhere)
         self.store = store
         self.hub = EventHub(store, self.bus, Limits(**limits))
-        self.here = AnnouncingStore(store, self.hub, self.bus)
+        self.here = AnnouncedCommits(store, Announcer(self.hub, self.bus))
 
     def watch(
         self,
@@ -506,12 +507,12 @@ async def test_telling_never_fails_a_write() -> None:
             raise RuntimeError("no bell")
 
     w = World()
-    w.here = AnnouncingStore(w.store, w.hub, Broken())
+    w.here = AnnouncedCommits(w.store, Announcer(w.hub, Broken()))
     logging.getLogger("sessiond.events").setLevel(logging.CRITICAL)
     try:
         async with w.hub:
             await accepted(w.here, CALLER.create("s"))
-            assert (await w.here.get_session(CALLER.scope, "s", content=False)).version == 1
+            assert (await w.store.get_session(CALLER.scope, "s", content=False)).version == 1
     finally:
         logging.getLogger("sessiond.events").setLevel(logging.NOTSET)
 

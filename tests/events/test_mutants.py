@@ -20,7 +20,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.watched import SessionWatcher
-from sessiond_server.store.contract import LogHead, LogPage
+from sessiond_server.store.log_reads import LogHead, LogPage
 from tests.cache import virtual
 from tests.events.schedules import Schedule, Verdict
 

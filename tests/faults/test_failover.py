@@ -19,7 +19,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.schema.migrate import migrate
 from sessiond_server.postgres.store import PostgresStore
-from sessiond_server.store.contract import FeedPage
+from sessiond_server.store.log_reads import FeedPage
 from tests.conformance.caller import Caller, accepted
 from tests.conformance.meeting import until, waiting
 from tests.conformance.test_feed import START, complete, names

@@ -21,7 +21,7 @@ from sessiond_server.errors import NotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.boundary import Boundary
-from sessiond_server.store.contract import CACHED, Freshness
+from sessiond_server.store.session_reads import CACHED, Freshness
 from tests.rpc.test_table import VALID
 from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
 

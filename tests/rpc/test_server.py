@@ -19,7 +19,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
 from tests.rpc.test_boundary import READ, Holding
 from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
 
@@ -130,7 +130,8 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = Files(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
-    return RpcServer(store, store, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
+    reads = Reads(store, store, store, store)
+    return RpcServer(reads, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
 
 
 async def test_a_server_that_never_started_can_be_stopped() -> None:

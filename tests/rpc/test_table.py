@@ -23,7 +23,7 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.store.contract import CACHED, Freshness
+from sessiond_server.store.session_reads import CACHED, Freshness
 from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
 from tests.rpc.wire import Failure as WireFailure
 

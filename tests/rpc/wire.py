@@ -31,16 +31,18 @@ from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.files import Files
 from sessiond_server.blobs.uploads import UploadLimits, Uploads
 from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
-from sessiond_server.store.announcing import AnnouncingStore
+from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
+from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.attachments import AttachmentStore
-from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.commits import Commits, Writer
+from sessiond_server.store.contract import Store
 from sessiond_server.store.work import WorkStore
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
@@ -71,11 +73,11 @@ SETTINGS = WireSettings(listen="127.0.0.1:0")
 class DirectWriter:
     """Each command a batch of its own."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
 
     async def write(self, command: Command) -> Outcome:
-        (result,) = (await self._store.apply([command])).results
+        (result,) = (await self._commits.apply([command])).results
         if isinstance(result, Exception):
             raise result
         return result
@@ -330,10 +332,10 @@ async def serving(
     attachments = attachments or (store if isinstance(store, MemoryStore) else MemoryStore()).attachments
     blobs = blobs or MemoryBlobs()
     async with EventHub(store, bus, limits) as hub, Uploads(attachments, blobs, uploads) as receiving:
-        announcing = AnnouncingStore(store, hub, bus)
+        commits = AnnouncedCommits(store, Announcer(hub, bus))
         files = Files(attachments, receiving, Downloads(attachments, blobs))
-        direct = writer or DirectWriter(announcing)
-        server = RpcServer(announcing, work, direct, hub, bus, files, authenticator, settings)
+        direct = writer or DirectWriter(commits)
+        server = RpcServer(Reads(store, store, store, work), direct, hub, bus, files, authenticator, settings)
         port = await server.start()
         if ready:
             await server.open(await store.token_key())

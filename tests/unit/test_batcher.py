@@ -12,7 +12,8 @@ from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
 from sessiond_server.store.batcher import Batcher, BatcherState
 from sessiond_server.store.batching import BUSY, Batching, Limits
-from sessiond_server.store.contract import Applied, Store
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.contract import Store
 
 ONE_SHARD = Limits(shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0)
 

@@ -11,7 +11,7 @@ from sessiond_server.errors import PositionCompacted, PositionLost
 from sessiond_server.events.channel import START, Channel, Fit, LogBroken, Where, check, cursor_after
 from sessiond_server.events.contract import Batch, Cursor
 from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
-from sessiond_server.store.contract import LogHead, LogPage
+from sessiond_server.store.log_reads import LogHead, LogPage
 
 KEY = ("tenant", "s")
 TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED

@@ -178,10 +178,10 @@ class TestExpiry:
     def test_the_sweeper_ends_only_what_is_due_and_only_once(self) -> None:
         log = Log()
         log.create(ttl={"seconds": 100})
-        assert log.ok(c.ExpireSession()) == c.NothingToDo()
+        assert log.ok(c.ExpireSession()) == c.NothingToDo(1)
         log.now += 100 * SECOND
         log.ok(c.ExpireSession())
-        assert log.ok(c.ExpireSession()) == c.NothingToDo()
+        assert log.ok(c.ExpireSession()) == c.NothingToDo(2)
         session = log.session()
         assert (session.status, session.end_reason) == (ENDED, EndReason.END_REASON_EXPIRED)
         assert [event.type for event in log.log()][1:] == [EventType.EVENT_TYPE_SESSION_EXPIRED]

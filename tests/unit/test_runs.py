@@ -195,7 +195,7 @@ class TestHeartbeat:
         before = settled(log)
         log.now += 20 * SECOND
         outcome = log.ok(c.HeartbeatRun(), fence=fence)
-        assert outcome == c.LeaseExtended(log.now + LEASE * SECOND, LEASE * SECOND)
+        assert outcome == c.LeaseExtended(before.version, log.now + LEASE * SECOND, LEASE * SECOND)
         assert log.session() == before
         log.now += 20 * SECOND
         log.ok(c.AppendMessages([user()]), fence=fence)
@@ -306,7 +306,7 @@ class TestLease:
         log.ok(c.StartToolCall("t1"), fence=fence)
         log.ok(request("asked", approval=True), fence=fence)
         log.now += LEASE * SECOND
-        assert log.ok(EXPIRE) == c.NothingToDo()
+        assert log.ok(EXPIRE) == c.NothingToDo(log.session().version)
         assert kinds(log.log())[-4:] == ["TOOL_CALL_CANCELLED", "TOOL_CALL_CANCELLED", "RUN_FAILED", "RUN_STARTED"]
         assert [event.index_in_request for event in log.log()[-4:]] == [0, 1, 2, 3]
         assert {event.actor for event in log.log()[-4:]} == {"sessiond"}
@@ -321,7 +321,7 @@ class TestLease:
         begun(log, "r1")
         log.now += LEASE * SECOND - 1
         before = log.session()
-        assert log.ok(EXPIRE) == c.NothingToDo()
+        assert log.ok(EXPIRE) == c.NothingToDo(before.version)
         assert log.session() == before
 
     @pytest.mark.parametrize("policy", [1, 2, 3])

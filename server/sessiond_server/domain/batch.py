@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Final
 
 from google.protobuf.json_format import MessageToJson
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.decide import RULES
+from sessiond_server.domain.actions import Action, ask_for_work
+from sessiond_server.domain.attachments import rules as attachment_rules
+from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
     Head,
@@ -28,6 +30,7 @@ from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds
+from sessiond_server.domain.tool_calls import rules as tool_call_rules
 from sessiond_server.errors import (
     RequestIdReused,
     SessionAlreadyExists,
@@ -40,26 +43,14 @@ from sessiond_server.errors import (
 ACTOR = "sessiond"
 """Event.actor of what the server does by itself."""
 
-ANSWERS_WITH_CONTENT = (
-    c.UpdateSession,
-    c.ActivateSession,
-    c.SuspendSession,
-    c.ResumeSession,
-    c.EndSession,
-    c.TouchSession,
-)
-"""Actions that change the content of an existing session, or answer with it."""
-
-NEEDS_WORK = (
-    c.BeginRun,
-    c.FinishRun,
-    c.CancelRun,
-    c.SuspendSession,
-    c.EndSession,
-    c.ExpireSession,
-)
-"""Actions that may end or start runs other than the one they name. Before one of them is decided, a lease that has run
-out is dealt with, as if the sweeper had come."""
+ACTIONS: Final[Mapping[type, Action]] = {
+    **session_rules.ACTIONS,
+    **message_rules.ACTIONS,
+    **run_rules.ACTIONS,
+    **tool_call_rules.ACTIONS,
+    **attachment_rules.ACTIONS,
+}
+"""The row of every action."""
 
 
 @dataclass(slots=True)
@@ -75,52 +66,20 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules
     asked = Needs()
     contents: set[Key] = set()
     for command in commands:
-        key, action = command.key, command.action
+        key, action = command.key, ACTIONS[type(command.action)]
         head = heads.get(key)
         if head is not None:
             asked.requests.append((key, command.request_id))
-            if isinstance(action, c.AppendMessages):
-                asked.message_ids += [(key, m.message_id) for m in action.messages if m.message_id]
-            elif isinstance(action, c.RedactMessage):
-                asked.messages.append((key, action.message_id))
-            elif isinstance(action, c.CompleteUpload):
-                asked.attachments.append((key, action.attachment_id))
-                asked.uploads.append((key, action.attachment_id))
-                asked.blobs.append((key[0], action.sha256, action.size_bytes))
-            elif isinstance(action, c.DeleteAttachment):
-                asked.attachments.append((key, action.attachment_id))
-            elif isinstance(action, _WORK):
-                _ask_for_work(asked, command, head)
-            if head.content_version and key not in contents and isinstance(action, ANSWERS_WITH_CONTENT):
+            if action.ask is not None:
+                action.ask(asked, command, head)
+            if action.with_work:
+                ask_for_work(asked, key, head)
+            if action.with_content and head.content_version and key not in contents:
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
-        elif isinstance(action, c.CreateSession) and rules.max_live_sessions and key[0] not in asked.tenants:
+        elif isinstance(command.action, c.CreateSession) and rules.max_live_sessions and key[0] not in asked.tenants:
             asked.tenants.append(key[0])
     return asked
-
-
-def _ask_for_work(asked: Needs, command: c.Command, head: Head) -> None:
-    """What of runs and tool calls a command needs; nothing where the session has none."""
-    key, action = command.key, command.action
-    if isinstance(action, c.ToolCallChange):
-        asked.tool_calls.append((key, action.tool_call_id))
-    elif isinstance(action, c.RequestToolCall):
-        if action.call.tool_call_id:
-            asked.tool_calls.append((key, action.call.tool_call_id))
-    elif isinstance(action, c.HeartbeatRun):
-        if command.fence is not None:
-            asked.runs.append((key, command.fence.run_id))
-    else:
-        if isinstance(action, c.BeginRun) and action.run.run_id:
-            asked.runs.append((key, action.run.run_id))
-        elif isinstance(action, c.CancelRun):
-            asked.runs.append((key, action.run_id))
-        core = Session.FromString(head.core)
-        if (core.run_count or core.open_tool_call_count) and key not in asked.work:
-            asked.work.append(key)
-
-
-_WORK = (*NEEDS_WORK, c.HeartbeatRun, c.RequestToolCall, *get_args(c.ToolCallChange))
 
 
 def decide(
@@ -153,7 +112,7 @@ class _Batch:
             return refusal
 
     def _outcome(self, command: c.Command) -> c.Outcome | Replay:
-        state = self._state(command.key)
+        state, action = self._state(command.key), ACTIONS[type(command.action)]
         creates = isinstance(command.action, c.CreateSession)
         visible = state is not None and command.scope.user_id in ("", state.user_id)
         if visible and (first := self._first_outcome(command)) is not None:
@@ -163,7 +122,7 @@ class _Batch:
         if not creates and (state is None or not visible or state.deleted):
             raise SessionNotFound(command.session_id)
         if state is not None:
-            if state.lease_expire_us is not None and isinstance(command.action, NEEDS_WORK):
+            if state.lease_expire_us is not None and action.with_work:
                 self._expire_lease(command, state)
             if command.expected_version not in (0, state.core.version):
                 raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
@@ -177,7 +136,8 @@ class _Batch:
             state = self.states[command.key] = session_rules.create(step, command.action, self.known)
             outcome: c.Outcome = c.SessionWritten(state.snapshot())
         else:
-            outcome = RULES[type(command.action)](step, state, command.action)
+            assert action.rule is not None
+            outcome = action.rule(step, state, command.action)
         self._record(step, outcome)
         return outcome
 
@@ -201,7 +161,7 @@ class _Batch:
         )
         step = self._step(own, state)
         run_rules.expire_lease(step, state)
-        self._record(step, c.NothingToDo())
+        self._record(step, c.NothingToDo(state.core.version))
 
     def _first_outcome(self, command: c.Command) -> c.Outcome | Replay | None:
         """What the request did before, in this batch or in another; None when it is new."""

@@ -1,7 +1,8 @@
 """What a caller can ask the log to do, and what comes back: plain values, no behaviour.
 
-A command is an action on one session by one principal. The rules (`decide.py`) turn it into events or an error; a store
-applies many at once. Resource messages inside an action are the caller's: the rules copy before they change anything.
+A command is an action on one session by one principal. The rules (`batch.ACTIONS`) turn it into events or an error; a
+store applies many at once. Resource messages inside an action are the caller's: the rules copy before they change
+anything.
 """
 
 from collections.abc import Sequence
@@ -250,6 +251,10 @@ class SessionWritten:
 
     session: SessionSnapshot
 
+    @property
+    def version(self) -> int:
+        return self.session.version
+
 
 @dataclass(frozen=True, slots=True)
 class MessagesAppended:
@@ -288,8 +293,9 @@ class RunWritten:
 
 @dataclass(frozen=True, slots=True)
 class LeaseExtended:
-    """Outcome of a heartbeat."""
+    """Outcome of a heartbeat, which makes no event."""
 
+    version: int
     lease_expire_time_us: int
     lease_us: int
 
@@ -312,12 +318,16 @@ class AttachmentUploaded:
 
 @dataclass(frozen=True, slots=True)
 class AttachmentDeleted:
+    """Outcome of a deleted attachment."""
+
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class NothingToDo:
-    """Outcome of an ExpireSession that came too early or too late."""
+    """Outcome of an ExpireSession, whether it came in time or not."""
+
+    version: int
 
 
 Outcome = (
@@ -332,7 +342,8 @@ Outcome = (
     | AttachmentDeleted
     | NothingToDo
 )
-"""What an accepted command did. Built from the log: a retry gets an equal one."""
+"""What an accepted command did. Built from the log: a retry gets an equal one. Each has the session's `version` right
+after the command."""
 
 Result = Outcome | SessiondError
 """A refusal is a value, so that one command cannot fail its neighbours in a batch."""

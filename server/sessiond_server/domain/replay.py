@@ -1,17 +1,14 @@
 """The first outcome of a request that is made again, rebuilt from the events that it wrote."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final, get_args
+from collections.abc import Container, Iterator, Mapping, Sequence
 
-from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import wire
-from sessiond_server.domain.rows import StoredEvent
-
-_FINISHED: Final = (EventType.EVENT_TYPE_RUN_COMPLETED, EventType.EVENT_TYPE_RUN_FAILED)
-_CANCELLED: Final = (EventType.EVENT_TYPE_RUN_CANCELLED,)
+from sessiond_server.domain.batch import ACTIONS
+from sessiond_server.domain.rows import Key, StoredEvent
+from sessiond_server.errors import SessiondError
 
 
 def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
@@ -33,31 +30,21 @@ def outcome(action: c.Action, events: Sequence[StoredEvent], content: Mapping[in
     events that `contents(events)` names, where they have any. The fingerprint has shown that `action` is the first
     one's equal.
     """
-    first, last = events[0], events[-1]
-    if isinstance(action, c.DeleteSession):
-        return c.SessionDeleted(last.seq)
-    if isinstance(action, c.AppendMessages):
-        ids = tuple(event.message_id or "" for event in events)
-        return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us)
-    if isinstance(action, c.RedactMessage):
-        return c.MessageRedacted(last.seq, last.body)
-    if isinstance(action, c.BeginRun):
-        return c.RunWritten(last.seq, last.body)
-    if isinstance(action, c.FinishRun):
-        return c.RunWritten(last.seq, _only(events, _FINISHED).body)
-    if isinstance(action, c.CancelRun):
-        return c.RunWritten(last.seq, _only(events, _CANCELLED).body)
-    if isinstance(action, c.CompleteUpload):
-        return c.AttachmentUploaded(last.seq, last.body)
-    if isinstance(action, c.DeleteAttachment):
-        return c.AttachmentDeleted(last.seq)
-    data = b"".join(content.get(seq, b"") for seq in contents(events))
-    if isinstance(action, (c.RequestToolCall, *get_args(c.ToolCallChange))):
-        return c.ToolCallWritten(last.seq, last.body + data)
-    return c.SessionWritten(c.SessionSnapshot(last.seq, last.body, data))
+    first_outcome = ACTIONS[type(action)].first_outcome
+    assert first_outcome is not None, "only what wrote events is told again"
+    return first_outcome(events, b"".join(content.get(seq, b"") for seq in contents(events)))
 
 
-def _only(events: Sequence[StoredEvent], types: Sequence[int]) -> StoredEvent:
-    """The event of the run that the command ended; around it may be those of its calls, and of the next run's start."""
-    (event,) = (event for event in events if event.type in types)
-    return event
+def repeated(
+    commands: Sequence[c.Command], results: Sequence[c.Result], written: Container[Key]
+) -> Iterator[tuple[c.Command, c.Outcome]]:
+    """Commands that had been done before, on sessions of which this batch wrote nothing, with their first outcomes.
+
+    It is unknown whether caches and subscribers learnt of the first time: the process may have ended right after the
+    commit, or lost its connection during it.
+    """
+    for command, result in zip(commands, results, strict=True):
+        if isinstance(result, SessiondError) or command.key in written:
+            continue
+        if ACTIONS[type(command.action)].first_outcome is not None:
+            yield command, result

@@ -18,7 +18,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionCompacted, PositionLost
 from sessiond_server.events.contract import Batch, Cursor
 from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
-from sessiond_server.store.contract import LogHead, LogPage
+from sessiond_server.store.log_reads import LogHead, LogPage
 
 DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 REDACTED: Final = EventType.EVENT_TYPE_MESSAGE_REDACTED

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
+from sessiond_server.store.log_reads import LogReads
+from sessiond_server.store.session_reads import SessionReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,10 @@ class FeedStream(Protocol):
     async def next(self) -> FeedBatch | CaughtUp:
         """As SessionStream.next, for the tenant's feed: entries in order of `place`, none missing."""
         ...
+
+
+class Truth(SessionReads, LogReads, Protocol):
+    """What a hub reads, always from the primary."""
 
 
 class Hub(Protocol):

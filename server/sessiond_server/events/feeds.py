@@ -18,7 +18,7 @@ from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.streams import Stream, Waiting
-from sessiond_server.store.contract import FeedPage, Store
+from sessiond_server.store.log_reads import FeedPage, LogReads
 
 _log = logging.getLogger("sessiond.events")
 
@@ -111,7 +111,7 @@ class FeedWatcher(Stream):
 class Feeds:
     """The streams of all watched feeds. Belongs to the hub, which tells it of commits and hints."""
 
-    def __init__(self, store: Store, limits: Limits, reads: Reads, rings: Rings) -> None:
+    def __init__(self, store: LogReads, limits: Limits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
         self.sightings: Final = Sightings()

@@ -20,14 +20,13 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
 from sessiond_server.events.bus import Bus, Deltas, Hint
-from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, SessionStream
+from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, SessionStream, Truth
 from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import Limits
 from sessiond_server.events.reads import Reads
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.watched import Moment
-from sessiond_server.store.contract import Store
 
 _log = logging.getLogger("sessiond.events")
 
@@ -57,7 +56,7 @@ class EventHub:
     nor bus. Belongs to the loop that it is made on.
     """
 
-    def __init__(self, store: Store, bus: Bus, limits: Limits | None = None) -> None:
+    def __init__(self, store: Truth, bus: Bus, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._store = store
         self._bus = bus

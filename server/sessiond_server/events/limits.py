@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sessiond_server.store.contract import PAGE_BYTES
+from sessiond_server.store.session_reads import PAGE_BYTES
 
 BATCH_EVENTS: Final = 1000
 BATCH_BYTES: Final = PAGE_BYTES

@@ -21,13 +21,14 @@ from sessiond_server.errors import (
     StoreUnavailable,
 )
 from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_after
-from sessiond_server.events.contract import Batch, Cursor
+from sessiond_server.events.contract import Batch, Cursor, Truth
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, Limits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.watched import Moment, Page, SessionWatcher, WatchedSession
-from sessiond_server.store.contract import Freshness, LogHeads, Store
+from sessiond_server.store.log_reads import LogHeads
+from sessiond_server.store.session_reads import Freshness
 
 _log = logging.getLogger("sessiond.events")
 
@@ -40,7 +41,7 @@ class Sessions:
     """The streams of all watched sessions. Belongs to the hub, which tells it of commits, hints and ends of logs."""
 
     def __init__(
-        self, store: Store, limits: Limits, reads: Reads, rings: Rings, *, wall_clock: Callable[[], float] = time.time
+        self, store: Truth, limits: Limits, reads: Reads, rings: Rings, *, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time

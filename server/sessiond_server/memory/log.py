@@ -9,7 +9,8 @@ from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.store import witnesses
-from sessiond_server.store.contract import PAGE_BYTES, FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.witnesses import Trace
 
 INCARNATION: Final = "memory"

@@ -49,17 +49,9 @@ from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
-from sessiond_server.store.contract import (
-    CACHED,
-    PAGE_BYTES,
-    Applied,
-    FeedPage,
-    Freshness,
-    LogHeads,
-    LogPage,
-    MessagesPage,
-    SessionsPage,
-)
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
+from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
@@ -263,9 +255,7 @@ class MemoryStore:
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
         return sum(1 for _ in self._selected(scope, where))
 
-    async def get_message(
-        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
-    ) -> tuple[int, bytes]:
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
         log = self._log(scope, session_id)
         if (seq := log.seq_of_message.get(message_id)) is None:
             raise MessageNotFound(session_id, message_id)

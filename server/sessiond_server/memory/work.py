@@ -10,7 +10,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.rows import Head, Key, RunRow, StoredToolCall, ToolCallRow
 from sessiond_server.domain.runs.work import with_lease
 from sessiond_server.errors import RunNotFound, ToolCallNotFound
-from sessiond_server.store.contract import PAGE_BYTES
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 _RUNNING: Final = RunStatus.RUN_STATUS_RUNNING

@@ -1,1 +1,1 @@
-"""All that speaks to Postgres: the store, the bus by NOTIFY, blobs, the schema. The only package that imports asyncpg."""
+"""All that speaks to Postgres: store, bus by NOTIFY, blobs, schema. The only package that imports asyncpg."""

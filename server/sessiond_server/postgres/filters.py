@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
 from sessiond_server.postgres.statements import LIST
-from sessiond_server.store.contract import PAGE_BYTES
+from sessiond_server.store.session_reads import PAGE_BYTES
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _FRAGMENT = re.compile(r"\{([a-z_]+)\}")

@@ -13,7 +13,8 @@ from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.statements import LOG
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store import witnesses
-from sessiond_server.store.contract import PAGE_BYTES, FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.witnesses import Trace
 
 HEADS = LOG["log_heads"].text

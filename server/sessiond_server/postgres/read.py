@@ -6,7 +6,7 @@ from typing import Any
 from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.statements import READ
-from sessiond_server.store.contract import MessagesPage, SessionsPage
+from sessiond_server.store.session_reads import MessagesPage, SessionsPage
 
 GET_CORE = READ["get_core"].text
 GET_SESSION = READ["get_session"].text

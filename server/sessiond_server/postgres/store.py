@@ -15,17 +15,9 @@ from sessiond_server.postgres import filters, log, read, sweep, work_reads, writ
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import pool
 from sessiond_server.postgres.transactions import Transactions
-from sessiond_server.store.contract import (
-    CACHED,
-    PAGE_BYTES,
-    Applied,
-    FeedPage,
-    Freshness,
-    LogHeads,
-    LogPage,
-    MessagesPage,
-    SessionsPage,
-)
+from sessiond_server.store.commits import Applied
+from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
+from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
@@ -108,9 +100,7 @@ class PostgresStore:
         count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
         return count
 
-    async def get_message(
-        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
-    ) -> tuple[int, bytes]:
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
         rows = await self._transactions.fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
         return read.message(session_id, message_id, rows)
 

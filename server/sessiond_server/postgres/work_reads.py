@@ -10,7 +10,7 @@ from sessiond_server.errors import RunNotFound, SessionNotFound, ToolCallNotFoun
 from sessiond_server.postgres.read import NO_BOUND
 from sessiond_server.postgres.statements import WORK
 from sessiond_server.postgres.transactions import Transactions
-from sessiond_server.store.contract import PAGE_BYTES
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 GET_RUN = WORK["get_run"].text

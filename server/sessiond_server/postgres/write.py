@@ -27,7 +27,7 @@ from sessiond_server.postgres import file_rows, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.transactions import Raced
-from sessiond_server.store.contract import Applied
+from sessiond_server.store.commits import Applied
 
 LOCK_HEADS = WRITE["lock_heads"].text
 LOCK_TENANTS = WRITE["lock_tenants"].text

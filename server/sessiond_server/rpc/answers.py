@@ -18,7 +18,7 @@ from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, Out
 from sessiond_server.domain.runs.figures import RunFigures
 from sessiond_server.domain.times import microseconds, set_duration, set_timestamp
 from sessiond_server.errors import VersionNotReached
-from sessiond_server.store.contract import PAGE_BYTES
+from sessiond_server.store.session_reads import PAGE_BYTES
 
 _BATCHED_SESSION = wire.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
 _LISTED_RUN = wire.tag(ListRunsResponse.RUNS_FIELD_NUMBER)

@@ -45,7 +45,9 @@ from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
-from sessiond_server.store.contract import Store, Writer
+from sessiond_server.store.commits import Writer
+from sessiond_server.store.log_reads import LogReads
+from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
@@ -142,13 +144,23 @@ class WireSettings:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Where the services read, by ability."""
+
+    sessions: SessionReads
+    """A cache may answer."""
+    queries: SessionQueries
+    logs: LogReads
+    work: WorkStore
+
+
 class RpcServer:
     """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
 
     def __init__(
         self,
-        store: Store,
-        work: WorkStore,
+        reads: Reads,
         writer: Writer,
         hub: Hub,
         bus: Bus,
@@ -169,11 +181,11 @@ class RpcServer:
         )
         transfers = Transfers(most=settings.most_transfers, idle=settings.transfer_idle)
         self._servicers = (
-            (SESSIONS, SessionServicer(store, work, writer, tokens)),
-            (MESSAGES, MessageServicer(store, writer, tokens)),
-            (RUNS, RunServicer(work, writer, tokens)),
-            (TOOL_CALLS, ToolCallServicer(work, writer, tokens)),
-            (EVENTS, EventServicer(store, hub, bus, positions, self._deliveries)),
+            (SESSIONS, SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens)),
+            (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens)),
+            (RUNS, RunServicer(reads.work, writer, tokens)),
+            (TOOL_CALLS, ToolCallServicer(reads.work, writer, tokens)),
+            (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
         self._figures = Figures()
@@ -215,7 +227,7 @@ class RpcServer:
         return port
 
     async def open(self, token_key: bytes) -> None:
-        """Serves from now on: the store is ready, and `token_key` is Store.token_key's. Health says SERVING."""
+        """Serves from now on: the store is ready, and `token_key` is Upkeep.token_key's. Health says SERVING."""
         self._tokens.key = self._positions.key = token_key
         self._gate.open()
         await self.set_serving(True)

@@ -1,4 +1,4 @@
-"""The writer that gathers commands from many callers into transactions: `batching.py` on asyncio, over any Store."""
+"""The writer that gathers commands from many callers into transactions: `batching.py` on asyncio, over any Commits."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from types import TracebackType
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
 from sessiond_server.store.batching import Answer, Batching, Limits, Ticket
-from sessiond_server.store.contract import Store
+from sessiond_server.store.commits import Commits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Batcher:
     Each shard has one task that talks to the store, so no caller's cancellation reaches a commit.
     """
 
-    def __init__(self, store: Store, limits: Limits | None = None) -> None:
-        self._store = store
+    def __init__(self, commits: Commits, limits: Limits | None = None) -> None:
+        self._commits = commits
         self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or Limits(), Random())
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: dict[int, asyncio.Future[None]] = {}
@@ -116,7 +116,7 @@ class Batcher:
                 await idle
                 continue
             try:
-                results = (await self._store.apply([ticket.command for ticket in batch])).results
+                results = (await self._commits.apply([ticket.command for ticket in batch])).results
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
             except StoreUnavailable:

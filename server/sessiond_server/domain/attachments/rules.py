@@ -1,13 +1,16 @@
 """The rules of attachments: when an upload may begin, when it becomes an attachment, and when one goes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.actions import Action
+from sessiond_server.domain.rows import Head, Needs, Rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import set_timestamp
@@ -98,3 +101,19 @@ def _emit(
     step.advance(state.core, time_us, activity=event_type in fold.ACTIVITY)
     fold.add_attachment(state.core, event_type, attachment)
     step.emit(state, event_type, time_us, body=body)
+
+
+def _ask(asked: Needs, command: c.Command, head: Head) -> None:
+    """For the attachment that the command names; to complete an upload also for that, and for its content."""
+    action, key = command.action, command.key
+    assert isinstance(action, c.CompleteUpload | c.DeleteAttachment)
+    asked.attachments.append((key, action.attachment_id))
+    if isinstance(action, c.CompleteUpload):
+        asked.uploads.append((key, action.attachment_id))
+        asked.blobs.append((key[0], action.sha256, action.size_bytes))
+
+
+ACTIONS: Final[Mapping[type, Action]] = {
+    c.CompleteUpload: Action(complete, lambda events, _: c.AttachmentUploaded(events[-1].seq, events[-1].body), _ask),
+    c.DeleteAttachment: Action(delete, lambda events, _: c.AttachmentDeleted(events[-1].seq), _ask),
+}

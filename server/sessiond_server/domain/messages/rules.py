@@ -1,5 +1,6 @@
 """The rules of messages: appended, redacted. Each checks everything before it changes anything."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sessiond.v1.event_pb2 import Event, EventType
@@ -7,7 +8,8 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, wire
-from sessiond_server.domain.rows import AppendedMessage, EventRow
+from sessiond_server.domain.actions import Action
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import NO_VIEW, State, Step
 from sessiond_server.domain.times import set_timestamp
@@ -130,3 +132,27 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
         session_name="" if gave_name else None,
     )
     return c.MessageRedacted(core.version, body)
+
+
+def _ask_to_append(asked: Needs, command: c.Command, head: Head) -> None:
+    assert isinstance(command.action, c.AppendMessages)
+    asked.message_ids += [(command.key, m.message_id) for m in command.action.messages if m.message_id]
+
+
+def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
+    assert isinstance(command.action, c.RedactMessage)
+    asked.messages.append((command.key, command.action.message_id))
+
+
+def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppended:
+    first, last = events[0], events[-1]
+    ids = tuple(event.message_id or "" for event in events)
+    return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us)
+
+
+ACTIONS: Final[Mapping[type, Action]] = {
+    c.AppendMessages: Action(append, _appended, _ask_to_append),
+    c.RedactMessage: Action(
+        redact, lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body), _ask_to_redact
+    ),
+}

@@ -4,6 +4,7 @@ Each rule checks everything before it changes anything, so that a refusal leaves
 a command (calls closed, runs cancelled, the next one started) is part of the same write, one event each.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from sessiond.v1.event_pb2 import EventType
@@ -12,7 +13,8 @@ from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
-from sessiond_server.domain.rows import OPEN_RUNS
+from sessiond_server.domain.actions import Action, written_run
+from sessiond_server.domain.rows import OPEN_RUNS, Head, Needs
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds, set_timestamp
@@ -23,10 +25,14 @@ MOST_QUEUED: Final = 64
 QUEUE_RETRY_AFTER: Final = 1.0
 """Seconds after which a full queue is worth another attempt."""
 
+_COMPLETED: Final = EventType.EVENT_TYPE_RUN_COMPLETED
+_FAILED: Final = EventType.EVENT_TYPE_RUN_FAILED
+_CANCELLED: Final = EventType.EVENT_TYPE_RUN_CANCELLED
+
 _ENDINGS: Final = {
-    RunStatus.RUN_STATUS_COMPLETED: EventType.EVENT_TYPE_RUN_COMPLETED,
-    RunStatus.RUN_STATUS_FAILED: EventType.EVENT_TYPE_RUN_FAILED,
-    RunStatus.RUN_STATUS_CANCELLED: EventType.EVENT_TYPE_RUN_CANCELLED,
+    RunStatus.RUN_STATUS_COMPLETED: _COMPLETED,
+    RunStatus.RUN_STATUS_FAILED: _FAILED,
+    RunStatus.RUN_STATUS_CANCELLED: _CANCELLED,
 }
 """Status -> the event of a run that ends in it."""
 
@@ -113,7 +119,7 @@ def heartbeat(step: Step, state: State, action: c.HeartbeatRun) -> c.Outcome:
     if state.lease_expire_us <= until + lease_us:
         until = max(state.lease_expire_us, until)
     state.lease_expire_us = until
-    return c.LeaseExtended(state.lease_expire_us, lease_us)
+    return c.LeaseExtended(state.core.version, state.lease_expire_us, lease_us)
 
 
 def finish(step: Step, state: State, action: c.FinishRun) -> c.Outcome:
@@ -249,3 +255,28 @@ def _end(
 
 def _written(state: State, run: Run) -> c.RunWritten:
     return c.RunWritten(state.core.version, run.SerializeToString())
+
+
+def _ask(asked: Needs, command: c.Command, head: Head) -> None:
+    """For the run that the command names."""
+    action = command.action
+    if isinstance(action, c.BeginRun):
+        run_id = action.run.run_id
+    elif isinstance(action, c.CancelRun):
+        run_id = action.run_id
+    else:
+        run_id = command.fence.run_id if command.fence is not None else ""
+    if run_id:
+        asked.runs.append((command.key, run_id))
+
+
+ACTIONS: Final[Mapping[type, Action]] = {
+    c.BeginRun: Action(begin, lambda events, _: c.RunWritten(events[-1].seq, events[-1].body), _ask, with_work=True),
+    c.HeartbeatRun: Action(heartbeat, None, _ask),
+    c.FinishRun: Action(
+        finish,
+        lambda events, _: written_run(events, (_COMPLETED, _FAILED)),
+        with_work=True,
+    ),
+    c.CancelRun: Action(cancel, lambda events, _: written_run(events, (_CANCELLED,)), _ask, with_work=True),
+}

@@ -3,6 +3,9 @@
 Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +16,7 @@ from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, validation, wire
+from sessiond_server.domain.actions import Action, written_session
 from sessiond_server.domain.rows import Known
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.figures import RunFigures
@@ -202,7 +206,7 @@ def end(step: Step, state: State, action: c.EndSession) -> c.Outcome:
 def expire(step: Step, state: State, action: c.ExpireSession) -> c.Outcome:
     """A lease that has run out was dealt with before (see batch.py)."""
     if state.core.status == lifecycle.ENDED or not lifecycle.is_expired(state.core, step.now_us):
-        return c.NothingToDo()
+        return c.NothingToDo(state.core.version)
     _end(step, state, EndReason.END_REASON_EXPIRED)
     return c.SessionWritten(state.snapshot())
 
@@ -258,3 +262,16 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     body = Session(session_id=step.command.session_id, version=version).SerializeToString()
     step.emit(state, EventType.EVENT_TYPE_SESSION_DELETED, time_us, body=body)
     return c.SessionDeleted(version)
+
+
+ACTIONS: Final[Mapping[type, Action]] = {
+    c.CreateSession: Action(None, written_session),
+    c.UpdateSession: Action(update, written_session, with_content=True),
+    c.ActivateSession: Action(change_status, written_session, with_content=True),
+    c.SuspendSession: Action(change_status, written_session, with_content=True, with_work=True),
+    c.ResumeSession: Action(change_status, written_session, with_content=True),
+    c.EndSession: Action(end, written_session, with_content=True, with_work=True),
+    c.ExpireSession: Action(expire, None, with_work=True),
+    c.TouchSession: Action(touch, written_session, with_content=True),
+    c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq)),
+}

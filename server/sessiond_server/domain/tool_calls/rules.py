@@ -3,12 +3,14 @@
 Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus, ToolLateResult
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.rows import OPEN_CALLS
+from sessiond_server.domain.actions import Action, written_tool_call
+from sessiond_server.domain.rows import OPEN_CALLS, Head, Needs
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
@@ -153,3 +155,24 @@ def _illegal(call: ToolCall, verb: str) -> IllegalToolCallTransition:
 
 def _written(state: State, call: ToolCall) -> c.ToolCallWritten:
     return c.ToolCallWritten(state.core.version, state.work.whole(call))
+
+
+def _ask(asked: Needs, command: c.Command, head: Head) -> None:
+    """For the call that the command names."""
+    action = command.action
+    if isinstance(action, c.RequestToolCall):
+        tool_call_id = action.call.tool_call_id
+    else:
+        assert isinstance(action, c.ToolCallChange)
+        tool_call_id = action.tool_call_id
+    if tool_call_id:
+        asked.tool_calls.append((command.key, tool_call_id))
+
+
+ACTIONS: Final[Mapping[type, Action]] = {
+    c.RequestToolCall: Action(request, written_tool_call, _ask),
+    c.DecideToolCall: Action(decide, written_tool_call, _ask),
+    c.StartToolCall: Action(start, written_tool_call, _ask),
+    c.EndToolCall: Action(end, written_tool_call, _ask),
+    c.CancelToolCall: Action(cancel, written_tool_call, _ask),
+}

@@ -36,7 +36,7 @@ from sessiond_server.rpc.attachments.checks import UploadStart
 from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.call import Call, taking_bytes
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.store.contract import Writer
+from sessiond_server.store.commits import Writer
 
 CHECKSUM_KEY: Final = "sessiond-sha256"
 CALL_KEY: Final = "sessiond-upload-call"

@@ -10,7 +10,7 @@ from sessiond_server.errors import SessionNotFound
 from sessiond_server.events import channel
 from sessiond_server.events.contract import Cursor
 from sessiond_server.rpc.events.filters import SessionSelection
-from sessiond_server.store.contract import Store
+from sessiond_server.store.log_reads import LogReads
 
 LOOKED_AT: Final = 1000
 """Events that one page of a filtered list reads at most."""
@@ -27,7 +27,7 @@ class Page:
 
 
 async def read(
-    store: Store, scope: Scope, session_id: str, after: Cursor | None, selection: SessionSelection, limit: int
+    logs: LogReads, scope: Scope, session_id: str, after: Cursor | None, selection: SessionSelection, limit: int
 ) -> Page:
     """At most `limit` selected events behind `after`; None: from the first event.
 
@@ -35,7 +35,7 @@ async def read(
     """
     start = after or Cursor(0, "")
     look_at = LOOKED_AT if selection.types else limit
-    page = await store.read_log((scope.tenant_id, session_id), after_seq=start.seq, limit=look_at)
+    page = await logs.read_log((scope.tenant_id, session_id), after_seq=start.seq, limit=look_at)
     if scope.user_id not in ("", page.user_id) or (after is None and page.head.deleted):
         raise SessionNotFound(session_id)
     channel.check((scope.tenant_id, session_id), start, page)

@@ -22,17 +22,27 @@ from sessiond_server.rpc.events import pages as log_pages
 from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.frames import FeedFrames, SessionFrames
 from sessiond_server.rpc.events.positions import Positions
-from sessiond_server.store.contract import Store
+from sessiond_server.store.log_reads import LogReads
+from sessiond_server.store.session_reads import SessionReads
 
 _BEGINNING: Final = Cursor(0, "")
 _LISTED_EVENT: Final = wire.tag(ListEventsResponse.EVENTS_FIELD_NUMBER)
 
 
 class EventServicer:
-    """The RPCs of sessiond.v1.EventService, on a hub, a bus and a store."""
+    """The RPCs of sessiond.v1.EventService, on a hub and a bus."""
 
-    def __init__(self, store: Store, hub: Hub, bus: Bus, positions: Positions, deliveries: Deliveries) -> None:
-        self._store = store
+    def __init__(
+        self,
+        sessions: SessionReads,
+        logs: LogReads,
+        hub: Hub,
+        bus: Bus,
+        positions: Positions,
+        deliveries: Deliveries,
+    ) -> None:
+        self._sessions = sessions
+        self._logs = logs
         self._hub = hub
         self._bus = bus
         self._positions = positions
@@ -67,14 +77,14 @@ class EventServicer:
         scope = call.admit(SESSIONS_READ)
         positions = self._positions.of_session(scope, request.session_id, wanted.selection)
         after = positions.open(request.position)
-        page = await log_pages.read(self._store, scope, request.session_id, after, wanted.selection, wanted.limit)
+        page = await log_pages.read(self._logs, scope, request.session_id, after, wanted.selection, wanted.limit)
         rest = ListEventsResponse(position=positions.seal(page.end), more=page.more, version=page.version)
         return wire.repeated(_LISTED_EVENT, [entry.data for entry in page.entries], rest.SerializeToString())
 
     async def publish_delta(self, request: PublishDeltaRequest, call: Call) -> bytes:
         deltas = event_requests.publish_delta(request)
         scope = call.admit(SESSIONS_WRITE)
-        snapshot = await self._store.get_session(scope, request.session_id, content=False)
+        snapshot = await self._sessions.get_session(scope, request.session_id, content=False)
         # Whether its time has run out is for the sweeper to find: nothing is decided here that lasts.
         lifecycle.check_active(Session.FromString(snapshot.core), now_us=0)
         self._bus.show(Deltas((scope.tenant_id, request.session_id), deltas))

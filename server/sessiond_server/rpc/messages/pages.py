@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from sessiond_server.rpc.paging import ListTokens
-from sessiond_server.store.contract import MessagesPage
+from sessiond_server.store.session_reads import MessagesPage
 
 FOLLOWING: Final = "following"
 PRECEDING: Final = "preceding"

@@ -14,14 +14,16 @@ from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.messages.pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.sessions import checks as requests
-from sessiond_server.store.contract import Freshness, Store, Writer
+from sessiond_server.store.commits import Writer
+from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 
 
 class MessageServicer:
-    """The RPCs of sessiond.v1.MessageService, on a store and a writer."""
+    """The RPCs of sessiond.v1.MessageService."""
 
-    def __init__(self, store: Store, writer: Writer, tokens: PageTokens) -> None:
-        self._store = store
+    def __init__(self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens) -> None:
+        self._sessions = sessions
+        self._queries = queries
         self._writer = writer
         self._tokens = tokens
 
@@ -33,11 +35,9 @@ class MessageServicer:
         return answers.appended(answers.outcome(MessagesAppended, await self._writer.write(command)))
 
     async def get_message(self, request: GetMessageRequest, call: Call) -> bytes:
-        read = requests.get_message(request)
+        requests.get_message(request)
         scope = call.admit(SESSIONS_READ)
-        fresh = Freshness(request.min_version, read.strong)
-        session_id, message_id = request.session_id, request.message_id
-        version, message = await self._store.get_message(scope, session_id, message_id, freshness=fresh)
+        version, message = await self._queries.get_message(scope, request.session_id, request.message_id)
         answers.not_before(request.min_version, request.session_id, version)
         return message
 
@@ -47,7 +47,7 @@ class MessageServicer:
         session_id, after_seq, before_seq = request.session_id, request.after_seq, request.before_seq
         tokens = self._tokens.of(scope, call.method.path, session_id, read.descending, after_seq, before_seq)
         pages = MessagePages(tokens, read.descending, after_seq, before_seq, request.page_token)
-        page = await self._store.list_messages(
+        page = await self._sessions.list_messages(
             scope,
             session_id,
             after_seq=pages.after_seq,

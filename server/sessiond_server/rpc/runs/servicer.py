@@ -17,7 +17,7 @@ from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs import checks as requests
-from sessiond_server.store.contract import Writer
+from sessiond_server.store.commits import Writer
 from sessiond_server.store.work import WorkStore
 
 

@@ -29,7 +29,8 @@ from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.sessions import checks as requests
-from sessiond_server.store.contract import Freshness, Store, Writer
+from sessiond_server.store.commits import Writer
+from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 
 _Change = (
@@ -38,10 +39,13 @@ _Change = (
 
 
 class SessionServicer:
-    """The RPCs of sessiond.v1.SessionService, on a store, its runs, and a writer."""
+    """The RPCs of sessiond.v1.SessionService."""
 
-    def __init__(self, store: Store, work: WorkStore, writer: Writer, tokens: PageTokens) -> None:
-        self._store = store
+    def __init__(
+        self, sessions: SessionReads, queries: SessionQueries, work: WorkStore, writer: Writer, tokens: PageTokens
+    ) -> None:
+        self._sessions = sessions
+        self._queries = queries
         self._work = work
         self._writer = writer
         self._tokens = tokens
@@ -56,7 +60,7 @@ class SessionServicer:
         read = requests.get_session(request)
         scope = call.admit(SESSIONS_READ)
         fresh = Freshness(request.min_version, read.strong)
-        snapshot = await self._store.get_session(scope, request.session_id, content=read.full, freshness=fresh)
+        snapshot = await self._sessions.get_session(scope, request.session_id, content=read.full, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
         return answers.session(snapshot)
 
@@ -65,11 +69,11 @@ class SessionServicer:
         scope = call.admit(SESSIONS_READ)
         ids, least = request.session_ids, request.min_versions
         fresh = Freshness(strong=read.strong)
-        found = [*await self._store.get_sessions(scope, ids, content=read.full, freshness=fresh)]
+        found = [*await self._sessions.get_sessions(scope, ids, content=read.full, freshness=fresh)]
         if older := answers.older(found, least):
             # Each has a least version of its own: those whose copies are too old are read from the store together.
             strong = Freshness(strong=True)
-            again = await self._store.get_sessions(
+            again = await self._sessions.get_sessions(
                 scope, [ids[place] for place in older], content=read.full, freshness=strong
             )
             for place, snapshot in zip(older, again, strict=True):
@@ -85,7 +89,7 @@ class SessionServicer:
         tokens = self._tokens.of(scope, call.method.path, *selected)
         # What this list has sealed is a key of the store.
         after = cast("tuple[int | str, str] | None", tokens.open(request.page_token))
-        page = await self._store.list_sessions(
+        page = await self._queries.list_sessions(
             scope, where, read.order_by, after=after and (after[0], after[1]), limit=read.limit, content=read.full
         )
         return answers.listed_sessions(page.sessions, tokens.seal([*page.next_key]) if page.next_key else "")
@@ -93,7 +97,7 @@ class SessionServicer:
     async def count_sessions(self, request: CountSessionsRequest, call: Call) -> bytes:
         requests.count_sessions(request)
         scope = call.admit(SESSIONS_READ)
-        count = await self._store.count_sessions(scope, request.filter)
+        count = await self._queries.count_sessions(scope, request.filter)
         return CountSessionsResponse(count=count).SerializeToString()
 
     async def update_session(self, request: UpdateSessionRequest, call: Call) -> bytes:

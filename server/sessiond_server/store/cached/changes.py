@@ -1,21 +1,11 @@
 """What a commit means for the cache. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 
-from sessiond_server.domain.commands import (
-    Command,
-    MessageRedacted,
-    MessagesAppended,
-    Outcome,
-    Result,
-    RunWritten,
-    SessionDeleted,
-    SessionWritten,
-    ToolCallWritten,
-)
+from sessiond_server.domain import replay
+from sessiond_server.domain.commands import Command, Result, SessionDeleted
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
 from sessiond_server.domain.wire import FIRST_MESSAGE_EVENT
-from sessiond_server.errors import SessiondError
 from sessiond_server.store.cached.contract import Change, Copy, Forget, Moment, Put, placed
 
 
@@ -28,13 +18,11 @@ def of_writes(writes: Writes, as_of: Moment) -> list[Change]:
     return [_of_head(row, events[row.key], redacted=row.key in redacted, as_of=as_of) for row in writes.heads]
 
 
-def of_replays(commands: Sequence[Command], results: Sequence[Result], written: Mapping[Key, object]) -> list[Change]:
-    """Commands that had been done before, of which this batch wrote nothing, and nobody knows whether the cache heard
-    of it: the process may have ended between the commit and the cache, or lost its connection during the commit."""
+def of_repeated(commands: Sequence[Command], results: Sequence[Result], written: Container[Key]) -> list[Change]:
+    """What the cache has of sessions that a repeated command had changed must not be older than that."""
     return [
-        Forget(command.key, version)
-        for command, result in zip(commands, results, strict=True)
-        if not isinstance(result, SessiondError) and command.key not in written and (version := _version(result))
+        Forget(command.key, outcome.version + isinstance(outcome, SessionDeleted))
+        for command, outcome in replay.repeated(commands, results, written)
     ]
 
 
@@ -55,14 +43,3 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of:
         messages=[] if redacted else [placed(e.seq, e.body) for e in events if e.message_id is not None],
     )
     return Put(row.key, copy, as_of, extends=not redacted)
-
-
-def _version(outcome: Outcome) -> int:
-    """Below this, the session must not be seen any more; 0: the outcome says nothing."""
-    if isinstance(outcome, SessionWritten):
-        return outcome.session.version
-    if isinstance(outcome, MessagesAppended | MessageRedacted | RunWritten | ToolCallWritten):
-        return outcome.version
-    if isinstance(outcome, SessionDeleted):
-        return outcome.version + 1
-    return 0

@@ -14,10 +14,8 @@ from typing import Final, TypeVar
 
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server import failpoints
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
-from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store.cached import changes as changes_of
@@ -25,17 +23,8 @@ from sessiond_server.store.cached import windows
 from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheState, Change, Copy, Put, placed
 from sessiond_server.store.cached.dirt import Dirt
 from sessiond_server.store.cached.flights import Flights
-from sessiond_server.store.contract import (
-    CACHED,
-    Applied,
-    FeedPage,
-    Freshness,
-    LogHeads,
-    LogPage,
-    MessagesPage,
-    SessionsPage,
-    Store,
-)
+from sessiond_server.store.commits import Applied, Commits
+from sessiond_server.store.session_reads import CACHED, Freshness, MessagesPage, SessionReads
 
 _log = logging.getLogger("sessiond.cache")
 
@@ -72,17 +61,23 @@ class CachedState:
     """Sessions of which the cache may hold something too old."""
 
 
-class CachedStore:
-    """A Store (see contract.py) over another one. Use as `async with CachedStore(store, cache) as store`.
+class CachedSessions:
+    """Commits and SessionReads (see commits.py, session_reads.py) over those of a store. Use as `async with`.
 
-    STRONG reads, events, single messages, lists and counts of sessions come from the store. Closing it closes neither
-    the store nor the cache.
+    STRONG reads come from the store. Closing it closes neither the store nor the cache.
     """
 
     def __init__(
-        self, store: Store, cache: Cache, *, most_dirty: int = MOST_DIRTY, random: Random | None = None
+        self,
+        commits: Commits,
+        reads: SessionReads,
+        cache: Cache,
+        *,
+        most_dirty: int = MOST_DIRTY,
+        random: Random | None = None,
     ) -> None:
-        self._store = store
+        self._commits = commits
+        self._reads = reads
         self._cache = cache
         self._random = random or Random()
         self._dirt = Dirt(most_dirty)
@@ -97,7 +92,7 @@ class CachedStore:
         self._hits = self._misses = 0
         self._healer: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "CachedStore":
+    async def __aenter__(self) -> "CachedSessions":
         self._healer = asyncio.get_running_loop().create_task(self._heal(), name="cache-healer")
         return self
 
@@ -118,7 +113,7 @@ class CachedStore:
     async def apply(self, commands: Sequence[Command]) -> Applied:
         as_of = self._cache.moment()
         try:
-            applied = await self._store.apply(commands)
+            applied = await self._commits.apply(commands)
         except (StoreUnavailable, asyncio.CancelledError):
             # It may have been committed, or may be yet: nobody is to believe what the cache has of these sessions.
             for command in commands:
@@ -126,13 +121,13 @@ class CachedStore:
             raise
         changes = changes_of.of_writes(applied.writes, as_of)
         written = {row.key: row for row in applied.writes.heads}
-        changes += changes_of.of_replays(commands, applied.results, written)
+        changes += changes_of.of_repeated(commands, applied.results, written)
         await self._tell(changes)
         return applied
 
     async def expire_due(self, limit: int) -> Writes:
         as_of = self._cache.moment()
-        writes = await self._store.expire_due(limit)
+        writes = await self._commits.expire_due(limit)
         await self._tell(changes_of.of_writes(writes, as_of))
         return writes
 
@@ -207,50 +202,6 @@ class CachedStore:
                 if page is not None:
                     return page
         return _value(await self._pages.ask(wish))
-
-    async def list_sessions(
-        self,
-        scope: Scope,
-        where: SessionFilter,
-        order_by: SessionOrder.ValueType,
-        *,
-        after: tuple[int | str, str] | None,
-        limit: int,
-        content: bool,
-    ) -> SessionsPage:
-        return await self._store.list_sessions(scope, where, order_by, after=after, limit=limit, content=content)
-
-    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
-        return await self._store.count_sessions(scope, where)
-
-    async def get_message(
-        self, scope: Scope, session_id: str, message_id: str, *, freshness: Freshness = CACHED
-    ) -> tuple[int, bytes]:
-        return await self._store.get_message(scope, session_id, message_id, freshness=freshness)
-
-    async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
-        return await self._store.log_heads(keys)
-
-    async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
-        return await self._store.read_log(key, after_seq=after_seq, limit=limit)
-
-    async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
-        return await self._store.read_feed(tenant_id, after=after, limit=limit)
-
-    async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
-        return await self._store.feed_end(tenant_id)
-
-    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
-        return await self._store.find_lost(tenant_id, witnesses)
-
-    async def purge(self, limit: int) -> int:
-        return await self._store.purge(limit)
-
-    async def token_key(self) -> bytes:
-        return await self._store.token_key()
-
-    async def ping(self) -> None:
-        await self._store.ping()
 
     async def _tell(self, changes: Sequence[Change]) -> None:
         """Tells the cache, within PATIENCE; what it has not heard by then is dirty."""
@@ -331,7 +282,7 @@ class CachedStore:
         answers: list[Copy | Exception | None] = [None] * len(wishes)
         for (tenant_id, content), places in groups.items():
             try:
-                snapshots = await self._store.get_sessions(
+                snapshots = await self._reads.get_sessions(
                     Scope(tenant_id), [wishes[place][1] for place in places], content=content
                 )
             except Exception as error:
@@ -349,10 +300,10 @@ class CachedStore:
         """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
         as_of = self._cache.moment()
         (tenant_id, session_id), scope = keys[0], Scope(keys[0][0])
-        page = await self._store.list_messages(
+        page = await self._reads.list_messages(
             scope, session_id, after_seq=0, before_seq=0, descending=True, limit=self._cache.limits.window
         )
-        session = _copy(await self._store.get_session(scope, session_id, content=False), False)
+        session = _copy(await self._reads.get_session(scope, session_id, content=False), False)
         messages = [placed(Message.FromString(message).seq, message) for message in reversed(page.messages)]
         copy = session._replace(
             version=page.version, after_seq=page.last_seq - 1 if page.more else 0, messages=messages
@@ -363,7 +314,7 @@ class CachedStore:
 
     async def _read_pages(self, wishes: Sequence[_PageWish]) -> Sequence[MessagesPage | Exception]:
         scope, session_id, after_seq, before_seq, descending, limit = wishes[0]
-        page = await self._store.list_messages(
+        page = await self._reads.list_messages(
             scope, session_id, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit
         )
         return [page]

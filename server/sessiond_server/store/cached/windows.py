@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sessiond_server.store.cached.contract import PLACE_BYTES, Copy, seq_of
-from sessiond_server.store.contract import PAGE_BYTES, MessagesPage
+from sessiond_server.store.session_reads import PAGE_BYTES, MessagesPage
 
 
 def reaches(copy: Copy, *, after_seq: int, before_seq: int, descending: bool) -> bool:
