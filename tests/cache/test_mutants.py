@@ -121,13 +121,13 @@ def late_puts_taken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory, "MAX_AGE", 10**9)
 
 
-def replays_not_told(patch: pytest.MonkeyPatch) -> None:
+def repeated_commands_not_told(patch: pytest.MonkeyPatch) -> None:
     """What a lost connection committed is not told when the retry finds it done."""
 
-    def of_replays(commands: Sequence[Command], results: Sequence[Result], written: object) -> list[Forget]:
+    def of_repeated(commands: Sequence[Command], results: Sequence[Result], written: object) -> list[Forget]:
         return []
 
-    patch.setattr(changes, "of_replays", of_replays)
+    patch.setattr(changes, "of_repeated", of_repeated)
     patch.setattr(cached, "EMBARGO", 0)
 
 
@@ -156,7 +156,7 @@ MUTANTS: list[tuple[Mutation, set[str]]] = [
     (no_dirt, {"stale"}),
     (no_new_epoch_after_an_overflow, {"stale"}),
     (late_puts_taken, {"stale", "resurrected"}),
-    (replays_not_told, {"stale"}),
+    (repeated_commands_not_told, {"stale"}),
     (redactions_extended, {"wrong"}),
     (dirty_sessions_read, {"stale"}),
 ]
