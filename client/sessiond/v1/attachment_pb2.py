@@ -25,14 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csessiond/v1/attachment.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\nAttachment\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12)\n\x04type\x18\x05 \x01(\x0e\x32\x1b.sessiond.v1.AttachmentType\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03seq\x18\t \x01(\x03\x12\x0e\n\x06run_id\x18\n \x01(\t*\xb9\x01\n\x0e\x41ttachmentType\x12\x1f\n\x1b\x41TTACHMENT_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTACHMENT_TYPE_IMAGE\x10\x01\x12\x1c\n\x18\x41TTACHMENT_TYPE_DOCUMENT\x10\x02\x12\x18\n\x14\x41TTACHMENT_TYPE_CODE\x10\x03\x12\x18\n\x14\x41TTACHMENT_TYPE_DATA\x10\x04\x12\x19\n\x15\x41TTACHMENT_TYPE_OTHER\x10\x05\x42+\n\x0f\x64\x65v.sessiond.v1P\x01Z\x16sessiond/v1;sessiondv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csessiond/v1/attachment.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\nAttachment\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12)\n\x04type\x18\x05 \x01(\x0e\x32\x1b.sessiond.v1.AttachmentType\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03seq\x18\t \x01(\x03\x12\x0e\n\x06run_id\x18\n \x01(\t*\xb9\x01\n\x0e\x41ttachmentType\x12\x1f\n\x1b\x41TTACHMENT_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTACHMENT_TYPE_IMAGE\x10\x01\x12\x1c\n\x18\x41TTACHMENT_TYPE_DOCUMENT\x10\x02\x12\x18\n\x14\x41TTACHMENT_TYPE_CODE\x10\x03\x12\x18\n\x14\x41TTACHMENT_TYPE_DATA\x10\x04\x12\x19\n\x15\x41TTACHMENT_TYPE_OTHER\x10\x05\x42Z\n\x0f\x64\x65v.sessiond.v1B\x0f\x41ttachmentProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sessiond.v1.attachment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1P\001Z\026sessiond/v1;sessiondv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.sessiond.v1B\017AttachmentProtoP\001Z&sessiond.dev/go/sessiond/v1;sessiondv1\252\002\013Sessiond.V1'
   _globals['_ATTACHMENTTYPE']._serialized_start=328
   _globals['_ATTACHMENTTYPE']._serialized_end=513
   _globals['_ATTACHMENT']._serialized_start=79
