@@ -18,12 +18,12 @@ GENERATOR := build/protos-venv
 S3SERVER := $(if $(shell command -v go 2>/dev/null),build/s3server)
 # So is the load generator of the benchmark.
 GENERATOR_MODULES := $(if $(shell command -v go 2>/dev/null),build/.load-modules)
-CODE := $(wildcard server client tests benchmarks examples)
+CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all verify quick fix protos requirements demo bench faults clean lint types protos-check \
-  docker-check
+.PHONY: help run test test-long test-all verify quick fix protos baseline release requirements demo bench faults clean \
+  lint types protos-check docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -61,6 +61,14 @@ fix: $(VENV)/.test ## Formats the code and repairs what can be repaired by itsel
 protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)
 
+baseline: $(VENV)/.test ## Writes the image of protos/ that later versions must stay compatible with
+	@mkdir -p protos/releases
+	BUF_CACHE_DIR=build/buf $(BIN)/buf build protos --exclude-source-info \
+	  --output protos/releases/$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml).binpb
+
+release: $(VENV)/.test $(VENV)/.editable ## Checks, builds, tries and tags the version of pyproject.toml [DRY=1]
+	@BUF_CACHE_DIR=build/buf $(BIN)/python -m deploy.release $(if $(DRY),--dry-run)
+
 requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv [UV=path] [ARGS=--upgrade]
 	$(call compile,pyproject.toml --extra server --extra objects,server)
 	$(call compile,pyproject.toml --extra embedded --extra objects,embedded)
@@ -83,15 +91,10 @@ lint: $(VENV)/.test
 types: $(VENV)/.test $(VENV)/.editable
 	$(BIN)/mypy $(CODE)
 
-# The interface must stay compatible with the last release or, before the first, with main.
+# The interface stays compatible with the last release, whose image is committed so that a clone without tags has it.
 protos-check: $(VENV)/.test $(GENERATOR)/.installed
 	BUF_CACHE_DIR=build/buf $(BIN)/buf lint protos
-	@base=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-parse --quiet --verify origin/main \
-	  || git rev-parse --quiet --verify main || true); \
-	if [ -z "$$base" ]; then echo "buf breaking: no tag and no main to compare with"; else \
-	  rm -rf build/base && mkdir -p build/base && git archive "$$base" protos | tar -xf - -C build/base && \
-	  echo "buf breaking protos --against $$base" && \
-	  BUF_CACHE_DIR=build/buf $(BIN)/buf breaking protos --against build/base/protos; fi
+	BUF_CACHE_DIR=build/buf $(BIN)/buf breaking protos --against $$(ls protos/releases/*.binpb | sort -V | tail -n 1)
 	@rm -rf build/generated
 	$(call generate,build/generated)
 	diff -r -x __pycache__ -x __init__.py build/generated/sessiond/v1 client/sessiond/v1 || \

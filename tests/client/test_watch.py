@@ -17,8 +17,7 @@ from sessiond.v1.event_service_pb2 import WatchSessionResponse
 from sessiond_server import errors as server_errors
 from sessiond_server.rpc import status as server_status
 from tests.client.conftest import RECONNECT
-from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Step, Steps, Wait, scripted_server
-from tests.support.watch_frames import (
+from tests.client.logs import (
     APPENDED,
     DELETED,
     batch,
@@ -30,6 +29,7 @@ from tests.support.watch_frames import (
     resumed,
     snapshot,
 )
+from tests.client.scripted import QUIET, Fail, ScriptedServer, Step, Steps, Wait, scripted_server
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
 
