@@ -24,7 +24,7 @@ import asyncpg
 import pytest
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.cache.cluster import ClusterOfThree
+from tests.support.redis_cluster import ClusterOfThree
 
 T = TypeVar("T")
 

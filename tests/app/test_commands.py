@@ -11,7 +11,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond_server.auth import SESSIONS_READ, digest_of, load_keys
 from sessiond_server.cli import show
 from sessiond_server.settings import SETTINGS, markdown
-from tests.app.serving import command, data_folder, serving
+from tests.support.serve_process import command, data_folder, serving
 
 
 def test_version() -> None:

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from sessiond_server.embedded.process import tied
-from tests.app.serving import PATIENCE
+from tests.support.serve_process import PATIENCE
 
 STARTS = """
 import asyncio, sys
 from pathlib import Path
 
 from benchmarks.site import serving as measured
-from tests.app.serving import serving
-from tests.blobs.s3 import PROGRAM, S3Server
-from tests.cache.valkey import Valkey
+from tests.support.serve_process import serving
+from tests.support.s3 import PROGRAM, S3Server
+from tests.support.valkey import Valkey
 from tests.demo.test_demo import Server
-from tests.faults.replica import Replica
+from tests.support.replica import Replica
 
 async def main(folder):
     valkey = Valkey(folder / "valkey")

@@ -10,8 +10,8 @@ import pytest
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
 from sessiond_server.rpc.interceptors.figures import BOUNDS
-from tests.app.serving import Serving, command, serving
-from tests.cache.valkey import Valkey
+from tests.support.serve_process import Serving, command, serving
+from tests.support.valkey import Valkey
 
 METRICS = ("--metrics-listen", "127.0.0.1:0")
 CREATE, GET = "/sessiond.v1.SessionService/CreateSession", "/sessiond.v1.SessionService/GetSession"

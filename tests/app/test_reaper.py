@@ -13,7 +13,7 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.store import MemoryStore
-from tests.cache import virtual
+from tests.support import virtual_time
 
 HOUR = 3600.0
 
@@ -56,7 +56,7 @@ def reaping(test: Callable[[Storage, MemoryStore], Coroutine[Any, Any, None]]) -
         await test(storage, store)
         assert not task.done()
 
-    virtual.run(beside())
+    virtual_time.run(beside())
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable(), RuntimeError("a defect")])

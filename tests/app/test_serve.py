@@ -18,7 +18,7 @@ from sessiond_server.auth import SCOPES, new_key
 from sessiond_server.embedded import running_dsn
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.rpc import probe
-from tests.app.serving import PATIENCE, command, data_folder, serving, until
+from tests.support.serve_process import PATIENCE, command, data_folder, serving, until
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -17,8 +17,8 @@ import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
-from tests.app.serving import PATIENCE, Serving, serving
-from tests.faults.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.serve_process import PATIENCE, Serving, serving
 
 MIB = 1024 * 1024
 TRANSFERS = 20

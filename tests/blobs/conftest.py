@@ -14,8 +14,8 @@ from sessiond_server.blobs.objects import opened
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.postgres.blobs import PostgresBlobs
-from tests.blobs import s3
 from tests.conftest import Databases
+from tests.support import s3
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from sessiond_server.blobs.objects import ObjectBlobs, opened
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
-from tests.blobs import s3
+from tests.support import s3
 
 
 async def drained(source: AsyncIterator[object]) -> None:

@@ -12,10 +12,10 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.blobs.contract import Buffer
 from sessiond_server.blobs.objects import ObjectBlobs, opened
 from sessiond_server.domain.attachments.rows import Piece
-from tests.blobs import s3
-from tests.faults.proxy import Proxy
-from tests.rpc.files import Site, chunks, noise, site
-from tests.rpc.wire import header
+from tests.support import s3
+from tests.support.attachments import Site, chunks, noise, site
+from tests.support.proxy import Proxy
+from tests.support.wire import header
 
 SEGMENT = ObjectBlobs.segment
 CONTENT = noise(2 * SEGMENT + 5)

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.redis import RedisCache, Timeouts, connect
 from sessiond_server.store.cached.contract import Cache, Limits
-from tests.cache.cluster import ClusterOfThree
-from tests.cache.copies import settled
-from tests.cache.valkey import Valkey
+from tests.support.cached_copies import settled
+from tests.support.redis_cluster import ClusterOfThree
+from tests.support.valkey import Valkey
 
 LIMITS = Limits(ttl=60.0, window=5, window_bytes=1000, content_bytes=100)
 PATIENT = Timeouts(connect=5.0, answer=5.0)

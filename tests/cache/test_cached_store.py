@@ -19,7 +19,7 @@ from sessiond_server.store.cached.contract import ALL, Change, Limits
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage, SessionReads
-from tests.conformance.caller import Caller, accepted, struct, texts
+from tests.support.caller import Caller, accepted, struct, texts
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)

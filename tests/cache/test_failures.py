@@ -16,10 +16,10 @@ from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.redis.link import open_link, parse
 from sessiond_server.store.cached.contract import Cache, Limits
 from sessiond_server.store.cached.store import PATIENCE, CachedSessions
-from tests.cache.copies import KEY, copy, put, settled
-from tests.cache.valkey import Valkey
-from tests.conformance.caller import Caller, accepted
-from tests.faults.proxy import Proxy
+from tests.support.cached_copies import KEY, copy, put, settled
+from tests.support.caller import Caller, accepted
+from tests.support.proxy import Proxy
+from tests.support.valkey import Valkey
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)

@@ -16,8 +16,8 @@ from sessiond_server.store.cached.dirt import Dirt
 from sessiond_server.store.cached.flights import Flights
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.session_reads import Freshness
-from tests.cache import virtual
-from tests.cache.schedules import Schedule, Verdict
+from tests.support import virtual_time
+from tests.support.cache_simulation import Schedule, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 SEEDS = range(1000)
@@ -167,7 +167,7 @@ def test_a_missing_safeguard_is_found(mutate: Mutation, findings: set[str], monk
     mutate(monkeypatch)
     found = Verdict()
     for seed in (*WORTHY, *SEEDS):
-        found.add(virtual.run(Schedule(seed).run()))
+        found.add(virtual_time.run(Schedule(seed).run()))
         if any(getattr(found, finding) for finding in findings):
             return
     pytest.fail(f"{len(SEEDS)} schedules found {found}")

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.cache import virtual
-from tests.cache.schedules import Schedule, Verdict
+from tests.support import virtual_time
+from tests.support.cache_simulation import Schedule, Verdict
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
 """In each of seven batches."""
@@ -15,7 +15,7 @@ SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
 def test_no_race_leaves_a_trace(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
-        verdict = virtual.run(Schedule(seed).run())
+        verdict = virtual_time.run(Schedule(seed).run())
         assert verdict.sound, f"seed {seed}: {verdict}"
         total.add(verdict)
     for happened in ("flush", "failover", "cut", "append", "redact", "delete", "min_version", "strong"):
@@ -26,7 +26,7 @@ def test_no_race_leaves_a_trace(batch: int) -> None:
 def test_what_a_crashed_process_told_nobody_is_over_with_its_time_to_live(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
-        verdict = virtual.run(Schedule(seed, crashes=True).run())
+        verdict = virtual_time.run(Schedule(seed, crashes=True).run())
         assert verdict.sound, f"seed {seed}: {verdict}"
         total.add(verdict)
     assert total.seen["crash"] > SCHEDULES // 10

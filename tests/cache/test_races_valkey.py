@@ -11,11 +11,11 @@ import pytest
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Limits
 from sessiond_server.store.cached.store import CachedSessions
-from tests.cache.copies import settled
-from tests.cache.schedules import CALLER, Process, Schedule, SlowStore, Verdict
-from tests.cache.truth import DELETED
-from tests.cache.valkey import Valkey
-from tests.faults.proxy import Proxy
+from tests.support.cache_simulation import CALLER, Process, Schedule, SlowStore, Verdict
+from tests.support.cache_truth import DELETED
+from tests.support.cached_copies import settled
+from tests.support.proxy import Proxy
+from tests.support.valkey import Valkey
 
 BATCHES = int(os.environ.get("VALKEY_BATCHES", "1"))
 AT_ONCE = 8

@@ -8,7 +8,7 @@ import pytest
 
 import sessiond
 from sessiond_server import app, settings
-from tests.client.scripted import ScriptedServer, scripted_server
+from tests.support.scripted_server import ScriptedServer, scripted_server
 
 QUICK = sessiond.Retry(initial_backoff=0.01, max_backoff=0.01)
 """Retries that a test need not wait for."""

@@ -29,8 +29,8 @@ from sessiond.v1.session_pb2 import (
 )
 from sessiond.v1.session_service_pb2 import SessionOrder, StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCallStatus
-from tests.client.calls import ALL, READS, STREAMS, TRANSFERS, WRITES, takes
-from tests.client.scripted import METHODS, ScriptedServer
+from tests.support.client_calls import ALL, READS, STREAMS, TRANSFERS, WRITES, takes
+from tests.support.scripted_server import METHODS, ScriptedServer
 
 
 def test_every_rpc_has_a_method() -> None:

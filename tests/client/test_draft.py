@@ -11,8 +11,8 @@ import sessiond
 from sessiond import draft as drafts
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server import errors as server_errors
-from tests.client.scripted import Fail, ScriptedServer, Wait
 from tests.client.test_watch import failing
+from tests.support.scripted_server import Fail, ScriptedServer, Wait
 
 
 def published(server: ScriptedServer) -> list[list[sessiond.Delta]]:

@@ -15,7 +15,7 @@ from sessiond import errors
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond_server import errors as server_errors
 from sessiond_server.rpc import status as server_status
-from tests.client.scripted import Fail, ScriptedServer
+from tests.support.scripted_server import Fail, ScriptedServer
 
 V = server_errors.Violation
 

@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 import sessiond
-from tests.client.calls import ALL, STREAMS, TRANSFERS, WRITES
 from tests.client.conftest import QUICK
-from tests.client.scripted import Fail, ScriptedServer, Wait, scripted_server
+from tests.support.client_calls import ALL, STREAMS, TRANSFERS, WRITES
+from tests.support.scripted_server import Fail, ScriptedServer, Wait, scripted_server
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
 

@@ -10,8 +10,8 @@ import pytest
 import sessiond
 from sessiond.channel import channel_options
 from sessiond.target import is_local
-from tests.client.logs import snapshot
-from tests.client.scripted import QUIET, ScriptedServer, scripted_server
+from tests.support.scripted_server import QUIET, ScriptedServer, scripted_server
+from tests.support.watch_frames import snapshot
 
 KEY = "sd_not-a-key"
 

@@ -9,7 +9,7 @@ import sessiond
 from sessiond.v1.event_service_pb2 import ListEventsResponse
 from sessiond.v1.message_service_pb2 import ListMessagesResponse, MessageOrder
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
-from tests.client.scripted import Fail, ScriptedServer, Wait
+from tests.support.scripted_server import Fail, ScriptedServer, Wait
 
 
 def page(number: int, *, of: int, size: int = 2) -> ListMessagesResponse:

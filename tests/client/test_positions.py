@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import sessiond
-from tests.client.logs import batch, bookmark, position, resumed, snapshot
-from tests.client.scripted import QUIET, Fail, ScriptedServer, Wait
 from tests.client.test_watch import UNAVAILABLE, asked, seqs
+from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Wait
+from tests.support.watch_frames import batch, bookmark, position, resumed, snapshot
 
 
 class Notes:

@@ -13,7 +13,7 @@ import sessiond
 from sessiond.lease import Lease
 from sessiond.tool_data import ToolValue
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, RunPolicy
-from tests.client.scripted import Fail, ScriptedServer, Wait
+from tests.support.scripted_server import Fail, ScriptedServer, Wait
 
 Status = sessiond.RunStatus
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)

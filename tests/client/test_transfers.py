@@ -21,8 +21,8 @@ from sessiond.v1.attachment_service_pb2 import (
     UploadStatus,
 )
 from tests.client.conftest import RECONNECT, Service
-from tests.client.scripted import Fail, ScriptedServer, Step, Steps, Take, Wait
-from tests.faults.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.scripted_server import Fail, ScriptedServer, Step, Steps, Take, Wait
 
 CONTENT = Random(1).randbytes(1_500_000)
 DIGEST = hashlib.sha256(CONTENT).digest()

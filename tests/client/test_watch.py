@@ -17,7 +17,8 @@ from sessiond.v1.event_service_pb2 import WatchSessionResponse
 from sessiond_server import errors as server_errors
 from sessiond_server.rpc import status as server_status
 from tests.client.conftest import RECONNECT
-from tests.client.logs import (
+from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Step, Steps, Wait, scripted_server
+from tests.support.watch_frames import (
     APPENDED,
     DELETED,
     batch,
@@ -29,7 +30,6 @@ from tests.client.logs import (
     resumed,
     snapshot,
 )
-from tests.client.scripted import QUIET, Fail, ScriptedServer, Step, Steps, Wait, scripted_server
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
 

@@ -22,8 +22,8 @@ from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
 from sessiond_server.store.work import WorkStore
-from tests.conformance.caller import Caller
 from tests.conftest import Databases, LoopThread
+from tests.support.caller import Caller
 from tests.support.stores import composed
 
 # Searched before pg_catalog, these functions stand for the server's clock in every statement of the store.

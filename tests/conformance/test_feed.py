@@ -15,10 +15,10 @@ from sessiond_server.postgres import log, write
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import PAGE_BYTES
-from tests.conformance.caller import Caller, accepted, struct
 from tests.conformance.conftest import Backend, Open
-from tests.conformance.meeting import until, waiting
 from tests.conformance.test_logs import same
+from tests.support.caller import Caller, accepted, struct
+from tests.support.transactions import until, waiting
 
 START = FeedPlace(0, "", 0)
 

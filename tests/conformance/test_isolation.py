@@ -8,7 +8,7 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.store.contract import Store
-from tests.conformance.caller import Caller, accepted, refused
+from tests.support.caller import Caller, accepted, refused
 
 NEWEST_FIRST = SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
 OUTSIDE = [c.Scope("other"), c.Scope("tenant", "bob"), c.Scope("other", "alice"), c.Scope("tenant", "Alice")]

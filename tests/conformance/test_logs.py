@@ -13,8 +13,8 @@ from sessiond_server.errors import SessionNotFound
 from sessiond_server.store.contract import Store
 from sessiond_server.store.log_reads import LogHead, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
-from tests.conformance.caller import Caller, accepted, message, struct
 from tests.conformance.conftest import Backend, Open
+from tests.support.caller import Caller, accepted, message, struct
 
 KEY = ("tenant", "s")
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED

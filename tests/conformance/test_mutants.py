@@ -15,8 +15,8 @@ from sessiond_server.domain.rows import Head, Key, Known, Needs, Rules
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.store import PostgresStore
-from tests.conformance.caller import Caller, accepted, whole_log
-from tests.conformance.meeting import backends, cancelled_in_commit, raced_through_the_lock
+from tests.support.caller import Caller, accepted, whole_log
+from tests.support.transactions import backends, cancelled_in_commit, raced_through_the_lock
 
 
 def _without_for_update() -> str:

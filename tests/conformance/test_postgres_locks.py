@@ -9,8 +9,8 @@ import pytest
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.store import PostgresStore
-from tests.conformance.caller import Caller, accepted, whole_log
-from tests.conformance.meeting import (
+from tests.support.caller import Caller, accepted, whole_log
+from tests.support.transactions import (
     COMMITTING,
     SLOW_COMMIT,
     backends,

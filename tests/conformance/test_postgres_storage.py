@@ -11,8 +11,8 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.postgres.statements import LOG, READ, WRITE
 from sessiond_server.postgres.store import PostgresStore
-from tests.conformance.caller import Caller, accepted, message, struct
-from tests.unit.agents import ENQUEUE, begin, finish, request
+from tests.support.caller import Caller, accepted, message, struct
+from tests.support.run_actions import ENQUEUE, begin, finish, request
 
 STATE_BYTES = 256 * 1024
 TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away

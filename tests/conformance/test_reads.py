@@ -13,7 +13,7 @@ from sessiond_server.postgres import store as store_module
 from sessiond_server.store.cached import windows
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import PAGE_BYTES, MessagesPage
-from tests.conformance.caller import Caller, accepted, message, struct, texts, whole_log
+from tests.support.caller import Caller, accepted, message, struct, texts, whole_log
 
 MEBIBYTE = 1 << 20
 

@@ -7,10 +7,10 @@ import pytest
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Bus, Deltas, Hint
-from tests.cache.cluster import ClusterOfThree
-from tests.events import bus_backends
-from tests.events.bus_backends import Backend
-from tests.events.ear import Ear
+from tests.support import buses
+from tests.support.buses import Backend
+from tests.support.listener import Ear
+from tests.support.redis_cluster import ClusterOfThree
 
 ONE: Key = ("acme", "one")
 TWO: Key = ("acme", "two")
@@ -39,13 +39,13 @@ async def backend(servers: list[str], bus_prefix: str) -> AsyncIterator[Backend]
     async with AsyncExitStack() as stack:
         match servers:
             case ["redis", *urls]:
-                yield bus_backends.redis(stack, urls, bus_prefix)
+                yield buses.redis(stack, urls, bus_prefix)
             case ["notify", dsn]:
-                yield bus_backends.notify(stack, dsn, bus_prefix)
+                yield buses.notify(stack, dsn, bus_prefix)
             case ["bells", url, dsn]:
-                yield bus_backends.bells(stack, url, dsn, bus_prefix)
+                yield buses.bells(stack, url, dsn, bus_prefix)
             case _:
-                yield bus_backends.memory()
+                yield buses.memory()
 
 
 @pytest.fixture

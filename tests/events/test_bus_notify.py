@@ -16,11 +16,11 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Hint
 from sessiond_server.postgres import bus as notify
 from sessiond_server.postgres.bus import NotifyTimeouts
-from tests.cache.valkey import free_port
 from tests.conftest import Databases
-from tests.events.bus_backends import opened_notify
-from tests.events.ear import Ear, until
-from tests.faults.postgres_pair import PostgresPair
+from tests.support.buses import opened_notify
+from tests.support.listener import Ear, until
+from tests.support.postgres_pair import PostgresPair
+from tests.support.valkey import free_port
 
 ONE: Key = ("acme", "one")
 BRISK = NotifyTimeouts(connect=10.0, answer=0.3, heartbeat=0.05)

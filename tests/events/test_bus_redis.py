@@ -13,11 +13,11 @@ from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.outbox import MOST_DELTA_BYTES
 from sessiond_server.redis.bus import BusTimeouts, RedisBus
-from tests.cache.cluster import ClusterOfThree
-from tests.cache.valkey import Valkey
-from tests.events.bus_backends import PATIENT, opened_notify, opened_redis
-from tests.events.ear import Ear, until
-from tests.faults.proxy import Proxy
+from tests.support.buses import PATIENT, opened_notify, opened_redis
+from tests.support.listener import Ear, until
+from tests.support.proxy import Proxy
+from tests.support.redis_cluster import ClusterOfThree
+from tests.support.valkey import Valkey
 
 ONE: Key = ("acme", "one")
 BRISK = BusTimeouts(connect=0.2, answer=0.2, heartbeat=0.05)

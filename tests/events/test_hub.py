@@ -31,9 +31,9 @@ from sessiond_server.events.limits import Limits
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.announcing import AnnouncedCommits
-from tests.cache import virtual
-from tests.conformance.caller import Caller, accepted
-from tests.events.database import Database
+from tests.support import virtual_time
+from tests.support.caller import Caller, accepted
+from tests.support.hub_database import Database
 
 CALLER = Caller(c.Scope("tenant"))
 START = Cursor(0, "")
@@ -103,7 +103,7 @@ def run(test: Callable[[], Any]) -> Any:
     """Runs the test on a loop whose clock jumps."""
 
     def virtually() -> None:
-        virtual.run(test())
+        virtual_time.run(test())
 
     virtually.__name__, virtually.__doc__ = test.__name__, test.__doc__
     return virtually
@@ -602,7 +602,7 @@ async def test_feeds_go_on_from_now_the_beginning_or_a_position() -> None:
 @pytest.mark.parametrize("waiting", [True, False])
 def test_streams_of_a_feed_name_a_transaction_that_many_have_overtaken(waiting: bool) -> None:
     """In the ring and behind it; also when only the poll has seen it, as nobody asked for more meanwhile."""
-    virtual.run(_overtaken(waiting))
+    virtual_time.run(_overtaken(waiting))
 
 
 async def _overtaken(waiting: bool) -> None:

@@ -21,8 +21,8 @@ from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.watched import SessionWatcher
 from sessiond_server.store.log_reads import LogHead, LogPage
-from tests.cache import virtual
-from tests.events.schedules import Schedule, Verdict
+from tests.support import virtual_time
+from tests.support.hub_simulation import Schedule, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 SEEDS = 600
@@ -181,7 +181,7 @@ def test_a_missing_safeguard_is_found(
     mutate(monkeypatch)
     found = Verdict()
     for seed in range(SEEDS):
-        found.add(virtual.run(Schedule(seed, faults=faults).run()))
+        found.add(virtual_time.run(Schedule(seed, faults=faults).run()))
         if findings & set(found.wrong):
             return
     pytest.fail(f"{SEEDS} schedules found {found}")

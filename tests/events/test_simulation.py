@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.cache import virtual
-from tests.events.schedules import Schedule, Verdict
+from tests.support import virtual_time
+from tests.support.hub_simulation import Schedule, Verdict
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "50"))
 """In each of five batches."""
@@ -15,7 +15,7 @@ SCHEDULES = int(os.environ.get("SCHEDULES", "50"))
 def test_every_watcher_has_everything(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
-        verdict = virtual.run(Schedule(seed).run())
+        verdict = virtual_time.run(Schedule(seed).run())
         assert verdict.sound, f"seed {seed}: {verdict.wrong}: {verdict.first}"
         total.add(verdict)
     for happened in (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.embedded.postgres import read_postmaster
-from tests.faults.replica import Replica
 from tests.faults.server_kills import Report
 from tests.faults.server_kills import campaign as under_load
+from tests.support.replica import Replica
 
 
 async def campaign(

@@ -11,12 +11,12 @@ from pathlib import Path
 import sessiond
 from sessiond_server.domain.commands import Scope
 from sessiond_server.postgres.store import PostgresStore
-from tests.cache.valkey import Valkey
 from tests.faults import server_kills
 from tests.faults.ledger import Verdict
 from tests.faults.load import Load
-from tests.faults.proxy import Proxy
-from tests.faults.replica import Replica
+from tests.support.proxy import Proxy
+from tests.support.replica import Replica
+from tests.support.valkey import Valkey
 
 KINDS = ("kill", "flush", "freeze", "promote")
 SETTLE = 60.0

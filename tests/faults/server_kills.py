@@ -13,7 +13,7 @@ from sessiond.v1.event_pb2 import Event
 from sessiond_server.postgres.store import PostgresStore
 from tests.faults.ledger import Verdict, judge
 from tests.faults.load import Load
-from tests.faults.replica import Replica
+from tests.support.replica import Replica
 
 TENANT = "default"
 SESSIONS = 20

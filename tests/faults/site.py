@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from tests.cache.valkey import Valkey
-from tests.faults.postgres_pair import PostgresPair
-from tests.faults.proxy import Proxy
-from tests.faults.replica import Replica
+from tests.support.postgres_pair import PostgresPair
+from tests.support.proxy import Proxy
+from tests.support.replica import Replica
+from tests.support.valkey import Valkey
 
 REPLICAS = 3
 PROXIED = 2

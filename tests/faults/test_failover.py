@@ -20,10 +20,10 @@ from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.schema.migrate import migrate
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.log_reads import FeedPage
-from tests.conformance.caller import Caller, accepted
-from tests.conformance.meeting import until, waiting
 from tests.conformance.test_feed import START, complete, names
-from tests.faults.postgres_pair import PostgresPair
+from tests.support.caller import Caller, accepted
+from tests.support.postgres_pair import PostgresPair
+from tests.support.transactions import until, waiting
 
 KEY = ("tenant", "a")
 

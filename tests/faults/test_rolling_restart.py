@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import sessiond
-from tests.faults.replica import Replica
+from tests.support.replica import Replica
 
 SESSIONS = 4
 WRITERS = 16

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import sessiond
-from tests.faults.replica import Replica
+from tests.support.replica import Replica
 
 
 async def test_a_watcher_at_another_server_sees_events_and_deltas(

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import sessiond
-from tests.faults.replica import Replica
+from tests.support.replica import Replica
 
 REQUESTS = 60
 

@@ -11,8 +11,8 @@ from sessiond_server.domain import commands as c
 from sessiond_server.rpc import answers
 from tests.faults.agents import Account
 from tests.faults.work_judgement import Answers, judge
-from tests.unit.agents import ENQUEUE, INTERRUPT, LEASE, begin, begun, complete, decide, finish, request
-from tests.unit.log import KEY, SECOND, Log, user
+from tests.support.run_actions import ENQUEUE, INTERRUPT, LEASE, begin, begun, complete, decide, finish, request
+from tests.support.session_log import KEY, SECOND, Log, user
 
 SWEEP = 5 * SECOND
 S = "s1"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
-from tests.faults.replica import Replica
-from tests.faults.stored_files import Stored, reaped
+from tests.support.replica import Replica
+from tests.support.stored_files import Stored, reaped
 
 SESSIONS = 4
 LARGEST = 3 * 1024 * 1024

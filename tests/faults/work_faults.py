@@ -17,8 +17,8 @@ from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.postgres.store import PostgresStore
 from tests.faults.agents import Agents
-from tests.faults.replica import Replica
 from tests.faults.work_judgement import Answers, Verdict, judge
+from tests.support.replica import Replica
 
 TENANT = "default"
 REPLICAS = 2

@@ -36,9 +36,9 @@ from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
-from tests.model.model import DAY, LEASE, Answer, Model
-from tests.model.model import Session as ModelSession
-from tests.unit import agents
+from tests.support import run_actions
+from tests.support.model import DAY, LEASE, Answer, Model
+from tests.support.model import Session as ModelSession
 
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
 
@@ -185,15 +185,15 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "redact":
         return c.RedactMessage(str(args[0]), str(args[1]))
     if kind == "begin":
-        return agents.begin(str(args[0]), RunPolicy.Value(f"RUN_POLICY_{args[1]}"), LEASE)
+        return run_actions.begin(str(args[0]), RunPolicy.Value(f"RUN_POLICY_{args[1]}"), LEASE)
     if kind == "heartbeat":
         return c.HeartbeatRun()
     if kind == "end_run":
-        return agents.finish(1, failed="broken" if args[0] == "FAILED" else "")
+        return run_actions.finish(1, failed="broken" if args[0] == "FAILED" else "")
     if kind == "cancel_run":
         return c.CancelRun(str(args[0]))
     if kind == "request":
-        return agents.request(str(args[0]), approval=bool(args[1]), text=f"arguments of {args[0]}")
+        return run_actions.request(str(args[0]), approval=bool(args[1]), text=f"arguments of {args[0]}")
     if kind == "on_call":
         return call_action(*map(str, args))
     if kind == "complete":
@@ -211,12 +211,12 @@ def declared(name: str) -> Attachment:
 
 def call_action(call_id: str, verb: str, detail: str) -> c.Action:
     if verb in ("approve", "reject"):
-        return agents.decide(call_id, approve=verb == "approve", reason=detail)
+        return run_actions.decide(call_id, approve=verb == "approve", reason=detail)
     if verb == "start":
         return c.StartToolCall(call_id)
     if verb == "cancel":
         return c.CancelToolCall(call_id)
-    return agents.complete(call_id, detail) if verb == "complete" else agents.fail(call_id, "broken", detail)
+    return run_actions.complete(call_id, detail) if verb == "complete" else run_actions.fail(call_id, "broken", detail)
 
 
 def answer(result: c.Result) -> Answer:
@@ -251,7 +251,7 @@ def answer(result: c.Result) -> Answer:
 
 def ran(version: int, run: Run) -> Answer:
     reason = RunEndReason.Name(run.end_reason).removeprefix("RUN_END_REASON_").replace("UNSPECIFIED", "")
-    return ("run", version, run.run_id, agents.status_of(run), run.fence, reason)
+    return ("run", version, run.run_id, run_actions.status_of(run), run.fence, reason)
 
 
 def called(version: int, call: ToolCall) -> Answer:
@@ -261,7 +261,7 @@ def called(version: int, call: ToolCall) -> Answer:
         "call",
         version,
         call.tool_call_id,
-        agents.status_of_call(call),
+        run_actions.status_of_call(call),
         call.run_id,
         call.approval.reason,
         call.result.text,

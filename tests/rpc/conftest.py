@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.rpc.wire import Wire, serving
+from tests.support.wire import Wire, serving
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.store.session_reads import CACHED, Freshness
 from tests.rpc.test_table import VALID
-from tests.rpc.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
+from tests.support.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
 
 SECRET = "postgres://sessiond:hunter2@db"
 READ = s.GetSessionRequest(session_id="s")

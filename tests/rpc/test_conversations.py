@@ -19,7 +19,7 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.message_pb2 import Message, Role, ToolCallPart
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
-from tests.rpc.wire import Wire
+from tests.support.wire import Wire
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 CONVERSATIONS = chats.load(SAMPLE)

@@ -11,8 +11,8 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.blobs.contract import Buffer
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
-from tests.rpc.files import CountedBlobs, Site, noise, sha256, site
-from tests.rpc.wire import serving, until
+from tests.support.attachments import CountedBlobs, Site, noise, sha256, site
+from tests.support.wire import serving, until
 
 SEGMENT = CountedBlobs.segment
 

@@ -16,8 +16,8 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
-from tests.rpc.files import Site, site
-from tests.rpc.wire import Watch, said
+from tests.support.attachments import Site, site
+from tests.support.wire import Watch, said
 
 FAILURE = Failure(code="broken")
 

@@ -8,7 +8,7 @@ from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.run_pb2 import RunFence
 from tests.rpc.test_table import VALID, stock
-from tests.rpc.wire import Wire
+from tests.support.wire import Wire
 
 
 def carries_a_fence(request: ProtoMessage) -> bool:

@@ -18,7 +18,7 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
-from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire, header, said
+from tests.support.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire, header, said
 
 LIVE = RunFence(run_id="r1", fence=4)
 """The run that is live in bob's sessions."""

@@ -22,9 +22,9 @@ from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.postgres.blobs import PostgresBlobs
 from sessiond_server.postgres.store import PostgresStore
 from tests.conformance.conftest import make_clock_movable, move_clock
-from tests.faults.stored_files import ROWS, Stored, reaped
-from tests.rpc.files import chunks, failure, noise, send
-from tests.rpc.wire import Failure, Wire, header, serving, until
+from tests.support.attachments import chunks, failure, noise, send
+from tests.support.stored_files import ROWS, Stored, reaped
+from tests.support.wire import Failure, Wire, header, serving, until
 
 CONTENT = noise(3 * 512 * 1024 + 777)
 SENT = len(CONTENT) // 2

@@ -10,7 +10,7 @@ from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.rpc.events import pages as log_pages
-from tests.rpc.wire import Wire
+from tests.support.wire import Wire
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED

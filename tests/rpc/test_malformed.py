@@ -21,7 +21,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.session_pb2 import SessionStatus, SessionView
 from tests.rpc.test_table import VALID, stock
-from tests.rpc.wire import RPCS, Failure, Wire
+from tests.support.wire import RPCS, Failure, Wire
 
 EACH = math.ceil(int(os.environ.get("MALFORMED_REQUESTS", "10000")) / len(RPCS))
 """Requests for each RPC: of ten thousand, or as many as are asked for."""

@@ -9,7 +9,7 @@ from grpc import StatusCode
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.session_pb2 import SessionView
-from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, TENANT, Wire
+from tests.support.wire import ALICE, BOB, OTHER_TENANT, TENANT, Wire
 
 OLDEST, NEWEST = m.MessageOrder.MESSAGE_ORDER_OLDEST_FIRST, m.MessageOrder.MESSAGE_ORDER_NEWEST_FIRST
 

@@ -17,8 +17,8 @@ from sessiond.v1.run_pb2 import Failure as RunFailure
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCallStatus
-from tests.rpc.wire import header, said
-from tests.rpc.work import REQUESTS, Site, site
+from tests.support.wire import header, said
+from tests.support.work_site import REQUESTS, Site, site
 
 HOUR = 3600.0
 COMPLETED = RunStatus.RUN_STATUS_COMPLETED

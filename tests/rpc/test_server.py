@@ -21,7 +21,7 @@ from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
 from tests.rpc.test_boundary import READ, Holding
-from tests.rpc.wire import DirectWriter, Failure, Wire, serving, until
+from tests.support.wire import DirectWriter, Failure, Wire, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -24,8 +24,8 @@ from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
-from tests.rpc.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
-from tests.rpc.wire import Failure as WireFailure
+from tests.support.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
+from tests.support.wire import Failure as WireFailure
 
 ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
 SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED

@@ -10,7 +10,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.events.limits import Limits
-from tests.rpc.wire import ALICE, BOB, OTHER_TENANT, TENANT, Watch, Wire, serving
+from tests.support.wire import ALICE, BOB, OTHER_TENANT, TENANT, Watch, Wire, serving
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED

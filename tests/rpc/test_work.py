@@ -21,8 +21,8 @@ from sessiond.v1.run_pb2 import Run, RunEndReason, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
 from sessiond_server.postgres.store import PostgresStore
-from tests.rpc.wire import Failure, Wire, said
-from tests.rpc.work import Site, serving_on, site
+from tests.support.wire import Failure, Wire, said
+from tests.support.work_site import Site, serving_on, site
 
 ENQUEUE = r.RunPolicy.RUN_POLICY_ENQUEUE
 INTERRUPT = r.RunPolicy.RUN_POLICY_INTERRUPT

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.serving import data_folder
+from tests.support.serve_process import data_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,8 @@ import pytest
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import replay
 from sessiond_server.domain.batch import ACTIONS
-from tests.unit.agents import begin
-from tests.unit.log import KEY, Log
+from tests.support.run_actions import begin
+from tests.support.session_log import KEY, Log
 
 
 def test_every_action_has_one_row() -> None:

@@ -5,8 +5,8 @@ from google.protobuf.struct_pb2 import Struct
 from sessiond_server.domain import commands as c
 from sessiond_server.store.cached import changes
 from sessiond_server.store.cached.contract import Moment, Put, seq_of
-from tests.unit.agents import begin, complete, finish, request
-from tests.unit.log import Log, user
+from tests.support.run_actions import begin, complete, finish, request
+from tests.support.session_log import Log, user
 
 
 def put(log: Log) -> Put:

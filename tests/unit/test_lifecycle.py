@@ -6,7 +6,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import EndReason, SessionStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import IllegalTransition, SessionEnded, SessionNotActive
-from tests.unit.log import REPLACE, SECOND, START, Log, new_session, user
+from tests.support.session_log import REPLACE, SECOND, START, Log, new_session, user
 
 CREATED, ACTIVE, SUSPENDED, ENDED = (
     SessionStatus.SESSION_STATUS_CREATED,

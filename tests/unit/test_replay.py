@@ -7,7 +7,7 @@ from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import ids
 from sessiond_server.errors import RequestIdReused, SessionNotFound, VersionMismatch
-from tests.unit.log import CLIENT, REPLACE, SECOND, Log, new_session, user
+from tests.support.session_log import CLIENT, REPLACE, SECOND, Log, new_session, user
 
 
 def big_state() -> Struct:

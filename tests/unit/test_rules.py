@@ -25,7 +25,7 @@ from sessiond_server.errors import (
     ToolBlocked,
     VersionMismatch,
 )
-from tests.unit.log import CLIENT, KEY, MERGE, REPLACE, SECOND, START, Log, new_session, text, user
+from tests.support.session_log import CLIENT, KEY, MERGE, REPLACE, SECOND, START, Log, new_session, text, user
 
 
 def struct(value: dict[str, object]) -> Struct:

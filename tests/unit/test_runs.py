@@ -20,7 +20,7 @@ from sessiond_server.errors import (
     SessionNotActive,
     VersionMismatch,
 )
-from tests.unit.agents import (
+from tests.support.run_actions import (
     ENQUEUE,
     INTERRUPT,
     LEASE,
@@ -34,7 +34,7 @@ from tests.unit.agents import (
     status_of,
     status_of_call,
 )
-from tests.unit.log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session, user
+from tests.support.session_log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session, user
 
 EXPIRE = c.ExpireSession()
 

@@ -16,7 +16,7 @@ from sessiond_server.errors import (
     ToolCallLimitReached,
     ToolCallNotFound,
 )
-from tests.unit.agents import (
+from tests.support.run_actions import (
     LEASE,
     begun,
     complete,
@@ -28,7 +28,7 @@ from tests.unit.agents import (
     status_of_call,
     whole,
 )
-from tests.unit.log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session
+from tests.support.session_log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session
 
 START_CALL = c.StartToolCall("t")
 CANCEL = c.CancelToolCall("t")

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import sessiond
-from tests.client.scripted import METHODS
+from tests.support.scripted_server import METHODS
 
 Call = Callable[..., Awaitable[Any]]
 

@@ -20,7 +20,7 @@ from sessiond.v1.attachment_service_pb2 import (
 from sessiond_server.blobs.reaper import reap, reap_strays
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.store import MemoryStore
-from tests.rpc.wire import Failure, Wire, header, serving
+from tests.support.wire import Failure, Wire, header, serving
 
 CHUNK = 100_000
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.cache.valkey import Valkey, free_port
+from tests.support.valkey import Valkey, free_port
 
 SLOTS = 16384
 BUS = 10_000

@@ -22,8 +22,8 @@ from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Limits,
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage
-from tests.cache.truth import DELETED, Truth
-from tests.conformance.caller import Caller
+from tests.support.cache_truth import DELETED, Truth
+from tests.support.caller import Caller
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)

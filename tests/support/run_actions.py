@@ -6,7 +6,7 @@ from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import commands as c
-from tests.unit.log import Log
+from tests.support.session_log import Log
 
 LEASE = 30
 """Seconds."""

@@ -15,7 +15,7 @@ from sessiond_server.errors import PositionCompacted, PositionLost, SessionNotFo
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
 
 if TYPE_CHECKING:
-    from tests.events.schedules import Replica, Schedule
+    from tests.support.hub_simulation import Replica, Schedule
 
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 REDACTED = EventType.EVENT_TYPE_MESSAGE_REDACTED
@@ -156,7 +156,7 @@ class SessionWatch(Watch[Cursor]):
             self.verdict.find("compacted", self.cursor)
 
     def schedule_scope(self) -> Any:
-        from tests.events.schedules import SCOPE
+        from tests.support.hub_simulation import SCOPE
 
         return SCOPE
 
@@ -243,7 +243,7 @@ class FeedWatch(Watch[FeedCursor]):
         self.start = FeedPlace(0, "", 0)
 
     async def watch(self, replica: "Replica") -> None:
-        from tests.events.schedules import SCOPE
+        from tests.support.hub_simulation import SCOPE
 
         async with replica.hub.watch_feed(SCOPE, self.cursor, from_beginning=self.from_beginning) as stream:
             if self.cursor is None:

@@ -23,9 +23,9 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import Limits
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.commits import Applied
-from tests.conformance.caller import Caller
-from tests.events.database import Database
-from tests.events.watchers import REDACTED, FeedWatch, SessionWatch, Watch
+from tests.support.caller import Caller
+from tests.support.hub_database import Database
+from tests.support.hub_watchers import REDACTED, FeedWatch, SessionWatch, Watch
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
