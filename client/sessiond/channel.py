@@ -1,11 +1,15 @@
 """How a channel to the service is made."""
 
 import json
+import pkgutil
+from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc.aio
 
 from sessiond.options import TLS, Keepalive, Retry
+from sessiond.target import is_local
 
 SERVICES = tuple(
     f"sessiond.v1.{service}Service" for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment")
@@ -16,19 +20,43 @@ RETRIED = ("UNAVAILABLE", "CANCELLED")
 """CANCELLED besides: what reaches a server while it stops, or is under way when its grace is over, ends in a reset of
 the HTTP/2 stream, which grpc shows as that. A call that its own caller cancels is not sent again."""
 
+NO_PROXY: Sequence[tuple[str, str | int]] = (
+    # http_proxy, https_proxy and grpc_proxy.
+    ("grpc.enable_http_proxy", 0),
+    # GRPC_ADDRESS_HTTP_PROXY, which the option above leaves on.
+    ("grpc.address_http_proxy", ""),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
+)
+"""Options that make grpc ignore every proxy that the environment names."""
+
 
 def open_channel(target: str, tls: TLS | None, options: list[tuple[str, str | int]]) -> grpc.aio.Channel:
-    """Connects when it is first used."""
+    """A channel that connects when it is first used. Raises ValueError where `tls` names no authorities and grpc brings
+    none."""
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
-    credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.client_key, tls.client_certificate)
+    # Without roots grpc would trust the file that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
+    roots = _bundled_authorities() if tls.root_certificates is None else tls.root_certificates
+    credentials = grpc.ssl_channel_credentials(roots, tls.client_key, tls.client_certificate)
     return grpc.aio.secure_channel(target, credentials, options)
 
 
+@cache
+def _bundled_authorities() -> bytes:
+    """PEM of the authorities that the grpcio package brings: Mozilla's list."""
+    try:
+        roots = pkgutil.get_data("grpc._cython", "_credentials/roots.pem")
+    except OSError:
+        roots = None
+    if not roots:
+        raise ValueError("root_certificates: must be given, because this build of grpcio brings no authorities")
+    return roots
+
+
 def channel_options(
-    tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
+    target: str, tls: TLS | None, retry: Retry, keepalive: Keepalive, max_message_bytes: int, user_agent: str
 ) -> list[tuple[str, str | int]]:
-    """For calls that have one answer."""
+    """The options of the channel for unary calls."""
     options: list[tuple[str, str | int]] = [
         ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{_version()}".lstrip()),
         ("grpc.service_config", json.dumps(_service_config(retry))),
@@ -50,6 +78,9 @@ def channel_options(
         # service came up would fail at once where another one is between two tries.
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    # A proxy sees all that TLS does not protect, and traffic to this machine has no reason to leave it.
+    if tls is None or is_local(target):
+        options += NO_PROXY
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options

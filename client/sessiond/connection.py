@@ -67,7 +67,7 @@ class Connection:
         # Metadata of every call rather than call credentials: the channel is known to be fit for the key, and a
         # credentials plugin costs each call a trip through another thread.
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
-        self._options = channel_options(tls, retry, keepalive, max_message_bytes, user_agent)
+        self._options = channel_options(target, tls, retry, keepalive, max_message_bytes, user_agent)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._streams = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """How to encrypt the connection. The defaults trust what the system trusts and show no certificate of one's own."""
+    """How to encrypt the connection. The defaults trust public authorities and show no certificate of the client."""
 
     root_certificates: bytes | None = None
-    """PEM of the authorities to trust; None: the defaults of grpc."""
+    """PEM of the authorities to trust, and no others. None: Mozilla's list, as the grpcio package brings it. Variables
+    of the environment change neither."""
     client_certificate: bytes | None = None
     """PEM of the certificate to show, with its chain; goes with `client_key`."""
     client_key: bytes | None = field(default=None, repr=False)

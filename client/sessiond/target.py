@@ -11,11 +11,14 @@ def is_local(target: str) -> bool:
     if colon and scheme in ("ipv4", "ipv6"):
         return all(_is_loopback(address) for address in rest.split(","))
     if colon and scheme == "dns":
-        return _is_loopback(rest.rpartition("/")[2])
+        server, _, address = rest.removeprefix("//").rpartition("/") if rest.startswith("//") else ("", "", rest)
+        # A name server that the target names may say of "localhost" what it likes.
+        return _is_loopback(address, named=not server)
     return _is_loopback(target)
 
 
-def _is_loopback(address: str) -> bool:
+def _is_loopback(address: str, *, named: bool = True) -> bool:
+    """Whether an address with or without a port is of this machine. `named`: the name "localhost" counts too."""
     if address.startswith("["):
         host = address[1:].partition("]")[0]
     else:
@@ -23,4 +26,4 @@ def _is_loopback(address: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return named and host == "localhost"

@@ -1,7 +1,5 @@
 """What a client is made with: keys, TLS, names, bounds."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import grpc
@@ -10,6 +8,7 @@ import pytest
 import sessiond
 from sessiond.channel import channel_options
 from sessiond.target import is_local
+from tests.support.certificates import self_signed
 from tests.support.scripted_server import QUIET, ScriptedServer, scripted_server
 from tests.support.watch_frames import snapshot
 
@@ -27,7 +26,8 @@ KEY = "sd_not-a-key"
         ("::1", True),
         ("dns:localhost:50051", True),
         ("dns:///127.0.0.1:50051", True),
-        ("dns://8.8.8.8/localhost:50051", True),
+        ("dns://8.8.8.8/127.0.0.1:50051", True),
+        ("dns://8.8.8.8/localhost:50051", False),
         ("ipv4:127.0.0.1:50051", True),
         ("ipv4:127.0.0.1:1,127.0.0.2:2", True),
         ("ipv6:[::1]:50051", True),
@@ -76,22 +76,8 @@ def test_a_key_does_not_cross_the_network_in_clear_text() -> None:
     sessiond.Client("sessiond.example:50051", api_key=KEY, tls=sessiond.TLS())
 
 
-@pytest.fixture
-def identity(tmp_path: Path) -> tuple[bytes, bytes]:
-    """Key and self-signed certificate, as PEM, of sessiond.example."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl makes the certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=sessiond.example"
-    name = ["-addext", "subjectAltName=DNS:sessiond.example"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([openssl, *command.split(), *name, *files], check=True, capture_output=True)
-    return key.read_bytes(), certificate.read_bytes()
-
-
-async def test_tls(identity: tuple[bytes, bytes]) -> None:
-    key, root = identity
+async def test_tls(tmp_path: Path) -> None:
+    key, root = self_signed(tmp_path)
     credentials = grpc.ssl_server_credentials([(key, root)])
     async with scripted_server(credentials=credentials) as server:
         trusting = sessiond.TLS(root_certificates=root, server_name="sessiond.example")
@@ -136,7 +122,7 @@ def test_options_out_of_bounds(make: object) -> None:
 
 
 def test_keepalive_is_what_grpc_goes_by() -> None:
-    options = dict(channel_options(None, sessiond.Retry(), sessiond.Keepalive(20, 7), 1000, ""))
+    options = dict(channel_options("", None, sessiond.Retry(), sessiond.Keepalive(20, 7), 1000, ""))
     assert options["grpc.keepalive_time_ms"] == 20_000
     assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 7_000
 
