@@ -17,7 +17,8 @@ from sessiond_server.embedded import EmbeddedError, EmbeddedServers, binaries, r
 from sessiond_server.embedded.folder import DataFolder
 from sessiond_server.embedded.postgres import PostgresServer, is_postmaster, read_postmaster
 from sessiond_server.embedded.process import Account
-from tests.support.serve_process import PATIENCE, data_folder, until
+from tests.support.serve_process import data_folder
+from tests.support.waiting import PATIENCE, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="concerns root")
 

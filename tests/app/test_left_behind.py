@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sessiond_server.embedded.process import tied
-from tests.support.serve_process import PATIENCE
+from tests.support.waiting import PATIENCE
 
 STARTS = """
 import asyncio, sys
@@ -21,7 +21,7 @@ from benchmarks.site import serving as measured
 from tests.support.serve_process import serving
 from tests.support.s3 import PROGRAM, S3Server
 from tests.support.valkey import Valkey
-from tests.demo.test_demo import Server
+from tests.support.blocking_server import Server
 from tests.support.replica import Replica
 
 async def main(folder):

@@ -18,7 +18,8 @@ from sessiond_server.auth import SCOPES, new_key
 from sessiond_server.embedded import running_dsn
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.rpc import probe
-from tests.support.serve_process import PATIENCE, command, data_folder, serving, until
+from tests.support.serve_process import command, data_folder, serving
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

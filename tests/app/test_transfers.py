@@ -18,7 +18,8 @@ from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from tests.support.proxy import Proxy
-from tests.support.serve_process import PATIENCE, Serving, serving
+from tests.support.serve_process import Serving, serving
+from tests.support.waiting import PATIENCE
 
 MIB = 1024 * 1024
 TRANSFERS = 20

@@ -2,31 +2,17 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.objects import opened
-from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.postgres.blobs import PostgresBlobs
-from tests.conftest import Databases
 from tests.support import s3
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One storage, seen by two replicas."""
-
-    blobs: BlobStore
-    other: BlobStore
-
-    def piece(self, tenant_id: str = "acme") -> Piece:
-        return Piece(tenant_id, str(uuid4()))
+from tests.support.blob_backend import Backend
+from tests.support.databases import Databases
 
 
 @pytest.fixture(scope="session")

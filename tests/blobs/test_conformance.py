@@ -10,7 +10,7 @@ import pytest
 
 from sessiond_server.blobs.contract import READ_BYTES, BlobStore, Buffer, BytesMissing
 from sessiond_server.domain.attachments.rows import Piece
-from tests.blobs.conftest import Backend
+from tests.support.blob_backend import Backend
 
 
 def noise(size: int, seed: int = 1) -> bytes:

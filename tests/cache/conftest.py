@@ -1,38 +1,14 @@
 """The caches that the suite runs over."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
-from sessiond_server.memory.cache import MemoryCache, MemoryServer
-from sessiond_server.redis import RedisCache, Timeouts, connect
-from sessiond_server.store.cached.contract import Cache, Limits
-from tests.support.cached_copies import settled
+from sessiond_server.redis import connect
+from sessiond_server.store.cached.contract import Cache
+from tests.support.caches import Backend, memory_backend, redis_backend
 from tests.support.redis_cluster import ClusterOfThree
-from tests.support.valkey import Valkey
-
-LIMITS = Limits(ttl=60.0, window=5, window_bytes=1000, content_bytes=100)
-PATIENT = Timeouts(connect=5.0, answer=5.0)
-"""The machine may be busy: what these tests assert has nothing to do with time."""
-
-
-@dataclass
-class Backend:
-    open: Callable[[], Awaitable[Cache]]
-    """The cache as one more process has it."""
-    flush: Callable[[], Awaitable[None]]
-    """Loses all that is there."""
-    swap: Callable[[], Awaitable[None]]
-    """Lets another server answer that has all that is there."""
-    lapse: Callable[[], Awaitable[None]]
-    """Lets all copies and contents vanish, as their time to live does in the end."""
-    lifetimes: Callable[[], Awaitable[list[float]]]
-    """Seconds that each copy and content has left to live."""
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])
@@ -50,81 +26,13 @@ def urls(request: pytest.FixtureRequest) -> Sequence[str]:
 async def backend(urls: Sequence[str], redis_prefix: str) -> AsyncIterator[Backend]:
     async with AsyncExitStack() as stack:
         if urls:
-            yield _redis(stack, urls[0], redis_prefix, [await stack.enter_async_context(connect(url)) for url in urls])
+            yield redis_backend(
+                stack, urls[0], redis_prefix, [await stack.enter_async_context(connect(url)) for url in urls]
+            )
         else:
-            yield _memory()
+            yield memory_backend()
 
 
 @pytest.fixture
 async def cache(backend: Backend) -> Cache:
     return await backend.open()
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
-    """A server of the test's own."""
-    server = Valkey(tmp_path / "valkey")
-    await server.start()
-    yield server
-    server.stop()
-
-
-def _memory() -> Backend:
-    server = MemoryServer(asyncio.get_running_loop().time, LIMITS)
-
-    async def open_cache() -> Cache:
-        return MemoryCache(server)
-
-    async def flush() -> None:
-        server.flush()
-
-    async def swap() -> None:
-        server.restart_from(server.snapshot())
-
-    async def lapse() -> None:
-        server.entries.clear()
-        server.contents.clear()
-
-    async def lifetimes() -> list[float]:
-        kept = [*(e[0] for e in server.entries.values()), *(c[0] for c in server.contents.values())]
-        return [until - server.time() for until in kept]
-
-    return Backend(open_cache, flush, swap, lapse, lifetimes)
-
-
-def _redis(stack: AsyncExitStack, url: str, prefix: str, clients: "list[Redis]") -> Backend:
-    async def keys(client: Redis, *, epochs: bool) -> list[bytes]:
-        found = [key async for key in client.scan_iter(f"{prefix}*", count=1000)]
-        return [key for key in found if epochs or not _is_epoch(key)]
-
-    def _is_epoch(key: bytes) -> bool:
-        return key.removeprefix(prefix.encode()).strip(b"{").startswith(b"epoch")
-
-    async def open_cache() -> Cache:
-        cache = await stack.enter_async_context(RedisCache(url, limits=LIMITS, timeouts=PATIENT))
-        cache.begin(prefix)
-        await settled(cache)
-        return cache
-
-    async def flush() -> None:
-        for client in clients:
-            for key in await keys(client, epochs=True):
-                await client.delete(key)
-
-    async def swap() -> None:
-        for client in clients:
-            for key in await keys(client, epochs=True):
-                if _is_epoch(key):
-                    value = await client.get(key)
-                    assert isinstance(value, bytes)
-                    await client.set(key, b"f" * 40 + value[40:])
-
-    async def lapse() -> None:
-        for client in clients:
-            for key in await keys(client, epochs=False):
-                await client.delete(key)
-
-    async def lifetimes() -> list[float]:
-        return [await client.pttl(key) / 1000 for client in clients for key in await keys(client, epochs=False)]
-
-    return Backend(open_cache, flush, swap, lapse, lifetimes)

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Moment, Put
-from tests.cache.conftest import LIMITS, Backend
 from tests.support.cached_copies import KEY, copy, forget, put, seqs, settled
+from tests.support.caches import LIMITS, Backend
 
 
 async def test_a_copy_comes_back_as_it_was_put(cache: Cache) -> None:

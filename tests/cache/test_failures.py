@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ from tests.support.cached_copies import KEY, copy, put, settled
 from tests.support.caller import Caller, accepted
 from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey
+from tests.support.waiting import until
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
@@ -53,12 +54,6 @@ async def hit(store: CachedSessions) -> bool:
 
 def url_of(proxy: Proxy) -> str:
     return f"redis://127.0.0.1:{proxy.port}"
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
 
 
 async def down(cache: Cache, why: str = "") -> None:

@@ -16,12 +16,12 @@ from sessiond_server.redis import RedisCache
 from sessiond_server.redis.cluster import slot_of
 from sessiond_server.redis.entries import tag
 from sessiond_server.store.cached.contract import Cache, Forget
-from tests.cache.conftest import LIMITS, PATIENT
-from tests.cache.test_failures import until
 from tests.support.cached_copies import copy, forget, put, settled
+from tests.support.caches import LIMITS, PATIENT
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import ClusterOfThree
 from tests.support.valkey import Valkey
+from tests.support.waiting import until
 
 KEYS: list[Key] = [("acme", f"s{number}") for number in range(60)]
 

@@ -1,19 +1,12 @@
 """A client, and what it talks to: the scripted server, or the whole service over the memory store."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import pytest
 
 import sessiond
-from sessiond_server import app, settings
+from tests.support.client_service import QUICK, RECONNECT, Service, serving
 from tests.support.scripted_server import ScriptedServer, scripted_server
-
-QUICK = sessiond.Retry(initial_backoff=0.01, max_backoff=0.01)
-"""Retries that a test need not wait for."""
-
-RECONNECT = sessiond.Reconnect(initial_backoff=0.01, max_backoff=0.01)
 
 
 @pytest.fixture
@@ -26,21 +19,6 @@ async def server() -> AsyncIterator[ScriptedServer]:
 async def client(server: ScriptedServer) -> AsyncIterator[sessiond.Client]:
     async with sessiond.Client(server.target, retry=QUICK, reconnect=RECONNECT) as client:
         yield client
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The service, as `sessiond serve` composes it."""
-
-    target: str
-
-
-@asynccontextmanager
-async def serving(flags: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
-    """`flags` are settings beside the memory store and a free port."""
-    loaded = settings.load({"store": "memory", "listen": "127.0.0.1:0", **(flags or {})}, {})
-    async with app.running(loaded) as running:
-        yield Service(str(running.listening))
 
 
 @pytest.fixture

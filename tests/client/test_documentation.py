@@ -6,7 +6,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from tests.client.conftest import Service
+from tests.support.client_service import Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)

@@ -11,8 +11,7 @@ import sessiond
 from sessiond import draft as drafts
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server import errors as server_errors
-from tests.client.test_watch import failing
-from tests.support.scripted_server import Fail, ScriptedServer, Wait
+from tests.support.scripted_server import Fail, ScriptedServer, Wait, failing
 
 
 def published(server: ScriptedServer) -> list[list[sessiond.Delta]]:

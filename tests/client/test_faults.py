@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 import sessiond
-from tests.client.conftest import QUICK
 from tests.support.client_calls import ALL, STREAMS, TRANSFERS, WRITES
+from tests.support.client_service import QUICK
 from tests.support.scripted_server import Fail, ScriptedServer, Wait, scripted_server
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)

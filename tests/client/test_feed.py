@@ -9,8 +9,7 @@ import sessiond
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import FeedStart
 from sessiond_server import errors as server_errors
-from tests.client.test_watch import asked, failing
-from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Step
+from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Step, asked, failing
 from tests.support.watch_frames import CREATED, DELETED, batch, bookmark, event, going_away, of_feed, resumed
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 import sessiond
-from tests.client.test_watch import UNAVAILABLE, asked, seqs
-from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Wait
-from tests.support.watch_frames import batch, bookmark, position, resumed, snapshot
+from tests.support.scripted_server import QUIET, UNAVAILABLE, Fail, ScriptedServer, Wait, asked
+from tests.support.watch_frames import batch, bookmark, position, resumed, seqs, snapshot
 
 
 class Notes:

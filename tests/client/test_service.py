@@ -9,8 +9,8 @@ import pytest
 import sessiond
 from sessiond.v1.session_pb2 import AgentMode, EndReason, SessionType
 from sessiond_server import auth
-from tests.client.conftest import serving
-from tests.client.test_messages import CHATS
+from tests.support.chats import CHATS
+from tests.support.client_service import serving
 
 Status = sessiond.SessionStatus
 

@@ -20,7 +20,7 @@ from sessiond.v1.attachment_service_pb2 import (
     DownloadHeader,
     UploadStatus,
 )
-from tests.client.conftest import RECONNECT, Service
+from tests.support.client_service import RECONNECT, Service
 from tests.support.proxy import Proxy
 from tests.support.scripted_server import Fail, ScriptedServer, Step, Steps, Take, Wait
 

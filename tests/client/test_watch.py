@@ -15,9 +15,19 @@ import sessiond
 from sessiond.fields import EventTypeLike
 from sessiond.v1.event_service_pb2 import WatchSessionResponse
 from sessiond_server import errors as server_errors
-from sessiond_server.rpc import status as server_status
-from tests.client.conftest import RECONNECT
-from tests.support.scripted_server import QUIET, Fail, ScriptedServer, Step, Steps, Wait, scripted_server
+from tests.support.client_service import RECONNECT
+from tests.support.scripted_server import (
+    QUIET,
+    UNAVAILABLE,
+    Fail,
+    ScriptedServer,
+    Step,
+    Steps,
+    Wait,
+    asked,
+    failing,
+    scripted_server,
+)
 from tests.support.watch_frames import (
     APPENDED,
     DELETED,
@@ -28,25 +38,9 @@ from tests.support.watch_frames import (
     going_away,
     position,
     resumed,
+    seqs,
     snapshot,
 )
-
-UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
-
-
-def failing(error: server_errors.SessiondError) -> Fail:
-    """As the service answers."""
-    answer = server_status.answer(error)
-    return Fail(answer.code, answer.text, trailers=answer.trailers)
-
-
-async def seqs(watch: "sessiond.Watch[sessiond.Event]", count: int) -> list[int]:
-    return [(await anext(watch)).seq for _ in range(count)]
-
-
-def asked(server: ScriptedServer) -> list[str]:
-    """The position that each stream began at."""
-    return [seen.request.position for seen in server.seen]
 
 
 async def test_events_follow_the_snapshot(client: sessiond.Client, server: ScriptedServer) -> None:

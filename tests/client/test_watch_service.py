@@ -9,7 +9,7 @@ import pytest
 
 import sessiond
 from sessiond.fields import EventTypeLike
-from tests.client.conftest import RECONNECT, Service
+from tests.support.client_service import RECONNECT, Service
 from tests.support.proxy import Proxy
 
 DELETED = sessiond.EventType.EVENT_TYPE_SESSION_DELETED

@@ -5,9 +5,9 @@ tests, emptied for each: making a database costs more than most of these tests.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -17,25 +17,14 @@ from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.redis import RedisCache, Timeouts
-from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
-from sessiond_server.store.work import WorkStore
-from tests.conftest import Databases, LoopThread
 from tests.support.caller import Caller
+from tests.support.databases import Databases, LoopThread
+from tests.support.movable_clock import make_clock_movable, move_clock
+from tests.support.store_backend import Backend, Open
 from tests.support.stores import composed
-
-# Searched before pg_catalog, these functions stand for the server's clock in every statement of the store.
-_MOVABLE_CLOCK = """
-create schema test_clock;
-create table test_clock.shifts (shift interval not null);
-insert into test_clock.shifts values ('0');
-create function test_clock.now() returns timestamptz stable language sql
-  as 'select pg_catalog.now() + shift from test_clock.shifts';
-create function test_clock.clock_timestamp() returns timestamptz volatile language sql
-  as 'select pg_catalog.clock_timestamp() + shift from test_clock.shifts';
-"""
 
 _EMPTY = """
 delete from events; delete from requests; delete from sessions; delete from session_heads;
@@ -43,41 +32,6 @@ delete from runs; delete from tool_calls; delete from run_figures;
 delete from attachments; delete from uploads; delete from blobs; delete from releases; delete from pieces;
 update test_clock.shifts set shift = '0';
 """
-
-
-async def make_clock_movable(dsn: str) -> None:
-    """For connections that are opened from now on."""
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(_MOVABLE_CLOCK)
-    name = Databases.name(dsn)
-    await connection.execute(f'alter database "{name}" set search_path = test_clock, pg_catalog, public')
-    await connection.close()
-
-
-async def move_clock(connection: asyncpg.Connection, seconds: float) -> None:
-    await connection.execute("update test_clock.shifts set shift = shift + make_interval(secs => $1)", seconds)
-
-
-@dataclass
-class Backend:
-    """One store, what stands behind it, and its clock."""
-
-    store: Store
-    other: Store
-    """What another replica has: a second instance on the same database; for the memory store the same."""
-    work: WorkStore
-    """Its runs and tool calls, which no cache has."""
-    attachments: AttachmentStore
-    """Its attachments, which no cache has."""
-    other_attachments: AttachmentStore
-    """Those of `other`."""
-    advance: Callable[[float], Awaitable[None]]
-    """Moves the clock by so many seconds."""
-    dsn: str | None = None
-    caller: Caller = field(default_factory=Caller)
-
-
-Open = Callable[..., Awaitable[Backend]]
 
 
 @pytest.fixture(scope="session")

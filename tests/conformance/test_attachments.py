@@ -28,8 +28,8 @@ from sessiond_server.errors import (
     TooManyUploads,
     UploadSuperseded,
 )
-from tests.conformance.conftest import Backend, Open
 from tests.support.caller import OTHER_PRINT, Caller, accepted, one, refused, whole_log
+from tests.support.store_backend import Backend, Open
 
 GRACE = 61
 """Seconds after which a writer must have noticed that nobody wants its piece."""

@@ -1,7 +1,6 @@
 """A tenant's feed: every event once, in an order that nothing committed later can change."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 
 import asyncpg
@@ -9,49 +8,17 @@ import pytest
 
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.log import FeedEntry, FeedPlace
+from sessiond_server.domain.log import FeedEntry
 from sessiond_server.domain.rows import Rules
 from sessiond_server.postgres import log, write
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import PAGE_BYTES
-from tests.conformance.conftest import Backend, Open
-from tests.conformance.test_logs import same
 from tests.support.caller import Caller, accepted, struct
-from tests.support.transactions import until, waiting
-
-START = FeedPlace(0, "", 0)
-
-
-async def feed(store: Store, after: FeedPlace = START, *, tenant: str = "tenant", limit: int = 1000) -> list[FeedEntry]:
-    """What may be delivered behind the place; fails unless every page is in order, describes its events, and is full or
-    the last."""
-    entries: list[FeedEntry] = []
-    while True:
-        page = await store.read_feed(tenant, after=after, limit=limit)
-        for item in page.entries:
-            event = same(item.entry)
-            assert after < item.place
-            assert (item.place.session_id, item.place.seq) == (event.session_id, event.seq)
-            after = item.place
-        entries += page.entries
-        if page.complete:
-            return entries
-        assert page.entries
-
-
-async def complete(store: Store, after: FeedPlace = START, *, tenant: str = "tenant") -> list[FeedEntry]:
-    """As `feed`, once nothing is held back any more: other tests' transactions on the same server may do so."""
-
-    async def settled() -> bool:
-        return not (await store.read_feed(tenant, after=after, limit=1)).pending
-
-    await until(settled)
-    return await feed(store, after, tenant=tenant)
-
-
-def names(entries: Sequence[FeedEntry]) -> list[str]:
-    return [f"{item.place.session_id}{item.place.seq}" for item in entries]
+from tests.support.feeds import START, complete, feed, names, same
+from tests.support.store_backend import Backend, Open
+from tests.support.transactions import waiting
+from tests.support.waiting import until
 
 
 async def test_events_come_in_the_order_of_commits(store: Store, caller: Caller) -> None:

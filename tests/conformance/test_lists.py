@@ -15,8 +15,8 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
 from sessiond_server.memory.filters import contains
 from sessiond_server.store.contract import Store
-from tests.conformance.conftest import Backend
 from tests.support.caller import CREATED, ENDED, Caller, accepted, struct
+from tests.support.store_backend import Backend
 
 CREATE_DESC = SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
 CREATE_ASC = SessionOrder.SESSION_ORDER_CREATE_TIME_ASC

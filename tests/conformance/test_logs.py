@@ -8,13 +8,13 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.log import LogEntry
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.store.contract import Store
 from sessiond_server.store.log_reads import LogHead, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
-from tests.conformance.conftest import Backend, Open
 from tests.support.caller import Caller, accepted, message, struct
+from tests.support.feeds import same
+from tests.support.store_backend import Backend, Open
 
 KEY = ("tenant", "s")
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
@@ -34,19 +34,6 @@ def checked(page: LogPage, after_seq: int) -> list[Event]:
     if page.before is not None:
         assert same(page.before).seq == after_seq
     return events
-
-
-def same(entry: LogEntry) -> Event:
-    """The entry's event; fails unless the entry describes it."""
-    event = Event.FromString(entry.data)
-    assert (entry.seq, entry.event_id, entry.previous_event_id, entry.type) == (
-        event.seq,
-        event.event_id,
-        event.previous_event_id,
-        event.type,
-    )
-    assert event.event_id
-    return event
 
 
 async def read(store: Store, after_seq: int, limit: int = 1000) -> list[Event]:

@@ -14,9 +14,9 @@ from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store.contract import Store
 from sessiond_server.store.witnesses import created_us
-from tests.conformance.conftest import Backend, Open
-from tests.conformance.test_feed import START, complete
 from tests.support.caller import Caller, accepted
+from tests.support.feeds import START, complete
+from tests.support.store_backend import Backend, Open
 
 Witness = tuple[FeedPlace, str]
 KEPT = timedelta(days=30)

@@ -18,9 +18,9 @@ from tests.support.transactions import (
     only,
     raced_through_the_lock,
     terminate_others,
-    until,
     waiting,
 )
+from tests.support.waiting import until
 
 
 async def test_the_second_of_two_racing_retries_sees_the_first(

@@ -9,8 +9,8 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import SessionAlreadyExists, SessionQuotaReached, VersionMismatch
-from tests.conformance.conftest import Backend, Open
 from tests.support.caller import Caller, accepted, struct, texts, whole_log
+from tests.support.store_backend import Backend, Open
 
 CALLERS = 24
 

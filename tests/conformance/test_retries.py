@@ -14,9 +14,9 @@ from sessiond_server.errors import (
     SessionNotFound,
 )
 from sessiond_server.store.contract import Store
-from tests.conformance.conftest import Open
 from tests.support.caller import CREATED, OTHER_PRINT, Caller, accepted, message, one, refused, struct, whole_log
 from tests.support.run_actions import ENQUEUE, INTERRUPT, begin, complete, decide, finish, request
+from tests.support.store_backend import Open
 
 EVERY_KIND = ["create", "update", "content", "suspend", "end", "touch", "append", "redact", "delete"]
 EVERY_KIND += ["begin", "interrupt", "finish", "cancel run", "request", "approve", "start", "complete", "late"]

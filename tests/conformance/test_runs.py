@@ -13,10 +13,10 @@ from sessiond_server.errors import RunAlreadyExists, RunFenced, RunInProgress, R
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import CACHED, Freshness
 from sessiond_server.store.work import RunsPage
-from tests.conformance.conftest import Backend
 from tests.support.caller import Caller, accepted, message, one, refused, session, struct, texts, whole_log
 from tests.support.run_actions import ENQUEUE, INTERRUPT, LEASE, begin, complete, finish, kinds, request, status_of
 from tests.support.session_log import REPLACE
+from tests.support.store_backend import Backend
 
 ALL = tuple(RunStatus.values())[1:]
 

@@ -12,8 +12,8 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import SessionAlreadyExists, SessionEnded, SessionNotFound
 from sessiond_server.store.contract import Store
-from tests.conformance.conftest import Backend, Open
 from tests.support.caller import ENDED, SECOND, Caller, accepted, one, refused, whole_log
+from tests.support.store_backend import Backend, Open
 
 
 def ttl(seconds: int) -> Duration:

@@ -17,9 +17,9 @@ from sessiond_server.errors import (
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.work import ToolCallsPage
-from tests.conformance.conftest import Backend
 from tests.support.caller import Caller, accepted, one, refused, struct, whole_log
 from tests.support.run_actions import begin, complete, decide, fail, finish, request, status_of_call, whole
+from tests.support.store_backend import Backend
 
 ALL = tuple(ToolCallStatus.values())[1:]
 

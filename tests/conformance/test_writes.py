@@ -21,8 +21,8 @@ from sessiond_server.errors import (
     VersionMismatch,
 )
 from sessiond_server.store.contract import Store
-from tests.conformance.conftest import Open
 from tests.support.caller import ACTIVE, CREATED, Caller, accepted, message, one, refused, struct, whole_log
+from tests.support.store_backend import Open
 
 
 async def test_no_commands_give_no_results(store: Store) -> None:

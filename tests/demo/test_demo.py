@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ import pytest
 
 import sessiond
 from sessiond_server.embedded.process import tied
+from tests.support.blocking_server import ROOT, Server
+from tests.support.waiting import PATIENCE
 
-ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "conversations.jsonl"
 TURN = [
     *("session_created", "message_appended", "run_started", "message_appended", "tool_call_requested"),
@@ -28,42 +28,6 @@ TURN = [
     *("run_completed", "session_deleted"),
 ]
 """What happens in the agent's turn."""
-PATIENCE = 60.0
-"""Seconds after which a wait has failed."""
-
-
-class Server:
-    """`sessiond serve` in a process of its own."""
-
-    def __init__(self, *flags: str) -> None:
-        command = [sys.executable, "-m", "sessiond_server", "serve", "--log-level", "warning", *flags]
-        self.process = subprocess.Popen(
-            tied(command, signal.SIGKILL), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert self.process.stdout is not None
-        said = []
-        for line in self.process.stdout:
-            said.append(line)
-            if found := re.search(r"listening\s+(127\.0\.0\.1:\d+)", line):
-                self.address = found[1]
-                break
-        else:
-            pytest.fail("the server did not start:\n" + "".join(said))
-        # Nobody else reads what it says later; a full pipe would stop it.
-        self._reader = threading.Thread(target=self.process.stdout.read)
-        self._reader.start()
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        self._reader.join(PATIENCE)
-        self.process.communicate(timeout=PATIENCE)
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.stop()
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cache.conftest import valkey
-from tests.conftest import Databases
-
-__all__ = ["valkey"]
+from tests.support.databases import Databases
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,12 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Hint
 from sessiond_server.postgres import bus as notify
 from sessiond_server.postgres.bus import NotifyTimeouts
-from tests.conftest import Databases
 from tests.support.buses import opened_notify
-from tests.support.listener import Ear, until
+from tests.support.databases import Databases
+from tests.support.listener import Ear
 from tests.support.postgres_pair import PostgresPair
 from tests.support.valkey import free_port
+from tests.support.waiting import until
 
 ONE: Key = ("acme", "one")
 BRISK = NotifyTimeouts(connect=10.0, answer=0.3, heartbeat=0.05)

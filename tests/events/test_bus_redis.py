@@ -14,10 +14,11 @@ from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.outbox import MOST_DELTA_BYTES
 from sessiond_server.redis.bus import BusTimeouts, RedisBus
 from tests.support.buses import PATIENT, opened_notify, opened_redis
-from tests.support.listener import Ear, until
+from tests.support.listener import Ear
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import ClusterOfThree
 from tests.support.valkey import Valkey
+from tests.support.waiting import until
 
 ONE: Key = ("acme", "one")
 BRISK = BusTimeouts(connect=0.2, answer=0.2, heartbeat=0.05)

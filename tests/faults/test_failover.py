@@ -20,10 +20,11 @@ from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.schema.migrate import migrate
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.log_reads import FeedPage
-from tests.conformance.test_feed import START, complete, names
 from tests.support.caller import Caller, accepted
+from tests.support.feeds import START, complete, names
 from tests.support.postgres_pair import PostgresPair
-from tests.support.transactions import until, waiting
+from tests.support.transactions import waiting
+from tests.support.waiting import until
 
 KEY = ("tenant", "a")
 

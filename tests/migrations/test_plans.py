@@ -23,7 +23,7 @@ from sessiond_server.postgres.statements import (
     Statement,
     parse,
 )
-from tests.conftest import Databases, LoopThread
+from tests.support.databases import Databases, LoopThread
 
 STATEMENTS = [
     s for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS) for s in group.values() if s.name != "begin"

@@ -17,7 +17,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import wire as encoding
-from tests.rpc.test_table import VALID
+from tests.support.requests import VALID
 from tests.support.wire import RPCS, Wire, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -16,14 +16,14 @@ from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import Authenticator, Principal
-from sessiond_server.domain.commands import Command, Outcome, Scope, SessionSnapshot
 from sessiond_server.errors import NotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.boundary import Boundary
-from sessiond_server.store.session_reads import CACHED, Freshness
-from tests.rpc.test_table import VALID
-from tests.support.wire import RPCS, TENANT, DirectWriter, Failure, Wire, serving, until
+from tests.support.held_store import Holding, HoldingWriter
+from tests.support.requests import VALID
+from tests.support.waiting import until
+from tests.support.wire import RPCS, TENANT, Failure, Wire, serving
 
 SECRET = "postgres://sessiond:hunter2@db"
 READ = s.GetSessionRequest(session_id="s")
@@ -44,46 +44,6 @@ class Raising:
             raise self.error.with_traceback(None)
 
         return method
-
-
-class Holding(MemoryStore):
-    """Reads wait until they are let go; `cancelled` counts those that were abandoned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
-        self.entered = asyncio.Event()
-        self.abandoned = asyncio.Event()
-
-    async def get_session(
-        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
-    ) -> SessionSnapshot:
-        self.entered.set()
-        try:
-            await self.go.wait()
-        except asyncio.CancelledError:
-            self.abandoned.set()
-            raise
-        return await super().get_session(scope, session_id, content=content)
-
-
-class HoldingWriter(DirectWriter):
-    """Writes wait until they are let go."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        super().__init__(store)
-        self.go = asyncio.Event()
-        self.entered = asyncio.Event()
-        self.abandoned = asyncio.Event()
-
-    async def write(self, command: Command) -> Outcome:
-        self.entered.set()
-        try:
-            await self.go.wait()
-        except asyncio.CancelledError:
-            self.abandoned.set()
-            raise
-        return await super().write(command)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

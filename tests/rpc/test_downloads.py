@@ -12,7 +12,8 @@ from sessiond_server.blobs.contract import Buffer
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 from tests.support.attachments import CountedBlobs, Site, noise, sha256, site
-from tests.support.wire import serving, until
+from tests.support.waiting import until
+from tests.support.wire import serving
 
 SEGMENT = CountedBlobs.segment
 

@@ -7,7 +7,7 @@ from grpc import StatusCode
 from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.run_pb2 import RunFence
-from tests.rpc.test_table import VALID, stock
+from tests.support.requests import VALID, stock
 from tests.support.wire import Wire
 
 

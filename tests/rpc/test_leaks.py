@@ -21,10 +21,11 @@ from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.postgres.blobs import PostgresBlobs
 from sessiond_server.postgres.store import PostgresStore
-from tests.conformance.conftest import make_clock_movable, move_clock
 from tests.support.attachments import chunks, failure, noise, send
+from tests.support.movable_clock import make_clock_movable, move_clock
 from tests.support.stored_files import ROWS, Stored, reaped
-from tests.support.wire import Failure, Wire, header, serving, until
+from tests.support.waiting import until
+from tests.support.wire import Failure, Wire, header, serving
 
 CONTENT = noise(3 * 512 * 1024 + 777)
 SENT = len(CONTENT) // 2

@@ -20,7 +20,7 @@ from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.session_pb2 import SessionStatus, SessionView
-from tests.rpc.test_table import VALID, stock
+from tests.support.requests import VALID, stock
 from tests.support.wire import RPCS, Failure, Wire
 
 EACH = math.ceil(int(os.environ.get("MALFORMED_REQUESTS", "10000")) / len(RPCS))

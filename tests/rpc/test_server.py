@@ -20,9 +20,11 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
-from tests.rpc.test_boundary import READ, Holding
-from tests.support.wire import DirectWriter, Failure, Wire, serving, until
+from tests.support.held_store import Holding
+from tests.support.waiting import until
+from tests.support.wire import DirectWriter, Failure, Wire, serving
 
+READ = s.GetSessionRequest(session_id="s")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NAMES = [

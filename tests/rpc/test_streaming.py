@@ -23,7 +23,8 @@ from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.methods import generic_handler, snake_case
-from tests.support.wire import Failure, until
+from tests.support.waiting import until
+from tests.support.wire import Failure
 
 KINDS = {
     "UnaryUnary": (False, False),

@@ -15,83 +15,23 @@ from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
-from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
-from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionConfig, SessionStatus, SessionView
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
+from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
+from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain import wire as encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
+from tests.support.requests import COMMITS, ENDED, LIVE, VALID, WRITES, stock
 from tests.support.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
 from tests.support.wire import Failure as WireFailure
 
 ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
 SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED
-ENDED = SessionStatus.SESSION_STATUS_ENDED
 DATA = AttachmentType.ATTACHMENT_TYPE_DATA
 BASIC = SessionView.SESSION_VIEW_BASIC
-
-LIVE = RunFence(run_id="r1", fence=2)
-"""The live run of the session `busy`."""
-
-WRITES = {
-    "CreateSession": s.CreateSessionRequest(session=Session(session_id="new")),
-    "UpdateSession": s.UpdateSessionRequest(session=Session(session_id="active", name="Renamed")),
-    "ActivateSession": s.ActivateSessionRequest(session_id="created"),
-    "SuspendSession": s.SuspendSessionRequest(session_id="active"),
-    "ResumeSession": s.ResumeSessionRequest(session_id="suspended"),
-    "EndSession": s.EndSessionRequest(session_id="active"),
-    "TouchSession": s.TouchSessionRequest(session_id="active"),
-    "DeleteSession": s.DeleteSessionRequest(session_id="active"),
-    "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
-    "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
-    "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
-    "PublishDelta": e.PublishDeltaRequest(session_id="active", deltas=[e.Delta(message_id="m2", text="so")]),
-    "UploadAttachment": header("active", "new"),
-    "DeleteAttachment": a.DeleteAttachmentRequest(session_id="small", attachment_id="a1"),
-    "BeginRun": r.BeginRunRequest(session_id="active", run=Run(run_id="r2")),
-    "HeartbeatRun": r.HeartbeatRunRequest(session_id="busy", run=LIVE),
-    "FinishRun": r.FinishRunRequest(session_id="busy", run=LIVE, status=RunStatus.RUN_STATUS_COMPLETED),
-    "CancelRun": r.CancelRunRequest(session_id="busy", run_id="r1"),
-    "RequestToolCall": t.RequestToolCallRequest(session_id="active", tool_call=ToolCall(name="search")),
-    "ApproveToolCall": t.ApproveToolCallRequest(session_id="busy", tool_call_id="asked", approver="Ada", reason="ok"),
-    "RejectToolCall": t.RejectToolCallRequest(session_id="busy", tool_call_id="asked", run=LIVE),
-    "StartToolCall": t.StartToolCallRequest(session_id="busy", tool_call_id="plain", run=LIVE),
-    "CompleteToolCall": t.CompleteToolCallRequest(
-        session_id="busy", tool_call_id="running", result=ToolData(text="found")
-    ),
-    "FailToolCall": t.FailToolCallRequest(session_id="busy", tool_call_id="running", error=Failure(code="broken")),
-    "CancelToolCall": t.CancelToolCallRequest(session_id="busy", tool_call_id="running"),
-}
-UNSTORED = frozenset(["PublishDelta", "HeartbeatRun"])
-"""Need the scope of a write, and make no event: there is no request id."""
-STREAMED = frozenset(["UploadAttachment"])
-"""Its request id is that of the first message of a stream; see test_uploads.py."""
-COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED]
-READS = {
-    "GetSession": s.GetSessionRequest(session_id="active"),
-    "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=["ended", "none", "active"]),
-    "ListSessions": s.ListSessionsRequest(filter=s.SessionFilter(statuses=[ENDED])),
-    "CountSessions": s.CountSessionsRequest(),
-    "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
-    "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
-    "ListMessages": m.ListMessagesRequest(session_id="active"),
-    "WatchSession": e.WatchSessionRequest(session_id="active"),
-    "WatchEvents": e.WatchEventsRequest(),
-    "ListEvents": e.ListEventsRequest(session_id="active"),
-    "GetUploadStatus": a.GetUploadStatusRequest(session_id="small", attachment_id="a1"),
-    "DownloadAttachment": a.DownloadAttachmentRequest(session_id="small", attachment_id="a1"),
-    "GetAttachment": a.GetAttachmentRequest(session_id="small", attachment_id="a1"),
-    "ListAttachments": a.ListAttachmentsRequest(session_id="small"),
-    "GetRun": r.GetRunRequest(session_id="busy", run_id="r1"),
-    "ListRuns": r.ListRunsRequest(session_id="busy"),
-    "GetToolCall": t.GetToolCallRequest(session_id="busy", tool_call_id="asked"),
-    "ListToolCalls": t.ListToolCallsRequest(session_id="busy", run_id="r1"),
-    "ListPendingApprovals": t.ListPendingApprovalsRequest(),
-}
-VALID = {**WRITES, **READS}
 
 
 @pytest.fixture
@@ -105,28 +45,6 @@ async def untouched(common_wire: Wire) -> Wire:
     """The same, for tests that leave it as it was."""
     await stock(common_wire)
     return common_wire
-
-
-async def stock(wire: Wire) -> None:
-    """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
-    at version 6 with the live run r1 and the tool calls asked, plain and running."""
-    await wire.create("created", active=False)
-    await wire.create("active", summary="so far")
-    message = said("hello", message_id="m1")
-    await wire.call("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[message]))
-    await wire.create("suspended")
-    await wire.call("SuspendSession", s.SuspendSessionRequest(session_id="suspended"))
-    await wire.create("ended")
-    await wire.call("EndSession", s.EndSessionRequest(session_id="ended"))
-    await wire.create("small", config=SessionConfig(max_messages=1, blocked_tools=["rm"], max_attachments=1))
-    await wire.call("UploadAttachment", header("small", "a1", name="a.csv"))
-    await wire.create("busy", config=SessionConfig(blocked_tools=["rm"]))
-    await wire.call("BeginRun", r.BeginRunRequest(session_id="busy", run=Run(run_id="r1")))
-    for name in ("asked", "plain", "running"):
-        asked = ToolCall(tool_call_id=name, name="search", requires_approval=name == "asked")
-        asked.arguments.text = "{}"
-        await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=asked, run=LIVE))
-    await wire.call("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="running"))
 
 
 def test_the_tables_have_every_rpc_of_every_service() -> None:

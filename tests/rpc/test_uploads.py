@@ -19,7 +19,8 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.domain.rows import Rules
 from sessiond_server.errors import StorageUnavailable
 from tests.support.attachments import CHUNK, CountedBlobs, Site, chunks, noise, sha256, site
-from tests.support.wire import Failure, header, until
+from tests.support.waiting import until
+from tests.support.wire import Failure, header
 
 SEGMENT = CountedBlobs.segment
 INVALID = StatusCode.INVALID_ARGUMENT

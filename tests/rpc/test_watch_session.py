@@ -16,7 +16,8 @@ from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond_server.domain import fold
 from sessiond_server.events.limits import Limits
 from sessiond_server.memory.store import MemoryStore
-from tests.support.wire import ALICE, TENANT, Watch, Wire, said, serving, until
+from tests.support.waiting import until
+from tests.support.wire import ALICE, TENANT, Watch, Wire, said, serving
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 UPDATED = EventType.EVENT_TYPE_SESSION_UPDATED

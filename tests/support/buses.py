@@ -9,7 +9,7 @@ from sessiond_server.events.bus import Bus
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.bus import NotifyBus, NotifyTimeouts
 from sessiond_server.redis.bus import BusTimeouts, RedisBus
-from tests.support.listener import until
+from tests.support.waiting import until
 
 PATIENT = BusTimeouts(connect=5.0, answer=10.0, heartbeat=0.05)
 PATIENT_NOTIFY = NotifyTimeouts(connect=10.0, answer=10.0, heartbeat=0.05)

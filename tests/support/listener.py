@@ -46,10 +46,3 @@ class Ear:
     async def heard(self, *hints: Hint) -> None:
         """Returns when it has heard all of these, or of something later."""
         await self.until(lambda: all(self.hints.get(hint.key, 0) >= hint.seq for hint in hints))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds, which nobody announces."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.005)

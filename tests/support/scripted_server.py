@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -23,6 +24,8 @@ from sessiond.v1 import (
     session_service_pb2,
     tool_call_service_pb2,
 )
+from sessiond_server import errors as server_errors
+from sessiond_server.rpc import status as server_status
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
@@ -233,3 +236,17 @@ async def scripted_server(
         yield scripted
     finally:
         await server.stop(grace)
+
+
+UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
+
+
+def failing(error: server_errors.SessiondError) -> Fail:
+    """As the service answers."""
+    answer = server_status.answer(error)
+    return Fail(answer.code, answer.text, trailers=answer.trailers)
+
+
+def asked(server: ScriptedServer) -> list[str]:
+    """The position that each stream began at."""
+    return [seen.request.position for seen in server.seen]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from sessiond_server.embedded.process import tied
-
-PATIENCE = 240.0
-"""Seconds until something that must happen counts as not happening; never how long anything takes."""
+from tests.support.waiting import PATIENCE, until
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -47,13 +45,6 @@ def data_folder() -> Iterator[Path]:
         path = Path(folder)
         path.chmod(0o711)
         yield path / "data"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for another process to bring about the condition."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  another process sets no event
-            await asyncio.sleep(0.01)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import pytest
 
 from sessiond_server.domain import commands as c
 from sessiond_server.store.contract import Store
+from tests.support.waiting import until
 
 COMMITTING = 4711
 """Advisory lock that a test holds to keep commits from finishing."""
@@ -22,13 +23,6 @@ end $$;
 create constraint trigger wait_in_commit after insert on requests
   deferrable initially deferred for each row execute function wait_in_commit();
 """
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once the condition holds; TimeoutError when it does not come true."""
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110  # it asks another process
-            await asyncio.sleep(0.002)
 
 
 def waiting(database: asyncpg.Connection, count: int) -> Callable[[], Awaitable[bool]]:

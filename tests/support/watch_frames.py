@@ -2,6 +2,7 @@
 
 from google.protobuf.message import Message
 
+import sessiond
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.event_service_pb2 import (
     Bookmark,
@@ -75,3 +76,7 @@ def of_feed(frame: WatchSessionResponse, at: str = "") -> Message:
     if which != "going_away":
         inner.head_seq = 0
     return told
+
+
+async def seqs(watch: "sessiond.Watch[sessiond.Event]", count: int) -> list[int]:
+    return [(await anext(watch)).seq for _ in range(count)]

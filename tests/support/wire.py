@@ -1,8 +1,7 @@
 """A server on a free port over the memory store, and a channel that speaks bytes."""
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -291,12 +290,6 @@ def header(session_id: str, attachment_id: str, content: bytes = CONTENT, **fiel
     for name, value in fields.items():
         setattr(declared, name, value)
     return UploadAttachmentRequest(header=declared)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Returns when a condition holds of which nothing gives notice."""
-    while not holds():  # noqa: ASYNC110
-        await asyncio.sleep(0)
 
 
 def said(text: str, **fields: Any) -> Message:

@@ -18,7 +18,7 @@ from sessiond.v1.run_pb2 import Run, RunFence
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.postgres.store import PostgresStore
-from tests.conformance.conftest import make_clock_movable, move_clock
+from tests.support.movable_clock import make_clock_movable, move_clock
 from tests.support.wire import Wire, serving
 
 _DIGEST = "select count(*), md5(string_agg(x::text, '' order by x::text)) from {} x"

@@ -1,0 +1,44 @@
+"""What the tests keep to among themselves."""
+
+import ast
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+MODULES = [path for path in sorted(TESTS.rglob("*.py")) if path.name != "__init__.py"]
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Every `tests` module that a file imports, also `b` of `from a import b`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] == "tests"}
+
+
+def room(path: Path) -> str:
+    """The folder below `tests`; empty for tests/conftest.py."""
+    return path.relative_to(TESTS).parts[0] if path.parent != TESTS else ""
+
+
+def test_only_support_and_campaigns_are_imported() -> None:
+    wrong = []
+    for path in MODULES:
+        for name in modules_imported(path):
+            package, _, module = name.removeprefix("tests").lstrip(".").partition(".")
+            shared = package in ("", "support") or (package == "faults" and room(path) == "faults")
+            if not shared or module.startswith(("test_", "conftest")) or package == "conftest":
+                wrong.append(f"{path.relative_to(TESTS)} imports {name}")
+    assert wrong == [], "what tests share belongs in tests/support"
+
+
+def test_helpers_lie_in_support() -> None:
+    rooms = [path for path in MODULES if room(path) not in ("support", "faults")]
+    helpers = [path.relative_to(TESTS) for path in rooms if not path.name.startswith(("test_", "conftest"))]
+    assert helpers == [], "what tests share belongs in tests/support"
+
+
+def test_each_folder_of_tests_is_a_package() -> None:
+    assert [str(path) for path in MODULES if not path.with_name("__init__.py").exists()] == []

@@ -1,0 +1,31 @@
+"""A store and what stands behind it, as tests/conformance has it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from sessiond_server.store.attachments import AttachmentStore
+from sessiond_server.store.contract import Store
+from sessiond_server.store.work import WorkStore
+from tests.support.caller import Caller
+
+
+@dataclass
+class Backend:
+    """One store, what stands behind it, and its clock."""
+
+    store: Store
+    other: Store
+    """What another replica has: a second instance on the same database; for the memory store the same."""
+    work: WorkStore
+    """Its runs and tool calls, which no cache has."""
+    attachments: AttachmentStore
+    """Its attachments, which no cache has."""
+    other_attachments: AttachmentStore
+    """Those of `other`."""
+    advance: Callable[[float], Awaitable[None]]
+    """Moves the clock by so many seconds."""
+    dsn: str | None = None
+    caller: Caller = field(default_factory=Caller)
+
+
+Open = Callable[..., Awaitable[Backend]]
