@@ -23,19 +23,19 @@ from urllib.parse import unquote, urlsplit
 
 from sessiond_server import auth, failpoints, metrics, sweeper
 from sessiond_server.blobs import reaper
+from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
-from sessiond_server.blobs.files import Files
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.uploads import Uploads
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.events.announcer import Announcer
-from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Bus
+from sessiond_server.events.combined_bus import CombinedBus
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.limits import Limits as EventLimits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.redis import RedisCache
@@ -44,8 +44,8 @@ from sessiond_server.rpc.server import Reads, RpcServer, WireSettings
 from sessiond_server.settings import Address, SettingError, Settings, refuse_open_network
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
-from sessiond_server.store.batching import Limits
-from sessiond_server.store.cached.contract import Limits as CacheLimits
+from sessiond_server.store.batching import BatchLimits
+from sessiond_server.store.cached.contract import CacheLimits as CacheLimits
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Commits
 from sessiond_server.store.session_reads import SessionReads
@@ -128,7 +128,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(_opened_blobs(settings, dsn))
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
-        files = Files(truth.attachments, uploads, Downloads(truth.attachments, blobs))
+        files = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         redis_url = embedded.redis_url if embedded and settings.redis_url is None else settings.redis_url
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
@@ -203,7 +203,7 @@ async def database(settings: Settings) -> AsyncIterator[str | None]:
 @asynccontextmanager
 async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["MemoryStore | PostgresStore"]:
     """The store: in the database of `dsn`, which need not be there yet, or in memory."""
-    rules = Rules(
+    policy = Policy(
         default_ttl_us=round(settings.default_ttl * _MICROSECOND),
         max_live_sessions=settings.max_live_sessions,
         max_attachment_bytes=settings.max_attachment_size,
@@ -216,7 +216,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
         from sessiond_server.memory.store import MemoryStore
 
         yield MemoryStore(
-            rules=rules,
+            policy=policy,
             request_retention=request_retention,
             tombstone_retention=tombstone_retention,
             upload_retention=upload_retention,
@@ -227,7 +227,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
     assert dsn is not None
     async with PostgresStore(
         dsn,
-        rules=rules,
+        policy=policy,
         request_retention=request_retention,
         tombstone_retention=tombstone_retention,
         upload_retention=upload_retention,
@@ -313,7 +313,7 @@ async def _opened_bus(
                 notify.begin(prefix)
                 redis.begin(prefix)
 
-            yield Bells(redis, notify), begin
+            yield CombinedBus(redis, notify), begin
 
 
 @asynccontextmanager
@@ -376,8 +376,8 @@ async def _background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None], st
                 task.cancel()
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(
         shards=settings.shards,
         queue_commands=settings.queue_commands,
         queue_bytes=settings.queue_bytes,
@@ -387,8 +387,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _event_limits(settings: Settings) -> EventLimits:
-    return EventLimits(
+def _event_limits(settings: Settings) -> HubLimits:
+    return HubLimits(
         bookmark=settings.bookmark_interval,
         watchers=settings.watchers,
         tombstone_retention=settings.tombstone_retention,

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from sessiond_server.events.hub import HubState
-from sessiond_server.rpc.interceptors.figures import BOUNDS, MethodFigures
+from sessiond_server.rpc.interceptors.call_metrics import BOUNDS, MethodMetrics
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
 
@@ -30,7 +30,7 @@ class Sources:
     """Where the figures are asked for, from the thread that answers a scrape: each only reads plain numbers."""
 
     version: str
-    calls: Callable[[], Sequence[MethodFigures]]
+    calls: Callable[[], Sequence[MethodMetrics]]
     calls_in_progress: Callable[[], int]
     hub: Callable[[], HubState]
     writes: Callable[[], BatcherState]
@@ -85,7 +85,7 @@ class _Figures(Collector):
         return iter(())
 
 
-def _calls(methods: Sequence[MethodFigures]) -> Iterator[Metric]:
+def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
     ended = CounterMetricFamily("sessiond_calls", "Calls that ended, by gRPC code.", labels=["method", "code"])
     times = HistogramMetricFamily("sessiond_call_seconds", "Time that unary calls took.", labels=["method"])
     for figures in methods:

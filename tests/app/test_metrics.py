@@ -9,7 +9,7 @@ import pytest
 
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
-from sessiond_server.rpc.interceptors.figures import BOUNDS
+from sessiond_server.rpc.interceptors.call_metrics import BOUNDS
 from tests.support.serve_process import Serving, command, serving
 from tests.support.valkey import Valkey
 

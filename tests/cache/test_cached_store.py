@@ -15,7 +15,7 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.store.cached.contract import ALL, Change, Limits
+from sessiond_server.store.cached.contract import ALL, CacheLimits, Change
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage, SessionReads
@@ -24,7 +24,7 @@ from tests.support.caller import Caller, accepted, struct, texts
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
 KEY = ("acme", "s")
-WINDOW = Limits(window=6)
+WINDOW = CacheLimits(window=6)
 
 
 class Watched(MemoryStore):
@@ -199,7 +199,7 @@ async def test_a_cold_cache_asks_the_store_for_a_few_things_at_once(
 async def test_a_read_does_not_join_one_from_before_its_callers_write(
     store: CachedSessions, behind: Watched, cache: Deaf, server: MemoryServer
 ) -> None:
-    """Goes red when `Flights` lets callers join a flight that has left."""
+    """Goes red when `BatchedReads` lets callers join a flight that has left."""
     await accepted(store, CALLER.create("s"))
     server.flush()
     behind.gate.clear()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, Change, Forget, Moment, Put
+from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, CacheTime, Change, Forget, Put
 from tests.support.cached_copies import KEY, copy, forget, put, seqs, settled
 from tests.support.caches import LIMITS, Backend
 
@@ -155,7 +155,7 @@ async def test_what_was_known_too_long_ago_is_not_taken(cache: Cache) -> None:
     assert await cache.get(KEY) is not None
 
 
-def earlier(cache: Cache, seconds: float) -> Moment:
+def earlier(cache: Cache, seconds: float) -> CacheTime:
     moment = cache.moment()
     return moment._replace(time=moment.time - seconds)
 

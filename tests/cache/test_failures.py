@@ -14,7 +14,7 @@ from sessiond_server.domain import commands as c
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.redis.link import open_link, parse
-from sessiond_server.store.cached.contract import Cache, Limits
+from sessiond_server.store.cached.contract import Cache, CacheLimits
 from sessiond_server.store.cached.store import PATIENCE, CachedSessions
 from tests.support.cached_copies import KEY, copy, put, settled
 from tests.support.caller import Caller, accepted
@@ -29,7 +29,9 @@ QUICK = Timeouts(connect=1.0, answer=0.25)
 
 
 @asynccontextmanager
-async def opened(url: str, *, timeouts: Timeouts = QUICK, limits: Limits | None = None) -> AsyncIterator[RedisCache]:
+async def opened(
+    url: str, *, timeouts: Timeouts = QUICK, limits: CacheLimits | None = None
+) -> AsyncIterator[RedisCache]:
     async with RedisCache(url, limits=limits, timeouts=timeouts, random=Random(1)) as cache:
         cache.begin("test:")
         yield cache

@@ -11,9 +11,9 @@ from sessiond_server.memory import cache as memory
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.store.cached import changes
 from sessiond_server.store.cached import store as cached
+from sessiond_server.store.cached.batched_reads import BatchedReads
 from sessiond_server.store.cached.contract import Copy, Forget, Put
-from sessiond_server.store.cached.dirt import Dirt
-from sessiond_server.store.cached.flights import Flights
+from sessiond_server.store.cached.dirty import DirtySessions
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.session_reads import Freshness
 from tests.support import virtual_time
@@ -63,7 +63,7 @@ def _without_min_version(read: Any) -> Any:
 
 def any_flight_joined(patch: pytest.MonkeyPatch) -> None:
     """A reader takes the answer of a read that had left before it came."""
-    original = Flights.ask
+    original = BatchedReads.ask
 
     def ask(self: Any, key: Any) -> Any:
         away = self.__dict__.setdefault("away", {})
@@ -82,7 +82,7 @@ def any_flight_joined(patch: pytest.MonkeyPatch) -> None:
         away[key] = original(self, key)
         return away[key]
 
-    patch.setattr(Flights, "ask", ask)
+    patch.setattr(BatchedReads, "ask", ask)
 
 
 def no_epoch(patch: pytest.MonkeyPatch) -> None:
@@ -107,9 +107,9 @@ def no_new_epoch_after_a_failover(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryServer, "restart_from", restart_from)
 
 
-def no_dirt(patch: pytest.MonkeyPatch) -> None:
+def no_dirty_set(patch: pytest.MonkeyPatch) -> None:
     """What could not be told is not told later."""
-    patch.setattr(Dirt, "add", lambda self, key, version: True)
+    patch.setattr(DirtySessions, "add", lambda self, key, version: True)
 
 
 def no_new_epoch_after_an_overflow(patch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def redactions_extended(patch: pytest.MonkeyPatch) -> None:
 
 def dirty_sessions_read(patch: pytest.MonkeyPatch) -> None:
     """A session is read from the cache although it is known that the cache has not heard of its last write."""
-    patch.setattr(CachedSessions, "_soil", lambda self, key, version: None)
+    patch.setattr(CachedSessions, "_mark_dirty", lambda self, key, version: None)
 
 
 MUTANTS: list[tuple[Mutation, set[str]]] = [
@@ -153,7 +153,7 @@ MUTANTS: list[tuple[Mutation, set[str]]] = [
     (any_flight_joined, {"below_min_version"}),
     (no_epoch, {"stale"}),
     (no_new_epoch_after_a_failover, {"stale"}),
-    (no_dirt, {"stale"}),
+    (no_dirty_set, {"stale"}),
     (no_new_epoch_after_an_overflow, {"stale"}),
     (late_puts_taken, {"stale", "resurrected"}),
     (repeated_commands_not_told, {"stale"}),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sessiond_server.redis import RedisCache, Timeouts
-from sessiond_server.store.cached.contract import Limits
+from sessiond_server.store.cached.contract import CacheLimits
 from sessiond_server.store.cached.store import CachedSessions
 from tests.support.cache_simulation import CALLER, Process, Schedule, SlowStore, Verdict
 from tests.support.cache_truth import DELETED
@@ -59,7 +59,7 @@ class RealSchedule(Schedule):
         cache = await self._stack.enter_async_context(
             RedisCache(
                 f"redis://127.0.0.1:{proxy.port}",
-                limits=Limits(window=6),
+                limits=CacheLimits(window=6),
                 timeouts=Timeouts(connect=0.2, answer=0.1),
                 random=self.chance.random,
             )

@@ -15,7 +15,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.fold import fold
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import (
     AttachmentAlreadyExists,
     AttachmentLimitReached,
@@ -379,8 +379,8 @@ async def test_limits_of_the_session(backend: Backend, caller: Caller) -> None:
 
 
 async def test_limits_of_the_server(open_backend: Open, caller: Caller) -> None:
-    rules = Rules(max_attachment_bytes=10, max_session_attachment_bytes=25, max_unfinished_uploads=2)
-    backend = await open_backend(rules=rules)
+    policy = Policy(max_attachment_bytes=10, max_session_attachment_bytes=25, max_unfinished_uploads=2)
+    backend = await open_backend(policy=policy)
     await accepted(backend.store, caller.create("s", config=SessionConfig(max_attachment_bytes=1000)))
     with pytest.raises(AttachmentTooLarge):
         await begun(backend, caller, declared("a", bytes(11)))
@@ -400,7 +400,7 @@ async def test_limits_of_the_server(open_backend: Open, caller: Caller) -> None:
 
 
 async def test_concurrent_uploads_stay_within_the_limits(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(rules=Rules(max_unfinished_uploads=3))
+    backend = await open_backend(policy=Policy(max_unfinished_uploads=3))
     await accepted(backend.store, caller.create("s"))
     results = await asyncio.gather(
         *(

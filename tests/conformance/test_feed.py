@@ -9,7 +9,7 @@ import pytest
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedEntry
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.postgres import log, write
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
@@ -134,7 +134,7 @@ async def test_expiry_reaches_the_feed(backend: Backend, caller: Caller) -> None
 
 
 async def test_a_purged_session_is_gone(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(tombstone_retention=timedelta(minutes=1), rules=Rules(default_ttl_us=0))
+    backend = await open_backend(tombstone_retention=timedelta(minutes=1), policy=Policy(default_ttl_us=0))
     await accepted(backend.store, caller.create("s"), caller.create("t"), caller.delete("s"))
     await backend.advance(61)
     await backend.store.purge(100)

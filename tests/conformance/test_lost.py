@@ -12,8 +12,8 @@ from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.store.anchors import created_us
 from sessiond_server.store.contract import Store
-from sessiond_server.store.witnesses import created_us
 from tests.support.caller import Caller, accepted
 from tests.support.feeds import START, complete
 from tests.support.store_backend import Backend, Open
@@ -22,19 +22,19 @@ Witness = tuple[FeedPlace, str]
 KEPT = timedelta(days=30)
 
 
-def witnesses(entries: Sequence[FeedEntry]) -> list[Witness]:
+def anchors(entries: Sequence[FeedEntry]) -> list[Witness]:
     return [(item.place, item.entry.event_id) for item in entries]
 
 
-def altered(witness: Witness, session_id: str | None = None, event_id: str | None = None) -> Witness:
-    place, original = witness
+def altered(anchor: Witness, session_id: str | None = None, event_id: str | None = None) -> Witness:
+    place, original = anchor
     moved = FeedPlace(place.commit_xid, session_id or place.session_id, place.seq)
     return moved, event_id or original
 
 
 async def test_nothing_is_lost(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a", "x", "y"), caller.create("b"))
-    all_of_them = witnesses(await complete(store))
+    all_of_them = anchors(await complete(store))
     assert len(all_of_them) == 4
     assert await store.find_lost("tenant", all_of_them) is None
     assert await store.find_lost("tenant", []) is None
@@ -42,16 +42,16 @@ async def test_nothing_is_lost(store: Store, caller: Caller) -> None:
 
 async def test_deleted_is_not_lost(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a"), caller.create("b"))
-    before = witnesses(await complete(store))
+    before = anchors(await complete(store))
     await accepted(store, caller.delete("a"))
-    after = witnesses(await complete(store))
+    after = anchors(await complete(store))
     assert await store.find_lost("tenant", [*before, *after]) is None
 
 
 async def test_another_id_in_its_place(store: Store, caller: Caller) -> None:
     """The log was written on differently: a seq that was used again."""
     await accepted(store, caller.create("a"), caller.append("a", "x", "y", "z"))
-    one, two, three, four = witnesses(await complete(store))
+    one, two, three, four = anchors(await complete(store))
     for lost in (one, two, three, four):
         other = altered(lost, event_id=three[1] if lost != three else four[1])
         assert await store.find_lost("tenant", [one, other, two]) == lost[0]
@@ -60,7 +60,7 @@ async def test_another_id_in_its_place(store: Store, caller: Caller) -> None:
 async def test_the_log_ends_before_it(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a", "x"), caller.create("b"), caller.append("b"))
     await accepted(store, caller.append("b", "y"))
-    entries = witnesses(await complete(store))
+    entries = anchors(await complete(store))
     beyond = altered(entries[-1], session_id="a")
     assert beyond[0].seq == 3
     assert await store.find_lost("tenant", [*entries, beyond]) == beyond[0]
@@ -68,7 +68,7 @@ async def test_the_log_ends_before_it(store: Store, caller: Caller) -> None:
 
 async def test_the_session_is_not_there(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.create("b"))
-    entries = witnesses(await complete(store))
+    entries = anchors(await complete(store))
     gone = altered(entries[1], session_id="c")
     assert await store.find_lost("tenant", [*entries, gone]) == gone[0]
     assert await store.find_lost("other", entries) == entries[0][0]
@@ -76,7 +76,7 @@ async def test_the_session_is_not_there(store: Store, caller: Caller) -> None:
 
 async def test_the_first_that_is_lost_is_told(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.create("b"))
-    a, b = witnesses(await complete(store))
+    a, b = anchors(await complete(store))
     lost = [altered(a, session_id=name) for name in "cd"]
     assert await store.find_lost("tenant", [a, *lost, b]) == lost[0][0]
     assert await store.find_lost("tenant", [a, *lost[::-1], b]) == lost[1][0]
@@ -85,9 +85,9 @@ async def test_the_first_that_is_lost_is_told(store: Store, caller: Caller) -> N
 async def test_a_deletion_that_took_its_place(store: Store, caller: Caller) -> None:
     """The event was lost, and the session deleted instead: the tombstone is not above it, or names another one."""
     await accepted(store, caller.create("a"), caller.append("a", "x"))
-    created, appended = witnesses(await complete(store))
+    created, appended = anchors(await complete(store))
     await accepted(store, caller.delete("a"))
-    (final,) = witnesses(await complete(store))
+    (final,) = anchors(await complete(store))
     assert await store.find_lost("tenant", [altered(final, event_id=created[1])]) == final[0]
     assert await store.find_lost("tenant", [altered(appended, event_id=created[1])]) == appended[0]
     beyond = (FeedPlace(9, "a", 4), appended[1])
@@ -109,7 +109,7 @@ async def kept(open_backend: Open, caller: Caller) -> Kept:
     backend = await open_backend(tombstone_retention=KEPT)
     (now,) = [(await backend.store.log_heads([])).now_us]
     await accepted(backend.store, caller.create("gone"), caller.append("gone"), caller.create("here"))
-    delivered = witnesses(await complete(backend.store))
+    delivered = anchors(await complete(backend.store))
     await backend.advance((created_us(delivered[-1][1]) - now) / 1_000_000)
     return Kept(backend, delivered)
 
@@ -166,13 +166,13 @@ async def test_a_database_that_went_back(postgres: PostgresStore, database: asyn
     for table in _TABLES:
         await database.execute(f"create table then_{table} as table {table}")
     await accepted(postgres, caller.append("a", "x", "y"), caller.append("b"), caller.create("c"))
-    delivered = witnesses(await complete(postgres))
+    delivered = anchors(await complete(postgres))
     assert [(place.session_id, place.seq) for place, _ in delivered[2:]] == [("a", 2), ("a", 3), ("b", 2), ("c", 1)]
     for table in _TABLES:
         await database.execute(f"delete from {table}; insert into {table} table then_{table}")
 
     async def find() -> list[FeedPlace | None]:
-        return [await postgres.find_lost("tenant", [witness]) for witness in delivered]
+        return [await postgres.find_lost("tenant", [anchor]) for anchor in delivered]
 
     lost = [None, None, *(place for place, _ in delivered[2:])]
     assert await find() == lost

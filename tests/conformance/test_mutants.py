@@ -11,7 +11,7 @@ import pytest
 
 from sessiond_server.domain import batch
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.rows import Head, Key, Known, Needs, Rules
+from sessiond_server.domain.rows import Head, Key, Known, Needs, Policy
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.store import PostgresStore
@@ -40,7 +40,7 @@ async def test_without_the_second_statement(
         keys = sorted({command.key for command in commands})
         rows = await connection.fetch(unlocked, *columns(keys, 2))
         heads = {keys[row[0] - 1]: write.head(row, 1) for row in rows}
-        early[connection] = await look_up(connection, batch.needs(commands, heads, Rules()))
+        early[connection] = await look_up(connection, batch.needs(commands, heads, Policy()))
         return await lock_heads(connection, commands)
 
     async def looked_up(connection: asyncpg.Connection, needs: Needs) -> Known:

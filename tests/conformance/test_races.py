@@ -7,7 +7,7 @@ import asyncio
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import SessionAlreadyExists, SessionQuotaReached, VersionMismatch
 from tests.support.caller import Caller, accepted, struct, texts, whole_log
 from tests.support.store_backend import Backend, Open
@@ -111,14 +111,14 @@ async def test_raced_batches_over_the_same_sessions_do_not_block_each_other_for_
 
 
 async def test_raced_creations_obey_the_quota(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(rules=Rules(max_live_sessions=5))
+    backend = await open_backend(policy=Policy(max_live_sessions=5))
     results = await _at_once(backend, *(caller.create(f"s{i}") for i in range(CALLERS)))
     assert sum(isinstance(result, c.SessionWritten) for result in results) == 5
     assert sum(isinstance(result, SessionQuotaReached) for result in results) == CALLERS - 5
 
 
 async def test_raced_creations_of_one_id_under_a_quota(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(rules=Rules(max_live_sessions=1000))
+    backend = await open_backend(policy=Policy(max_live_sessions=1000))
     create = caller.create("shared", "r")
     stores = (backend.store, backend.other)
     await asyncio.gather(

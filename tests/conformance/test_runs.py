@@ -8,7 +8,7 @@ import pytest
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import RunAlreadyExists, RunFenced, RunInProgress, RunNotFound, SessionNotFound
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import CACHED, Freshness
@@ -219,7 +219,7 @@ async def test_metrics_come_from_counters(backend: Backend, caller: Caller) -> N
     await accepted(backend.other, caller.end("s"))
     snapshot, data = await backend.work.get_metrics(caller.scope, "s")
     assert snapshot == await store.get_session(caller.scope, "s", content=False)
-    figures = RunFigures.decoded(data)
+    figures = RunCounters.decoded(data)
     assert (figures.completed, figures.failed, figures.cancelled, figures.timed) == (1, 0, 2, 3)
     assert 10_000_000 <= figures.total_us < 11_000_000
 

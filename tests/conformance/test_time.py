@@ -9,7 +9,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import EndReason, Session
 from sessiond.v1.session_service_pb2 import SessionFilter, StructUpdate
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import SessionAlreadyExists, SessionEnded, SessionNotFound
 from sessiond_server.store.contract import Store
 from tests.support.caller import ENDED, SECOND, Caller, accepted, one, refused, whole_log
@@ -83,14 +83,14 @@ async def test_a_life_that_an_update_made_unlimited(backend: Backend, caller: Ca
 
 
 async def test_sessions_without_a_limit_never_expire(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(rules=Rules(default_ttl_us=0))
+    backend = await open_backend(policy=Policy(default_ttl_us=0))
     await accepted(backend.store, caller.create("s"))
     await backend.advance(10**9)
     assert len((await backend.store.expire_due(10)).heads) == 0
 
 
 async def test_the_default_life(open_backend: Open, caller: Caller) -> None:
-    backend = await open_backend(rules=Rules(default_ttl_us=60 * SECOND))
+    backend = await open_backend(policy=Policy(default_ttl_us=60 * SECOND))
     await accepted(backend.store, caller.create("s"))
     await backend.advance(61)
     assert len((await backend.store.expire_due(10)).heads) == 1

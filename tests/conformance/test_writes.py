@@ -8,7 +8,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold, ids
-from sessiond_server.domain.rows import Rules, Writes
+from sessiond_server.domain.rows import Policy, Writes
 from sessiond_server.errors import (
     MessageAlreadyExists,
     MessageNotFound,
@@ -188,7 +188,7 @@ async def test_content_survives_events_that_do_not_write_it(store: Store, caller
 
 
 async def test_the_quota_counts_sessions_that_have_not_ended(open_backend: Open, caller: Caller) -> None:
-    store = (await open_backend(rules=Rules(max_live_sessions=2))).store
+    store = (await open_backend(policy=Policy(max_live_sessions=2))).store
     await accepted(store, caller.create("a"))
     results = (await store.apply([caller.create("b"), caller.create("c")])).results
     assert [type(result) for result in results] == [c.SessionWritten, SessionQuotaReached]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sessiond_server.domain.rows import Key
-from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Deltas, Hint
+from sessiond_server.events.combined_bus import CombinedBus
 from sessiond_server.events.outbox import MOST_DELTA_BYTES
 from sessiond_server.redis.bus import BusTimeouts, RedisBus
 from tests.support.buses import PATIENT, opened_notify, opened_redis
@@ -212,8 +212,10 @@ async def test_postgres_rings_while_redis_is_away(
     proxy = await stack.enter_async_context(Proxy("127.0.0.1", valkey.port))
     redis = await opened_redis(stack, f"redis://127.0.0.1:{proxy.port}/0", bus_prefix, BRISK)
     notify = await opened_notify(stack, bus_dsn, bus_prefix)
-    mine = Bells(redis, notify)
-    other = Bells(await opened_redis(stack, valkey.url, bus_prefix), await opened_notify(stack, bus_dsn, bus_prefix))
+    mine = CombinedBus(redis, notify)
+    other = CombinedBus(
+        await opened_redis(stack, valkey.url, bus_prefix), await opened_notify(stack, bus_dsn, bus_prefix)
+    )
     ear, through_postgres = Ear(other), Ear(notify)
     mine.ring([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))

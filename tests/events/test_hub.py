@@ -13,7 +13,7 @@ import pytest
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.errors import (
     Draining,
     PositionCompacted,
@@ -25,9 +25,9 @@ from sessiond_server.errors import (
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
-from sessiond_server.events.feed import WITNESSES
+from sessiond_server.events.feed import ANCHORS
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.announcing import AnnouncedCommits
@@ -77,7 +77,7 @@ class World:
         self.bus = MemoryBus()
         store: Any = Faulty(self.elsewhere)
         self.store = store
-        self.hub = EventHub(store, self.bus, Limits(**limits))
+        self.hub = EventHub(store, self.bus, HubLimits(**limits))
         self.here = AnnouncedCommits(store, Announcer(self.hub, self.bus))
 
     def watch(
@@ -482,14 +482,14 @@ async def test_a_commit_of_before_the_channel_is_read_not_believed() -> None:
 @run
 async def test_a_session_that_nobody_watches_costs_no_bytes() -> None:
     made: list[int] = []
-    original = wire.event
+    original = encoding.event
 
     def counted(*args: Any) -> bytes:
         made.append(1)
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "event", counted)
+        patch.setattr(encoding, "event", counted)
         async with world() as w, w.watch() as (stream, _):
             await accepted(w.elsewhere, CALLER.create("t"))
             made.clear()
@@ -607,30 +607,30 @@ def test_streams_of_a_feed_name_a_transaction_that_many_have_overtaken(waiting: 
 
 async def _overtaken(waiting: bool) -> None:
     database: Any = Database(asyncio.get_running_loop().time)
-    async with EventHub(database, MemoryBus(), Limits(ring_events=4)) as hub:
+    async with EventHub(database, MemoryBus(), HubLimits(ring_events=4)) as hub:
         watch = partial(hub.watch_feed, CALLER.scope, None, from_beginning=False)
-        others = [f"s{number}" for number in range(WITNESSES + 4)]
+        others = [f"s{number}" for number in range(ANCHORS + 4)]
         for session_id in ["slow", *others]:
             database.commit(database.begin(), [CALLER.create(session_id)])
         async with watch() as early, watch() as laggard:
             following = asyncio.create_task(early.next()) if waiting else None
-            straggler = database.begin()
+            late_commit = database.begin()
             for session_id in others:
                 database.commit(database.begin(), [CALLER.append(session_id)])
             await asyncio.sleep(2)
             assert following is None or not following.done()
-            database.commit(straggler, [CALLER.append("slow")])
+            database.commit(late_commit, [CALLER.append("slow")])
             event = list(database.history.events.values())[-1]
             assert isinstance(await (following or early.next()), FeedBatch)
             assert isinstance(await laggard.next(), FeedBatch)
             for stream in early, laggard:
-                assert stream.cursor.stragglers == ((event.place, event.event_id),)
-                assert event.event_id not in [event_id for _, event_id in stream.cursor.witnesses]
+                assert stream.cursor.late_commits == ((event.place, event.event_id),)
+                assert event.event_id not in [event_id for _, event_id in stream.cursor.anchors]
             database.commit(database.begin(), [CALLER.append("slow")])
             assert isinstance(await early.next(), FeedBatch)
-            assert early.cursor.stragglers == laggard.cursor.stragglers
+            assert early.cursor.late_commits == laggard.cursor.late_commits
             async with watch() as late:
-                assert late.cursor.stragglers == ()
+                assert late.cursor.late_commits == ()
 
 
 @run

@@ -17,8 +17,8 @@ from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.feed import Feed
 from sessiond_server.events.feeds import Feeds, FeedWatcher
 from sessiond_server.events.hub import EventHub
+from sessiond_server.events.late_commits import Sightings
 from sessiond_server.events.sessions import Sessions
-from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.watched import SessionWatcher
 from sessiond_server.store.log_reads import LogHead, LogPage
 from tests.support import virtual_time
@@ -116,12 +116,12 @@ def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
 def feed_without_witnesses(patch: pytest.MonkeyPatch) -> None:
     """A place is taken for a place in a history."""
 
-    def unwitnessed(cursor: FeedCursor, entries: Sequence[Any], sightings: Sightings) -> FeedCursor:
-        return replace(original(cursor, entries, sightings), witnesses=(), stragglers=())
+    def unanchored(cursor: FeedCursor, entries: Sequence[Any], sightings: Sightings) -> FeedCursor:
+        return replace(original(cursor, entries, sightings), anchors=(), late_commits=())
 
     original = feed.advanced
-    patch.setattr("sessiond_server.events.feeds.advanced", unwitnessed)
-    patch.setattr(feed, "advanced", unwitnessed)
+    patch.setattr("sessiond_server.events.feeds.advanced", unanchored)
+    patch.setattr(feed, "advanced", unanchored)
 
 
 def feed_streams_trust_the_tip(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.events.contract import FeedBatch
-from sessiond_server.events.feed import WITNESSES
+from sessiond_server.events.feed import ANCHORS
 from sessiond_server.events.hub import EventHub
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.schema.migrate import migrate
@@ -38,7 +38,7 @@ async def pair() -> AsyncIterator[PostgresPair]:
             yield pair
 
 
-def witnesses(entries: Sequence[FeedEntry]) -> list[tuple[FeedPlace, str]]:
+def anchors(entries: Sequence[FeedEntry]) -> list[tuple[FeedPlace, str]]:
     return [(item.place, item.entry.event_id) for item in entries]
 
 
@@ -119,7 +119,7 @@ async def test_incarnations_and_losses(pair: PostgresPair) -> None:
         await _answering(store)
         seen.append(await incarnation())
         assert names(await complete(store)) == [*names(kept), "a3", "c1", "b3"]
-        assert await store.find_lost("tenant", witnesses(await complete(store))) is None
+        assert await store.find_lost("tenant", anchors(await complete(store))) is None
         await pair.rebuild()
 
         kept = await complete(store)
@@ -140,23 +140,23 @@ async def test_incarnations_and_losses(pair: PostgresPair) -> None:
 
         lost = [item.place for item in delivered if item not in kept]
         assert [f"{place.session_id}{place.seq}" for place in lost] == ["a4", "d1", "b4", "c2"]
-        assert await store.find_lost("tenant", witnesses(delivered)) == lost[0]
-        for place, event_id in witnesses(delivered):
+        assert await store.find_lost("tenant", anchors(delivered)) == lost[0]
+        for place, event_id in anchors(delivered):
             assert await store.find_lost("tenant", [(place, event_id)]) == (place if place in lost else None)
-        assert await store.find_lost("tenant", witnesses(kept)) is None
+        assert await store.find_lost("tenant", anchors(kept)) is None
 
         # Transaction ids are used again, and so are places: a position at a bare id would skip what is there now.
         await accepted(store, caller.append("a", "anew"), caller.create("d"), caller.append("c"), caller.append("b"))
         again = await complete(store, kept[-1].place)
         assert sorted(names(again)) == ["a4", "b4", "c2", "d1"]
-        for place, event_id in witnesses(delivered):
+        for place, event_id in anchors(delivered):
             assert await store.find_lost("tenant", [(place, event_id)]) == (place if place in lost else None)
 
 
 async def test_a_transaction_that_many_overtook_is_missed_when_it_alone_is_lost(pair: PostgresPair) -> None:
-    """By ids it stands before more transactions than there are witnesses; by commits it is the last."""
+    """By ids it stands before more transactions than there are anchors; by commits it is the last."""
     caller = Caller()
-    others = [f"s{number}" for number in range(WITNESSES + 4)]
+    others = [f"s{number}" for number in range(ANCHORS + 4)]
     await migrate(pair.dsn())
     store = ReadStore(pair.dsn())
     async with store, EventHub(store, MemoryBus()) as hub:
@@ -179,7 +179,7 @@ async def test_a_transaction_that_many_overtook_is_missed_when_it_alone_is_lost(
             holding = database.transaction()
             await holding.start()
             await database.fetch("select from session_heads where session_id = 'm' for update")
-            straggler = asyncio.create_task(accepted(store, caller.append("a"), caller.append("m")))
+            late_commit = asyncio.create_task(accepted(store, caller.append("a"), caller.append("m")))
             await until(waiting(database, 1))
             for session_id in others:
                 await accepted(store, caller.append(session_id))
@@ -191,7 +191,7 @@ async def test_a_transaction_that_many_overtook_is_missed_when_it_alone_is_lost(
 
             async def commit_in_vain() -> None:
                 await holding.commit()
-                await straggler
+                await late_commit
                 await following
 
             await pair.fail_over(commit_in_vain, synchronous=False)
@@ -202,7 +202,7 @@ async def test_a_transaction_that_many_overtook_is_missed_when_it_alone_is_lost(
         (head,) = (await store.log_heads([KEY])).heads
         assert head is not None
         assert head.version == 1
-        assert await store.find_lost("tenant", cursor.witnesses) is None
+        assert await store.find_lost("tenant", cursor.anchors) is None
         assert await store.find_lost("tenant", cursor.named) == delivered[1].place
 
 
@@ -213,7 +213,7 @@ async def test_a_standby_gives_no_answers(pair: PostgresPair) -> None:
         await accepted(store, caller.create("a"))
         await pair.streaming(synchronous=True)
         await accepted(store, caller.append("a"))
-        (first, *_) = witnesses(await complete(store))
+        (first, *_) = anchors(await complete(store))
     async with pair.standby.connected() as connection:
         # Replayed, not only received.
         async def there() -> bool:

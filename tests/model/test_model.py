@@ -30,8 +30,8 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.attachments.rows import Piece
-from sessiond_server.domain.rows import Rules
-from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.rows import Policy
+from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
@@ -429,7 +429,7 @@ class Comparison(RuleBasedStateMachine):
             len(expected.open_calls()),
             len(pending),
         )
-        figures = RunFigures.decoded(self.run(store.get_metrics(scope, name))[1])  # type: ignore[index]
+        figures = RunCounters.decoded(self.run(store.get_metrics(scope, name))[1])  # type: ignore[index]
         ended = [run.status for run in expected.runs.values()]
         assert (figures.completed, figures.failed, figures.cancelled) == tuple(
             ended.count(status) for status in ("COMPLETED", "FAILED", "CANCELLED")
@@ -444,7 +444,7 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
         nonlocal now
         now += int(seconds * 1_000_000)
 
-    yield MemoryStore(rules=Rules(), clock=lambda: now), advance
+    yield MemoryStore(policy=Policy(), clock=lambda: now), advance
 
 
 @contextlib.asynccontextmanager

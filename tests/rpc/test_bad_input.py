@@ -16,7 +16,7 @@ from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import Session, SessionConfig
-from sessiond_server.domain import wire as encoding
+from sessiond_server.domain import encoding as encoding
 from tests.support.requests import VALID
 from tests.support.wire import RPCS, Wire, said
 

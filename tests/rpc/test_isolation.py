@@ -196,7 +196,7 @@ async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
 
 
 async def test_a_feeds_positions_name_nobody_elses_session(shared: Wire) -> None:
-    """They are where the tenant's feed is, and have witnesses all over it."""
+    """They are where the tenant's feed is, and have anchors all over it."""
     positions = []
     for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):
         watch = shared.watch("WatchEvents", e.WatchEventsRequest(start=start), key=ALICE)

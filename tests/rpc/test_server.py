@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server.auth import Authenticator
+from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.downloads import Downloads
-from sessiond_server.blobs.files import Files
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.events.hub import EventHub
 from sessiond_server.memory.blobs import MemoryBlobs
@@ -131,7 +131,7 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
-    files = Files(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
+    files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
     reads = Reads(store, store, store, store)
     return RpcServer(reads, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
 

@@ -18,9 +18,9 @@ from sessiond.v1.attachment_pb2 import AttachmentType
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
-from sessiond_server.domain import wire as encoding
+from sessiond_server.domain import encoding as encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
@@ -288,7 +288,7 @@ async def test_a_blocked_tool_is_named(stocked: Wire) -> None:
 
 
 async def test_a_quota_is_exhausted() -> None:
-    async with serving(MemoryStore(rules=Rules(max_live_sessions=1))) as wire:
+    async with serving(MemoryStore(policy=Policy(max_live_sessions=1))) as wire:
         await wire.create()
         failure = await wire.failure("CreateSession", s.CreateSessionRequest(session=Session()))
     assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "SESSION_QUOTA_REACHED")

@@ -16,7 +16,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.uploads import UploadLimits
 from sessiond_server.domain.attachments.rows import Piece
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import StorageUnavailable
 from tests.support.attachments import CHUNK, CountedBlobs, Site, chunks, noise, sha256, site
 from tests.support.waiting import until
@@ -444,7 +444,7 @@ async def test_more_transfers_than_places_are_refused() -> None:
 
 
 async def test_a_session_has_so_many_unfinished_uploads() -> None:
-    async with site(store_options={"rules": Rules(max_unfinished_uploads=1)}) as there:
+    async with site(store_options={"policy": Policy(max_unfinished_uploads=1)}) as there:
         await cut(there, "a", b"content", 7)
         failure = await there.failure([header("s", "b")])
         assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_UPLOADS")

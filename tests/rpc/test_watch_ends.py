@@ -12,14 +12,14 @@ from grpc import StatusCode
 
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.store import MemoryStore
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from tests.support.wire import Failure, Watch, Wire, serving
 
 LARGE = "x" * 900_000
-QUICK = Limits(poll=0.02, fast_poll=0.02, bookmark=0.02)
+QUICK = HubLimits(poll=0.02, fast_poll=0.02, bookmark=0.02)
 
 
 def watch(wire: Wire, position: str = "", session_id: str = "s", channel: grpc.aio.Channel | None = None) -> Watch:

@@ -9,7 +9,7 @@ from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from tests.support.wire import ALICE, BOB, OTHER_TENANT, TENANT, Watch, Wire, serving
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
@@ -18,7 +18,7 @@ DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 APPENDED = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
 BEGINNING = e.FeedStart.FEED_START_BEGINNING
-QUICK = Limits(poll=0.02, fast_poll=0.02, bookmark=0.02)
+QUICK = HubLimits(poll=0.02, fast_poll=0.02, bookmark=0.02)
 
 
 def watch(

@@ -14,7 +14,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond_server.domain import fold
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.store import MemoryStore
 from tests.support.waiting import until
 from tests.support.wire import ALICE, TENANT, Watch, Wire, said, serving
@@ -25,7 +25,7 @@ TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 APPENDED = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
-QUICK = Limits(poll=0.02, fast_poll=0.02, bookmark=0.02)
+QUICK = HubLimits(poll=0.02, fast_poll=0.02, bookmark=0.02)
 """Bookmarks soon, for tests that wait for them."""
 
 
@@ -299,7 +299,7 @@ async def test_deltas_pass_by_and_are_stored_nowhere(wire: Wire) -> None:
 
 
 async def test_more_watchers_than_there_may_be_are_refused_and_room_comes_back() -> None:
-    async with serving(limits=Limits(watchers=1)) as wire:
+    async with serving(limits=HubLimits(watchers=1)) as wire:
         await wire.create("s")
         watcher = watch(wire)
         assert (await watcher.read()).HasField("snapshot")

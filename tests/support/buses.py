@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from sessiond_server.events.bells import Bells
 from sessiond_server.events.bus import Bus
+from sessiond_server.events.combined_bus import CombinedBus
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.postgres.bus import NotifyBus, NotifyTimeouts
 from sessiond_server.redis.bus import BusTimeouts, RedisBus
@@ -75,6 +75,6 @@ def notify(stack: AsyncExitStack, dsn: str, prefix: str) -> Backend:
 
 def bells(stack: AsyncExitStack, url: str, dsn: str, prefix: str) -> Backend:
     async def open_bus() -> Bus:
-        return Bells(await opened_redis(stack, url, prefix), await opened_notify(stack, dsn, prefix))
+        return CombinedBus(await opened_redis(stack, url, prefix), await opened_notify(stack, dsn, prefix))
 
     return Backend("bells", open_bus, deltas_travel=True)

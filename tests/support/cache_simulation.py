@@ -18,7 +18,7 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessiondError, SessionNotFound, StoreUnavailable
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
-from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Limits, Put
+from sessiond_server.store.cached.contract import MAX_AGE, CacheLimits, Change, Copy, Put
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage
@@ -27,7 +27,7 @@ from tests.support.caller import Caller
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
-LIMITS = Limits(ttl=2 * MAX_AGE, window=6, window_bytes=10**6, content_bytes=10**6)
+LIMITS = CacheLimits(ttl=2 * MAX_AGE, window=6, window_bytes=10**6, content_bytes=10**6)
 
 LATEST = 4 * MAX_AGE
 """Seconds after which everything has arrived."""
@@ -175,8 +175,8 @@ class Process:
         for task in [*self.calls, self.store._healer]:
             if task is not None:
                 task.cancel()
-        for flights in (self.store._sessions, self.store._windows, self.store._pages):
-            await flights.close()
+        for reads_in_flight in (self.store._sessions, self.store._windows, self.store._pages):
+            await reads_in_flight.close()
 
 
 class Crashed(Exception):

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from sessiond_server.domain.rows import Key
-from sessiond_server.store.cached.contract import Cache, Copy, Forget, Moment, Put, placed
+from sessiond_server.store.cached.contract import Cache, CacheTime, Copy, Forget, Put, placed
 
 KEY: Key = ("acme", "s1")
 
@@ -22,7 +22,9 @@ def copy(version: int, *seqs: int, after: int | None = None, **fields: Any) -> C
     )
 
 
-async def put(cache: Cache, what: Copy, key: Key = KEY, *, extends: bool = False, as_of: Moment | None = None) -> bool:
+async def put(
+    cache: Cache, what: Copy, key: Key = KEY, *, extends: bool = False, as_of: CacheTime | None = None
+) -> bool:
     (done,) = await cache.put([Put(key, what, as_of or cache.moment(), extends)])
     return done
 

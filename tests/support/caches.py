@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.redis import RedisCache, Timeouts
-from sessiond_server.store.cached.contract import Cache, Limits
+from sessiond_server.store.cached.contract import Cache, CacheLimits
 from tests.support.cached_copies import settled
 
-LIMITS = Limits(ttl=60.0, window=5, window_bytes=1000, content_bytes=100)
+LIMITS = CacheLimits(ttl=60.0, window=5, window_bytes=1000, content_bytes=100)
 
 
 PATIENT = Timeouts(connect=5.0, answer=5.0)

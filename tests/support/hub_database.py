@@ -11,7 +11,7 @@ from typing import Any
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Key
 from sessiond_server.memory.log import Logs
@@ -180,8 +180,8 @@ class Database:
                 last[event.place.commit_xid] = (event.place, event.event_id)
         return list(last.values())[-8:]
 
-    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
-        return await self.store.find_lost(tenant_id, witnesses)
+    async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await self.store.find_lost(tenant_id, anchors)
 
     def _opened(self) -> MemoryStore:
         store = MemoryStore(clock=self.clock)
@@ -199,13 +199,13 @@ class Database:
         return row if row is not None and row.event_id == event.event_id else None
 
     def _keep(self, row: EventRow) -> None:
-        data = wire.event(row.type, row.head, row.body, row.content)
+        data = encoding.event(row.type, row.head, row.body, row.content)
         self.current[row.event_id] = data
         self.known[row.event_id] = row.key
         self.data.setdefault(row.event_id, set()).add(data)
 
     def _feed_entry(self, place: FeedPlace, row: EventRow) -> FeedEntry:
-        data = wire.event(row.type, row.head, row.body, row.content)
+        data = encoding.event(row.type, row.head, row.body, row.content)
         entry = LogEntry(row.seq, row.event_id, row.previous_event_id, row.type, data)
         return FeedEntry(
             place, entry, self.history.logs[row.key].head.user_id, "", {}, self.history.events[row.event_id].writer

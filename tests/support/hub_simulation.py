@@ -20,7 +20,7 @@ from sessiond_server.errors import PositionGone, SessiondError, SessionNotFound,
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint, Listener
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.commits import Applied
 from tests.support.caller import Caller
@@ -187,7 +187,7 @@ class Schedule:
         self._numbers = iter(range(10**9))
         self._over = False
         lossy = random.choice([0.0, 0.3, 1.0])
-        self.limits = Limits(
+        self.limits = HubLimits(
             ring_events=random.choice([1, 4, 1000]),
             ring_bytes=random.choice([300, 2000, 10**6]),
             total_ring_bytes=random.choice([1000, 10**6]),

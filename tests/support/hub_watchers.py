@@ -272,10 +272,10 @@ class FeedWatch(Watch[FeedCursor]):
                 self.verdict.find("feed_order", (place, entry.place))
             place = entry.place
             self.events.append(entry.entry.event_id)
-        witnesses = stream.cursor.witnesses
-        if stream.cursor.place != place or len(witnesses) > 8 or len(stream.cursor.stragglers) > 4:
+        anchors = stream.cursor.anchors
+        if stream.cursor.place != place or len(anchors) > 8 or len(stream.cursor.late_commits) > 4:
             self.verdict.find("feed_cursor", stream.cursor)
-        if not witnesses or witnesses[-1] != (place, item.entries[-1].entry.event_id):
+        if not anchors or anchors[-1] != (place, item.entries[-1].entry.event_id):
             self.verdict.find("feed_witnesses", stream.cursor)
 
     def lose(self, error: PositionLost) -> None:

@@ -9,7 +9,7 @@ from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain import batch, fold, replay, wire
+from sessiond_server.domain import batch, encoding, fold, replay
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
@@ -20,9 +20,9 @@ from sessiond_server.domain.rows import (
     Key,
     Known,
     OpenWork,
+    Policy,
     Replay,
     RequestRecord,
-    Rules,
     RunRow,
     StoredEvent,
     StoredToolCall,
@@ -61,8 +61,8 @@ def new_session(**fields: object) -> Session:
 class Log:
     """One tenant's sessions. `now` is the clock, in microseconds; tests move it."""
 
-    def __init__(self, rules: Rules | None = None) -> None:
-        self.rules = rules or Rules()
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
         self.now = START
         self.heads: dict[Key, Head] = {}
         self.events: dict[Key, list[EventRow]] = {}
@@ -93,7 +93,7 @@ class Log:
 
     def apply(self, *commands: c.Command) -> list[c.Result]:
         """Decides the commands as one batch and keeps what they write."""
-        asked = batch.needs(commands, self.heads, self.rules)
+        asked = batch.needs(commands, self.heads, self.policy)
         events = {key: {e.message_id: e for e in rows if e.message_id} for key, rows in self.events.items()}
         known = Known(
             now_us=self.now,
@@ -114,7 +114,7 @@ class Log:
             work={key: self._open(key) for key in asked.work},
             live_sessions={tenant: self._live(tenant) for tenant in asked.tenants},
         )
-        decided = batch.decide(commands, self.heads, known, self.rules, self.new_id)
+        decided = batch.decide(commands, self.heads, known, self.policy, self.new_id)
         self.written = decided.writes
         self._keep(decided.writes)
         return [self._resolve(co, r) for co, r in zip(commands, decided.results, strict=True)]
@@ -145,7 +145,7 @@ class Log:
         return Session.FromString(head.core + self._content(key, head.content_version))
 
     def log(self, key: Key = KEY) -> list[Event]:
-        return [Event.FromString(wire.event(e.type, e.head, e.body, e.content)) for e in self.events[key]]
+        return [Event.FromString(encoding.event(e.type, e.head, e.body, e.content)) for e in self.events[key]]
 
     def messages(self, key: Key = KEY) -> list[Message]:
         return [Message.FromString(e.body) for e in self.events[key] if e.message_id]

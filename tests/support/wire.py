@@ -25,15 +25,15 @@ from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session, SessionStatus
 from sessiond.v1.session_service_pb2 import CreateSessionRequest
 from sessiond_server.auth import SCOPES, SESSIONS_READ, SESSIONS_WRITE, Authenticator, Principal, digest_of
+from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
-from sessiond_server.blobs.files import Files
 from sessiond_server.blobs.uploads import UploadLimits, Uploads
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
@@ -305,7 +305,7 @@ async def serving(
     settings: WireSettings = SETTINGS,
     authenticator: Authenticator | None = None,
     ready: bool = True,
-    limits: Limits | None = None,
+    limits: HubLimits | None = None,
     bus: Bus | None = None,
     work: WorkStore | None = None,
     attachments: AttachmentStore | None = None,
@@ -326,7 +326,7 @@ async def serving(
     blobs = blobs or MemoryBlobs()
     async with EventHub(store, bus, limits) as hub, Uploads(attachments, blobs, uploads) as receiving:
         commits = AnnouncedCommits(store, Announcer(hub, bus))
-        files = Files(attachments, receiving, Downloads(attachments, blobs))
+        files = AttachmentAccess(attachments, receiving, Downloads(attachments, blobs))
         direct = writer or DirectWriter(commits)
         server = RpcServer(Reads(store, store, store, work), direct, hub, bus, files, authenticator, settings)
         port = await server.start()

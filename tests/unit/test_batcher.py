@@ -11,11 +11,13 @@ from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, 
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
 from sessiond_server.store.batcher import Batcher, BatcherState
-from sessiond_server.store.batching import BUSY, Batching, Limits
+from sessiond_server.store.batching import BUSY, Batching, BatchLimits
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.contract import Store
 
-ONE_SHARD = Limits(shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0)
+ONE_SHARD = BatchLimits(
+    shards=1, queue_commands=4, batch_commands=8, outage=1000.0, backoff_first=0.0, backoff_most=0.0
+)
 
 
 class ScriptedStore:
@@ -49,7 +51,7 @@ def command(request_id: str, session_id: str = "s") -> Command:
     return Command(Scope("t"), session_id, TouchSession(0), "local", request_id, size=10)
 
 
-def batcher_over(store: ScriptedStore, limits: Limits = ONE_SHARD) -> Batcher:
+def batcher_over(store: ScriptedStore, limits: BatchLimits = ONE_SHARD) -> Batcher:
     return Batcher(cast(Store, store), limits)
 
 
@@ -141,7 +143,7 @@ async def test_a_batch_of_unknown_outcome_is_sent_again_unchanged() -> None:
 
 async def test_after_the_outage_limit_callers_hear_that_the_store_is_unavailable() -> None:
     store = ScriptedStore()
-    limits = Limits(shards=1, outage=0.0, backoff_first=0.001, backoff_most=0.001)
+    limits = BatchLimits(shards=1, outage=0.0, backoff_first=0.001, backoff_most=0.001)
     async with batcher_over(store, limits) as batcher:
         calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
         _, answer = await store.next()
@@ -217,7 +219,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_honoured_before_sending() 
 
 async def test_sessions_of_different_shards_do_not_wait_for_each_other() -> None:
     store = ScriptedStore()
-    async with batcher_over(store, Limits(shards=2)) as batcher:
+    async with batcher_over(store, BatchLimits(shards=2)) as batcher:
         first = asyncio.create_task(batcher.write(command("a", "s0")))
         _, stuck = await store.next()
         others: list[asyncio.Task[Outcome]] = []
@@ -286,7 +288,7 @@ async def test_closing_an_idle_batcher_ends_its_tasks() -> None:
 
 
 def test_a_busy_process_lets_many_wait_for_more_and_nobody_else() -> None:
-    batching: Batching[int] = Batching(Limits(queue_commands=99, batch_commands=64), Random(0))
+    batching: Batching[int] = Batching(BatchLimits(queue_commands=99, batch_commands=64), Random(0))
     pauses = []
     for number in range(64):
         pauses.append(batching.linger(0, 1.0))
@@ -302,7 +304,7 @@ def test_a_busy_process_lets_many_wait_for_more_and_nobody_else() -> None:
 
 
 def test_a_process_that_waits_for_its_database_does_not_keep_it_waiting() -> None:
-    batching: Batching[int] = Batching(Limits(), Random(0))
+    batching: Batching[int] = Batching(BatchLimits(), Random(0))
     for number in range(32):
         batching.submit(command(f"r{number}"), number)
     assert batching.linger(0, BUSY - 0.01) == 0.0

@@ -16,7 +16,7 @@ import pytest
 
 from sessiond_server.domain.commands import Command, MessagesAppended, Scope, TouchSession
 from sessiond_server.errors import DeadlinePassed, QueueFull, StoreUnavailable
-from sessiond_server.store.batching import Answer, Batching, Limits, Ticket
+from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 
 SCHEDULES = 10_000
 
@@ -46,7 +46,7 @@ class Schedule:
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.planned = 0
-        self.limits = Limits(
+        self.limits = BatchLimits(
             shards=chance.randint(1, 3),
             queue_commands=chance.choice((2, 5, 50)),
             queue_bytes=chance.choice((30, 200, 10_000)),

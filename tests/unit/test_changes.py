@@ -4,14 +4,14 @@ from google.protobuf.struct_pb2 import Struct
 
 from sessiond_server.domain import commands as c
 from sessiond_server.store.cached import changes
-from sessiond_server.store.cached.contract import Moment, Put, seq_of
+from sessiond_server.store.cached.contract import CacheTime, Put, seq_of
 from tests.support.run_actions import begin, complete, finish, request
 from tests.support.session_log import Log, user
 
 
 def put(log: Log) -> Put:
     """What the last batch tells."""
-    (change,) = changes.of_writes(log.written, Moment(0.0, 1))
+    (change,) = changes.of_writes(log.written, CacheTime(0.0, 1))
     assert isinstance(change, Put)
     return change
 
@@ -57,4 +57,4 @@ def test_a_heartbeat_tells_nothing() -> None:
     log.ok(begin("r1"))
     log.now += 1
     log.ok(c.HeartbeatRun(), fence=c.Fence("r1", 2))
-    assert changes.of_writes(log.written, Moment(0.0, 1)) == []
+    assert changes.of_writes(log.written, CacheTime(0.0, 1)) == []

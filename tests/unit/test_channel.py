@@ -10,7 +10,7 @@ from sessiond_server.domain.log import LogEntry
 from sessiond_server.errors import PositionCompacted, PositionLost
 from sessiond_server.events.channel import START, Channel, Fit, LogBroken, Where, check, cursor_after
 from sessiond_server.events.contract import Batch, Cursor
-from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
+from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 from sessiond_server.store.log_reads import LogHead, LogPage
 
 KEY = ("tenant", "s")
@@ -36,7 +36,7 @@ def redaction(seq: int, of: int) -> LogEntry:
 
 
 def channel(tip: int = 0, **limits: Any) -> Channel:
-    made = Channel(KEY, Limits(**limits), "1")
+    made = Channel(KEY, HubLimits(**limits), "1")
     made.append(at(tip), [])
     made.proved("1")
     return made

@@ -5,7 +5,7 @@ from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 
 
 def piece(message_id: str, text: str = "x") -> bytes:
@@ -22,7 +22,7 @@ def shown(lane: DeltaLane, number: int = 0) -> list[str]:
 
 
 def test_deltas_come_in_order_and_once() -> None:
-    lane = DeltaLane(Limits())
+    lane = DeltaLane(HubLimits())
     assert lane.add([piece("m", "a"), piece("m", "b")])
     taken = lane.count
     assert lane.add([piece("n", "c")])
@@ -32,13 +32,13 @@ def test_deltas_come_in_order_and_once() -> None:
 
 
 def test_watchers_at_one_place_share_what_they_get() -> None:
-    lane = DeltaLane(Limits())
+    lane = DeltaLane(HubLimits())
     lane.add([piece("m")])
     assert lane.after(0) is lane.after(0)
 
 
 def test_a_message_ends_its_deltas_whichever_came_first() -> None:
-    lane = DeltaLane(Limits())
+    lane = DeltaLane(HubLimits())
     lane.add([piece("m", "a"), piece("n", "b")])
     lane.supersede(message("m"))
     assert shown(lane) == ["b"]
@@ -47,16 +47,16 @@ def test_a_message_ends_its_deltas_whichever_came_first() -> None:
 
 
 def test_the_oldest_are_lost_to_who_is_slow() -> None:
-    lane = DeltaLane(Limits(delta_pieces=3))
+    lane = DeltaLane(HubLimits(delta_pieces=3))
     lane.add([piece("m", str(number)) for number in range(5)])
     assert shown(lane) == ["2", "3", "4"]
-    small = DeltaLane(Limits(delta_bytes=3 * len(piece("m", "0"))))
+    small = DeltaLane(HubLimits(delta_bytes=3 * len(piece("m", "0"))))
     small.add([piece("m", str(number)) for number in range(5)])
     assert shown(small) == ["2", "3", "4"]
 
 
 def test_only_so_many_messages_are_remembered() -> None:
-    lane = DeltaLane(Limits())
+    lane = DeltaLane(HubLimits())
     for number in range(MESSAGES_REMEMBERED + 1):
         lane.supersede(message(f"m{number}"))
     assert not lane.add([piece("m1")])
@@ -64,6 +64,6 @@ def test_only_so_many_messages_are_remembered() -> None:
 
 
 def test_what_is_no_delta_is_passed_over() -> None:
-    lane = DeltaLane(Limits())
+    lane = DeltaLane(HubLimits())
     assert lane.add([b"\xff", piece("m", "a")])
     assert shown(lane) == ["a"]

@@ -1,4 +1,4 @@
-"""A tenant's feed in memory: order, witnesses, bounds."""
+"""A tenant's feed in memory: order, anchors, bounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,9 @@ import pytest
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
-from sessiond_server.events.feed import BEGINNING, WITNESSES, Feed, FeedBroken, advanced, check_order
-from sessiond_server.events.limits import Limits
-from sessiond_server.events.stragglers import Sightings
+from sessiond_server.events.feed import ANCHORS, BEGINNING, Feed, FeedBroken, advanced, check_order
+from sessiond_server.events.late_commits import Sightings
+from sessiond_server.events.limits import HubLimits
 
 
 def entry(xid: int, seq: int, session_id: str = "s", *, writer: int = 0) -> FeedEntry:
@@ -19,7 +19,7 @@ def entry(xid: int, seq: int, session_id: str = "s", *, writer: int = 0) -> Feed
 
 
 def feed(cursor: FeedCursor = BEGINNING, sightings: Sightings | None = None, **limits: Any) -> Feed:
-    made = Feed("tenant", Limits(**limits), sightings or Sightings())
+    made = Feed("tenant", HubLimits(**limits), sightings or Sightings())
     made.begin(cursor)
     return made
 
@@ -32,12 +32,12 @@ def places(found: object) -> list[tuple[int, int]]:
     return [(item.place.commit_xid, item.place.seq) for item in batch.entries]
 
 
-def witnesses(cursor: FeedCursor) -> list[tuple[int, str]]:
-    return [(place.commit_xid, event_id) for place, event_id in cursor.witnesses]
+def anchors(cursor: FeedCursor) -> list[tuple[int, str]]:
+    return [(place.commit_xid, event_id) for place, event_id in cursor.anchors]
 
 
-def stragglers(cursor: FeedCursor) -> list[str]:
-    return [event_id for _, event_id in cursor.stragglers]
+def late_commits(cursor: FeedCursor) -> list[str]:
+    return [event_id for _, event_id in cursor.late_commits]
 
 
 def advance(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sightings | None = None) -> FeedCursor:
@@ -53,54 +53,54 @@ def seen(*reads: set[int]) -> Sightings:
 
 def test_witnesses_are_the_last_events_of_the_last_transactions() -> None:
     cursor = advance(BEGINNING, [entry(1, 1), entry(1, 2), entry(3, 3), entry(4, 4), entry(4, 5)])
-    assert witnesses(cursor) == [(1, "s2"), (3, "s3"), (4, "s5")]
+    assert anchors(cursor) == [(1, "s2"), (3, "s3"), (4, "s5")]
     cursor = advance(cursor, [entry(4, 6), entry(9, 7)])
-    assert witnesses(cursor) == [(1, "s2"), (3, "s3"), (4, "s6"), (9, "s7")]
+    assert anchors(cursor) == [(1, "s2"), (3, "s3"), (4, "s6"), (9, "s7")]
 
 
 def test_there_are_only_so_many_witnesses() -> None:
     cursor = BEGINNING
     for number in range(1, 20):
         cursor = advance(cursor, [entry(number, number)])
-    assert [xid for xid, _ in witnesses(cursor)] == list(range(20 - WITNESSES, 20))
+    assert [xid for xid, _ in anchors(cursor)] == list(range(20 - ANCHORS, 20))
     cursor = advance(cursor, [entry(xid, xid) for xid in range(20, 60)])
-    assert [xid for xid, _ in witnesses(cursor)] == list(range(60 - WITNESSES, 60))
+    assert [xid for xid, _ in anchors(cursor)] == list(range(60 - ANCHORS, 60))
 
 
 def test_what_was_under_way_is_named_however_many_overtook_it() -> None:
     overtakers = [entry(xid, xid) for xid in range(4, 30)]
     cursor = advance(BEGINNING, [entry(3, 1), entry(3, 2), *overtakers], seen({3}))
-    assert stragglers(cursor) == ["s2"]
-    assert "s2" not in [event_id for _, event_id in cursor.witnesses]
-    assert list(cursor.named) == [*cursor.witnesses, *cursor.stragglers]
+    assert late_commits(cursor) == ["s2"]
+    assert "s2" not in [event_id for _, event_id in cursor.anchors]
+    assert list(cursor.named) == [*cursor.anchors, *cursor.late_commits]
     cursor = advance(cursor, [entry(xid, xid) for xid in range(30, 60)], seen({3}))
-    assert stragglers(cursor) == ["s2"]
+    assert late_commits(cursor) == ["s2"]
 
 
 def test_events_filed_higher_than_their_transaction_are_known_by_it() -> None:
-    assert stragglers(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({3}))) == ["s1"]
-    assert stragglers(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({9}))) == ["s2"]
+    assert late_commits(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({3}))) == ["s1"]
+    assert late_commits(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({9}))) == ["s2"]
 
 
 def test_nobody_is_named_twice() -> None:
     cursor = advance(BEGINNING, [entry(3, 1)], seen({3}))
-    assert cursor.witnesses == cursor.stragglers
-    assert cursor.named == cursor.witnesses
+    assert cursor.anchors == cursor.late_commits
+    assert cursor.named == cursor.anchors
 
 
 def test_the_stragglers_are_those_that_ended_last() -> None:
     """Held back by another transaction, they may be delivered in any order."""
     sightings = seen({3, 4, 5, 6, 7, 8}, {3, 4, 5, 6, 8}, {4, 5, 6}, {5})
     cursor = advance(BEGINNING, [entry(xid, xid) for xid in (3, 4, 5)], sightings)
-    assert stragglers(cursor) == ["s3", "s4", "s5"]
+    assert late_commits(cursor) == ["s3", "s4", "s5"]
     cursor = advance(cursor, [entry(xid, xid) for xid in (6, 7, 8, 9)], sightings)
-    assert stragglers(cursor) == ["s3", "s6", "s4", "s5"]
+    assert late_commits(cursor) == ["s3", "s6", "s4", "s5"]
 
 
 def test_of_those_seen_together_the_stragglers_are_those_that_are_no_witnesses() -> None:
     cursor = advance(BEGINNING, [entry(xid, xid) for xid in range(1, 13)], seen(set(range(1, 13))))
-    assert sorted(xid for xid, _ in witnesses(cursor)) == list(range(5, 13))
-    assert sorted(place.commit_xid for place, _ in cursor.stragglers) == [1, 2, 3, 4]
+    assert sorted(xid for xid, _ in anchors(cursor)) == list(range(5, 13))
+    assert sorted(place.commit_xid for place, _ in cursor.late_commits) == [1, 2, 3, 4]
 
 
 def test_stragglers_from_elsewhere_make_room() -> None:
@@ -108,8 +108,8 @@ def test_stragglers_from_elsewhere_make_room() -> None:
         FeedPlace(4, "s", 4), (), tuple((FeedPlace(xid, "s", xid), f"s{xid}") for xid in range(1, 5))
     )
     cursor = advance(elsewhere, [entry(6, 6)], seen({6}))
-    assert stragglers(cursor) == ["s2", "s3", "s4", "s6"]
-    assert stragglers(advance(elsewhere, [entry(6, 6)])) == ["s1", "s2", "s3", "s4"]
+    assert late_commits(cursor) == ["s2", "s3", "s4", "s6"]
+    assert late_commits(advance(elsewhere, [entry(6, 6)])) == ["s1", "s2", "s3", "s4"]
 
 
 def test_a_read_that_comes_late_does_not_undo_a_later_one() -> None:
@@ -135,8 +135,8 @@ def test_streams_in_the_ring_and_the_tip_name_the_stragglers_they_have_passed() 
     found = one.after(BEGINNING)
     assert isinstance(found, tuple)
     assert one.tip is not None
-    assert stragglers(found[1]) == stragglers(one.tip) == ["s2"]
-    assert stragglers(advance(BEGINNING, page[:1], sightings)) == []
+    assert late_commits(found[1]) == late_commits(one.tip) == ["s2"]
+    assert late_commits(advance(BEGINNING, page[:1], sightings)) == []
 
 
 def test_a_page_is_given_to_whoever_is_behind_it() -> None:

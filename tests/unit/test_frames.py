@@ -8,7 +8,7 @@ import pytest
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.event_service_pb2 import Delta, WatchEventsResponse, WatchSessionResponse
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
@@ -167,7 +167,7 @@ class Counted:
 
 
 async def test_a_batch_for_a_hundred_watchers_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined, sealed = Counted(monkeypatch, wire, "repeated"), Counted(monkeypatch, Seal, "seal")
+    joined, sealed = Counted(monkeypatch, encoding, "repeated"), Counted(monkeypatch, Seal, "seal")
     shared = batch(entry(2), entry(3))
     delivered = [await frames(shared).next() for _ in range(100)]
     assert all(frame is delivered[0] for frame in delivered)
@@ -216,7 +216,7 @@ async def test_a_feed_is_filtered_and_its_position_is_behind_all_that_was_read()
     cursor = POSITIONS.of_feed(SCOPE, selection).open(events.position)
     assert cursor is not None
     assert cursor.place == FeedPlace(11, "b", 2)
-    assert cursor.witnesses == ((FeedPlace(11, "b", 2), "e2"),)
+    assert cursor.anchors == ((FeedPlace(11, "b", 2), "e2"),)
     assert await watcher.next() == b""
     assert not watcher.ended
     bookmark = WatchEventsResponse.FromString(watcher.bookmark()).bookmark
@@ -224,7 +224,7 @@ async def test_a_feed_is_filtered_and_its_position_is_behind_all_that_was_read()
 
 
 async def test_a_batch_of_a_feed_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined, sealed = Counted(monkeypatch, wire, "repeated"), Counted(monkeypatch, Seal, "seal")
+    joined, sealed = Counted(monkeypatch, encoding, "repeated"), Counted(monkeypatch, Seal, "seal")
     shared = feed_batch("a", "b")
     delivered = [await feed(shared).next() for _ in range(100)]
     assert all(frame is delivered[0] for frame in delivered)

@@ -34,10 +34,10 @@ def of_feed(key: bytes = KEY, scope: Scope = SCOPE, selection: FeedSelection | N
     return Positions(key).of_feed(scope, selection or FeedSelection())
 
 
-def feed_cursor(witnesses: int, session_id: str = "s", stragglers: int = 0) -> FeedCursor:
-    places = [FeedPlace(2**63 - 1 - number, session_id, 2**53) for number in range(witnesses + stragglers)]
+def feed_cursor(anchors: int, session_id: str = "s", late_commits: int = 0) -> FeedCursor:
+    places = [FeedPlace(2**63 - 1 - number, session_id, 2**53) for number in range(anchors + late_commits)]
     named = tuple((place, EVENT) for place in places)
-    return FeedCursor(FeedPlace(2**63 - 1, session_id, 2**53), named[:witnesses], named[witnesses:])
+    return FeedCursor(FeedPlace(2**63 - 1, session_id, 2**53), named[:anchors], named[anchors:])
 
 
 @pytest.mark.parametrize("cursor", [CURSOR, Cursor(0, ""), Cursor(2**53, EVENT)])
@@ -45,16 +45,16 @@ def test_a_position_of_a_session_gives_its_cursor_back(cursor: Cursor) -> None:
     assert of_session().open(of_session().seal(cursor)) == cursor
 
 
-@pytest.mark.parametrize(("witnesses", "stragglers"), [(0, 0), (1, 0), (8, 0), (1, 1), (8, 4)])
-def test_a_position_of_a_feed_gives_its_cursor_back(witnesses: int, stragglers: int) -> None:
-    cursor = feed_cursor(witnesses, stragglers=stragglers)
+@pytest.mark.parametrize(("anchors", "late_commits"), [(0, 0), (1, 0), (8, 0), (1, 1), (8, 4)])
+def test_a_position_of_a_feed_gives_its_cursor_back(anchors: int, late_commits: int) -> None:
+    cursor = feed_cursor(anchors, late_commits=late_commits)
     assert of_feed().open(of_feed().seal(cursor)) == cursor
 
 
 def test_positions_from_before_there_were_stragglers_are_good() -> None:
     cursor = feed_cursor(2)
     seal = Seal(KEY, of_feed().binding)
-    listed = [[place.commit_xid, place.session_id, place.seq, event_id] for place, event_id in cursor.witnesses]
+    listed = [[place.commit_xid, place.session_id, place.seq, event_id] for place, event_id in cursor.anchors]
     position = seal.seal([cursor.place.commit_xid, cursor.place.session_id, cursor.place.seq, listed])
     assert of_feed().open(position) == cursor
 
@@ -65,7 +65,7 @@ def test_no_position_is_none() -> None:
 
 
 def test_the_longest_position_fits() -> None:
-    cursor = feed_cursor(8, "s" * 128, stragglers=4)
+    cursor = feed_cursor(8, "s" * 128, late_commits=4)
     position = of_feed().seal(cursor)
     assert len(position) <= LONGEST_POSITION
     assert of_feed().open(position) == cursor

@@ -11,7 +11,7 @@ from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView, TokenUsage
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.fold import title
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.domain.sessions.merge import merge_patch
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (
@@ -64,7 +64,7 @@ class TestCreation:
         assert log.heads == {}
 
     def test_the_quota_counts_sessions_that_live(self) -> None:
-        log = Log(Rules(max_live_sessions=2))
+        log = Log(Policy(max_live_sessions=2))
         create = c.CreateSession(new_session())
         first = [log.command(create, session_id=s) for s in ("a", "b", "c")]
         assert [type(r) for r in log.apply(*first)] == [c.SessionWritten, c.SessionWritten, SessionQuotaReached]

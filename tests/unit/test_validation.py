@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sessiond.v1.message_pb2 import FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
 from sessiond_server.domain import validation
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc.sessions.checks import OUTPUT_ONLY
 
@@ -21,18 +21,18 @@ DAY = 24 * 3600
 
 def session_faults(session: Session) -> list[str]:
     """Paths of the violations of a session to be created, without the leading `session.`."""
-    found = Found()
+    found = FieldViolations()
     validation.new_session(found, "session", session)
     return [path.removeprefix("session.") for path in paths(found)]
 
 
 def message_faults(message: Message) -> list[str]:
-    found = Found()
+    found = FieldViolations()
     validation.new_message(found, "m", message, message.ByteSize())
     return [path.removeprefix("m.") for path in paths(found)]
 
 
-def paths(found: Found) -> list[str]:
+def paths(found: FieldViolations) -> list[str]:
     try:
         found.check()
     except InvalidFields as error:
@@ -263,7 +263,7 @@ def test_a_long_path_is_cut_off() -> None:
 
 def test_violations_are_bounded() -> None:
     session = Session(labels={f"bad key {n}": "\0" for n in range(60)})
-    found = Found()
+    found = FieldViolations()
     validation.new_session(found, "session", session)
     assert found.enough
     with pytest.raises(InvalidFields) as refused:
@@ -283,7 +283,7 @@ def test_what_was_found_is_reported_in_order() -> None:
         lambda found: validation.life_time(found, "p", Duration()),
     ],
 )
-def test_a_fault_has_the_path_it_was_given(check: Callable[[Found], object]) -> None:
-    found = Found()
+def test_a_fault_has_the_path_it_was_given(check: Callable[[FieldViolations], object]) -> None:
+    found = FieldViolations()
     check(found)
     assert paths(found) == ["p"]

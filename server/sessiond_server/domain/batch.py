@@ -19,10 +19,10 @@ from sessiond_server.domain.rows import (
     Key,
     Known,
     Needs,
+    Policy,
     Replay,
     RequestRecord,
     RequestRow,
-    Rules,
     Writes,
 )
 from sessiond_server.domain.runs import rules as run_rules
@@ -61,7 +61,7 @@ class Decision:
     writes: Writes
 
 
-def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules) -> Needs:
+def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Policy) -> Needs:
     """What to look up, after the heads were locked, to decide these commands."""
     asked = Needs()
     contents: set[Key] = set()
@@ -77,7 +77,7 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], rules: Rules
             if action.with_content and head.content_version and key not in contents:
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
-        elif isinstance(command.action, c.CreateSession) and rules.max_live_sessions and key[0] not in asked.tenants:
+        elif isinstance(command.action, c.CreateSession) and policy.max_live_sessions and key[0] not in asked.tenants:
             asked.tenants.append(key[0])
     return asked
 
@@ -86,11 +86,11 @@ def decide(
     commands: Sequence[c.Command],
     heads: Mapping[Key, Head],
     known: Known,
-    rules: Rules,
+    policy: Policy,
     new_id: Callable[[], str],
 ) -> Decision:
     """Decides the commands in order, each seeing what those before it did. `new_id` makes UUIDv7s."""
-    batch = _Batch(heads, known, rules, new_id)
+    batch = _Batch(heads, known, policy, new_id)
     return Decision([batch.result(command) for command in commands], batch.writes())
 
 
@@ -98,7 +98,7 @@ def decide(
 class _Batch:
     heads: Mapping[Key, Head]
     known: Known
-    rules: Rules
+    policy: Policy
     new_id: Callable[[], str]
     states: dict[Key, State] = field(default_factory=dict)
     outcomes: dict[tuple[Key, str], tuple[bytes, c.Outcome]] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class _Batch:
         return Step(
             command=command,
             now_us=self.known.now_us,
-            rules=self.rules,
+            policy=self.policy,
             new_id=self.new_id,
             taken_message_ids=lambda message_id: (key, message_id) in self.known.message_ids,
             message_to_redact=to_redact,
@@ -205,7 +205,7 @@ class _Batch:
         return None
 
     def _check_quota(self, command: c.Command) -> None:
-        limit, tenant = self.rules.max_live_sessions, command.scope.tenant_id
+        limit, tenant = self.policy.max_live_sessions, command.scope.tenant_id
         if not limit:
             return
         count = self.known.live_sessions.get(tenant, 0)
@@ -251,8 +251,8 @@ class _Batch:
             written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
             if state.opened_work is not None and not state.deleted:
                 state.opened_work.write(written, state.user_id)
-            if state.opened_files is not None and not state.deleted:
-                state.opened_files.write(written)
+            if state.opened_attachments is not None and not state.deleted:
+                state.opened_attachments.write(written)
         return written
 
 

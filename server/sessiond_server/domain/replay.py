@@ -5,7 +5,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.batch import ACTIONS
 from sessiond_server.domain.rows import Key, StoredEvent
 from sessiond_server.errors import SessiondError
@@ -14,10 +14,10 @@ from sessiond_server.errors import SessiondError
 def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
     """`seq` of the events whose content `outcome` needs."""
     last = events[-1]
-    if last.type < wire.FIRST_MESSAGE_EVENT:
+    if last.type < encoding.FIRST_MESSAGE_EVENT:
         version = Session.FromString(last.body).content_version
         return (version,) if version else ()
-    if wire.FIRST_TOOL_CALL_EVENT <= last.type < wire.FIRST_ATTACHMENT_EVENT:
+    if encoding.FIRST_TOOL_CALL_EVENT <= last.type < encoding.FIRST_ATTACHMENT_EVENT:
         call = ToolCall.FromString(last.body)
         return (call.seq, call.result_seq) if call.result_seq else (call.seq,)
     return ()

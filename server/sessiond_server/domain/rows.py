@@ -3,9 +3,9 @@
 A store turns a batch of commands into transactions with these, in one order:
 
     heads   = lock and load the Head of every key
-    asked   = batch.needs(commands, heads, rules)
+    asked   = batch.needs(commands, heads, policy)
     known   = look up what was asked, in a second statement, after the locks
-    decided = batch.decide(commands, heads, known, rules, new_id)
+    decided = batch.decide(commands, heads, known, policy, new_id)
     write decided.writes, commit
     results = decided.results, with each Replay resolved by replay.outcome
 
@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Policy:
     """What the operator decides."""
 
     default_ttl_us: int = 24 * 3600 * 1_000_000
@@ -87,7 +87,7 @@ class OpenWork:
     tool_calls: list[bytes] = field(default_factory=list)
     """Bodies of the open ToolCalls (see StoredToolCall), in any order."""
     figures: bytes = b""
-    """RunFigures, encoded."""
+    """RunCounters, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class Writes:
     runs: list[RunRow] = field(default_factory=list)
     tool_calls: list[ToolCallRow] = field(default_factory=list)
     figures: list[tuple[Key, bytes]] = field(default_factory=list)
-    """(key, RunFigures encoded), of sessions whose runs ended."""
+    """(key, RunCounters encoded), of sessions whose runs ended."""
     leases: list[tuple[Key, int]] = field(default_factory=list)
     """(key, lease_expire_us) of sessions of which nothing else changed."""
     attachments: list[AttachmentRow] = field(default_factory=list)

@@ -9,9 +9,9 @@ from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import fold, wire
-from sessiond_server.domain.attachments.changes import Files
-from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Rules
+from sessiond_server.domain import encoding, fold
+from sessiond_server.domain.attachments.changes import AttachmentChanges
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.times import microseconds, set_timestamp
 
@@ -42,7 +42,7 @@ class State:
     """Messages rewritten in this batch, by id."""
     opened_work: Work | None = None
     """`work`, once a rule has asked for it."""
-    opened_files: Files | None = None
+    opened_attachments: AttachmentChanges | None = None
     """`files`, once a rule has asked for them."""
 
     @classmethod
@@ -68,11 +68,11 @@ class State:
         return self.opened_work
 
     @property
-    def files(self) -> Files:
+    def files(self) -> AttachmentChanges:
         """The session's attachments and uploads."""
-        if self.opened_files is None:
-            self.opened_files = Files(self.key, self.known)
-        return self.opened_files
+        if self.opened_attachments is None:
+            self.opened_attachments = AttachmentChanges(self.key, self.known)
+        return self.opened_attachments
 
     def snapshot(self) -> c.SessionSnapshot:
         return c.SessionSnapshot(self.core.version, self.core.SerializeToString(), self.content)
@@ -84,7 +84,7 @@ class Step:
 
     command: c.Command
     now_us: int
-    rules: Rules
+    policy: Policy
     new_id: Callable[[], str]
     taken_message_ids: Callable[[str], bool]
     message_to_redact: AppendedMessage | None
@@ -106,14 +106,14 @@ class Step:
         `body` None: the session's core. `preset_runs`: that field of the event, serialised.
         """
         view = NO_VIEW
-        if event_type < wire.FIRST_MESSAGE_EVENT:
+        if event_type < encoding.FIRST_MESSAGE_EVENT:
             full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
             view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
         core, event_id = state.core, self.new_id()
         previous, core.last_event_id = core.last_event_id, event_id
         head = (
             self.head_of_all(event_type, time_us, view)
-            + wire.event_head(core.version, event_id, previous, len(self.events), session_name)
+            + encoding.event_head(core.version, event_id, previous, len(self.events), session_name)
             + preset_runs
         )
         if body is None:
@@ -152,7 +152,7 @@ class Step:
         self.emit(state, event_type, time_us, body=call.SerializeToString(), content=content)
 
     def head_of_all(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
-        """What the heads of all events of one type of this write share, serialised; wire.event_head has the rest."""
+        """What the heads of all events of one type of this write share, serialised; event_head has the rest."""
         command = self.command
         # Field by field: keyword arguments would take more than twice as long.
         head = Event()

@@ -55,7 +55,7 @@ _CONFIG_LIMITS: Final = {
 CONFIG_FIELDS: Final = frozenset(SessionConfig.DESCRIPTOR.fields_by_name)
 
 
-class Found:
+class FieldViolations:
     """The violations of one request."""
 
     __slots__ = ("_violations",)
@@ -81,20 +81,20 @@ class Found:
             raise InvalidFields(self._violations)
 
 
-def enum(found: Found, path: str, value: int, known: EnumDescriptor) -> None:
+def enum(found: FieldViolations, path: str, value: int, known: EnumDescriptor) -> None:
     """Numbers that this version does not know are refused, not passed on. Zero, unspecified, is known to all."""
     if value != 0 and value not in known.values_by_number:
         found.add(path, "must be a known value")
 
 
-def struct(found: Found, path: str, value: Struct, most_bytes: int = 0) -> None:
+def struct(found: FieldViolations, path: str, value: Struct, most_bytes: int = 0) -> None:
     """An object: size serialised, depth, no NaN, no infinity, no U+0000. Adds the first fault only."""
     fault = structs.fault(value, most_bytes)
     if fault is not None:
         found.add(path + fault[0], fault[1])
 
 
-def labels(found: Found, path: str, value: Mapping[str, str], most: int = LABELS) -> None:
+def labels(found: FieldViolations, path: str, value: Mapping[str, str], most: int = LABELS) -> None:
     if len(value) > most:
         found.add(path, f"must be at most {most}")
     if sum(len(key) + len(label.encode()) for key, label in value.items()) > LABELS_BYTES:
@@ -107,7 +107,7 @@ def labels(found: Found, path: str, value: Mapping[str, str], most: int = LABELS
         found.add(here, text.text(label, 255))
 
 
-def timestamp(found: Found, path: str, value: Timestamp) -> bool:
+def timestamp(found: FieldViolations, path: str, value: Timestamp) -> bool:
     """Whether it is an instant of the years 1 to 9999 with nanoseconds of 0 to 999 999 999."""
     if not _EARLIEST_SECOND <= value.seconds <= _LATEST_SECOND or not 0 <= value.nanos <= 999_999_999:
         found.add(path, "must be a valid timestamp of the years 1 to 9999")
@@ -115,7 +115,7 @@ def timestamp(found: Found, path: str, value: Timestamp) -> bool:
     return True
 
 
-def life_time(found: Found, path: str, value: Duration) -> None:
+def life_time(found: FieldViolations, path: str, value: Duration) -> None:
     """A duration of 1 second to 3650 days."""
     least, most = TTL_SECONDS
     valid = 0 <= value.nanos <= 999_999_999
@@ -123,7 +123,7 @@ def life_time(found: Found, path: str, value: Duration) -> None:
         found.add(path, "must be 1 second to 3650 days")
 
 
-def lease(found: Found, path: str, value: Duration) -> None:
+def lease(found: FieldViolations, path: str, value: Duration) -> None:
     """A duration of 5 seconds to 1 hour."""
     least, most = LEASE_SECONDS
     valid = 0 <= value.nanos <= 999_999_999
@@ -131,18 +131,18 @@ def lease(found: Found, path: str, value: Duration) -> None:
         found.add(path, "must be 5 seconds to 1 hour")
 
 
-def usage(found: Found, path: str, value: TokenUsage) -> None:
+def usage(found: FieldViolations, path: str, value: TokenUsage) -> None:
     for field, tokens in value.ListFields():
         if not 0 <= tokens <= MOST_TOKENS:
             found.add(f"{path}.{field.name}", "must be 0 to 2^53")
 
 
-def config(found: Found, path: str, value: SessionConfig) -> None:
+def config(found: FieldViolations, path: str, value: SessionConfig) -> None:
     for name in sorted(CONFIG_FIELDS):
         config_field(found, path, value, name)
 
 
-def config_field(found: Found, path: str, value: SessionConfig, name: str) -> None:
+def config_field(found: FieldViolations, path: str, value: SessionConfig, name: str) -> None:
     """One field of a config, by its name in CONFIG_FIELDS."""
     here = f"{path}.{name}"
     if name == "system_prompt":
@@ -155,7 +155,7 @@ def config_field(found: Found, path: str, value: SessionConfig, name: str) -> No
         found.add(here, f"must be 0 to {_CONFIG_LIMITS[name]}")
 
 
-def _tools(found: Found, path: str, names: Sequence[str]) -> None:
+def _tools(found: FieldViolations, path: str, names: Sequence[str]) -> None:
     if len(names) > TOOLS:
         found.add(path, f"must be at most {TOOLS}")
     for index, name in enumerate(names):
@@ -164,7 +164,7 @@ def _tools(found: Found, path: str, names: Sequence[str]) -> None:
         found.add(f"{path}[{index}]", text.line(name, 1, 128))
 
 
-def new_session(found: Found, path: str, session: Session) -> None:
+def new_session(found: FieldViolations, path: str, session: Session) -> None:
     """A session to be created; `session_id` may be empty. Type, mode and status may be unspecified."""
     if session.session_id:
         found.add(f"{path}.session_id", text.identifier(session.session_id))
@@ -186,30 +186,30 @@ def new_session(found: Found, path: str, session: Session) -> None:
 EXCLUSIVE_RULE: Final = "excludes ttl: set one of them"
 
 
-def mutable_field(found: Found, path: str, session: Session, name: str) -> None:
+def mutable_field(found: FieldViolations, path: str, session: Session, name: str) -> None:
     """One field of MUTABLE_FIELDS. An unset one is always valid: on an update it clears."""
     _MUTABLE[name](found, f"{path}.{name}", session)
 
 
-def _name_of(field: str) -> Callable[[Found, str, Session], None]:
+def _name_of(field: str) -> Callable[[FieldViolations, str, Session], None]:
     return lambda found, path, session: found.add(path, text.line(getattr(session, field), 0, 128))
 
 
-def _object(field: str, most_bytes: int) -> Callable[[Found, str, Session], None]:
+def _object(field: str, most_bytes: int) -> Callable[[FieldViolations, str, Session], None]:
     return lambda found, path, session: struct(found, path, getattr(session, field), most_bytes)
 
 
-def _ttl(found: Found, path: str, session: Session) -> None:
+def _ttl(found: FieldViolations, path: str, session: Session) -> None:
     if session.HasField("ttl"):
         life_time(found, path, session.ttl)
 
 
-def _expire_time(found: Found, path: str, session: Session) -> None:
+def _expire_time(found: FieldViolations, path: str, session: Session) -> None:
     if session.HasField("expire_time"):
         timestamp(found, path, session.expire_time)
 
 
-_MUTABLE: Final[Mapping[str, Callable[[Found, str, Session], None]]] = {
+_MUTABLE: Final[Mapping[str, Callable[[FieldViolations, str, Session], None]]] = {
     "agent_id": _name_of("agent_id"),
     "team_id": _name_of("team_id"),
     "workflow_id": _name_of("workflow_id"),
@@ -228,7 +228,7 @@ MUTABLE_FIELDS: Final = tuple(_MUTABLE)
 """Fields of Session that an update may write, in the order of UpdateSessionRequest.update_mask's comment."""
 
 
-def new_message(found: Found, path: str, message: Message, size: int) -> None:
+def new_message(found: FieldViolations, path: str, message: Message, size: int) -> None:
     """A message to be appended, of `size` bytes serialised; `message_id` may be empty.
 
     Called for every message of the hottest request: what is usual costs one comparison each.
@@ -262,7 +262,7 @@ def new_message(found: Found, path: str, message: Message, size: int) -> None:
 _Kind = str | None
 
 
-def _part(found: Found, path: str, part: Part, kind: _Kind) -> None:
+def _part(found: FieldViolations, path: str, part: Part, kind: _Kind) -> None:
     match kind:
         case "data":
             struct(found, f"{path}.data", part.data)
@@ -279,7 +279,7 @@ def _part(found: Found, path: str, part: Part, kind: _Kind) -> None:
             found.add(path, "must have a kind")
 
 
-def _tool_call(found: Found, path: str, call: ToolCallPart) -> None:
+def _tool_call(found: FieldViolations, path: str, call: ToolCallPart) -> None:
     found.add(f"{path}.tool_call_id", text.line(call.tool_call_id, 0, 256))
     found.add(f"{path}.name", text.line(call.name, 1, 128))
     if call.HasField("arguments_struct"):
@@ -288,7 +288,7 @@ def _tool_call(found: Found, path: str, call: ToolCallPart) -> None:
         found.add(f"{path}.arguments_json", text.NUL_RULE)
 
 
-def _tool_result(found: Found, path: str, result: ToolResultPart) -> None:
+def _tool_result(found: FieldViolations, path: str, result: ToolResultPart) -> None:
     found.add(f"{path}.tool_call_id", text.line(result.tool_call_id, 0, 256))
     if result.HasField("data"):
         struct(found, f"{path}.data", result.data)
@@ -296,13 +296,13 @@ def _tool_result(found: Found, path: str, result: ToolResultPart) -> None:
         found.add(f"{path}.text", text.NUL_RULE)
 
 
-def _file(found: Found, path: str, file: FilePart) -> None:
+def _file(found: FieldViolations, path: str, file: FilePart) -> None:
     found.add(f"{path}.uri", text.line(file.uri, 1, 2048))
     found.add(f"{path}.media_type", text.line(file.media_type, 0, 255))
     found.add(f"{path}.name", text.line(file.name, 0, 255))
 
 
-def run(found: Found, path: str, value: Run) -> None:
+def run(found: FieldViolations, path: str, value: Run) -> None:
     """What a client says of a run, whether it begins it or brings it along; `run_id` may be empty."""
     if value.run_id:
         found.add(f"{path}.run_id", text.identifier(value.run_id))
@@ -312,12 +312,12 @@ def run(found: Found, path: str, value: Run) -> None:
         struct(found, f"{path}.metadata", value.metadata, RUN_METADATA_BYTES)
 
 
-def failure(found: Found, path: str, value: Failure) -> None:
+def failure(found: FieldViolations, path: str, value: Failure) -> None:
     found.add(f"{path}.code", text.line(value.code, 0, 128))
     found.add(f"{path}.message", text.text(value.message, FAILURE_CHARACTERS))
 
 
-def new_tool_call(found: Found, path: str, call: ToolCall) -> None:
+def new_tool_call(found: FieldViolations, path: str, call: ToolCall) -> None:
     """A call to be requested; `tool_call_id` may be empty."""
     for name in ("tool_call_id", "message_id"):
         if value := getattr(call, name):
@@ -328,7 +328,7 @@ def new_tool_call(found: Found, path: str, call: ToolCall) -> None:
         tool_data(found, f"{path}.arguments", call.arguments, ARGUMENTS_BYTES)
 
 
-def tool_data(found: Found, path: str, value: ToolData, most_bytes: int) -> None:
+def tool_data(found: FieldViolations, path: str, value: ToolData, most_bytes: int) -> None:
     if value.ByteSize() > most_bytes:
         found.add(path, f"must be at most {most_bytes} bytes serialised")
         return

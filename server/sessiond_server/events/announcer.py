@@ -7,7 +7,7 @@ from sessiond_server import failpoints
 from sessiond_server.domain.rows import Writes
 from sessiond_server.events.bus import Bus, Hint
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.watched import Moment
+from sessiond_server.events.watched import TransactionStart
 from sessiond_server.store.announcing import Announce, Repeated
 
 
@@ -21,7 +21,7 @@ class Announcer:
     def begun(self) -> Announce:
         return partial(self._announce, self._hub.moment())
 
-    async def _announce(self, moment: Moment, writes: Writes, repeated: Sequence[Repeated]) -> None:
+    async def _announce(self, moment: TransactionStart, writes: Writes, repeated: Sequence[Repeated]) -> None:
         if not (failpoints.armed and await failpoints.reach("before_announce")):
             self._hub.committed(writes, moment)
         if not (failpoints.armed and failpoints.hit("before_hint")):

@@ -17,7 +17,7 @@ from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionCompacted, PositionLost
 from sessiond_server.events.contract import Batch, Cursor
-from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
+from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 from sessiond_server.store.log_reads import LogHead, LogPage
 
 DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
@@ -98,7 +98,7 @@ def cursor_after(entry: LogEntry) -> Cursor:
 
 
 class Channel:
-    """One session of one process. The ring holds the events in (floor, tip], bounded by Limits.ring_events and
+    """One session of one process. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
     ring_bytes; the oldest go first.
 
     `tip` only moves forward. A history that turns out to be dead is not repaired: the channel is succeeded by one that
@@ -124,7 +124,7 @@ class Channel:
         "wanted",
     )
 
-    def __init__(self, key: Key, limits: Limits, incarnation: str) -> None:
+    def __init__(self, key: Key, limits: HubLimits, incarnation: str) -> None:
         self.key: Final = key
         self.floor = START
         self.tip: Cursor | None = None

@@ -82,21 +82,21 @@ class FeedBatch:
 
 @dataclass(frozen=True, slots=True)
 class FeedCursor:
-    """After one event of one tenant's feed, with its witnesses."""
+    """After one event of one tenant's feed, with its anchors."""
 
     place: FeedPlace
-    witnesses: Sequence[tuple[FeedPlace, str]]
+    anchors: Sequence[tuple[FeedPlace, str]]
     """(place, event id) of the last event of each of the last transactions before the cursor, at most 8, ascending by
     transaction id. Empty at the beginning."""
-    stragglers: Sequence[tuple[FeedPlace, str]] = ()
+    late_commits: Sequence[tuple[FeedPlace, str]] = ()
     """(place, event id) of the last event of each of the transactions before the cursor that reads of feeds have seen
     under way, at most 4, those seen last. An asynchronous failover that lost anything before the cursor has lost one of
-    these or of the witnesses, within the limits that docs/decisions/0012-feeds.md names."""
+    these or of the anchors, within the limits that docs/decisions/0012-feeds.md names."""
 
     @property
     def named(self) -> Sequence[tuple[FeedPlace, str]]:
-        """What find_lost is to be asked about: witnesses and stragglers, each once."""
-        return (*self.witnesses, *(straggler for straggler in self.stragglers if straggler not in self.witnesses))
+        """What find_lost is to be asked about: anchors and late_commits, each once."""
+        return (*self.anchors, *(late_commit for late_commit in self.late_commits if late_commit not in self.anchors))
 
 
 class FeedStream(Protocol):

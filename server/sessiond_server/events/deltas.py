@@ -10,22 +10,22 @@ from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.events.contract import DeltasPassed
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 
 MESSAGES_REMEMBERED: Final = 256
 """Message ids that deltas may come late for."""
 
 
 class DeltaLane:
-    """Deltas in the order in which they came, bounded by Limits.delta_pieces and delta_bytes: the oldest go first, and
-    with them what a slow watcher has not taken.
+    """Deltas in the order in which they came, bounded by HubLimits.delta_pieces and delta_bytes: the oldest go first,
+    and with them what a slow watcher has not taken.
 
     A delta is dropped once the message that it is a piece of has been committed, whichever came first.
     """
 
     __slots__ = ("_batch", "_limits", "_messages", "_pieces", "_size", "count")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HubLimits) -> None:
         self.count = 0
         """Deltas that ever passed: where a watcher that has taken them all is."""
         self._limits = limits

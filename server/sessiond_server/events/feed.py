@@ -2,7 +2,7 @@
 
 Does no I/O and knows no clock. Everything comes from pages that the store has read, in which nothing is missing and
 before which nothing will ever stand: a feed needs no more than to go on where it is. What a failover takes away is
-found by the witnesses of a cursor.
+found by the anchors of a cursor.
 """
 
 from bisect import bisect_right
@@ -14,12 +14,12 @@ from typing import Final
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
-from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, Limits
-from sessiond_server.events.stragglers import Sightings, carried
+from sessiond_server.events.late_commits import Sightings, carried
+from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 
 BEGINNING: Final = FeedCursor(FeedPlace(0, "", 0), ())
-WITNESSES: Final = 8
-"""Transactions that a cursor names: more than commonly commit side by side. See stragglers for those that take long."""
+ANCHORS: Final = 8
+"""Transactions that a cursor names: more than commonly commit side by side. See late_commits.py for slow ones."""
 
 _BATCHES_KEPT: Final = 4
 _REDACTIONS_KEPT: Final = 256
@@ -45,21 +45,21 @@ def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sighti
     newest: list[tuple[FeedPlace, str]] = []
     for entry in reversed(entries):
         if not newest or entry.place.commit_xid != newest[-1][0].commit_xid:
-            if len(newest) == WITNESSES:
+            if len(newest) == ANCHORS:
                 break
             newest.append((entry.place, entry.entry.event_id))
-    for witness in reversed(cursor.witnesses):
-        if len(newest) == WITNESSES:
+    for anchor in reversed(cursor.anchors):
+        if len(newest) == ANCHORS:
             break
-        if not newest or witness[0].commit_xid != newest[-1][0].commit_xid:
-            newest.append(witness)
+        if not newest or anchor[0].commit_xid != newest[-1][0].commit_xid:
+            newest.append(anchor)
     newest.reverse()
-    stragglers = carried(cursor.stragglers, entries, sightings)
-    return FeedCursor(entries[-1].place if entries else cursor.place, tuple(newest), stragglers)
+    late_commits = carried(cursor.late_commits, entries, sightings)
+    return FeedCursor(entries[-1].place if entries else cursor.place, tuple(newest), late_commits)
 
 
 class Feed:
-    """One tenant's feed in one process. The ring holds the events in (floor, tip], bounded by Limits.ring_events and
+    """One tenant's feed in one process. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
     ring_bytes; the oldest go first. `tip` only moves forward.
     """
 
@@ -81,7 +81,7 @@ class Feed:
         "tip",
     )
 
-    def __init__(self, tenant_id: str, limits: Limits, sightings: Sightings) -> None:
+    def __init__(self, tenant_id: str, limits: HubLimits, sightings: Sightings) -> None:
         self.tenant_id: Final = tenant_id
         self.floor = BEGINNING.place
         self.tip: FeedCursor | None = None
@@ -94,7 +94,7 @@ class Feed:
         self.caught_up = False
         """The last read behind the tip brought all there was."""
         self.incarnation = ""
-        """Of the database by which the tip's witnesses were last proved."""
+        """Of the database by which the tip's anchors were last proved."""
         self.proofs = 0
         """How often that has changed. A page that comes late may make it the old one again: only this tells."""
         self.proof: tuple[FeedPlace, int] | None = None
@@ -116,7 +116,7 @@ class Feed:
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
 
     def proved(self, incarnation: str) -> None:
-        """The tip's witnesses are in the database of that incarnation. Other cursors are to be proved one by one: the
+        """The tip's anchors are in the database of that incarnation. Other cursors are to be proved one by one: the
         tip may be a newcomer's."""
         self.incarnation = incarnation
         self.proofs += 1

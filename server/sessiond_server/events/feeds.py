@@ -13,10 +13,10 @@ from sessiond_server.errors import PositionLost, StoreUnavailable
 from sessiond_server.events.channel import REDACTED, Where
 from sessiond_server.events.contract import CaughtUp, FeedBatch, FeedCursor
 from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
-from sessiond_server.events.limits import BATCH_EVENTS, Limits
+from sessiond_server.events.late_commits import Sightings
+from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
-from sessiond_server.events.stragglers import Sightings
 from sessiond_server.events.streams import Stream, Waiting
 from sessiond_server.store.log_reads import FeedPage, LogReads
 
@@ -32,7 +32,7 @@ class _Watched(Feed):
 
     __slots__ = ("reader", "streams", "waiting")
 
-    def __init__(self, tenant_id: str, limits: Limits, sightings: Sightings) -> None:
+    def __init__(self, tenant_id: str, limits: HubLimits, sightings: Sightings) -> None:
         super().__init__(tenant_id, limits, sightings)
         self.streams: dict[FeedWatcher, None] = {}
         self.waiting = Waiting()
@@ -111,7 +111,7 @@ class FeedWatcher(Stream):
 class Feeds:
     """The streams of all watched feeds. Belongs to the hub, which tells it of commits and hints."""
 
-    def __init__(self, store: LogReads, limits: Limits, reads: Reads, rings: Rings) -> None:
+    def __init__(self, store: LogReads, limits: HubLimits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
         self.sightings: Final = Sightings()

@@ -4,8 +4,8 @@ What is committed here comes in as bytes, without a read; what other replicas co
 session, or of a tenant, when the bus says that there is something. Below both lies the poll: one look at the ends of
 all watched logs every second, which bounds the cost of anything that was not heard, and proves bookmarks.
 
-Bounded: streams by Limits.watchers (TooManyWatchers), memory by the rings' limits (slower streams read from the store),
-reads by Limits.reads (others wait their turn). A stream has no queue: one that is not read costs nothing.
+Bounded: streams by HubLimits.watchers (TooManyWatchers), memory by the rings' limits (slower streams read from the
+store), reads by HubLimits.reads (others wait their turn). A stream has no queue: one that is not read costs nothing.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
 from sessiond_server.events.bus import Bus, Deltas, Hint
 from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, SessionStream, Truth
 from sessiond_server.events.feeds import Feeds
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.reads import Reads
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.sessions import Sessions
-from sessiond_server.events.watched import Moment
+from sessiond_server.events.watched import TransactionStart
 
 _log = logging.getLogger("sessiond.events")
 
@@ -56,8 +56,8 @@ class EventHub:
     nor bus. Belongs to the loop that it is made on.
     """
 
-    def __init__(self, store: Truth, bus: Bus, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+    def __init__(self, store: Truth, bus: Bus, limits: HubLimits | None = None) -> None:
+        self._limits = limits or HubLimits()
         self._store = store
         self._bus = bus
         self._clock = asyncio.get_running_loop().time
@@ -130,11 +130,11 @@ class EventHub:
         finally:
             self._dismiss()
 
-    def moment(self) -> Moment:
+    def moment(self) -> TransactionStart:
         """Now: what `committed` wants to know of the time before the transaction began."""
         return self._sessions.moment()
 
-    def committed(self, writes: Writes, moment: Moment) -> None:
+    def committed(self, writes: Writes, moment: TransactionStart) -> None:
         """This process has committed these writes, in a transaction that began after `moment`.
 
         Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.

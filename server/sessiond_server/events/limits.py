@@ -11,7 +11,7 @@ BATCH_BYTES: Final = PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HubLimits:
     """Times are seconds."""
 
     poll: float = 1.0

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain import ids, wire
+from sessiond_server.domain import encoding, ids
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.rows import EventRow, Key, Writes
@@ -23,10 +23,10 @@ from sessiond_server.errors import (
 from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_after
 from sessiond_server.events.contract import Batch, Cursor, Truth
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
-from sessiond_server.events.limits import BATCH_EVENTS, Limits
+from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
-from sessiond_server.events.watched import Moment, Page, SessionWatcher, WatchedSession
+from sessiond_server.events.watched import LogRead, SessionWatcher, TransactionStart, WatchedSession
 from sessiond_server.store.log_reads import LogHeads
 from sessiond_server.store.session_reads import Freshness
 
@@ -41,7 +41,13 @@ class Sessions:
     """The streams of all watched sessions. Belongs to the hub, which tells it of commits, hints and ends of logs."""
 
     def __init__(
-        self, store: Truth, limits: Limits, reads: Reads, rings: Rings, *, wall_clock: Callable[[], float] = time.time
+        self,
+        store: Truth,
+        limits: HubLimits,
+        reads: Reads,
+        rings: Rings,
+        *,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
@@ -56,7 +62,7 @@ class Sessions:
         self._wall_clock = wall_clock
         self._channels: dict[Key, WatchedSession] = {}
         self._made = 0
-        self._pages: Shared[tuple[Key, Cursor], Page | None] = Shared(self._read)
+        self._pages: Shared[tuple[Key, Cursor], LogRead | None] = Shared(self._read)
 
     def __len__(self) -> int:
         """Watched sessions."""
@@ -114,11 +120,11 @@ class Sessions:
         """Cancels what is under way."""
         await self._pages.close()
 
-    def moment(self) -> Moment:
+    def moment(self) -> TransactionStart:
         """See EventHub.moment."""
-        return Moment(self.incarnation, self._made)
+        return TransactionStart(self.incarnation, self._made)
 
-    def committed(self, writes: Writes, moment: Moment) -> None:
+    def committed(self, writes: Writes, moment: TransactionStart) -> None:
         """See EventHub.committed."""
         channels = self._channels
         watched = {row.key for row in writes.heads if row.key in channels}
@@ -188,7 +194,7 @@ class Sessions:
             task = self._pages.start((channel.key, tip))
             task.add_done_callback(partial(self._pulled, channel))
 
-    async def page(self, stream: SessionWatcher) -> Page | None:
+    async def page(self, stream: SessionWatcher) -> LogRead | None:
         """What lies behind the stream's cursor, from the store; None: look again, something has changed.
 
         Raises what `check` raises; SessionNotFound.
@@ -263,7 +269,7 @@ class Sessions:
         page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
         _supersede(stream.channel, page.entries)
 
-    async def _read(self, what: tuple[Key, Cursor]) -> Page | None:
+    async def _read(self, what: tuple[Key, Cursor]) -> LogRead | None:
         """Reads behind a cursor, for all streams that are there; what it brings is the channel's too."""
         key, cursor = what
         while True:
@@ -273,7 +279,7 @@ class Sessions:
             if key not in self._channels:
                 return None
 
-    async def _read_once(self, key: Key, cursor: Cursor) -> Page | None:
+    async def _read_once(self, key: Key, cursor: Cursor) -> LogRead | None:
         """None: what was read is out of date already."""
         incarnation, channel = self.incarnation, self._channels.get(key)
         if channel is None:
@@ -298,7 +304,7 @@ class Sessions:
         _supersede(channel, page.entries)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
-        return Page(run, end, page.user_id, channel.redaction_count)
+        return LogRead(run, end, page.user_id, channel.redaction_count)
 
     def _take(
         self, channel: WatchedSession, before: Cursor, entries: Sequence[LogEntry], incarnation: str
@@ -316,7 +322,7 @@ class Sessions:
         self._grown(channel, tip)
         return channel
 
-    def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], moment: Moment) -> None:
+    def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], moment: TransactionStart) -> None:
         """Events that this process has committed, and that need not be read therefore."""
         first, last, tip = rows[0], rows[-1], channel.tip
         if moment.incarnation != self.incarnation or moment.channels < channel.number:
@@ -330,7 +336,7 @@ class Sessions:
                     row.event_id,
                     row.previous_event_id,
                     row.type,
-                    wire.event(row.type, row.head, row.body, row.content),
+                    encoding.event(row.type, row.head, row.body, row.content),
                 )
                 for row in rows
             ]
@@ -345,7 +351,7 @@ class Sessions:
         if fit is Fit.MISMATCH:
             channel.suspect = True
 
-    def _numbered(self) -> Moment:
+    def _numbered(self) -> TransactionStart:
         """Of a new channel."""
         self._made += 1
         return self.moment()
@@ -356,7 +362,7 @@ class Sessions:
             for stream in channel.streams:
                 stream.wake()
 
-    def _pulled(self, channel: WatchedSession, task: "asyncio.Task[Page | None]") -> None:
+    def _pulled(self, channel: WatchedSession, task: "asyncio.Task[LogRead | None]") -> None:
         """A read behind the tip has ended."""
         channel.pulling = False
         if task.cancelled() or self._channels.get(channel.key) is not channel:

@@ -7,14 +7,14 @@ from sessiond_server.errors import SessionNotFound
 from sessiond_server.events.channel import START, Channel, Where
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
 from sessiond_server.events.deltas import DeltaLane
-from sessiond_server.events.limits import Limits
+from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.streams import Stream, Waiting
 
 if TYPE_CHECKING:
     from sessiond_server.events.sessions import Sessions
 
 
-class Moment(NamedTuple):
+class TransactionStart(NamedTuple):
     """When a transaction began, as far as the channels must know."""
 
     incarnation: str
@@ -28,7 +28,7 @@ class WatchedSession(Channel):
 
     __slots__ = ("lane", "number", "pulling", "streams", "waiting")
 
-    def __init__(self, key: Key, limits: Limits, moment: Moment) -> None:
+    def __init__(self, key: Key, limits: HubLimits, moment: TransactionStart) -> None:
         super().__init__(key, limits, moment.incarnation)
         self.number = moment.channels
         self.streams: dict[SessionWatcher, None] = {}
@@ -40,7 +40,7 @@ class WatchedSession(Channel):
         """While somebody wants deltas."""
 
 
-class Page:
+class LogRead:
     """What a read behind one cursor has brought."""
 
     __slots__ = ("end", "redactions", "run", "user_id")

@@ -11,7 +11,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain.attachments.rows import AttachmentRow, Content, Extent, Key, Piece, Upload, UploadRecord
 from sessiond_server.domain.attachments.rules import Unfinished, check_upload
 from sessiond_server.domain.commands import Scope
-from sessiond_server.domain.rows import Head, Known, Needs, Rules, Writes
+from sessiond_server.domain.rows import Head, Known, Needs, Policy, Writes
 from sessiond_server.errors import AttachmentNotFound
 from sessiond_server.store.attachments import AttachmentsPage, StoredFile
 
@@ -42,14 +42,14 @@ class MemoryAttachments:
         self,
         head: Callable[[Scope, str], Head],
         clock: Callable[[], int],
-        rules: Rules,
+        policy: Policy,
         new_id: Callable[[], str],
         upload_retention: timedelta,
     ) -> None:
         """`head` raises SessionNotFound."""
         self._head = head
         self._clock = clock
-        self._rules = rules
+        self._policy = policy
         self._new_id = new_id
         self._upload_retention_us = upload_retention // _US
         self._files: dict[Key, _Files] = {}
@@ -118,7 +118,7 @@ class MemoryAttachments:
             for upload in files.uploads.values()
             if upload.attachment_id != declared.attachment_id
         ]
-        check_upload(core, limits, self._rules, now_us, declared.size_bytes, Unfinished(len(others), sum(others)))
+        check_upload(core, limits, self._policy, now_us, declared.size_bytes, Unfinished(len(others), sum(others)))
         return now_us
 
     async def touch_upload(self, upload: Upload) -> bool:

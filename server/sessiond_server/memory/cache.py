@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from sessiond_server.domain.rows import Key
-from sessiond_server.store.cached.contract import MAX_AGE, CacheState, Change, Copy, Forget, Limits, Moment, Put, seq_of
+from sessiond_server.store.cached.contract import (
+    MAX_AGE,
+    CacheLimits,
+    CacheState,
+    CacheTime,
+    Change,
+    Copy,
+    Forget,
+    Put,
+    seq_of,
+)
 
 Entry = tuple[float, Copy | int]
 """(when it vanishes, a copy or the version below which nothing may come)."""
@@ -25,8 +35,10 @@ Snapshot = tuple[tuple[int, int] | None, dict[Place, Entry], dict[Place, Content
 class MemoryServer:
     """What all processes share. `time` gives seconds."""
 
-    def __init__(self, time: Callable[[], float], limits: Limits | None = None, random: Random | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(
+        self, time: Callable[[], float], limits: CacheLimits | None = None, random: Random | None = None
+    ) -> None:
+        self.limits = limits or CacheLimits()
         self.run_id = 1
         self.epoch: tuple[int, int] | None = None
         """(run id of the server that began it, number); None: there is none."""
@@ -132,11 +144,11 @@ class MemoryCache:
         return True
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> CacheLimits:
         return self._server.limits
 
-    def moment(self) -> Moment:
-        return Moment(self._server.time(), self._epoch)
+    def moment(self) -> CacheTime:
+        return CacheTime(self._server.time(), self._epoch)
 
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "asyncio.Future[Copy | None]":
         answer: asyncio.Future[Copy | None] = asyncio.get_running_loop().create_future()

@@ -4,14 +4,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
 from sessiond_server.errors import SessionNotFound
-from sessiond_server.store import witnesses
+from sessiond_server.store import anchors
+from sessiond_server.store.anchors import Trace
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
-from sessiond_server.store.witnesses import Trace
 
 INCARNATION: Final = "memory"
 """What is lost with the process is lost with its watchers."""
@@ -91,7 +91,7 @@ class Logs:
         found: list[FeedPlace] = []
         for place in reversed(self._feeds.get(tenant_id, [])):
             if not found or place.commit_xid < found[-1].commit_xid:
-                if len(found) == witnesses.MOST:
+                if len(found) == anchors.MOST:
                     break
                 found.append(place)
         return [
@@ -103,7 +103,7 @@ class Logs:
     ) -> FeedPlace | None:
         for place, event_id in asked:
             trace = _trace(self._logs.get((tenant_id, place.session_id)), place.seq)
-            if witnesses.is_lost(
+            if anchors.is_lost(
                 place.seq, event_id, trace, now_us=now_us, tombstone_retention_us=tombstone_retention_us
             ):
                 return place
@@ -117,7 +117,7 @@ class Logs:
 
 
 def _entry(row: EventRow) -> LogEntry:
-    data = wire.event(row.type, row.head, row.body, row.content)
+    data = encoding.event(row.type, row.head, row.body, row.content)
     return LogEntry(row.seq, row.event_id, row.previous_event_id, row.type, data)
 
 

@@ -35,9 +35,9 @@ from sessiond_server.domain.rows import (
     Known,
     Needs,
     OpenWork,
+    Policy,
     Replay,
     RequestRecord,
-    Rules,
     RunRow,
     StoredEvent,
     StoredToolCall,
@@ -108,14 +108,14 @@ class MemoryStore:
         self,
         *,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
-        rules: Rules | None = None,
+        policy: Policy | None = None,
         request_retention: timedelta = timedelta(hours=24),
         tombstone_retention: timedelta = timedelta(days=30),
         upload_retention: timedelta = timedelta(hours=24),
         new_id: Callable[[], str] = ids.uuid7,
     ) -> None:
         self._clock = clock
-        self._rules = rules or Rules()
+        self._policy = policy or Policy()
         self._request_retention_us = request_retention // timedelta(microseconds=1)
         self._tombstone_retention_us = tombstone_retention // timedelta(microseconds=1)
         self._new_id = new_id
@@ -123,7 +123,7 @@ class MemoryStore:
         self._streams = Logs(self._logs)
         self._token_key = secrets.token_bytes(32)
         self.attachments = MemoryAttachments(
-            lambda scope, session_id: self._log(scope, session_id).head, clock, self._rules, new_id, upload_retention
+            lambda scope, session_id: self._log(scope, session_id).head, clock, self._policy, new_id, upload_retention
         )
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
@@ -131,8 +131,8 @@ class MemoryStore:
 
     def _apply(self, commands: Sequence[Command]) -> Applied:
         heads = {c.key: log.head for c in commands if (log := self._logs.get(c.key)) is not None}
-        known = self._look_up(batch.needs(commands, heads, self._rules))
-        decision = batch.decide(commands, heads, known, self._rules, self._new_id)
+        known = self._look_up(batch.needs(commands, heads, self._policy))
+        decision = batch.decide(commands, heads, known, self._policy, self._new_id)
         # First: a deletion later in the batch removes the events that tell what was done before.
         results: list[Result] = [
             self._replayed(command, result) if isinstance(result, Replay) else result
@@ -296,8 +296,8 @@ class MemoryStore:
     async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
         return self._streams.feed_end(tenant_id)
 
-    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
-        return self._streams.find_lost(tenant_id, witnesses, self._clock(), self._tombstone_retention_us)
+    async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return self._streams.find_lost(tenant_id, anchors, self._clock(), self._tombstone_retention_us)
 
     async def expire_due(self, limit: int) -> Writes:
         now = self._clock()

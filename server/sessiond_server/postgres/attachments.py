@@ -12,7 +12,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.attachments.rules import Unfinished, check_upload
 from sessiond_server.domain.commands import Scope
-from sessiond_server.domain.rows import Rules
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import AttachmentNotFound, SessionNotFound
 from sessiond_server.postgres.file_rows import WRITERS_GRACE
 from sessiond_server.postgres.read import GET_CORE
@@ -48,10 +48,10 @@ class PostgresAttachments:
     """Belongs to a PostgresStore, and shares its connections."""
 
     def __init__(
-        self, transactions: Transactions, rules: Rules, new_id: Callable[[], str], upload_retention: timedelta
+        self, transactions: Transactions, policy: Policy, new_id: Callable[[], str], upload_retention: timedelta
     ) -> None:
         self._transactions = transactions
-        self._rules = rules
+        self._policy = policy
         self._new_id = new_id
         self._upload_retention = upload_retention
 
@@ -137,7 +137,7 @@ class PostgresAttachments:
         if taken:
             return None
         core, limits = Session.FromString(head[0]), SessionConfig.FromString(head[1])
-        check_upload(core, limits, self._rules, now_us, declared.size_bytes, Unfinished(count, size_bytes))
+        check_upload(core, limits, self._policy, now_us, declared.size_bytes, Unfinished(count, size_bytes))
         time_us: int = now_us
         return time_us
 

@@ -6,16 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 from sessiond.v1.event_pb2 import Event
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.statements import LOG
 from sessiond_server.postgres.transactions import Transactions
-from sessiond_server.store import witnesses
+from sessiond_server.store import anchors
+from sessiond_server.store.anchors import Trace
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
-from sessiond_server.store.witnesses import Trace
 
 HEADS = LOG["log_heads"].text
 PAGE = LOG["read_log"].text
@@ -83,7 +83,7 @@ async def feed(transactions: Transactions, tenant_id: str, after: FeedPlace, lim
 
 async def feed_end(transactions: Transactions, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
     """See Store.feed_end."""
-    barrier, *ends = await transactions.fetch(FEED_END, tenant_id, witnesses.MOST)
+    barrier, *ends = await transactions.fetch(FEED_END, tenant_id, anchors.MOST)
     if barrier["standby"]:
         raise StoreUnavailable
     return [
@@ -110,9 +110,7 @@ async def find_lost(
             traces[place - 1] = Trace(version, deleted, _event_id(here), previous, _event_id(first))
     retention_us = tombstone_retention // timedelta(microseconds=1)
     for (place, event_id), trace in zip(asked, traces, strict=True):
-        if witnesses.is_lost(
-            place.seq, event_id, trace, now_us=server["read_time"], tombstone_retention_us=retention_us
-        ):
+        if anchors.is_lost(place.seq, event_id, trace, now_us=server["read_time"], tombstone_retention_us=retention_us):
             return place
     return None
 
@@ -136,7 +134,7 @@ def _running(server: Row) -> frozenset[int]:
 
 def _entry(seq: int, kind: int, head: bytes, body: bytes, content: bytes | None) -> LogEntry:
     ids = Event.FromString(head)
-    return LogEntry(seq, ids.event_id, ids.previous_event_id, kind, wire.event(kind, head, body, content))
+    return LogEntry(seq, ids.event_id, ids.previous_event_id, kind, encoding.event(kind, head, body, content))
 
 
 def _feed_entry(row: Row) -> FeedEntry:

@@ -10,7 +10,7 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedPlace
-from sessiond_server.domain.rows import Key, Rules, Writes
+from sessiond_server.domain.rows import Key, Policy, Writes
 from sessiond_server.postgres import filters, log, read, sweep, work_reads, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import pool
@@ -32,7 +32,7 @@ class PostgresStore:
         self,
         dsn: str,
         *,
-        rules: Rules | None = None,
+        policy: Policy | None = None,
         request_retention: timedelta = timedelta(hours=24),
         tombstone_retention: timedelta = timedelta(days=30),
         upload_retention: timedelta = timedelta(hours=24),
@@ -41,13 +41,13 @@ class PostgresStore:
         new_id: Callable[[], str] = ids.uuid7,
     ) -> None:
         """`connect_timeout` is in seconds, for each new connection."""
-        self._rules = rules or Rules()
+        self._policy = policy or Policy()
         self._request_retention = request_retention
         self._tombstone_retention = tombstone_retention
         self._new_id = new_id
         self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
         self._transactions = Transactions(self._pool)
-        self.attachments = PostgresAttachments(self._transactions, self._rules, new_id, upload_retention)
+        self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":
         await self._pool
@@ -62,7 +62,7 @@ class PostgresStore:
     async def apply(self, commands: Sequence[Command]) -> Applied:
         async def work(connection: asyncpg.Connection) -> Applied:
             heads = await write.lock_heads(connection, commands)
-            return await write.apply(connection, commands, heads, self._rules, self._new_id)
+            return await write.apply(connection, commands, heads, self._policy, self._new_id)
 
         return await self._transactions.run(work) if commands else Applied((), Writes())
 
@@ -139,11 +139,11 @@ class PostgresStore:
     async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
         return await log.feed_end(self._transactions, tenant_id)
 
-    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
-        return await log.find_lost(self._transactions, tenant_id, witnesses, self._tombstone_retention)
+    async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+        return await log.find_lost(self._transactions, tenant_id, anchors, self._tombstone_retention)
 
     async def expire_due(self, limit: int) -> Writes:
-        return await sweep.expire_due(self._transactions, limit, self._rules, self._new_id)
+        return await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
 
     async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
         return await work_reads.run(self._transactions, scope, session_id, run_id)

@@ -13,7 +13,7 @@ from sessiond_server.domain.commands import (
     ExpireSession,
     Scope,
 )
-from sessiond_server.domain.rows import Head, Key, Rules, Writes
+from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.statements import SWEEP
@@ -25,14 +25,14 @@ PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
 
 
-async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_id: Callable[[], str]) -> Writes:
+async def expire_due(transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str]) -> Writes:
     """See Store.expire_due. What was extended since is looked at again when its time is over."""
     written = Writes()
     while len(written.heads) < limit:
         wanted = limit - len(written.heads)
 
         async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
-            return await _expire(connection, wanted, rules, new_id)
+            return await _expire(connection, wanted, policy, new_id)
 
         looked_at, writes = await transactions.run(work)
         written.extend(writes)
@@ -42,7 +42,7 @@ async def expire_due(transactions: Transactions, limit: int, rules: Rules, new_i
 
 
 async def _expire(
-    connection: asyncpg.Connection, limit: int, rules: Rules, new_id: Callable[[], str]
+    connection: asyncpg.Connection, limit: int, policy: Policy, new_id: Callable[[], str]
 ) -> tuple[int, Writes]:
     """(sessions looked at, what ended them or their live runs)."""
     rows = await connection.fetch(LOCK_DUE, limit)
@@ -53,7 +53,7 @@ async def _expire(
     ]
     if not commands:
         return 0, Writes()
-    writes = (await write.apply(connection, commands, heads, rules, new_id)).writes
+    writes = (await write.apply(connection, commands, heads, policy, new_id)).writes
     after = heads | {row.key: row.head for row in writes.heads}
     checks = [(*key, _next_check(head)) for key, head in after.items()]
     await connection.fetch(POSTPONE_CHECKS, *columns(checks, 3))

@@ -17,9 +17,9 @@ from sessiond_server.domain.rows import (
     Key,
     Known,
     Needs,
+    Policy,
     Replay,
     RequestRecord,
-    Rules,
     StoredEvent,
     Writes,
 )
@@ -58,15 +58,15 @@ async def apply(
     connection: asyncpg.Connection,
     commands: Sequence[Command],
     heads: Mapping[Key, Head],
-    rules: Rules,
+    policy: Policy,
     new_id: Callable[[], str],
 ) -> Applied:
     """Decides the commands and writes what they do, within the transaction that holds the locks of `heads`.
 
     Raises Raced when a session is there by now that was not when the heads were locked.
     """
-    known = await look_up(connection, batch.needs(commands, heads, rules))
-    decision = batch.decide(commands, heads, known, rules, new_id)
+    known = await look_up(connection, batch.needs(commands, heads, policy))
+    decision = batch.decide(commands, heads, known, policy, new_id)
     replays = {place: r for place, r in enumerate(decision.results) if isinstance(r, Replay)}
     outcomes: dict[int, Result] = {}
     if replays:

@@ -15,7 +15,7 @@ from sessiond_server.redis.cluster import Cluster
 from sessiond_server.redis.entries import tag
 from sessiond_server.redis.link import LinkLost, open_link, parse
 from sessiond_server.redis.node import Node, Timeouts, about_server
-from sessiond_server.store.cached.contract import CacheState, Change, Copy, Forget, Limits, Moment, Put
+from sessiond_server.store.cached.contract import CacheLimits, CacheState, CacheTime, Change, Copy, Forget, Put
 
 _log = logging.getLogger("sessiond.cache")
 
@@ -30,12 +30,12 @@ class RedisCache:
         self,
         url: str,
         *,
-        limits: Limits | None = None,
+        limits: CacheLimits | None = None,
         timeouts: Timeouts | None = None,
         random: Random | None = None,
     ) -> None:
         """Raises ValueError for a URL that redis-py does not know."""
-        self._limits = limits or Limits()
+        self._limits = limits or CacheLimits()
         self._timeouts = timeouts or Timeouts()
         self._arguments = parse(url)
         self._prefix = b""
@@ -73,11 +73,11 @@ class RedisCache:
         return self._ready
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> CacheLimits:
         return self._limits
 
-    def moment(self) -> Moment:
-        return Moment(asyncio.get_running_loop().time(), self._epoch)
+    def moment(self) -> CacheTime:
+        return CacheTime(asyncio.get_running_loop().time(), self._epoch)
 
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "asyncio.Future[Copy | None]":
         node = self._node_of(key)

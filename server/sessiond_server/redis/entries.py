@@ -5,7 +5,7 @@ from typing import Any
 from sessiond_server.domain.rows import Key
 from sessiond_server.redis.link import pack
 from sessiond_server.redis.scripts import FORGET, PUT
-from sessiond_server.store.cached.contract import Copy, Forget, Limits, Put, placed, seq_of
+from sessiond_server.store.cached.contract import CacheLimits, Copy, Forget, Put, placed, seq_of
 
 _LIVE = ord("S")
 _HEADER = 49
@@ -70,13 +70,13 @@ def copy(replies: Any, newest: int) -> Copy | None:
     return Copy(version, found[68:start].decode(), content_version, found[start:], content, after_seq, messages)
 
 
-def forgetting(names: tuple[bytes, bytes], forget: Forget, limits: Limits) -> bytes:
+def forgetting(names: tuple[bytes, bytes], forget: Forget, limits: CacheLimits) -> bytes:
     return pack(
         b"EVALSHA", FORGET.sha, b"2", *names, b"%016d" % forget.version, b"%d" % round(limits.ttl * 1000)
     )  # fmt: skip
 
 
-def putting(names: tuple[bytes, bytes], put: Put, limits: Limits, latest_ms: int, ttl_ms: int) -> bytes:
+def putting(names: tuple[bytes, bytes], put: Put, limits: CacheLimits, latest_ms: int, ttl_ms: int) -> bytes:
     """The command that puts a copy, cut to the limits; `latest_ms` by the server's clock."""
     what = put.copy
     user = what.user_id.encode()
@@ -98,7 +98,7 @@ def putting(names: tuple[bytes, bytes], put: Put, limits: Limits, latest_ms: int
     )  # fmt: skip
 
 
-def within(what: Copy, limits: Limits) -> tuple[int, list[bytes]]:
+def within(what: Copy, limits: CacheLimits) -> tuple[int, list[bytes]]:
     """(after_seq, the newest messages): no more than the limits allow."""
     messages = list(what.messages[-limits.window :])
     left, size = len(messages), 0

@@ -77,9 +77,9 @@ class Lane:
         else:
             self._queue = []
         payload = b"".join([item[0] for item in batch]) + self._which_epoch
-        self._link.send(payload, commands + 1, partial(self._landed, batch), self._since)
+        self._link.send(payload, commands + 1, partial(self._ended, batch), self._since)
 
-    def _landed(self, batch: Sequence[tuple[bytes, int, Done]], replies: Replies) -> None:
+    def _ended(self, batch: Sequence[tuple[bytes, int, Done]], replies: Replies) -> None:
         self.waiting -= len(batch)
         believed = replies is not None and replies[-1] == self._epoch
         if not believed:

@@ -15,7 +15,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.redis import entries, scripts
 from sessiond_server.redis.lane import QUIET_TURNS, Lane
 from sessiond_server.redis.link import Link, LinkLost, open_link
-from sessiond_server.store.cached.contract import MAX_AGE, Change, Copy, Forget, Limits
+from sessiond_server.store.cached.contract import MAX_AGE, CacheLimits, Change, Copy, Forget
 
 _log = logging.getLogger("sessiond.cache")
 
@@ -61,7 +61,7 @@ class Node:
         *,
         prefix: bytes,
         epoch_key: bytes,
-        limits: Limits,
+        limits: CacheLimits,
         timeouts: Timeouts,
         random: Random,
         changed: Callable[[], None],

@@ -13,17 +13,17 @@ from sessiond.v1.session_service_pb2 import (
     SessionMetrics,
 )
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, Outcome, SessionSnapshot
-from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.times import microseconds, set_duration, set_timestamp
 from sessiond_server.errors import VersionNotReached
 from sessiond_server.store.session_reads import PAGE_BYTES
 
-_BATCHED_SESSION = wire.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
-_LISTED_RUN = wire.tag(ListRunsResponse.RUNS_FIELD_NUMBER)
-_LISTED_TOOL_CALL = wire.tag(ListToolCallsResponse.TOOL_CALLS_FIELD_NUMBER)
-_PENDING_TOOL_CALL = wire.tag(ListPendingApprovalsResponse.TOOL_CALLS_FIELD_NUMBER)
+_BATCHED_SESSION = encoding.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
+_LISTED_RUN = encoding.tag(ListRunsResponse.RUNS_FIELD_NUMBER)
+_LISTED_TOOL_CALL = encoding.tag(ListToolCallsResponse.TOOL_CALLS_FIELD_NUMBER)
+_PENDING_TOOL_CALL = encoding.tag(ListPendingApprovalsResponse.TOOL_CALLS_FIELD_NUMBER)
 
 O = TypeVar("O", bound=Outcome)  # noqa: E741 - an outcome
 
@@ -54,7 +54,7 @@ def session(snapshot: SessionSnapshot) -> bytes:
 
 def listed_sessions(snapshots: Sequence[SessionSnapshot], next_page_token: str) -> bytes:
     rest = ListSessionsResponse(next_page_token=next_page_token).SerializeToString()
-    return wire.repeated(wire.LISTED_SESSION, map(session, snapshots), rest)
+    return encoding.repeated(encoding.LISTED_SESSION, map(session, snapshots), rest)
 
 
 def batch_of_sessions(session_ids: Sequence[str], snapshots: Sequence[SessionSnapshot | None]) -> bytes:
@@ -72,7 +72,7 @@ def batch_of_sessions(session_ids: Sequence[str], snapshots: Sequence[SessionSna
             continue
         items.append(item)
         size += len(item)
-    return wire.repeated(_BATCHED_SESSION, items, rest.SerializeToString())
+    return encoding.repeated(_BATCHED_SESSION, items, rest.SerializeToString())
 
 
 def metrics(snapshot: SessionSnapshot, run_figures: bytes) -> bytes:
@@ -87,11 +87,11 @@ def metrics(snapshot: SessionSnapshot, run_figures: bytes) -> bytes:
     )
     active = max(microseconds(core.last_activity_time) - microseconds(core.create_time), 0)
     set_duration(figures.active_duration, active)
-    figures.runs.CopyFrom(_run_metrics(core, RunFigures.decoded(run_figures)))
+    figures.runs.CopyFrom(_run_metrics(core, RunCounters.decoded(run_figures)))
     return figures.SerializeToString()
 
 
-def _run_metrics(core: Session, ended: RunFigures) -> RunMetrics:
+def _run_metrics(core: Session, ended: RunCounters) -> RunMetrics:
     metrics = RunMetrics(
         queued_count=core.queued_run_count,
         running_count=1 if core.live_run_id else 0,
@@ -115,15 +115,15 @@ def lease(extended: LeaseExtended) -> bytes:
 
 
 def listed_runs(runs: Sequence[bytes], rest: ListRunsResponse) -> bytes:
-    return wire.repeated(_LISTED_RUN, runs, rest.SerializeToString())
+    return encoding.repeated(_LISTED_RUN, runs, rest.SerializeToString())
 
 
 def listed_tool_calls(tool_calls: Sequence[bytes], rest: ListToolCallsResponse) -> bytes:
-    return wire.repeated(_LISTED_TOOL_CALL, tool_calls, rest.SerializeToString())
+    return encoding.repeated(_LISTED_TOOL_CALL, tool_calls, rest.SerializeToString())
 
 
 def pending(tool_calls: Sequence[bytes], rest: ListPendingApprovalsResponse) -> bytes:
-    return wire.repeated(_PENDING_TOOL_CALL, tool_calls, rest.SerializeToString())
+    return encoding.repeated(_PENDING_TOOL_CALL, tool_calls, rest.SerializeToString())
 
 
 def appended(done: MessagesAppended) -> bytes:
@@ -133,4 +133,4 @@ def appended(done: MessagesAppended) -> bytes:
 
 
 def listed_messages(messages: Sequence[bytes], rest: ListMessagesResponse) -> bytes:
-    return wire.repeated(wire.LISTED_MESSAGE, messages, rest.SerializeToString())
+    return encoding.repeated(encoding.LISTED_MESSAGE, messages, rest.SerializeToString())

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from sessiond.v1.run_pb2 import RunFence
 from sessiond.v1.session_pb2 import Consistency
 from sessiond_server.domain import commands, text, validation
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Fenced(Protocol):
     def HasField(self, field_name: Literal["run"]) -> bool: ...  # noqa: N802 - protobuf's name
 
 
-def fence(found: Found, request: Fenced) -> None:
+def fence(found: FieldViolations, request: Fenced) -> None:
     """The run that writes, where one does."""
     if request.HasField("run"):
         found.add("run.run_id", text.identifier(request.run.run_id))
@@ -55,45 +55,45 @@ def fence_of(request: Fenced) -> commands.Fence | None:
 
 
 def named_write(request: NamedWrite) -> None:
-    found = Found()
+    found = FieldViolations()
     session_id(found, request.session_id)
-    write(found, request)
+    check_write(found, request)
     found.check()
 
 
-def write(found: Found, request: Write) -> None:
+def check_write(found: FieldViolations, request: Write) -> None:
     request_id(found, request)
     not_negative(found, "expected_version", request.expected_version)
 
 
-def request_id(found: Found, request: WithRequestId) -> None:
+def request_id(found: FieldViolations, request: WithRequestId) -> None:
     if request.request_id:
         found.add("request_id", text.identifier(request.request_id))
 
 
-def session_id(found: Found, value: str) -> None:
+def session_id(found: FieldViolations, value: str) -> None:
     found.add("session_id", text.identifier(value))
 
 
-def not_negative(found: Found, path: str, value: int) -> None:
+def not_negative(found: FieldViolations, path: str, value: int) -> None:
     if value < 0:
         found.add(path, "must not be negative")
 
 
-def page_size(found: Found, value: int, bounds: tuple[int, int]) -> int:
+def page_size(found: FieldViolations, value: int, bounds: tuple[int, int]) -> int:
     """Bounds: (default, most)."""
     default, most = bounds
     not_negative(found, "page_size", value)
     return min(value or default, most)
 
 
-def consistency(found: Found, value: int) -> bool:
+def consistency(found: FieldViolations, value: int) -> bool:
     """Whether it is strong."""
     validation.enum(found, "consistency", value, Consistency.DESCRIPTOR)
     return value == Consistency.CONSISTENCY_STRONG
 
 
-def statuses(found: Found, values: Sequence[int], known: EnumDescriptor) -> Sequence[int]:
+def statuses(found: FieldViolations, values: Sequence[int], known: EnumDescriptor) -> Sequence[int]:
     """A filter by status: those asked for, each once; all where none is named."""
     every = [number for number in known.values_by_number if number]
     if len(values) > len(every):

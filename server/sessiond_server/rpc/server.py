@@ -19,7 +19,7 @@ from sessiond.v1 import (
     tool_call_service_pb2,
 )
 from sessiond_server.auth import Authenticator
-from sessiond_server.blobs.files import Files
+from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
@@ -34,8 +34,8 @@ from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
+from sessiond_server.rpc.interceptors.call_metrics import Figures, MethodMetrics
 from sessiond_server.rpc.interceptors.deadline import Deadline
-from sessiond_server.rpc.interceptors.figures import Figures, MethodFigures
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
@@ -164,7 +164,7 @@ class RpcServer:
         writer: Writer,
         hub: Hub,
         bus: Bus,
-        files: Files,
+        files: AttachmentAccess,
         authenticator: Authenticator,
         settings: WireSettings,
     ) -> None:
@@ -246,7 +246,7 @@ class RpcServer:
         return self._occupancy.calls
 
     @property
-    def figures(self) -> Sequence[MethodFigures]:
+    def figures(self) -> Sequence[MethodMetrics]:
         """Of each method; none unless WireSettings.figures, and none before `start`."""
         return self._figures.methods
 

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
-from sessiond_server.store.batching import Answer, Batching, Limits, Ticket
+from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Commits
 
 
@@ -32,9 +32,9 @@ class Batcher:
     Each shard has one task that talks to the store, so no caller's cancellation reaches a commit.
     """
 
-    def __init__(self, commits: Commits, limits: Limits | None = None) -> None:
+    def __init__(self, commits: Commits, limits: BatchLimits | None = None) -> None:
         self._commits = commits
-        self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or Limits(), Random())
+        self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or BatchLimits(), Random())
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: dict[int, asyncio.Future[None]] = {}
         """Shards whose task waits for something to do."""

@@ -27,7 +27,7 @@ Answer = Outcome | Exception
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """How much waits, how much goes at once, how long a lost database is waited for. All bounds are inclusive."""
 
     shards: int = 1
@@ -88,7 +88,7 @@ class Batching(Generic[Waiter]):
     """The state of all shards. Every ticket that `submit` returns is answered exactly once, unless it is withdrawn: by
     `next_batch`, `expire`, `done`, `failed`, `unknown` or `abandon`."""
 
-    def __init__(self, limits: Limits, chance: Random) -> None:
+    def __init__(self, limits: BatchLimits, chance: Random) -> None:
         self.limits = limits
         self.closed = False
         self._chance = chance

@@ -95,7 +95,7 @@ class LogReads(Protocol):
         """
         ...
 
-    async def find_lost(self, tenant_id: str, witnesses: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
+    async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
         """The first of these events that the database has lost; None when it has lost none.
 
         An event is not lost when its session was deleted after it: the tombstone's version tells, and once the

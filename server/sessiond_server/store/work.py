@@ -58,7 +58,7 @@ class WorkStore(Protocol):
         ...
 
     async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
-        """(the session without its content, RunFigures encoded). Costs the same whatever the history. Raises
+        """(the session without its content, RunCounters encoded). Costs the same whatever the history. Raises
         SessionNotFound."""
         ...
 

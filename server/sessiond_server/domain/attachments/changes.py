@@ -8,7 +8,7 @@ from sessiond_server.domain.rows import Known, Writes
 
 
 @dataclass(slots=True)
-class Files:
+class AttachmentChanges:
     """Those that commands of the batch name, and those that it changed."""
 
     key: Key

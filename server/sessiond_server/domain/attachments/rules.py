@@ -10,7 +10,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.actions import Action
-from sessiond_server.domain.rows import Head, Needs, Rules
+from sessiond_server.domain.rows import Head, Needs, Policy
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import set_timestamp
@@ -38,7 +38,7 @@ NONE = Unfinished()
 
 
 def check_upload(
-    core: Session, limits: SessionConfig, rules: Rules, now_us: int, size_bytes: int, others: Unfinished = NONE
+    core: Session, limits: SessionConfig, policy: Policy, now_us: int, size_bytes: int, others: Unfinished = NONE
 ) -> None:
     """Raises what refuses an attachment of that size, beside `others` that may become attachments too."""
     lifecycle.check_open(core, now_us)
@@ -46,14 +46,14 @@ def check_upload(
     most = limits.max_attachments
     if most and core.attachment_count >= most:
         raise AttachmentLimitReached(session_id, most)
-    largest = min(filter(None, (limits.max_attachment_bytes, rules.max_attachment_bytes)), default=size_bytes)
+    largest = min(filter(None, (limits.max_attachment_bytes, policy.max_attachment_bytes)), default=size_bytes)
     if size_bytes > largest:
         raise AttachmentTooLarge(session_id, size_bytes, largest)
-    space = rules.max_session_attachment_bytes
+    space = policy.max_session_attachment_bytes
     if space and core.attachment_bytes + others.size_bytes + size_bytes > space:
         raise AttachmentSpaceExhausted(session_id, space)
-    if others.count >= rules.max_unfinished_uploads:
-        raise TooManyUploads(rules.max_unfinished_uploads)
+    if others.count >= policy.max_unfinished_uploads:
+        raise TooManyUploads(policy.max_unfinished_uploads)
 
 
 def complete(step: Step, state: State, action: c.CompleteUpload) -> c.Outcome:
@@ -65,7 +65,7 @@ def complete(step: Step, state: State, action: c.CompleteUpload) -> c.Outcome:
     if upload is None or upload.epoch != action.epoch:
         raise UploadSuperseded(core.session_id, action.attachment_id)
     attachment = Attachment.FromString(upload.declared)
-    check_upload(core, state.limits, step.rules, step.now_us, attachment.size_bytes)
+    check_upload(core, state.limits, step.policy, step.now_us, attachment.size_bytes)
     time_us = step.time_after(core)
     attachment.session_id = core.session_id
     attachment.seq = core.version + 1

@@ -7,7 +7,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import fold, wire
+from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
@@ -41,8 +41,8 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         if not core.name and (title := fold.title(given)):
             core.name = name = title
             state.indexed = True
-        head = head_of_all + wire.event_head(seq, event_id, previous, index, name)
-        body = _stored(given, core).SerializeToString() + body_of_all + wire.message_place(seq, message_id)
+        head = head_of_all + encoding.event_head(seq, event_id, previous, index, name)
+        body = _stored(given, core).SerializeToString() + body_of_all + encoding.message_place(seq, message_id)
         step.events.append(
             EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
         )

@@ -7,7 +7,7 @@ from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain.rows import OPEN_CALLS, Key, Known, RunRow, ToolCallRow, Writes
-from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.times import microseconds, set_timestamp
 
 
@@ -19,7 +19,7 @@ class Work:
 
     key: Key
     known: Known
-    figures: RunFigures
+    figures: RunCounters
     _preset: list[Run] = field(default_factory=list)
     """The runs with which the batch created the session, oldest first."""
     _runs: dict[str, Run] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class Work:
     def load(cls, key: Key, known: Known) -> "Work":
         stored = known.work.get(key)
         if stored is None:
-            return cls(key, known, RunFigures())
+            return cls(key, known, RunCounters())
         runs = map(Run.FromString, stored.runs)
         calls = map(ToolCall.FromString, stored.tool_calls)
         return cls(
             key,
             known,
-            RunFigures.decoded(stored.figures),
+            RunCounters.decoded(stored.figures),
             _runs={run.run_id: run for run in runs},
             _calls={call.tool_call_id: call for call in calls},
         )

@@ -15,11 +15,11 @@ from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import fold, validation, wire
+from sessiond_server.domain import encoding, fold, validation
 from sessiond_server.domain.actions import Action, written_session
 from sessiond_server.domain.rows import Known
 from sessiond_server.domain.runs import rules as run_rules
-from sessiond_server.domain.runs.figures import RunFigures
+from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions.merge import merge_patch
@@ -38,8 +38,8 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
     core = core_of(session)
     core.session_id = step.command.session_id
     set_timestamp(core.create_time, now)
-    if not core.HasField("ttl") and not core.HasField("expire_time") and step.rules.default_ttl_us:
-        core.ttl.seconds, rest = divmod(step.rules.default_ttl_us, SECOND)
+    if not core.HasField("ttl") and not core.HasField("expire_time") and step.policy.default_ttl_us:
+        core.ttl.seconds, rest = divmod(step.policy.default_ttl_us, SECOND)
         core.ttl.nanos = rest * 1000
     content = content_of(session)
     core.content_version = 1 if content else 0
@@ -47,7 +47,7 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
     state = State(step.command.key, core, limits, core.user_id, known, content, created=True)
     state.indexed = state.metadata_changed = True
     runs = [_preset_run(step, core, run, now) for run in action.runs]
-    state.opened_work = Work(state.key, known, RunFigures())
+    state.opened_work = Work(state.key, known, RunCounters())
     state.opened_work.preset_runs(runs)
     step.advance(core, now, activity=True)
     step.emit(
@@ -55,13 +55,13 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
         EventType.EVENT_TYPE_SESSION_CREATED,
         now,
         content=content or None,
-        preset_runs=wire.repeated(wire.EVENT_PRESET_RUN, (run.SerializeToString() for run in runs)),
+        preset_runs=encoding.repeated(encoding.EVENT_PRESET_RUN, (run.SerializeToString() for run in runs)),
     )
     return state
 
 
 def _check_preset(action: c.CreateSession, now_us: int) -> None:
-    found = validation.Found()
+    found = validation.FieldViolations()
     for index, run in enumerate(action.runs):
         for name in ("create_time", "start_time", "end_time"):
             if microseconds(getattr(run, name)) > now_us:
@@ -143,7 +143,7 @@ def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
         else:
             copy_field(action.session, content, name)
     if merge:
-        found = validation.Found()
+        found = validation.FieldViolations()
         for path in paths:
             if "." not in path:
                 validation.mutable_field(found, "session", content, path)

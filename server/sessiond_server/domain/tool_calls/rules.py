@@ -63,7 +63,7 @@ def request(step: Step, state: State, action: c.RequestToolCall) -> c.Outcome:
     return _written(state, call)
 
 
-def decide(step: Step, state: State, action: c.DecideToolCall) -> c.Outcome:
+def approve_or_reject(step: Step, state: State, action: c.DecideToolCall) -> c.Outcome:
     call = _open(step, state, action, "approve" if action.approve else "reject", (PENDING,))
     time_us = step.time_after(state.core)
     approval = call.approval
@@ -171,7 +171,7 @@ def _ask(asked: Needs, command: c.Command, head: Head) -> None:
 
 ACTIONS: Final[Mapping[type, Action]] = {
     c.RequestToolCall: Action(request, written_tool_call, _ask),
-    c.DecideToolCall: Action(decide, written_tool_call, _ask),
+    c.DecideToolCall: Action(approve_or_reject, written_tool_call, _ask),
     c.StartToolCall: Action(start, written_tool_call, _ask),
     c.EndToolCall: Action(end, written_tool_call, _ask),
     c.CancelToolCall: Action(cancel, written_tool_call, _ask),

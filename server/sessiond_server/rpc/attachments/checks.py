@@ -18,16 +18,16 @@ from sessiond.v1.attachment_service_pb2 import (
 )
 from sessiond.v1.run_pb2 import RunFence
 from sessiond_server.blobs.contract import Buffer
-from sessiond_server.domain import commands, ids, text, validation, wire
+from sessiond_server.domain import commands, encoding, ids, text, validation
 from sessiond_server.domain.attachments import media_types as file_types
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.errors import InvalidFields, MalformedRequest, Violation
 
 CHUNK_BYTES: Final = validation.MIB
 ATTACHMENTS_PAGE: Final = (20, 100)
 LARGEST: Final = 2**53
 _SHA256_BYTES: Final = 32
-_CHUNK_TAG: Final = wire.tag(UploadAttachmentRequest.CHUNK_FIELD_NUMBER)
+_CHUNK_TAG: Final = encoding.tag(UploadAttachmentRequest.CHUNK_FIELD_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable
     request = None if message is None else upload_message(message)
     if request is None or request.WhichOneof("frame") != "header":
         raise InvalidFields([Violation("header", "is required, as the first message")])
-    header, found = request.header, Found()
+    header, found = request.header, FieldViolations()
     _ids(found, header.session_id, header.attachment_id or None, "header.")
     if header.request_id:
         found.add("header.request_id", text.identifier(header.request_id))
@@ -125,7 +125,7 @@ def get_upload_status(request: GetUploadStatusRequest) -> None:
 
 
 def download_attachment(request: DownloadAttachmentRequest) -> None:
-    found = Found()
+    found = FieldViolations()
     _ids(found, request.session_id, request.attachment_id)
     for name, value in (("offset", request.offset), ("length", request.length)):
         if value < 0:
@@ -147,7 +147,7 @@ def get_attachment(request: GetAttachmentRequest) -> None:
 
 def list_attachments(request: ListAttachmentsRequest) -> int:
     """How many to answer with: 1 to 100."""
-    found = Found()
+    found = FieldViolations()
     _ids(found, request.session_id)
     if request.page_size < 0:
         found.add("page_size", "must not be negative")
@@ -157,7 +157,7 @@ def list_attachments(request: ListAttachmentsRequest) -> int:
 
 
 def delete_attachment(request: DeleteAttachmentRequest) -> commands.Fence | None:
-    found = Found()
+    found = FieldViolations()
     _ids(found, request.session_id, request.attachment_id)
     if request.request_id:
         found.add("request_id", text.identifier(request.request_id))
@@ -169,18 +169,18 @@ def delete_attachment(request: DeleteAttachmentRequest) -> commands.Fence | None
 
 
 def _named(session_id: str, attachment_id: str) -> None:
-    found = Found()
+    found = FieldViolations()
     _ids(found, session_id, attachment_id)
     found.check()
 
 
-def _ids(found: Found, session_id: str, attachment_id: str | None = None, path: str = "") -> None:
+def _ids(found: FieldViolations, session_id: str, attachment_id: str | None = None, path: str = "") -> None:
     found.add(f"{path}session_id", text.identifier(session_id))
     if attachment_id is not None:
         found.add(f"{path}attachment_id", text.identifier(attachment_id))
 
 
-def _fence(found: Found, path: str, run: RunFence) -> commands.Fence:
+def _fence(found: FieldViolations, path: str, run: RunFence) -> commands.Fence:
     found.add(f"{path}.run_id", text.identifier(run.run_id))
     if run.fence < 1:
         found.add(f"{path}.fence", "must be at least 1")

@@ -20,8 +20,8 @@ from sessiond.v1.attachment_service_pb2 import (
     UploadStatus,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.blobs.files import Files
-from sessiond_server.domain import wire
+from sessiond_server.blobs.access import AttachmentAccess
+from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import (
     AttachmentDeleted,
     AttachmentUploaded,
@@ -41,15 +41,15 @@ from sessiond_server.store.commits import Writer
 CHECKSUM_KEY: Final = "sessiond-sha256"
 CALL_KEY: Final = "sessiond-upload-call"
 
-_CHUNK: Final = wire.tag(DownloadAttachmentResponse.CHUNK_FIELD_NUMBER)
-_LISTED: Final = wire.tag(ListAttachmentsResponse.ATTACHMENTS_FIELD_NUMBER)
+_CHUNK: Final = encoding.tag(DownloadAttachmentResponse.CHUNK_FIELD_NUMBER)
+_LISTED: Final = encoding.tag(ListAttachmentsResponse.ATTACHMENTS_FIELD_NUMBER)
 
 
 class AttachmentServicer:
     """The RPCs of sessiond.v1.AttachmentService."""
 
     def __init__(
-        self, files: Files, writer: Writer, tokens: PageTokens, transfers: Transfers, upload_retention: float
+        self, files: AttachmentAccess, writer: Writer, tokens: PageTokens, transfers: Transfers, upload_retention: float
     ) -> None:
         """`upload_retention`: seconds that the store keeps an upload without a sign of life."""
         self._store = files.store
@@ -115,7 +115,7 @@ class AttachmentServicer:
             header = DownloadHeader(attachment=attachment, offset=start, length=end - start)
             await self._transfers.moved(call.write(DownloadAttachmentResponse(header=header).SerializeToString()))
             async for data in self._downloads.read(scope, session_id, attachment_id, file, start, end):
-                await self._transfers.moved(call.write(b"".join((_CHUNK, wire.varint(len(data)), data))))
+                await self._transfers.moved(call.write(b"".join((_CHUNK, encoding.varint(len(data)), data))))
         call.add_trailer(CHECKSUM_KEY, attachment.sha256.hex())
 
     async def get_attachment(self, request: GetAttachmentRequest, call: Call) -> bytes:
@@ -131,7 +131,7 @@ class AttachmentServicer:
         page = await self._store.list_attachments(scope, request.session_id, after_seq=after_seq, limit=limit)
         following = tokens.seal([page.last_seq]) if page.more else ""
         rest = ListAttachmentsResponse(next_page_token=following, version=page.version)
-        return wire.repeated(_LISTED, page.attachments, rest.SerializeToString())
+        return encoding.repeated(_LISTED, page.attachments, rest.SerializeToString())
 
     async def delete_attachment(self, request: DeleteAttachmentRequest, call: Call) -> bytes:
         fence = requests.delete_attachment(request)

@@ -19,7 +19,7 @@ from sessiond.v1.event_service_pb2 import (
 )
 from sessiond.v1.session_pb2 import SessionView
 from sessiond_server.domain import text, validation
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 
 EVENTS_PAGE: Final = (50, 1000)
@@ -63,7 +63,7 @@ class EventsList:
 
 
 def watch_session(request: WatchSessionRequest) -> SessionWatch:
-    found = Found()
+    found = FieldViolations()
     found.add("session_id", text.identifier(request.session_id))
     types = _types(found, request.filter.types)
     validation.enum(found, "view", request.view, SessionView.DESCRIPTOR)
@@ -75,7 +75,7 @@ def watch_session(request: WatchSessionRequest) -> SessionWatch:
 
 def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
     """`owner` is the user that the caller's key is bound to; empty for none."""
-    found = Found()
+    found = FieldViolations()
     validation.enum(found, "start", request.start, FeedStart.DESCRIPTOR)
     where = request.filter
     types = _feed_filter(found, where)
@@ -85,7 +85,7 @@ def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
 
 
 def list_events(request: ListEventsRequest) -> EventsList:
-    found = Found()
+    found = FieldViolations()
     found.add("session_id", text.identifier(request.session_id))
     types = _types(found, request.filter.types)
     if request.page_size < 0:
@@ -97,7 +97,7 @@ def list_events(request: ListEventsRequest) -> EventsList:
 
 def publish_delta(request: PublishDeltaRequest) -> list[bytes]:
     """The deltas, serialised."""
-    found = Found()
+    found = FieldViolations()
     found.add("session_id", text.identifier(request.session_id))
     if not 1 <= len(request.deltas) <= DELTAS:
         found.add("deltas", f"must be 1 to {DELTAS}")
@@ -113,7 +113,7 @@ def publish_delta(request: PublishDeltaRequest) -> list[bytes]:
     return data
 
 
-def _delta(found: Found, path: str, delta: Delta) -> None:
+def _delta(found: FieldViolations, path: str, delta: Delta) -> None:
     found.add(f"{path}.message_id", text.identifier(delta.message_id))
     if not 0 <= delta.part_index < MOST_PARTS:
         found.add(f"{path}.part_index", f"must be 0 to {MOST_PARTS - 1}")
@@ -129,7 +129,7 @@ def _delta(found: Found, path: str, delta: Delta) -> None:
         found.add(f"{path}.run_id", text.identifier(delta.run_id))
 
 
-def _feed_filter(found: Found, where: FeedFilter) -> frozenset[int]:
+def _feed_filter(found: FieldViolations, where: FeedFilter) -> frozenset[int]:
     """The types that it selects."""
     if len(where.session_ids) > FILTER_SESSIONS:
         found.add("filter.session_ids", f"must be at most {FILTER_SESSIONS}")
@@ -143,7 +143,7 @@ def _feed_filter(found: Found, where: FeedFilter) -> frozenset[int]:
     return _types(found, where.types)
 
 
-def _types(found: Found, types: Iterable[int]) -> frozenset[int]:
+def _types(found: FieldViolations, types: Iterable[int]) -> frozenset[int]:
     """Empty for all."""
     given = list(types)
     if len(given) > FILTER_TYPES:

@@ -16,7 +16,7 @@ from sessiond.v1.event_service_pb2 import (
     WatchEventsResponse,
     WatchSessionResponse,
 )
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.times import set_timestamp
@@ -33,13 +33,13 @@ from sessiond_server.events.contract import (
 from sessiond_server.rpc.events.filters import DELETED, FeedSelection, SessionSelection
 from sessiond_server.rpc.events.positions import FeedPositions, SessionPositions
 
-_EVENT: Final = wire.tag(EventBatch.EVENTS_FIELD_NUMBER)
-_DELTA: Final = wire.tag(DeltaBatch.DELTAS_FIELD_NUMBER)
-_SNAPSHOT_SESSION: Final = wire.tag(Snapshot.SESSION_FIELD_NUMBER)
-_SESSION_EVENTS: Final = wire.tag(WatchSessionResponse.EVENTS_FIELD_NUMBER)
-_SESSION_SNAPSHOT: Final = wire.tag(WatchSessionResponse.SNAPSHOT_FIELD_NUMBER)
-_SESSION_DELTAS: Final = wire.tag(WatchSessionResponse.DELTAS_FIELD_NUMBER)
-_FEED_EVENTS: Final = wire.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
+_EVENT: Final = encoding.tag(EventBatch.EVENTS_FIELD_NUMBER)
+_DELTA: Final = encoding.tag(DeltaBatch.DELTAS_FIELD_NUMBER)
+_SNAPSHOT_SESSION: Final = encoding.tag(Snapshot.SESSION_FIELD_NUMBER)
+_SESSION_EVENTS: Final = encoding.tag(WatchSessionResponse.EVENTS_FIELD_NUMBER)
+_SESSION_SNAPSHOT: Final = encoding.tag(WatchSessionResponse.SNAPSHOT_FIELD_NUMBER)
+_SESSION_DELTAS: Final = encoding.tag(WatchSessionResponse.DELTAS_FIELD_NUMBER)
+_FEED_EVENTS: Final = encoding.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
 
 _DELTAS: Final = "deltas"
 """Key of the frame of deltas, which is the same for all."""
@@ -73,8 +73,8 @@ class SessionFrames:
         if snapshot is None:
             resumed = Resumed(position=position, head_seq=self._stream.head_seq)
             return WatchSessionResponse(resumed=resumed).SerializeToString()
-        session = wire.field(_SNAPSHOT_SESSION, snapshot.core + snapshot.content)
-        return wire.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
+        session = encoding.field(_SNAPSHOT_SESSION, snapshot.core + snapshot.content)
+        return encoding.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
 
     async def next(self) -> bytes:
         """The frame of what comes next; empty when the filter passed over all of it. Raises as SessionStream.next."""
@@ -82,7 +82,9 @@ class SessionFrames:
         if isinstance(item, CaughtUp):
             return self.bookmark(item)
         if isinstance(item, DeltasPassed):
-            return _once(item.frames, _DELTAS, lambda: wire.field(_SESSION_DELTAS, wire.repeated(_DELTA, item.data)))
+            return _once(
+                item.frames, _DELTAS, lambda: encoding.field(_SESSION_DELTAS, encoding.repeated(_DELTA, item.data))
+            )
         self.ended = item.entries[-1].type == DELETED
         return _once(item.frames, self._positions.binding, lambda: self._events(item))
 
@@ -169,5 +171,5 @@ def _event_batch(frame_tag: bytes, entries: Sequence[LogEntry], rest: Callable[[
     """Empty for no entries."""
     if not entries:
         return b""
-    events = wire.repeated(_EVENT, [entry.data for entry in entries], rest().SerializeToString())
-    return wire.field(frame_tag, events)
+    events = encoding.repeated(_EVENT, [entry.data for entry in entries], rest().SerializeToString())
+    return encoding.field(frame_tag, events)

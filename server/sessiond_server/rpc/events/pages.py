@@ -17,7 +17,7 @@ LOOKED_AT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class EventsPage:
     entries: Sequence[LogEntry]
     """What the filter selects."""
     end: Cursor
@@ -28,7 +28,7 @@ class Page:
 
 async def read(
     logs: LogReads, scope: Scope, session_id: str, after: Cursor | None, selection: SessionSelection, limit: int
-) -> Page:
+) -> EventsPage:
     """At most `limit` selected events behind `after`; None: from the first event.
 
     Raises SessionNotFound (of a deleted session too, without `after`); PositionLost, PositionCompacted.
@@ -45,4 +45,4 @@ async def read(
         selected = selected[:limit]
         looked_at = [entry for entry in looked_at if entry.seq <= selected[-1].seq]
     end = channel.cursor_after(looked_at[-1]) if looked_at else start
-    return Page(selected, end, more=end.seq < page.head.version, version=page.head.version)
+    return EventsPage(selected, end, more=end.seq < page.head.version, version=page.head.version)

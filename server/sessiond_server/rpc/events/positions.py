@@ -1,7 +1,7 @@
 """Positions of streams: opaque, sealed, good for ever, and only for the tenant, user, session or feed, and filter.
 
 A session's position is its cursor: seq and event id, so that a log that has another event there is found out. A feed's
-is the place of the last event that was delivered or passed over, with the witnesses and stragglers that find_lost asks
+is the place of the last event that was delivered or passed over, with the anchors and late_commits that find_lost asks
 the database for. Page by page and streamed, positions are the same.
 """
 
@@ -16,7 +16,7 @@ from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 from sessiond_server.rpc.seals import Seal, binding
 
 LONGEST_POSITION: Final = 4096
-"""Characters. A feed's with 8 witnesses and 4 stragglers in sessions with ids of 128 characters has about 3 700."""
+"""Characters. A feed's with 8 anchors and 4 late_commits in sessions with ids of 128 characters has about 3 700."""
 
 
 class Positions:
@@ -73,16 +73,16 @@ class FeedPositions:
 
     def seal(self, cursor: FeedCursor) -> str:
         place = cursor.place
-        value: list[Any] = [place.commit_xid, place.session_id, place.seq, _listed(cursor.witnesses)]
-        if cursor.stragglers:
-            value.append(_listed(cursor.stragglers))
+        value: list[Any] = [place.commit_xid, place.session_id, place.seq, _listed(cursor.anchors)]
+        if cursor.late_commits:
+            value.append(_listed(cursor.late_commits))
         return self._seal.seal(value)
 
     def open(self, position: str) -> FeedCursor | None:
         """As SessionPositions.open."""
         if not position:
             return None
-        # Positions may be older than stragglers are.
+        # Positions may be older than late_commits are.
         commit_xid, session_id, seq, *named = _opened(self._seal, position)
         return FeedCursor(
             FeedPlace(commit_xid, session_id, seq),

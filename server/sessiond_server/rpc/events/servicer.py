@@ -12,7 +12,7 @@ from sessiond.v1.event_service_pb2 import (
 )
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain import wire
+from sessiond_server.domain import encoding
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.events.bus import Bus, Deltas
 from sessiond_server.events.contract import Cursor, Hub
@@ -26,7 +26,7 @@ from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionReads
 
 _BEGINNING: Final = Cursor(0, "")
-_LISTED_EVENT: Final = wire.tag(ListEventsResponse.EVENTS_FIELD_NUMBER)
+_LISTED_EVENT: Final = encoding.tag(ListEventsResponse.EVENTS_FIELD_NUMBER)
 
 
 class EventServicer:
@@ -79,7 +79,7 @@ class EventServicer:
         after = positions.open(request.position)
         page = await log_pages.read(self._logs, scope, request.session_id, after, wanted.selection, wanted.limit)
         rest = ListEventsResponse(position=positions.seal(page.end), more=page.more, version=page.version)
-        return wire.repeated(_LISTED_EVENT, [entry.data for entry in page.entries], rest.SerializeToString())
+        return encoding.repeated(_LISTED_EVENT, [entry.data for entry in page.entries], rest.SerializeToString())
 
     async def publish_delta(self, request: PublishDeltaRequest, call: Call) -> bytes:
         deltas = event_requests.publish_delta(request)

@@ -17,7 +17,7 @@ from sessiond.v1.run_service_pb2 import (
     RunPolicy,
 )
 from sessiond_server.domain import commands, text, validation
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 
 RUNS_PAGE: Final = (20, 100)
@@ -45,9 +45,9 @@ class RunsList:
 
 def begin_run(request: BeginRunRequest) -> commands.BeginRun:
     """The run is the request's own, or a copy with the default lease."""
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     validation.enum(found, "policy", request.policy, RunPolicy.DESCRIPTOR)
     run = request.run
     validation.run(found, "run", run)
@@ -62,7 +62,7 @@ def begin_run(request: BeginRunRequest) -> commands.BeginRun:
 
 
 def heartbeat_run(request: HeartbeatRunRequest) -> commands.HeartbeatRun:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     _required_fence(found, request)
     found.check()
@@ -70,9 +70,9 @@ def heartbeat_run(request: HeartbeatRunRequest) -> commands.HeartbeatRun:
 
 
 def finish_run(request: FinishRunRequest) -> commands.FinishRun:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     _required_fence(found, request)
     if request.status not in _FINISHED:
         found.add("status", "must be RUN_STATUS_COMPLETED or RUN_STATUS_FAILED")
@@ -90,16 +90,16 @@ def finish_run(request: FinishRunRequest) -> commands.FinishRun:
 
 
 def cancel_run(request: CancelRunRequest) -> commands.CancelRun:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     found.add("run_id", text.identifier(request.run_id))
     found.check()
     return commands.CancelRun(request.run_id)
 
 
 def get_run(request: GetRunRequest) -> None:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     found.add("run_id", text.identifier(request.run_id))
     fields.not_negative(found, "min_version", request.min_version)
@@ -108,7 +108,7 @@ def get_run(request: GetRunRequest) -> None:
 
 
 def list_runs(request: ListRunsRequest) -> RunsList:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     statuses = fields.statuses(found, request.statuses, RunStatus.DESCRIPTOR)
     limit = fields.page_size(found, request.page_size, RUNS_PAGE)
@@ -118,7 +118,7 @@ def list_runs(request: ListRunsRequest) -> RunsList:
     return RunsList(statuses, limit)
 
 
-def preset_runs(found: Found, runs: Sequence[Run]) -> None:
+def preset_runs(found: FieldViolations, runs: Sequence[Run]) -> None:
     """The runs that a session is created with. Whether they lie in the past, the rules check."""
     if len(runs) > PRESET_RUNS:
         found.add("runs", f"must be at most {PRESET_RUNS}")
@@ -143,7 +143,7 @@ def preset_runs(found: Found, runs: Sequence[Run]) -> None:
         _preset_times(found, path, run)
 
 
-def _preset_times(found: Found, path: str, run: Run) -> None:
+def _preset_times(found: FieldViolations, path: str, run: Run) -> None:
     """In order; a run that has started has ended, too."""
     before = None
     for name, value in (("create_time", run.create_time), ("start_time", run.start_time), ("end_time", run.end_time)):
@@ -158,7 +158,7 @@ def _preset_times(found: Found, path: str, run: Run) -> None:
         found.add(f"{path}.end_time", "is required with start_time")
 
 
-def _required_fence(found: Found, request: fields.Fenced) -> None:
+def _required_fence(found: FieldViolations, request: fields.Fenced) -> None:
     if request.HasField("run"):
         fields.fence(found, request)
     else:

@@ -47,7 +47,7 @@ from sessiond.v1.session_service_pb2 import (
 )
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.times import microseconds
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.runs import checks as run_requests
 
@@ -124,7 +124,7 @@ def create_session(
     A scope with a user fills in `user_id` and refuses another one. Without a
     request id either, the session's id comes from `new_id`.
     """
-    found = Found()
+    found = FieldViolations()
     fields.request_id(found, request)
     if not request.HasField("session"):
         found.add("session", "is required")
@@ -149,7 +149,7 @@ def create_session(
 
 
 def get_session(request: GetSessionRequest) -> SessionRead:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.not_negative(found, "min_version", request.min_version)
     full = _view(found, request.view, SessionView.SESSION_VIEW_FULL)
@@ -159,7 +159,7 @@ def get_session(request: GetSessionRequest) -> SessionRead:
 
 
 def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
-    found = Found()
+    found = FieldViolations()
     _session_ids(found, request.session_ids)
     if request.min_versions and len(request.min_versions) != len(request.session_ids):
         found.add("min_versions", "must be one for each of session_ids, or none")
@@ -172,7 +172,7 @@ def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
 
 
 def list_sessions(request: ListSessionsRequest) -> SessionsList:
-    found = Found()
+    found = FieldViolations()
     _filter(found, request.filter)
     validation.enum(found, "order_by", request.order_by, SessionOrder.DESCRIPTOR)
     limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
@@ -183,7 +183,7 @@ def list_sessions(request: ListSessionsRequest) -> SessionsList:
 
 
 def count_sessions(request: CountSessionsRequest) -> fields.Read:
-    found = Found()
+    found = FieldViolations()
     _filter(found, request.filter)
     strong = fields.consistency(found, request.consistency)
     found.check()
@@ -192,8 +192,8 @@ def count_sessions(request: CountSessionsRequest) -> fields.Read:
 
 def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     """Only the fields of the mask are checked; without one, the mutable fields that are set are the mask."""
-    found = Found()
-    fields.write(found, request)
+    found = FieldViolations()
+    fields.check_write(found, request)
     fields.fence(found, request)
     validation.enum(found, "struct_update", request.struct_update, StructUpdate.DESCRIPTOR)
     session = request.session
@@ -220,7 +220,7 @@ def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     return commands.UpdateSession(session, tuple(paths), request.struct_update or StructUpdate.STRUCT_UPDATE_REPLACE)
 
 
-def _update_paths(found: Found, request: UpdateSessionRequest) -> dict[str, None]:
+def _update_paths(found: FieldViolations, request: UpdateSessionRequest) -> dict[str, None]:
     """The valid paths of the mask, each once and in its order; a whole config stands for its fields."""
     session = request.session
     paths: dict[str, None] = {}
@@ -268,9 +268,9 @@ def resume_session(request: ResumeSessionRequest) -> commands.ResumeSession:
 
 
 def end_session(request: EndSessionRequest) -> commands.EndSession:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     validation.enum(found, "reason", request.reason, EndReason.DESCRIPTOR)
     if request.reason == EndReason.END_REASON_EXPIRED:
         found.add("reason", "must not be END_REASON_EXPIRED, which is the server's alone")
@@ -279,9 +279,9 @@ def end_session(request: EndSessionRequest) -> commands.EndSession:
 
 
 def touch_session(request: TouchSessionRequest) -> commands.TouchSession:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     if request.HasField("extend"):
         validation.life_time(found, "extend", request.extend)
     found.check()
@@ -295,7 +295,7 @@ def delete_session(request: DeleteSessionRequest) -> commands.DeleteSession:
 
 def batch_delete_sessions(request: BatchDeleteSessionsRequest) -> commands.DeleteSession:
     """The action for each of `session_ids`."""
-    found = Found()
+    found = FieldViolations()
     _session_ids(found, request.session_ids)
     fields.request_id(found, request)
     found.check()
@@ -303,7 +303,7 @@ def batch_delete_sessions(request: BatchDeleteSessionsRequest) -> commands.Delet
 
 
 def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.not_negative(found, "min_version", request.min_version)
     strong = fields.consistency(found, request.consistency)
@@ -313,9 +313,9 @@ def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
     """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     messages = request.messages
     if not 1 <= len(messages) <= MESSAGES:
         found.add("messages", f"must be 1 to {MESSAGES}")
@@ -344,7 +344,7 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
 
 
 def get_message(request: GetMessageRequest) -> fields.Read:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     found.add("message_id", text.identifier(request.message_id))
     fields.not_negative(found, "min_version", request.min_version)
@@ -354,7 +354,7 @@ def get_message(request: GetMessageRequest) -> fields.Read:
 
 
 def list_messages(request: ListMessagesRequest) -> MessagesList:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     validation.enum(found, "order_by", request.order_by, MessageOrder.DESCRIPTOR)
     limit = fields.page_size(found, request.page_size, MESSAGES_PAGE)
@@ -367,16 +367,16 @@ def list_messages(request: ListMessagesRequest) -> MessagesList:
 
 
 def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     found.add("message_id", text.identifier(request.message_id))
     found.add("reason", text.text(request.reason, 200))
     found.check()
     return commands.RedactMessage(request.message_id, request.reason)
 
 
-def _session_ids(found: Found, values: Sequence[str]) -> None:
+def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:
     if not 1 <= len(values) <= BATCH:
         found.add("session_ids", f"must be 1 to {BATCH}")
         return
@@ -387,13 +387,13 @@ def _session_ids(found: Found, values: Sequence[str]) -> None:
         found.add(f"session_ids[{index}]", rule or (None if first == index else f"is that of session_ids[{first}]"))
 
 
-def _view(found: Found, value: int, default: int) -> bool:
+def _view(found: FieldViolations, value: int, default: int) -> bool:
     """Whether it is the full one."""
     validation.enum(found, "view", value, SessionView.DESCRIPTOR)
     return (value or default) == SessionView.SESSION_VIEW_FULL
 
 
-def _filter(found: Found, where: SessionFilter) -> None:
+def _filter(found: FieldViolations, where: SessionFilter) -> None:
     validation.enum(found, "filter.type", where.type, SessionType.DESCRIPTOR)
     for name in ("component_id", "agent_id", "team_id", "workflow_id", "user_id"):
         found.add(f"filter.{name}", text.line(getattr(where, name), 0, 128))
@@ -410,7 +410,7 @@ def _filter(found: Found, where: SessionFilter) -> None:
     _time_range(found, where, "update_time")
 
 
-def _time_range(found: Found, where: SessionFilter, name: str) -> None:
+def _time_range(found: FieldViolations, where: SessionFilter, name: str) -> None:
     """`from` is the first instant inside, `until` the first one behind it."""
     bounds = [
         getattr(where, end)

@@ -18,7 +18,7 @@ from sessiond.v1.tool_call_service_pb2 import (
     StartToolCallRequest,
 )
 from sessiond_server.domain import commands, text, validation
-from sessiond_server.domain.validation import Found
+from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 
 TOOL_CALLS_PAGE: Final = (20, 100)
@@ -37,9 +37,9 @@ class ToolCallsList:
 
 def request_tool_call(request: RequestToolCallRequest) -> commands.RequestToolCall:
     """The call is the request's own, with whatever it holds in output-only fields: the rules overwrite those."""
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     fields.fence(found, request)
     if request.HasField("tool_call"):
         validation.new_tool_call(found, "tool_call", request.tool_call)
@@ -96,7 +96,7 @@ def cancel_tool_call(request: CancelToolCallRequest) -> commands.CancelToolCall:
 
 
 def get_tool_call(request: GetToolCallRequest) -> None:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     found.add("tool_call_id", text.identifier(request.tool_call_id))
     fields.not_negative(found, "min_version", request.min_version)
@@ -105,7 +105,7 @@ def get_tool_call(request: GetToolCallRequest) -> None:
 
 
 def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
     statuses = fields.statuses(found, request.statuses, ToolCallStatus.DESCRIPTOR)
     if request.run_id:
@@ -119,7 +119,7 @@ def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
 
 def list_pending_approvals(request: ListPendingApprovalsRequest) -> int:
     """How many to answer with: 1 to 100."""
-    found = Found()
+    found = FieldViolations()
     found.add("user_id", text.line(request.user_id, 0, 128))
     limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
     found.check()
@@ -134,16 +134,16 @@ class _Change(fields.Write, fields.Fenced, Protocol):
     def tool_call_id(self) -> str: ...
 
 
-def _change(request: _Change) -> Found:
+def _change(request: _Change) -> FieldViolations:
     """What all changes of a call have."""
-    found = Found()
+    found = FieldViolations()
     fields.session_id(found, request.session_id)
-    fields.write(found, request)
+    fields.check_write(found, request)
     fields.fence(found, request)
     found.add("tool_call_id", text.identifier(request.tool_call_id))
     return found
 
 
-def _result(found: Found, result: ToolData | None) -> None:
+def _result(found: FieldViolations, result: ToolData | None) -> None:
     if result is not None:
         validation.tool_data(found, "result", result, validation.RESULT_BYTES)

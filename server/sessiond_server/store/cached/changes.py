@@ -4,12 +4,12 @@ from collections.abc import Container, Sequence
 
 from sessiond_server.domain import replay
 from sessiond_server.domain.commands import Command, Result, SessionDeleted
+from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
-from sessiond_server.domain.wire import FIRST_MESSAGE_EVENT
-from sessiond_server.store.cached.contract import Change, Copy, Forget, Moment, Put, placed
+from sessiond_server.store.cached.contract import CacheTime, Change, Copy, Forget, Put, placed
 
 
-def of_writes(writes: Writes, as_of: Moment) -> list[Change]:
+def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
     """One change for each session that was written, from the bytes that were committed."""
     events: dict[Key, list[EventRow]] = {}
     for event in writes.events:
@@ -26,7 +26,7 @@ def of_repeated(commands: Sequence[Command], results: Sequence[Result], written:
     ]
 
 
-def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of: Moment) -> Change:
+def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of: CacheTime) -> Change:
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)

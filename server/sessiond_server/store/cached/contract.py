@@ -61,7 +61,7 @@ class Copy(NamedTuple):
     """Placed messages, ascending."""
 
 
-class Moment(NamedTuple):
+class CacheTime(NamedTuple):
     """When something was known, as the cache must know it: see `Cache.moment`."""
 
     time: float
@@ -74,7 +74,7 @@ class Put(NamedTuple):
 
     key: Key
     copy: Copy
-    as_of: Moment
+    as_of: CacheTime
     """From before the read or the commit was begun that `copy` is known from."""
     extends: bool = False
     """The messages of `copy` are all that happened to messages after its `after_seq`: a held copy of exactly that
@@ -95,7 +95,7 @@ Change = Put | Forget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CacheLimits:
     """How much is kept, and for how long."""
 
     ttl: float = 60.0
@@ -129,9 +129,9 @@ class Cache(Protocol):
         ...
 
     @property
-    def limits(self) -> Limits: ...
+    def limits(self) -> CacheLimits: ...
 
-    def moment(self) -> Moment:
+    def moment(self) -> CacheTime:
         """Now. To be asked for before that is read or committed which is to be put."""
         ...
 

@@ -20,9 +20,9 @@ from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.store.cached import changes as changes_of
 from sessiond_server.store.cached import windows
+from sessiond_server.store.cached.batched_reads import BatchedReads
 from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheState, Change, Copy, Put, placed
-from sessiond_server.store.cached.dirt import Dirt
-from sessiond_server.store.cached.flights import Flights
+from sessiond_server.store.cached.dirty import DirtySessions
 from sessiond_server.store.commits import Applied, Commits
 from sessiond_server.store.session_reads import CACHED, Freshness, MessagesPage, SessionReads
 
@@ -37,10 +37,10 @@ MOST_DIRTY: Final = 10_000
 HEALED_AT_ONCE: Final = 256
 HEALING_PAUSE: Final = 0.05
 
-FLIGHTS: Final = 3
+READS_AT_ONCE: Final = 3
 """Reads of sessions, of newest messages and of other pages that the store is given at once, each: what a cold cache may
 ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
-SESSIONS_IN_A_FLIGHT: Final = 32
+SESSIONS_PER_READ: Final = 32
 
 _SessionWish = tuple[str, str, bool, bool]
 """(tenant_id, session_id, with its content, to be offered to the cache)."""
@@ -80,15 +80,17 @@ class CachedSessions:
         self._reads = reads
         self._cache = cache
         self._random = random or Random()
-        self._dirt = Dirt(most_dirty)
-        self._has_dirt = asyncio.Event()
+        self._dirty = DirtySessions(most_dirty)
+        self._has_dirty = asyncio.Event()
         self._overdue: set[asyncio.Future[Sequence[bool]]] = set()
         """Changes whose acknowledgements no longer wait for them; while there are any, none waits."""
-        self._sessions: Flights[_SessionWish, Copy | None] = Flights(
-            self._read_sessions, most_keys=SESSIONS_IN_A_FLIGHT, most_flights=FLIGHTS
+        self._sessions: BatchedReads[_SessionWish, Copy | None] = BatchedReads(
+            self._read_sessions, most_keys=SESSIONS_PER_READ, most_reads=READS_AT_ONCE
         )
-        self._windows: Flights[Key, Copy] = Flights(self._read_windows, most_keys=1, most_flights=FLIGHTS)
-        self._pages: Flights[_PageWish, MessagesPage] = Flights(self._read_pages, most_keys=1, most_flights=FLIGHTS)
+        self._windows: BatchedReads[Key, Copy] = BatchedReads(self._read_windows, most_keys=1, most_reads=READS_AT_ONCE)
+        self._pages: BatchedReads[_PageWish, MessagesPage] = BatchedReads(
+            self._read_pages, most_keys=1, most_reads=READS_AT_ONCE
+        )
         self._hits = self._misses = 0
         self._healer: asyncio.Task[None] | None = None
 
@@ -102,13 +104,13 @@ class CachedSessions:
         assert self._healer is not None
         self._healer.cancel()
         await asyncio.gather(self._healer, return_exceptions=True)
-        for flights in (self._sessions, self._windows, self._pages):
-            await flights.close()
-        if self._dirt and self._cache.ready:
-            await asyncio.wait({self._cache.put(self._dirt.oldest(MOST_DIRTY))}, timeout=10 * PATIENCE)
+        for reads_in_flight in (self._sessions, self._windows, self._pages):
+            await reads_in_flight.close()
+        if self._dirty and self._cache.ready:
+            await asyncio.wait({self._cache.put(self._dirty.oldest(MOST_DIRTY))}, timeout=10 * PATIENCE)
 
     def state(self) -> CachedState:
-        return CachedState(self._cache.state(), self._hits, self._misses, len(self._dirt))
+        return CachedState(self._cache.state(), self._hits, self._misses, len(self._dirty))
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         as_of = self._cache.moment()
@@ -117,7 +119,7 @@ class CachedSessions:
         except (StoreUnavailable, asyncio.CancelledError):
             # It may have been committed, or may be yet: nobody is to believe what the cache has of these sessions.
             for command in commands:
-                self._soil(command.key, EMBARGO)
+                self._mark_dirty(command.key, EMBARGO)
             raise
         changes = changes_of.of_writes(applied.writes, as_of)
         written = {row.key: row for row in applied.writes.heads}
@@ -135,7 +137,7 @@ class CachedSessions:
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
     ) -> SessionSnapshot:
         key = (scope.tenant_id, session_id)
-        if self._cache.ready and not freshness.strong and key not in self._dirt:
+        if self._cache.ready and not freshness.strong and key not in self._dirty:
             copy = await self._cache.get(key, content=content)
             if copy is not None and copy.version >= freshness.min_version:
                 snapshot = _snapshot(copy, content)
@@ -157,7 +159,7 @@ class CachedSessions:
         places: Sequence[int] = range(len(session_ids))
         if self._cache.ready and not freshness.strong:
             keys = [(scope.tenant_id, session_id) for session_id in session_ids]
-            asked = [(n, self._cache.get(key, content=content)) for n, key in enumerate(keys) if key not in self._dirt]
+            asked = [(n, self._cache.get(key, content=content)) for n, key in enumerate(keys) if key not in self._dirty]
             cached: set[int] = set()
             for place, answer in asked:
                 copy = await answer
@@ -189,7 +191,7 @@ class CachedSessions:
         wish = (scope, session_id, after_seq, before_seq, descending, limit)
         if not freshness.strong:
             key = (scope.tenant_id, session_id)
-            if self._cache.ready and key not in self._dirt:
+            if self._cache.ready and key not in self._dirty:
                 copy = await self._held(key, after_seq, before_seq, descending, limit)
                 if copy is not None and copy.version >= freshness.min_version:
                     page = _page(copy, wish)
@@ -208,33 +210,33 @@ class CachedSessions:
         if not changes:
             return
         if not self._cache.ready or self._overdue or (failpoints.armed and failpoints.hit("before_cache")):
-            self._soil_all(changes)
+            self._mark_all_dirty(changes)
             return
         told = self._cache.put(changes)
         try:
             await asyncio.wait({told}, timeout=PATIENCE)
         finally:
             if told.done() and not told.cancelled():
-                self._soil_untold(changes, told.result())
+                self._mark_unconfirmed(changes, told.result())
             else:
-                self._soil_all(changes)
+                self._mark_all_dirty(changes)
                 self._overdue.add(told)
                 told.add_done_callback(self._overdue.discard)
 
-    def _soil_untold(self, changes: Sequence[Change], told: Sequence[bool]) -> None:
+    def _mark_unconfirmed(self, changes: Sequence[Change], told: Sequence[bool]) -> None:
         for change, done in zip(changes, told, strict=True):
             if not done:
-                self._soil(change.key, _version(change))
-            elif self._dirt:
-                self._dirt.clean(change.key, _version(change))
+                self._mark_dirty(change.key, _version(change))
+            elif self._dirty:
+                self._dirty.clean(change.key, _version(change))
 
-    def _soil_all(self, changes: Sequence[Change]) -> None:
+    def _mark_all_dirty(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            self._soil(change.key, _version(change))
+            self._mark_dirty(change.key, _version(change))
 
-    def _soil(self, key: Key, version: int) -> None:
-        if self._dirt.add(key, version):
-            self._has_dirt.set()
+    def _mark_dirty(self, key: Key, version: int) -> None:
+        if self._dirty.add(key, version):
+            self._has_dirty.set()
         else:
             _log.warning("too many sessions changed while the cache was away: beginning anew")
             self._cache.new_epoch()
@@ -242,17 +244,17 @@ class CachedSessions:
     async def _heal(self) -> None:
         """Tells the cache what it has missed, until cancelled."""
         while True:
-            await self._has_dirt.wait()
+            await self._has_dirty.wait()
             await self._cache.became_ready()
-            missed = self._dirt.oldest(HEALED_AT_ONCE)
+            missed = self._dirty.oldest(HEALED_AT_ONCE)
             told = await self._cache.put(missed)
             for forget, done in zip(missed, told, strict=True):
                 if done:
-                    self._dirt.clean(forget.key, forget.version)
+                    self._dirty.clean(forget.key, forget.version)
                 else:
-                    self._dirt.postpone(forget.key)
-            if not self._dirt:
-                self._has_dirt.clear()
+                    self._dirty.postpone(forget.key)
+            if not self._dirty:
+                self._has_dirty.clear()
             elif not all(told):
                 await asyncio.sleep(HEALING_PAUSE * (0.5 + self._random.random()))
 

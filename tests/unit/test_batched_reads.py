@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sessiond_server.store.cached.flights import Flights
+from sessiond_server.store.cached.batched_reads import BatchedReads
 
 
 class Reads:
@@ -41,8 +41,8 @@ async def turn() -> None:
 
 
 async def test_what_is_asked_in_one_turn_goes_together_and_once(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
-    answers = [flights.ask(key) for key in ("a", "b", "a", "missing")]
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
+    answers = [reads_in_flight.ask(key) for key in ("a", "b", "a", "missing")]
     await turn()
     assert reads.keys == [["a", "b", "missing"]]
     reads.land(0)
@@ -52,10 +52,10 @@ async def test_what_is_asked_in_one_turn_goes_together_and_once(reads: Reads) ->
 
 async def test_nobody_joins_a_flight_that_has_left(reads: Reads) -> None:
     """It may have been read before the caller's own write; whoever came since shares the next."""
-    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
-    first = flights.ask("a")
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
+    first = reads_in_flight.ask("a")
     await turn()
-    late = [flights.ask("a"), flights.ask("a"), flights.ask("b")]
+    late = [reads_in_flight.ask("a"), reads_in_flight.ask("a"), reads_in_flight.ask("b")]
     await turn()
     assert reads.keys == [["a"]]
     reads.land(0)
@@ -67,8 +67,8 @@ async def test_nobody_joins_a_flight_that_has_left(reads: Reads) -> None:
 
 
 async def test_the_numbers_of_keys_and_flights_are_bounded(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=2, most_flights=2)
-    answers = [flights.ask(key) for key in "abcdefg"]
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=2, most_reads=2)
+    answers = [reads_in_flight.ask(key) for key in "abcdefg"]
     await turn()
     assert reads.keys == [["a", "b"], ["c", "d"]]
     reads.land(1)
@@ -83,8 +83,8 @@ async def test_the_numbers_of_keys_and_flights_are_bounded(reads: Reads) -> None
 
 
 async def test_a_cancelled_caller_takes_nobody_along(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
-    leaver, stayer = flights.ask("a"), flights.ask("a")
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
+    leaver, stayer = reads_in_flight.ask("a"), reads_in_flight.ask("a")
     await turn()
     leaver.cancel()
     reads.land(0)
@@ -92,9 +92,9 @@ async def test_a_cancelled_caller_takes_nobody_along(reads: Reads) -> None:
 
 
 async def test_what_nobody_waits_for_any_more_is_not_read(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=10, most_flights=1)
-    flights.ask("a").cancel()
-    kept = flights.ask("b")
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
+    reads_in_flight.ask("a").cancel()
+    kept = reads_in_flight.ask("b")
     await turn()
     assert reads.keys == [["b"]]
     reads.land(0)
@@ -102,8 +102,8 @@ async def test_what_nobody_waits_for_any_more_is_not_read(reads: Reads) -> None:
 
 
 async def test_a_read_that_raises_answers_all_aboard_and_no_others(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=1, most_flights=2)
-    broken, whole = flights.ask("a"), flights.ask("b")
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=1, most_reads=2)
+    broken, whole = reads_in_flight.ask("a"), reads_in_flight.ask("b")
     await turn()
     error = OSError("away")
     reads.land(0, error)
@@ -113,10 +113,10 @@ async def test_a_read_that_raises_answers_all_aboard_and_no_others(reads: Reads)
 
 
 async def test_closing_gives_up_those_who_wait_and_those_who_are_away(reads: Reads) -> None:
-    flights: Flights[str, str] = Flights(reads, most_keys=1, most_flights=1)
-    away, waiting = flights.ask("a"), flights.ask("b")
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=1, most_reads=1)
+    away, waiting = reads_in_flight.ask("a"), reads_in_flight.ask("b")
     await turn()
-    await flights.close()
+    await reads_in_flight.close()
     assert away.cancelled()
     assert waiting.cancelled()
     assert reads.keys == [["a"]]

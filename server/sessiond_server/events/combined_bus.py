@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from sessiond_server.events.bus import Bus, Deltas, Hint, Listener
 
 
-class Bells:
+class CombinedBus:
     """A Bus (see bus.py) that rings `first` while that is ready and `second` while it is not, and listens to both.
 
     Another process may have lost the first bell while this one has it, and rings the second. The other way round, what

@@ -6,7 +6,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.store.cached.contract import Forget
 
 
-class Dirt:
+class DirtySessions:
     """At most `most` sessions, each with the version below which the cache is not to be believed."""
 
     def __init__(self, most: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sessiond.v1.run_pb2 import RunStatus
-from sessiond_server.domain.wire import varint
+from sessiond_server.domain.encoding import varint
 
 RELATIVE_ERROR: Final = 0.05
 _GROWTH: Final = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
@@ -19,7 +19,7 @@ _MIDDLE: Final = 1 - RELATIVE_ERROR
 
 
 @dataclass(slots=True)
-class RunFigures:
+class RunCounters:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -70,7 +70,7 @@ class RunFigures:
         return b"".join(map(varint, numbers))
 
     @classmethod
-    def decoded(cls, data: bytes) -> "RunFigures":
+    def decoded(cls, data: bytes) -> "RunCounters":
         """From `encoded`; b"" is no figures at all."""
         if not data:
             return cls()

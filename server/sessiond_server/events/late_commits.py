@@ -10,8 +10,8 @@ from typing import Final
 
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace
 
-STRAGGLERS: Final = 4
-"""Transactions that a cursor names besides its witnesses."""
+LATE_COMMITS: Final = 4
+"""Transactions that a cursor names besides its anchors."""
 
 _SIGHTINGS_KEPT: Final = 32_768
 
@@ -50,8 +50,8 @@ class Sightings:
 def carried(
     before: Sequence[tuple[FeedPlace, str]], entries: Sequence[FeedEntry], sightings: Sightings
 ) -> tuple[tuple[FeedPlace, str], ...]:
-    """The stragglers of a cursor that had those of `before` and has passed the entries: those seen most recently. Of
-    those seen by the same read the ones with the lowest ids, as the witnesses are those with the highest."""
+    """The late_commits of a cursor that had those of `before` and has passed the entries: those seen most recently. Of
+    those seen by the same read the ones with the lowest ids, as the anchors are those with the highest."""
     found: dict[int, tuple[int, FeedPlace, str]] = {}
     for place, event_id in before:
         # The place tells the writer but for events filed higher than it, which are then taken for older than they are.
@@ -61,10 +61,10 @@ def carried(
         number = sightings.of(entry.writer)
         if number:
             found[entry.writer] = (number, entry.place, entry.entry.event_id)
-    ranked = sorted(found.values(), key=_recency)[-STRAGGLERS:]
+    ranked = sorted(found.values(), key=_recency)[-LATE_COMMITS:]
     return tuple((place, event_id) for _, place, event_id in ranked)
 
 
-def _recency(straggler: tuple[int, FeedPlace, str]) -> tuple[int, int]:
-    number, place, _ = straggler
+def _recency(late_commit: tuple[int, FeedPlace, str]) -> tuple[int, int]:
+    number, place, _ = late_commit
     return number, -place.commit_xid if number else place.commit_xid

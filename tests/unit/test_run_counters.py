@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessiond.v1.run_pb2 import RunStatus
-from sessiond_server.domain.runs.figures import RELATIVE_ERROR, RunFigures
+from sessiond_server.domain.runs.counters import RELATIVE_ERROR, RunCounters
 
 COMPLETED, FAILED, CANCELLED = (
     RunStatus.RUN_STATUS_COMPLETED,
@@ -18,7 +18,7 @@ TEN_YEARS = 10 * 366 * 86_400 * 1_000_000
 
 @given(st.lists(st.integers(0, TEN_YEARS), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.95, 1.0]))
 def test_a_quantile_is_near_the_duration_of_its_rank(durations: list[int], share: float) -> None:
-    figures = RunFigures()
+    figures = RunCounters()
     for duration in durations:
         figures.add(COMPLETED, duration)
     exact = sorted(durations)[math.ceil(share * len(durations)) - 1]
@@ -31,15 +31,15 @@ def test_a_quantile_is_near_the_duration_of_its_rank(durations: list[int], share
 
 @given(st.lists(st.tuples(st.sampled_from([COMPLETED, FAILED, CANCELLED]), st.none() | st.integers(0, TEN_YEARS))))
 def test_the_encoding_loses_nothing(ended: list[tuple[RunStatus.ValueType, int | None]]) -> None:
-    figures = RunFigures()
+    figures = RunCounters()
     for status, duration in ended:
         figures.add(status, duration)
-    assert RunFigures.decoded(figures.encoded()) == figures
+    assert RunCounters.decoded(figures.encoded()) == figures
     assert figures.completed + figures.failed + figures.cancelled == len(ended)
 
 
 def test_what_is_cancelled_says_nothing_of_success() -> None:
-    figures = RunFigures()
+    figures = RunCounters()
     assert (figures.success_rate, figures.quantile_us(0.95)) == (0.0, None)
     for status in (COMPLETED, COMPLETED, COMPLETED, FAILED, CANCELLED):
         figures.add(status, None)
@@ -47,11 +47,11 @@ def test_what_is_cancelled_says_nothing_of_success() -> None:
 
 
 def test_the_encoding_stays_small() -> None:
-    figures = RunFigures()
+    figures = RunCounters()
     for exponent in range(2000):
         figures.add(COMPLETED, round(1.02**exponent) % TEN_YEARS)
     assert len(figures.encoded()) < 2048
 
 
 def test_no_figures_at_all() -> None:
-    assert RunFigures.decoded(b"") == RunFigures()
+    assert RunCounters.decoded(b"") == RunCounters()

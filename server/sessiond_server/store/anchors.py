@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 MOST: Final = 8
-"""Witnesses that a position carries."""
+"""Anchors that a position carries."""
 
 
 @dataclass(frozen=True, slots=True)

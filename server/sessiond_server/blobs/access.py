@@ -8,7 +8,7 @@ from sessiond_server.store.attachments import AttachmentStore
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class AttachmentAccess:
     """What is known of attachments, and the two ways of their bytes."""
 
     store: AttachmentStore

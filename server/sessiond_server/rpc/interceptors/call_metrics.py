@@ -12,7 +12,7 @@ BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 """Seconds, inclusive. The last one is the longest deadline that calls get by default."""
 
 
-class MethodFigures:
+class MethodMetrics:
     """Of one method. Written by the loop alone; other threads may read it, and `codes` as a copy."""
 
     def __init__(self, method: Method) -> None:
@@ -31,10 +31,10 @@ class Figures:
     """Counts every call; costs it half a microsecond."""
 
     def __init__(self) -> None:
-        self.methods: list[MethodFigures] = []
+        self.methods: list[MethodMetrics] = []
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        figures = MethodFigures(method)
+        figures = MethodMetrics(method)
         self.methods.append(figures)
         codes, times, timed = figures.codes, figures.times, not figures.streaming
 

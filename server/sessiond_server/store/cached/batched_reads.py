@@ -8,8 +8,8 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Flights(Generic[K, V]):
-    """Asks `read` for at most `most_keys` different keys at a time, at most `most_flights` times at once.
+class BatchedReads(Generic[K, V]):
+    """Asks `read` for at most `most_keys` different keys at a time, at most `most_reads` times at once.
 
     Nobody joins a flight that has left: an answer was read after the question was put, so it shows what the asker could
     know (its own writes, the version that it demands), whatever it is. A thousand callers of one key make two reads:
@@ -20,13 +20,13 @@ class Flights(Generic[K, V]):
     """
 
     def __init__(
-        self, read: Callable[[Sequence[K]], Awaitable[Sequence[V | Exception]]], *, most_keys: int, most_flights: int
+        self, read: Callable[[Sequence[K]], Awaitable[Sequence[V | Exception]]], *, most_keys: int, most_reads: int
     ) -> None:
         self._read = read
         self._most_keys = most_keys
-        self._most_flights = most_flights
+        self._most_flights = most_reads
         self._queue: dict[K, list[asyncio.Future[V | Exception]]] = {}
-        self._flying: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._called = False
         """The loop will have the next flight leave."""
 
@@ -39,52 +39,52 @@ class Flights(Generic[K, V]):
             waiters.append(waiter)
             return waiter
         self._queue[key] = [waiter]
-        if not self._called and len(self._flying) < self._most_flights:
+        if not self._called and len(self._in_flight) < self._most_flights:
             self._called = True
             loop.call_soon(self._leave)
         return waiter
 
     async def close(self) -> None:
-        """Gives up all flights and all who wait for one."""
+        """Gives up all reads_in_flight and all who wait for one."""
         for waiters in self._queue.values():
             for waiter in waiters:
                 waiter.cancel()
         self._queue.clear()
-        for task in self._flying:
+        for task in self._in_flight:
             task.cancel()
-        await asyncio.gather(*self._flying, return_exceptions=True)
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
 
     def _leave(self) -> None:
         self._called = False
-        while self._queue and len(self._flying) < self._most_flights:
-            aboard: dict[K, list[asyncio.Future[V | Exception]]] = {}
-            while self._queue and len(aboard) < self._most_keys:
+        while self._queue and len(self._in_flight) < self._most_flights:
+            batch: dict[K, list[asyncio.Future[V | Exception]]] = {}
+            while self._queue and len(batch) < self._most_keys:
                 key = next(iter(self._queue))
                 waiters = self._queue.pop(key)
                 if any(not waiter.done() for waiter in waiters):
-                    aboard[key] = waiters
-            if aboard:
-                task = asyncio.get_running_loop().create_task(self._fly(aboard))
-                self._flying.add(task)
-                task.add_done_callback(self._landed)
+                    batch[key] = waiters
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._read_batch(batch))
+                self._in_flight.add(task)
+                task.add_done_callback(self._ended)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
         if self._queue and not self._called:
             self._leave()
 
-    async def _fly(self, aboard: dict[K, list[asyncio.Future[V | Exception]]]) -> None:
+    async def _read_batch(self, batch: dict[K, list[asyncio.Future[V | Exception]]]) -> None:
         answers: Sequence[V | Exception]
         try:
-            answers = await self._read(list(aboard))
+            answers = await self._read(list(batch))
         except Exception as error:
-            answers = [error] * len(aboard)
+            answers = [error] * len(batch)
         except asyncio.CancelledError:
-            for waiters in aboard.values():
+            for waiters in batch.values():
                 for waiter in waiters:
                     waiter.cancel()
             raise
-        for waiters, answer in zip(aboard.values(), answers, strict=True):
+        for waiters, answer in zip(batch.values(), answers, strict=True):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(answer)
