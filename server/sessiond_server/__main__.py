@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     migrate = commands.add_parser(
         "migrate", help="bring the database's schema to this version", description="Brings the schema to this version."
     )
-    add_flags(migrate, _DATABASE)
+    add_flags(migrate, (*_DATABASE, "migration_wait"))
     check = commands.add_parser(
         "check",
         help="say whether everything is there that serve needs",

@@ -158,7 +158,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
         if settings.store == "postgres" and dsn is not None:
-            await _bring_up_to_date(dsn)
+            await _bring_up_to_date(dsn, settings.migration_wait)
         await watch.begin()
         token_key = await truth.token_key()
         prefix = f"sessiond:{_database_id(token_key)}:"
@@ -268,11 +268,11 @@ def _object_store(url: str) -> BlobStore:
         raise SettingError(f"--blob-store: {error}") from error
 
 
-async def _bring_up_to_date(dsn: str) -> None:
-    """Gives the database the schema of this version, once it can be reached."""
+async def _bring_up_to_date(dsn: str, patience: float) -> None:
+    """Gives the database the schema of this version, once it can be reached. `patience`: see `migrate`."""
     from sessiond_server.postgres.schema.migrate import migrate
 
-    await _once_reachable(lambda: migrate(dsn))
+    await _once_reachable(lambda: migrate(dsn, patience=patience))
 
 
 async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -32,6 +32,7 @@ OTHER_VALUES = {
     "metrics_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
     "store": ("memory", "memory"),
     "postgres_dsn": ("postgres://h/d", "postgres://h/d"),
+    "migration_wait": ("10s", 10.0),
     "redis_url": ("unix:///s", "unix:///s"),
     "cache_ttl": ("2m", 120.0),
     "cache_window": ("50", 50),

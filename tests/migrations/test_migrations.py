@@ -88,7 +88,7 @@ async def test_migrating_is_idempotent(empty_postgres_dsn: str, empty: asyncpg.C
 
 async def test_any_number_may_migrate_at_once(empty_postgres_dsn: str, empty: asyncpg.Connection) -> None:
     applied = await asyncio.gather(*(migrate(empty_postgres_dsn) for _ in range(5)))
-    assert sorted(map(len, applied)) == [0, 0, 0, 0, LATEST]
+    assert sum(map(len, applied)) == LATEST
     assert await empty.fetchval("select count(*) from schema_versions") == LATEST
 
 
@@ -208,7 +208,7 @@ async def test_the_feeds_index_is_built_beside_writers(
     await transaction.commit()
     await older.close()
     async with asyncio.timeout(20):
-        assert sorted(map(len, await asyncio.gather(building, other))) == [0, LATEST - 1]
+        assert sum(map(len, await asyncio.gather(building, other))) == LATEST - 1
     assert await empty.fetchval(_VALID) is True
 
 
@@ -234,7 +234,11 @@ async def test_a_build_that_was_cut_off_is_begun_anew(
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
-    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, version: int
+    empty_postgres_dsn: str,
+    empty: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    version: int,
 ) -> None:
     """A column is added when a long read of its table has ended; until then writers get through in between."""
     await _at_version(version, empty_postgres_dsn, monkeypatch)
@@ -243,23 +247,14 @@ async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
         for m in migrations()
     ]
     monkeypatch.setattr(subject, "migrations", lambda: impatient)
-    attempts = asyncio.Event()
-    attempt = subject._attempt
-
-    async def counted(connection: asyncpg.Connection, migration: subject.Migration) -> None:
-        try:
-            await attempt(connection, migration)
-        except asyncpg.LockNotAvailableError:
-            attempts.set()
-            raise
-
-    monkeypatch.setattr(subject, "_attempt", counted)
     reader = await asyncpg.connect(empty_postgres_dsn)
     transaction = reader.transaction()
     await transaction.start()
     await reader.fetch("select from session_heads")
     migrating = asyncio.create_task(migrate(empty_postgres_dsn))
-    await asyncio.wait_for(attempts.wait(), 20)
+    async with asyncio.timeout(20):
+        while "waits for another transaction to end" not in caplog.text:  # noqa: ASYNC110  # a record sets no event
+            await asyncio.sleep(0.005)
     await empty.execute("set statement_timeout = '5s'; update session_heads set version = version")
     await transaction.commit()
     await reader.close()

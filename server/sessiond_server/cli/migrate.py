@@ -24,6 +24,6 @@ async def _migrate(settings: Settings) -> int:
         dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
         if dsn is None:
             dsn = (await stack.enter_async_context(app.bundled(settings, cache=False))).postgres_dsn
-        applied = await migrate(dsn)
+        applied = await migrate(dsn, patience=settings.migration_wait)
     print(f"applied {', '.join(applied)}" if applied else "the schema is of this version already")
     return 0

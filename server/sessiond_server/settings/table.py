@@ -92,6 +92,10 @@ class Settings:
         values.url("postgresql", "postgres"), None, "DSN", "The Postgres database.",
         also="DATABASE_URL", shown="the bundled Postgres in `data_dir`",
     )  # fmt: skip
+    migration_wait: float = _setting(
+        _duration(0, DAY), "5m", "DURATION",
+        "How long `serve` and `migrate` wait while another process migrates the database and completes nothing.",
+    )  # fmt: skip
     redis_url: str | None = _setting(
         values.url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
         shown="the bundled Valkey with the bundled Postgres, else none",
