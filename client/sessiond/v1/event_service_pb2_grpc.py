@@ -41,7 +41,7 @@ class EventServiceStub(object):
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 
@@ -89,7 +89,7 @@ class EventServiceServicer(object):
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 
@@ -178,7 +178,7 @@ class EventService(object):
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 

@@ -33,7 +33,7 @@ class EventServiceStub:
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 
@@ -92,7 +92,7 @@ class EventServiceAsyncStub:
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 
@@ -150,7 +150,7 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
     have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
 
-    A connection carries 200 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
     """
 
