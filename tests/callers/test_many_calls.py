@@ -42,11 +42,10 @@ async def busy() -> AsyncIterator[Wire]:
         yield wire
 
 
-def combinations() -> Any:
-    return pytest.mark.parametrize(("callers", "streams"), COMBINATIONS)
+COMBINED = pytest.mark.parametrize(("callers", "streams"), COMBINATIONS)
 
 
-@combinations()
+@COMBINED
 async def test_plain_stub_is_never_refused(busy: Wire, callers: int, streams: int) -> None:
     ends: Counter[str] = Counter()
     metadata = (("authorization", f"Bearer {TENANT}"),)
@@ -72,7 +71,7 @@ async def test_plain_stub_is_never_refused(busy: Wire, callers: int, streams: in
     assert ends == {"OK": callers * EACH + streams}
 
 
-@combinations()
+@COMBINED
 async def test_client_is_never_refused(busy: Wire, callers: int, streams: int) -> None:
     async with sessiond.Client(
         f"127.0.0.1:{busy.port}", api_key=TENANT, timeout=PATIENCE, retry=sessiond.Retry(max_attempts=1)
@@ -94,7 +93,7 @@ async def _first_update(client: sessiond.Client) -> None:
 
 
 @pytest.mark.long
-@combinations()
+@COMBINED
 @pytest.mark.parametrize("language", ["go", "java", "node"])
 async def test_other_languages_are_never_refused(busy: Wire, language: str, callers: int, streams: int) -> None:
     program = await asyncio.to_thread(PROGRAMS[language])
