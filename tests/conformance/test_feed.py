@@ -17,7 +17,7 @@ from sessiond_server.store.session_reads import PAGE_BYTES
 from tests.support.caller import Caller, accepted, struct
 from tests.support.feeds import START, complete, feed, names, same
 from tests.support.store_backend import Backend, Open
-from tests.support.transactions import waiting
+from tests.support.transactions import connected, waiting
 from tests.support.waiting import until
 
 
@@ -271,7 +271,12 @@ async def test_without_the_barrier(
     caller: Caller,
 ) -> None:
     """Mutant: "whatever is behind the last". The reader is past the place where the early transaction's events go."""
-    mutated = log.FEED.replace("($1, pg_snapshot_xmin(pg_current_snapshot()))", f"($1, '{2**62}'::xid8)")
+    before_end = log.FEED.index("(e.commit_xid, e.session_id")
+    mutated = log.FEED[:before_end].replace(
+        "select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + shift)::text::xid8 from feed_order",
+        f"select '{2**62}'::xid8",
+    )
+    mutated += log.FEED[before_end:]
     assert mutated != log.FEED
     monkeypatch.setattr(log, "FEED", mutated)
     assert await _passed(postgres, other, database, caller) == (["z2"], [])
@@ -328,18 +333,34 @@ async def test_without_filing_events_behind_the_one_before(
     caller: Caller,
 ) -> None:
     """Mutant: each event filed by its own transaction's id."""
-    mutated = write.WRITE_LOG.replace("coalesce(changed.commit_xid, pg_current_xact_id())", "pg_current_xact_id()")
+    mutated = write.WRITE_LOG.replace("changed.commit_xid, (select", "(select")
     assert mutated != write.WRITE_LOG
     monkeypatch.setattr(write, "WRITE_LOG", mutated)
     entries = await _overtaken(postgres, other, database, caller)
     assert [item.place.seq for item in entries if item.place.session_id == "z"] == [1, 3, 2]
 
 
-async def test_a_database_restored_into_a_younger_cluster_says_so(
-    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+async def test_events_with_ids_of_another_cluster_come_before_what_is_written_next(
+    postgres_dsn: str, caller: Caller
 ) -> None:
-    await accepted(postgres, caller.create("s"), Caller(c.Scope("other")).create("s"))
-    await database.execute("update events set commit_xid = '1000000000000' where tenant_id = 'tenant'")
-    with pytest.raises(log.RestoredFromDump, match="0012-feeds"):
-        await postgres.read_feed("tenant", after=START, limit=10)
-    assert names(await complete(postgres, tenant="other")) == ["s1"]
+    """They were restored into a database that is in use: reading a feed finds them out."""
+    async with PostgresStore(postgres_dsn) as store:
+        await accepted(store, caller.create("s"), Caller(c.Scope("other")).create("s"))
+        async with connected(postgres_dsn) as database:
+            await database.execute("update events set commit_xid = '1000000000000' where tenant_id = 'tenant'")
+        (before,) = await complete(store)
+        await accepted(store, caller.append("s"), caller.create("t"))
+        assert names(await complete(store)) == ["s1", "s2", "t1"]
+        assert names(await complete(store, before.place)) == ["s2", "t1"]
+        assert names(await complete(store, tenant="other")) == ["s1"]
+        end = await store.feed_end("tenant")
+        assert [f"{place.session_id}{place.seq}" for place, _ in end] == ["s1", "t1"]
+
+
+async def test_the_end_of_a_feed_with_ids_of_another_cluster(postgres_dsn: str, caller: Caller) -> None:
+    async with PostgresStore(postgres_dsn) as store:
+        await accepted(store, caller.create("s"), caller.append("s"))
+        async with connected(postgres_dsn) as database:
+            await database.execute("update events set commit_xid = '1000000000000'")
+        ((place, _),) = await store.feed_end("tenant")
+        assert (place.session_id, place.seq) == ("s", 2)

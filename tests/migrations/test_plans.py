@@ -139,7 +139,8 @@ async def _plan(connection: asyncpg.Connection, text: str, parameters: int) -> l
 
 
 def _scans(nodes: list[dict[str, Any]]) -> set[str]:
-    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+    """All but that of feed_order, which has one row."""
+    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"} - {"feed_order"}
 
 
 def _indexes(nodes: list[dict[str, Any]]) -> set[str]:
@@ -180,7 +181,10 @@ async def test_the_end_of_a_feed_is_read_from_the_end(filled: asyncpg.Connection
     await filled.execute("set plan_cache_mode = force_generic_plan")
     await filled.execute(f"prepare subject as {everything}")
     explained = await filled.fetchval("explain (format json, analyze) execute subject ('t1', 8)")
-    (ends,) = [n for n in _nodes(json.loads(explained)[0]["Plan"]) if n.get("Index Name") == "events_feed"]
+    reads = [n for n in _nodes(json.loads(explained)[0]["Plan"]) if n.get("Index Name") == "events_feed"]
+    (newest,) = [node for node in reads if "Only" in node["Node Type"]]
+    (ends,) = [node for node in reads if "Only" not in node["Node Type"]]
+    assert newest["Actual Rows"] * newest["Actual Loops"] == 1
     assert 8 <= ends["Actual Rows"] * ends["Actual Loops"] < 200
 
 
@@ -210,7 +214,7 @@ async def test_upserts_read_no_table(filled: asyncpg.Connection, name: str) -> N
     text = {**WRITE, **WORK}[name].text
     nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"]
-    assert not any("Scan" in node["Node Type"] and "Relation Name" in node for node in nodes)
+    assert not {n["Relation Name"] for n in nodes if "Scan" in n["Node Type"] and "Relation Name" in n} - {"feed_order"}
 
 
 @pytest.mark.parametrize("after", [None, "key"])

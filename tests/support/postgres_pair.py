@@ -74,6 +74,33 @@ class Node:
         conninfo = f"host=127.0.0.1 port={upstream_port} user={ROLE} application_name=standby connect_timeout=2"
         await self.start({"primary_conninfo": conninfo})
 
+    async def age(self, epochs: int) -> None:
+        """Raises the ids of transactions, as years of work would: to an epoch, or with 0 by 5 000. It is restarted."""
+        if epochs:
+            await self.stop(signal.SIGINT)
+            await self._run("pg_resetwal", "-D", self.data, "--epoch", str(epochs))
+            await self.start()
+            return
+        async with self.connected() as connection:
+            await connection.execute(
+                "do $$ begin for i in 1..5000 loop perform pg_current_xact_id(); commit; end loop; end $$"
+            )
+
+    async def dump(self, path: Path) -> None:
+        """Writes the database into a file, with pg_dump."""
+        await self._run("pg_dump", *self._address(), "--format", "custom", "--file", path, DATABASE)
+
+    async def restore(self, path: Path) -> None:
+        """Reads a dump into the database, which is empty, with pg_restore."""
+        await self._run("pg_restore", *self._address(), "--exit-on-error", "--dbname", DATABASE, path)
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{DATABASE}"
+
+    def _address(self) -> Sequence[str]:
+        return ("--host", "127.0.0.1", "--port", str(self.port), "--username", ROLE)
+
     async def start(self, more: Mapping[str, str] | None = None) -> None:
         """Returns when it answers."""
         settings = [word for item in {**self._settings, **(more or {})}.items() for word in ("-c", "=".join(item))]

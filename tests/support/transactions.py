@@ -1,7 +1,8 @@
 """Brings transactions on one database to the points where they meet, and waits until they are there."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -23,6 +24,16 @@ end $$;
 create constraint trigger wait_in_commit after insert on requests
   deferrable initially deferred for each row execute function wait_in_commit();
 """
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for as long as the context is open."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def waiting(database: asyncpg.Connection, count: int) -> Callable[[], Awaitable[bool]]:

@@ -140,6 +140,8 @@ async def _postgres(dsn: str, where: str, report: Report) -> None:
         report.ok("schema", f"version {found.version}")
     else:
         report.ok("schema", f"version {found.version}; serve or migrate will apply {', '.join(found.pending)}")
+    if found.restored:
+        report.ok("feeds", "restored from a dump into another cluster; serve or migrate will move their order on")
 
 
 async def _cache(url: str, report: Report) -> None:

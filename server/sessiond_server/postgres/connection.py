@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres import feed_order
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 UTC in microseconds since 1970: where Postgres counts from."""
@@ -58,6 +59,8 @@ def reaching() -> Iterator[None]:
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:
+    # The name may lead to another cluster than it did for the connection before.
+    await feed_order.settle(connection, thorough=False)
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",

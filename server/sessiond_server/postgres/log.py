@@ -33,7 +33,7 @@ class RestoredFromDump(Exception):
     def __init__(self, tenant_id: str) -> None:
         super().__init__(
             f"events of tenant {tenant_id!r} have transaction ids of the future: the database was restored from a "
-            "dump. Feeds cannot be read until the cluster's ids are raised: docs/decisions/0012-feeds.md"
+            "dump while it was in use. Stop every server and start them again: docs/operations.md"
         )
 
 
@@ -86,8 +86,11 @@ async def feed_end(transactions: Transactions, tenant_id: str) -> Sequence[tuple
     barrier, *ends = await transactions.fetch(FEED_END, tenant_id, anchors.MOST)
     if barrier["standby"]:
         raise StoreUnavailable
+    if barrier["impossible"]:
+        raise RestoredFromDump(tenant_id)
     return [
-        (FeedPlace(commit_xid, session_id, seq), _event_id(head)) for _, commit_xid, session_id, seq, head in ends[::-1]
+        (FeedPlace(commit_xid, session_id, seq), _event_id(head))
+        for _, _, commit_xid, session_id, seq, head in ends[::-1]
     ]
 
 

@@ -52,19 +52,22 @@ order by m.seq
 -- compare rows, where "tenant_id = $1" would say the same, hide from the planner how few events a tenant has on average:
 -- it would think of sorting them all, and of some tenant there are millions. `running`, the transactions under way, is
 -- in the first row only.
-select server.standby, server.started, server.read_time, server.last_xid >= pg_snapshot_xmin(server.snapshot) as pending,
-  server.last_xid >= pg_snapshot_xmax(server.snapshot) as impossible, m.found, m.commit_xid, m.session_id, m.seq, m.type,
-  m.head, m.body, m.content, m.writer, h.user_id, s.agent_id, s.labels,
+select server.standby, server.started, server.read_time, server.last_xid >= server.barrier as pending,
+  server.last_xid::text::bigint >= pg_snapshot_xmax(server.snapshot)::text::bigint + server.shift as impossible,
+  m.found, m.commit_xid, m.session_id, m.seq, m.type, m.head, m.body, m.content, m.writer, h.user_id, s.agent_id,
+  s.labels,
   case when coalesce(m.place, 1) = 1
     then array(select xip::text::bigint from pg_snapshot_xip(server.snapshot) as xip) end as running
 from (
   select pg_is_in_recovery() as standby, pg_postmaster_start_time() as started, now() as read_time,
-    pg_current_snapshot() as snapshot, (
+    pg_current_snapshot() as snapshot, o.shift,
+    (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + o.shift)::text::xid8 as barrier, (
       select e.commit_xid from events e
       where e.tenant_id = $1 collate "POSIX"
       order by e.commit_xid desc
       limit 1
     ) as last_xid
+  from feed_order o
 ) server
 left join lateral (
   select sized.* from (
@@ -77,7 +80,9 @@ left join lateral (
           e.content, e.xmin::text::bigint as writer
         from events e
         where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
-          and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, pg_snapshot_xmin(pg_current_snapshot()))
+          and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, (
+            select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + shift)::text::xid8 from feed_order
+          ))
           and (e.commit_xid, e.session_id, e.seq) > ($2::xid8, $3::text, $4::bigint)
         order by e.tenant_id collate "POSIX", e.commit_xid, e.session_id, e.seq
         limit 1001
@@ -106,10 +111,16 @@ order by m.commit_xid, m.session_id, m.seq
 -- name: feed_end  index: events_feed
 -- The last event of each of the last $2 transactions below the barrier, descending.
 with recursive ends as (
-  select 0 as place, pg_snapshot_xmin(pg_current_snapshot()) as commit_xid, ''::text collate "C" as session_id,
-    0::bigint as seq, ''::bytea as head
+  select 0 as place, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + o.shift)::text::xid8 as commit_xid,
+    ''::text collate "C" as session_id, 0::bigint as seq, ''::bytea as head, (
+      select e.commit_xid::text::bigint from events e
+      where e.tenant_id = $1 collate "POSIX"
+      order by e.commit_xid desc
+      limit 1
+    ) >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint + o.shift as impossible
+  from feed_order o
   union all
-  select ends.place + 1, e.commit_xid, e.session_id, e.seq, e.head
+  select ends.place + 1, e.commit_xid, e.session_id, e.seq, e.head, null
   from ends
   cross join lateral (
     select events.commit_xid, events.session_id, events.seq, events.head from events
@@ -119,7 +130,7 @@ with recursive ends as (
   ) e
   where ends.place < $2::integer
 )
-select pg_is_in_recovery() as standby, commit_xid, session_id, seq, head from ends
+select pg_is_in_recovery() as standby, impossible, commit_xid, session_id, seq, head from ends
 order by place
 
 -- name: trace  index: session_heads_pkey events_pkey

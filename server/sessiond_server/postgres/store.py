@@ -1,8 +1,9 @@
 """The truth in Postgres."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
+from typing import TypeVar
 
 import asyncpg
 
@@ -11,14 +12,16 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Key, Policy, Writes
-from sessiond_server.postgres import filters, log, read, sweep, work_reads, write
+from sessiond_server.postgres import feed_order, filters, log, read, sweep, work_reads, write
 from sessiond_server.postgres.attachments import PostgresAttachments
-from sessiond_server.postgres.connection import pool
+from sessiond_server.postgres.connection import pool, reaching
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
+
+T = TypeVar("T")
 
 
 class PostgresStore:
@@ -134,10 +137,10 @@ class PostgresStore:
         return await log.page(self._transactions, key, after_seq, limit)
 
     async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
-        return await log.feed(self._transactions, tenant_id, after, limit)
+        return await self._in_order(lambda: log.feed(self._transactions, tenant_id, after, limit))
 
     async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
-        return await log.feed_end(self._transactions, tenant_id)
+        return await self._in_order(lambda: log.feed_end(self._transactions, tenant_id))
 
     async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
         return await log.find_lost(self._transactions, tenant_id, anchors, self._tombstone_retention)
@@ -180,6 +183,16 @@ class PostgresStore:
     async def token_key(self) -> bytes:
         key: bytes = (await self._transactions.fetch(read.TOKEN_KEY))[0][0]
         return key
+
+    async def _in_order(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What is read of a feed, once more when its order had to be settled first."""
+        try:
+            return await read()
+        except log.RestoredFromDump:
+            with reaching():
+                async with self._pool.acquire() as connection:
+                    await feed_order.settle(connection, thorough=True)
+        return await read()
 
     async def ping(self) -> None:
         read.check_primary(await self._transactions.fetch(read.PING))

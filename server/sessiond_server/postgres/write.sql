@@ -91,8 +91,9 @@ order by k.place, e.seq
 -- Heads of new sessions, and index rows. Fewer `created` than asked: another transaction was faster, start over.
 with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time)
-  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+    delete_time, user_id, core, limits, lease_expire_time, commit_xid)
+  select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
+  from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
     $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
   on conflict do nothing
   returning 1
@@ -115,10 +116,12 @@ select count(*) as created from created
 -- A transaction has its id from the first lock that it takes, so one that waited long for another may have the lower id
 -- and yet write later. In the feed, which goes by these ids, a session's events must not change places: hence each is
 -- given no lower one than the session's last. That holds none back and hides none: it is not below its own transaction's.
+-- feed_order.shift moves the ids of this cluster behind those of the one that a dump came from.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time)
-  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+    delete_time, user_id, core, limits, lease_expire_time, commit_xid)
+  select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
+  from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
     $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
   on conflict (tenant_id, session_id) do update
   set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
@@ -130,7 +133,9 @@ with changed as (
   returning tenant_id, session_id, commit_xid
 ), logged as (
   insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)
-  select e.*, coalesce(changed.commit_xid, pg_current_xact_id())
+  select e.*, coalesce(
+    changed.commit_xid, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
+  )
   from unnest($12::text[], $13::text[], $14::bigint[], $15::smallint[], $16::timestamptz[], $17::text[],
     $18::bytea[], $19::bytea[], $20::bytea[])
     as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)

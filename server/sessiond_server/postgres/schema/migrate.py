@@ -21,12 +21,13 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 
 import asyncpg
 
+from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.connection import reaching
 
 _log = logging.getLogger("sessiond.migrate")
@@ -113,6 +114,8 @@ class SchemaStatus:
     """Of the last migration that this code knows."""
     pending: tuple[str, ...]
     """Names of the migrations to apply, in order, such as `0002_runs`."""
+    restored: bool = False
+    """Whether it was restored from a dump into another cluster, and the order of feeds is still to be settled."""
 
     @property
     def ready(self) -> bool:
@@ -137,7 +140,9 @@ def migrations() -> Sequence[Migration]:
 async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
     """Where the database stands. Raises StoreUnavailable."""
     async with _connected(dsn, connect_timeout) as connection:
-        return await _status(connection)
+        found = await _status(connection)
+        order = await feed_order.look(connection)
+        return replace(found, restored=order is not None and order.needed_shift != order.shift)
 
 
 async def migrate(dsn: str, *, connect_timeout: float = 5.0, patience: float = PATIENCE) -> Sequence[str]:
@@ -165,6 +170,7 @@ async def migrate(dsn: str, *, connect_timeout: float = 5.0, patience: float = P
                 applied.append(found.pending[0])
         if found.too_new:
             raise SchemaTooNew(found.version, found.latest)
+        await feed_order.settle(connection, thorough=True)
         return tuple(applied)
 
 

@@ -114,6 +114,18 @@ create index events_messages
 create index events_feed
   on events (tenant_id collate "POSIX", commit_xid);
 
+-- How the feeds' order goes on in another cluster (postgres/feed_order.py). One row.
+create table feed_order (
+  one boolean primary key default true check (one),
+  -- The system identifier of the cluster that shift has been settled for; null: of none yet.
+  cluster bigint,
+  -- Added to a transaction's id to make its commit_xid. A multiple of 2^32, so that the lower half stays the id that
+  -- xmin has. It never shrinks.
+  shift bigint not null default 0 check (shift >= 0 and shift % 4294967296 = 0)
+);
+
+insert into feed_order default values;
+
 -- What each request did: events first_seq..last_seq.
 create table requests (
   tenant_id text collate "C" not null,
