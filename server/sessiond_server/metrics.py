@@ -110,6 +110,7 @@ def _cache(state: CachedState) -> Iterator[Metric]:
     yield _gauge("cache_usable", "1 while the cache can be used, each server of a cluster.", state.cache.ready)
     yield _counter("cache_hits", "Reads answered from the cache.", state.hits)
     yield _counter("cache_misses", "Reads that had to ask the store instead.", state.misses)
+    yield _counter("cache_unreadable", "Reads that found no whole copy where one should be.", state.cache.unreadable)
     yield _counter("cache_epochs", "Times that all copies became void for this process.", state.cache.epochs)
     yield _gauge("cache_dirty_sessions", "Sessions whose changes the cache has still to hear of.", state.dirty)
 

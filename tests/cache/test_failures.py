@@ -175,19 +175,6 @@ async def test_scripts_that_were_flushed_are_loaded_again(valkey: Valkey, caplog
         assert not caplog.records, "no outage"
 
 
-async def test_a_key_of_another_kind_is_left_alone(valkey: Valkey) -> None:
-    async with opened(valkey.url) as cache:
-        await settled(cache)
-        await put(cache, copy(1))
-        async with valkey.client() as client:
-            (name,) = [key async for key in client.scan_iter("test:*s1*")]
-            await client.set(name, "somebody else's")
-            assert await cache.get(KEY) is None
-            await settled(cache)
-            assert not await put(cache, copy(2))
-            assert await client.get(name) == b"somebody else's"
-
-
 async def test_a_promoted_replica_that_lagged_is_not_believed(tmp_path: Path) -> None:
     master = Valkey(tmp_path / "master", "--repl-diskless-sync-delay", "0")
     replica = Valkey(tmp_path / "replica")

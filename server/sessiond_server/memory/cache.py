@@ -174,7 +174,7 @@ class MemoryCache:
         """Always is."""
 
     def state(self) -> CacheState:
-        return CacheState(True, "", self._epochs)
+        return CacheState(True, "", self._epochs, unreadable=0)
 
     def _apply(self, change: Change) -> bool:
         if isinstance(change, Put):

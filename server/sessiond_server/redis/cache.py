@@ -46,6 +46,7 @@ class RedisCache:
         self._ready = False
         self._epoch = 0
         """Counts the epochs of all servers, those that have left a cluster too: it only ever rises."""
+        self._unreadable = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -67,6 +68,8 @@ class RedisCache:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for waiter in self._waiters:
+            waiter.cancel()
 
     @property
     def ready(self) -> bool:
@@ -142,7 +145,7 @@ class RedisCache:
     def state(self) -> CacheState:
         nodes = self._nodes()
         reasons = [node.reason for node in nodes if not node.ready] or ([] if nodes else [self._reason])
-        return CacheState(self._ready and not reasons, "; ".join(reasons), self._epoch)
+        return CacheState(self._ready and not reasons, "; ".join(reasons), self._epoch, self._unreadable)
 
     async def _run(self) -> None:
         if await self._is_cluster():
@@ -187,6 +190,7 @@ class RedisCache:
             changed=self._changed,
             begun=self._begun,
             moved=self._cluster.moved if self._cluster else _nowhere,
+            unreadable=self._found_unreadable,
         )
 
     def _node_of(self, key: Key) -> Node | None:
@@ -199,6 +203,11 @@ class RedisCache:
 
     def _begun(self) -> None:
         self._epoch += 1
+
+    def _found_unreadable(self) -> None:
+        if not self._unreadable:
+            _log.warning("the cache holds what is no whole copy of its session; the metric cache_unreadable counts it")
+        self._unreadable += 1
 
     def _changed(self) -> None:
         self._ready = any(node.ready for node in self._nodes())

@@ -1,22 +1,47 @@
 """Copies as Redis holds them; put.lua has the layout."""
 
+import hashlib
 from typing import Any
+from zlib import crc32
+
+import hiredis
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.redis.link import pack
-from sessiond_server.redis.scripts import FORGET, PUT
-from sessiond_server.store.cached.contract import CacheLimits, Copy, Forget, Put, placed, seq_of
+from sessiond_server.redis.scripts import DISCARD, FORGET, PUT
+from sessiond_server.store.cached.contract import (
+    PLACE_BYTES,
+    SUM_BYTES,
+    CacheLimits,
+    Copy,
+    Forget,
+    Put,
+    is_whole,
+    message_of,
+    placed,
+    seq_of,
+    summed,
+)
 
-_LIVE = ord("S")
+LAYOUT = b"2"
+"""Version of all that copies and contents look like, this module's and that of the scripts. Part of their keys: servers
+of two layouts, as during an upgrade, do not see each other's. To be raised with every change of the layout."""
+
+_MARK = b"F"
+_MARK_BYTES = 17
+"""Letter, version."""
+_LIVE = b"S"
 _HEADER = 49
-"""Letter, version, after_seq, bytes. Behind it: content_version (16 digits), length of the user id (3), it, core."""
+"""Letter, version, after_seq, bytes. Behind it what only clients read: content_version (16 digits), length of the user
+id (3), it, core, and a checksum of the key, the version and all of this: a copy under another key is none."""
+_USER = _HEADER + 19
 
 
 class Names:
     """The keys of one epoch. One session's share a slot: what stands in braces decides."""
 
     def __init__(self, prefix: bytes, epoch: bytes) -> None:
-        self._start = prefix + epoch + b":{"
+        self._start = prefix + LAYOUT + b":" + epoch + b":{"
 
     def of(self, key: Key) -> tuple[bytes, bytes]:
         """(copy, content)."""
@@ -44,30 +69,79 @@ def read(names: tuple[bytes, bytes], content: bool, newest: int) -> tuple[bytes,
     return command, 1
 
 
-def copy(replies: Any, newest: int) -> Copy | None:
-    """The copy from the replies to `read`; None when there is none, or when one of them is an error."""
+def copy(name: bytes, replies: Any, newest: int) -> Copy | None:
+    """The copy that has this name, from the replies to `read`; None when there is none, or a mark that keeps older ones
+    out.
+
+    Raises what the server refused with, hiredis.ReplyError, and ValueError for what is no whole copy of this name.
+    """
     found = replies[0]
+    if isinstance(found, Exception):
+        raise ValueError("not a list") if _is_of_another_type(found) else found
     messages: list[bytes] = []
-    if newest:
-        if not found or not isinstance(found, list):
-            return None
-        messages = found
-        found = messages.pop()
-    if not isinstance(found, bytes) or found[0] != _LIVE:
+    if newest and found:
+        *messages, found = found
+    if found is None or found == []:
         return None
-    version, after_seq = int(found[1:17]), int(found[17:33])
-    if len(messages) == newest and messages:
-        # There may be more of them; nothing lies between these.
-        after_seq = seq_of(messages[0]) - 1
-    content_version, start = int(found[_HEADER:65]), 68 + int(found[65:68])
+    if found[:1] != _LIVE:
+        if found[:1] == _MARK and len(found) == _MARK_BYTES and found[1:].isdigit() and not messages:
+            return None
+        raise ValueError("neither a copy nor a mark")
+    if not is_whole(found[_HEADER:], crc32(found[1:17], crc32(name))):
+        raise ValueError("damaged, or the copy of another session")
+    reach = found[17:33]
+    if not reach.isdigit():
+        raise ValueError("no number where the reach should be")
+    version, after_seq, content_version = int(found[1:17]), int(reach), int(found[_HEADER : _HEADER + 16])
+    if messages:
+        _check(messages, reach, found[1:17])
+        if len(messages) == newest:
+            # There may be more of them; nothing lies between these.
+            after_seq = seq_of(messages[0]) - 1
     content: bytes | None = None
     if len(replies) > 1:
-        held = replies[1]
-        if not content_version:
-            content = b""
-        elif isinstance(held, bytes) and int(held[:16]) == content_version:
-            content = held[16:]
-    return Copy(version, found[68:start].decode(), content_version, found[start:], content, after_seq, messages)
+        content = _content(replies[1], content_version)
+    core = _USER + int(found[_USER - 3 : _USER])
+    user, core_end = found[_USER:core].decode(), len(found) - SUM_BYTES
+    return Copy(version, user, content_version, found[core:core_end], content, after_seq, messages)
+
+
+def _content(held: Any, content_version: int) -> bytes | None:
+    """The content of that version; None when it is not held. Raises as `copy`."""
+    if isinstance(held, Exception):
+        raise ValueError("not a string") if _is_of_another_type(held) else held
+    if not content_version:
+        return b""
+    if held is None:
+        return None
+    if not is_whole(held):
+        raise ValueError("a damaged content")
+    return message_of(held) if seq_of(held) == content_version else None
+
+
+def _check(messages: list[bytes], reach: bytes, version: bytes) -> None:
+    """Raises ValueError unless these are whole, ascending and within (reach, version], as digits."""
+    last = reach
+    for message in messages:
+        place = message[:PLACE_BYTES]
+        if place <= last or not is_whole(message):
+            raise ValueError("a damaged message, or one out of place")
+        last = place
+    if last > version:
+        raise ValueError("a message after the version")
+
+
+def _is_of_another_type(error: Exception) -> bool:
+    return isinstance(error, hiredis.ReplyError) and str(error).startswith("WRONGTYPE")
+
+
+def discarding(names: tuple[bytes, bytes], replies: Any, newest: int) -> bytes:
+    """The command that removes what `copy` could not read, unless something else is there by now."""
+    seen = replies[0]
+    if newest and isinstance(seen, list) and seen:
+        seen = seen[-1]
+    digest = hashlib.sha1(seen, usedforsecurity=False).hexdigest().encode() if isinstance(seen, bytes) else b""
+    return pack(b"EVALSHA", DISCARD.sha, b"2", *names, digest)
 
 
 def forgetting(names: tuple[bytes, bytes], forget: Forget, limits: CacheLimits) -> bytes:
@@ -80,6 +154,8 @@ def putting(names: tuple[bytes, bytes], put: Put, limits: CacheLimits, latest_ms
     """The command that puts a copy, cut to the limits; `latest_ms` by the server's clock."""
     what = put.copy
     user = what.user_id.encode()
+    version = b"%016d" % what.version
+    rest = b"%016d%03d%b%b" % (what.content_version, len(user), user, what.core)
     after_seq, messages = within(what, limits)
     content = b""
     if what.content_version and what.content is not None and len(what.content) <= limits.content_bytes:
@@ -88,10 +164,10 @@ def putting(names: tuple[bytes, bytes], put: Put, limits: CacheLimits, latest_ms
         b"EVALSHA", PUT.sha, b"2", *names,
         b"%d" % latest_ms,
         b"%d" % ttl_ms,
-        b"%016d" % what.version,
+        version,
         b"%016d" % after_seq,
         b"1" if put.extends else b"0",
-        b"%016d%03d%b%b" % (what.content_version, len(user), user, what.core),
+        summed(rest, crc32(version, crc32(names[0]))),
         content,
         b"%016d%016d" % (limits.window, limits.window_bytes),
         *messages,

@@ -6,8 +6,10 @@
 -- ARGV[2]  how long it holds, milliseconds: longer than anything that was read before may take to arrive
 -- Returns 1: done; 0: nothing older was there.
 
-local tail = redis.call('LINDEX', KEYS[1], -1)
-if tail and string.sub(tail, 2, 17) >= ARGV[1] then
+local tail = redis.pcall('LINDEX', KEYS[1], -1)
+-- What is no tail, because another program wrote it, says nothing about versions.
+if type(tail) == 'string' and string.find(tail, '^[SF]%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d')
+  and string.sub(tail, 2, 17) >= ARGV[1] then
   return 0
 end
 -- First: a server that is out of memory refuses what may need some, but not what follows a deletion.

@@ -1,11 +1,14 @@
 """What many callers want of one server, gathered into pipelines: whatever came up while one was away is the next."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from sessiond_server.redis.link import Link, Replies, pack
+
+_log = logging.getLogger("sessiond.cache")
 
 MOST_COMMANDS: Final = 512
 MOST_BYTES: Final = 1024 * 1024
@@ -87,7 +90,11 @@ class Lane:
             self._changed()
         start = 0
         for _, count, done in batch:
-            done(replies[start : start + count] if believed and replies is not None else None)
+            try:
+                done(replies[start : start + count] if believed and replies is not None else None)
+            except Exception:
+                # One item's failure must not keep the others, and all that come later, waiting.
+                _log.exception("an answer of the cache cannot be taken")
             start += count
         if self._queue:
             self._loop.call_soon(self._gather, len(self._queue), self._turns)

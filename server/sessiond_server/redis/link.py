@@ -6,6 +6,7 @@ client a lone read costs 63 µs of CPU and each of many in one pipeline 6 µs; t
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,8 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+_log = logging.getLogger("sessiond.redis")
 
 Replies = list[Any] | None
 """One for each command, errors as values; None: the connection was lost first, and the commands may have been done."""
@@ -87,7 +90,7 @@ class Link(asyncio.Protocol):
         self._connection._reader = self._connection._writer = None
         waiting, self._waiting = self._waiting, deque()
         for pipeline in waiting:
-            pipeline.done(None)
+            _hand_over(pipeline.done, None)
         self.on_lost()
 
     def data_received(self, data: bytes) -> None:
@@ -102,7 +105,7 @@ class Link(asyncio.Protocol):
                 pipeline.replies.append(reply)
                 if len(pipeline.replies) == pipeline.count:
                     waiting.popleft()
-                    pipeline.done(pipeline.replies)
+                    _hand_over(pipeline.done, pipeline.replies)
                     if self.lost is not None:
                         return
         except (hiredis.ProtocolError, IndexError):
@@ -140,6 +143,14 @@ _NOTHING = object()
 
 def _ignore(push: Sequence[Any]) -> None:
     """Nobody has subscribed to anything."""
+
+
+def _hand_over(done: Callable[[Replies], None], replies: Replies) -> None:
+    """Calls `done`. What it raises is logged: it must not keep the others from their replies."""
+    try:
+        done(replies)
+    except Exception:
+        _log.exception("replies of Redis cannot be taken")
 
 
 def _settle(answer: "asyncio.Future[Replies]", replies: Replies) -> None:

@@ -49,7 +49,7 @@ class Timeouts:
 
 class Node:
     """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when another epoch was found, before
-    that is used, `moved` when it no longer has a key.
+    that is used, `moved` when it no longer has a key, `unreadable` when a read found no whole copy where one should be.
 
     The breaker is here: `ready` is open or closed, and the attempts of `run`, which no caller waits for, are the
     half-open state. Reads and writes have a connection each, so that a read never waits behind a batch of writes.
@@ -67,6 +67,7 @@ class Node:
         changed: Callable[[], None],
         begun: Callable[[], None],
         moved: Callable[[], None],
+        unreadable: Callable[[], None],
     ) -> None:
         self.ready = False
         self.reason = "not connected yet"
@@ -79,6 +80,7 @@ class Node:
         self._changed = changed
         self._begun = begun
         self._moved = moved
+        self._unreadable = unreadable
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._run_id: bytes | None = None
@@ -101,8 +103,9 @@ class Node:
         if not self.ready or self._reads.waiting >= MOST_WAITING:
             answer.set_result(None)
         else:
-            commands, count = entries.read(self._names.of(key), content, newest)
-            self._reads.add(commands, count, partial(self._got, answer, newest))
+            names = self._names.of(key)
+            commands, count = entries.read(names, content, newest)
+            self._reads.add(commands, count, partial(self._got, answer, names, newest))
         return answer
 
     def put(self, changes: Sequence[Change], done: Callable[[Sequence[bool]], None]) -> None:
@@ -110,7 +113,13 @@ class Node:
         if not self.ready:
             done([False] * len(changes))
         else:
-            commands = b"".join([self._packed(change) for change in changes])
+            try:
+                commands = b"".join([self._packed(change) for change in changes])
+            except Exception:
+                # A defect of this process. The caller has committed, and must have an answer.
+                _log.exception("a change cannot be put into the cache")
+                done([False] * len(changes))
+                return
             self._writes.add(commands, len(changes), partial(self._did, len(changes), done))
 
     def busy(self) -> bool:
@@ -227,10 +236,33 @@ class Node:
         ttl = round(self._limits.ttl * 1000 * (0.8 + 0.2 * self._random.random()))
         return entries.putting(names, change, self._limits, latest, ttl)
 
-    def _got(self, answer: "asyncio.Future[Copy | None]", newest: int, replies: Sequence[Any] | None) -> None:
-        if answer.done():
-            return
-        answer.set_result(None if replies is None else entries.copy(replies, newest))
+    def _got(
+        self,
+        answer: "asyncio.Future[Copy | None]",
+        names: tuple[bytes, bytes],
+        newest: int,
+        replies: Sequence[Any] | None,
+    ) -> None:
+        copy: Copy | None = None
+        try:
+            if replies is not None:
+                copy = entries.copy(names[0], replies, newest)
+        except hiredis.ReplyError as refusal:
+            self._refused(refusal)
+        except Exception:
+            self._discard(names, replies, newest)
+        finally:
+            if not answer.done():
+                answer.set_result(copy)
+
+    def _discard(self, names: tuple[bytes, bytes], replies: Sequence[Any] | None, newest: int) -> None:
+        """Makes room for a copy that can be read. Where that fails, the next read finds the same once more."""
+        self._unreadable()
+        if not self.busy():
+            self._writes.add(entries.discarding(names, replies, newest), 1, self._discarded)
+
+    def _discarded(self, replies: Sequence[Any] | None) -> None:
+        """Scripts may have been flushed, and the server may have become a replica."""
         if replies is not None and isinstance(replies[0], Exception):
             self._refused(replies[0])
 

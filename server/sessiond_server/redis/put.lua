@@ -1,9 +1,9 @@
 -- Takes a copy of a session unless something newer is known. Reads all it needs before it writes anything.
 --
--- KEYS[1]  the copy: a list of placed messages (16 digits of seq, then the message), oldest first, and at its end the
---          tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then what only clients read.
---          Letter S: a copy. Letter F: nothing older than the version may come here; there are no messages.
--- KEYS[2]  the session's content: 16 digits of content_version, then the content
+-- KEYS[1]  the copy: a list of placed messages (16 digits of seq, the message, a checksum), oldest first, and at its
+--          end the tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then what only
+--          clients read. Letter S: a copy. Letter F: nothing older than the version may come here; there are no messages.
+-- KEYS[2]  the session's content: 16 digits of content_version, the content, a checksum
 -- ARGV[1]  latest time of execution, milliseconds of this server's clock
 -- ARGV[2]  time to live, milliseconds
 -- ARGV[3]  version, 16 digits
@@ -14,6 +14,7 @@
 -- ARGV[8]  most messages, most bytes of them: 16 digits each
 -- ARGV[9]  ... placed messages, ascending; at most as many as may be kept
 -- Returns 1: taken; 0: as new or newer was there; -1: too late.
+-- What is there and has another form counts as nothing; a change of the form raises LAYOUT in entries.py.
 
 local now = redis.call('TIME')
 if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then
@@ -22,11 +23,18 @@ end
 
 local ttl, version, after, rest, content = ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[7]
 local bytes, taken = 0, 1
-local tail = redis.call('LINDEX', KEYS[1], -1)
-local held_content = content ~= '' and redis.call('GETRANGE', KEYS[2], 0, 15) or ''
+local tail = redis.pcall('LINDEX', KEYS[1], -1)
+local held_content = content ~= '' and redis.pcall('GETRANGE', KEYS[2], 0, 15) or ''
+if type(held_content) ~= 'string' or not string.find(held_content, '^%d+$') then
+  held_content = ''
+end
 
-if tail then
-  local live, held = string.sub(tail, 1, 1) == 'S', string.sub(tail, 2, 17)
+local live = type(tail) == 'string' and #tail >= 49 and string.find(string.sub(tail, 1, 49), '^S%d+$')
+local mark = type(tail) == 'string' and #tail == 17 and string.find(tail, '^F%d+$')
+if tail and not live and not mark then
+  redis.call('DEL', KEYS[1])
+elseif tail then
+  local held = string.sub(tail, 2, 17)
   if held > version then
     return 0
   end

@@ -20,4 +20,5 @@ def _script(name: str) -> Script:
 PUT = _script("put")
 FORGET = _script("forget")
 EPOCH = _script("epoch")
-ALL = (PUT, FORGET, EPOCH)
+DISCARD = _script("discard")
+ALL = (PUT, FORGET, EPOCH, DISCARD)

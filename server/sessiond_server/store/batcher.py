@@ -1,8 +1,10 @@
 """The writer that gathers commands from many callers into transactions: `batching.py` on asyncio, over any Commits."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
 from time import monotonic, thread_time
@@ -12,6 +14,8 @@ from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
 from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Commits
+
+_log = logging.getLogger("sessiond.batcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Batcher:
         if idle is not None:
             idle.set_result(None)
         elif ticket.shard not in self._tasks:
-            self._tasks[ticket.shard] = loop.create_task(self._drive(ticket.shard), name=f"batcher-{ticket.shard}")
+            self._begin(ticket.shard)
         try:
             answer = await waiter
         except asyncio.CancelledError:
@@ -96,6 +100,22 @@ class Batcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _begin(self, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._drive(number), name=f"batcher-{number}")
+        task.add_done_callback(partial(self._ended, number))
+        self._tasks[number] = task
+
+    def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
+        """Unless the batcher is closed, a shard's task ends by a defect only: its callers must not wait for it, and the
+        next command needs another task."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("the task of a shard failed", exc_info=error)
+        if self._tasks.get(number) is task and (error is not None or not self._batching.closed):
+            del self._tasks[number]
+            self._idle.pop(number, None)
+            _settle(self._batching.abandon(number))
 
     async def _drive(self, number: int) -> None:
         """Sends one shard's batches, one after the other, until closed and empty."""

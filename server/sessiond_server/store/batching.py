@@ -189,10 +189,11 @@ class Batching(Generic[Waiter]):
         """Refuses commands from now on. Those queued are still sent."""
         self.closed = True
 
-    def abandon(self) -> list[tuple[Ticket[Waiter], Answer]]:
-        """Answers everything that is left: Draining where the command was never sent, else StoreUnavailable."""
+    def abandon(self, number: int | None = None) -> list[tuple[Ticket[Waiter], Answer]]:
+        """Answers everything that is left, of one shard or of all. Once closed: Draining where the command was never
+        sent. Else StoreUnavailable."""
         answers: list[tuple[Ticket[Waiter], Answer]] = []
-        for shard in self._shards:
+        for shard in self._shards if number is None else [self._shards[number]]:
             if shard.under_way is not None:
                 shard.again.append(shard.under_way)
                 shard.under_way = None
@@ -200,7 +201,7 @@ class Batching(Generic[Waiter]):
             shard.again.append(list(shard.queue))
             shard.queue.clear()
             shard.queued_bytes = 0
-            answers += self._give_up(shard, Draining)
+            answers += self._give_up(shard, Draining if self.closed else StoreUnavailable)
         return answers
 
     def queued(self) -> tuple[int, int]:

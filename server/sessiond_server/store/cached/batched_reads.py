@@ -77,9 +77,11 @@ class BatchedReads(Generic[K, V]):
         answers: Sequence[V | Exception]
         try:
             answers = await self._read(list(batch))
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers for {len(batch)} keys")
         except Exception as error:
             answers = [error] * len(batch)
-        except asyncio.CancelledError:
+        except BaseException:
             for waiters in batch.values():
                 for waiter in waiters:
                     waiter.cancel()

@@ -11,7 +11,9 @@ Every implementation passes tests/cache/test_conformance.py. A cache is never be
 - Copies vanish by themselves at most `ttl` seconds after they were put, which bounds what any lost update can do.
 
 Nothing here raises because of the cache's state: a copy that cannot be had is None, a change that is not known to be in
-place gives False. Nothing waits longer than the cache's own timeout, and while `ready` is False nothing waits at all.
+place gives False. What is there and is no whole copy of the session that was asked for (damaged, written by another
+program, of another layout) is None too; it is counted, and gives way to the next copy that is put. Nothing waits longer
+than the cache's own timeout, and while `ready` is False nothing waits at all.
 A cache belongs to one event loop. Keys are (tenant_id, session_id); times are seconds of the loop's clock.
 """
 
@@ -19,6 +21,7 @@ from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+from zlib import crc32
 
 from sessiond_server.domain.rows import Key
 
@@ -34,10 +37,30 @@ EMBARGO: Final = 10**16 - 1
 PLACE_BYTES: Final = 16
 """Digits in front of a placed message."""
 
+SUM_BYTES: Final = 4
+"""Behind a placed message: a checksum."""
+
+_RESIDUE: Final = 0x2144DF1C
+"""The CRC-32 of all bytes that end with their own CRC-32, in little endian."""
+
+
+def summed(data: bytes, start: int = 0) -> bytes:
+    """The data with its checksum behind it, for `is_whole`. `start`: checksum of what goes before it elsewhere."""
+    return data + crc32(data, start).to_bytes(SUM_BYTES, "little")
+
+
+def is_whole(data: bytes, start: int = 0) -> bool:
+    """Whether the data is as `summed` made it."""
+    return crc32(data, start) == _RESIDUE
+
 
 def placed(seq: int, message: bytes) -> bytes:
-    """A serialised Message with its place in front, as copies hold it."""
-    return b"%016d%b" % (seq, message)
+    """A serialised Message between its place and its checksum, as copies hold it."""
+    return summed(b"%016d%b" % (seq, message))
+
+
+def message_of(placed_message: bytes) -> bytes:
+    return placed_message[PLACE_BYTES:-SUM_BYTES]
 
 
 def seq_of(placed_message: bytes) -> int:
@@ -118,6 +141,8 @@ class CacheState:
     """Why it is not ready; "" when it is."""
     epochs: int
     """How often this process found another epoch than before, or began one."""
+    unreadable: int
+    """How often a read found something that is no whole copy of its session."""
 
 
 class Cache(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sessiond_server.store.cached.contract import PLACE_BYTES, Copy, seq_of
+from sessiond_server.store.cached.contract import PLACE_BYTES, SUM_BYTES, Copy, message_of, seq_of
 from sessiond_server.store.session_reads import PAGE_BYTES, MessagesPage
 
 
@@ -30,7 +30,7 @@ def page(copy: Copy, *, after_seq: int, before_seq: int, descending: bool, limit
     count = _fitting(chosen)
     if not count:
         return MessagesPage(copy.version, [], 0, 0, more=False)
-    bodies = [message[PLACE_BYTES:] for message in chosen[:count]]
+    bodies = [message_of(message) for message in chosen[:count]]
     return MessagesPage(copy.version, bodies, seq_of(chosen[0]), seq_of(chosen[count - 1]), more=count < end - start)
 
 
@@ -40,7 +40,7 @@ def _fitting(messages: Sequence[bytes]) -> int:
     if sum(map(len, messages)) <= PAGE_BYTES:
         return len(messages)
     for count, message in enumerate(messages):
-        total += len(message) - PLACE_BYTES
+        total += len(message) - PLACE_BYTES - SUM_BYTES
         if count and total > PAGE_BYTES:
             return count
     return len(messages)

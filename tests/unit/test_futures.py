@@ -1,0 +1,209 @@
+"""No future is left unsettled: a caller who waits for one would wait for ever."""
+
+import ast
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from sessiond_server.domain.commands import Command, NothingToDo, Scope
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.redis.lane import Lane
+from sessiond_server.redis.link import Link, Replies
+from sessiond_server.store.batcher import Batcher
+from sessiond_server.store.batching import Batching
+from sessiond_server.store.cached.batched_reads import BatchedReads
+from sessiond_server.store.commits import Applied, Commits
+from tests.support.caller import Caller
+
+ROOT = Path(__file__).parents[2]
+
+SETTLED_BY = {
+    "server/sessiond_server/events/streams.py": "Stream.wait: the hub's wake, its timer, or its reader's end",
+    "server/sessiond_server/memory/cache.py": "the method that makes it, before it returns",
+    "server/sessiond_server/redis/cache.py": "its node, tested below; became_ready: __aexit__ at the latest",
+    "server/sessiond_server/redis/link.py": "replies, or the end of the connection; tested below",
+    "server/sessiond_server/redis/node.py": "the lane, whatever the replies are: tests/cache/test_damage.py",
+    "server/sessiond_server/rpc/interceptors/boundary.py": "nobody: its caller waits for a time, to be cancelled",
+    "server/sessiond_server/rpc/interceptors/gathering.py": "a callback of the loop that calls nothing which can fail",
+    "server/sessiond_server/rpc/interceptors/occupancy.py": "the end of the last call",
+    "server/sessiond_server/store/batcher.py": "its shard's task, however that ends; tested below",
+    "server/sessiond_server/store/cached/batched_reads.py": "its flight, however that ends; tested below",
+}
+"""Every module that makes futures, and what settles them in any case. A new one needs an answer here, and a test."""
+
+
+def test_every_module_that_makes_futures_says_what_settles_them() -> None:
+    makers = {
+        str(path.relative_to(ROOT))
+        for folder in ("server/sessiond_server", "client/sessiond")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")) and makes_futures(path)
+    }
+    assert makers == SETTLED_BY.keys()
+
+
+def makes_futures(path: Path) -> bool:
+    """Calls `create_future` of a loop, or `Future` of asyncio or of concurrent.futures."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
+    return not names.isdisjoint({"create_future", "Future"})
+
+
+class Silent(asyncio.Transport):
+    """A connection on which the test says what comes back."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+def link() -> Link:
+    return Link(cast("Any", type("Connection", (), {})()), Silent(), 30.0)
+
+
+def failing(*_: object) -> None:
+    raise RuntimeError("a defect")
+
+
+async def answered(waiting: "asyncio.Future[Any]") -> Any:
+    async with asyncio.timeout(20):
+        return await waiting
+
+
+async def test_replies_that_one_caller_cannot_take_reach_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    connection = link()
+    connection.send(b"", 1, failing)
+    other = asyncio.ensure_future(connection.ask(b"PING"))
+    await asyncio.sleep(0)
+    connection.data_received(b"+OK\r\n+PONG\r\n")
+    assert await answered(other) == b"PONG"
+    assert "a defect" in caplog.text
+
+
+async def test_the_end_of_a_connection_reaches_those_behind_one_who_fails() -> None:
+    connection = link()
+    lost = asyncio.Event()
+    connection.on_lost = lost.set
+    connection.send(b"", 1, failing)
+    answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+    connection.send(b"", 1, answer.set_result)
+    connection.close()
+    assert await answered(answer) is None
+    assert lost.is_set()
+
+
+@pytest.mark.parametrize("replies", [b"+one\r\n+two\r\n+epoch\r\n", b"-ERR no\r\n-ERR no\r\n-ERR no\r\n"])
+async def test_a_lane_goes_on_when_an_answer_cannot_be_taken(replies: bytes) -> None:
+    connection = link()
+    lane = Lane(connection, b"key", b"epoch", lambda: None, 0)
+    for _ in range(2):
+        answer: asyncio.Future[Sequence[Any] | None] = asyncio.get_running_loop().create_future()
+        lane.add(b"", 1, failing)
+        lane.add(b"", 1, answer.set_result)
+        while not connection._waiting:  # noqa: ASYNC110 - the lane sends within a few turns
+            await asyncio.sleep(0)
+        connection.data_received(replies.replace(b"+epoch", b"$5\r\nepoch"))
+        found = await answered(answer)
+        assert found == [b"two"] if replies.startswith(b"+") else found is None
+    assert lane.waiting == 0
+
+
+async def _too_few(keys: Sequence[str]) -> Sequence[str | Exception]:
+    return []
+
+
+async def _too_many(keys: Sequence[str]) -> Sequence[str | Exception]:
+    return ["answer"] * (len(keys) + 1)
+
+
+async def _raises(keys: Sequence[str]) -> Sequence[str | Exception]:
+    raise LookupError
+
+
+async def _cancelled(keys: Sequence[str]) -> Sequence[str | Exception]:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("read", "answer"),
+    [
+        (_too_few, RuntimeError),
+        (_too_many, RuntimeError),
+        (_raises, LookupError),
+        (_cancelled, asyncio.CancelledError),
+    ],
+)
+async def test_a_flight_answers_all_aboard_however_its_read_ends(
+    read: Callable[[Sequence[str]], Any], answer: type[BaseException]
+) -> None:
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(read, most_keys=2, most_reads=1)
+    asked = [reads_in_flight.ask(key) for key in ("a", "b", "a", "c")]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(each) for each in found] == [answer] * 4
+    await reads_in_flight.close()
+
+
+class Scripted:
+    """Commits that end as the script says, and then with as many results as there are commands."""
+
+    def __init__(self, *ends: BaseException) -> None:
+        self.ends = list(ends)
+
+    async def apply(self, commands: Sequence[Command]) -> Applied:
+        if self.ends:
+            raise self.ends.pop(0)
+        return cast("Applied", type("Done", (), {"results": [DONE] * len(commands)})())
+
+
+CALLER = Caller(Scope("acme"))
+DONE = NothingToDo(1)
+
+
+def batcher(*ends: BaseException) -> Batcher:
+    return Batcher(cast("Commits", Scripted(*ends)))
+
+
+async def test_a_commit_that_cancels_itself_leaves_no_caller_waiting() -> None:
+    """As a library may that loses a race between a result and a timeout."""
+    async with batcher(asyncio.CancelledError()) as writer, asyncio.timeout(20):
+        with pytest.raises(StoreUnavailable):
+            await writer.write(CALLER.create("s"))
+        assert await writer.write(CALLER.create("s")) == DONE
+
+
+@pytest.mark.parametrize("step", ["linger", "next_batch", "done"])
+async def test_a_defect_in_any_step_of_a_batch_leaves_no_caller_waiting(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = getattr(Batching, step)
+    left = [failing]
+
+    def defective(*arguments: Any) -> Any:
+        return (left.pop() if left else partial(whole))(*arguments)
+
+    monkeypatch.setattr(Batching, step, defective)
+    async with batcher() as writer, asyncio.timeout(20):
+        first, second = (
+            asyncio.gather(writer.write(CALLER.create("s")), writer.write(CALLER.create("t")), return_exceptions=True),
+            writer.write(CALLER.create("u")),
+        )
+        assert {type(each) for each in await first} == {StoreUnavailable}
+        assert await second == DONE
+    assert "a defect" in caplog.text
+
+
+async def test_results_that_do_not_fit_the_batch_are_an_error() -> None:
+    async def apply(commands: Sequence[Command]) -> Any:
+        return type("Done", (), {"results": []})()
+
+    commits = type("Empty", (), {"apply": staticmethod(apply)})()
+    async with Batcher(cast("Commits", commits)) as writer, asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="0 results for 1 commands"):
+            await writer.write(CALLER.create("s"))
