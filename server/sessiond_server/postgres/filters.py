@@ -5,19 +5,19 @@ No value ever becomes part of a text, so there are few texts and each is prepare
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
-from sessiond_server.postgres.statements import LIST
+from sessiond_server.postgres.statements import LIST, numbered
 from sessiond_server.store.session_reads import PAGE_BYTES
 
-_PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _FRAGMENT = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -84,40 +84,28 @@ def count(scope: Scope, where: SessionFilter) -> Query:
 
 
 def _conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
-    """Names of the fragments that the filter needs, and the values of their parameters."""
+    """Names of the fragments that the filter needs, and the values of their parameters.
+
+    A field of the filter that is set needs the fragment of its name, whose parameter has that name too.
+    """
     values: dict[str, Any] = {"tenant_id": scope.tenant_id}
-    names = ["tenant"]
-
-    def add(name: str, parameter: str, value: Any) -> None:
-        names.append(name)
-        values[parameter] = value
-
     if scope.user_id:
-        add("owner", "owner", scope.user_id)
-    if where.type:
-        add("type", "type", where.type)
-    if where.component_id:
-        add("component", "component_id", where.component_id)
-    if where.agent_id:
-        add("agent", "agent_id", where.agent_id)
-    if where.team_id:
-        add("team", "team_id", where.team_id)
-    if where.workflow_id:
-        add("workflow", "workflow_id", where.workflow_id)
-    if where.user_id:
-        add("user", "user_id", where.user_id)
-    if where.statuses:
-        add("statuses", "statuses", list(where.statuses))
-    if where.name_contains:
-        add("name_contains", "name_contains", where.name_contains.casefold())
-    if where.labels:
-        add("labels", "labels", json.dumps(dict(where.labels), ensure_ascii=False))
-    if where.metadata.fields:
-        add("metadata", "metadata", MessageToJson(where.metadata, indent=None, ensure_ascii=False))
-    for name in ("create_time_from", "create_time_until", "update_time_from", "update_time_until"):
-        if where.HasField(name):
-            add(name, name, microseconds_up(getattr(where, name)))
-    return names, values
+        values["owner"] = scope.user_id
+    values |= {field.name: _parameter(field.name, value) for field, value in where.ListFields()}
+    return list(values), values
+
+
+def _parameter(name: str, value: Any) -> Any:
+    """A field's value as asyncpg takes it; names compare by case folding."""
+    if name == "name_contains":
+        return value.casefold()
+    if isinstance(value, Timestamp):
+        return microseconds_up(value)
+    if isinstance(value, Struct):
+        return MessageToJson(value, indent=None, ensure_ascii=False)
+    if isinstance(value, MutableMapping):
+        return json.dumps(dict(value), ensure_ascii=False)
+    return value if isinstance(value, int | str) else list(value)
 
 
 def microseconds_up(value: Timestamp) -> int:
@@ -137,6 +125,5 @@ def _composed(template: str, conditions: list[str], values: Mapping[str, Any], o
     text = template
     while _FRAGMENT.search(text):
         text = _FRAGMENT.sub(lambda found: fragments[found[1]], text)
-    used: dict[str, int] = {}
-    text = _PARAMETER.sub(lambda found: f"${used.setdefault(found[1], len(used) + 1)}", text)
-    return Query(text, tuple(values[name] for name in used))
+    text, names = numbered(text)
+    return Query(text, tuple(values[name] for name in names))

@@ -1,5 +1,5 @@
 -- Lists of sessions are put together from these: a page or a count, its order, and one condition for each part of the
--- filter that is set. `:name` becomes a numbered parameter; `{name}` is filled in from fixed text. h is joined only
+-- filter that is set, of the name of its field. `:name` is a parameter; `{name}` is filled in from fixed text. h is joined only
 -- where a condition or the order reads it.
 
 -- name: page_of_cores
@@ -57,7 +57,7 @@ sessions s
 -- name: source_sessions_and_heads
 sessions s join session_heads h on h.tenant_id = s.tenant_id and h.session_id = s.session_id and h.delete_time is null
 
--- name: tenant
+-- name: tenant_id
 s.tenant_id = :tenant_id
 
 -- name: owner
@@ -66,19 +66,19 @@ s.user_id = :owner and s.user_id <> ''
 -- name: type
 s.type = :type
 
--- name: component
+-- name: component_id
 (s.agent_id = :component_id or s.team_id = :component_id or s.workflow_id = :component_id)
 
--- name: agent
+-- name: agent_id
 s.agent_id = :agent_id and s.agent_id <> ''
 
--- name: team
+-- name: team_id
 s.team_id = :team_id and s.team_id <> ''
 
--- name: workflow
+-- name: workflow_id
 s.workflow_id = :workflow_id and s.workflow_id <> ''
 
--- name: user
+-- name: user_id
 s.user_id = :user_id and s.user_id <> ''
 
 -- name: statuses

@@ -2,6 +2,9 @@
 
 A block starts with `-- name: lock_heads  index: session_heads_pkey` and ends where the next begins. The indexes are
 those that its plan must use on a filled database; a test explains every statement that declares some.
+
+A parameter is `$1`, or `:name` where there are many: names become numbers in the order in which they first occur, which
+is the order in which the caller passes them. A statement has one kind or the other.
 """
 
 import re
@@ -12,6 +15,8 @@ from types import MappingProxyType
 
 _HEADER = re.compile(r"^-- name: (?P<name>\w+)(?:  index: (?P<indexes>[\w ]+))?$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
+_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+_NUMBERED = re.compile(r"\$\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,23 @@ class Statement:
     indexes: tuple[str, ...]
 
 
-def parse(source: str) -> Mapping[str, Statement]:
-    """The blocks of one file by name. Raises ValueError for a name that occurs twice."""
+def numbered(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text with `$1`, `$2` … for its named parameters, and their names in that order.
+
+    Raises ValueError for a text that has numbered ones besides.
+    """
+    names: dict[str, int] = {}
+    result = _NAMED.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", text)
+    if names and _NUMBERED.search(text):
+        raise ValueError("named and numbered parameters in one statement")
+    return result, tuple(names)
+
+
+def parse(source: str, *, fragments: bool = False) -> Mapping[str, Statement]:
+    """The blocks of one file by name. With `fragments` names stay names, for whoever puts the texts together.
+
+    Raises ValueError for a name that occurs twice, and what `numbered` raises.
+    """
     headers = list(_HEADER.finditer(source))
     ends = [header.start() for header in headers[1:]] + [len(source)]
     found: dict[str, Statement] = {}
@@ -31,19 +51,21 @@ def parse(source: str) -> Mapping[str, Statement]:
         if name in found:
             raise ValueError(f"two statements are named {name}")
         text = _COMMENT.sub("", source[header.end() : end]).strip()
+        if not fragments:
+            text, _ = numbered(text)
         found[name] = Statement(name, text, tuple((header["indexes"] or "").split()))
     return MappingProxyType(found)
 
 
-def load(file_name: str) -> Mapping[str, Statement]:
+def load(file_name: str, *, fragments: bool = False) -> Mapping[str, Statement]:
     """The blocks of a file of this package."""
-    return parse(files(__package__).joinpath(file_name).read_text(encoding="utf-8"))
+    return parse(files(__package__).joinpath(file_name).read_text(encoding="utf-8"), fragments=fragments)
 
 
 WRITE = load("write.sql")
 READ = load("read.sql")
 SWEEP = load("sweep.sql")
-LIST = load("list.sql")
+LIST = load("list.sql", fragments=True)
 LOG = load("log.sql")
 BLOBS = load("blobs.sql")
 ATTACHMENTS = load("attachments.sql")

@@ -69,20 +69,22 @@ cross join lateral (
 -- name: write_work
 with run_rows as (
   insert into runs (tenant_id, session_id, run_id, place, status, body)
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::smallint[], $6::bytea[])
+  select * from unnest(:run_tenant_id::text[], :run_session_id::text[], :run_id::text[], :run_place::bigint[],
+    :run_status::smallint[], :run_body::bytea[])
   on conflict (tenant_id, session_id, run_id) do update
   set status = excluded.status, body = excluded.body
 ), call_rows as (
   insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
     run_id, user_id, body)
-  select * from unnest($7::text[], $8::text[], $9::text[], $10::bigint[], $11::smallint[], $12::boolean[],
-    $13::timestamptz[], $14::bigint[], $15::text[], $16::text[], $17::bytea[])
+  select * from unnest(:call_tenant_id::text[], :call_session_id::text[], :call_id::text[], :call_seq::bigint[],
+    :call_status::smallint[], :call_awaits_approval::boolean[], :call_create_time::timestamptz[],
+    :call_result_seq::bigint[], :call_run_id::text[], :call_user_id::text[], :call_body::bytea[])
   on conflict (tenant_id, session_id, tool_call_id) do update
   set status = excluded.status, awaits_approval = excluded.awaits_approval, result_seq = excluded.result_seq,
     body = excluded.body
 )
 insert into run_figures (tenant_id, session_id, figures)
-select * from unnest($18::text[], $19::text[], $20::bytea[])
+select * from unnest(:counters_tenant_id::text[], :counters_session_id::text[], :counters::bytea[])
 on conflict (tenant_id, session_id) do update
 set figures = excluded.figures
 

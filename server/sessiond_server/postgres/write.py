@@ -145,6 +145,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
                 ),
                 9,
             ),
+            now_us,
             *columns(
                 (
                     (*r.key, r.request_id, r.record.fingerprint, r.record.first_seq, r.record.last_seq)
@@ -152,7 +153,6 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
                 ),
                 6,
             ),
-            now_us,
         )
     if writes.redactions:
         await connection.fetch(

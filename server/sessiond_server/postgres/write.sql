@@ -93,16 +93,20 @@ with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
     delete_time, user_id, core, limits, lease_expire_time, commit_xid)
   select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
-  from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
+  from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
+    :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
+    :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
+    :head_lease_expire_time::timestamptz[])
   on conflict do nothing
   returning 1
 ), listed as (
   insert into sessions as old (tenant_id, session_id, type, status, create_time, agent_id, team_id, workflow_id,
     user_id, name, name_folded, labels, metadata)
-  select * from unnest($12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::timestamptz[], $17::text[],
-    $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::jsonb[], $24::jsonb[])
-  where (select count(*) from created) = cardinality($1)
+  select * from unnest(:listed_tenant_id::text[], :listed_session_id::text[], :listed_type::smallint[],
+    :listed_status::smallint[], :listed_create_time::timestamptz[], :listed_agent_id::text[],
+    :listed_team_id::text[], :listed_workflow_id::text[], :listed_user_id::text[], :listed_name::text[],
+    :listed_name_folded::text[], :listed_labels::jsonb[], :listed_metadata::jsonb[])
+  where (select count(*) from created) = cardinality(:head_tenant_id)
   on conflict (tenant_id, session_id) do update
   set status = excluded.status, agent_id = excluded.agent_id, team_id = excluded.team_id,
     workflow_id = excluded.workflow_id, name = excluded.name, name_folded = excluded.name_folded,
@@ -121,8 +125,10 @@ with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
     delete_time, user_id, core, limits, lease_expire_time, commit_xid)
   select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
-  from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::text[], $9::bytea[], $10::bytea[], $11::timestamptz[])
+  from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
+    :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
+    :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
+    :head_lease_expire_time::timestamptz[])
   on conflict (tenant_id, session_id) do update
   set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
     expire_check_time = case
@@ -136,14 +142,16 @@ with changed as (
   select e.*, coalesce(
     changed.commit_xid, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   )
-  from unnest($12::text[], $13::text[], $14::bigint[], $15::smallint[], $16::timestamptz[], $17::text[],
-    $18::bytea[], $19::bytea[], $20::bytea[])
+  from unnest(:event_tenant_id::text[], :event_session_id::text[], :event_seq::bigint[], :event_type::smallint[],
+    :event_create_time::timestamptz[], :event_message_id::text[], :event_head::bytea[], :event_body::bytea[],
+    :event_content::bytea[])
     as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
   left join changed on changed.tenant_id = e.tenant_id and changed.session_id = e.session_id
 )
 insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
-select k.*, $27::timestamptz
-from unnest($21::text[], $22::text[], $23::text[], $24::bytea[], $25::bigint[], $26::bigint[]) as k
+select k.*, :now::timestamptz
+from unnest(:request_tenant_id::text[], :request_session_id::text[], :request_request_id::text[],
+  :request_fingerprint::bytea[], :request_first_seq::bigint[], :request_last_seq::bigint[]) as k
 
 -- name: write_redactions  index: events_pkey
 update events e
