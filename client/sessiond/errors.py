@@ -64,6 +64,7 @@
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
+    │   ├── SessionLocked
     │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -679,6 +680,14 @@ class Draining(Unavailable):
     """The server that answered is shutting down."""
 
 
+class SessionLocked(Unavailable):
+    """Another transaction of the database holds the session. Nothing was written."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
 class StorageUnavailable(Unavailable):
     """The service cannot reach its storage of attachments."""
 
@@ -737,6 +746,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "SCOPE_MISSING": ScopeMissing,
         "STARTING": Starting,
         "DRAINING": Draining,
+        "SESSION_LOCKED": SessionLocked,
         "STORE_UNAVAILABLE": StoreUnavailable,
         "DEADLINE_EXCEEDED": DeadlinePassed,
         "ATTACHMENT_NOT_FOUND": AttachmentNotFound,

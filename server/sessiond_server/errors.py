@@ -64,6 +64,7 @@
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
+    │   ├── SessionLocked
     │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -499,6 +500,13 @@ class Draining(Unavailable):
         super().__init__("the server is draining")
 
 
+class SessionLocked(Unavailable):
+    """Another transaction has held the session's rows for longer than writers wait; nothing was written."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id} is locked by another transaction", {"session_id": session_id})
+
+
 class StorageUnavailable(Unavailable):
     """The storage of attachments cannot be reached."""
 
@@ -507,10 +515,13 @@ class StorageUnavailable(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """The database cannot be reached; a write whose commit was under way may have happened."""
+    """The database cannot be reached, or cannot do its work for now; a write whose commit was under way may have
+    happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisible: bool = False) -> None:
+        """`divisible`: nothing of the batch was written, and a smaller part of it may succeed."""
         super().__init__("the database cannot be reached")
+        self.divisible = divisible
 
 
 class DeadlinePassed(SessiondError):

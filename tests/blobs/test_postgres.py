@@ -20,7 +20,7 @@ async def test_a_connection_that_is_gone_is_told_to_the_caller_and_to_nobody_els
     piece = Piece("a", str(uuid4()))
     async with PostgresBlobs(postgres_dsn, max_connections=1) as blobs:
         await blobs.append(piece, 0, [bytes(ROW_BYTES)])
-        async with blobs._pool.acquire() as connection:
+        async with blobs._connections._pool.acquire() as connection:
             # As if the server ended the idle connection, and its end were not seen yet.
             connection._con._protocol.data_received(b"E" + (len(FAREWELL) + 4).to_bytes(4) + FAREWELL)
         with pytest.raises(StorageUnavailable):

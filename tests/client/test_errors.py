@@ -51,6 +51,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.ScopeMissing("sessions:write"), {"scope": "sessions:write"}),
     (server_errors.Starting(), {}),
     (server_errors.Draining(), {}),
+    (server_errors.SessionLocked("s"), {"session_id": "s"}),
     (server_errors.StoreUnavailable(), {}),
     (server_errors.DeadlinePassed(), {}),
     (server_errors.AttachmentNotFound("s", "a"), {"session_id": "s", "attachment_id": "a"}),

@@ -1,4 +1,4 @@
-"""A TCP proxy that hurts what goes through it: slices, stalls and cuts connections."""
+"""A TCP proxy that hurts what goes through it: slices, stalls, silences and cuts connections."""
 
 import asyncio
 import ssl
@@ -6,19 +6,31 @@ from collections.abc import Sequence
 from random import Random
 
 
+class _Way:
+    """One direction of one connection, or of all."""
+
+    def __init__(self) -> None:
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+
 class Proxy:
     """Listens on a free port of loopback. Use as `async with Proxy("127.0.0.1", port) as proxy`."""
 
     def __init__(self, host: str, port: int, random: Random | None = None, tls: ssl.SSLContext | None = None) -> None:
-        """With `tls` it takes TLS and passes on what was in it."""
+        """`host` may be the path of a Unix socket, with any port. With `tls` it takes TLS and passes on what was in
+        it."""
         self.port = 0
         self.slicing = False
         """Bytes go on in pieces of any size."""
+        self.crawling = False
+        """What goes on does so a byte a second."""
         self._target = (host, port)
         self._tls = tls
         self._random = random or Random(0)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._onward, self._back = _Way(), _Way()
+        self._pairs: set[tuple[_Way, _Way]] = set()
+        """The two directions of each connection."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -37,13 +49,24 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def stall(self) -> None:
-        """Connections stay, new ones are taken, and nothing gets through until `flow`."""
-        self._flowing.clear()
+    def stall(self, *, onward: bool = True, back: bool = True) -> None:
+        """Connections stay, new ones are taken, and nothing gets through, in these directions, until `flow`."""
+        for way, wanted in ((self._onward, onward), (self._back, back)):
+            if wanted:
+                way.flowing.clear()
+
+    def silence(self, *, onward: bool = True, back: bool = True) -> None:
+        """Nothing gets through the present connections, in these directions, until `flow`. New ones work."""
+        for pair in self._pairs:
+            for way, wanted in zip(pair, (onward, back), strict=True):
+                if wanted:
+                    way.flowing.clear()
 
     def flow(self) -> None:
-        """What was stalled goes on, late."""
-        self._flowing.set()
+        """What was stalled or silenced goes on, late."""
+        self.crawling = False
+        for way in (self._onward, self._back, *(way for pair in self._pairs for way in pair)):
+            way.flowing.set()
 
     def cut(self) -> None:
         """Resets every connection; new ones work."""
@@ -65,32 +88,48 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pair = _Way(), _Way()
+        self._pairs.add(pair)
         try:
-            await self._flowing.wait()
-            onward_reader, onward_writer = await asyncio.open_connection(*self._target)
+            await self._onward.flowing.wait()
+            onward_reader, onward_writer = await self._connect(*self._target)
             self._writers.add(onward_writer)
             try:
-                await asyncio.gather(self._pass(reader, onward_writer), self._pass(onward_reader, writer))
+                await asyncio.gather(
+                    self._pass(reader, onward_writer, self._onward, pair[0]),
+                    self._pass(onward_reader, writer, self._back, pair[1]),
+                )
             finally:
                 self._writers.discard(onward_writer)
                 onward_writer.close()
         except (OSError, RuntimeError):  # RuntimeError: uvloop's, for what was cut meanwhile
             pass
         finally:
+            self._pairs.discard(pair)
             self._writers.discard(writer)
             writer.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(host)
+        return await asyncio.open_connection(host, port)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *ways: _Way) -> None:
         try:
             while data := await reader.read(65536):
                 for piece in self._pieces(data):
-                    await self._flowing.wait()
+                    for way in ways:
+                        await way.flowing.wait()
                     writer.write(piece)
                     await writer.drain()
+                    if self.crawling:
+                        await asyncio.sleep(1.0)
         finally:
             writer.close()
 
     def _pieces(self, data: bytes) -> Sequence[bytes]:
+        if self.crawling:
+            return [data[place : place + 1] for place in range(len(data))]
         if not self.slicing:
             return [data]
         pieces = []

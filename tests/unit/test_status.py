@@ -45,7 +45,7 @@ def details(answer: status.Answer) -> dict[type, Any]:
 
 def sample(kind: type[SessiondError]) -> SessiondError:
     """An error of the class, with something of the right type for each argument."""
-    values = {str: "x", int: 7, float: 0.25}
+    values = {str: "x", int: 7, float: 0.25, bool: True}
     arguments = [
         (errors.Violation("f", "rule"),) if name == "violations" else values[parameter.annotation]
         for name, parameter in inspect.signature(kind).parameters.items()
@@ -65,7 +65,9 @@ def test_every_reason_is_used_once() -> None:
 
 def test_only_what_a_retry_can_mend_is_unavailable() -> None:
     unavailable = {kind for kind, row in status.TABLE.items() if row.code is grpc.StatusCode.UNAVAILABLE}
-    assert unavailable == {errors.Starting, errors.Draining, errors.StoreUnavailable, errors.StorageUnavailable}
+    assert unavailable == {
+        errors.Starting, errors.Draining, errors.SessionLocked, errors.StoreUnavailable, errors.StorageUnavailable
+    }  # fmt: skip
 
 
 def test_the_table_cannot_be_changed() -> None:

@@ -130,6 +130,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The database cannot be reached. A write may have happened; retry it with the same `request_id`.
     Sample: "the database cannot be reached".
     """
+    ERROR_REASON_SESSION_LOCKED: _ErrorReason.ValueType  # 74
+    """UNAVAILABLE. Another transaction of the database, perhaps another program's, has held the session for longer than
+    the service waits. Nothing was written; try again. Metadata: `session_id`.
+    Sample: "session s-1 is locked by another transaction".
+    """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 72
     """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with
     the same `request_id`. Sample: "the deadline passed".
@@ -370,6 +375,11 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 70
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 71
 """UNAVAILABLE. The database cannot be reached. A write may have happened; retry it with the same `request_id`.
 Sample: "the database cannot be reached".
+"""
+ERROR_REASON_SESSION_LOCKED: ErrorReason.ValueType  # 74
+"""UNAVAILABLE. Another transaction of the database, perhaps another program's, has held the session for longer than
+the service waits. Nothing was written; try again. Metadata: `session_id`.
+Sample: "session s-1 is locked by another transaction".
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 72
 """DEADLINE_EXCEEDED. The call's deadline, or the server's longest, passed. A write may have happened; retry it with

@@ -32,7 +32,7 @@ class SessionServiceStub(object):
     Any RPC can fail with MALFORMED_REQUEST, INVALID_FIELD, REQUEST_TOO_LARGE, UNAUTHENTICATED, SCOPE_MISSING, DRAINING,
     STORE_UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL (see ErrorReason); an RPC that names a session also with
     SESSION_NOT_FOUND, the same for an unknown id and for one of another tenant or user. Every write can fail with
-    REQUEST_ID_REUSED and QUEUE_FULL, and with VERSION_MISMATCH where `expected_version` is set.
+    REQUEST_ID_REUSED, QUEUE_FULL and SESSION_LOCKED, and with VERSION_MISMATCH where `expected_version` is set.
 
     Every write takes a `request_id`, 1 to 128 characters of `[A-Za-z0-9._:~-]`: a retry with the same id and the same
     content has no second effect and gets the first outcome, for 24 hours unless configured. Failures are not remembered:
@@ -125,7 +125,7 @@ class SessionServiceServicer(object):
     Any RPC can fail with MALFORMED_REQUEST, INVALID_FIELD, REQUEST_TOO_LARGE, UNAUTHENTICATED, SCOPE_MISSING, DRAINING,
     STORE_UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL (see ErrorReason); an RPC that names a session also with
     SESSION_NOT_FOUND, the same for an unknown id and for one of another tenant or user. Every write can fail with
-    REQUEST_ID_REUSED and QUEUE_FULL, and with VERSION_MISMATCH where `expected_version` is set.
+    REQUEST_ID_REUSED, QUEUE_FULL and SESSION_LOCKED, and with VERSION_MISMATCH where `expected_version` is set.
 
     Every write takes a `request_id`, 1 to 128 characters of `[A-Za-z0-9._:~-]`: a retry with the same id and the same
     content has no second effect and gets the first outcome, for 24 hours unless configured. Failures are not remembered:
@@ -334,7 +334,7 @@ class SessionService(object):
     Any RPC can fail with MALFORMED_REQUEST, INVALID_FIELD, REQUEST_TOO_LARGE, UNAUTHENTICATED, SCOPE_MISSING, DRAINING,
     STORE_UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL (see ErrorReason); an RPC that names a session also with
     SESSION_NOT_FOUND, the same for an unknown id and for one of another tenant or user. Every write can fail with
-    REQUEST_ID_REUSED and QUEUE_FULL, and with VERSION_MISMATCH where `expected_version` is set.
+    REQUEST_ID_REUSED, QUEUE_FULL and SESSION_LOCKED, and with VERSION_MISMATCH where `expected_version` is set.
 
     Every write takes a `request_id`, 1 to 128 characters of `[A-Za-z0-9._:~-]`: a retry with the same id and the same
     content has no second effect and gets the first outcome, for 24 hours unless configured. Failures are not remembered:

@@ -100,7 +100,7 @@ class PostgresAttachments:
             )  # fmt: skip
             return Upload(key, attachment_id, blob_id, 1, body, now_us, (), piece)
 
-        return await self._transactions.run(work)
+        return await self._transactions.run(work, session_id=session_id)
 
     async def resume_upload(
         self, scope: Scope, upload: Upload, extents: Sequence[Extent], piece: Piece
@@ -122,7 +122,7 @@ class PostgresAttachments:
                 key, attachment_id, upload.blob_id, upload.epoch + 1, upload.declared, now_us, tuple(extents), piece
             )
 
-        return await self._transactions.run(work)
+        return await self._transactions.run(work, session_id=key[1])
 
     async def _check(
         self, connection: asyncpg.Connection, scope: Scope, session_id: str, declared: Attachment

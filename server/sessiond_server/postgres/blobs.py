@@ -16,9 +16,9 @@ import asyncpg
 from sessiond_server.blobs.contract import Buffer, BytesMissing
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
-from sessiond_server.postgres.connection import abandoned_copies, cut, pool, reaching
+from sessiond_server.postgres.connection import Connections, abandoned_copies, cut
 from sessiond_server.postgres.statements import BLOBS
-from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.postgres.transactions import CLOSE_SECONDS, TRANSACTION_SECONDS, Transactions
 
 LENGTH = BLOBS["length"].text
 READ = BLOBS["read"].text
@@ -54,12 +54,12 @@ class PostgresBlobs:
 
     def __init__(self, dsn: str, *, max_connections: int = 4, connect_timeout: float = 5.0) -> None:
         """`connect_timeout` is in seconds, for each new connection."""
-        self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
-        self._transactions = Transactions(self._pool)
+        self._connections = Connections(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._transactions = Transactions(self._connections)
         self._stack = ExitStack()
 
     async def __aenter__(self) -> "PostgresBlobs":
-        await self._pool
+        await self._connections.open()
         self._stack.enter_context(abandoned_copies())
         return self
 
@@ -68,23 +68,24 @@ class PostgresBlobs:
     ) -> None:
         with self._stack:
             await self._transactions.close()
-            await self._pool.close()
+            await self._connections.close(CLOSE_SECONDS)
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        with _reaching():
-            connection = await self._pool.acquire()
+        with _reaching(), self._transactions.causes.told():
+            connection = await self._connections.acquire()
             try:
                 # Here, not before: whoever waits for a connection holds the bytes once only. A view, for asyncpg would
                 # take bytes for the name of a file.
                 rows = memoryview(_binary_rows(piece, offset // ROW_BYTES, data))
                 # A transaction by itself: two trips to the server less for each segment.
-                await connection.copy_to_table("blob_rows", source=rows, columns=_COLUMNS, format="binary")
+                with self._connections.limited(connection, TRANSACTION_SECONDS):
+                    await connection.copy_to_table("blob_rows", source=rows, columns=_COLUMNS, format="binary")
             except BaseException:
                 # In the middle of a COPY nothing else can be done with it; the server rolls back by itself.
                 cut(connection)
                 raise
             finally:
-                await self._pool.release(connection)
+                await self._connections.release(connection)
 
     async def commit(self, piece: Piece) -> None:
         """Every append was a commit."""
@@ -167,7 +168,6 @@ def _binary_rows(piece: Piece, first: int, data: Sequence[Buffer]) -> bytes:
 @contextmanager
 def _reaching() -> Iterator[None]:
     try:
-        with reaching():
-            yield
+        yield
     except StoreUnavailable as error:
         raise StorageUnavailable from error

@@ -20,7 +20,7 @@ from sessiond_server.events.listeners import Listeners
 from sessiond_server.events.outage import Outage
 from sessiond_server.events.outbox import Hints
 from sessiond_server.events.payloads import hints_in
-from sessiond_server.postgres.connection import cut
+from sessiond_server.postgres.connection import Door, cut, limited
 
 MOST_PAYLOAD_BYTES: Final = 7900
 """Postgres takes less than 8 000."""
@@ -59,8 +59,8 @@ class NotifyBus:
         self.reason = "not begun yet"
         """Why it is not ready."""
         self.dropped_hints = 0
-        self._dsn = dsn
         self._timeouts = timeouts or NotifyTimeouts()
+        self._door = Door(dsn, self._timeouts.connect, {"application_name": "sessiond hints"})
         self._random = random or Random()
         self._listeners = Listeners()
         self._hints = Hints(MOST_HINTS)
@@ -99,7 +99,7 @@ class NotifyBus:
         return self._listeners.add(listener)
 
     def ring(self, hints: Sequence[Hint]) -> None:
-        if self._connection is None:
+        if not self.ready:
             self.dropped_hints += len(hints)
             return
         self._hints.add(hints)
@@ -121,16 +121,11 @@ class NotifyBus:
 
     async def _use(self, outage: Outage) -> None:
         """Connects, listens, and sends what there is. Raises when the connection is of no more use."""
-        connection = await asyncpg.connect(
-            self._dsn,
-            timeout=self._timeouts.connect,
-            target_session_attrs="read-write",
-            server_settings={"application_name": "sessiond hints"},
-        )
+        connection = await self._door.open(target_session_attrs="read-write")
         try:
             self._wake.clear()
             connection.add_termination_listener(self._lost)
-            async with asyncio.timeout(self._timeouts.answer):
+            with limited(connection, self._timeouts.answer):
                 await connection.add_listener(self._channel, self._heard)
             await self._hear_itself(connection)
             self._connection = connection
@@ -163,7 +158,7 @@ class NotifyBus:
             async with asyncio.timeout(self._timeouts.heartbeat):
                 await self._wake.wait()
         except TimeoutError:
-            async with asyncio.timeout(self._timeouts.answer):
+            with limited(connection, self._timeouts.answer):
                 if await connection.fetchval(_IS_STANDBY):
                     raise _Useless("the server has become a standby") from None
             outage.going_well()
@@ -174,7 +169,7 @@ class NotifyBus:
             payloads: list[str] = []
             while self._hints and len(payloads) < MOST_PAYLOADS:
                 payloads.append(self._hints.take(MOST_PAYLOAD_BYTES).decode())
-            async with asyncio.timeout(self._timeouts.answer):
+            with limited(connection, self._timeouts.answer):
                 await connection.execute(_NOTIFY, self._channel, payloads)
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:

@@ -1,6 +1,6 @@
 """The truth in Postgres."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -11,11 +11,12 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedPlace
-from sessiond_server.domain.rows import Key, Policy, Writes
+from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import feed_order, filters, log, read, sweep, work_reads, write
 from sessiond_server.postgres.attachments import PostgresAttachments
-from sessiond_server.postgres.connection import pool, reaching
-from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.postgres.connection import Connections
+from sessiond_server.postgres.locked import Locked
+from sessiond_server.postgres.transactions import CLOSE_SECONDS, Transactions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
@@ -48,26 +49,30 @@ class PostgresStore:
         self._request_retention = request_retention
         self._tombstone_retention = tombstone_retention
         self._new_id = new_id
-        self._pool = pool(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
-        self._transactions = Transactions(self._pool)
+        self._connections = Connections(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._transactions = Transactions(self._connections)
+        self._locked = Locked(self._transactions)
+        self.causes = self._transactions.causes
+        """Why the database could not be used."""
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":
-        await self._pool
+        await self._connections.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._transactions.close()
-        await self._pool.close()
+        await self._connections.close(CLOSE_SECONDS)
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
-        async def work(connection: asyncpg.Connection) -> Applied:
-            heads = await write.lock_heads(connection, commands)
+        async def work(
+            connection: asyncpg.Connection, commands: Sequence[Command], heads: Mapping[Key, Head]
+        ) -> Applied:
             return await write.apply(connection, commands, heads, self._policy, self._new_id)
 
-        return await self._transactions.run(work) if commands else Applied((), Writes())
+        return await self._locked.run(commands, work) if commands else Applied((), Writes())
 
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
@@ -189,9 +194,7 @@ class PostgresStore:
         try:
             return await read()
         except log.RestoredFromDump:
-            with reaching():
-                async with self._pool.acquire() as connection:
-                    await feed_order.settle(connection, thorough=True)
+            await self._transactions.use(lambda connection: feed_order.settle(connection, thorough=True))
         return await read()
 
     async def ping(self) -> None:

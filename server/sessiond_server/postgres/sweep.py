@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 
 import asyncpg
 
@@ -24,6 +25,9 @@ POSTPONE_CHECKS = SWEEP["postpone_checks"].text
 PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
 
+SWEEP_SECONDS: Final = 30.0
+"""For one transaction: nobody waits for it."""
+
 
 async def expire_due(transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str]) -> Writes:
     """See Store.expire_due. What was extended since is looked at again when its time is over."""
@@ -34,7 +38,7 @@ async def expire_due(transactions: Transactions, limit: int, policy: Policy, new
         async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
             return await _expire(connection, wanted, policy, new_id)
 
-        looked_at, writes = await transactions.run(work)
+        looked_at, writes = await transactions.run(work, seconds=SWEEP_SECONDS)
         written.extend(writes)
         if looked_at < wanted:
             break
@@ -68,9 +72,11 @@ async def purge(
     transactions: Transactions, limit: int, request_retention: timedelta, tombstone_retention: timedelta
 ) -> int:
     """See Store.purge."""
-    requests = await transactions.run(lambda connection: _purge(connection, PURGE_REQUESTS, request_retention, limit))
+    requests = await transactions.run(
+        lambda connection: _purge(connection, PURGE_REQUESTS, request_retention, limit), seconds=SWEEP_SECONDS
+    )
     tombstones = await transactions.run(
-        lambda connection: _purge(connection, PURGE_TOMBSTONES, tombstone_retention, limit)
+        lambda connection: _purge(connection, PURGE_TOMBSTONES, tombstone_retention, limit), seconds=SWEEP_SECONDS
     )
     return requests + tombstones
 

@@ -1,7 +1,7 @@
 """The write path: commands in, rows out, in one transaction. domain/rows.py has the order of the steps."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -30,6 +30,8 @@ from sessiond_server.postgres.transactions import Raced
 from sessiond_server.store.commits import Applied
 
 LOCK_HEADS = WRITE["lock_heads"].text
+LOCK_FREE_HEADS = WRITE["lock_free_heads"].text
+PRESENT_HEADS = WRITE["present_heads"].text
 LOCK_TENANTS = WRITE["lock_tenants"].text
 COUNT_LIVE = WRITE["count_live"].text
 LOOK_UP = WRITE["look_up"].text
@@ -47,6 +49,15 @@ async def lock_heads(connection: asyncpg.Connection, commands: Sequence[Command]
     keys = sorted({command.key for command in commands})
     rows = await connection.fetch(LOCK_HEADS, *columns(keys, 2))
     return {keys[row[0] - 1]: head(row, 1) for row in rows}
+
+
+async def lock_free_heads(connection: asyncpg.Connection, keys: Iterable[Key]) -> tuple[dict[Key, Head], set[Key]]:
+    """(as `lock_heads`, for those whose rows no other transaction has locked; those that one has)."""
+    ordered = sorted(keys)
+    rows = await connection.fetch(LOCK_FREE_HEADS, *columns(ordered, 2))
+    free = {ordered[row[0] - 1]: head(row, 1) for row in rows}
+    present = await connection.fetch(PRESENT_HEADS, *columns(ordered, 2))
+    return free, {ordered[row[0] - 1] for row in present} - free.keys()
 
 
 def head(row: Sequence[Any], start: int) -> Head:

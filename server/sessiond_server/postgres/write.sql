@@ -18,6 +18,29 @@ cross join lateral (
   for update
 ) h
 
+-- name: lock_free_heads  index: session_heads_pkey
+-- As lock_heads, for rows that may be held for long: waits for none of them.
+select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
+  h.lease_expire_time
+from unnest((select $1::text[]), (select $2::text[]))
+  with ordinality as k (tenant_id, session_id, place)
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+  for update skip locked
+) h
+
+-- name: present_heads  index: session_heads_pkey
+-- Tells a row that lock_free_heads passed over from one that is not there.
+select k.place
+from unnest((select $1::text[]), (select $2::text[]))
+  with ordinality as k (tenant_id, session_id, place)
+cross join lateral (
+  select 1 from session_heads
+  where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+  limit 1
+) h
+
 -- name: lock_tenants
 -- Creations of one tenant that must be counted wait for each other. In the order of the hashes, so that none deadlock.
 select pg_advisory_xact_lock(k.hash)

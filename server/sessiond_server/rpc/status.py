@@ -87,6 +87,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.ScopeMissing: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_SCOPE_MISSING),
         errors.Starting: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STARTING),
         errors.Draining: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DRAINING),
+        errors.SessionLocked: Row(_C.UNAVAILABLE, _R.ERROR_REASON_SESSION_LOCKED),
         errors.StoreUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STORE_UNAVAILABLE),
         errors.DeadlinePassed: Row(_C.DEADLINE_EXCEEDED, _R.ERROR_REASON_DEADLINE_EXCEEDED),
         errors.AttachmentNotFound: Row(_C.NOT_FOUND, _R.ERROR_REASON_ATTACHMENT_NOT_FOUND),

@@ -139,7 +139,10 @@ class Batcher:
                 results = (await self._commits.apply([ticket.command for ticket in batch])).results
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                if error.divisible:
+                    _settle(batching.failed(number, error))
+                    continue
                 delay, given_up = batching.unknown(number, loop.time())
                 _settle(given_up)
                 _settle(batching.expire(loop.time()))

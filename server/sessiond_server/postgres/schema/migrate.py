@@ -28,7 +28,7 @@ from importlib.resources import files
 import asyncpg
 
 from sessiond_server.postgres import feed_order
-from sessiond_server.postgres.connection import reaching
+from sessiond_server.postgres.causes import reaching
 
 _log = logging.getLogger("sessiond.migrate")
 

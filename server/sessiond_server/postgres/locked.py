@@ -1,0 +1,117 @@
+"""Batches in which others hold some of the sessions: those are refused, the rest goes on.
+
+A foreign transaction, or a replica that stands still in the middle of one, may hold a session for as long as it likes.
+The first batch that meets it waits for LOCK_SECONDS; from then on the session is known, and writes to it take its row
+only where it is free, until it is.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
+from typing import Final
+
+import asyncpg
+
+from sessiond_server.domain.commands import Command, Result
+from sessiond_server.domain.rows import Head, Key, Writes
+from sessiond_server.errors import SessionLocked, StoreUnavailable
+from sessiond_server.postgres import write
+from sessiond_server.postgres.sqlstates import Meaning, meaning
+from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.store.commits import Applied
+
+Work = Callable[[asyncpg.Connection, Sequence[Command], Mapping[Key, Head]], Awaitable[Applied]]
+"""What is done with commands whose sessions' heads are locked."""
+
+MOST_KNOWN: Final = 10_000
+KNOWN_SECONDS: Final = 60.0
+"""How long a session that was found locked is taken for it, unless it is found again."""
+SHORT_LOCK_SECONDS: Final = 0.25
+ALERT_SECONDS: Final = 10.0
+"""For so long after a lock was waited for in vain, others are waited for SHORT_LOCK_SECONDS only: what holds one
+session often holds more, and all writes of the shard wait meanwhile."""
+
+
+class Locked:
+    """Runs batches, and knows the sessions that were found locked. Belongs to one store."""
+
+    def __init__(self, transactions: Transactions, clock: Callable[[], float] = monotonic) -> None:
+        """`clock`: seconds."""
+        self._transactions = transactions
+        self._clock = clock
+        self._known: OrderedDict[Key, float] = OrderedDict()
+        """Until when each is taken for locked, the soonest first."""
+        self._alert_until = 0.0
+
+    async def run(self, commands: Sequence[Command], work: Work) -> Applied:
+        """What `work` does with the commands whose sessions are free; the others' result is SessionLocked.
+
+        Raises StoreUnavailable: `divisible` where something else than a session is locked.
+        """
+        suspects = self._suspects(commands)
+        with self._transactions.causes.told():
+            try:
+                return await self._run(commands, work, suspects)
+            except asyncpg.PostgresError as error:
+                if meaning(error) is not Meaning.LOCKED:
+                    raise
+                self._alert_until = self._clock() + ALERT_SECONDS
+                # Postgres says in the error's context whose row it was: in no context, it was a whole table.
+                of_session = "session_heads" in (getattr(error, "context", None) or "")
+                if not of_session or len(suspects) == len({command.key for command in commands}):
+                    raise self._refusal(commands, error) from error
+            try:
+                return await self._run(commands, work, {command.key for command in commands})
+            except asyncpg.PostgresError as error:
+                if meaning(error) is not Meaning.LOCKED:
+                    raise
+                raise self._refusal(commands, error) from error
+
+    async def _run(self, commands: Sequence[Command], work: Work, suspects: set[Key]) -> Applied:
+        alert = self._clock() < self._alert_until
+        locked: set[Key] = set()
+
+        async def attempt(connection: asyncpg.Connection) -> Applied:
+            locked.clear()
+            trusted = [command for command in commands if command.key not in suspects]
+            heads = await write.lock_heads(connection, trusted) if trusted else {}
+            if suspects:
+                free, held = await write.lock_free_heads(connection, suspects)
+                heads |= free
+                locked.update(held)
+            mine = [command for command in commands if command.key not in locked]
+            return await work(connection, mine, heads) if mine else Applied((), Writes())
+
+        applied = await self._transactions.attempt(attempt, lock_seconds=SHORT_LOCK_SECONDS if alert else None)
+        self._learn(suspects, locked)
+        if not locked:
+            return applied
+        answers = iter(applied.results)
+        results: list[Result] = [
+            SessionLocked(command.session_id) if command.key in locked else next(answers) for command in commands
+        ]
+        return Applied(results, applied.writes)
+
+    def _refusal(self, commands: Sequence[Command], error: asyncpg.PostgresError) -> Exception:
+        if len(commands) == 1:
+            return SessionLocked(commands[0].session_id)
+        self._transactions.causes.note(error)
+        return StoreUnavailable(divisible=True)
+
+    def _suspects(self, commands: Sequence[Command]) -> set[Key]:
+        if not self._known:
+            return set()
+        now = self._clock()
+        while self._known and next(iter(self._known.values())) < now:
+            self._known.popitem(last=False)
+        return {command.key for command in commands if command.key in self._known}
+
+    def _learn(self, suspects: set[Key], locked: set[Key]) -> None:
+        for key in suspects - locked:
+            self._known.pop(key, None)
+        until = self._clock() + KNOWN_SECONDS
+        for key in locked:
+            self._known[key] = until
+            self._known.move_to_end(key)
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)

@@ -1,0 +1,81 @@
+"""What Postgres' errors mean for the caller: which of them another try, or another time, can mend.
+
+The table goes by SQLSTATE, the longest prefix that fits; what has no row is a defect or a wrong installation, and is
+answered as unforeseen. docs/reliability.md repeats it for operators.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Final
+
+import asyncpg
+
+
+class Meaning(Enum):
+    AWAY = auto()
+    """The database cannot be used for now. The outcome of a commit is unknown; the same batch is applied again."""
+    TOO_MUCH = auto()
+    """This statement could not be done for now, and nothing of its transaction was; a smaller batch may succeed."""
+    RACED = auto()
+    """Others got in the way: the transaction is run again at once."""
+    LOCKED = auto()
+    """Another transaction holds what this one needs. Nothing was written."""
+
+
+TABLE: Final[Mapping[str, Meaning]] = MappingProxyType(
+    {
+        "08": Meaning.AWAY,  # connection exceptions
+        "25006": Meaning.AWAY,  # read-only: the server has become a standby, or was made so by its operator
+        "25P03": Meaning.AWAY,  # idle in a transaction for too long: this process stood still
+        "25P04": Meaning.AWAY,  # transaction_timeout
+        "28": Meaning.AWAY,  # refused at the door
+        "3D000": Meaning.AWAY,  # no such database
+        "40": Meaning.RACED,  # serialization failure, deadlock and their like
+        "40003": Meaning.AWAY,  # statement completion unknown
+        "53": Meaning.TOO_MUCH,  # out of memory, temp_file_limit and their like
+        "53100": Meaning.AWAY,  # disk full
+        "53300": Meaning.AWAY,  # too many connections
+        "55000": Meaning.AWAY,  # not in the right state: the database takes no connections
+        "55006": Meaning.LOCKED,  # object in use
+        "55P03": Meaning.LOCKED,  # lock_timeout
+        "57014": Meaning.TOO_MUCH,  # statement_timeout, or cancelled by an operator
+        "57P01": Meaning.AWAY,  # administrator shut it down, or ended this connection
+        "57P02": Meaning.AWAY,  # crash of another server process
+        "57P03": Meaning.AWAY,  # starting or recovering
+        "57P04": Meaning.AWAY,  # the database was dropped
+        "57P05": Meaning.AWAY,  # idle_session_timeout
+        "58000": Meaning.AWAY,  # system error
+        "58030": Meaning.AWAY,  # I/O error
+    }
+)
+
+
+def meaning(error: BaseException) -> Meaning | None:
+    """What the error means; None: nothing that another try or another time can mend."""
+    if isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):
+        # A migration changed a table under a cached statement; asyncpg has dropped it from its cache.
+        return Meaning.RACED
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = error.sqlstate or ""
+        return next((TABLE[sqlstate[:size]] for size in (5, 2) if sqlstate[:size] in TABLE), None)
+    if isinstance(error, asyncpg.InternalClientError):
+        # No server of the DSN is the primary; or the server's last words came while the connection was idle, and the
+        # driver cannot use it any more but has not seen its end yet.
+        return Meaning.AWAY
+    if isinstance(error, asyncpg.InterfaceError):
+        # asyncpg has no class of its own for the use of a connection or pool that has been closed meanwhile, by the
+        # server or by us; its pool has then taken the connection back.
+        return Meaning.AWAY if any(word in str(error) for word in ("clos", "released back to the pool")) else None
+    return Meaning.AWAY if isinstance(error, OSError) else None
+
+
+def cause(error: BaseException) -> str:
+    """The error's SQLSTATE, or its class where it has none: what logs and metrics call it.
+
+    Of a connection that was closed, that of the server's last words.
+    """
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, asyncpg.PostgresError):
+        error = error.__cause__
+    sqlstate = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+    return sqlstate or type(error).__name__

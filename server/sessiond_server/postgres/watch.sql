@@ -1,0 +1,33 @@
+-- What an operator would ask of a database in which nothing moves. All of it is answered from memory.
+-- Roles without pg_read_all_stats see of others' sessions their process id and database, and no more.
+
+-- name: blockers
+-- Who holds what sessions of this role wait for. A process id of 0: a prepared transaction.
+select w.pid as waiting, l.locktype, l.mode, l.relation::regclass::text as relation,
+  b.pid, coalesce(b.application_name, '') as application, coalesce(b.usename, '') as role, coalesce(b.state, '') as state,
+  coalesce(extract(epoch from clock_timestamp() - b.xact_start), 0)::float8 as seconds
+from pg_stat_activity w
+cross join lateral unnest(pg_blocking_pids(w.pid)) as blocking (pid)
+left join pg_stat_activity b on b.pid = blocking.pid
+left join lateral (
+  select locktype, mode, relation from pg_locks where pg_locks.pid = w.pid and not granted limit 1
+) l on true
+where w.datname = current_database() and w.usename = current_user and w.wait_event_type = 'Lock'
+limit 8
+
+-- name: feed_holder
+-- The oldest transaction that has written and not ended, of any database of the cluster: no feed goes beyond it.
+-- No row: none is open.
+select pg_snapshot_xmin(s.now)::text::bigint as xid, coalesce(a.pid, 0) as pid,
+  coalesce(nullif(a.application_name, ''), case when p.gid is not null then 'prepared transaction ' || p.gid end, '')
+    as application,
+  coalesce(a.usename, p.owner, '') as role, coalesce(a.datname, p.database, '') as database,
+  coalesce(a.state, '') as state,
+  coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8 as seconds
+from (select pg_current_snapshot() as now) s
+left join pg_locks l on l.locktype = 'transactionid' and l.granted and l.mode = 'ExclusiveLock'
+  and l.transactionid = pg_snapshot_xmin(s.now)::xid
+left join pg_stat_activity a on a.pid = l.pid
+left join pg_prepared_xacts p on p.transaction = pg_snapshot_xmin(s.now)::xid
+where pg_snapshot_xmin(s.now) < pg_snapshot_xmax(s.now)
+limit 1
