@@ -1,24 +1,46 @@
 """The command `sessiond`. Exit codes: 0 done, 1 it could not be done, 2 asked for wrongly."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Final, NoReturn
 
-from sessiond_server.settings import SETTINGS, SettingError, Settings, add_flags, load, markdown, mask
+from sessiond_server import telemetry
+from sessiond_server.settings import SETTINGS, SettingError, Settings, add_flags, load, markdown, scrub
 
+_OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _DATABASE = ("store", "postgres_dsn", "data_dir")
 _PROBE = ("listen", "tls_cert_file", "tls_key_file")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Does not repeat what stands in the wrong place, which may be a URL with a password."""
+
+    def error(self, message: str) -> NoReturn:
+        for argument in sorted(sys.argv[1:] if self.given is None else self.given, key=len, reverse=True):
+            name, _, value = argument.partition("=")
+            for secret in (argument, value) if not _OPTION.fullmatch(name) else (value,):
+                if secret:
+                    message = message.replace(repr(secret), "***").replace(secret, "***")
+        super().error(message)
+
+    given: Sequence[str] | None = None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    asked = parser.parse_args(arguments)
+    _Parser.given = arguments
+    asked = _parser().parse_args(arguments)
     if asked.command is None:
-        parser.print_help()
+        _parser().print_help()
         return 2
+    settings = None
     try:
-        return _run(asked, load({setting.name: getattr(asked, setting.name, None) for setting in SETTINGS}))
+        settings = load({setting.name: getattr(asked, setting.name, None) for setting in SETTINGS})
+        # Records of all commands are written by the rules of telemetry; `serve` sets the operator's wishes.
+        telemetry.configure("warning", "text", str)
+        return _run(asked, settings)
     except SettingError as error:
         print(f"sessiond: {error}", file=sys.stderr)
         return 2
@@ -27,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _explained(error)
         if text is None:
-            raise
-        print(f"sessiond: {text}", file=sys.stderr)
+            text = f"an error that was not foreseen; please report it\n{telemetry.describe(error)}"
+        print(f"sessiond: {scrub(settings, text) if settings else text}", file=sys.stderr)
         return 1
 
 
@@ -71,14 +93,14 @@ def _explained(error: Exception) -> str | None:
     from sessiond_server.postgres.schema.migrate import MigrationError
 
     if isinstance(error, StoreUnavailable):
-        return mask(f"{error}: {error.__cause__}\n  sessiond check, with the same settings, says more")
+        return f"{error}: {error.__cause__}\n  sessiond check, with the same settings, says more"
     if isinstance(error, CannotListen | KeysFileInvalid | EmbeddedError | MigrationError | OSError):
         return str(error)
     return None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sessiond",
         description="Keeps the conversations of AI agents and chat applications.",
         epilog="`sessiond serve` needs no settings: it brings its own Postgres. `sessiond COMMAND --help` says more.",

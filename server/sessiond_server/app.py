@@ -41,7 +41,14 @@ from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.redis import RedisCache
 from sessiond_server.redis.bus import RedisBus
 from sessiond_server.rpc.server import Reads, RpcServer, WireSettings
-from sessiond_server.settings import Address, SettingError, Settings, refuse_open_network
+from sessiond_server.settings import (
+    Address,
+    SecretUrl,
+    SettingError,
+    Settings,
+    keys_in_the_clear,
+    refuse_open_network,
+)
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import BatchLimits
@@ -113,6 +120,8 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """The whole service, answering calls while the context is open. Errors as `serve`."""
     refuse_open_network(settings)
+    if warning := keys_in_the_clear(settings):
+        _log.warning("%s", warning)
     failpoints.arm(settings.failpoints)
     keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
     if settings.keys_file and not keys:
@@ -124,12 +133,12 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         embedded = None
         if settings.embedded:
             embedded = await stack.enter_async_context(bundled(settings, cache=settings.redis_url is None))
-        dsn = embedded.postgres_dsn if embedded else settings.postgres_dsn
+        dsn = embedded.postgres_dsn if embedded else revealed(settings.postgres_dsn)
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(_opened_blobs(settings, dsn))
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
         files = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
-        redis_url = embedded.redis_url if embedded and settings.redis_url is None else settings.redis_url
+        redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
         commits: Commits = AnnouncedCommits(truth, Announcer(hub, bus))
@@ -178,6 +187,11 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys), metrics_listening)
 
 
+def revealed(url: SecretUrl | None) -> str | None:
+    """For what connects: a URL with its secrets."""
+    return None if url is None else url.reveal()
+
+
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
     """The bundled servers of these settings, not yet started; `cache` False: Postgres alone."""
     # Beside the pool: room for the operator's commands.
@@ -190,7 +204,7 @@ async def database(settings: Settings) -> AsyncIterator[str | None]:
 
     None when there is no data yet. Raises EmbeddedError.
     """
-    running = settings.postgres_dsn or running_dsn(settings.data_dir)
+    running = revealed(settings.postgres_dsn) or running_dsn(settings.data_dir)
     if running is not None:
         yield running
     elif (settings.data_dir / "postgres").is_dir():
@@ -240,7 +254,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
 async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[BlobStore]:
     """Where the bytes of attachments are kept. Raises SettingError."""
     if settings.blob_store is not None:
-        yield _object_store(settings.blob_store)
+        yield _object_store(settings.blob_store.reveal())
     elif settings.store == "memory":
         yield MemoryBlobs()
     else:

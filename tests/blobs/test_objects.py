@@ -27,10 +27,6 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "s3://bucket?secret_access_key=hunter2",
-        "s3://bucket?AWS_SESSION_TOKEN=hunter2",
-        "az://account/container?account_key=hunter2",
-        "s3://hunter2:hunter2@bucket",
         "s3://bucket?region",
         "s3://bucket?no_such_setting=hunter2",
     ],

@@ -13,7 +13,7 @@ from sessiond_server.cli.healthcheck import reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.rpc import probe
-from sessiond_server.settings import SettingError, Settings, mask, refuse_open_network
+from sessiond_server.settings import SecretUrl, SettingError, Settings, keys_in_the_clear, refuse_open_network, scrub
 
 
 class Report:
@@ -24,6 +24,9 @@ class Report:
 
     def ok(self, thing: str, finding: str) -> None:
         print(f"ok      {thing:<9} {finding}")
+
+    def warn(self, thing: str, finding: str) -> None:
+        print(f"WARNING {thing:<9} {finding}")
 
     def fail(self, thing: str, finding: str, advice: str) -> None:
         self.failed = True
@@ -49,6 +52,8 @@ def _guard(settings: Settings, report: Report) -> None:
         return
     if settings.keys_file:
         report.ok("access", "by bearer key")
+        if warning := keys_in_the_clear(settings):
+            report.warn("access", warning)
     elif settings.listen.loopback:
         report.ok("access", f"without keys, from this machine only, as tenant {auth.DEFAULT_TENANT}")
     else:
@@ -107,11 +112,11 @@ async def _servers(settings: Settings, report: Report) -> None:
     if settings.store == "memory":
         report.ok("store", "memory: everything is gone when the service stops")
     else:
-        where = mask(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
+        where = str(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
         try:
             async with app.database(settings) as dsn:
                 if dsn:
-                    await _postgres(dsn, where, report)
+                    await _postgres(settings, dsn, where, report)
                 else:
                     report.ok("postgres", f"{where}, to be created by serve")
         except EmbeddedError as error:
@@ -120,17 +125,19 @@ async def _servers(settings: Settings, report: Report) -> None:
         await _cache(settings.redis_url, report)
 
 
-async def _postgres(dsn: str, where: str, report: Report) -> None:
+async def _postgres(settings: Settings, dsn: str, where: str, report: Report) -> None:
     from sessiond_server.postgres.schema import migrate
 
     try:
         found = await migrate.status(dsn)
     except StoreUnavailable as error:
         advice = "is it running, and are host, port, database, name and password right?"
-        report.fail("postgres", mask(f"{where}: {error.__cause__}"), advice)
+        report.fail("postgres", scrub(settings, f"{where}: {error.__cause__}"), advice)
         return
     except Exception as error:  # whatever is wrong with the database: saying so is what this command is for
-        report.fail("postgres", mask(f"{where}: {error}"), "may the user read it, and is it a database for sessiond?")
+        report.fail(
+            "postgres", scrub(settings, f"{where}: {error}"), "may the user read it, and is it a database for sessiond?"
+        )
         return
     report.ok("postgres", where)
     if found.too_new:
@@ -144,13 +151,13 @@ async def _postgres(dsn: str, where: str, report: Report) -> None:
         report.ok("feeds", "restored from a dump into another cluster; serve or migrate will move their order on")
 
 
-async def _cache(url: str, report: Report) -> None:
-    client = redis.connect(url)
+async def _cache(url: SecretUrl, report: Report) -> None:
+    client = redis.connect(url.reveal())
     try:
         await redis.ping(client)
     except redis.CacheUnavailable as error:
-        report.fail("redis", f"{mask(url)}: {error}", "the service works without it, only slower; check the URL")
+        report.fail("redis", f"{url}: {error}", "the service works without it, only slower; check the URL")
     else:
-        report.ok("redis", f"{mask(url)} answers")
+        report.ok("redis", f"{url} answers")
     finally:
         await client.aclose()

@@ -1,7 +1,6 @@
 """`sessiond migrate`: brings the schema to this version, and nothing else."""
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack
 
 from sessiond_server import app
@@ -9,7 +8,6 @@ from sessiond_server.settings import Settings
 
 
 def run(settings: Settings) -> int:
-    logging.basicConfig(level=logging.WARNING)
     return asyncio.run(_migrate(settings))
 
 
@@ -21,7 +19,7 @@ async def _migrate(settings: Settings) -> int:
         print("the memory store has no schema")
         return 0
     async with AsyncExitStack() as stack:
-        dsn = settings.postgres_dsn or running_dsn(settings.data_dir)
+        dsn = settings.postgres_dsn.reveal() if settings.postgres_dsn else running_dsn(settings.data_dir)
         if dsn is None:
             dsn = (await stack.enter_async_context(app.bundled(settings, cache=False))).postgres_dsn
         applied = await migrate(dsn, patience=settings.migration_wait)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from sessiond_server import app, telemetry
 from sessiond_server.rpc.call import CALL_ID
-from sessiond_server.settings import Settings, mask
+from sessiond_server.settings import Settings
 
 
 def run(settings: Settings) -> int:
@@ -31,7 +31,7 @@ def announce(service: app.Service) -> None:
     elif settings.store == "memory":
         data = "in memory: gone when this stops"
     else:
-        data = mask(settings.postgres_dsn or "")
+        data = str(settings.postgres_dsn)
     if service.keys:
         guard = f"{service.keys} key{'s' if service.keys > 1 else ''}"
     elif settings.listen.loopback:

@@ -1,6 +1,7 @@
 """What an operator decides: flags first, then environment variables, then defaults. The only reader of the environment.
 
 values.py  how values are written
+urls.py    those that may hold passwords
 table.py   the settings
 """
 
@@ -12,9 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from sessiond_server.settings.table import SETTINGS, Setting, Settings, markdown
-from sessiond_server.settings.values import Address, mask
+from sessiond_server.settings.urls import SecretUrl
+from sessiond_server.settings.values import Address
 
-__all__ = ["SETTINGS", "Address", "Setting", "SettingError", "Settings", "add_flags", "load", "markdown", "mask"]
+__all__ = [
+    "SETTINGS",
+    "Address",
+    "SecretUrl",
+    "Setting",
+    "SettingError",
+    "Settings",
+    "add_flags",
+    "load",
+    "markdown",
+    "scrub",
+]
 
 
 class SettingError(Exception):
@@ -59,6 +72,15 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
     return settings
 
 
+def scrub(settings: Settings, text: str) -> str:
+    """What a server or a library has said, without the secrets of any setting."""
+    for setting in SETTINGS:
+        value = getattr(settings, setting.name)
+        if isinstance(value, SecretUrl):
+            text = value.scrub(text)
+    return text
+
+
 def refuse_open_network(settings: Settings) -> None:
     """Raises SettingError when anyone on the network could use the service without a key."""
     if settings.listen.loopback or settings.keys_file or settings.allow_unauthenticated_network:
@@ -67,6 +89,16 @@ def refuse_open_network(settings: Settings) -> None:
         f"refusing to listen on {settings.listen}, which is reachable from the network, without keys.\n"
         "  Make one: sessiond keys new --name me >> keys.toml   and serve with: --keys-file keys.toml\n"
         "  or listen on 127.0.0.1, or, where something else guards the port, set --allow-unauthenticated-network"
+    )
+
+
+def keys_in_the_clear(settings: Settings) -> str:
+    """What to tell an operator whose keys cross the network without TLS; empty when none do."""
+    if not settings.keys_file or settings.tls_cert_file or settings.listen.loopback:
+        return ""
+    return (
+        f"keys cross the network in the clear: {settings.listen} is reachable from the network and serves no TLS. Set "
+        "--tls-cert-file and --tls-key-file, or listen on 127.0.0.1 behind what ends TLS on this machine"
     )
 
 

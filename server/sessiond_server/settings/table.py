@@ -7,6 +7,7 @@ from typing import Any
 
 from sessiond_server import failpoints
 from sessiond_server.settings import values
+from sessiond_server.settings.urls import SecretUrl, url, url_without_credentials
 from sessiond_server.settings.values import Address
 
 DAY = 86400.0
@@ -88,16 +89,16 @@ class Settings:
         values.one_of("postgres", "memory"), "postgres", "postgres|memory",
         "What keeps the sessions. `memory` forgets everything when it stops.",
     )  # fmt: skip
-    postgres_dsn: str | None = _setting(
-        values.url("postgresql", "postgres"), None, "DSN", "The Postgres database.",
+    postgres_dsn: SecretUrl | None = _setting(
+        url("postgresql", "postgres"), None, "DSN", "The Postgres database.",
         also="DATABASE_URL", shown="the bundled Postgres in `data_dir`",
     )  # fmt: skip
     migration_wait: float = _setting(
         _duration(0, DAY), "5m", "DURATION",
         "How long `serve` and `migrate` wait while another process migrates the database and completes nothing.",
     )  # fmt: skip
-    redis_url: str | None = _setting(
-        values.url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
+    redis_url: SecretUrl | None = _setting(
+        url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
         shown="the bundled Valkey with the bundled Postgres, else none",
     )  # fmt: skip
     cache_ttl: float = _setting(
@@ -127,8 +128,8 @@ class Settings:
     tombstone_retention: float = _setting(
         _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session is not taken anew."
     )
-    blob_store: str | None = _setting(
-        values.url("file", "s3", "gs", "az"), None, "URL",
+    blob_store: SecretUrl | None = _setting(
+        url_without_credentials("file", "s3", "gs", "az"), None, "URL",
         "Where the bytes of attachments lie: `s3://bucket/prefix`, `gs://bucket`, `az://account/container` or "
         "`file:///folder`, with settings such as `?region=...&endpoint=...`; credentials come from the environment.",
         shown="the Postgres database, or memory with `--store memory`",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -124,24 +123,3 @@ def path(text: str) -> Path:
     if "\0" in text:
         raise ValueError("must be a path")
     return Path(text)
-
-
-def url(*schemes: str) -> Callable[[str], str]:
-    """A URL of one of the schemes. The error never repeats it: it may hold a password."""
-
-    def parse(text: str) -> str:
-        try:
-            scheme = urlsplit(text).scheme
-        except ValueError:
-            scheme = ""
-        if scheme not in schemes:
-            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        return text
-
-    return parse
-
-
-def mask(text: str) -> str:
-    """The URL without its password, which may stand before the host or among the parameters."""
-    text = re.sub(r"(://[^/?#]*?):[^/?#]*@", r"\1:***@", text)
-    return re.sub(r"((?:^|[?&])(?:password|sslpassword)=)[^&#]*", r"\1***", text, flags=re.IGNORECASE)
