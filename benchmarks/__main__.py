@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _options() -> Options:
-    plain = [row.name for row in rows(ROOT / "examples/conversations.jsonl")]
+    plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
     names = ("ceiling", *plain, *growth.NAMES, *watching.NAMES, *transfers.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
@@ -75,7 +75,7 @@ def _options() -> Options:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each row, in alternation")
     parser.add_argument("--callers", type=int, default=64, help="calls under way at once")
     parser.add_argument("--connections", type=int, default=4)
-    parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/")
+    parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/demo/")
     parser.add_argument("--sessions", type=int, default=100_000, help="of the large database of growth_list_sessions")
     parser.add_argument("--watchers", type=int, default=10_000, help="of idle_watcher; the other watch rows' at most")
     parser.add_argument("--peers", action="store_true", help="also measure what a team would otherwise use")
@@ -91,7 +91,7 @@ def _options() -> Options:
         names=[name for name in names if name in chosen],
         pressure=Pressure(given.duration, callers=given.callers, connections=given.connections),
         rounds=given.rounds,
-        conversations=Path(given.conversations) if given.conversations else ROOT / "examples/conversations.jsonl",
+        conversations=Path(given.conversations) if given.conversations else ROOT / "examples/demo/conversations.jsonl",
         many_sessions=given.sessions,
         watchers=given.watchers,
         peers=given.peers,

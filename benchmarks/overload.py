@@ -22,7 +22,7 @@ LEAST = 0.8
 
 def main() -> int:
     load = Load(build(ROOT / "build"))
-    append = next(row for row in rows(ROOT / "examples/conversations.jsonl") if row.name == "append_1")
+    append = next(row for row in rows(ROOT / "examples/demo/conversations.jsonl") if row.name == "append_1")
     with (
         tempfile.TemporaryDirectory(prefix="sessiond-bench-") as scratch,
         servers(Path(scratch)) as (dsn, redis, postgres),

@@ -66,6 +66,12 @@ def attempt(root: Path, built: Path, version: str) -> None:
         run(python, "-I", root / "deploy" / "release" / "trial.py", version, cwd=Path(folder))
 
 
+def tag(root: Path, version: str, changes: str) -> None:
+    """Tags the commit that is checked out, with the changelog's section as the tag's text."""
+    message = f"sessiond {version}\n\n{changes}\n"
+    checks.git(root, "tag", "--annotate", f"v{version}", "--cleanup=verbatim", "--message", message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="everything but the tag")
@@ -83,8 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.dry_run:
         say(f"dry run: v{version} is not tagged")
         return 0
-    message = f"sessiond {version}\n\n{changes}\n"
-    checks.git(ROOT, "tag", "--annotate", f"v{version}", "--cleanup=verbatim", "--message", message)
+    tag(ROOT, version, changes)
     say(f"v{version} is tagged. What is left: git push origin v{version}, and upload dist/")
     return 0
 

@@ -9,7 +9,7 @@ from benchmarks.load import Sample
 from benchmarks.measure import Measured, checked
 from benchmarks.rows import rows
 
-CONVERSATIONS = Path(__file__).parents[2] / "examples/conversations.jsonl"
+CONVERSATIONS = Path(__file__).parents[2] / "examples/demo/conversations.jsonl"
 
 
 def sample(rate: float, p50: float = 2.0, codes: dict[str, int] | None = None) -> Sample:

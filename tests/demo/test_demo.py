@@ -21,7 +21,7 @@ from sessiond_server.embedded.process import tied
 from tests.support.blocking_server import ROOT, Server
 from tests.support.waiting import PATIENCE
 
-OWN = ROOT / "examples" / "conversations.jsonl"
+OWN = ROOT / "examples" / "demo" / "conversations.jsonl"
 TURN = [
     *("session_created", "message_appended", "run_started", "message_appended", "tool_call_requested"),
     *("tool_call_approved", "tool_call_started", "tool_call_completed", "attachment_uploaded", "message_appended"),
@@ -272,7 +272,7 @@ def test_a_killed_server_keeps_every_acknowledged_message(postgres_dsn: str, red
 
 
 def tail(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "examples.tail", *map(str, arguments)]
+    return [sys.executable, "-m", "examples.demo.tail", *map(str, arguments)]
 
 
 def test_a_tail_by_itself(server: Server, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_tail_by_itself(server: Server, tmp_path: Path) -> None:
 
 
 def moving(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "examples.files", *map(str, arguments)]
+    return [sys.executable, "-m", "examples.demo.files", *map(str, arguments)]
 
 
 def files(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -366,7 +366,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     def load(name: str) -> ModuleType:
         from importlib import import_module
 
-        return import_module(f"examples.{name}")
+        return import_module(f"examples.demo.{name}")
 
     return load
 

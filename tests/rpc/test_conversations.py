@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import chats
+from examples.demo import chats
 
 import sessiond
 from sessiond.v1 import message_service_pb2 as m
@@ -21,7 +21,7 @@ from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from tests.support.wire import Wire
 
-SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
+SAMPLE = Path(__file__).parents[2] / "examples" / "demo" / "conversations.jsonl"
 CONVERSATIONS = chats.load(SAMPLE)
 WITH_TOOLS = [c for c in CONVERSATIONS if any("tool_calls" in chat for chat in c.chats)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from deploy.release import checks
+from deploy.release.__main__ import tag
 
 ROOT = Path(__file__).parents[2]
 VERSION = checks.version(ROOT)
@@ -76,7 +77,7 @@ def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-def tag(root: Path) -> None:
+def release_before(root: Path) -> None:
     git(root, "tag", f"v{VERSION}")
 
 
@@ -88,7 +89,7 @@ def leave_a_file(root: Path) -> None:
     ("change", "reason"),
     [
         (leave_a_file, "the tree is not clean; commit or remove:\n?? note.txt"),
-        (tag, f"v{VERSION} is released already"),
+        (release_before, f"v{VERSION} is released already"),
         (edit("pyproject.toml", f'version = "{VERSION}"', 'version = "1.0"'), "version 1.0 is not MAJOR.MINOR.PATCH"),
         (edit("CHANGELOG.md", f"[{VERSION}]", "[0.1.0]"), f"there is no section '## [{VERSION}] - YYYY-MM-DD'"),
         (edit("CHANGELOG.md", "- All of it.\n", ""), f"[{VERSION}] is empty"),
@@ -131,15 +132,16 @@ def test_the_interface_is_guarded_against_the_image_of_the_release(tmp_path: Pat
 
 
 @pytest.mark.long
-def test_a_release_is_built_tried_and_tagged(tree: Path) -> None:
+def test_a_release_is_built_and_tried_and_then_tagged(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = release(tree, "--dry-run")
     assert tried.returncode == 0, tried.stderr
-    assert git(tree, "tag") == ""
-    made = release(tree)
-    assert made.returncode == 0, made.stderr
     names = (f"sessiond-{VERSION}-py3-none-any.whl", f"sessiond-{VERSION}.tar.gz")
     assert sorted(path.name for path in (tree / "dist").iterdir()) == sorted(names)
     for name in names:
-        assert f"{name} is built, installed and tried" in made.stdout
+        assert f"{name} is built, installed and tried" in tried.stdout
+    assert git(tree, "tag") == ""
+    for name, value in WHO.items():
+        monkeypatch.setenv(name, value)
+    tag(tree, VERSION, "- All of it.")
     assert git(tree, "tag", "--list", "--format=%(contents)") == f"sessiond {VERSION}\n\n- All of it."
     assert "released already" in release(tree).stderr

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from examples.terminal import Columns, Screen, count
+from examples.demo.terminal import Columns, Screen, count
 
 import sessiond
 
@@ -35,11 +35,11 @@ class TailError(Exception):
 
 
 class Tail:
-    """`examples.tail` in a process of its own, started as often as it was killed, and what it has said."""
+    """`examples.demo.tail` in a process of its own, started as often as it was killed, and what it has said."""
 
     def __init__(self, address: str, session_id: str, position: Path, patience: float) -> None:
         self._command = [
-            *(sys.executable, "-m", "examples.tail", "--address", address, "--json"),
+            *(sys.executable, "-m", "examples.demo.tail", "--address", address, "--json"),
             *("--position", str(position), session_id),
         ]
         self._patience = patience
@@ -53,7 +53,7 @@ class Tail:
         self.deltas: list[str] = []
 
     async def start(self) -> None:
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         self._process = await asyncio.create_subprocess_exec(*self._command, cwd=root, stdout=PIPE, stderr=PIPE)
         began = len(self.began)
         await self.until(lambda: len(self.began) > began)

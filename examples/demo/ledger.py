@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from examples.chats import BadFileError
+from examples.demo.chats import BadFileError
 
 import sessiond
 

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from examples import chats
-from examples.chats import Conversation
-from examples.ledger import Ledger
-from examples.live import Live
-from examples.terminal import Screen, clip, count, pad, printable, width, wrap
-from examples.turn import Turn
+from examples.demo import chats
+from examples.demo.chats import Conversation
+from examples.demo.ledger import Ledger
+from examples.demo.live import Live
+from examples.demo.terminal import Screen, clip, count, pad, printable, width, wrap
+from examples.demo.turn import Turn
 
 import sessiond
 

@@ -1,12 +1,12 @@
 """Tells the story of some conversations in sessiond: stores them, works with them, and reads every message back.
 
-    python -m examples.demo                         the conversations in examples/
+    python -m examples.demo                         the conversations beside it
     python -m examples.demo chats.jsonl             others, one {"id": ..., "messages": [...]} a line
     python -m examples.demo --ledger acked.jsonl    also writes down what the service acknowledged
     python -m examples.demo --verify acked.jsonl    reads only: is all of that still there?
 
 Kill the server in the middle and start it again: the demo goes on where it was. Uses nothing but the public client;
-`python -m examples.tail SESSION` follows a session in another terminal.
+`python -m examples.demo.tail SESSION` follows a session in another terminal.
 Each run makes sessions of its own. Exit status: 0 all is well; 1 something is not as it should be; 2 the command line
 or a file is wrong; 3 no server answers; 130 interrupted.
 """
@@ -18,12 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples import chats, ledger
-from examples.chats import BadFileError
-from examples.ledger import Ledger
-from examples.live import TailError
-from examples.story import Demo, FailedError
-from examples.terminal import Screen, count
+from examples.demo import chats, ledger
+from examples.demo.chats import BadFileError
+from examples.demo.ledger import Ledger
+from examples.demo.live import TailError
+from examples.demo.story import Demo, FailedError
+from examples.demo.terminal import Screen, count
 
 import sessiond
 
@@ -78,9 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="examples.demo"
     )
     parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server (%(default)s)")
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=OWN, help="conversations, one a line (those in examples/)"
-    )
+    parser.add_argument("file", nargs="?", type=Path, default=OWN, help="conversations, one a line (those beside it)")
     parser.add_argument("--ledger", type=Path, help="write down here what the service acknowledges")
     parser.add_argument("--verify", type=Path, metavar="LEDGER", help="only check that all of a ledger is still there")
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for a server that went away (60)")
@@ -100,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def say(text: str) -> None:
         screen.clear_progress()
-        print(f"demo: {text}", file=sys.stderr)  # noqa: T201
+        print(f"demo: {text}", file=sys.stderr)
 
     try:
         asyncio.run(verify(parsed, screen) if parsed.verify else tell(parsed, screen))

@@ -1,8 +1,8 @@
 """Moves files into sessions, and out of them.
 
-    python -m examples.files upload SESSION FILE [--id ATTACHMENT]
-    python -m examples.files download SESSION ATTACHMENT FILE
-    python -m examples.files list SESSION
+    python -m examples.demo.files upload SESSION FILE [--id ATTACHMENT]
+    python -m examples.demo.files download SESSION ATTACHMENT FILE
+    python -m examples.demo.files list SESSION
 
 Interrupted, or with the connection cut, both go on where they were: a download by itself when it is started again, an
 upload with the same id. Exit status: 0 all is well; 1 an error; 130 interrupted.
@@ -13,7 +13,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from examples.terminal import Screen, printable
+from examples.demo.terminal import Screen, printable
 
 import sessiond
 
@@ -42,7 +42,7 @@ def told(attachment: sessiond.Attachment) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="examples.files"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="examples.demo.files"
     )
     parser.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server (%(default)s)")
     commands = parser.add_subparsers(dest="what", required=True)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(move(parse(arguments), screen))
     except (sessiond.SessiondError, OSError) as error:
         screen.clear_progress()
-        print(f"files: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"files: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         screen.clear_progress()

@@ -5,8 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from examples.live import Patiently, Tail, TailError
-from examples.terminal import Columns, Screen, count, printable
+from examples.demo.live import Patiently, Tail, TailError
+from examples.demo.terminal import Columns, Screen, count, printable
 
 import sessiond
 
