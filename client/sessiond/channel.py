@@ -23,8 +23,9 @@ the HTTP/2 stream, which grpc shows as that. A call that its own caller cancels 
 NO_PROXY: Sequence[tuple[str, str | int]] = (
     # http_proxy, https_proxy and grpc_proxy.
     ("grpc.enable_http_proxy", 0),
-    # GRPC_ADDRESS_HTTP_PROXY, which the option above leaves on.
-    ("grpc.address_http_proxy", ""),
+    # GRPC_ADDRESS_HTTP_PROXY, which the option above leaves on: some address, since grpc prints an error about an empty
+    # one for each channel, and no address that would go through it.
+    ("grpc.address_http_proxy", "127.0.0.1:1"),
     ("grpc.address_http_proxy_enabled_addresses", ""),
 )
 """Options that make grpc ignore every proxy that the environment names."""

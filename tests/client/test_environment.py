@@ -74,6 +74,7 @@ async def test_loopback_traffic_never_goes_through_a_proxy(names: tuple[str, ...
             environment = {names[0]: f"127.0.0.1:{port}", f"{names[0]}_ENABLED_ADDRESSES": "127.0.0.0/8"}
         code, errors = await ran(environment, server.target)
         assert (code, received) == (0, []), errors
+        assert errors == b""
         assert [seen.metadata["authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 2
 
 
