@@ -16,13 +16,12 @@ import pytest
 
 import sessiond
 from sessiond_server.embedded.process import tied
-from tests.support.serve_process import serving, until
+from tests.support.serve_process import serving
+from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 65
 """Lines of an example."""
-PATIENCE = 60.0
-"""Seconds after which a wait has failed."""
 
 
 class Program:
@@ -113,12 +112,10 @@ async def test_a_turn_of_an_agent_waits_for_an_approval(
     async with running(address, "examples/agent_turn.py") as turn:
         session_id = (await turn.says(r"session (\S+); waiting"))[1]
 
-        async def asked() -> bool:
+        async def is_asked() -> bool:
             return [call.session_id async for call in client.list_pending_approvals()] == [session_id]
 
-        async with asyncio.timeout(PATIENCE):
-            while not await asked():  # noqa: ASYNC110  another process's call
-                await asyncio.sleep(0.01)
+        await until(is_asked)
         async with running(address, "examples/approvals.py", "grace") as inbox:
             await inbox.type(typed)
             assert f"book {{'seats': 2, 'train': '14:05'}} in session {session_id}" in await inbox.ends()
