@@ -11,8 +11,8 @@ import hashlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from sessiond_server import auth, failpoints, metrics, sweeper
+from sessiond_server import auth, failpoints, metrics, sweeper, tasks
 from sessiond_server.blobs import reaper
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
@@ -151,6 +151,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         reads = Reads(sessions, truth, truth, truth)
         server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings))
         watch = StoreWatch(truth, server.set_serving)
+        stack.enter_context(_observed(watch))
         sources = metrics.Sources(
             version=version("sessiond"),
             calls=lambda: server.figures,
@@ -174,15 +175,15 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         begin_bus(prefix)
         if cache is not None:
             cache.begin(prefix)
-        tasks = await stack.enter_async_context(_background())
-        tasks(sweeper.run(commits, truth, settings.sweep_interval), "sweeper")
-        tasks(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
-        tasks(watch.run(), "health")
+        background = await stack.enter_async_context(_background())
+        background(sweeper.run(commits, truth, settings.sweep_interval), "sweeper")
+        background(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
+        background(watch.run(), "health")
         if cache is not None:
             await server.set_cache(cache.ready)
-            tasks(_watch_cache(cache, server), "cache-health")
+            background(_watch_cache(cache, server), "cache-health")
         if embedded:
-            tasks(embedded.keep_running(), "bundled-servers")
+            background(embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys), metrics_listening)
 
@@ -378,16 +379,38 @@ async def _watch_cache(cache: RedisCache, server: RpcServer) -> None:
 async def _background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None], str], None]]:
     """Gives a function that starts tasks, all cancelled when the context closes. One that fails closes the context."""
     async with asyncio.TaskGroup() as group:
-        tasks: list[asyncio.Task[None]] = []
+        started: list[asyncio.Task[None]] = []
 
         def start(work: Coroutine[Any, Any, None], name: str) -> None:
-            tasks.append(group.create_task(work, name=name))
+            started.append(group.create_task(work, name=name))
 
         try:
             yield start
         finally:
-            for task in tasks:
+            for task in started:
                 task.cancel()
+
+
+@contextmanager
+def _observed(watch: StoreWatch) -> Iterator[None]:
+    """The running loop logs what a task or a callback has left unhandled; a background task takes health along."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if tasks.FAILED in context:
+            watch.failed = context[tasks.FAILED]
+            _log.critical("%s: the service is of no use any more", context["message"], exc_info=context["exception"])
+        elif before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 def _limits(settings: Settings) -> BatchLimits:

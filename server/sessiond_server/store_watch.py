@@ -22,6 +22,8 @@ class StoreWatch:
         self._store = store
         self._changed = changed
         self.reachable = False
+        self.failed: str | None = None
+        """Name of a background task that has failed: the store counts as not answering from then on."""
 
     async def begin(self) -> None:
         """The first look, with no bound but the store's own. Raises what the store raises."""
@@ -41,6 +43,8 @@ class StoreWatch:
                 await self._changed(reachable)
 
     async def _answers(self) -> bool:
+        if self.failed is not None:
+            return False
         try:
             async with asyncio.timeout(PING_PATIENCE):
                 await self._store.ping()

@@ -71,11 +71,14 @@ ROOMS = {
     "settings": (),
     "store": ("domain",),
     "sweeper": ("store",),
+    "tasks": (),
     "store_watch": ("store",),
     "telemetry": ("embedded",),
 }
-"""Which other rooms a room may import. Every room may import `errors` and `failpoints`; `app`, `cli` and `__main__`
+"""Which other rooms a room may import. Every room may import what is in EVERYWHERE; `app`, `cli` and `__main__`
 compose, and may import all."""
+
+EVERYWHERE = ("errors", "failpoints", "tasks")
 
 COMPOSERS = ("app", "cli", "__main__")
 
@@ -88,7 +91,7 @@ def test_a_module_imports_what_its_room_allows(path: Path) -> None:
         if library in LIBRARIES:
             assert within(here, *LIBRARIES[library]), module
         inner = ours(module)
-        if inner is None or within(here, *COMPOSERS) or within(inner, "errors", "failpoints"):
+        if inner is None or within(here, *COMPOSERS) or within(inner, *EVERYWHERE):
             continue
         room = here.split(".")[0]
         if here == "store.announcing" and within(inner, "events"):
@@ -135,6 +138,47 @@ def test_no_task_is_left_to_itself(path: Path) -> None:
                 # A TaskGroup holds its own.
                 assert isinstance(called.value, ast.Name), f"line {node.lineno}"
                 assert called.value.id in ("tasks", "group"), f"line {node.lineno}"
+
+
+AWAITED = {
+    "app._background": "a TaskGroup ends with the first that fails",
+    "blobs.downloads._ahead": "awaited for the next part, or looked at in the end",
+    "blobs.uploads.Uploads._begin_ending": "awaited by the call, or its callback logs",
+    "blobs.uploads._Writing._store_waiting": "awaited before the next segment",
+    "embedded.servers.EmbeddedServers.keep_running": "a TaskGroup ends with the first that fails",
+    "events.feeds.Feeds.stir": "its callback ends the streams",
+    "events.reads.Shared.start": "awaited by who asked for it",
+    "postgres.transactions.Transactions._begin_ending": "awaited by the call",
+    "postgres.transactions.Transactions._give_back": "awaited at once",
+    "postgres.blockers.Blockers.look": "catches and logs what goes wrong",
+    "rpc.health._Servicer.Watch": "awaited at once",
+    "rpc.server.RpcServer._close": "awaited at once",
+    "rpc.server.RpcServer.stop": "awaited by all who stop it",
+    "store.batcher.Batcher._begin": "its callback logs, settles its callers and lets another begin",
+    "store.cached.batched_reads.BatchedReads._leave": "gives its errors to those who wait",
+}
+"""Where a task is created other than by `run_in_background`, and who gets its error."""
+
+
+def _makers(node: ast.AST, place: str) -> Iterator[str]:
+    """The functions in which tasks are created."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{place}.{child.name}"
+            # A function within a function belongs to it.
+            yield from _makers(child, inner if isinstance(node, ast.Module | ast.ClassDef) else place)
+            continue
+        if isinstance(child, ast.Attribute) and child.attr in ("create_task", "ensure_future"):
+            yield place
+        yield from _makers(child, place)
+
+
+def test_every_task_has_somebody_who_gets_its_error() -> None:
+    found: set[str] = set()
+    for path in MODULES:
+        if name(path) != "tasks":
+            found.update(_makers(ast.parse(path.read_text("utf-8")), name(path)))
+    assert found == AWAITED.keys()
 
 
 def test_the_clients_package_knows_nothing_of_the_server() -> None:

@@ -27,6 +27,7 @@ from sessiond_server.events.reads import Reads
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.watched import TransactionStart
+from sessiond_server.tasks import run_in_background
 
 _log = logging.getLogger("sessiond.events")
 
@@ -81,7 +82,7 @@ class EventHub:
 
     async def __aenter__(self) -> "EventHub":
         self._stop_listening = self._bus.listen(self)
-        self._poller = asyncio.get_running_loop().create_task(self._poll(), name="event-poll")
+        self._poller = run_in_background(self._poll(), "event-poll")
         return self
 
     async def __aexit__(

@@ -21,6 +21,7 @@ from sessiond_server.events.outage import Outage
 from sessiond_server.events.outbox import Hints
 from sessiond_server.events.payloads import hints_in
 from sessiond_server.postgres.connection import Door, cut, limited
+from sessiond_server.tasks import run_in_background
 
 MOST_PAYLOAD_BYTES: Final = 7900
 """Postgres takes less than 8 000."""
@@ -79,7 +80,7 @@ class NotifyBus:
         one prefix.
         """
         self._channel = f"{prefix}hints"
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="notify")
+        self._task = run_in_background(self._run(), "notify")
 
     async def __aenter__(self) -> "NotifyBus":
         return self

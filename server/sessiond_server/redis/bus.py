@@ -20,6 +20,7 @@ from sessiond_server.events.payloads import deltas_in, hints_in
 from sessiond_server.redis.cluster import Address, masters_of, toward
 from sessiond_server.redis.link import Link, LinkLost, Replies, open_link, pack, parse
 from sessiond_server.redis.node import about_server, code
+from sessiond_server.tasks import run_in_background
 
 MOST_HINT_BYTES: Final = 64 * 1024
 MOST_DELTA_BYTES: Final = 64 * 1024
@@ -83,7 +84,7 @@ class RedisBus:
         """
         self._hint_channel = f"{prefix}hints".encode()
         self._delta_channel = f"{prefix}deltas".encode()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="bus")
+        self._task = run_in_background(self._run(), "bus")
 
     async def __aenter__(self) -> "RedisBus":
         return self

@@ -16,6 +16,7 @@ from sessiond_server.redis.entries import tag
 from sessiond_server.redis.link import LinkLost, open_link, parse
 from sessiond_server.redis.node import Node, Timeouts, about_server
 from sessiond_server.store.cached.contract import CacheLimits, CacheState, CacheTime, Change, Copy, Forget, Put
+from sessiond_server.tasks import run_in_background
 
 _log = logging.getLogger("sessiond.cache")
 
@@ -57,7 +58,7 @@ class RedisCache:
         others may: two databases may have sessions of one key.
         """
         self._prefix = prefix.encode()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="cache")
+        self._task = run_in_background(self._run(), "cache")
 
     async def __aenter__(self) -> "RedisCache":
         return self
@@ -172,6 +173,9 @@ class RedisCache:
                 reason = str(lost)
             except hiredis.ReplyError:
                 reason = "the server refuses INFO"
+            except Exception as error:
+                # The server, or the library that signs in, answers in a way of its own.
+                reason = type(error).__name__
             if reason != self._reason:
                 self._reason = reason
                 _log.warning("the cache cannot be used: %s", reason)

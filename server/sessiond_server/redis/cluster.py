@@ -5,9 +5,10 @@ a new epoch where it arrives: what this process put at its former place may not 
 """
 
 import asyncio
+import logging
 from binascii import crc_hqx
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ from redis.asyncio.connection import Connection, SSLConnection
 
 from sessiond_server.redis.link import LinkLost, open_link
 from sessiond_server.redis.node import Node
+from sessiond_server.tasks import run_in_background
+
+_log = logging.getLogger("sessiond.cache")
 
 SLOTS: Final = 16384
 PAUSE: Final = 5.0
@@ -74,7 +78,7 @@ class Cluster:
         known: list[Mapping[str, Any]] = [toward(self._seed, address) for address in self.nodes]
         self._random.shuffle(known)
         for arguments in (*known, self._seed):
-            with suppress(LinkLost, hiredis.ReplyError):
+            with _passing_over_errors():
                 link = await open_link(arguments, self._timeout)
                 try:
                     return masters_of(await link.ask(b"CLUSTER", b"SLOTS"), str(arguments.get("host", "localhost")))
@@ -92,7 +96,7 @@ class Cluster:
             node = self.nodes.get(address)
             if node is None:
                 node = self.nodes[address] = self._make(toward(self._seed, address), epoch_key)
-                self._tasks[address] = asyncio.get_running_loop().create_task(node.run(), name=f"cache-{address[1]}")
+                self._tasks[address] = run_in_background(node.run(), f"cache-{address[1]}")
             else:
                 node.keep_epoch_in(epoch_key)
             for slot in mine:
@@ -110,6 +114,17 @@ class Cluster:
         while slot_of(b"epoch%d" % number) not in slots:
             number += 1
         return self._prefix + b"{epoch%d}" % number
+
+
+@contextmanager
+def _passing_over_errors() -> Iterator[None]:
+    """Another server is asked instead, and this one again in a moment, whatever is wrong with it."""
+    try:
+        yield
+    except (LinkLost, hiredis.ReplyError):
+        pass
+    except Exception as error:
+        _log.warning("a server of the cluster cannot be asked for its slots: %s", type(error).__name__)
 
 
 def toward(seed: Mapping[str, Any], address: Address) -> Mapping[str, Any]:

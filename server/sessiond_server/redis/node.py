@@ -148,6 +148,9 @@ class Node:
                 self._fail(str(lost))
             except hiredis.ReplyError as refusal:
                 self._fail(code(refusal))
+            except Exception as error:
+                # The server, or the library that signs in, answers in a way of its own.
+                self._fail(type(error).__name__)
             if self._loop.time() - began > STEADY:
                 failures = 0
             longest = min(0.01 * 4**failures, LONGEST_PAUSE)

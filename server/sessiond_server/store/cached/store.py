@@ -25,6 +25,7 @@ from sessiond_server.store.cached.contract import ALL, EMBARGO, Cache, CacheStat
 from sessiond_server.store.cached.dirty import DirtySessions
 from sessiond_server.store.commits import Applied, Commits
 from sessiond_server.store.session_reads import CACHED, Freshness, MessagesPage, SessionReads
+from sessiond_server.tasks import run_in_background
 
 _log = logging.getLogger("sessiond.cache")
 
@@ -95,7 +96,7 @@ class CachedSessions:
         self._healer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "CachedSessions":
-        self._healer = asyncio.get_running_loop().create_task(self._heal(), name="cache-healer")
+        self._healer = run_in_background(self._heal(), "cache-healer")
         return self
 
     async def __aexit__(
