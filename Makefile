@@ -8,6 +8,8 @@ FILE ?=
 ROWS ?=
 DURATION ?=
 PEERS ?=
+WORKERS ?=
+N ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all verify quick fix protos baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust verify quick fix protos baseline release requirements demo bench faults clean \
   lint types protos-check docker-check
 
 help: ## Says what there is
@@ -37,13 +39,16 @@ demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=
 
 TESTED := $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES)
 
-test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x"]
-	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x" WORKERS=auto]
+	@$(BIN)/python -m pytest -m "not long" -n $(or $(WORKERS),auto) --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-long: $(TESTED) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
-	@$(BIN)/python -m pytest -m long $(ARGS)
+	@$(BIN)/python -m pytest -m long -n $(or $(WORKERS),0) $(ARGS)
 
 test-all: test-long test ## Runs the long tests, then the others
+
+test-trust: $(TESTED) ## Runs the tests N times in random orders and in parallel [N=10 WORKERS=auto]
+	@.ci/trust $(or $(N),10) $(or $(WORKERS),auto) $(ARGS)
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \

@@ -1,8 +1,10 @@
 """Real servers for every test that wants one.
 
-One bundled Postgres and one bundled Valkey serve the whole run. With SESSIOND_POSTGRES_DSN or SESSIOND_REDIS_URL set,
-those servers are used instead: databases of random names are made there (the role needs CREATEDB) and dropped again,
-and keys in Redis carry a random prefix.
+Each process that runs tests starts one bundled Postgres and one bundled Valkey, when a test first asks. To share them
+among workers would save three seconds of CPU time for each, and let an open transaction of one worker hold back feeds
+that another reads, whose horizon is the whole server's. With SESSIOND_POSTGRES_DSN or SESSIOND_REDIS_URL set, those
+servers are used instead: databases of random names are made there (the role needs CREATEDB) and dropped again, and keys
+in Redis carry a random prefix.
 """
 
 import asyncio
@@ -10,11 +12,11 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,44 +24,87 @@ from sessiond_server.embedded import EmbeddedServers
 
 pytest.register_assert_rewrite("tests.support")  # an assertion that fails there shows its values too
 
+from tests.support import left_behind  # noqa: E402
 from tests.support.databases import Databases, LoopThread  # noqa: E402
 from tests.support.redis_cluster import ClusterOfThree  # noqa: E402
 from tests.support.valkey import Valkey  # noqa: E402
 
+_MARK = pytest.StashKey[str]()
+_WORKERS = pytest.StashKey[list[int]]()
+_FOUND = pytest.StashKey[list[str]]()
+_LEFT_BEHIND = "left_behind"
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed.
 
-    A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it.
+    Of a run with several workers only its controller may get the signal: it sends it on. A worker that gets it twice
+    takes notice of the first: the second would cut short the removal.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    config.stash[_WORKERS] = []
+    config.stash[_FOUND] = []
+    config.stash[_MARK] = left_behind.mark()
+    terminated = False
+
+    def terminate(number: int, frame: object) -> None:
+        nonlocal terminated
+        for worker in config.stash[_WORKERS]:
+            with suppress(ProcessLookupError):
+                os.kill(worker, number)
+        if not terminated or not _is_worker(config):
+            terminated = True
+            signal.raise_signal(signal.SIGINT)  # asyncio handles this one, where it runs
+
+    signal.signal(signal.SIGTERM, terminate)
+    # A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """In the controller, when a worker has started."""
+    node.config.stash[_WORKERS].append(node.gateway._rinfo().pid)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
-    """A run whose tests have left processes of theirs behind has failed. Those that have been killed may take a moment.
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run whose tests have left processes behind has failed: children of each worker, and any process of the run.
 
-    Last, for a run that ends early removes its fixtures only now.
+    Last, for a run that ends early removes its fixtures only now, and the controller its workers.
     """
-    until = time.monotonic() + 10
-    while (left := _children()) and time.monotonic() < until:
-        time.sleep(0.05)
-    if left:
-        pytest.exit(
-            f"these processes were left behind by tests: {'; '.join(left)}", returncode=pytest.ExitCode.TESTS_FAILED
+    found = left_behind.remaining(left_behind.children)
+    if _is_worker(session.config):
+        session.config.workeroutput[_LEFT_BEHIND] = found  # type: ignore[attr-defined]
+        return
+    _report(session.config, found)
+    _report(session.config, left_behind.remaining(lambda: left_behind.marked(session.config.stash[_MARK])))
+    if session.config.stash[_FOUND] and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """In the controller, when a worker has ended."""
+    _report(node.config, getattr(node, "workeroutput", {}).get(_LEFT_BEHIND, []))
+
+
+def _report(config: pytest.Config, found: list[str]) -> None:
+    """Counts each as an error, so that the last line of the run says so."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    for process in dict.fromkeys(found):
+        if process in config.stash[_FOUND]:
+            continue
+        report = pytest.TestReport(
+            "the run", ("", None, ""), {}, "failed", f"a test left this process behind: {process}", "teardown"
         )
+        reporter.stats.setdefault("error", []).append(report)
+        config.stash[_FOUND].append(process)
 
 
-def _children() -> list[str]:
-    """The command lines of our child processes, where there is a /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z" and int(parent) == os.getpid():
-                found.append(stat.with_name("cmdline").read_text().replace("\0", " ").strip())
-    return found
+def _is_worker(config: pytest.Config) -> bool:
+    """One of several processes that run tests for a controller, which runs none."""
+    return hasattr(config, "workerinput")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sessiond_server.embedded.process import tied
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 STARTS = """
 import asyncio, sys
@@ -47,18 +48,43 @@ asyncio.run(main(Path(sys.argv[1])))
 WAITS = """
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+FOLDER = Path(__file__).parent
 
 @pytest.fixture
 def made() -> Iterator[None]:
     yield
-    print("removed", flush=True)
+    (FOLDER / "removed").touch()
 
 def test_waits(made: None) -> None:
-    print("made", flush=True)
+    (FOLDER / "made").touch()
     signal.pause()
+
+def test_another() -> None:
+    pass
 """
+
+LEAVES = """
+import subprocess, sys
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
+
+def test_leaves_a_child() -> None:
+    if KIND == "child":
+        process = subprocess.Popen(SLEEPS)
+    else:
+        starter = f"import subprocess; print(subprocess.Popen({SLEEPS}, stdout=subprocess.DEVNULL).pid)"
+        process = int(subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, check=True).stdout)
+    with open(FILE, "w") as file:
+        file.write(str(process if isinstance(process, int) else process.pid))
+    globals()["kept"] = process
+"""
+
+WORKERS = pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two workers"])
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent (see embedded/child.py)")
@@ -83,19 +109,41 @@ async def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)
 
 
-async def test_a_run_that_is_told_to_end_removes_what_it_has_made(tmp_path: Path) -> None:
+def run_of(file: Path, *arguments: str) -> list[str]:
+    """The command of a run of one file of tests with our conftest."""
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", "/dev/null"]
+    pytest_ = [sys.executable, "-m", "pytest", *options, "--rootdir", str(file.parent), *arguments]
+    return tied([*pytest_, str(file)], signal.SIGKILL)
+
+
+@WORKERS
+async def test_terminated_run_removes_what_its_fixtures_made(tmp_path: Path, workers: list[str]) -> None:
     file = tmp_path / "test_waits.py"
     file.write_text(WAITS)
-    arguments = ["-s", "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null"]
-    run = await asyncio.create_subprocess_exec(
-        *tied([sys.executable, "-m", "pytest", *arguments, file], signal.SIGKILL), stdout=PIPE
-    )
-    assert run.stdout
-    async with asyncio.timeout(PATIENCE):
-        await run.stdout.readuntil(b"made\n")
-        run.send_signal(signal.SIGTERM)
-        assert b"removed" in await run.stdout.read()
-        await run.wait()
+    run = await asyncio.create_subprocess_exec(*run_of(file, *workers), stdout=PIPE)
+    await until((tmp_path / "made").exists)
+    run.send_signal(signal.SIGTERM)
+    output, _ = await run.communicate()
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, output.decode()
+    assert (tmp_path / "removed").exists(), output.decode()
+
+
+@LINUX
+@WORKERS
+@pytest.mark.parametrize("kind", ["child", "orphan"])
+def test_run_that_leaves_a_process_behind_fails(
+    tmp_path: Path, workers: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, left = tmp_path / "test_leaves.py", tmp_path / "left"
+    file.write_text(f"KIND, FILE = {kind!r}, {str(left)!r}\n{LEAVES}")
+    monkeypatch.setenv("TESTS_GRACE", "0.1")
+    run = subprocess.run(run_of(file, *workers), stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout
+        assert f"a test left this process behind: {left.read_text()} " in run.stdout
+        assert " 1 passed, 1 error in " in run.stdout.splitlines()[-1]
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
 
 
 async def _listens(port: int) -> bool:

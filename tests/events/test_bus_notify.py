@@ -19,8 +19,8 @@ from sessiond_server.postgres.bus import NotifyTimeouts
 from tests.support.buses import opened_notify
 from tests.support.databases import Databases
 from tests.support.listener import Ear
+from tests.support.ports import free_port
 from tests.support.postgres_pair import PostgresPair
-from tests.support.valkey import free_port
 from tests.support.waiting import until
 
 ONE: Key = ("acme", "one")

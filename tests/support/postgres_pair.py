@@ -12,8 +12,8 @@ import asyncpg
 from sessiond_server.embedded import binaries
 from sessiond_server.embedded.folder import DataFolder
 from sessiond_server.embedded.process import Child
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
-from tests.support.replica import free_port
 
 ROLE = DATABASE = "sessiond"
 PATIENCE = 120.0

@@ -1,12 +1,11 @@
 """A Redis Cluster of three masters."""
 
 import asyncio
-import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.valkey import Valkey, free_port
+from tests.support.ports import free_port
+from tests.support.valkey import Valkey
 
 SLOTS = 16384
 BUS = 10_000
@@ -36,7 +35,7 @@ class ClusterOfThree:
 
     async def server(self) -> Valkey:
         """One more process, not yet met."""
-        port = _port_for_two()
+        port = free_port(beside=BUS)
         server = Valkey(
             self._folder / str(port),
             "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0",
@@ -65,15 +64,6 @@ class ClusterOfThree:
     def stop(self) -> None:
         for server in self.servers:
             server.stop()
-
-
-def _port_for_two() -> int:
-    """One that is free, as is the one on which its server talks to the others: Redis 6.2 takes no other than this."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe, suppress(OSError, OverflowError):
-            probe.bind(("127.0.0.1", port + BUS))
-            return port
 
 
 def _masters(reply: object) -> int:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from sessiond_server.embedded.process import tied
+from tests.support.ports import free_port
 
 PROGRAM = Path(__file__).parents[2] / "build" / "s3server"
 REQUIRED = "SESSIOND_REQUIRE_S3"
@@ -47,7 +48,7 @@ class S3Server:
     def start(self) -> None:
         """Returns when the server answers. Another program may take the port first: another one is tried then."""
         for _ in range(5):
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             self._process = subprocess.Popen(
                 tied([
                     PROGRAM, "--quiet", "--port", f"127.0.0.1:{self.port}",
@@ -97,10 +98,3 @@ def running() -> Iterator[S3Server]:
     finally:
         server.stop()
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

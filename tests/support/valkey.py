@@ -4,13 +4,13 @@ import asyncio
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 from redis.asyncio import Redis
 
 from sessiond_server.embedded.process import tied
+from tests.support.ports import free_port
 
 
 def _program() -> Path:
@@ -21,14 +21,6 @@ def _program() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Valkey:
