@@ -150,8 +150,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         batcher = await stack.enter_async_context(Batcher(commits, _limits(settings)))
         reads = Reads(sessions, truth, truth, truth)
         server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings))
-        watch = StoreWatch(truth, server.set_serving)
+        watch = StoreWatch(truth, server.set_serving, batcher.stalled)
         stack.enter_context(_observed(watch))
+        postgres = _postgres(truth)
         sources = metrics.Sources(
             version=version("sessiond"),
             calls=lambda: server.figures,
@@ -160,6 +161,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             writes=batcher.state,
             cache=cached.state if cached is not None else None,
             store_reachable=lambda: watch.reachable,
+            store=postgres.condition if postgres is not None else None,
         )
         metrics_listening = await stack.enter_async_context(_opened_metrics(settings.metrics_listen, sources))
         stack.push_async_callback(server.stop)
@@ -179,6 +181,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         background(sweeper.run(commits, truth, settings.sweep_interval), "sweeper")
         background(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
         background(watch.run(), "health")
+        if postgres is not None:
+            background(postgres.watch_feeds(), "feed-holders")
         if cache is not None:
             await server.set_cache(cache.ready)
             background(_watch_cache(cache, server), "cache-health")
@@ -191,6 +195,12 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 def revealed(url: SecretUrl | None) -> str | None:
     """For what connects: a URL with its secrets."""
     return None if url is None else url.reveal()
+
+
+def _postgres(truth: "MemoryStore | PostgresStore") -> "PostgresStore | None":
+    from sessiond_server.postgres.store import PostgresStore
+
+    return truth if isinstance(truth, PostgresStore) else None
 
 
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:

@@ -23,6 +23,7 @@ from sessiond_server.events.hub import HubState
 from sessiond_server.rpc.interceptors.call_metrics import BOUNDS, MethodMetrics
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
+from sessiond_server.store.condition import StoreCondition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class Sources:
     cache: Callable[[], CachedState] | None
     """None: the service has no cache, and no metrics of one."""
     store_reachable: Callable[[], bool]
+    store: Callable[[], StoreCondition] | None
+    """None: the store is in memory."""
 
 
 @asynccontextmanager
@@ -77,6 +80,8 @@ class _Figures(Collector):
         yield _gauge("watchers", "Streams of events that are open.", sources.hub().streams)
         yield from _writes(sources.writes())
         yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
+        if sources.store is not None:
+            yield from _store(sources.store())
         if sources.cache is not None:
             yield from _cache(sources.cache())
 
@@ -102,8 +107,28 @@ def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
 def _writes(state: BatcherState) -> Iterator[Metric]:
     yield _gauge("queue_commands", "Writes that wait for a transaction.", state.queued_commands)
     yield _gauge("queue_bytes", "Bytes of their requests.", state.queued_bytes)
+    yield _gauge("writes_under_way", "Writes that were sent and have no answer yet.", state.under_way)
+    yield _gauge("writes_stalled_seconds", "Time for which the oldest of them has had none.", state.stalled_seconds)
     yield _counter("batches", "Transactions of writes that the store answered.", state.batches)
     yield _counter("batched_commands", "Writes in these transactions.", state.batched_commands)
+
+
+def _store(condition: StoreCondition) -> Iterator[Metric]:
+    errors = CounterMetricFamily(
+        "sessiond_store_errors", "Times that Postgres could not do its work, by SQLSTATE.", labels=["cause"]
+    )
+    for cause, count in condition.causes.items():
+        errors.add_metric([cause], count)
+    yield errors
+    yield _counter("store_connections_given_up", "Connections that gave no answer.", condition.given_up)
+    held = GaugeMetricFamily(
+        "sessiond_feed_held_seconds",
+        "Time for which an open transaction has held feeds back.",
+        labels=["pid", "application", "state"],
+    )
+    if (holder := condition.feed_holder) is not None:
+        held.add_metric([str(holder.pid), holder.application, holder.state], holder.seconds)
+    yield held
 
 
 def _cache(state: CachedState) -> Iterator[Metric]:

@@ -149,7 +149,7 @@ AWAITED = {
     "events.feeds.Feeds.stir": "its callback ends the streams",
     "events.reads.Shared.start": "awaited by who asked for it",
     "postgres.transactions.Transactions._begin_ending": "awaited by the call",
-    "postgres.transactions.Transactions._give_back": "awaited at once",
+    "postgres.transactions.Transactions._roll_back": "awaited at once",
     "postgres.blockers.Blockers.look": "catches and logs what goes wrong",
     "rpc.health._Servicer.Watch": "awaited at once",
     "rpc.server.RpcServer._close": "awaited at once",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -207,6 +208,13 @@ async def own(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
 
 def test_every_row_is_provoked() -> None:
     assert set(PROVOKED) == set(TABLE)
+
+
+def test_the_documentation_has_every_row() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/reliability.md").read_text("utf-8")
+    table = page.partition("## What Postgres says")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+    assert sorted(sqlstate for row in rows for sqlstate in row.split(", ")) == sorted(TABLE)
 
 
 @pytest.mark.parametrize("row", PROVOKED)

@@ -311,3 +311,38 @@ def test_a_process_that_waits_for_its_database_does_not_keep_it_waiting() -> Non
     assert batching.linger(0, BUSY) > 0.0
     batching.close()
     assert batching.linger(0, 1.0) == 0.0
+
+
+async def test_batch_without_an_answer_is_seen_by_health_and_metrics() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        assert (batcher.stalled(), batcher.state().under_way) == (0.0, 0)
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
+        _, answer = await store.next()
+        assert batcher.state().under_way == 2
+        await asyncio.sleep(0.01)
+        before = batcher.stalled()
+        assert before > 0
+        answer.set_exception(StoreUnavailable())
+        _, answer = await store.next()
+        assert batcher.stalled() > before, "another try is no answer"
+        answer.set_result(None)
+        await asyncio.gather(*calls)
+        assert (batcher.stalled(), batcher.state().under_way) == (0.0, 0)
+
+
+async def test_batch_that_is_too_much_is_halved_and_its_last_command_refused() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        calls = [asyncio.create_task(batcher.write(command(name))) for name in "ab"]
+        _, answer = await store.next()
+        answer.set_exception(StoreUnavailable(True))
+        names, answer = await store.next()
+        assert names == ["a"]
+        answer.set_exception(StoreUnavailable(True))
+        names, answer = await store.next()
+        assert names == ["b"]
+        answer.set_result(None)
+        refused, taken = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(refused, StoreUnavailable)
+        assert taken == appended("b")

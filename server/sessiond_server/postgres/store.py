@@ -15,9 +15,11 @@ from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import feed_order, filters, log, read, sweep, work_reads, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
+from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.locked import Locked
 from sessiond_server.postgres.transactions import CLOSE_SECONDS, Transactions
 from sessiond_server.store.commits import Applied
+from sessiond_server.store.condition import StoreCondition
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
@@ -54,6 +56,7 @@ class PostgresStore:
         self._locked = Locked(self._transactions)
         self.causes = self._transactions.causes
         """Why the database could not be used."""
+        self._feed_holders = FeedHolders(self._transactions.fetch)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":
@@ -199,3 +202,11 @@ class PostgresStore:
 
     async def ping(self) -> None:
         read.check_primary(await self._transactions.fetch(read.PING))
+
+    def condition(self) -> StoreCondition:
+        """Only reads plain numbers: any thread may call it."""
+        return StoreCondition(self.causes.counts.copy(), self._connections.given_up, self._feed_holders.holder)
+
+    async def watch_feeds(self) -> None:
+        """Names, in the log and in `condition`, what holds feeds back, until cancelled."""
+        await self._feed_holders.run()

@@ -78,6 +78,8 @@ class Transactions:
         self.blockers = Blockers(self.fetch)
         self._connections = connections
         self._endings: set[asyncio.Task[None]] = set()
+        self._rollbacks: set[asyncio.Future[Any]] = set()
+        """The statements of those that roll back."""
 
     async def run(
         self,
@@ -162,6 +164,8 @@ class Transactions:
             await asyncio.wait(self._endings, timeout=CLOSE_SECONDS)
         if self._endings:
             self._connections.cut_all()
+            for rollback in self._rollbacks:
+                rollback.cancel()
         while self._endings:
             await asyncio.wait(self._endings)
         await self.blockers.close()
@@ -215,18 +219,22 @@ class Transactions:
 
     async def _give_back(self, connection: asyncpg.Connection) -> None:
         """Releases a connection whose statement was cancelled: asyncpg waits until the server has taken notice."""
-        releasing = asyncio.ensure_future(self._connections.release(connection))
-        await asyncio.wait((releasing,), timeout=ROLLBACK_SECONDS)
-        if not releasing.done():
-            cut(connection)
-        await releasing
+        with self._connections.limited(connection, ROLLBACK_SECONDS):
+            await self._connections.release(connection)
 
     async def _roll_back(self, connection: asyncpg.Connection) -> None:
+        """Rolls back, or cuts the connection: the server then rolls back by itself. Raises nothing: not this error but
+        the one that made it roll back is the caller's."""
+        # In a task: a statement that asyncpg begins after a cancelled one waits for ever when the connection is cut
+        # before the server has taken notice of the cancellation (asyncpg 0.32).
+        rollback = asyncio.ensure_future(connection.execute("rollback"))
+        self._rollbacks.add(rollback)
         try:
-            with self._connections.limited(connection, ROLLBACK_SECONDS):
-                await connection.execute("rollback")
-        except Exception:
-            # Not this error but the one that made it roll back is the caller's; the server rolls back by itself.
-            cut(connection)
+            await asyncio.wait((rollback,), timeout=ROLLBACK_SECONDS)
+            if not rollback.done() or rollback.cancelled() or rollback.exception() is not None:
+                cut(connection)
+                rollback.cancel()
+                await asyncio.gather(rollback, return_exceptions=True)
         finally:
+            self._rollbacks.discard(rollback)
             await self._connections.release(connection)

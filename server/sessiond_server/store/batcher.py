@@ -9,6 +9,7 @@ from math import inf
 from random import Random
 from time import monotonic, thread_time
 from types import TracebackType
+from typing import Final
 
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
@@ -16,6 +17,10 @@ from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Commits
 
 _log = logging.getLogger("sessiond.batcher")
+
+
+FLUSH_SECONDS: Final = 2.0
+"""How long the end of the context waits for answers: whoever waited for them has had its grace by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,10 @@ class BatcherState:
     batches: int
     batched_commands: int
     """What the store answered, a batch and its commands counted once however often they were sent."""
+    under_way: int = 0
+    """Commands that were sent and have no answer yet."""
+    stalled_seconds: float = 0.0
+    """See `Batcher.stalled`."""
 
 
 class Batcher:
@@ -43,6 +52,7 @@ class Batcher:
         self._idle: dict[int, asyncio.Future[None]] = {}
         """Shards whose task waits for something to do."""
         self._batches = self._batched = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def write(self, command: Command, *, deadline: float = inf) -> Outcome:
         """See `contract.Writer.write`. Also raises Draining once `close` was called, and DeadlinePassed when the
@@ -50,7 +60,7 @@ class Batcher:
 
         When the store raises something unforeseen for this command alone, that is raised.
         """
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         if deadline < loop.time():
             raise DeadlinePassed
         waiter: asyncio.Future[Answer] = loop.create_future()
@@ -74,7 +84,11 @@ class Batcher:
         return self._batching.queued()
 
     def state(self) -> BatcherState:
-        return BatcherState(*self.queued(), self._batches, self._batched)
+        return BatcherState(*self.queued(), self._batches, self._batched, self._batching.under_way(), self.stalled())
+
+    def stalled(self) -> float:
+        """Seconds for which the batch that waits longest for the store has had no answer, all its tries together."""
+        return self._batching.stalled(self._loop.time()) if self._loop is not None else 0.0
 
     async def close(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - what is left then is answered, not cancelled
         """Refuses new commands, and returns when all others have their answer, after at most about `timeout` seconds.
@@ -99,7 +113,7 @@ class Batcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        await self.close(FLUSH_SECONDS)
 
     def _begin(self, number: int) -> None:
         task = asyncio.get_running_loop().create_task(self._drive(number), name=f"batcher-{number}")

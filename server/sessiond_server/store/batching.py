@@ -82,6 +82,8 @@ class _Shard(Generic[Waiter]):
     lost_at: float | None = None
     """When the database was first lost without an answer since."""
     attempts: int = 0
+    since: float | None = None
+    """When the batch that has no answer yet was first sent."""
 
 
 class Batching(Generic[Waiter]):
@@ -150,6 +152,8 @@ class Batching(Generic[Waiter]):
         if batch:
             shard.under_way = batch
             shard.sent_at = now
+            if shard.since is None:
+                shard.since = now
         return batch, late
 
     def done(self, number: int, results: Sequence[Result], now: float) -> Iterable[tuple[Ticket[Waiter], Answer]]:
@@ -204,6 +208,14 @@ class Batching(Generic[Waiter]):
             answers += self._give_up(shard, Draining if self.closed else StoreUnavailable)
         return answers
 
+    def under_way(self) -> int:
+        """Commands that were sent and have no answer yet, in all shards."""
+        return sum(len(shard.under_way or ()) + sum(map(len, shard.again)) for shard in self._shards)
+
+    def stalled(self, now: float) -> float:
+        """Seconds for which the shard that waits longest for the store has had no answer; 0: none waits."""
+        return max((now - shard.since for shard in self._shards if shard.since is not None), default=0.0)
+
     def queued(self) -> tuple[int, int]:
         """(commands, request bytes) that wait in all shards."""
         return sum(len(shard.queue) for shard in self._shards), sum(shard.queued_bytes for shard in self._shards)
@@ -233,7 +245,7 @@ class Batching(Generic[Waiter]):
         shard = self._shards[number]
         assert shard.under_way is not None
         batch, shard.under_way = shard.under_way, None
-        shard.lost_at = None
+        shard.lost_at = shard.since = None
         shard.attempts = 0
         return shard, batch
 
@@ -242,6 +254,7 @@ class Batching(Generic[Waiter]):
             (ticket, error()) for batch in reversed(shard.again) for ticket in batch
         ]
         shard.again.clear()
+        shard.since = None
         return given_up
 
     def _retry_after(self, shard: _Shard[Waiter]) -> float:

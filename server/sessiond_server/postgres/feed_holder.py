@@ -1,0 +1,72 @@
+"""Finds the open transaction that holds the feeds back, of whichever program, and names it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.blockers import holder_of
+from sessiond_server.postgres.statements import WATCH
+from sessiond_server.store.condition import FeedHolder
+
+_log = logging.getLogger("sessiond.feeds")
+
+FIND = WATCH["feed_holder"].text
+
+PAUSE: Final = 2.0
+"""Seconds between two looks."""
+PATIENCE: Final = 5.0
+"""Seconds for which a transaction may hold feeds back before it is named: those of this service take milliseconds."""
+ANSWER_SECONDS: Final = 3.0
+
+
+class FeedHolders:
+    """Looks through `fetch`."""
+
+    def __init__(
+        self, fetch: Callable[[str], Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic
+    ) -> None:
+        """`clock`: seconds."""
+        self.holder: FeedHolder | None = None
+        self._fetch = fetch
+        self._clock = clock
+        self._xid = 0
+        """The oldest open transaction; 0: none."""
+        self._since = 0.0
+        """When it was first seen."""
+        self._failed = False
+
+    async def run(self) -> None:
+        """Looks again and again, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(PAUSE)
+
+    async def look(self) -> None:
+        """Raises nothing: a database that cannot be asked has no holder that it could name."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                rows = await self._fetch(FIND)
+        except (StoreUnavailable, TimeoutError):
+            return
+        except Exception as error:
+            if not self._failed:
+                _log.warning("it cannot be found out who holds feeds back", exc_info=error)
+            self._failed = True
+            return
+        self._found(rows[0] if rows else None)
+
+    def _found(self, row: Any | None) -> None:
+        now, xid = self._clock(), row["xid"] if row is not None else 0
+        if xid != self._xid:
+            if self.holder is not None:
+                _log.info("feeds go on: process %d held them back for %.0f s", self.holder.pid, now - self._since)
+            self._xid, self._since, self.holder = xid, now, None
+        if row is None or now - self._since < PATIENCE:
+            return
+        if self.holder is None:
+            database = f" in database {row['database']!r}" if row["database"] else ""
+            _log.warning("feeds are held back by an open transaction: %s%s", holder_of(row), database)
+        self.holder = FeedHolder(row["pid"], row["application"], row["state"], now - self._since)
