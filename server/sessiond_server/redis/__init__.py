@@ -1,14 +1,16 @@
 """The cache on Redis or Valkey, and what else needs a connection to it."""
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
+from sessiond_server.redis.bus import BusTimeouts
 from sessiond_server.redis.cache import RedisCache
-from sessiond_server.redis.node import Timeouts
+from sessiond_server.redis.link import LinkLost, open_link, parse
+from sessiond_server.redis.node import Timeouts, about_server, code
 
-__all__ = ["CacheUnavailable", "RedisCache", "Timeouts", "connect", "ping"]
+__all__ = ["CacheUnavailable", "RedisCache", "Timeouts", "connect", "probe"]
 
 TIMEOUT = 0.1
 """Seconds for connecting and for each answer. redis-py's own defaults wait 4.9 s for a dead port and 40 s for a host
@@ -30,9 +32,17 @@ def connect(url: str) -> Redis:
     )
 
 
-async def ping(client: Redis) -> None:
-    """Returns when the server has answered. Raises CacheUnavailable."""
+async def probe(url: str) -> str:
+    """What answers, such as "valkey 9.0.4", reached as the cache and the bus reach it. Raises CacheUnavailable."""
     try:
-        await client.ping()
-    except (RedisError, OSError, TimeoutError) as error:
-        raise CacheUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+        link = await open_link(parse(url), BusTimeouts().connect)
+        try:
+            about = await about_server(link)
+        finally:
+            link.close()
+    except LinkLost as lost:
+        raise CacheUnavailable(str(lost)) from lost
+    except hiredis.ReplyError as refusal:
+        raise CacheUnavailable(code(refusal)) from refusal
+    kind = "valkey" if b"valkey_version" in about else "redis"
+    return f"{kind} {about.get(f'{kind}_version'.encode(), b'of an unknown version').decode(errors='replace')}"

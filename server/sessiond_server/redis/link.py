@@ -7,6 +7,7 @@ client a lone read costs 63 µs of CPU and each of many in one pipeline 6 µs; t
 
 import asyncio
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 _log = logging.getLogger("sessiond.redis")
 
@@ -180,7 +181,7 @@ async def open_link(arguments: Mapping[str, Any], patience: float, answer: float
     except (RedisError, OSError, TimeoutError, ValueError) as error:
         await connection.disconnect(nowait=True)
         _be_cancelled()
-        raise LinkLost(f"cannot connect: {type(error).__name__}") from error
+        raise LinkLost(f"cannot connect: {_why(error)}") from error
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
@@ -188,6 +189,20 @@ async def open_link(arguments: Mapping[str, Any], patience: float, answer: float
     link = Link(connection, transport, patience if answer is None else answer)
     transport.set_protocol(link)
     return link
+
+
+def _why(error: BaseException) -> str:
+    """What may be said of it: no words of the server, which may repeat a name."""
+    if isinstance(error, AuthenticationError):
+        return "the server refuses the name or the password"
+    inner = error.__cause__ or error.__context__ or error
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {inner.verify_message}"
+    if isinstance(inner, ssl.SSLError):
+        return f"TLS fails: {inner.reason}"
+    if isinstance(inner, OSError) and inner.strerror:
+        return f"{type(error).__name__}: {inner.strerror}"
+    return type(error).__name__
 
 
 def _be_cancelled() -> None:

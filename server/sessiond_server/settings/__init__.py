@@ -1,8 +1,9 @@
 """What an operator decides: flags first, then environment variables, then defaults. The only reader of the environment.
 
-values.py  how values are written
-urls.py    those that may hold passwords
-table.py   the settings
+values.py       how values are written
+urls.py         those that may hold passwords
+connections.py  those of Postgres and Redis, as services give them
+table.py        the settings
 """
 
 import argparse
@@ -66,7 +67,7 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
             raise SettingError(f"{source}: {error}") from None
     settings = Settings(**found)
     if "data_dir" not in found:
-        settings = replace(settings, data_dir=_default_data_dir(environ))
+        settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
         raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
     return settings
@@ -113,8 +114,9 @@ def _given(setting: Setting, flags: Mapping[str, str | None], environ: Mapping[s
     return "", None
 
 
-def _default_data_dir(environ: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
+def _default_data_dir(environ: Mapping[str, str], *, needed: bool) -> Path:
+    """`needed` False: nothing will be put there."""
+    if os.geteuid() == 0 or not needed:
         return Path("/var/lib/sessiond")
     if environ.get("XDG_DATA_HOME"):
         return Path(environ["XDG_DATA_HOME"]) / "sessiond"

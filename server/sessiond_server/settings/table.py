@@ -7,7 +7,8 @@ from typing import Any
 
 from sessiond_server import failpoints
 from sessiond_server.settings import values
-from sessiond_server.settings.urls import SecretUrl, url, url_without_credentials
+from sessiond_server.settings.connections import postgres_dsn, redis_url
+from sessiond_server.settings.urls import SecretUrl, url_without_credentials
 from sessiond_server.settings.values import Address
 
 DAY = 86400.0
@@ -90,7 +91,7 @@ class Settings:
         "What keeps the sessions. `memory` forgets everything when it stops.",
     )  # fmt: skip
     postgres_dsn: SecretUrl | None = _setting(
-        url("postgresql", "postgres"), None, "DSN", "The Postgres database.",
+        postgres_dsn, None, "DSN", "The Postgres database.",
         also="DATABASE_URL", shown="the bundled Postgres in `data_dir`",
     )  # fmt: skip
     migration_wait: float = _setting(
@@ -98,7 +99,7 @@ class Settings:
         "How long `serve` and `migrate` wait while another process migrates the database and completes nothing.",
     )  # fmt: skip
     redis_url: SecretUrl | None = _setting(
-        url("redis", "rediss", "unix"), None, "URL", "The Redis or Valkey cache.",
+        redis_url, None, "URL", "The Redis or Valkey cache.",
         shown="the bundled Valkey with the bundled Postgres, else none",
     )  # fmt: skip
     cache_ttl: float = _setting(
