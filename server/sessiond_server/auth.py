@@ -74,6 +74,11 @@ class Authenticator:
         self._keys = dict(keys or {})
         self._open_to_all = open_to_all
 
+    @property
+    def tenants(self) -> int:
+        """How many tenants there are keys of; 1 without keys."""
+        return len({principal.tenant_id for principal in self._keys.values()}) or 1
+
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: Callable[[], str]) -> Principal:
         """The principal of a call. `peer` gives gRPC's address of the caller. Raises Unauthenticated.
 

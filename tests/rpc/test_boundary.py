@@ -15,7 +15,7 @@ from grpc.aio import InternalError as TransportError
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.auth import Authenticator, Principal
+from sessiond_server.auth import Authenticator, Principal, digest_of
 from sessiond_server.errors import NotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.call import Call, Method
@@ -23,7 +23,7 @@ from sessiond_server.rpc.interceptors.boundary import Boundary
 from tests.support.held_store import Holding, HoldingWriter
 from tests.support.requests import VALID
 from tests.support.waiting import until
-from tests.support.wire import RPCS, TENANT, Failure, Wire, serving
+from tests.support.wire import PRINCIPALS, RPCS, TENANT, Failure, Wire, serving
 
 SECRET = "postgres://sessiond:hunter2@db"
 READ = s.GetSessionRequest(session_id="s")
@@ -129,7 +129,7 @@ async def test_a_failed_write_waits_for_grpc_to_say_that_the_caller_is_gone() ->
 
     gone: Any = Gone()
     method = Method("/sessiond.v1.EventService/WatchSession", False, True, 0)
-    call = Call(method, gone, 0)
+    call = Call(method, gone)
     task = asyncio.ensure_future(Boundary(patience=600.0).around(method, handler)(b"", call))
     await failed.wait()
     for _ in range(3):
@@ -171,12 +171,17 @@ async def test_the_callers_own_deadline_ends_the_work() -> None:
         assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
 
 
-async def test_calls_beyond_the_limit_are_refused_at_once_and_room_comes_back() -> None:
+ONE_TENANT = Authenticator({digest_of(TENANT): PRINCIPALS[TENANT]})
+"""It may hold all that there is."""
+
+
+async def test_calls_beyond_the_limits_are_refused_at_once_and_room_comes_back() -> None:
     store = Holding()
-    async with serving(store, most_calls=2) as wire:
-        held = [wire.start("GetSession", READ) for _ in range(2)]
-        await until(lambda: wire.server.calls == 2)
-        failure = await wire.failure("CountSessions", s.CountSessionsRequest())
+    async with serving(store, most_calls=2, most_searches=1, most_waiting=1, authenticator=ONE_TENANT) as wire:
+        held = [wire.start("GetSession", READ) for _ in range(3)]
+        await until(lambda: wire.server.calls == 3)
+        assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0  # has places of its own
+        failure = await wire.failure("GetSession", READ)
         assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
         assert failure.trailers["grpc-retry-pushback-ms"] == "500"
         store.go.set()

@@ -16,13 +16,18 @@ from sessiond_server.auth import SESSIONS_READ, Authenticator
 from sessiond_server.errors import SessionNotFound, Starting
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.interceptors.access_log import AccessLog
+from sessiond_server.rpc.interceptors.admission import Admission
 from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
+from sessiond_server.rpc.interceptors.reading import Reading
+from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.methods import generic_handler, snake_case
+from sessiond_server.rpc.server import MIB
+from sessiond_server.rpc.shares import Places, Shares
 from tests.support.waiting import until
 from tests.support.wire import Failure
 
@@ -110,7 +115,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(longest: float = 20.0, most: int = 10, gate: Gate | None = None) -> AsyncIterator[Served]:
-    four, gate, occupancy = Four(), gate or Gate(), Occupancy(most)
+    four, gate, occupancy, places = Four(), gate or Gate(), Occupancy(), Places(most, waiting=Shares(0))
     stack = (
         CallId(),
         AccessLog(successes=True),
@@ -118,7 +123,9 @@ async def serving(longest: float = 20.0, most: int = 10, gate: Gate | None = Non
         gate,
         occupancy,
         Deadline(longest),
-        Authentication(Authenticator()),
+        Authentication(Authenticator(), Refusals()),
+        Admission(places, places, Shares(MIB)),
+        Reading(Places(10, waiting=Shares(10)), Shares(MIB)),
     )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([generic_handler(service(), four, stack, 100)])
@@ -186,11 +193,10 @@ async def test_streamed_requests_have_none() -> None:
         assert said("hold") in await held
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc, (_, outgoing) in KINDS.items() if not outgoing])
-async def test_single_answers_have_a_limit(rpc: str) -> None:
+async def test_unary_calls_have_a_limit() -> None:
     async with serving(most=0) as four:
         with pytest.raises(Failure) as caught:
-            await four.call(rpc, said("a"))
+            await four.call("UnaryUnary", said("a"))
     assert caught.value.reason == "TOO_MANY_CALLS"
 
 

@@ -423,7 +423,7 @@ async def test_a_client_that_stops_is_not_waited_for() -> None:
 
 
 async def test_more_transfers_than_places_are_refused() -> None:
-    async with site(most_transfers=2) as there:
+    async with site(most_transfers=3) as there:  # one tenant of several may hold two of three
         go = asyncio.Event()
 
         async def slow(attachment_id: str) -> AsyncIterator[a.UploadAttachmentRequest]:

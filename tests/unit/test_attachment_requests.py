@@ -92,7 +92,7 @@ async def chunks(*messages: bytes) -> Sequence[bytes]:
         for message in messages:
             yield message
 
-    return [bytes(chunk) async for chunk in requests.upload_chunks(arriving())]
+    return [bytes(chunk) async for chunk in requests.upload_chunks(arriving(), size_bytes=0)]
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, 2_097_151 // 2, MIB])
@@ -145,3 +145,12 @@ def test_a_range_that_begins_behind_the_end() -> None:
 @pytest.mark.parametrize(("asked", "limit"), [(0, 20), (1, 1), (100, 100), (101, 100)])
 def test_pages(asked: int, limit: int) -> None:
     assert requests.list_attachments(ListAttachmentsRequest(session_id="s", page_size=asked)) == limit
+
+
+async def test_more_tiny_chunks_than_a_file_may_have_are_refused() -> None:
+    assert len(await chunks(*[CHUNK] * requests.SMALL_CHUNKS)) == requests.SMALL_CHUNKS
+    with pytest.raises(InvalidFields, match="on the average"):
+        await chunks(*[CHUNK] * (requests.SMALL_CHUNKS + 1))
+
+
+CHUNK = UploadAttachmentRequest(chunk=b"x").SerializeToString()

@@ -38,7 +38,7 @@ class Call:
 
     __slots__ = ("context", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes")
 
-    def __init__(self, method: Method, context: "ServicerContext[Any, Any]", request_bytes: int) -> None:
+    def __init__(self, method: Method, context: "ServicerContext[Any, Any]") -> None:
         self.method = method
         self.context = context
         self.metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
@@ -49,7 +49,8 @@ class Call:
         """Nobody until authenticated: no tenant and no scopes."""
         self.error: SessiondError | None = None
         """What the call was answered with, if it failed."""
-        self.request_bytes = request_bytes
+        self.request_bytes = 0
+        """Of all messages that have arrived."""
         self.response_bytes = 0
 
     def admit(self, scope: str) -> Scope:

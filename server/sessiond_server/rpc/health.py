@@ -1,28 +1,52 @@
-"""Health of each service, as grpc.health.v1 tells it."""
+"""Health of each service, as grpc.health.v1 tells it: to anybody, without a key, and so within bounds of its own."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, cast
 
-from grpc.aio import Server
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+import grpc
+from google.protobuf.message import DecodeError
+from grpc.aio import EOF, Server
+from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
+
+from sessiond_server.rpc.open_calls import PATIENCE, Context, OpenCalls
+
+LONGEST_NAME: Final = 256
+"""Bytes of a request: names of services are shorter."""
+MOST_CHECKS: Final = 64
+MOST_WATCHES: Final = 1024
+"""At once; one more ends the oldest."""
+
+_SERVING: Final = HealthCheckResponse.SERVING
+_NOT_SERVING: Final = HealthCheckResponse.NOT_SERVING
+_UNKNOWN: Final = HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
     """NOT_SERVING until told otherwise; "" stands for the server as a whole.
 
-    Probes pass none of the interceptors: they have no key, must be answered while draining, and would fill the log.
+    Probes pass none of the interceptors: they have no key, must be answered while draining and while the server is
+    busy, and would fill the log. Nothing is kept of a name that is not known.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
         self._services = ("", *services)
-        self._servicer = _Servicer()
+        self._statuses: dict[str, Any] = {}
+        self._drained = False
+        self._closed = False
+        self._changed: asyncio.Event = asyncio.Event()
+        """Of the statuses as they are; set once they are others, and replaced."""
+        self._checks = OpenCalls(MOST_CHECKS)
+        self._watches = OpenCalls(MOST_WATCHES)
 
     async def add_to(self, server: Server) -> None:
         await self.set(False)
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Check": grpc.stream_unary_rpc_method_handler(cast(Any, self._checks.bounded(self._check))),
+            "Watch": grpc.stream_stream_rpc_method_handler(cast(Any, self._watches.bounded(self._watch))),
+        }
+        name = DESCRIPTOR.services_by_name["Health"].full_name
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
 
     async def set(self, serving: bool) -> None:
         """No effect after `drain`."""
@@ -31,34 +55,59 @@ class Health:
 
     async def set_part(self, name: str, serving: bool) -> None:
         """One service, or something behind them that is asked about by a name of its own. No effect after `drain`."""
-        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
-        await self._servicer.set(name, status)
+        if not self._drained:
+            self._statuses[name] = _SERVING if serving else _NOT_SERVING
+            self._tell()
 
     async def drain(self) -> None:
         """NOT_SERVING for good."""
-        await self._servicer.enter_graceful_shutdown()
+        self._drained = True
+        self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
+        self._tell()
 
     def close(self) -> None:
         """Ends all watches."""
-        self._servicer.closing.set()
+        self._closed = True
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _check(self, _: object, context: Context) -> bytes:
+        name = await _requested(context)
+        status = None if name is None else self._statuses.get(name)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return HealthCheckResponse(status=cast(Any, status)).SerializeToString()
+
+    async def _watch(self, _: object, context: Context) -> None:
+        name = await _requested(context)
+        async for status in self._changes(name):
+            async with asyncio.timeout(PATIENCE):
+                await context.write(HealthCheckResponse(status=status).SerializeToString())
+
+    async def _changes(self, name: str | None) -> AsyncIterator[Any]:
+        """The status as it is, and whenever it is another one, until the server stops."""
+        told = None
+        while True:
+            changed = self._changed
+            status = _UNKNOWN if name is None else self._statuses.get(name, _UNKNOWN)
+            if status != told:
+                told = status
+                yield status
+            if self._closed:
+                return
+            await changed.wait()
 
 
-class _Servicer(aio.HealthServicer):
-    """Its watches end with the server. Those of the base class never do: a server would wait for them until the grace
-    is over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closing = asyncio.Event()
-
-    async def Watch(self, request: HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the RPC's name
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        closing = asyncio.ensure_future(self.closing.wait())
-        try:
-            await asyncio.wait((watch, closing), return_when=asyncio.FIRST_COMPLETED)
-            if watch.done():
-                watch.result()
-        finally:
-            watch.cancel()
-            closing.cancel()
-            await asyncio.gather(watch, closing, return_exceptions=True)
+async def _requested(context: Context) -> str | None:
+    """The name that is asked about; None: none that a service can have."""
+    async with asyncio.timeout(PATIENCE):
+        request: Any = await context.read()
+    if request is EOF or len(request) > LONGEST_NAME:
+        return None
+    try:
+        return str(HealthCheckRequest.FromString(request).service)
+    except DecodeError:
+        return None

@@ -1,13 +1,14 @@
 """From a service's descriptor to grpc's handlers.
 
-grpc hands over the bytes of a request and takes the bytes of a response. Parsing happens inside the interceptors, so
-that a malformed request is answered, logged and counted like any other; responses need none.
+grpc takes every method for one that takes a stream: a request's one message is read by us (interceptors/reading.py),
+once the caller is known and there is a place for the call. Parsing happens inside the interceptors too, so that a
+malformed request is answered, logged and counted like any other; responses need none.
 """
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import reduce
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -15,8 +16,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import ServicerContext
 
-from sessiond_server.errors import MalformedRequest, RequestTooLarge
+from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
+from sessiond_server.rpc import elements
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
+
+_TOO_MANY: Final = f"must have at most {elements.MOST} fields, items and values in all"
 
 
 def generic_handler(
@@ -35,6 +39,22 @@ def generic_handler(
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
+def unknown_methods(turn: Callable[["ServicerContext[Any, Any]"], Awaitable[None]]) -> grpc.GenericRpcHandler:
+    """Refuses all calls, each once `turn` has returned, with UNIMPLEMENTED."""
+
+    async def refuse(_: object, context: "ServicerContext[Any, Any]") -> None:
+        await turn(context)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
+
+    class Unknown(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: object) -> Any:
+            return handler
+
+    return Unknown()
+
+
 def snake_case(name: str) -> str:
     """GetSession: get_session."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
@@ -51,21 +71,19 @@ def _method_handler(
 
     # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
     async def serve(request: Any, context: "ServicerContext[Any, Any]") -> bytes | None:
-        return await stack(request, Call(method, context, 0 if incoming else len(request)))
+        return await stack(request, Call(method, context))
 
-    kind = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[incoming, outgoing]
+    kind = grpc.stream_stream_rpc_method_handler if outgoing else grpc.stream_unary_rpc_method_handler
     return cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", kind)(serve)
 
 
 def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
     parse, name = _parser(descriptor)
+    fields = elements.table(descriptor.input_type)
 
     def parsing(request: bytes, call: Call) -> Awaitable[bytes | None]:
+        if elements.too_many(request, fields):
+            raise InvalidFields([Violation("", _TOO_MANY)])
         try:
             message = parse(request)
         except DecodeError:

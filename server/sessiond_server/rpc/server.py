@@ -8,7 +8,6 @@ from typing import Final
 import grpc
 from grpc.aio import Server
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from sessiond.v1 import (
     attachment_service_pb2,
@@ -23,6 +22,7 @@ from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
+from sessiond_server.rpc import reflection
 from sessiond_server.rpc.attachments.servicer import AttachmentServicer
 from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.call import Interceptor
@@ -31,6 +31,7 @@ from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.events.servicer import EventServicer
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.interceptors.access_log import AccessLog
+from sessiond_server.rpc.interceptors.admission import Admission
 from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
@@ -39,11 +40,14 @@ from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
+from sessiond_server.rpc.interceptors.reading import Reading
+from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.messages.servicer import MessageServicer
-from sessiond_server.rpc.methods import generic_handler
+from sessiond_server.rpc.methods import generic_handler, unknown_methods
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
+from sessiond_server.rpc.shares import Places, Shares
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.log_reads import LogReads
@@ -67,6 +71,12 @@ CONNECTION_GRACE: Final = 60.0
 PENDING: Final = 16 * 1024
 """Calls that wait to be taken in by the event loop, of all connections. They cost some KiB each."""
 
+LOOKAHEAD: Final = 16 * 1024
+"""Bytes that a stream may send before it is read. They bound what callers without a key can make the server hold."""
+
+HANDSHAKE: Final = 10.0
+"""Seconds that a new connection may take until it speaks HTTP/2."""
+
 MIB: Final = 1024 * 1024
 
 
@@ -80,8 +90,22 @@ class WireSettings:
     """(private key, certificate chain), both PEM; None: plain text."""
     longest_deadline: float = 30.0
     """Of calls that have no deadline or a later one."""
-    most_calls: int = 4096
-    """In progress at once, streamed answers not counted; more are refused with TooManyCalls."""
+    most_calls: int = 1024
+    """Served at once, streams not counted; more wait, before their requests are read."""
+    most_waiting: int = 16 * 1024
+    """Calls that wait so; more are refused with TooManyCalls."""
+    most_searches: int = 5
+    """Of `most_calls`, those that may take the database long: below the number of its connections."""
+    most_reading: int = 32
+    """Requests that arrive at the same time; each may hold `transport_limit` meanwhile."""
+    most_request_bytes: int = 256 * MIB
+    """Of large requests in progress."""
+    most_unsent_bytes: int = 256 * MIB
+    """Of large answers and frames that clients have yet to take."""
+    most_connections: int = 4096
+    """More are closed as they come."""
+    connection_idle: float = 600.0
+    """Seconds without a call after which a connection is told to go: anybody can open one."""
     most_streams: int = 2048
     """Calls in progress on one connection, streams among them; more wait in the client."""
     log_successes: bool = True
@@ -129,6 +153,10 @@ class WireSettings:
             # Stored data is bounded when it is written; a response that has grown past a limit must still be readable.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self.most_streams),
+            ("grpc.http2.lookahead_bytes", LOOKAHEAD),
+            ("grpc.max_allowed_incoming_connections", self.most_connections),
+            ("grpc.max_connection_idle_ms", round(self.connection_idle * 1000)),
+            ("grpc.server_handshake_timeout_ms", round(HANDSHAKE * 1000)),
             # It resets calls that the client was allowed to send while those before them are being cleaned up. Clients
             # in C++ and Python show that as UNAVAILABLE: half of all calls of a channel with 256 callers.
             ("grpc.http.overload_protection", 0),
@@ -178,7 +206,23 @@ class RpcServer:
     ) -> None:
         self._settings = settings
         self._gate = Gate(Starting)
-        self._occupancy = Occupancy(settings.most_calls)
+        self._occupancy = Occupancy()
+        self._refusals = Refusals()
+
+        def alone() -> bool:
+            return authenticator.tenants == 1
+
+        waiting = Shares(settings.most_waiting, alone=alone)
+        unsent = Shares(settings.most_unsent_bytes, alone=alone)
+        admission = Admission(
+            Places(settings.most_calls, waiting=waiting, alone=alone),
+            Places(settings.most_searches, waiting=waiting, alone=alone),
+            unsent,
+        )
+        reading = Reading(
+            Places(settings.most_reading, waiting=waiting, alone=alone),
+            Shares(settings.most_request_bytes, alone=alone),
+        )
         self._health = Health([service.full_name for service in SERVICES])
         self._tokens = tokens = PageTokens()
         self._positions = positions = Positions()
@@ -187,7 +231,7 @@ class RpcServer:
             max_age=settings.watch_age,
             bookmark_interval=settings.bookmark_interval,
         )
-        transfers = Transfers(most=settings.most_transfers, idle=settings.transfer_idle)
+        transfers = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
         self._servicers = (
             (SESSIONS, SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens)),
             (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens)),
@@ -198,16 +242,18 @@ class RpcServer:
         )
         self._figures = Figures()
         self._interceptors: Sequence[Interceptor] = (
-            Gathering(),  # outermost: all that follows is done for several calls in a row
             CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the answer, whatever became of the call.
             AccessLog(successes=settings.log_successes),
             *((self._figures,) if settings.figures else ()),  # as the log, and inside it: what it costs is not counted
             Boundary(settings.watch_write_timeout),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
-            self._occupancy,  # before work is done for a call that cannot be served
+            Authentication(authenticator, self._refusals),  # before anything of the request is read, or counted
+            self._occupancy,  # before work is done
             Deadline(settings.longest_deadline),  # around all waiting
-            Authentication(authenticator),  # before any byte of the request is parsed
+            admission,  # before the request takes memory
+            reading,
+            Gathering(),  # all that follows is done for several calls in a row
         )
         self._server: Server | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -224,8 +270,9 @@ class RpcServer:
         )
         await self._health.add_to(server)
         if self._settings.reflection:
-            names = [service.full_name for service in (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])]
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+            services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])
+            reflection.add_to(server, [service.full_name for service in services])
+        server.add_generic_rpc_handlers([unknown_methods(self._refusals.turn)])  # the last: it takes all
         if self._settings.tls:
             port = server.add_secure_port(self._settings.listen, grpc.ssl_server_credentials([self._settings.tls]))
         else:
@@ -284,6 +331,7 @@ class RpcServer:
         await asyncio.sleep(0)
         self._health.close()
         self._deliveries.drain()
+        self._refusals.drain()
         quiet = asyncio.create_task(self._quiet(), name="rpc-quiet")
         await asyncio.wait({closing, quiet}, return_when=asyncio.FIRST_COMPLETED)
         if closing.done():

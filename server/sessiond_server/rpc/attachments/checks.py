@@ -24,6 +24,9 @@ from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.errors import InvalidFields, MalformedRequest, Violation
 
 CHUNK_BYTES: Final = validation.MIB
+SMALL_CHUNKS: Final = 4096
+SMALL_CHUNK_BYTES: Final = 1024
+"""Chunks of a file may be smaller SMALL_CHUNKS times: each message costs as much as some KiB."""
 ATTACHMENTS_PAGE: Final = (20, 100)
 LARGEST: Final = 2**53
 _SHA256_BYTES: Final = 32
@@ -79,9 +82,13 @@ def _declared(header: UploadHeader, scope: commands.Scope, new_id: Callable[[], 
     )
 
 
-async def upload_chunks(messages: AsyncIterator[bytes]) -> AsyncIterator[Buffer]:
-    """The bytes of all messages but the first, which are given as they came."""
+async def upload_chunks(messages: AsyncIterator[bytes], size_bytes: int) -> AsyncIterator[Buffer]:
+    """The bytes of all messages but the first, which are given as they came, of a file of that size."""
+    left = SMALL_CHUNKS + size_bytes // SMALL_CHUNK_BYTES
     async for message in messages:
+        left -= 1
+        if left < 0:
+            raise InvalidFields([Violation("chunk", f"must be {SMALL_CHUNK_BYTES} bytes or more, on the average")])
         chunk = _plain_chunk(message) or _parsed_chunk(message)
         if not 1 <= len(chunk) <= CHUNK_BYTES:
             raise InvalidFields([Violation("chunk", f"must be 1 to {CHUNK_BYTES} bytes")])

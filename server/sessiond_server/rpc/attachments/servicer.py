@@ -62,18 +62,19 @@ class AttachmentServicer:
 
     @taking_bytes
     async def upload_attachment(self, messages: AsyncIterator[bytes], call: Call) -> bytes:
-        arriving = self._transfers.arriving(messages)
-        first = await anext(arriving, None)
         principal = call.principal
-        start = requests.upload_header(first, Scope(principal.tenant_id, principal.user_id))
-        scope = call.admit(SESSIONS_WRITE)
-        with self._transfers.place():
+        # Before anything is read: who sends no header takes a place as well.
+        with self._transfers.place(principal.tenant_id):
+            arriving = self._transfers.arriving(messages)
+            first = await anext(arriving, None)
+            start = requests.upload_header(first, Scope(principal.tenant_id, principal.user_id))
+            scope = call.admit(SESSIONS_WRITE)
             return await self._uploads.receive(
                 scope,
                 start.header.session_id,
                 start.declared,
                 start.header.offset,
-                requests.upload_chunks(arriving),
+                requests.upload_chunks(arriving, start.declared.size_bytes),
                 partial(self._complete, call, scope, start),
                 partial(_taken_up, call),
             )
@@ -107,7 +108,7 @@ class AttachmentServicer:
     async def download_attachment(self, request: DownloadAttachmentRequest, call: Call) -> None:
         requests.download_attachment(request)
         scope = call.admit(SESSIONS_READ)
-        with self._transfers.place():
+        with self._transfers.place(scope.tenant_id):
             session_id, attachment_id = request.session_id, request.attachment_id
             file = await self._store.get_file(scope, session_id, attachment_id)
             attachment = Attachment.FromString(file.attachment)

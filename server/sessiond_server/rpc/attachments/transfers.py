@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from sessiond_server.errors import TooManyTransfers, TransferStalled
+from sessiond_server.rpc.shares import Shares
 
 RETRY_AFTER: Final = 1.0
 """Seconds that whoever comes when all places are taken is told to wait."""
@@ -16,22 +17,20 @@ _T = TypeVar("_T")
 class Transfers:
     """All transfers of one server. Their number bounds the memory that they take."""
 
-    def __init__(self, *, most: int, idle: float) -> None:
-        """`idle`: seconds that a client may send, or take, nothing."""
-        self._most = most
+    def __init__(self, shares: Shares, *, idle: float) -> None:
+        """`shares`: of the places. `idle`: seconds that a client may send, or take, nothing."""
+        self._shares = shares
         self._idle = idle
-        self._under_way = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Held while a transfer goes on. Raises TooManyTransfers at once when there is none left."""
-        if self._under_way >= self._most:
+    def place(self, tenant_id: str) -> Iterator[None]:
+        """Held while a transfer goes on. Raises TooManyTransfers at once when there is none left for the tenant."""
+        if not self._shares.take(tenant_id):
             raise TooManyTransfers(RETRY_AFTER)
-        self._under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._shares.give(tenant_id)
 
     async def moved(self, waiting: Awaitable[_T]) -> _T:
         """What the client does, in time. Raises TransferStalled."""

@@ -1,0 +1,91 @@
+"""Refusals of callers that nobody knows, at a pace: as many as come would take the processor from all others."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from sessiond_server.rpc.open_calls import Context
+
+log = logging.getLogger("sessiond.rpc")
+
+RATE: Final = 50.0
+"""Refusals a second, once BURST of them were spent. Also how fast keys can be tried."""
+BURST: Final = 100.0
+MOST_HELD: Final = 2048
+"""That wait for their turn; more are refused at once. What they send is not read: each holds at most what a stream may
+send unasked (LOOKAHEAD of rpc/server.py)."""
+REPORT_EVERY: Final = 10.0
+"""Seconds between two log records about refusals."""
+
+
+class Refusals:
+    """Paces the refusals of calls without a valid key, or of no known method. Belongs to one event loop."""
+
+    def __init__(self, *, rate: float = RATE, burst: float = BURST, most_held: int = MOST_HELD) -> None:
+        self._rate = rate
+        self._burst = self._credit = burst
+        self._most_held = most_held
+        self._counted_at = 0.0
+        self._held: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained = False
+        self.count = 0
+        """All of them so far."""
+        self._reported = 0
+        self._report_due: asyncio.TimerHandle | None = None
+
+    async def turn(self, context: Context) -> None:
+        """Returns when the call may be refused. Cancelling it gives the turn up."""
+        loop = asyncio.get_running_loop()
+        self.count += 1
+        if self._report_due is None:
+            self._report_due = loop.call_later(REPORT_EVERY, self._report, context.peer())
+        self._count_credit(loop.time())
+        if self._drained or len(self._held) >= self._most_held:
+            return
+        if self._credit >= 1 and not self._held:
+            self._credit -= 1
+            return
+        turn = loop.create_future()
+        self._held.append(turn)
+        self._wake(loop)
+        await turn
+
+    def drain(self) -> None:
+        """Refuses all that wait, and holds none any more."""
+        self._drained = True
+        if self._report_due is not None:
+            self._report_due.cancel()
+        while self._held:
+            _let_go(self._held.popleft())
+
+    def _count_credit(self, now: float) -> None:
+        self._credit = min(self._burst, self._credit + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None:
+            self._timer = loop.call_later(max(0.0, 1 - self._credit) / self._rate, self._let_go_next)
+
+    def _let_go_next(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        self._count_credit(loop.time())
+        while self._held and self._credit >= 1:
+            # Those whose callers have left cost nothing.
+            self._credit -= _let_go(self._held.popleft())
+        if self._held:
+            self._wake(loop)
+
+    def _report(self, peer: str) -> None:
+        self._report_due = None
+        fresh, self._reported = self.count - self._reported, self.count
+        log.warning("%d calls without a valid key, or of no method, were refused; one of them from %s", fresh, peer)
+
+
+def _let_go(turn: "asyncio.Future[None]") -> bool:
+    if turn.done():
+        return False
+    turn.set_result(None)
+    return True

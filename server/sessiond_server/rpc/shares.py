@@ -1,0 +1,116 @@
+"""How much of what is bounded each tenant may hold: amounts that are refused, and places that calls wait for."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Final
+
+from sessiond_server.errors import TooManyCalls
+
+TIMES_WHAT_IS_LEFT: Final = 3
+"""A tenant that holds something may hold three times of what it leaves to others: alone three quarters of all, one of
+two three sevenths. So a tenant that comes later finds something, however many callers others have."""
+RETRY_AFTER: Final = 0.5
+"""Seconds that a refused caller is asked to wait."""
+NEWEST_FIRST_AFTER: Final = 1.0
+"""Seconds that the oldest call of a tenant has waited when the newest one goes first. A queue that is this long holds
+more than can be served: callers are about to give up what is at its head, and serving it would be for nothing."""
+
+
+class Shares:
+    """Amounts of one thing. What was taken must be given back, however a call ends."""
+
+    def __init__(self, most: int, *, alone: Callable[[], bool] = lambda: False) -> None:
+        """`alone`: whether there is only one tenant, which may then hold all."""
+        self.most = most
+        self._alone = alone
+        self._held: dict[str, int] = {}
+        self.used = 0
+
+    def take(self, tenant_id: str, amount: int = 1) -> bool:
+        """Takes the amount where there is enough of it for this tenant."""
+        left = self.most - self.used - amount
+        held = self._held.get(tenant_id, 0)
+        if left < 0 or (held and held + amount > TIMES_WHAT_IS_LEFT * left and not self._alone()):
+            return False
+        self._held[tenant_id] = held + amount
+        self.used += amount
+        return True
+
+    def give(self, tenant_id: str, amount: int = 1) -> None:
+        """Gives back what was taken."""
+        self.used -= amount
+        held = self._held[tenant_id] - amount
+        if held:
+            self._held[tenant_id] = held
+        else:
+            del self._held[tenant_id]
+
+
+class Places:
+    """Places of one kind, with a queue for each tenant. Tenants get free places by turns."""
+
+    def __init__(self, most: int, *, waiting: Shares, alone: Callable[[], bool] = lambda: False) -> None:
+        """`waiting` bounds how many calls wait, here and wherever else it is used."""
+        self._shares = Shares(most, alone=alone)
+        self._waiting = waiting
+        self._queues: OrderedDict[str, deque[tuple[asyncio.Future[None], float]]] = OrderedDict()
+
+    @property
+    def queued(self) -> bool:
+        """Whether a call waits."""
+        return bool(self._queues)
+
+    def take_now(self, tenant_id: str) -> bool:
+        """Takes a place if the tenant may have one at once."""
+        return tenant_id not in self._queues and self._shares.take(tenant_id)
+
+    async def take(self, tenant_id: str) -> None:
+        """Returns with a place. Raises TooManyCalls at once where too many wait. Cancelling it takes none."""
+        if self.take_now(tenant_id):
+            return
+        if not self._waiting.take(tenant_id):
+            raise TooManyCalls(RETRY_AFTER)
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._queues.setdefault(tenant_id, deque()).append((turn, loop.time()))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(tenant_id)
+            else:
+                self._forget(tenant_id, turn)
+            raise
+        finally:
+            self._waiting.give(tenant_id)
+
+    def give(self, tenant_id: str) -> None:
+        """Gives a place back, to the next tenant that waits."""
+        self._shares.give(tenant_id)
+        if self._queues:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tenants that may have no place now keep their turns."""
+        for tenant_id in list(self._queues):
+            if self._shares.used >= self._shares.most:
+                return
+            if self._shares.take(tenant_id):
+                self._next_of(tenant_id).set_result(None)
+
+    def _next_of(self, tenant_id: str) -> "asyncio.Future[None]":
+        queue = self._queues[tenant_id]
+        overdue = asyncio.get_running_loop().time() - queue[0][1] > NEWEST_FIRST_AFTER
+        turn, _ = queue.pop() if overdue else queue.popleft()
+        if queue:
+            self._queues.move_to_end(tenant_id)
+        else:
+            del self._queues[tenant_id]
+        return turn
+
+    def _forget(self, tenant_id: str, turn: "asyncio.Future[None]") -> None:
+        queue = self._queues[tenant_id]
+        queue.remove(next(entry for entry in queue if entry[0] is turn))
+        if not queue:
+            del self._queues[tenant_id]

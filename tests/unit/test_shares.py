@@ -1,0 +1,99 @@
+"""What one tenant may hold of what is bounded, and who is next."""
+
+import asyncio
+
+import pytest
+
+from sessiond_server.errors import TooManyCalls
+from sessiond_server.rpc.shares import Places, Shares
+from tests.support.waiting import until
+
+
+def held(shares: Shares, tenant_id: str) -> int:
+    count = 0
+    while shares.take(tenant_id):
+        count += 1
+    return count
+
+
+def test_one_tenant_leaves_a_quarter_and_two_leave_a_seventh() -> None:
+    shares = Shares(700)
+    assert held(shares, "a") == 525
+    assert held(shares, "b") == 131
+    assert held(shares, "c") == 33
+    assert 700 - shares.used > 0
+
+
+def test_shares_converge_when_the_first_tenant_gives_back() -> None:
+    shares = Shares(700)
+    mine = held(shares, "a")
+    for _ in range(mine - 300):
+        shares.give("a")
+    assert held(shares, "b") == 300
+    assert not shares.take("a")
+
+
+def test_tenant_that_is_alone_may_hold_all() -> None:
+    assert held(Shares(7, alone=lambda: True), "a") == 7
+
+
+def test_last_place_is_for_a_tenant_that_has_none() -> None:
+    shares = Shares(2)
+    assert held(shares, "a") == 1
+    assert held(shares, "b") == 1
+    assert held(shares, "c") == 0
+
+
+async def test_places_go_to_tenants_by_turns() -> None:
+    places, order = Places(1, waiting=Shares(100)), list[str]()
+    await places.take("a")
+
+    async def wait(tenant_id: str) -> None:
+        await places.take(tenant_id)
+        order.append(tenant_id)
+        places.give(tenant_id)
+
+    waiting = [asyncio.create_task(wait(tenant_id)) for tenant_id in ["a"] * 3 + ["b"] * 2]
+    await until(lambda: places.queued)
+    await asyncio.sleep(0)
+    places.give("a")
+    await asyncio.gather(*waiting)
+    assert order == ["a", "b", "a", "b", "a"]
+    assert places.take_now("c")
+
+
+async def test_call_that_is_cancelled_while_it_waits_gives_its_turn_up() -> None:
+    waiting = Shares(100)
+    places = Places(1, waiting=waiting)
+    await places.take("a")
+    first, second = (asyncio.create_task(places.take(tenant_id)) for tenant_id in "bc")
+    await until(lambda: waiting.used == 2)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    places.give("a")
+    await second
+    places.give("c")
+    assert (waiting.used, places.queued, places.take_now("d")) == (0, False, True)
+
+
+async def test_place_that_came_in_the_moment_of_the_cancellation_goes_on_to_the_next() -> None:
+    places = Places(1, waiting=Shares(100))
+    await places.take("a")
+    first, second = (asyncio.create_task(places.take(tenant_id)) for tenant_id in "bc")
+    await until(lambda: places.queued)
+    await asyncio.sleep(0)
+    places.give("a")
+    first.cancel()
+    await second
+    assert not places.take_now("d")
+
+
+async def test_more_than_may_wait_are_refused() -> None:
+    places = Places(1, waiting=Shares(1))
+    await places.take("a")
+    waiting = asyncio.create_task(places.take("b"))
+    await until(lambda: places.queued)
+    with pytest.raises(TooManyCalls):
+        await places.take("c")
+    places.give("a")
+    await waiting
