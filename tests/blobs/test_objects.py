@@ -7,10 +7,12 @@ from uuid import uuid4
 import obstore
 import pytest
 
+from sessiond_server.blobs import objects
 from sessiond_server.blobs.objects import ObjectBlobs, opened
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 from tests.support import s3
+from tests.support.proxy import Proxy
 
 
 async def drained(source: AsyncIterator[object]) -> None:
@@ -103,3 +105,48 @@ async def test_a_storage_that_goes_away_in_the_middle_is_unavailable() -> None:
         server.stop()
         with pytest.raises(StorageUnavailable):
             await drained(reading)
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("way", ["both", "onward", "back"])
+async def test_request_on_a_silent_connection_is_made_again_on_another(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    s3.needed()
+    monkeypatch.setattr(objects, "REQUEST_SECONDS", 4.0)  # longer than an idle connection is kept
+    with s3.running() as server:
+        async with Proxy("127.0.0.1", server.port) as proxy:
+            url = server.bucket().replace(str(server.port), str(proxy.port))
+            blobs, piece = opened(url), Piece("acme", str(uuid4()))
+            await blobs.append(piece, 0, [bytes(blobs.segment)])
+            proxy.silence(onward=way != "back", back=way != "onward")
+            await blobs.append(piece, blobs.segment, [b"more"])
+            proxy.silence(onward=way != "back", back=way != "onward")
+            assert await blobs.length(piece) == blobs.segment + 4
+            proxy.silence(onward=way != "back", back=way != "onward")
+            assert (
+                b"".join([bytes(data) async for data in blobs.read(piece, blobs.segment, blobs.segment + 4)]) == b"more"
+            )
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_storage_that_accepts_and_never_answers_or_crawls_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.needed()
+    monkeypatch.setattr(objects, "REQUEST_SECONDS", 0.5)
+    with s3.running() as server:
+        async with Proxy("127.0.0.1", server.port) as proxy:
+            url = server.bucket().replace(str(server.port), str(proxy.port))
+            blobs, piece = opened(url), Piece("acme", str(uuid4()))
+            await blobs.append(piece, 0, [b"first"])
+            for hurt in ("stall", "crawl"):
+                if hurt == "stall":
+                    proxy.stall()
+                else:
+                    proxy.crawling = True
+                async with asyncio.timeout(20):
+                    with pytest.raises(StorageUnavailable):
+                        await blobs.append(piece, blobs.segment, [b"more"])
+                    with pytest.raises(StorageUnavailable):
+                        await drained(blobs.read(piece, 0, 5))
+                proxy.flow()
+            await drained(blobs.read(piece, 0, 5))

@@ -20,6 +20,7 @@ from sessiond_server.embedded import EmbeddedServers
 from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills, work_faults
 from tests.faults.judgement import Judgement
 from tests.faults.schedule import Mix
+from tests.faults.silence import LONGEST
 
 STREAMED = {
     "all": "all",
@@ -30,6 +31,7 @@ STREAMED = {
     "failover": "failovers",
     "failpoints": "failpoints",
     "proxy": "proxy",
+    "silence": "silences",
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
@@ -75,8 +77,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kind", choices=KINDS, default="server",
         help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
-        "with three replicas and subscribers; server, postgres, redis: writes and reads alone; uploads: server, under "
-        "uploads; work: replicas and Postgres, under runs and tool calls",
+        "or silence, with three replicas and subscribers; server, postgres, redis: writes and reads alone; "
+        "uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -88,6 +90,9 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, help="of this kind, instead of its share of `all`")
     parser.add_argument("--seed", type=int, help="repeats a schedule (SEED=; default: random)")
     parser.add_argument("--settle", type=float, default=60.0, help="redis: seconds until the cache must be right again")
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST, help="silence: seconds that one lasts at most (5 to 120; default 120)"
+    )
     parser.add_argument("--folder", action="store_true", help="uploads: into a local folder instead of Postgres")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
     return parser.parse_args()
@@ -108,7 +113,7 @@ async def _run(
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
         mix = replace(Mix.of(STREAMED[arguments.kind], arguments.n), **given_counts)
         size = {name: value for name, value in _size(arguments, seed).items() if name != "faults"}
-        return await event_stream.campaign(folder, log, mix=mix, **size)
+        return await event_stream.campaign(folder, log, mix=mix, longest=arguments.longest, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "work":

@@ -17,11 +17,13 @@ import asyncpg
 
 import sessiond
 from tests.faults.audience import Audience, seats
-from tests.faults.judgement import Judgement, judged
+from tests.faults.files_load import FilesLoad
+from tests.faults.judgement import Judgement, Silence, judged
 from tests.faults.ledger import Ledger
 from tests.faults.lives import Life, Lives
 from tests.faults.load import Load
 from tests.faults.schedule import Fault, Mix, schedule
+from tests.faults.silence import LONGEST, Silences, Wait, longest_outage
 from tests.faults.site import Site
 from tests.faults.validators import Failover
 
@@ -35,6 +37,12 @@ STANDSTILL = 60.0
 """Seconds without an acknowledged write after which the campaign gives up."""
 PATIENCE = 30.0
 """Seconds that subscribers have in the end to receive the rest."""
+
+
+KEEPALIVE = sessiond.Keepalive(interval=10.0, timeout=3.0)
+"""How soon the writers' client gives up a connection that is silent."""
+FILE_SESSIONS = FILE_WORKERS = 4
+"""In a campaign of silence: whose files are uploaded, and by how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +81,32 @@ async def campaign(
     rate: float,
     progress: Callable[[str], None],
     scale: Scale | None = None,
+    longest: float = LONGEST,
 ) -> Judgement:
-    """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only."""
+    """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only. `longest`:
+    seconds that a silence lasts at most."""
     scale = scale or Scale()
     began = time.monotonic()
     settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s", "SESSIOND_WATCH_AGE": f"{AGE:g}s"}
     progress("starting a Postgres primary and its standby, Valkey, three replicas")
     async with (
-        Site(folder, log, settings, random.Random(seed)) as site,
-        sessiond.Client(f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True) as client,
+        Site(folder, log, settings, random.Random(seed), storage=mix.silences > 0) as site,
+        sessiond.Client(
+            f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True, keepalive=KEEPALIVE
+        ) as client,
     ):
         sessions = [await _new_session(client) for _ in range(scale.sessions)]
+        beside = [await _new_session(client) for _ in range(FILE_SESSIONS if mix.silences else 0)]
         places = seats(sessions, scale.hot_watchers, scale.watchers)
         histories = folder / "histories"
         histories.mkdir()
         async with Audience(histories, site.addresses, places, SILENCE) as audience:
             progress(f"{len(places)} subscribers of {scale.sessions} sessions; writing {rate:g} messages a second")
-            run = _Run(site, client, sessions, rate, scale, seed)
-            await run.all(schedule(mix, seed), lambda text: progress(f"{text}, {audience.delivered} delivered"))
-            versions = await _versions(client, sessions)
+            run = _Run(site, client, sessions, rate, scale, seed, beside, longest)
+            await run.all(
+                schedule(mix, seed, longest), lambda text: progress(f"{text}, {audience.delivered} delivered")
+            )
+            versions = await _versions(client, [*sessions, *beside])
             progress("the writers have stopped; waiting for the subscribers to have everything")
             await audience.finish(versions, PATIENCE)
             if audience.late:
@@ -101,7 +116,7 @@ async def campaign(
         return await judged(
             client, site.pair.dsn(), run.ledger, {place: histories / place.name for place in places}, run.failovers,
             lives=run.lives, quiet=run.quiet, times=run.times(), faults=len(run.done), unforeseen=run.unforeseen(),
-            seconds=lambda: time.monotonic() - began,
+            seconds=lambda: time.monotonic() - began, beside=beside, silence=await run.silence(),
         )  # fmt: skip
 
 
@@ -109,7 +124,15 @@ class _Run:
     """Writers and faults."""
 
     def __init__(
-        self, site: Site, client: sessiond.Client, sessions: Sequence[str], rate: float, scale: Scale, seed: int
+        self,
+        site: Site,
+        client: sessiond.Client,
+        sessions: Sequence[str],
+        rate: float,
+        scale: Scale,
+        seed: int,
+        beside: Sequence[str],
+        longest: float,
     ) -> None:
         self.ledger = Ledger()
         self.done: list[Done] = []
@@ -129,8 +152,10 @@ class _Run:
         random.Random(seed).shuffle(turns)
         self._load = Load(client, turns, rate=rate, workers=scale.workers, ledger=self.ledger)
         quiet = sorted(self.quiet) or turns[:1]
-        self._lives = Lives(client, workers=scale.lives, seed=seed)
+        self._lives = Lives(client, workers=scale.lives, seed=seed, patience=STANDSTILL + longest)
         self._quiet_load = Load(client, quiet, rate=len(quiet) / 2, workers=1, ledger=self.ledger, name="quiet")
+        self._files = FilesLoad(client, beside, workers=FILE_WORKERS if beside else 0, seed=seed)
+        self._silences = Silences(site, sessions, random.Random(seed + 2), asyncio.get_running_loop().time)
         self._rebuilding: asyncio.Task[None] | None = None
 
     def times(self) -> Sequence[tuple[str, float]]:
@@ -143,14 +168,24 @@ class _Run:
 
     def unforeseen(self) -> Sequence[str]:
         """See Load."""
-        return self._load.unforeseen + self._quiet_load.unforeseen
+        return self._load.unforeseen + self._quiet_load.unforeseen + self._files.unforeseen
+
+    async def silence(self) -> Silence | None:
+        """What came of silence, where there was any."""
+        if not self._files.stored:
+            return None
+        waits = [Wait(*long) for load in (self._load, self._quiet_load) for long in load.long]
+        felt = longest_outage(waits, self._silences.spans)
+        return Silence(felt, len(self._files.stored), await self._files.lost())
 
     async def all(self, faults: Sequence[Fault], progress: Callable[[str], None]) -> None:
         """Returns when all faults are done and all writes that were begun are acknowledged."""
         began = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = [tasks.create_task(load.run()) for load in (self._load, self._quiet_load, self._lives)]
+                writing = [
+                    tasks.create_task(load.run()) for load in (self._load, self._quiet_load, self._lives, self._files)
+                ]
                 lasting: list[asyncio.Task[None]] = []
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
@@ -175,6 +210,7 @@ class _Run:
                 self._load.stop()
                 self._quiet_load.stop()
                 self._lives.stop()
+                self._files.stop()
                 async with asyncio.timeout(STANDSTILL):
                     await asyncio.gather(*writing)
             await self._last_words()
@@ -203,6 +239,10 @@ class _Run:
             await self._site.hurt_redis(fault.how, fault.seconds)
         elif fault.kind == "restarts":
             await self._site.pair.restart(signal.SIGINT if fault.how == "fast" else signal.SIGQUIT)
+        elif fault.kind == "silences":
+            await self._silences.suffer(fault.how, fault.target, fault.seconds)
+            if fault.how in ("lock", "hang"):
+                self._moment = time.time()  # nothing could go on before
         elif fault.kind == "failovers":
             await self._fail_over(synchronous=fault.how == "synchronous")
         else:

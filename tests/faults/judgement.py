@@ -20,6 +20,7 @@ from sessiond_server.postgres.store import PostgresStore
 from tests.faults.history import Closed, Got, Lost, Opened, got, read, segments
 from tests.faults.ledger import Ack, Ledger, Verdict, judge
 from tests.faults.lives import Life
+from tests.faults.silence import PROMISED
 from tests.faults.subscribers import Place
 from tests.faults.validators import (
     Failover,
@@ -40,6 +41,23 @@ ENDING = ("kills", "drains", "failpoints", "proxy")
 """Faults that affect those whose streams they end."""
 NOTICED = 15.0
 """Seconds after which the end of a stream has nothing to do with a fault any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What a campaign of silence came to besides."""
+
+    longest_outage: float
+    """Seconds: see silence.longest_outage."""
+    files: int
+    files_lost: int
+
+    @property
+    def sound(self) -> bool:
+        return self.longest_outage <= PROMISED and not self.files_lost and self.files > 0
+
+    def line(self) -> str:
+        return f"longest_outage_s={self.longest_outage:.1f} files={self.files} files_lost={self.files_lost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +83,14 @@ class Judgement:
     unforeseen: Sequence[str]
     """Errors that writers were given and no fault explains."""
     seconds: float
+    silence: "Silence | None" = None
+    """Of a campaign of silence."""
 
     @property
     def sound(self) -> bool:
         zeros = self.verdict.sound and self.findings.sound and not self.folds_wrong and not self.unforeseen
-        return zeros and self.acked > 0 and self.delivered > 0
+        endured = self.silence is None or self.silence.sound
+        return zeros and endured and self.acked > 0 and self.delivered > 0
 
     def line(self) -> str:
         v, f = self.verdict, self.findings
@@ -81,7 +102,8 @@ class Judgement:
             f"gaps={v.gaps + v.invented + self.folds_wrong} delivered={self.delivered} "
             f"ev_lost={f.lost + f.unfounded + f.restarted + f.false_bookmarks} ev_duplicated={f.duplicated} "
             f"ev_reordered={f.reordered} silent_divergence={f.diverged} "
-            f"resume_p99_s={p99(resumes):.2f} seconds={self.seconds:.0f}"
+            f"resume_p99_s={p99(resumes):.2f} "
+            f"{self.silence.line() + ' ' if self.silence else ''}seconds={self.seconds:.0f}"
         )
 
     def details(self) -> Sequence[str]:
@@ -140,13 +162,15 @@ async def judged(
     faults: int,
     unforeseen: Sequence[str],
     seconds: Callable[[], float],
+    beside: Sequence[str] = (),
+    silence: Silence | None = None,
 ) -> Judgement:
     """`quiet`: sessions that are written to too rarely to tell how long a resumption took. `times`: (kind, when) of the
-    faults."""
+    faults. `beside`: sessions that were written to besides, which feeds have too."""
     snapshots = _snapshots(histories)
     found = [await _log(client, postgres_dsn, one, snapshots.get(one, {})) for one in ledger.attempted]
     stay = {one.session_id: one.log for one in found}
-    logs = {**stay, **await _logs_of(postgres_dsn, lives)}
+    logs = {**stay, **await _logs_of(postgres_dsn, [*(life.session_id for life in lives), *beside])}
     truth = Truth(logs, failovers)
     forfeited = [ack for ack in ledger.acks if not _kept(truth, ack) and truth.excuses(ack)]
     kept = ledger.without(forfeited)
@@ -190,7 +214,7 @@ async def judged(
         forfeited=len(forfeited), told=total.told,
         delivered=total.delivered, bookmarks=total.bookmarks, streams=total.streams, findings=total.findings,
         folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints,
-        unforeseen=unforeseen, seconds=seconds(),
+        unforeseen=unforeseen, seconds=seconds(), silence=silence,
     )  # fmt: skip
 
 
@@ -233,16 +257,16 @@ def _left(truth: Truth, ack: Ack) -> bool:
     return log is not None and ack.seq <= len(log.event_ids)
 
 
-async def _logs_of(postgres_dsn: str, lives: Sequence[Life]) -> dict[str, Log]:
-    """What is left of sessions that came and went, by id."""
+async def _logs_of(postgres_dsn: str, session_ids: Sequence[str]) -> dict[str, Log]:
+    """What is left of sessions, such as came and went, by id. Each of 1 000 events at most."""
     logs: dict[str, Log] = {}
     async with PostgresStore(postgres_dsn) as store:
-        for life in lives:
+        for session_id in session_ids:
             with suppress(SessionNotFound):
-                page = await store.read_log((TENANT, life.session_id), after_seq=0, limit=1000)
+                page = await store.read_log((TENANT, session_id), after_seq=0, limit=1000)
                 events = [got(0.0, Event.FromString(entry.data)) for entry in page.entries]
                 removed = page.head.version - len(events)
-                logs[life.session_id] = Log(
+                logs[session_id] = Log(
                     [b""] * removed + [event.event_id for event in events],
                     [0] * page.head.version,
                     [0] * removed + [event.text for event in events],

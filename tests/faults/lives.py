@@ -11,9 +11,6 @@ import sessiond
 from tests.faults.history import Lost, Opened, Record, got
 from tests.faults.ledger import Ack
 
-PATIENCE = 60.0
-"""Seconds until a watch of a deleted session must have ended."""
-
 
 @dataclass
 class Life:
@@ -35,10 +32,12 @@ class Life:
 class Lives:
     """`workers` sessions at a time live one life after the other. Runs until stopped."""
 
-    def __init__(self, client: sessiond.Client, *, workers: int, seed: int) -> None:
+    def __init__(self, client: sessiond.Client, *, workers: int, seed: int, patience: float) -> None:
+        """`patience`: seconds until a watch of a deleted session must have ended."""
         self.lives: list[Life] = []
         self._client = client
         self._workers = workers
+        self._patience = patience
         self._chance = random.Random(seed)
         self._stopped = False
 
@@ -87,7 +86,7 @@ class Lives:
     async def _watched(self, life: Life, watching: "asyncio.Task[None]") -> None:
         """Returns when the watcher has everything."""
         last = max((ack.seq for ack in life.acks), default=0)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self._patience
         while not (watching.done() or life.lost or life.overdue or (life.deleted is None and life.seq >= last)):
             await asyncio.sleep(0.02)
             life.overdue = time.monotonic() > until

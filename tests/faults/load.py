@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import sessiond
 from tests.faults.ledger import Ledger
 
+LONG = 0.5
+"""Seconds."""
+
 
 class Load:
     """`workers` callers that together append `rate` messages a second to `sessions`, in turn: one that stands there
@@ -29,6 +32,8 @@ class Load:
         """Calls that failed for good in the client library and were made again with the same request id."""
         self.unforeseen: list[str] = []
         """Errors that no fault explains: INTERNAL and the like. The appends were tried again."""
+        self.long: list[tuple[str, float, float]] = []
+        """(session, when it began, when it was acknowledged), by the loop's clock, of appends that took over LONG."""
         self._client = client
         self._taken: list[float] = []
         self._sessions = sessions
@@ -83,7 +88,10 @@ class Load:
                 await asyncio.sleep(0.05)
             else:
                 self.ledger.acknowledge(session_id, text, answer.first_seq, called)
-                self._taken.append(asyncio.get_running_loop().time() - began)
+                now = asyncio.get_running_loop().time()
+                self._taken.append(now - began)
+                if now - began > LONG:
+                    self.long.append((session_id, began, now))
                 if self.ledger.count >= self._reached[0]:
                     self._reached[1].set()
                 return

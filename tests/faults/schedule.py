@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
+from tests.faults.silence import LONGEST, SILENCES, lasting
 from tests.faults.site import LINKS, REPLICAS
 
 REDIS = ("kill", "flush", "freeze")
@@ -46,6 +47,7 @@ class Mix:
     failpoints: int = 0
     proxy: int = 0
     """Of each hurt on each link: nine times as many faults."""
+    silences: int = 0
 
     @classmethod
     def of(cls, kind: str, n: int) -> "Mix":
@@ -84,8 +86,9 @@ class Fault:
         return " ".join(filter(None, (self.kind, self.how, self.target)))
 
 
-def schedule(mix: Mix, seed: int) -> Sequence[Fault]:
-    """The same for the same mix and seed. Failovers take turns, the synchronous one first."""
+def schedule(mix: Mix, seed: int, longest: float = LONGEST) -> Sequence[Fault]:
+    """The same for the same arguments. Failovers take turns, the synchronous one first. `longest`: seconds that a
+    silence lasts at most."""
     chance = random.Random(seed)
     faults = [(kind, how, target) for kind, how, target in _faults(mix, chance)]
     chance.shuffle(faults)
@@ -95,10 +98,10 @@ def schedule(mix: Mix, seed: int) -> Sequence[Fault]:
             kind,
             next(turns) if kind == "failovers" else how,
             target,
-            _lasting(kind, how, chance),
+            lasting(chance, longest) if kind == "silences" else _lasting(kind, how, chance),
             pause=chance.random(),
             # Postgres comes and goes one way at a time.
-            overlaps=kind not in ("restarts", "failovers") and chance.random() < OVERLAPPING,
+            overlaps=kind not in ("restarts", "failovers") and how != "hang" and chance.random() < OVERLAPPING,
         )
         for kind, how, target in faults
     ]
@@ -117,6 +120,7 @@ def _faults(mix: Mix, chance: random.Random) -> Sequence[tuple[str, str, str]]:
         *(("failovers", "", "") for _ in range(mix.failovers)),
         *(("failpoints", failpoints[number % len(failpoints)], replica()) for number in range(mix.failpoints)),
         *(("proxy", how, link) for _ in range(mix.proxy) for how, link in product(HURTS, LINKS)),
+        *(("silences", *SILENCES[number % len(SILENCES)]) for number in range(mix.silences)),
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from tests.support import s3
 from tests.support.postgres_pair import PostgresPair
 from tests.support.proxy import Proxy
 from tests.support.replica import Replica
@@ -25,8 +26,12 @@ LINKS = ("client", "postgres", "redis")
 class Site:
     """Use as `async with Site(folder, log) as site`, in the main thread. Starting it takes seconds."""
 
-    def __init__(self, folder: Path, log: Path, settings: Mapping[str, str], chance: random.Random) -> None:
-        """`settings`: environment of the replicas besides."""
+    def __init__(
+        self, folder: Path, log: Path, settings: Mapping[str, str], chance: random.Random, *, storage: bool = False
+    ) -> None:
+        """`settings`: environment of the replicas besides. `storage`: attachments lie in an S3 server of its own, which
+        the last replica reaches through a proxy; else in Postgres."""
+        self._storage = storage
         self._log = log
         self._settings = settings
         self._stack = AsyncExitStack()
@@ -48,11 +53,15 @@ class Site:
             self._stack.callback(self.redis.stop)
             self.links["postgres"] = [await self._proxy(port) for port in self.pair.ports]
             self.links["redis"] = [await self._proxy(self.redis.port)]
+            buckets = await self._start_storage() if self._storage else ()
             for number in range(REPLICAS):
                 proxied = number == PROXIED
                 redis_port = self.links["redis"][0].port if proxied else self.redis.port
                 dsn = self.pair.dsn([proxy.port for proxy in self.links["postgres"]] if proxied else ())
                 environment = {**self._settings, "SESSIOND_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
+                if buckets:
+                    environment["SESSIOND_BLOB_STORE"] = buckets[proxied]
+                    environment |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}
                 replica = Replica(dsn, self._log, environment)
                 self.replicas.append(replica)
                 self._stack.push_async_callback(replica.stop)
@@ -118,6 +127,39 @@ class Site:
             for proxy in self.links[link]:
                 proxy.flow()
                 proxy.slicing = False
+
+    async def _start_storage(self) -> tuple[str, str]:
+        """The bucket's URL, and the one through the proxy."""
+        server = self._stack.enter_context(s3.running())
+        self.links["storage"] = [await self._proxy(server.port)]
+        bucket = server.bucket()
+        return bucket, bucket.replace(str(server.port), str(self.links["storage"][0].port))
+
+    async def silence(self, link: str, how: str, direction: str, seconds: float) -> None:
+        """For so long; `how` and `direction` as in SILENCES."""
+        onward, back = direction != "back", direction != "onward"
+        async with self._turns["link", link]:
+            for proxy in self.links[link]:
+                if how == "hush":
+                    proxy.silence(onward=onward, back=back)
+                elif how == "hole":
+                    proxy.stall(onward=onward, back=back)
+                else:
+                    proxy.crawling = True
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                for proxy in self.links[link]:
+                    proxy.flow()
+
+    async def pause(self, number: int, seconds: float) -> None:
+        """The replica stands still for so long, in the middle of whatever it does."""
+        async with self._turns[number]:
+            self.replicas[number].pause()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self.replicas[number].go_on()
 
     async def _proxy(self, port: int) -> Proxy:
         return await self._stack.enter_async_context(Proxy("127.0.0.1", port, self._chance))

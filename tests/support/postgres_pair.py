@@ -233,6 +233,16 @@ class PostgresPair:
         self._link.flow()
         self.primary, self.standby = self.standby, self.primary
 
+    async def hang(self, seconds: float) -> None:
+        """Commits wait for the standby, and it is silent for so long."""
+        await self.streaming(synchronous=True)
+        self._link.stall()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._link.flow()
+            await self.streaming()
+
     async def rebuild(self) -> None:
         """Makes the server that died a standby of the one that took over."""
         self._link.point_to(self.primary.port)

@@ -42,6 +42,16 @@ class Replica:
             self._process.kill()
         await self._process.wait()
 
+    def pause(self) -> None:
+        """It stands still, and keeps its connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGCONT)
+
     async def stop(self) -> int:
         """SIGTERM and a clean end; the exit code."""
         assert self._process is not None

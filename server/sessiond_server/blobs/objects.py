@@ -8,7 +8,7 @@ is left of an abandoned one is stored, and charged for, where no list shows it.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import obstore
@@ -20,6 +20,10 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable
 
 _log = logging.getLogger("sessiond.blobs")
+
+REQUEST_SECONDS: Final = 8.0
+"""For one request, its body included, which has 512 KiB at most: 64 KiB a second are enough. One that gets no answer,
+or a byte a second, is made once more, on another connection."""
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 """What S3, Azure and Google Cloud Storage say of a bucket that is not there: a wrong setting, not a lost piece."""
@@ -42,9 +46,15 @@ def opened(url: str) -> "ObjectBlobs":
         store = from_url(
             plain,
             config=cast("Any", options),
-            client_options={"allow_http": allow_http, "connect_timeout": "5s", "timeout": "30s"},
-            # Patience of the storage's own: longer than a hiccup, shorter than that of whoever waits for the answer.
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
+            client_options={
+                "allow_http": allow_http,
+                "connect_timeout": "4s",
+                "timeout": timedelta(seconds=REQUEST_SECONDS),
+                # A connection that has been silent since before a request began is not taken for its second try.
+                "pool_idle_timeout": "3s",
+            },
+            # Longer than a hiccup and than one request that gets no answer, shorter than whoever waits for it would.
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=1.5 * REQUEST_SECONDS)},
         )
     except exceptions.BaseError as error:
         given = f" with the settings {', '.join(sorted(options))}" if options else ""
@@ -89,24 +99,24 @@ class ObjectBlobs:
                 yield data
 
     async def _read(self, name: str, start: int, count: int) -> AsyncIterator[Buffer]:
-        """A part of one object, as it arrives."""
+        """A part of one object.
+
+        It is fetched whole, a segment at most: a client that takes its time would else make the request look silent.
+        """
         try:
-            answer = await obstore.get_async(self._store, name, options={"range": (start, start + count)})
-            stream = answer.stream(min_chunk_size=READ_BYTES)
-            async for buffer in stream:
-                data = memoryview(buffer)
-                count -= len(data)
-                for at in range(0, len(data), READ_BYTES):
-                    yield data[at : at + READ_BYTES]
+            found = await obstore.get_range_async(self._store, name, start=start, end=start + count)
         except FileNotFoundError as error:
             _check_bucket(error)
             raise BytesMissing from None
         except exceptions.BaseError as error:
             await self._explain(name, start + count, error)
-        if count > 0:
+        data = memoryview(found)
+        for at in range(0, len(data), READ_BYTES):
+            yield data[at : at + READ_BYTES]
+        if len(data) < count:
             raise BytesMissing
 
-    async def _explain(self, name: str, end: int, error: Exception) -> None:
+    async def _explain(self, name: str, end: int, error: Exception) -> NoReturn:
         """Tells a storage that cannot be reached from an object that is not what it should be."""
         try:
             found = await _reaching(obstore.head_async(self._store, name))
