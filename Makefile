@@ -24,7 +24,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust verify quick fix protos baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust verify quick fix protos docs baseline release requirements demo bench faults clean \
   lint types protos-check docker-check
 
 help: ## Says what there is
@@ -65,6 +65,9 @@ fix: $(VENV)/.test ## Formats the code and repairs what can be repaired by itsel
 
 protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)
+
+docs: $(VENV)/.run $(VENV)/.editable ## Writes the table of docs/settings.md from the settings module
+	@{ sed '/^| Flag/,$$d' docs/settings.md; $(BIN)/sessiond settings; } > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 baseline: $(VENV)/.test ## Writes the image of protos/ that later versions must stay compatible with
 	@mkdir -p protos/releases
@@ -142,13 +145,14 @@ $(VENV)/.test: $(VENV)/.python $(REQUIREMENTS)/dev.txt
 build/s3server: tests/blobs/s3server/go.sum
 	@echo "building the S3 server of the tests; once, for a minute or two"
 	@mkdir -p build
-	@cd tests/blobs/s3server && go build -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw || \
-	  echo "it cannot be built: the tests that need it are skipped"
+	@(cd tests/blobs/s3server && go build -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw) 2>$@.log || \
+	  { grep -v "^go: downloading" $@.log; echo "it cannot be built: the tests that need it are skipped"; }
 
 build/.load-modules: benchmarks/load/go.sum
+	@echo "fetching the modules of the load generator; once"
 	@mkdir -p build
-	@cd benchmarks/load && go mod download && touch $(CURDIR)/$@ || \
-	  echo "its modules cannot be had: the tests that need the load generator are skipped"
+	@(cd benchmarks/load && go mod download) 2>$@.log && touch $@ || \
+	  { grep -v "^go: downloading" $@.log; echo "they cannot be had: the tests that need the load generator are skipped"; }
 
 $(VENV)/.editable: pyproject.toml $(VENV)/.python
 	@$(PIP) install --no-deps --no-build-isolation --editable .

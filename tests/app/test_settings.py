@@ -1,4 +1,4 @@
-"""The table of settings: each has one place, one parser, one name in flags, environment and README."""
+"""The table of settings: each has one place, one parser, one name in flags, environment and documentation."""
 
 import argparse
 from dataclasses import fields
@@ -20,7 +20,7 @@ from sessiond_server.settings import (
 )
 from sessiond_server.settings.values import show_seconds, show_size
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 OTHER_VALUES = {
     "listen": ("[::1]:0", Address("::1", 0)),
@@ -210,5 +210,5 @@ def test_a_switch_needs_no_value() -> None:
     assert load(vars(parser.parse_args(["--reflection", "false"])), {}).reflection is False
 
 
-def test_the_readme_has_the_table() -> None:
-    assert markdown() in README.read_text("utf-8"), "put in what `sessiond settings` prints"
+def test_the_page_of_settings_has_the_table() -> None:
+    assert PAGE.read_text("utf-8").endswith(f"\n\n{markdown()}"), "run make docs"

@@ -1,14 +1,17 @@
-"""The examples of docs/client.md do what the page says, one after the other, against the real service."""
+"""The examples of docs/client.md and README.md do what the pages say, against the real service."""
 
 import ast
+import asyncio
 import re
+import sys
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from tests.support.client_service import Service
 
-PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "client.md"
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PRINTED = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
 
@@ -31,3 +34,11 @@ async def test_the_examples(service: Service) -> None:
         if running is not None:
             await running
         assert " ".join(printed) == " ".join(PRINTED.findall(example)), example
+
+
+async def test_the_program_of_the_readme(service: Service) -> None:
+    (program,) = EXAMPLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    here = program.replace("127.0.0.1:50051", service.target)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", here, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert (process.returncode, said.decode().splitlines()) == (0, PRINTED.findall(program))

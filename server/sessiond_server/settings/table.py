@@ -1,4 +1,4 @@
-"""The table of all settings. Everything else about settings is made from it: flags, variables, help, README."""
+"""The table of all settings. Everything else about settings is made from it: flags, variables, help, docs/settings.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -228,7 +228,7 @@ SETTINGS: tuple[Setting, ...] = tuple(
 
 
 def markdown() -> str:
-    """The README's table."""
+    """The table of docs/settings.md."""
     lines = ["| Flag | Environment | Default | What it does |", "|---|---|---|---|"]
     for setting in SETTINGS:
         flag = f"`{setting.flag}`" if setting.is_switch else f"`{setting.flag} {setting.kind}`".replace("|", "\\|")
