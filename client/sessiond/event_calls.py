@@ -4,11 +4,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Any, Literal, overload
+
+from google.protobuf.duration_pb2 import Duration
 
 from sessiond.connection import Connection
 from sessiond.feed import Feed
-from sessiond.fields import EventTypeLike, ViewLike, enum_value
+from sessiond.fields import EventTypeLike, ViewLike, duration, enum_value
 from sessiond.options import Reconnect
 from sessiond.pages import EventPages
 from sessiond.positions import PositionStore, Saver
@@ -52,6 +54,7 @@ class EventCalls:
         save_seconds: float = 1.0,
         idle_timeout: float | None = None,
         give_up_after: float | None = None,
+        bookmark_interval: float | None = None,
     ) -> Watch[Event]: ...
 
     @overload
@@ -69,6 +72,7 @@ class EventCalls:
         save_seconds: float = 1.0,
         idle_timeout: float | None = None,
         give_up_after: float | None = None,
+        bookmark_interval: float | None = None,
     ) -> Watch[Event | Delta]: ...
 
     def watch(
@@ -85,6 +89,7 @@ class EventCalls:
         save_seconds: float = 1.0,
         idle_timeout: float | None = None,
         give_up_after: float | None = None,
+        bookmark_interval: float | None = None,
     ) -> Watch[Event] | Watch[Event | Delta]:
         """A session's events, for `async for`; see Watch. Nothing happens before it is read.
 
@@ -94,16 +99,18 @@ class EventCalls:
         what is not stored, too.
 
         With a `store` it begins where the store says, if it says anything, and saves there what was dealt with: after
-        so many events or seconds, and at the end. `idle_timeout` and `give_up_after` stand in for those of the client's
-        `reconnect`.
+        so many events or seconds, and at the end. `idle_timeout`, `give_up_after` and `bookmark_interval` stand in for
+        those of the client's `reconnect`.
 
         Raises, when it is read: SessionNotFound, InvalidPosition, PositionLost, PositionCompacted.
         """
+        reconnect = self._reconnecting(idle_timeout, give_up_after, bookmark_interval)
         request = WatchSessionRequest(
             session_id=session_id,
             filter=_session_filter(types),
             deltas=deltas,
             view=enum_value(SessionView.DESCRIPTOR, view),
+            bookmark_interval=_silence(reconnect),
         )
 
         def open_tail(position: str) -> Tail[WatchSessionResponse]:
@@ -116,7 +123,6 @@ class EventCalls:
                 reconnect,
             )
 
-        reconnect = self._reconnecting(idle_timeout, give_up_after)
         saver = _saver(store, save_events, save_seconds, position)
         return Watch(
             open_tail,
@@ -142,6 +148,7 @@ class EventCalls:
         save_seconds: float = 1.0,
         idle_timeout: float | None = None,
         give_up_after: float | None = None,
+        bookmark_interval: float | None = None,
     ) -> Feed:
         """The events of all of the tenant's sessions, for `async for`; see Feed. Nothing happens before it is read.
 
@@ -154,8 +161,11 @@ class EventCalls:
         where = FeedFilter(
             session_ids=session_ids, agent_id=agent_id, user_id=user_id, labels=labels, types=_types(types)
         )
+        reconnect = self._reconnecting(idle_timeout, give_up_after, bookmark_interval)
         request = WatchEventsRequest(
-            start=FeedStart.FEED_START_BEGINNING if from_beginning else FeedStart.FEED_START_NOW, filter=where
+            start=FeedStart.FEED_START_BEGINNING if from_beginning else FeedStart.FEED_START_NOW,
+            filter=where,
+            bookmark_interval=_silence(reconnect),
         )
 
         def open_tail(position: str) -> Tail[WatchEventsResponse]:
@@ -166,7 +176,6 @@ class EventCalls:
                 reconnect,
             )
 
-        reconnect = self._reconnecting(idle_timeout, give_up_after)
         saver = _saver(store, save_events, save_seconds, position)
         contiguous = not (where.types or agent_id or user_id or where.labels)
         return Feed(open_tail, position or "", saver, contiguous=contiguous)
@@ -200,12 +209,17 @@ class EventCalls:
         request = PublishDeltaRequest(session_id=session_id, deltas=deltas)
         await self._connection.call(self._connection.events.PublishDelta, request, timeout)
 
-    def _reconnecting(self, idle_timeout: float | None, give_up_after: float | None) -> Reconnect:
-        return replace(
-            self._reconnect,
-            idle_timeout=self._reconnect.idle_timeout if idle_timeout is None else idle_timeout,
-            give_up_after=self._reconnect.give_up_after if give_up_after is None else give_up_after,
-        )
+    def _reconnecting(
+        self, idle_timeout: float | None, give_up_after: float | None, bookmark_interval: float | None
+    ) -> Reconnect:
+        given: dict[str, Any] = {
+            "idle_timeout": idle_timeout, "give_up_after": give_up_after, "bookmark_interval": bookmark_interval,
+        }  # fmt: skip
+        return replace(self._reconnect, **{name: value for name, value in given.items() if value is not None})
+
+
+def _silence(reconnect: Reconnect) -> Duration | None:
+    return None if reconnect.bookmark_interval is None else duration(reconnect.bookmark_interval)
 
 
 def _at(request: WatchSessionRequest, position: str, *, from_beginning: bool) -> WatchSessionRequest:

@@ -79,7 +79,8 @@ class Reconnect:
     """When a watch that lost its stream opens the next one, and how it finds out that it lost it.
 
     The n-th pause in a row is `initial_backoff * 2 ** (n - 1)`, at most `max_backoff`, and of that any part between
-    half and all; the service can ask for a longer one. What is received ends the row.
+    half and all; the service can ask for a longer one. A frame with something new ends the row, and so does a stream
+    that lasted a second after it had begun.
     """
 
     initial_backoff: float = 0.1
@@ -90,10 +91,16 @@ class Reconnect:
     """Seconds without any frame after which the stream counts as dead, also while it connects; above 0. The service
     sends one every 10 s at least, unless configured otherwise."""
     give_up_after: float | None = None
-    """Seconds without a stream after which the last error is raised; None: never. Above 0."""
+    """Seconds without a stream after which the last error is raised; None: never. Above 0. A stream that began where
+    the watch was begins a new count."""
+    bookmark_interval: float | None = None
+    """Seconds of silence after which the service is asked to send a frame; None: as the service is configured. 1 or
+    more; services that are configured to send one more often do so. For proxies that cut idle streams."""
 
     def __post_init__(self) -> None:
         if min(self.initial_backoff, self.max_backoff, self.idle_timeout) <= 0:
             raise ValueError("initial_backoff, max_backoff and idle_timeout: must be above 0")
         if self.give_up_after is not None and self.give_up_after <= 0:
             raise ValueError("give_up_after: must be above 0")
+        if self.bookmark_interval is not None and self.bookmark_interval < 1:
+            raise ValueError("bookmark_interval: must be 1 s or more")

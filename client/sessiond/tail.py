@@ -26,6 +26,8 @@ Frame = Snapshot | Resumed | EventBatch | Bookmark | DeltaBatch
 
 _MOST_SUSPECT = 5
 """Failures in a row, of kinds that may pass or may be here to stay, after which the last one is raised."""
+_STEADY = 1.0
+"""Seconds that a stream must last, once it has begun well, for its end to be of no weight."""
 
 
 class Tail(Generic[Response]):
@@ -60,6 +62,8 @@ class Tail(Generic[Response]):
         """Seconds without a stream, but for those since `_waiting_since`."""
         self._waiting_since: float | None = None
         """None while a stream is up."""
+        self._begun_at: float | None = None
+        """When the stream that is up began well: by a first frame that fits what came before."""
 
     async def next(self) -> Frame | None:
         """The next frame; None once `close` was called.
@@ -99,6 +103,7 @@ class Tail(Generic[Response]):
     async def _read(self) -> Response:
         if self._stream is None:
             self._stream = self._open_stream(self.position)
+            self._begun_at = None
             self.streams += 1
             if self._waiting_since is None:
                 self._waiting_since = _now()
@@ -130,13 +135,21 @@ class Tail(Generic[Response]):
         if isinstance(frame, GoingAway):
             raise Draining("the server is going away", reason="DRAINING", code="UNAVAILABLE")
         if isinstance(frame, Resumed):
+            self._began_well()
             return frame if first else None
         if isinstance(frame, Snapshot) and not first:
             # The position was shown, so nothing but what follows it will do.
             raise PositionLost("the service began anew", reason="POSITION_LOST", code="DATA_LOSS")
         self._forgive()
+        self._began_well()
         self.last_error = None
         return frame
+
+    def _began_well(self) -> None:
+        """There is a stream, where the watch was: what had to be waited for it does not count any more."""
+        if self._begun_at is None:
+            self._begun_at = _now()
+        self._waited = 0.0
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -146,6 +159,8 @@ class Tail(Generic[Response]):
     def _pause_after(self, error: SessiondError) -> float:
         """Seconds before the next stream. Raises the error where that makes no sense, or is no longer wanted."""
         now = _now()
+        if self._begun_at is not None and now - self._begun_at >= _STEADY:
+            self._forgive()
         if self._waiting_since is None:
             self._waiting_since = now
         self.last_error = error

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.scripted_server import (
     failing,
     scripted_server,
 )
+from tests.support.waiting import until
 from tests.support.watch_frames import (
     APPENDED,
     DELETED,
@@ -36,6 +38,7 @@ from tests.support.watch_frames import (
     deltas,
     event,
     going_away,
+    of_feed,
     position,
     resumed,
     seqs,
@@ -391,6 +394,54 @@ async def test_a_quiet_stream_is_no_reason_to_give_up(
         assert await seqs(watch, 1) == [2]
 
 
+async def test_streams_that_begin_well_are_no_reason_to_give_up(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that cuts idle streams, again and again, each after a while without a connection."""
+    clock = Clock(monkeypatch)
+
+    def cut(request: Any) -> Steps:
+        clock.now += 40
+        return [resumed(1), UNAVAILABLE]
+
+    server.script.extend([*[cut] * 8, [resumed(1), batch(2), QUIET]])
+    async with client.watch("s", position=position(1), give_up_after=60) as watch:
+        assert await seqs(watch, 1) == [2]
+        assert watch.streams == 9
+
+
+def begun(server: ScriptedServer, watch: sessiond.Watch[sessiond.Event], streams: int) -> bool:
+    """Whether so many streams were opened, and the last one has brought its first frame."""
+    return len(server.seen) == streams and watch._tail is not None and watch._tail._begun_at is not None
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+async def test_streams_that_were_cut_while_idle_are_not_held_against_the_service(
+    code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    idle = [asyncio.Event() for _ in range(30)]
+    cuts: list[Steps] = [[resumed(1), Wait(event), Fail(code)] for event in idle]
+    server.script.extend([*cuts, [resumed(1), batch(2), QUIET]])
+    async with client.watch("s", position=position(1)) as watch:
+        reading = asyncio.ensure_future(anext(watch))
+        for number, event_ in enumerate(idle, 1):
+            await until(partial(begun, server, watch, number))
+            clock.now += 10
+            event_.set()
+        received = await reading
+        assert isinstance(received, sessiond.Event)
+        assert received.seq == 2
+
+
+async def test_a_shorter_silence_can_be_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.script.extend([[snapshot(1), QUIET], [of_feed(resumed(1)), QUIET], [snapshot(1), QUIET]])
+    async with client.watch("s", bookmark_interval=2.5), client.watch_events(bookmark_interval=1), client.watch("s"):
+        asked_for = [seen.request.bookmark_interval.ToMilliseconds() for seen in server.seen]
+        assert asked_for == [2500, 1000, 0]
+        assert not server.seen[2].request.HasField("bookmark_interval")
+
+
 async def test_what_comes_begins_a_new_count(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -688,6 +739,9 @@ async def test_more_watches_than_a_connection_takes(server: ScriptedServer) -> N
         lambda client: client.watch("s", store=sessiond.FilePositions("f"), save_seconds=0),
         lambda client: sessiond.Reconnect(initial_backoff=0),
         lambda client: sessiond.Reconnect(max_backoff=-1),
+        lambda client: sessiond.Reconnect(bookmark_interval=0.9),
+        lambda client: client.watch("s", bookmark_interval=0),
+        lambda client: client.watch_events(bookmark_interval=0.5),
     ],
 )
 async def test_arguments_out_of_bounds(make: Any, client: sessiond.Client) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
@@ -180,6 +181,12 @@ async def test_an_idle_feed_gets_bookmarks() -> None:
         first, second = [(await watcher.read()).bookmark for _ in range(2)]
         assert first.position == second.position == batch.position
         assert 0 < first.read_time.ToNanoseconds() < second.read_time.ToNanoseconds()
+
+
+async def test_a_watcher_is_not_silent_for_longer_than_it_asks() -> None:
+    async with serving(limits=HubLimits(poll=0.02, bookmark=3600)) as wire:
+        watcher = await resumed(wire.watch("WatchEvents", e.WatchEventsRequest(bookmark_interval=Duration(seconds=1))))
+        assert (await watcher.read()).HasField("bookmark")
 
 
 async def test_what_another_replica_commits_arrives_too() -> None:

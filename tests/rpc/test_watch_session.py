@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
@@ -167,6 +168,35 @@ async def test_an_idle_watcher_gets_bookmarks_that_prove_where_the_end_is() -> N
         assert first.head_seq == second.head_seq == 1
         assert snapshot.session.create_time.ToNanoseconds() <= first.read_time.ToNanoseconds()
         assert first.read_time.ToNanoseconds() < second.read_time.ToNanoseconds()
+
+
+async def test_a_watcher_is_not_silent_for_longer_than_it_asks() -> None:
+    async with serving(limits=HubLimits(poll=0.02, bookmark=3600)) as wire:
+        await wire.create("s")
+        watcher = watch(wire, bookmark_interval=Duration(seconds=1))
+        assert (await watcher.read()).HasField("snapshot")
+        assert (await watcher.read()).bookmark.head_seq == 1
+
+
+async def test_a_watcher_cannot_ask_for_a_longer_silence() -> None:
+    async with serving(limits=QUICK) as wire:
+        await wire.create("s")
+        watcher = watch(wire, bookmark_interval=Duration(seconds=3600))
+        assert (await watcher.read()).HasField("snapshot")
+        assert (await watcher.read()).HasField("bookmark")
+
+
+async def test_a_busy_session_is_not_silent_for_longer_than_its_watcher_asks() -> None:
+    """Of what the watcher does not want there may be plenty."""
+    async with serving(bookmark_interval=3600.0) as wire:
+        await wire.create("s")
+        watcher = watch(wire, types=[UPDATED], bookmark_interval=Duration(seconds=1))
+        assert (await watcher.read()).HasField("snapshot")
+        reading = asyncio.ensure_future(watcher.read())
+        while not reading.done():
+            await touch(wire)
+            await asyncio.wait([reading], timeout=0.1)
+        assert reading.result().HasField("bookmark")
 
 
 async def test_what_another_replica_commits_arrives_too() -> None:

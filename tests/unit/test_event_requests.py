@@ -1,9 +1,11 @@
 """Checks of EventService's requests: both sides of every bound."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import (
@@ -68,6 +70,26 @@ def test_a_watch() -> None:
     assert watch(view=UNKNOWN).keys() == {"view"}
     assert watch(from_beginning=True) == {}
     assert watch(from_beginning=True, position="p").keys() == {"from_beginning"}
+
+
+@pytest.mark.parametrize("seconds", [1, 1.5, 10, 3600, 1e6])
+def test_a_silence_that_can_be_asked_for(seconds: float) -> None:
+    silence = Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    watching = WatchSessionRequest(session_id="s", bookmark_interval=silence)
+    assert event_requests.watch_session(watching).silence == seconds
+    assert event_requests.watch_events(WatchEventsRequest(bookmark_interval=silence), "").silence == seconds
+
+
+def test_the_silence_is_the_servers_unless_asked_for() -> None:
+    assert event_requests.watch_session(WatchSessionRequest(session_id="s")).silence == inf
+    assert event_requests.watch_events(WatchEventsRequest(), "").silence == inf
+
+
+@pytest.mark.parametrize("silence", [Duration(), Duration(nanos=999_999_999), Duration(seconds=-5)])
+def test_a_silence_that_is_too_short(silence: Duration) -> None:
+    assert watch(bookmark_interval=silence).keys() == {"bookmark_interval"}
+    request = WatchEventsRequest(bookmark_interval=silence)
+    assert violations(event_requests.watch_events, request, "").keys() == {"bookmark_interval"}
 
 
 @pytest.mark.parametrize(

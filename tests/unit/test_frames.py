@@ -41,6 +41,9 @@ class Stream:
             self.cursor, self.head_seq = Cursor(last.seq, last.event_id), item.head_seq
         return item
 
+    def shorten_silence(self, seconds: float) -> None:
+        raise NotImplementedError
+
 
 class Feed:
     def __init__(self, *items: FeedBatch | CaughtUp) -> None:
@@ -53,6 +56,9 @@ class Feed:
             last = item.entries[-1]
             self.cursor = FeedCursor(last.place, ((last.place, last.entry.event_id),))
         return item
+
+    def shorten_silence(self, seconds: float) -> None:
+        raise NotImplementedError
 
 
 def entry(seq: int, kind: EventType.ValueType = APPENDED, size: int = 0) -> LogEntry:

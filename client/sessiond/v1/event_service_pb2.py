@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sessiond.v1 import event_pb2 as sessiond_dot_v1_dot_event__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsessiond/v1/event_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sessiond/v1/event.proto\x1a\x19sessiond/v1/session.proto\";\n\x12SessionEventFilter\x12%\n\x05types\x18\x01 \x03(\x0e\x32\x16.sessiond.v1.EventType\"\xbc\x01\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.sessiond.v1.SessionEventFilter\x12\x0e\n\x06\x64\x65ltas\x18\x04 \x01(\x08\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x16\n\x0e\x66rom_beginning\x18\x06 \x01(\x08\"\xa2\x02\n\x14WatchSessionResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.sessiond.v1.SnapshotH\x00\x12\'\n\x07resumed\x18\x02 \x01(\x0b\x32\x14.sessiond.v1.ResumedH\x00\x12)\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x17.sessiond.v1.EventBatchH\x00\x12)\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.BookmarkH\x00\x12,\n\ngoing_away\x18\x05 \x01(\x0b\x32\x16.sessiond.v1.GoingAwayH\x00\x12)\n\x06\x64\x65ltas\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.DeltaBatchH\x00\x42\x07\n\x05\x66rame\"C\n\x08Snapshot\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12\x10\n\x08position\x18\x02 \x01(\t\"-\n\x07Resumed\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08head_seq\x18\x02 \x01(\x03\"T\n\nEventBatch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Event\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x10\n\x08head_seq\x18\x03 \x01(\x03\"]\n\x08\x42ookmark\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08head_seq\x18\x02 \x01(\x03\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\tGoingAway\x12\x10\n\x08position\x18\x01 \x01(\t\"0\n\nDeltaBatch\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Delta\"\xb1\x01\n\x05\x44\x65lta\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\npart_index\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x05 \x01(\tH\x00\x12\x13\n\targuments\x18\x06 \x01(\tH\x00\x12\x10\n\x06typing\x18\x07 \x01(\x08H\x00\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\tB\x07\n\x05piece\"\xcf\x01\n\nFeedFilter\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.sessiond.v1.FeedFilter.LabelsEntry\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.sessiond.v1.EventType\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\x12WatchEventsRequest\x12\x10\n\x08position\x18\x01 \x01(\t\x12%\n\x05start\x18\x02 \x01(\x0e\x32\x16.sessiond.v1.FeedStart\x12\'\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x17.sessiond.v1.FeedFilter\"\xcb\x01\n\x13WatchEventsResponse\x12\'\n\x07resumed\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.ResumedH\x00\x12)\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x17.sessiond.v1.EventBatchH\x00\x12)\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.BookmarkH\x00\x12,\n\ngoing_away\x18\x04 \x01(\x0b\x32\x16.sessiond.v1.GoingAwayH\x00\x42\x07\n\x05\x66rame\"}\n\x11ListEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.sessiond.v1.SessionEventFilter\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"i\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Event\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\x03\"M\n\x13PublishDeltaRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x12.sessiond.v1.Delta\"\x16\n\x14PublishDeltaResponse*U\n\tFeedStart\x12\x1a\n\x16\x46\x45\x45\x44_START_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46\x45\x45\x44_START_NOW\x10\x01\x12\x18\n\x14\x46\x45\x45\x44_START_BEGINNING\x10\x02\x32\xec\x02\n\x0c\x45ventService\x12Z\n\x0cWatchSession\x12 .sessiond.v1.WatchSessionRequest\x1a!.sessiond.v1.WatchSessionResponse\"\x03\x90\x02\x01\x30\x01\x12W\n\x0bWatchEvents\x12\x1f.sessiond.v1.WatchEventsRequest\x1a .sessiond.v1.WatchEventsResponse\"\x03\x90\x02\x01\x30\x01\x12R\n\nListEvents\x12\x1e.sessiond.v1.ListEventsRequest\x1a\x1f.sessiond.v1.ListEventsResponse\"\x03\x90\x02\x01\x12S\n\x0cPublishDelta\x12 .sessiond.v1.PublishDeltaRequest\x1a!.sessiond.v1.PublishDeltaResponseB\\\n\x0f\x64\x65v.sessiond.v1B\x11\x45ventServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsessiond/v1/event_service.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sessiond/v1/event.proto\x1a\x19sessiond/v1/session.proto\";\n\x12SessionEventFilter\x12%\n\x05types\x18\x01 \x03(\x0e\x32\x16.sessiond.v1.EventType\"\xf2\x01\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.sessiond.v1.SessionEventFilter\x12\x0e\n\x06\x64\x65ltas\x18\x04 \x01(\x08\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.SessionView\x12\x16\n\x0e\x66rom_beginning\x18\x06 \x01(\x08\x12\x34\n\x11\x62ookmark_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa2\x02\n\x14WatchSessionResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.sessiond.v1.SnapshotH\x00\x12\'\n\x07resumed\x18\x02 \x01(\x0b\x32\x14.sessiond.v1.ResumedH\x00\x12)\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x17.sessiond.v1.EventBatchH\x00\x12)\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.BookmarkH\x00\x12,\n\ngoing_away\x18\x05 \x01(\x0b\x32\x16.sessiond.v1.GoingAwayH\x00\x12)\n\x06\x64\x65ltas\x18\x06 \x01(\x0b\x32\x17.sessiond.v1.DeltaBatchH\x00\x42\x07\n\x05\x66rame\"C\n\x08Snapshot\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.Session\x12\x10\n\x08position\x18\x02 \x01(\t\"-\n\x07Resumed\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08head_seq\x18\x02 \x01(\x03\"T\n\nEventBatch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Event\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x10\n\x08head_seq\x18\x03 \x01(\x03\"]\n\x08\x42ookmark\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08head_seq\x18\x02 \x01(\x03\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\tGoingAway\x12\x10\n\x08position\x18\x01 \x01(\t\"0\n\nDeltaBatch\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Delta\"\xb1\x01\n\x05\x44\x65lta\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\npart_index\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x05 \x01(\tH\x00\x12\x13\n\targuments\x18\x06 \x01(\tH\x00\x12\x10\n\x06typing\x18\x07 \x01(\x08H\x00\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\tB\x07\n\x05piece\"\xcf\x01\n\nFeedFilter\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.sessiond.v1.FeedFilter.LabelsEntry\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.sessiond.v1.EventType\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x12WatchEventsRequest\x12\x10\n\x08position\x18\x01 \x01(\t\x12%\n\x05start\x18\x02 \x01(\x0e\x32\x16.sessiond.v1.FeedStart\x12\'\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x17.sessiond.v1.FeedFilter\x12\x34\n\x11\x62ookmark_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcb\x01\n\x13WatchEventsResponse\x12\'\n\x07resumed\x18\x01 \x01(\x0b\x32\x14.sessiond.v1.ResumedH\x00\x12)\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x17.sessiond.v1.EventBatchH\x00\x12)\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.BookmarkH\x00\x12,\n\ngoing_away\x18\x04 \x01(\x0b\x32\x16.sessiond.v1.GoingAwayH\x00\x42\x07\n\x05\x66rame\"}\n\x11ListEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.sessiond.v1.SessionEventFilter\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"i\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.sessiond.v1.Event\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\x03\"M\n\x13PublishDeltaRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x12.sessiond.v1.Delta\"\x16\n\x14PublishDeltaResponse*U\n\tFeedStart\x12\x1a\n\x16\x46\x45\x45\x44_START_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46\x45\x45\x44_START_NOW\x10\x01\x12\x18\n\x14\x46\x45\x45\x44_START_BEGINNING\x10\x02\x32\xec\x02\n\x0c\x45ventService\x12Z\n\x0cWatchSession\x12 .sessiond.v1.WatchSessionRequest\x1a!.sessiond.v1.WatchSessionResponse\"\x03\x90\x02\x01\x30\x01\x12W\n\x0bWatchEvents\x12\x1f.sessiond.v1.WatchEventsRequest\x1a .sessiond.v1.WatchEventsResponse\"\x03\x90\x02\x01\x30\x01\x12R\n\nListEvents\x12\x1e.sessiond.v1.ListEventsRequest\x1a\x1f.sessiond.v1.ListEventsResponse\"\x03\x90\x02\x01\x12S\n\x0cPublishDelta\x12 .sessiond.v1.PublishDeltaRequest\x1a!.sessiond.v1.PublishDeltaResponseB\\\n\x0f\x64\x65v.sessiond.v1B\x11\x45ventServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,44 +44,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTSERVICE'].methods_by_name['WatchEvents']._serialized_options = b'\220\002\001'
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\220\002\001'
-  _globals['_FEEDSTART']._serialized_start=2109
-  _globals['_FEEDSTART']._serialized_end=2194
-  _globals['_SESSIONEVENTFILTER']._serialized_start=133
-  _globals['_SESSIONEVENTFILTER']._serialized_end=192
-  _globals['_WATCHSESSIONREQUEST']._serialized_start=195
-  _globals['_WATCHSESSIONREQUEST']._serialized_end=383
-  _globals['_WATCHSESSIONRESPONSE']._serialized_start=386
-  _globals['_WATCHSESSIONRESPONSE']._serialized_end=676
-  _globals['_SNAPSHOT']._serialized_start=678
-  _globals['_SNAPSHOT']._serialized_end=745
-  _globals['_RESUMED']._serialized_start=747
-  _globals['_RESUMED']._serialized_end=792
-  _globals['_EVENTBATCH']._serialized_start=794
-  _globals['_EVENTBATCH']._serialized_end=878
-  _globals['_BOOKMARK']._serialized_start=880
-  _globals['_BOOKMARK']._serialized_end=973
-  _globals['_GOINGAWAY']._serialized_start=975
-  _globals['_GOINGAWAY']._serialized_end=1004
-  _globals['_DELTABATCH']._serialized_start=1006
-  _globals['_DELTABATCH']._serialized_end=1054
-  _globals['_DELTA']._serialized_start=1057
-  _globals['_DELTA']._serialized_end=1234
-  _globals['_FEEDFILTER']._serialized_start=1237
-  _globals['_FEEDFILTER']._serialized_end=1444
-  _globals['_FEEDFILTER_LABELSENTRY']._serialized_start=1399
-  _globals['_FEEDFILTER_LABELSENTRY']._serialized_end=1444
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1446
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1564
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1567
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1770
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1772
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1897
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1899
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2004
-  _globals['_PUBLISHDELTAREQUEST']._serialized_start=2006
-  _globals['_PUBLISHDELTAREQUEST']._serialized_end=2083
-  _globals['_PUBLISHDELTARESPONSE']._serialized_start=2085
-  _globals['_PUBLISHDELTARESPONSE']._serialized_end=2107
-  _globals['_EVENTSERVICE']._serialized_start=2197
-  _globals['_EVENTSERVICE']._serialized_end=2561
+  _globals['_FEEDSTART']._serialized_start=2250
+  _globals['_FEEDSTART']._serialized_end=2335
+  _globals['_SESSIONEVENTFILTER']._serialized_start=165
+  _globals['_SESSIONEVENTFILTER']._serialized_end=224
+  _globals['_WATCHSESSIONREQUEST']._serialized_start=227
+  _globals['_WATCHSESSIONREQUEST']._serialized_end=469
+  _globals['_WATCHSESSIONRESPONSE']._serialized_start=472
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=762
+  _globals['_SNAPSHOT']._serialized_start=764
+  _globals['_SNAPSHOT']._serialized_end=831
+  _globals['_RESUMED']._serialized_start=833
+  _globals['_RESUMED']._serialized_end=878
+  _globals['_EVENTBATCH']._serialized_start=880
+  _globals['_EVENTBATCH']._serialized_end=964
+  _globals['_BOOKMARK']._serialized_start=966
+  _globals['_BOOKMARK']._serialized_end=1059
+  _globals['_GOINGAWAY']._serialized_start=1061
+  _globals['_GOINGAWAY']._serialized_end=1090
+  _globals['_DELTABATCH']._serialized_start=1092
+  _globals['_DELTABATCH']._serialized_end=1140
+  _globals['_DELTA']._serialized_start=1143
+  _globals['_DELTA']._serialized_end=1320
+  _globals['_FEEDFILTER']._serialized_start=1323
+  _globals['_FEEDFILTER']._serialized_end=1530
+  _globals['_FEEDFILTER_LABELSENTRY']._serialized_start=1485
+  _globals['_FEEDFILTER_LABELSENTRY']._serialized_end=1530
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1533
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1705
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1708
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1911
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1913
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2038
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2040
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2145
+  _globals['_PUBLISHDELTAREQUEST']._serialized_start=2147
+  _globals['_PUBLISHDELTAREQUEST']._serialized_end=2224
+  _globals['_PUBLISHDELTARESPONSE']._serialized_start=2226
+  _globals['_PUBLISHDELTARESPONSE']._serialized_end=2248
+  _globals['_EVENTSERVICE']._serialized_start=2338
+  _globals['_EVENTSERVICE']._serialized_end=2702
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -80,6 +81,7 @@ class WatchSessionRequest(google.protobuf.message.Message):
     DELTAS_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     FROM_BEGINNING_FIELD_NUMBER: builtins.int
+    BOOKMARK_INTERVAL_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     position: builtins.str
@@ -96,6 +98,13 @@ class WatchSessionRequest(google.protobuf.message.Message):
     def filter(self) -> global___SessionEventFilter:
         """Which events. Part of the position."""
 
+    @property
+    def bookmark_interval(self) -> google.protobuf.duration_pb2.Duration:
+        """The longest silence: when nothing else was sent for so long, a Bookmark is. 1 second or more. Default, and most: what
+        the server is configured with, 10 seconds unless changed; a longer one counts as that. For streams through proxies
+        that cut what is idle. To the second. Not part of the position.
+        """
+
     def __init__(
         self,
         *,
@@ -105,9 +114,10 @@ class WatchSessionRequest(google.protobuf.message.Message):
         deltas: builtins.bool = ...,
         view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
         from_beginning: builtins.bool = ...,
+        bookmark_interval: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "filter", b"filter", "from_beginning", b"from_beginning", "position", b"position", "session_id", b"session_id", "view", b"view"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "deltas", b"deltas", "filter", b"filter", "from_beginning", b"from_beginning", "position", b"position", "session_id", b"session_id", "view", b"view"]) -> None: ...
 
 global___WatchSessionRequest = WatchSessionRequest
 
@@ -245,8 +255,8 @@ global___EventBatch = EventBatch
 @typing.final
 class Bookmark(google.protobuf.message.Message):
     """Proof that nothing is missing: a read of the database has shown that no event which the filter selects lies between
-    what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured); that one comes
-    then says that the stream is alive.
+    what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured, or asked for with
+    `bookmark_interval`); that one comes then says that the stream is alive.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -437,6 +447,7 @@ class WatchEventsRequest(google.protobuf.message.Message):
     POSITION_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    BOOKMARK_INTERVAL_FIELD_NUMBER: builtins.int
     position: builtins.str
     """Where to go on: a position of a feed with the same filter. Empty: see `start`."""
     start: global___FeedStart.ValueType
@@ -445,15 +456,20 @@ class WatchEventsRequest(google.protobuf.message.Message):
     def filter(self) -> global___FeedFilter:
         """Which events."""
 
+    @property
+    def bookmark_interval(self) -> google.protobuf.duration_pb2.Duration:
+        """See WatchSessionRequest."""
+
     def __init__(
         self,
         *,
         position: builtins.str = ...,
         start: global___FeedStart.ValueType = ...,
         filter: global___FeedFilter | None = ...,
+        bookmark_interval: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["filter", b"filter", "position", b"position", "start", b"start"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "filter", b"filter", "position", b"position", "start", b"start"]) -> None: ...
 
 global___WatchEventsRequest = WatchEventsRequest
 

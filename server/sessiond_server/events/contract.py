@@ -70,6 +70,11 @@ class SessionStream(Protocol):
         """
         ...
 
+    def shorten_silence(self, seconds: float) -> None:
+        """From now on CaughtUp comes after so many seconds without anything else, to the precision of the hub's look at
+        what is watched. Never later than the hub's own limits say."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FeedBatch:
@@ -106,6 +111,10 @@ class FeedStream(Protocol):
 
     async def next(self) -> FeedBatch | CaughtUp:
         """As SessionStream.next, for the tenant's feed: entries in order of `place`, none missing."""
+        ...
+
+    def shorten_silence(self, seconds: float) -> None:
+        """As SessionStream.shorten_silence."""
         ...
 
 

@@ -56,8 +56,8 @@ class FeedWatcher(Stream):
 
     __slots__ = ("_bookmarked", "_feeds", "cursor", "feed", "names_sessions", "proved_at")
 
-    def __init__(self, feeds: "Feeds", feed: _Watched, due: float, *, names_sessions: bool) -> None:
-        super().__init__(due)
+    def __init__(self, feeds: "Feeds", feed: _Watched, now: float, silence: float, *, names_sessions: bool) -> None:
+        super().__init__(now, silence)
         self.cursor = BEGINNING
         self._feeds = feeds
         self.feed = feed
@@ -88,7 +88,7 @@ class FeedWatcher(Stream):
             elif found is Where.TIP:
                 now = feeds.clock()
                 if now >= self._due and (read_us := self._proof()) is not None:
-                    self._due = now + feeds.limits.bookmark
+                    self._due = now + self._silence
                     return CaughtUp(read_us)
                 feeds.stir(feed, wanted=True)
                 await self.wait(feed.waiting)
@@ -97,7 +97,7 @@ class FeedWatcher(Stream):
 
     def _advance(self, batch: FeedBatch, end: FeedCursor) -> FeedBatch:
         self.cursor = end
-        self._due = self._feeds.clock() + self._feeds.limits.bookmark
+        self._due = self._feeds.clock() + self._silence
         return batch
 
     def _proof(self) -> int | None:
@@ -134,7 +134,7 @@ class Feeds:
         feed = self._feeds.get(tenant_id)
         if feed is None:
             feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.sightings)
-        stream = FeedWatcher(self, feed, self.clock() + self.limits.bookmark, names_sessions=not scope.user_id)
+        stream = FeedWatcher(self, feed, self.clock(), self.limits.bookmark, names_sessions=not scope.user_id)
         feed.streams[stream] = None
         try:
             while not self._begun(stream):

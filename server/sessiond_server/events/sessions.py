@@ -77,7 +77,7 @@ class Sessions:
         if channel is None:
             channel = self._channels[key] = WatchedSession(key, self.limits, self._numbered())
             channel.on_redacted = self.on_redacted
-        stream = SessionWatcher(self, channel, scope.user_id, self.clock() + self.limits.bookmark)
+        stream = SessionWatcher(self, channel, scope.user_id, self.clock(), self.limits.bookmark)
         # Before the first read: from here on nothing is missed.
         channel.streams[stream] = None
         try:

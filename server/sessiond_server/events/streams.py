@@ -16,13 +16,21 @@ class Waiting:
 class Stream:
     """A cursor of one task. Holds no task, no timer and no events: a few hundred bytes while it waits."""
 
-    __slots__ = ("_due", "_failure", "_waiter")
+    __slots__ = ("_due", "_failure", "_silence", "_waiter")
 
-    def __init__(self, due: float) -> None:
-        self._due = due
+    def __init__(self, now: float, silence: float) -> None:
+        """`silence`: seconds without anything after which a bookmark is due. `now` is a time of the loop's clock."""
+        self._silence = silence
+        self._due = now + silence
         """When a bookmark is due, by the loop's clock."""
         self._failure: Callable[[], Exception] | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    def shorten_silence(self, seconds: float) -> None:
+        """As contract.SessionStream.shorten_silence."""
+        if seconds < self._silence:
+            self._due -= self._silence - seconds
+            self._silence = seconds
 
     def wake(self) -> None:
         """There may be something new. Costs nothing when the stream does not wait."""

@@ -58,8 +58,8 @@ class SessionWatcher(Stream):
 
     __slots__ = ("_bookmarked", "_sessions", "channel", "cursor", "deltas_taken", "head_seq", "user_id")
 
-    def __init__(self, sessions: "Sessions", channel: WatchedSession, user_id: str, due: float) -> None:
-        super().__init__(due)
+    def __init__(self, sessions: "Sessions", channel: WatchedSession, user_id: str, now: float, silence: float) -> None:
+        super().__init__(now, silence)
         self.cursor = START
         self.head_seq = 0
         self._sessions = sessions
@@ -92,10 +92,10 @@ class SessionWatcher(Stream):
                     raise SessionNotFound(channel.key[1])
                 now = sessions.clock()
                 if (passed := self._deltas()) is not None:
-                    self._due = now + sessions.limits.bookmark
+                    self._due = now + self._silence
                     return passed
                 if now >= self._due and (read_us := self._proof()) is not None:
-                    self._due = now + sessions.limits.bookmark
+                    self._due = now + self._silence
                     return CaughtUp(read_us)
                 sessions.stir(channel, wanted=True)
                 await self.wait(channel.waiting)
@@ -106,7 +106,7 @@ class SessionWatcher(Stream):
         sessions = self._sessions
         self.cursor = end
         self.head_seq = batch.head_seq
-        self._due = sessions.clock() + sessions.limits.bookmark
+        self._due = sessions.clock() + self._silence
         return batch
 
     def _deltas(self) -> DeltasPassed | None:

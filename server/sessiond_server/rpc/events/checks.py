@@ -5,6 +5,7 @@ Positions are not checked here: they are signed, and who opens them knows.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from sessiond.v1.event_pb2 import EventType
@@ -31,6 +32,8 @@ DELTAS_BYTES: Final = 256 * validation.KIB
 PIECE_BYTES: Final = 65_536
 MOST_PARTS: Final = 256
 LARGEST_OFFSET: Final = 2**53
+SHORTEST_SILENCE: Final = 1
+"""Second between two bookmarks that a watcher may ask for: what proves them is read once a second."""
 
 _PIECES: Final = ("text", "thinking", "arguments")
 _ALL: Final = SessionSelection()
@@ -43,6 +46,8 @@ class SessionWatch:
     selection: SessionSelection
     full: bool
     """SESSION_VIEW_FULL for the snapshot."""
+    silence: float
+    """Seconds without a frame after which a bookmark is wanted; infinite: the server decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class FeedWatch:
 
     selection: FeedSelection
     from_beginning: bool
+    silence: float
+    """As of SessionWatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,9 @@ def watch_session(request: WatchSessionRequest) -> SessionWatch:
     validation.enum(found, "view", request.view, SessionView.DESCRIPTOR)
     if request.position and request.from_beginning:
         found.add("from_beginning", "must not be set with a position")
+    silence = _silence(found, request)
     found.check()
-    return SessionWatch(_session_selection(types), request.view != SessionView.SESSION_VIEW_BASIC)
+    return SessionWatch(_session_selection(types), request.view != SessionView.SESSION_VIEW_BASIC, silence)
 
 
 def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
@@ -79,9 +87,10 @@ def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
     validation.enum(found, "start", request.start, FeedStart.DESCRIPTOR)
     where = request.filter
     types = _feed_filter(found, where)
+    silence = _silence(found, request)
     found.check()
     selection = FeedSelection.made(owner, where.session_ids, where.agent_id, where.user_id, where.labels, types)
-    return FeedWatch(selection, request.start == FeedStart.FEED_START_BEGINNING)
+    return FeedWatch(selection, request.start == FeedStart.FEED_START_BEGINNING, silence)
 
 
 def list_events(request: ListEventsRequest) -> EventsList:
@@ -111,6 +120,15 @@ def publish_delta(request: PublishDeltaRequest) -> list[bytes]:
         found.add("deltas", f"must be at most {DELTAS_BYTES} bytes together")
     found.check()
     return data
+
+
+def _silence(found: FieldViolations, request: WatchSessionRequest | WatchEventsRequest) -> float:
+    if not request.HasField("bookmark_interval"):
+        return inf
+    seconds = request.bookmark_interval.seconds + request.bookmark_interval.nanos / 1e9
+    if seconds < SHORTEST_SILENCE:
+        found.add("bookmark_interval", f"must be {SHORTEST_SILENCE} second or more")
+    return seconds
 
 
 def _delta(found: FieldViolations, path: str, delta: Delta) -> None:

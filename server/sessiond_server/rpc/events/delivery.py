@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -71,13 +72,14 @@ class Deliveries:
         for delivery in list(self._under_way):
             delivery.leave()
 
-    async def deliver(self, write: Write, frames: Frames, first: bytes) -> None:
-        """Sends `first` and what follows it; returns when nothing follows.
+    async def deliver(self, write: Write, frames: Frames, first: bytes, silence: float = inf) -> None:
+        """Sends `first` and what follows it; returns when nothing follows. `silence`: seconds, in place of
+        `bookmark_interval` where they are fewer.
 
         Raises Draining, behind a GoingAway, when the watcher has to go; WatcherTooSlow; what `frames.next` raises.
         """
         self.admit()
-        delivery = _Delivery(write, frames, self._writes, self._bookmark_interval)
+        delivery = _Delivery(write, frames, self._writes, min(self._bookmark_interval, silence))
         age = self._max_age * (1 - AGE_SPREAD * self._random.random())
         timer = asyncio.get_running_loop().call_later(age, delivery.leave)
         self._under_way.add(delivery)

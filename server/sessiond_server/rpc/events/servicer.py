@@ -59,8 +59,9 @@ class EventServicer:
             stream,
             snapshot,
         ):
+            stream.shorten_silence(watch.silence)
             frames = SessionFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call.write, frames, frames.first(snapshot))
+            await self._deliveries.deliver(call.write, frames, frames.first(snapshot), watch.silence)
 
     async def watch_events(self, request: WatchEventsRequest, call: Call) -> None:
         watch = event_requests.watch_events(request, call.principal.user_id)
@@ -69,8 +70,9 @@ class EventServicer:
         after = positions.open(request.position)
         self._deliveries.admit()
         async with self._hub.watch_feed(scope, after, from_beginning=watch.from_beginning) as stream:
+            stream.shorten_silence(watch.silence)
             frames = FeedFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call.write, frames, frames.first())
+            await self._deliveries.deliver(call.write, frames, frames.first(), watch.silence)
 
     async def list_events(self, request: ListEventsRequest, call: Call) -> bytes:
         wanted = event_requests.list_events(request)
