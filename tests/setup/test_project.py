@@ -115,3 +115,14 @@ def test_the_hook_judges_the_subject_of_a_commit(tmp_path: Path, message: str, a
     )
     assert (ran.returncode == 0) == accepted, ran.stdout + ran.stderr
     assert "Failed" in ran.stdout or accepted
+
+
+def test_every_test_that_the_documentation_names_exists() -> None:
+    defined = {
+        name
+        for path in tracked("tests/**/*.py")
+        for name in [path.stem, *re.findall(r"(?m)^\s*(?:async )?def (test_\w+)", path.read_text("utf-8"))]
+    }
+    named = {name for page in tracked("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))}
+    assert named
+    assert sorted(named - defined) == []

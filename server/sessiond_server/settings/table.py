@@ -1,4 +1,4 @@
-"""The table of all settings. Everything else about settings is made from it: flags, variables, help, docs/settings.md."""
+"""The table of all settings. All else about settings is made from it: flags, variables, help, docs/settings.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
