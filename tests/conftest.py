@@ -38,32 +38,35 @@ _LEFT_BEHIND = "left_behind"
 def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed.
 
-    Of a run with several workers only its controller may get the signal: it sends it on. A worker that gets it twice
-    takes notice of the first: the second would cut short the removal.
+    A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it. With
+    several workers, perhaps only their controller gets the signal: it sends it on. A worker heeds the first only, for another
+    would cut short the removal.
     """
     config.stash[_WORKERS] = []
     config.stash[_FOUND] = []
     config.stash[_MARK] = left_behind.mark()
-    terminated = False
+    interrupted = False
 
-    def terminate(number: int, frame: object) -> None:
-        nonlocal terminated
+    # Not signal.default_int_handler: for that, asyncio cancels its main task instead, which may swallow it and go on.
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
         for worker in config.stash[_WORKERS]:
             with suppress(ProcessLookupError):
                 os.kill(worker, number)
-        if not terminated or not _is_worker(config):
-            terminated = True
-            signal.raise_signal(signal.SIGINT)  # asyncio handles this one, where it runs
+        if interrupted and _is_worker(config):
+            return
+        interrupted = True
+        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
-    # A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """In the controller, when a worker has started."""
     node.config.stash[_WORKERS].append(node.gateway._rinfo().pid)
+    node.nodemanager.EXIT_TIMEOUT = 20  # seconds, in which its fixtures are removed; after 15 it ends in any case
 
 
 @pytest.hookimpl(trylast=True)
@@ -120,16 +123,17 @@ def bundled_servers() -> Iterator[EmbeddedServers]:
     # Below the public temporary folder, not pytest's private one, which the account that root starts Postgres as could
     # not enter. Started on this thread: when it ends, however, the servers end (see embedded/child.py).
     folder = Path(tempfile.mkdtemp(prefix="sessiond-tests-"))
-    loop = asyncio.new_event_loop()
     servers = EmbeddedServers(folder, durable=False, max_connections=200)
     try:
-        loop.run_until_complete(servers.__aenter__())
-        try:
-            yield servers
-        finally:
-            loop.run_until_complete(servers.__aexit__(None, None, None))
+        # A runner, for an interrupt during the start stops what has started. With a factory, for it leaves alone then
+        # what asyncio takes for the current loop.
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(servers.__aenter__())
+            try:
+                yield servers
+            finally:
+                runner.run(servers.__aexit__(None, None, None))
     finally:
-        loop.close()
         shutil.rmtree(folder)
 
 

@@ -1,5 +1,7 @@
 """Which events a filter selects, and which it passes over."""
 
+import dataclasses
+
 import pytest
 
 from sessiond.v1.event_pb2 import EventType
@@ -40,6 +42,15 @@ def test_a_session_is_filtered_by_type_but_its_deletion_always_comes() -> None:
     assert SessionSelection(frozenset([APPENDED])).of(entries[:1]) == []
 
 
+def criteria(value: object) -> str:
+    """Names a case by what it selects by; in sorted order, for a set of strings has another in each process."""
+    if not isinstance(value, FeedSelection):
+        return str(value)
+    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    listed = {name: sorted(each) if isinstance(each, frozenset) else each for name, each in given.items() if each}
+    return ",".join(f"{name}={each}" for name, each in listed.items()) or "none"
+
+
 @pytest.mark.parametrize(
     ("selection", "selects"),
     [
@@ -62,7 +73,7 @@ def test_a_session_is_filtered_by_type_but_its_deletion_always_comes() -> None:
         (FeedSelection("u", frozenset(["s"]), "a", "u", (("x", "1"),), frozenset([UPDATED])), True),
         (FeedSelection("u", frozenset(["s"]), "b", "u", (("x", "1"),), frozenset([UPDATED])), False),
     ],
-    ids=str,
+    ids=criteria,
 )
 def test_a_feed_delivers_what_every_criterion_selects(selection: FeedSelection, selects: bool) -> None:
     assert selection.selects(event()) is selects
@@ -80,7 +91,7 @@ def test_a_feed_delivers_what_every_criterion_selects(selection: FeedSelection, 
         (FeedSelection(types=frozenset([DELETED])), True),
         (FeedSelection(types=frozenset([UPDATED])), False),
     ],
-    ids=str,
+    ids=criteria,
 )
 def test_a_deletion_is_delivered_whatever_agent_and_labels_were(selection: FeedSelection, selects: bool) -> None:
     assert selection.selects(deletion()) is selects
