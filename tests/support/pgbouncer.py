@@ -38,20 +38,22 @@ def _account(dsn: str) -> list[str]:
 
 
 @asynccontextmanager
-async def transaction_pooler(dsn: str, port: int, connections: int = 3) -> AsyncIterator[str]:
-    """The DSN of the same database behind a pooler with at most `connections` to it, up."""
-    assert PROGRAM is not None
+async def transaction_pooler(
+    dsn: str, port: int, connections: int = 3, *, program: str | None = PROGRAM, more: str = ""
+) -> AsyncIterator[str]:
+    """The DSN of the same database behind a pooler with at most `connections` to it, up. `more`: of its settings."""
+    assert program is not None
     with tempfile.TemporaryDirectory(prefix="sessiond-pgbouncer-") as folder:
         path = Path(folder)
         path.chmod(0o755)
         (path / "pgbouncer.ini").write_text(
             f"[databases]\n* = {_server(dsn)}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
             "unix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
-            f"default_pool_size = {connections}\nserver_round_robin = 1\n"
+            f"default_pool_size = {connections}\nserver_round_robin = 1\n{more}"
         )
         with (path / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                PROGRAM, *_account(dsn), path / "pgbouncer.ini", stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                program, *_account(dsn), path / "pgbouncer.ini", stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
             yield await _reachable(process, urlunsplit(urlsplit(dsn)._replace(netloc=f"x@127.0.0.1:{port}", query="")))

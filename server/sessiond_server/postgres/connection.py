@@ -16,6 +16,7 @@ from weakref import WeakSet
 import asyncpg
 
 from sessiond_server.postgres import feed_order
+from sessiond_server.postgres.poolers import keeps_prepared_statements
 
 _log = logging.getLogger("sessiond.postgres")
 
@@ -199,8 +200,12 @@ class Connections:
         seconds."""
         self.given_up = 0
         """Connections that were cut because they were silent."""
+        self.keeps_statements: bool | None = None
+        """Whether prepared statements last; False behind a pooler that does not know them, where a statement needs a
+        transaction around it. None: no connection was opened yet."""
         self._all: WeakSet[_Connection] = WeakSet()
         self._connect_timeout = connect_timeout
+        self._door = Door(dsn, connect_timeout)
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -208,10 +213,24 @@ class Connections:
             command_timeout=None,
             statement_cache_size=STATEMENTS_CACHED,
             connection_class=_Connection,
-            connect=Door(dsn, connect_timeout).open,
+            connect=self._connect,
             init=self._prepare,
             reset=_keep,
         )
+
+    async def _connect(self, *_: object, **options: Any) -> asyncpg.Connection:
+        if self.keeps_statements is None:
+            trial = await self._door.open(**{**options, "statement_cache_size": 0})
+            try:
+                with limited(trial, self._connect_timeout):
+                    self.keeps_statements = await keeps_prepared_statements(trial)
+            finally:
+                cut(trial)
+            if not self.keeps_statements:
+                _log.warning("a pooler without prepared statements stands before Postgres: reads take longer")
+        if not self.keeps_statements:
+            options["statement_cache_size"] = 0
+        return await self._door.open(**options)
 
     async def open(self) -> None:
         """Connects to nothing yet."""
@@ -256,13 +275,15 @@ class Connections:
         with limited(connection, self._connect_timeout, self._silent):
             # The name may lead to another cluster than it did for the connection before.
             await feed_order.settle(connection, thorough=False)
-            await connection.set_type_codec(
-                "timestamptz",
-                schema="pg_catalog",
-                encoder=lambda microseconds: (microseconds - POSTGRES_EPOCH_US,),
-                decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
-                format="tuple",
-            )
+            # It asks the server for the type, for which behind a pooler it needs a transaction.
+            async with connection.transaction():
+                await connection.set_type_codec(
+                    "timestamptz",
+                    schema="pg_catalog",
+                    encoder=lambda microseconds: (microseconds - POSTGRES_EPOCH_US,),
+                    decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
+                    format="tuple",
+                )
         self._all.add(connection)
 
 

@@ -56,6 +56,20 @@ async def begin(connection: Any, lock_seconds: float) -> None:
         raise asyncpg.ReadOnlySQLTransactionError(str(error)) from error
 
 
+async def _fetch_in_one(
+    connection: asyncpg.Connection, statement: str, parameters: Sequence[Any]
+) -> Sequence[asyncpg.Record]:
+    """In a transaction, which a pooler does not spread over several connections. Cuts the connection when it fails."""
+    try:
+        await connection.execute("begin isolation level read committed read only")
+        rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+        await connection.execute("commit")
+    except BaseException:
+        cut(connection)
+        raise
+    return rows
+
+
 @cache
 def _begin(lock_seconds: float) -> str:
     """BEGIN and the limits of this transaction alone, in one trip to the server.
@@ -137,7 +151,10 @@ class Transactions:
             connection = await self._connections.acquire()
             try:
                 with self._connections.limited(connection, READ_SECONDS):
-                    rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+                    if self._connections.keeps_statements:
+                        rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+                    else:
+                        rows = await _fetch_in_one(connection, statement, parameters)
             except BaseException:
                 self._begin_ending(self._give_back(connection))
                 raise
