@@ -86,15 +86,15 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
 
 def _explained(error: Exception) -> str | None:
     """What the operator is told; None for errors that nobody foresaw."""
-    from sessiond_server.app import CannotListen
+    from sessiond_server.app import CannotListen, why
     from sessiond_server.auth import KeysFileInvalid
     from sessiond_server.embedded import EmbeddedError
     from sessiond_server.errors import StoreUnavailable
-    from sessiond_server.postgres.schema.migrate import MigrationError
+    from sessiond_server.postgres.fitness import DatabaseUnfit
 
     if isinstance(error, StoreUnavailable):
-        return f"{error}: {error.__cause__}\n  sessiond check, with the same settings, says more"
-    if isinstance(error, CannotListen | KeysFileInvalid | EmbeddedError | MigrationError | OSError):
+        return f"{error}: {why(error)}\n  sessiond check, with the same settings, says more"
+    if isinstance(error, CannotListen | KeysFileInvalid | EmbeddedError | DatabaseUnfit | OSError):
         return str(error)
     return None
 
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     migrate = commands.add_parser(
         "migrate", help="bring the database's schema to this version", description="Brings the schema to this version."
     )
-    add_flags(migrate, (*_DATABASE, "migration_wait"))
+    add_flags(migrate, (*_DATABASE, "migration_wait", "require_durable"))
     check = commands.add_parser(
         "check",
         help="say whether everything is there that serve needs",

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,7 +170,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
         if settings.store == "postgres" and dsn is not None:
-            await _bring_up_to_date(dsn, settings.migration_wait)
+            await _bring_up_to_date(dsn, settings)
         await watch.begin()
         token_key = await truth.token_key()
         prefix = f"sessiond:{_database_id(token_key)}:"
@@ -293,11 +293,22 @@ def _object_store(url: str) -> BlobStore:
         raise SettingError(f"--blob-store: {error}") from error
 
 
-async def _bring_up_to_date(dsn: str, patience: float) -> None:
-    """Gives the database the schema of this version, once it can be reached. `patience`: see `migrate`."""
+async def _bring_up_to_date(dsn: str, settings: Settings) -> None:
+    """Gives the database the schema of this version, once it can be reached."""
+    await _once_reachable(lambda: migrated(dsn, settings))
+
+
+async def migrated(dsn: str, settings: Settings) -> Sequence[str]:
+    """The migrations that were applied, by `serve` and `migrate` alike."""
     from sessiond_server.postgres.schema.migrate import migrate
 
-    await _once_reachable(lambda: migrate(dsn, patience=patience))
+    return await migrate(dsn, patience=settings.migration_wait, require_durable=settings.require_durable)
+
+
+def why(error: StoreUnavailable) -> str:
+    """Why the database cannot be reached, in the server's words or the system's."""
+    cause = error.__cause__
+    return str(cause) or ("it does not answer" if isinstance(cause, TimeoutError) else type(cause).__name__)
 
 
 async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -75,7 +75,9 @@ def test_check_finds_everything(empty_postgres_dsn: str, redis_url: str) -> None
     after = command("check", "--listen", "127.0.0.1:0", **servers)
     assert after.returncode == 0, after.stdout
     assert "will apply" not in after.stdout
-    assert all(line.startswith("ok ") for line in after.stdout.splitlines())
+    lines = after.stdout.splitlines()
+    # The tests' own server does without fsync, which is said.
+    assert all(line.startswith("ok ") or line.endswith("when its machine crashes") for line in lines)
     for thing in ("access", "listen", "postgres", "schema", "redis"):
         assert f"ok      {thing} " in after.stdout
 

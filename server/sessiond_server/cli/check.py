@@ -103,7 +103,8 @@ def _listen(settings: Settings, report: Report) -> None:
         if status != "UNREACHABLE":
             report.ok("listen", f"{address}: a gRPC server runs there already, and says {status}")
         else:
-            report.fail("listen", f"{address}: {error.strerror}", "choose another address with --listen")
+            problem, _, advice = str(app.CannotListen(address, "--listen")).partition("\n")
+            report.fail("listen", problem, advice.strip())
     else:
         report.ok("listen", f"{address} is free")
 
@@ -126,20 +127,24 @@ async def _servers(settings: Settings, report: Report) -> None:
 
 
 async def _postgres(settings: Settings, dsn: str, where: str, report: Report) -> None:
+    from sessiond_server.postgres import fitness
     from sessiond_server.postgres.schema import migrate
 
     try:
         found = await migrate.status(dsn)
+        if settings.require_durable and found.fitness:
+            fitness.refuse_unsafe(found.fitness)
     except StoreUnavailable as error:
         advice = "is it running, and are host, port, database, name and password right?"
-        report.fail("postgres", scrub(settings, f"{where}: {error.__cause__}"), advice)
+        report.fail("postgres", scrub(settings, f"{where}: {error}: {app.why(error)}"), advice)
         return
-    except Exception as error:  # whatever is wrong with the database: saying so is what this command is for
-        report.fail(
-            "postgres", scrub(settings, f"{where}: {error}"), "may the user read it, and is it a database for sessiond?"
-        )
+    except fitness.DatabaseUnfit as error:
+        problem, _, advice = str(error).partition(": ")
+        report.fail("postgres", scrub(settings, f"{where}: {problem}"), scrub(settings, advice))
         return
     report.ok("postgres", where)
+    for warning in found.fitness.warnings() if found.fitness else ():
+        report.warn("postgres", warning)
     if found.too_new:
         problem = str(migrate.SchemaTooNew(found.version, found.latest))
         report.fail("schema", problem, "this version would refuse to start")

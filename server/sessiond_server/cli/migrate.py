@@ -13,7 +13,6 @@ def run(settings: Settings) -> int:
 
 async def _migrate(settings: Settings) -> int:
     from sessiond_server.embedded import running_dsn
-    from sessiond_server.postgres.schema.migrate import migrate
 
     if settings.store == "memory":
         print("the memory store has no schema")
@@ -22,6 +21,6 @@ async def _migrate(settings: Settings) -> int:
         dsn = settings.postgres_dsn.reveal() if settings.postgres_dsn else running_dsn(settings.data_dir)
         if dsn is None:
             dsn = (await stack.enter_async_context(app.bundled(settings, cache=False))).postgres_dsn
-        applied = await migrate(dsn, patience=settings.migration_wait)
+        applied = await app.migrated(dsn, settings)
     print(f"applied {', '.join(applied)}" if applied else "the schema is of this version already")
     return 0

@@ -98,6 +98,10 @@ class Settings:
         _duration(0, DAY), "5m", "DURATION",
         "How long `serve` and `migrate` wait while another process migrates the database and completes nothing.",
     )  # fmt: skip
+    require_durable: bool = _setting(
+        values.switch, "false", "BOOL",
+        "Refuse a database that runs with `fsync`, `full_page_writes` or `synchronous_commit` off; else it is said.",
+    )  # fmt: skip
     redis_url: SecretUrl | None = _setting(
         redis_url, None, "URL", "The Redis or Valkey cache.",
         shown="the bundled Valkey with the bundled Postgres, else none",

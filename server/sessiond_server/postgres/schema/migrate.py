@@ -29,6 +29,8 @@ import asyncpg
 
 from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.causes import reaching
+from sessiond_server.postgres.fitness import DatabaseUnfit, Fitness, examine, refuse_unsafe
+from sessiond_server.postgres.sqlstates import meaning
 
 _log = logging.getLogger("sessiond.migrate")
 
@@ -53,13 +55,10 @@ _NO_LIMITS = "set local idle_in_transaction_session_timeout = 0; set local state
 
 OUTSIDE = "-- outside a transaction\n"
 
-OLDEST_SERVER = 140000
-"""PostgreSQL 14, as server_version_num: the oldest whose features the statements keep to."""
-
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 
 
-class MigrationError(Exception):
+class MigrationError(DatabaseUnfit):
     """The schema is not as this code needs it, and cannot be made so. The text tells the operator what to do."""
 
 
@@ -116,6 +115,8 @@ class SchemaStatus:
     """Names of the migrations to apply, in order, such as `0002_runs`."""
     restored: bool = False
     """Whether it was restored from a dump into another cluster, and the order of feeds is still to be settled."""
+    fitness: Fitness | None = None
+    """Of the database, once it was examined."""
 
     @property
     def ready(self) -> bool:
@@ -138,24 +139,36 @@ def migrations() -> Sequence[Migration]:
 
 
 async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
-    """Where the database stands. Raises StoreUnavailable."""
+    """Where the database stands. Raises StoreUnavailable, DatabaseUnfit."""
     async with _connected(dsn, connect_timeout) as connection:
+        fitness = await examine(connection)
         found = await _status(connection)
+        if found.pending:
+            fitness.check_may_create()
         order = await feed_order.look(connection)
-        return replace(found, restored=order is not None and order.needed_shift != order.shift)
+        restored = order is not None and order.needed_shift != order.shift
+        return replace(found, restored=restored, fitness=fitness)
 
 
-async def migrate(dsn: str, *, connect_timeout: float = 5.0, patience: float = PATIENCE) -> Sequence[str]:
+async def migrate(
+    dsn: str, *, connect_timeout: float = 5.0, patience: float = PATIENCE, require_durable: bool = False
+) -> Sequence[str]:
     """Applies what is pending; the names of the migrations applied, none when there was nothing to do.
 
     While another process migrates it waits, and says so, for `patience` seconds; MigrationLocked after them. Raises
-    SchemaTooNew, MigrationError, StoreUnavailable; what was applied before the error stays applied. Cancelling undoes
+    DatabaseUnfit, MigrationError, StoreUnavailable; what was applied before the error stays applied. Cancelling undoes
     the migration that is under way, or of one outside a transaction the statement.
     """
     applied: list[str] = []
     wait = _Wait(patience)
     async with _connected(dsn, connect_timeout) as connection:
-        await _check_server(connection)
+        fitness = await examine(connection)
+        if (await _status(connection)).pending:
+            fitness.check_may_create()
+        if require_durable:
+            refuse_unsafe(fitness)
+        for warning in fitness.warnings():
+            _log.warning("%s", warning)
         while (found := await _status(connection)).pending:
             migration = migrations()[found.version]
             wait.at(found.version)
@@ -283,39 +296,22 @@ def statements(sql: str) -> Sequence[str]:
 async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
     with reaching():
         # Without cached statements: a pooler may give the next transaction another connection.
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=connect_timeout,
-            command_timeout=None,
-            statement_cache_size=0,
-            server_settings={"application_name": "sessiond migrate"},
-        )
+        try:
+            connection = await asyncpg.connect(
+                dsn,
+                timeout=connect_timeout,
+                command_timeout=None,
+                statement_cache_size=0,
+                server_settings={"application_name": "sessiond migrate"},
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            if meaning(error) is not None:
+                raise
+            raise DatabaseUnfit(f"no connection can be had with this DSN: {error}") from error
         try:
             yield connection
         finally:
             await connection.close(timeout=connect_timeout)
-
-
-async def _check_server(connection: asyncpg.Connection) -> None:
-    number, encoding, standby = await _settings(connection)
-    if standby:
-        raise MigrationError("the database is a standby: migrate the primary.")
-    if number < OLDEST_SERVER:
-        raise MigrationError(
-            f"the server is PostgreSQL {number // 10000}; {OLDEST_SERVER // 10000} or newer is needed."
-        )
-    if encoding != "UTF8":
-        raise MigrationError(f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'.")
-
-
-async def _settings(connection: asyncpg.Connection) -> tuple[int, str, bool]:
-    async with connection.transaction():
-        row = await connection.fetchrow(
-            "select current_setting('server_version_num')::integer, current_setting('server_encoding'),"
-            " pg_is_in_recovery()"
-        )
-    assert row is not None
-    return row[0], row[1], row[2]
 
 
 async def _status(connection: asyncpg.Connection) -> SchemaStatus:

@@ -1,0 +1,151 @@
+"""Whether a database is one that this service can work with, and how safe it keeps what it acknowledges.
+
+`serve`, `migrate` and `check` ask the same questions, so that they say the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+OLDEST_SERVER: Final = 140000
+"""PostgreSQL 14, as server_version_num: the oldest whose features the statements keep to."""
+
+TABLES: Final = (
+    "attachments", "blob_rows", "blobs", "events", "feed_order", "pieces", "releases", "requests", "run_figures",
+    "runs", "service_keys", "session_heads", "sessions", "tool_calls", "uploads",
+)  # fmt: skip
+"""All but schema_versions."""
+
+_ABOUT: Final = """
+select current_setting('server_version_num')::integer as version, current_setting('server_encoding') as encoding,
+  pg_is_in_recovery() as standby, current_setting('default_transaction_read_only') = 'on' as read_only,
+  current_schema() as schema, current_user::text as role, current_database()::text as database,
+  current_schema() is not null and has_schema_privilege(current_schema(), 'create') as may_create,
+  array(
+    select name from unnest(array['fsync', 'full_page_writes', 'synchronous_commit']) as name
+    where current_setting(name) = 'off' order by name
+  ) as unsafe
+"""
+_FOUND: Final = """
+select c.relname::text as name,
+  array(
+    select p from unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) as p where not has_table_privilege(c.oid, p)
+  ) as missing,
+  array(select a.attname::text from pg_attribute a where a.attrelid = c.oid and a.attnum > 0) as columns
+from pg_class c
+where c.relname = any ($1::text[]) and c.relkind in ('r', 'p', 'v', 'm', 'f') and pg_table_is_visible(c.oid)
+order by c.relname
+"""
+
+
+class DatabaseUnfit(Exception):
+    """The database is not one that the service can work with. The text tells the operator what is wrong and what to
+    do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """A database that the service can work with."""
+
+    unsafe: Sequence[str]
+    """Settings with which it loses what it has acknowledged when its machine crashes, such as `fsync`."""
+    read_only: bool
+    """Whether transactions are read-only unless they say otherwise: its operator wants it left as it is."""
+    role: str
+    schema: str
+    may_create: bool
+    """Whether the role may create tables in the schema."""
+
+    def check_may_create(self) -> None:
+        """Raises DatabaseUnfit."""
+        if not self.may_create:
+            raise DatabaseUnfit(
+                f"the role {self.role} may not create tables in the schema {self.schema}: migrate as its owner, or "
+                f"grant create on schema {self.schema} to {self.role}"
+            )
+
+    @property
+    def durable(self) -> bool:
+        """Whether what was acknowledged survives a crash of the machine."""
+        return not self.unsafe
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator must know."""
+        said = [
+            f"the database runs with {name} off: what was acknowledged is lost{how} when its machine crashes"
+            for name in self.unsafe
+            for how in (", or damaged," if name != "synchronous_commit" else "",)
+        ]
+        if self.read_only:
+            said.append("the database is read-only (default_transaction_read_only): every write will be refused")
+        return said
+
+
+def refuse_unsafe(fitness: Fitness) -> None:
+    """Raises DatabaseUnfit unless it keeps what it has acknowledged."""
+    if not fitness.durable:
+        raise DatabaseUnfit(
+            f"the database runs with {', '.join(fitness.unsafe)} off, which --require-durable forbids: turn it on"
+        )
+
+
+async def examine(connection: asyncpg.Connection) -> Fitness:
+    """Raises DatabaseUnfit. Reads the catalogue only, which every role may."""
+    async with connection.transaction():
+        about = await connection.fetchrow(_ABOUT)
+        tables = await connection.fetch(_FOUND, [*TABLES, "schema_versions"])
+    assert about is not None
+    _check_server(about)
+    _check_tables(about, tables)
+    return Fitness(tuple(about["unsafe"]), about["read_only"], about["role"], about["schema"], about["may_create"])
+
+
+def _check_server(about: asyncpg.Record) -> None:
+    if about["standby"]:
+        raise DatabaseUnfit("the database is a standby: name the primary, or all with target_session_attrs=read-write")
+    if about["version"] < OLDEST_SERVER:
+        raise DatabaseUnfit(
+            f"the server is PostgreSQL {about['version'] // 10000}; {OLDEST_SERVER // 10000} or newer is needed"
+        )
+    if about["encoding"] != "UTF8":
+        raise DatabaseUnfit(
+            f"the database's encoding is {about['encoding']}: create one with ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if about["schema"] is None:
+        raise DatabaseUnfit(
+            "the search_path names no schema that exists: create the schema, or leave schema and search_path out"
+        )
+
+
+def _check_tables(about: asyncpg.Record, tables: Sequence[asyncpg.Record]) -> None:
+    columns = {row["name"]: set(row["columns"]) for row in tables}
+    if "schema_versions" in columns:
+        foreign = [name for name, marks in _MARKS.items() if name in columns and not marks <= columns[name]]
+    else:
+        foreign = sorted(columns)
+    if foreign:
+        raise DatabaseUnfit(
+            f"the schema {about['schema']} of the database {about['database']} has tables of another application "
+            f"({', '.join(foreign)}): name a database, or with ?schema=NAME a schema, of its own"
+        )
+    lacking = []
+    for row in tables:
+        needed = {"SELECT"} if row["name"] == "schema_versions" else set(row["missing"])
+        if missing := [right for right in row["missing"] if right in needed]:
+            lacking.append(f"{', '.join(missing)} on {row['name']}")
+    if lacking:
+        raise DatabaseUnfit(
+            f"the role {about['role']} lacks rights ({'; '.join(lacking)}): grant select, insert, update, delete on "
+            f"all tables in schema {about['schema']} to {about['role']}"
+        )
+
+
+_MARKS: Final = {
+    "schema_versions": {"version", "name", "apply_time"},
+    "events": {"tenant_id", "session_id", "seq"},
+    "session_heads": {"tenant_id", "session_id", "version"},
+    "sessions": {"tenant_id", "session_id", "status"},
+}
+"""Columns by which our tables are known."""

@@ -1,0 +1,142 @@
+"""Databases that are not as they should be: `serve`, `migrate` and `check` say the same, and none says "ok"."""
+
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from sessiond_server.postgres.fitness import DatabaseUnfit, _check_server
+from tests.support.databases import Databases, LoopThread
+from tests.support.serve_process import command
+
+
+def with_part(dsn: str, *, user: str | None = None, database: str | None = None) -> str:
+    parts = urlsplit(dsn)
+    netloc = parts.netloc if user is None else f"{user}@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit(parts._replace(netloc=netloc, path=parts.path if database is None else f"/{database}"))
+
+
+@pytest.fixture
+def run(loop_thread: LoopThread):  # type: ignore[no-untyped-def]
+    """Executes SQL on the database of a DSN."""
+
+    def execute(dsn: str, *statements: str) -> None:
+        async def work() -> None:
+            connection = await asyncpg.connect(dsn)
+            for statement in statements:
+                await connection.execute(statement)
+            await connection.close()
+
+        loop_thread.run(work())
+
+    return execute
+
+
+ROLE = "sessiond_test_stranger"
+CREATE_ROLE = f"do $$ begin create role {ROLE} login; exception when duplicate_object then null; end $$"
+
+
+@pytest.fixture(params=["SQL_ASCII", "LATIN1"])
+def encoded(request: pytest.FixtureRequest, empty_postgres_dsn: str, run) -> Iterator[str]:  # type: ignore[no-untyped-def]
+    name = f"{Databases.name(empty_postgres_dsn)}_{request.param.lower()}"
+    run(
+        empty_postgres_dsn,
+        f"create database \"{name}\" encoding '{request.param}' locale_provider libc locale 'C' template template0",
+    )
+    yield with_part(empty_postgres_dsn, database=name)
+    run(empty_postgres_dsn, f'drop database "{name}" with (force)')
+
+
+def same_sentence(sentence: str, *arguments: str) -> None:
+    """Each command fails, and says it."""
+    for name in ("migrate", "check", "serve"):
+        listen = () if name == "migrate" else ("--listen", "127.0.0.1:0")
+        ended = command(name, *listen, *arguments)
+        said = ended.stdout + ended.stderr
+        assert ended.returncode != 0, said
+        assert sentence in said, said
+        assert "Traceback" not in said
+        assert "ok      postgres" not in said
+        assert "ok      schema" not in said
+
+
+def test_wrong_encoding_is_refused(encoded: str) -> None:
+    same_sentence("the database's encoding is ", "--postgres-dsn", encoded)
+
+
+def test_tables_of_another_application_are_left_alone(empty_postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
+    run(empty_postgres_dsn, "create table sessions (id integer)", "create table events (id integer)")
+    sentence = "has tables of another application (events, sessions)"
+    same_sentence(sentence, "--postgres-dsn", empty_postgres_dsn)
+    run(empty_postgres_dsn, "create table schema_versions (version text)")
+    same_sentence("tables of another application (schema_versions", "--postgres-dsn", empty_postgres_dsn)
+
+
+def test_role_that_may_not_create_is_named(empty_postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
+    run(empty_postgres_dsn, CREATE_ROLE, "revoke create on schema public from public")
+    same_sentence(
+        f"the role {ROLE} may not create tables in the schema public",
+        "--postgres-dsn",
+        with_part(empty_postgres_dsn, user=ROLE),
+    )
+
+
+def test_role_without_rights_on_tables_is_named(postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
+    run(
+        postgres_dsn, CREATE_ROLE,
+        f"grant select, insert, update, delete on all tables in schema public to {ROLE}",
+        f"revoke update on events from {ROLE}",
+    )  # fmt: skip
+    try:
+        same_sentence(
+            f"the role {ROLE} lacks rights (UPDATE on events)", "--postgres-dsn", with_part(postgres_dsn, user=ROLE)
+        )
+    finally:
+        run(postgres_dsn, f"drop owned by {ROLE}")
+
+
+def test_unsafe_database_is_said_and_refused_on_demand(postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
+    run(postgres_dsn, f'alter database "{Databases.name(postgres_dsn)}" set synchronous_commit = off')
+    for name in ("migrate", "check"):
+        ended = command(name, "--postgres-dsn", postgres_dsn)
+        said = ended.stdout + ended.stderr
+        assert ended.returncode == 0 or "FAILED  listen" in said, said
+        assert "the database runs with synchronous_commit off" in said
+    same_sentence(
+        "synchronous_commit off, which --require-durable forbids", "--postgres-dsn", postgres_dsn, "--require-durable"
+    )
+
+
+def test_schema_that_is_not_there_is_named(empty_postgres_dsn: str) -> None:
+    more = "&" if "?" in empty_postgres_dsn else "?"
+    same_sentence("names no schema that exists", "--postgres-dsn", f"{empty_postgres_dsn}{more}schema=nowhere")
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({"version": 130022}, "the server is PostgreSQL 13; 14 or newer is needed"),
+        ({"standby": True}, "the database is a standby"),
+        ({"encoding": "SQL_ASCII"}, "encoding is SQL_ASCII"),
+    ],
+)
+def test_unfit_servers_are_refused(about: dict[str, object], sentence: str) -> None:
+    fit = {"version": 180000, "standby": False, "encoding": "UTF8", "schema": "public"}
+    _check_server(fit)
+    with pytest.raises(DatabaseUnfit, match=sentence):
+        _check_server({**fit, **about})
+
+
+def test_taken_port_is_said_alike() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for name in ("serve", "check"):
+            ended = command(name, "--store", "memory", "--listen", address)
+            said = ended.stdout + ended.stderr
+            assert ended.returncode == 1
+            assert f"cannot listen on {address}: it is taken, or not an address of this machine" in said
+            assert "Traceback" not in said
