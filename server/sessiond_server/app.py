@@ -472,6 +472,7 @@ def _wire(settings: Settings) -> WireSettings:
         watch_age=settings.watch_age,
         drain_pause=settings.drain_pause,
         grace=settings.grace,
+        most_searches=max(1, settings.pool_size // 2),
         most_transfers=settings.transfers,
         transfer_idle=settings.transfer_idle,
         upload_retention=settings.upload_retention,

@@ -4,17 +4,22 @@ No label and no value says anything of tenants, sessions or contents. The names 
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
+from socketserver import ThreadingMixIn
+from threading import Lock, Thread
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
+    make_wsgi_app,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -54,7 +59,9 @@ async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     # In a thread, since it looks up the name of the host.
-    server, thread = await asyncio.to_thread(start_http_server, port, host, registry)
+    server = await asyncio.to_thread(_Server, host, port, registry)
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield server.server_port
     finally:
@@ -62,6 +69,51 @@ async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
         await asyncio.to_thread(server.shutdown)
         server.server_close()
         thread.join()
+
+
+MOST_SCRAPES: Final = 16
+"""Connections at once, each of which has a thread; one more ends the oldest."""
+SCRAPE_SECONDS: Final = 5.0
+"""That a peer may be silent."""
+
+
+class _Scrape(WSGIRequestHandler):
+    timeout = SCRAPE_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Scrapes are not logged."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Anybody who reaches the port may connect and say nothing: such connections keep no one out, and end."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self._open: dict[socket.socket, None] = {}
+        """Oldest first."""
+        self._lock = Lock()
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        super().__init__((host, port), _Scrape)
+        self.set_app(make_wsgi_app(registry))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._open) >= MOST_SCRAPES:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Peers that leave, or are silent, are nothing to tell of."""
 
 
 class _Figures(Collector):

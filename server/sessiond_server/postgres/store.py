@@ -1,5 +1,6 @@
 """The truth in Postgres."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -51,8 +52,13 @@ class PostgresStore:
         self._request_retention = request_retention
         self._tombstone_retention = tombstone_retention
         self._new_id = new_id
-        self._connections = Connections(dsn, max_connections=max_connections, connect_timeout=connect_timeout)
+        self._connections = Connections(
+            dsn, max_connections=max(1, max_connections - 1), connect_timeout=connect_timeout
+        )
         self._transactions = Transactions(self._connections)
+        # Health must not wait behind those who use up the others.
+        self._probing = Connections(dsn, max_connections=1, connect_timeout=connect_timeout)
+        self._probes = Transactions(self._probing, self._transactions.causes)
         self._locked = Locked(self._transactions)
         self.causes = self._transactions.causes
         """Why the database could not be used."""
@@ -61,13 +67,15 @@ class PostgresStore:
 
     async def __aenter__(self) -> "PostgresStore":
         await self._connections.open()
+        await self._probing.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._transactions.close()
-        await self._connections.close(CLOSE_SECONDS)
+        await self._probes.close()
+        await asyncio.gather(self._connections.close(CLOSE_SECONDS), self._probing.close(CLOSE_SECONDS))
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         async def work(
@@ -201,7 +209,7 @@ class PostgresStore:
         return await read()
 
     async def ping(self) -> None:
-        read.check_primary(await self._transactions.fetch(read.PING))
+        read.check_primary(await self._probes.fetch(read.PING))
 
     def condition(self) -> StoreCondition:
         """Only reads plain numbers: any thread may call it."""

@@ -87,8 +87,9 @@ def _begin(lock_seconds: float) -> str:
 class Transactions:
     """Runs work in transactions of a pool."""
 
-    def __init__(self, connections: Connections) -> None:
-        self.causes = Causes()
+    def __init__(self, connections: Connections, causes: Causes | None = None) -> None:
+        """`causes`: those of another one, to share; None: its own."""
+        self.causes = causes or Causes()
         self.blockers = Blockers(self.fetch)
         self._connections = connections
         self._endings: set[asyncio.Task[None]] = set()

@@ -1,9 +1,12 @@
 """One call in progress: what the interceptors find out, and what the handlers ask of it."""
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -12,13 +15,16 @@ from grpc.aio import ServicerContext
 from sessiond_server.auth import Principal
 from sessiond_server.domain import ids
 from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Fence, Scope
-from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError
+from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError, TooManyCalls
+from sessiond_server.rpc.shares import RETRY_AFTER, Shares
 
 CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
 """`x-request-id` of the call that the current task serves, for log records; empty outside of calls."""
 
 _NOBODY = Principal("", "", "", frozenset())
 _FINGERPRINT_BYTES = 16
+UNCOUNTED: Final = 4 * 1024
+"""Bytes of a message of a stream that no budget is asked for: the number of streams bounds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,9 @@ class Method:
 class Call:
     """One call. Belongs to one task."""
 
-    __slots__ = ("context", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes")
+    __slots__ = (
+        "context", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes", "unsent",
+    )  # fmt: skip
 
     def __init__(self, method: Method, context: "ServicerContext[Any, Any]") -> None:
         self.method = method
@@ -52,6 +60,8 @@ class Call:
         self.request_bytes = 0
         """Of all messages that have arrived."""
         self.response_bytes = 0
+        self.unsent: Shares | None = None
+        """Bytes of answers that clients have yet to take."""
 
     def admit(self, scope: str) -> Scope:
         """Lets a checked request through: whose sessions it may see. Raises RequestTooLarge, ScopeMissing.
@@ -111,9 +121,44 @@ class Call:
         self.context.set_trailing_metadata((*(self.context.trailing_metadata() or ()), (key, value)))
 
     async def write(self, message: bytes) -> None:
-        """Sends one message of a streamed answer; returns when the transport has taken it."""
-        self.response_bytes += len(message)
-        await self.context.write(message)
+        """Sends one message of a streamed answer; returns when the transport has taken it.
+
+        Raises TooManyCalls where there is no room for it beside what other clients do not take. Cancelled, it leaves
+        the message, and its bytes taken, in the transport until the call has ended there.
+        """
+        size, unsent, tenant_id = len(message), self.unsent, self.principal.tenant_id
+        self.response_bytes += size
+        if unsent is None or size <= UNCOUNTED:
+            await self.context.write(message)
+            return
+        if not unsent.take(tenant_id, size):
+            raise TooManyCalls(RETRY_AFTER)
+        try:
+            await self.context.write(message)
+        except asyncio.CancelledError:
+            self.context.add_done_callback(LeftBehind(unsent, tenant_id, size))  # type: ignore[arg-type]
+            raise
+        except BaseException:
+            unsent.give(tenant_id, size)
+            raise
+        unsent.give(tenant_id, size)
+
+
+class LeftBehind:
+    """Bytes that the transport holds for a call whose handler has ended. grpc keeps what is added as a callback as long
+    as it keeps the call, so they are given back when this is collected."""
+
+    def __init__(self, unsent: Shares, tenant_id: str, size: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._give = partial(unsent.give, tenant_id, size)
+
+    def __call__(self, context: object) -> None:
+        """The end of the handler, which is not that of the call."""
+
+    def __del__(self) -> None:
+        # In any thread: wherever the collector runs.
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._give)
 
 
 class WriteRequest(Protocol):

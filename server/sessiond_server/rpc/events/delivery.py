@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from sessiond_server import failpoints
-from sessiond_server.errors import Draining, WatcherTooSlow
+from sessiond_server.errors import Draining, TooManyCalls, WatcherTooSlow
 
 Write = Callable[[bytes], Awaitable[None]]
 """Returns when the transport has taken a frame."""
@@ -160,6 +160,8 @@ class _Delivery:
         self._written = self._writes.begin(self)
         try:
             await self._take(frame)
+        except TooManyCalls:
+            raise WatcherTooSlow(self._frames.position(self._sent), RETRY_AFTER) from None
         except asyncio.CancelledError:
             if self._slow and not self._task.uncancel():
                 raise WatcherTooSlow(self._frames.position(self._sent), RETRY_AFTER) from None

@@ -3,12 +3,16 @@
 import asyncio
 import logging
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.status import TABLE
 
 log = logging.getLogger("sessiond.access")
+
+FAILURES_A_SECOND: Final = 50.0
+FAILURES_AT_ONCE: Final = 500.0
+"""Records of failed calls: so many at once, and then so many a second. Those left out are counted."""
 
 
 class AccessLog:
@@ -18,6 +22,9 @@ class AccessLog:
     def __init__(self, *, successes: bool) -> None:
         """`successes` False: only calls that failed are recorded. A record costs about a tenth of a small call."""
         self._successes = successes
+        self._credit = FAILURES_AT_ONCE
+        self._counted_at = 0.0
+        self._left_out = 0
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         successes = self._successes
@@ -36,10 +43,25 @@ class AccessLog:
                 cancelled = True
                 raise
             finally:
-                if successes or cancelled or call.error is not None:
+                failed = cancelled or call.error is not None
+                if (successes and not failed) or (failed and self._may_record()):
                     _record(call, perf_counter() - began, cancelled)
 
         return recorded
+
+    def _may_record(self) -> bool:
+        """Whether there is room for one more failure: callers that fail on purpose must not fill the disk."""
+        now = perf_counter()
+        self._credit = min(FAILURES_AT_ONCE, self._credit + (now - self._counted_at) * FAILURES_A_SECOND)
+        self._counted_at = now
+        if self._credit < 1:
+            self._left_out += 1
+            return False
+        self._credit -= 1
+        if self._left_out:
+            log.warning("%d failed calls were left out here: there were too many", self._left_out)
+            self._left_out = 0
+        return True
 
 
 def outcome(call: Call, cancelled: bool) -> tuple[str, str]:

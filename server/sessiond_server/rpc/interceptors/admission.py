@@ -1,5 +1,6 @@
 """How many calls are served at once, of whom."""
 
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from sessiond_server.errors import TooManyCalls
@@ -33,10 +34,15 @@ class Admission:
         self._unsent = unsent
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        if method.request_streaming or method.response_streaming:
-            return proceed
         places = self._searches if method.path in SEARCHES else self._calls
         unsent = self._unsent
+
+        def streamed(request: Any, call: Call) -> Awaitable[bytes | None]:
+            call.unsent = unsent
+            return proceed(request, call)
+
+        if method.request_streaming or method.response_streaming:
+            return streamed
 
         async def admitted(request: Any, call: Call) -> bytes | None:
             tenant_id = call.principal.tenant_id
