@@ -112,8 +112,9 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
         """A message that those who watch the session with deltas see while it is written; see Draft.
 
         Without `message_id` it gets one here. `run` is the run that writes; `run_id`, or the id of that run, is shown
-        with the deltas. `interval` is the least time between
-        two showings, in seconds. `timeout` is for the append at the end, which raises what `append_messages` raises.
+        with the deltas. `interval` is the least time between two showings, in seconds. `timeout` is for the append at
+        the end, which raises what `append_messages` raises. Raises InvalidFields for a `message_id`, a `name` or
+        `metadata` that no message can have.
         """
         message = Message(
             message_id=message_id or new_request_id(),
@@ -125,8 +126,8 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
         async def publish(deltas: Sequence[Delta]) -> None:
             await self.publish_delta(session_id, deltas)
 
-        async def append(message: Message, request_id: str) -> AppendMessagesResponse:
-            return await self.append_messages(session_id, [message], run=run, request_id=request_id, timeout=timeout)
+        async def append(messages: Sequence[Message], request_id: str) -> AppendMessagesResponse:
+            return await self.append_messages(session_id, messages, run=run, request_id=request_id, timeout=timeout)
 
         fence = run_fence(run)
         return Draft(publish, append, message, run_id or (fence.run_id if fence else ""), interval)

@@ -1,6 +1,7 @@
 """A message that is shown while it is being written, and kept once it is done."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Literal, Self
 
-from sessiond.errors import NotFound, Refused, SessiondError
+from sessiond.errors import InvalidFields, NotFound, Refused, SessiondError, Violation
 from sessiond.request_ids import new_request_id
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message, Part, ToolCallPart
@@ -25,15 +26,38 @@ LANDING = 0.1
 """Seconds that the append waits for what is being shown."""
 
 Publish = Callable[[Sequence[Delta]], Awaitable[None]]
-Append = Callable[[Message, str], Awaitable[AppendMessagesResponse]]
+Append = Callable[[Sequence[Message], str], Awaitable[AppendMessagesResponse]]
+Kind = Literal["text", "thinking", "arguments"]
+
+MESSAGE_BYTES = 1024 * 1024
+"""Most of one message, serialised, as the service takes it."""
+MESSAGE_PARTS = 256
+"""Most parts of one message."""
+APPENDED_BYTES = 3 * 1024 * 1024
+APPENDED_MESSAGES = 256
+"""Most of one AppendMessages."""
+METADATA_BYTES = 64 * 1024
+_SPARE = 256
+"""Bytes of a message that are kept for its usage and its run."""
+_PART = 24
+"""Bytes of a part around its content, at most."""
+
+_REPLACEMENT = "\ufffd"
+_IS_ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
+_FIND_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 
 
 @dataclass(slots=True)
 class _Written:
     """One part so far."""
 
-    kind: Literal["text", "thinking", "arguments"]
+    kind: Kind
+    message: int
+    """Which of the draft's messages it is of."""
+    index: int
+    """Its place among the parts of that message."""
     call: ToolCallPart | None = None
+    """What of a tool call is known before its arguments."""
     content: bytearray = field(default_factory=bytearray)
 
     def part(self) -> Part:
@@ -60,18 +84,39 @@ class Draft:
 
     What is written within a short time is shown together; what cannot be shown in time is shown later or not at all,
     and never holds up the writer. Only the append counts: its errors are raised when the block is left. Where the block
-    is left by an exception, or cancelled, nothing is appended. For one task.
+    is left by an exception, or cancelled, nothing is appended; `append` may still be called. For one task.
+
+    What a model wrote is stored, whatever it is: U+0000 and lone surrogates, which no message can hold, become U+FFFD
+    (halves of a surrogate pair that come one after the other are joined); what is too much for one message, of 1 MiB or
+    256 parts, goes on in another one (see `message_ids`). A piece that cannot be repaired, which only calls of tools
+    have, is refused where it is written, with InvalidFields, and the rest stays.
     """
 
     def __init__(self, publish: Publish, append: Append, message: Message, run_id: str, interval: float) -> None:
         if interval < 0:
             raise ValueError("interval: must not be negative")
+        _check(message)
         self._publish = publish
         self._append = append
         self._outline = message
         self._run_id = run_id
         self._interval = interval
         self._parts: list[_Written] = []
+        self._ids = [message.message_id]
+        """Of the messages that the parts are of."""
+        self._room = self._most = MESSAGE_BYTES - message.ByteSize() - _SPARE
+        """Bytes that the last message can still hold, and that an empty one can."""
+        self._count = 0
+        """Parts of the last message."""
+        self._half: tuple[Kind, str] | None = None
+        """The first half of a surrogate pair, if what was written last ended with one."""
+        self._call_refused: InvalidFields | None = None
+        """Why there is no call that arguments could be of."""
+        self._answered = 0
+        """Requests of the append that were answered."""
+        self._request_ids = [""]
+        """Of these and of the next; `request_id` is that of the first."""
+        self._first_seq = 0
         self._shown = (0, 0)
         """Part and byte up to which it was shown."""
         self._changed = asyncio.Event()
@@ -85,25 +130,41 @@ class Draft:
         self.usage: TokenUsage | None = None
         """What the message cost; set it before the end."""
         self.appended: AppendMessagesResponse | None = None
-        """Where the message is, once it is."""
+        """Where the message is, once it is. Of several: all ids, the place of the first, the version after the last."""
 
     @property
     def message_id(self) -> str:
         return self._outline.message_id
 
     @property
+    def message_ids(self) -> Sequence[str]:
+        """Of the messages that the draft is appended as: as a rule one. Each goes on where the one before ends."""
+        return tuple(self._ids)
+
+    @property
     def message(self) -> Message:
-        """The message as it is so far."""
-        message = Message()
-        message.MergeFrom(self._outline)
-        message.parts.extend(written.part() for written in self._parts)
+        """The message as it is so far; of several, the first."""
+        return self.messages[0]
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages as they are so far; the last has the usage. For a caller who wants to append them otherwise, as
+        after ToolBlocked."""
+        messages = []
+        for message_id in self._ids:
+            message = Message()
+            message.MergeFrom(self._outline)
+            message.message_id = message_id
+            messages.append(message)
+        for written in self._parts:
+            messages[written.message].parts.append(written.part())
         if self.usage is not None:
-            message.usage.CopyFrom(self.usage)
-        return message
+            messages[-1].usage.CopyFrom(self.usage)
+        return messages
 
     async def write(self, text: str) -> None:
         """Adds to what is said. Raises what the service says of a session that takes no messages (any more), where it
-        is known already: SessionNotFound, SessionNotActive, SessionEnded."""
+        is known already: SessionNotFound, SessionNotActive, SessionEnded. The draft has the text all the same."""
         await self._add("text", text)
 
     async def think(self, text: str) -> None:
@@ -111,12 +172,26 @@ class Draft:
         await self._add("thinking", text)
 
     async def call_tool(self, tool_call_id: str, name: str) -> None:
-        """Begins the call of a tool; `write_arguments` follows. Raises as `write`."""
-        self._parts.append(_Written("arguments", ToolCallPart(tool_call_id=tool_call_id, name=name)))
+        """Begins the call of a tool; `write_arguments` follows. Raises as `write`; InvalidFields for an id or a name
+        that no call can have, which leaves the draft as it was."""
+        self._check_open()
+        self._flush_half()
+        try:
+            _check_call(tool_call_id, name)
+        except InvalidFields as refused:
+            self._call_refused = refused
+            raise
+        self._call_refused = None
+        call = ToolCallPart(tool_call_id=tool_call_id, name=name)
+        self._begin("arguments", call.ByteSize(), call)
         await self._add("arguments", "")
 
     async def write_arguments(self, text: str) -> None:
-        """Adds to the call's arguments, as the model writes them. Raises as `write`; RuntimeError without a call."""
+        """Adds to the call's arguments, as the model writes them. Raises as `write`; InvalidFields for arguments that
+        are too large for a message, which leaves what was there before, and after a call that was refused;
+        RuntimeError without a call."""
+        if self._call_refused is not None:
+            raise self._call_refused
         if not self._parts or self._parts[-1].kind != "arguments":
             raise RuntimeError("write_arguments: follows call_tool")
         await self._add("arguments", text)
@@ -130,7 +205,20 @@ class Draft:
                 async with asyncio.timeout(LANDING):
                     await self._landed.wait()
             await self._stop_showing()
-            self.appended = await self._append(self.message, self.request_id)
+            self._flush_half()
+            batches = _batches(self.messages)
+            while self._answered < len(batches):
+                if self._answered == len(self._request_ids):
+                    self._request_ids.append(new_request_id())
+                request_id = self._request_ids[self._answered] if self._answered else self.request_id
+                answer = await self._append(batches[self._answered], request_id)
+                self._first_seq = self._first_seq or answer.first_seq
+                self._answered += 1
+            if len(batches) > 1:
+                del answer.message_ids[:]
+                answer.message_ids.extend(self._ids)
+                answer.first_seq = self._first_seq
+            self.appended = answer
         return self.appended
 
     async def __aenter__(self) -> Self:
@@ -146,19 +234,85 @@ class Draft:
         finally:
             await self._stop_showing()
 
-    async def _add(self, kind: Literal["text", "thinking", "arguments"], text: str) -> None:
+    async def _add(self, kind: Kind, text: str) -> None:
+        self._check_open()
+        if text:
+            content = self._encoded(kind, text)
+            if kind == "arguments":
+                self._add_arguments(content)
+            else:
+                self._call_refused = None
+                self._add_text(kind, content)
+            self._changed.set()
         if self._refusal is not None:
             raise self._refusal
-        if self.appended is not None:
-            raise RuntimeError("the draft has been appended")
-        content = text.encode()
-        if content and (not self._parts or self._parts[-1].kind != kind):
-            self._parts.append(_Written(kind))
-        if content:
-            self._parts[-1].content += content
-            self._changed.set()
         # A writer that waits for nothing else would never let anything be shown.
         await asyncio.sleep(0)
+
+    def _check_open(self) -> None:
+        if self.appended is not None or self._answered:
+            raise RuntimeError("the draft has been appended")
+
+    def _encoded(self, kind: Kind, text: str) -> bytes:
+        """The text in UTF-8, without what no message can hold."""
+        if self._half is not None and self._half[0] == kind:
+            text, self._half = self._half[1] + text, None
+        self._flush_half()
+        if "\ud800" <= text[-1] <= "\udbff":
+            self._half, text = (kind, text[-1]), text[:-1]
+        return _repaired(text)
+
+    def _flush_half(self) -> None:
+        """What would have been the second half did not come."""
+        half, self._half = self._half, None
+        if half is not None:
+            content = _REPLACEMENT.encode()
+            if half[0] == "arguments":
+                self._add_arguments(content)
+            else:
+                self._add_text(half[0], content)
+            self._changed.set()
+
+    def _add_text(self, kind: Kind, content: bytes) -> None:
+        while content:
+            if not self._parts or self._parts[-1].kind != kind or self._parts[-1].message != len(self._ids) - 1:
+                self._begin(kind, 0)
+            end = _boundary(content, self._room)
+            self._parts[-1].content += content[:end]
+            self._room -= end
+            content = content[end:]
+            if content:
+                self._go_on()
+
+    def _add_arguments(self, content: bytes) -> None:
+        """Arguments are of one part: they cannot go on in another message."""
+        written = self._parts[-1]
+        assert written.call is not None
+        if len(content) > self._room:
+            size = written.call.ByteSize() + len(written.content)
+            if self._count == 1 or size + len(content) + _PART > self._most:
+                raise _invalid("arguments_json", f"must fit in a message of {MESSAGE_BYTES} bytes with all around them")
+            # The whole call goes to the next message, and is shown there from its beginning.
+            self._go_on()
+            written.message, written.index, self._count = len(self._ids) - 1, 0, 1
+            self._room -= size + _PART
+            if self._shown[0] == len(self._parts) - 1:
+                self._shown = self._shown[0], 0
+        written.content += content
+        self._room -= len(content)
+
+    def _begin(self, kind: Kind, size: int, call: ToolCallPart | None = None) -> None:
+        """A new part, in the next message where this one has no room for it."""
+        if self._count == MESSAGE_PARTS or self._room < size + 2 * _PART:
+            self._go_on()
+        self._parts.append(_Written(kind, len(self._ids) - 1, self._count, call))
+        self._count += 1
+        self._room -= size + _PART
+
+    def _go_on(self) -> None:
+        """In another message."""
+        self._ids.append(new_request_id())
+        self._room, self._count = self._most, 0
 
     async def _show(self) -> None:
         """Publishes what is new, again and again, until it is cancelled or refused."""
@@ -200,9 +354,10 @@ class Draft:
             offset = end
 
     def _delta(self, part: int, offset: int, **piece: str | bool) -> Delta:
+        written = self._parts[part] if self._parts else None
         return Delta(
-            message_id=self.message_id,
-            part_index=part,
+            message_id=self._ids[written.message] if written else self.message_id,
+            part_index=written.index if written else 0,
             offset=offset,
             name=self._outline.name,
             run_id=self._run_id,
@@ -218,7 +373,51 @@ class Draft:
                 raise failure
 
 
-def _boundary(content: bytearray, end: int) -> int:
+def _batches(messages: Sequence[Message]) -> list[list[Message]]:
+    """As many messages for each request as it takes."""
+    batches: list[list[Message]] = [[]]
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if batches[-1] and (size > APPENDED_BYTES or len(batches[-1]) == APPENDED_MESSAGES):
+            batches.append([])
+            size = message.ByteSize()
+        batches[-1].append(message)
+    return batches
+
+
+def _repaired(text: str) -> bytes:
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        # By UTF-16, which joins the halves of a pair.
+        content = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    return content.replace(b"\0", _REPLACEMENT.encode())
+
+
+def _check(outline: Message) -> None:
+    """Raises InvalidFields for what no message can have: found only at the end, it would cost all that was written."""
+    if not _IS_ID(outline.message_id):
+        raise _invalid("message_id", "must be 1 to 128 characters of [A-Za-z0-9._:~-]")
+    if len(outline.name) > 128 or _FIND_CONTROL(outline.name):
+        raise _invalid("name", "must be 0 to 128 characters, none of them a control character")
+    if outline.metadata.ByteSize() > METADATA_BYTES:
+        raise _invalid("metadata", f"must be at most {METADATA_BYTES} bytes serialised")
+
+
+def _check_call(tool_call_id: str, name: str) -> None:
+    if len(tool_call_id) > 256 or _FIND_CONTROL(tool_call_id):
+        raise _invalid("tool_call_id", "must be 0 to 256 characters, none of them a control character")
+    if not 1 <= len(name) <= 128 or _FIND_CONTROL(name):
+        raise _invalid("name", "must be 1 to 128 characters, none of them a control character")
+
+
+def _invalid(field: str, rule: str) -> InvalidFields:
+    text = f"{field}: {rule}"
+    return InvalidFields(text, reason="INVALID_FIELD", code="INVALID_ARGUMENT", violations=[Violation(field, rule)])
+
+
+def _boundary(content: bytes | bytearray, end: int) -> int:
     """The last place at or before `end` that is between two characters."""
     if end >= len(content):
         return len(content)

@@ -1,14 +1,17 @@
 """Drafts: what watchers are shown, and what is appended."""
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import pytest
 
 import sessiond
 from sessiond import draft as drafts
+from sessiond.draft import Draft
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server import errors as server_errors
 from tests.support.scripted_server import Fail, ScriptedServer, Wait, failing
@@ -281,3 +284,205 @@ async def test_typing(client: sessiond.Client, server: ScriptedServer) -> None:
     assert first.typing
     assert (first.name, second.message_id) == ("ada", "m")
     assert first.message_id
+
+
+# What a model writes, whatever it is.
+
+
+async def written(client: sessiond.Client, server: ScriptedServer, *pieces: str) -> list[sessiond.Message]:
+    """The messages that a draft of these pieces of text is appended as."""
+    async with client.draft("s", interval=0) as draft:
+        for piece in pieces:
+            await draft.write(piece)
+    return [message for request in requests(server) for message in request.messages]
+
+
+def requests(server: ScriptedServer) -> list[Any]:
+    return [seen.request for seen in server.seen if seen.method == "AppendMessages"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stored"),
+    [
+        (("a\0b",), "a\ufffdb"),
+        (("\0",), "\ufffd"),
+        (("a\ud83d", "\ude00b"), "a😀b"),
+        (("a\ud83d\ude00b",), "a😀b"),
+        (("a\ud83d", "b"), "a\ufffdb"),
+        (("a\ud83d",), "a\ufffd"),
+        (("\ud83d", "\ud83d", "\ude00"), "\ufffd😀"),
+        (("\ude00",), "\ufffd"),
+        (("\ud83d", "", "\ude00"), "😀"),
+    ],
+)
+async def test_text_that_no_message_can_hold_is_repaired(
+    pieces: tuple[str, ...], stored: str, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    (message,) = await written(client, server, *pieces)
+    assert [part.text for part in message.parts] == [stored]
+
+
+async def test_half_a_character_does_not_move_to_another_part(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s", interval=0) as draft:
+        await draft.think("a\ud83d")
+        await draft.write("\ude00b\ud83d")
+        await draft.call_tool("c", "t")
+        await draft.write_arguments('"\ud83d')
+        await draft.write_arguments('\ude00\0"')
+        await shown(server, '"')
+    (message,) = appended(server)
+    said = [part.thinking or part.text or part.tool_call.arguments_json for part in message.parts]
+    assert said == ["a\ufffd", "\ufffdb\ufffd", '"😀\ufffd"']
+    assert [text for _, text in joined(published(server)).values()] == said
+
+
+async def test_more_than_a_message_holds_goes_on_in_another_one(
+    sessions: sessiond.Client,
+) -> None:
+    """By the service's own checks."""
+    await sessions.create_session(session_id="s", active=True)
+    text = "aé語🌤" * 500_000
+    async with sessions.draft("s", name="ada", metadata={"k": "v" * 1000}) as draft:
+        await draft.think("Long.")
+        for start in range(0, len(text), 100_000):
+            await draft.write(text[start : start + 100_000])
+        draft.usage = sessiond.TokenUsage(output_tokens=3)
+    messages = [message async for message in sessions.list_messages("s")]
+    assert draft.appended is not None
+    assert list(draft.message_ids) == list(draft.appended.message_ids) == [each.message_id for each in messages]
+    assert len(messages) == 5
+    assert "".join(part.text for message in messages for part in message.parts) == text
+    assert (draft.appended.first_seq, draft.appended.version) == (2, 6)
+    assert [message.usage.output_tokens for message in messages] == [0, 0, 0, 0, 3]
+    assert {message.name for message in messages} == {"ada"}
+
+
+async def test_more_parts_than_a_message_holds_go_on_in_another_one(sessions: sessiond.Client) -> None:
+    await sessions.create_session(session_id="s", active=True)
+    async with sessions.draft("s") as draft:
+        for n in range(300):
+            await draft.think(f"t{n}")
+            await draft.write(f"w{n}")
+            await draft.call_tool(f"c{n}", "tool")
+    messages = [message async for message in sessions.list_messages("s")]
+    assert [len(message.parts) for message in messages] == [256, 256, 256, 132]
+    assert [part.text for message in messages for part in message.parts if part.text] == [f"w{n}" for n in range(300)]
+
+
+async def test_pieces_of_another_message_are_shown_with_its_id(client: sessiond.Client, server: ScriptedServer) -> None:
+    async with client.draft("s", interval=0) as draft:
+        for n in range(300):
+            await draft.think(f"t{n}")
+            await draft.write(f"w{n}")
+        await shown_of(server, draft)
+    deltas = [delta for batch in published(server) for delta in batch if not delta.typing]
+    assert [delta.message_id for delta in deltas] == [draft.message_ids[n // 256] for n in range(600)]
+    assert [delta.part_index for delta in deltas] == [n % 256 for n in range(600)]
+
+
+async def shown_of(server: ScriptedServer, draft: Draft) -> None:
+    """Waits until all parts were shown."""
+    while sum(not delta.typing for batch in published(server) for delta in batch) < len(draft._parts):
+        server.arrived.clear()
+        await server.arrived.wait()
+
+
+async def test_arguments_that_do_not_fit_go_to_the_next_message_as_a_whole(sessions: sessiond.Client) -> None:
+    await sessions.create_session(session_id="s", active=True)
+    async with sessions.draft("s") as draft:
+        await draft.write("w" * 600_000)
+        await draft.call_tool("c", "tool")
+        for _ in range(6):
+            await draft.write_arguments("x" * 100_000)
+        await draft.write("end")
+    first, second = [message async for message in sessions.list_messages("s")]
+    assert [len(part.text) for part in first.parts] == [600_000]
+    assert second.parts[0].tool_call.arguments_json == "x" * 600_000
+    assert second.parts[1].text == "end"
+
+
+async def test_arguments_that_no_message_can_hold_are_refused_where_they_are_written(sessions: sessiond.Client) -> None:
+    await sessions.create_session(session_id="s", active=True)
+    async with sessions.draft("s") as draft:
+        await draft.write("before")
+        await draft.call_tool("c", "tool")
+        await draft.write_arguments("{")
+        with pytest.raises(sessiond.InvalidFields) as caught:
+            await draft.write_arguments("x" * 1_048_576)
+        assert caught.value.violations[0].field == "arguments_json"
+        await draft.write("after")
+    (message,) = [message async for message in sessions.list_messages("s")]
+    assert [part.text for part in message.parts] == ["before", "", "after"]
+    assert message.parts[1].tool_call.arguments_json == "{"
+
+
+@pytest.mark.parametrize(
+    ("call", "field"), [(("c", ""), "name"), (("c", "a\nb"), "name"), (("c", "t" * 129), "name"),
+                        (("c" * 257, "t"), "tool_call_id"), (("\0", "t"), "tool_call_id"), (("c", "\ud83d"), "name")],
+)  # fmt: skip
+async def test_a_call_that_no_message_can_hold_is_refused_where_it_is_written(
+    call: tuple[str, str], field: str, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    async with client.draft("s") as draft:
+        await draft.call_tool("c", "good")
+        with pytest.raises(sessiond.InvalidFields) as caught:
+            await draft.call_tool(*call)
+        assert caught.value.violations[0].field == field
+        # They are not the arguments of the call before.
+        with pytest.raises(sessiond.InvalidFields):
+            await draft.write_arguments("{}")
+        await draft.write("the rest")
+    assert [part.tool_call.name or part.text for part in appended(server)[0].parts] == ["good", "the rest"]
+    assert not appended(server)[0].parts[0].tool_call.arguments_json
+
+
+@pytest.mark.parametrize("fields", [{"message_id": "a b"}, {"name": "a\nb"}, {"metadata": {"k": "v" * 70_000}}])
+async def test_what_no_message_can_have_is_refused_before_anything_is_written(
+    fields: dict[str, Any], client: sessiond.Client
+) -> None:
+    with pytest.raises(sessiond.InvalidFields):
+        client.draft("s", **fields)
+
+
+async def test_an_append_of_several_requests_goes_on_where_it_failed(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
+    draft = client.draft("s", interval=0)
+    away = Fail(grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    async def write() -> None:
+        async with draft:
+            for _ in range(40):
+                await draft.write("w" * 100_000)
+            await shown(server, "w")
+            await draft._stop_showing()
+            server.script.extend([AppendMessagesResponse(version=9, first_seq=7), away])
+
+    with pytest.raises(sessiond.DeadlinePassed):
+        await write()
+    server.always = AppendMessagesResponse(version=21, first_seq=20)
+    answer = await draft.append()
+    assert (answer.first_seq, answer.version, list(answer.message_ids)) == (7, 21, list(draft.message_ids))
+    first, second, again = requests(server)
+    assert second == again
+    assert first.request_id == draft.request_id != second.request_id
+    ids = [message.message_id for request in (first, second) for message in request.messages]
+    assert ids == list(draft.message_ids)
+
+
+async def test_a_piece_that_a_session_refuses_is_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+    server.always = failing(server_errors.SessionNotActive("s", "SUSPENDED"))
+    draft = client.draft("s", interval=0)
+
+    async def write() -> None:
+        async with draft:
+            for n in itertools.count():
+                pieces.append(f"{n} ")
+                await draft.write(pieces[-1])
+
+    pieces: list[str] = []
+    with pytest.raises(sessiond.SessionNotActive):
+        await write()
+    server.always = None
+    await draft.append()
+    assert sessiond.text_of(appended(server)[0]) == "".join(pieces)
