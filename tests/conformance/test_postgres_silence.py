@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -19,7 +18,8 @@ from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import BatchLimits
 from tests.support.caller import Caller, accepted, whole_log
-from tests.support.proxy import Proxy
+from tests.support.pgbouncer import PROGRAM, transaction_pooler
+from tests.support.proxy import Proxy, postgres_through, proxied_postgres, server_of
 from tests.support.transactions import COMMITTING, SLOW_COMMIT, backends, only, waiting
 from tests.support.waiting import until
 
@@ -42,31 +42,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     transactions._begin.cache_clear()
 
 
-def through(dsn: str, *proxies: Proxy) -> str:
-    """The DSN, by way of the proxies."""
-    parts = urlsplit(dsn)
-    user = parts.netloc.rpartition("@")[0]
-    hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
-    return urlunsplit(parts._replace(netloc=f"{user}@{hosts}" if user else hosts, query=""))
-
-
-def target_of(dsn: str) -> tuple[str, int]:
-    """The server's address, for a Proxy."""
-    parts = urlsplit(dsn)
-    folder = dict(parse_qsl(parts.query)).get("host")
-    port = parts.port or 5432
-    return (f"{folder}/.s.PGSQL.{port}", 0) if folder else (parts.hostname or "127.0.0.1", port)
-
-
-@asynccontextmanager
-async def proxied(dsn: str) -> AsyncIterator[tuple[Proxy, str]]:
-    async with Proxy(*target_of(dsn)) as proxy:
-        yield proxy, through(dsn, proxy)
-
-
 @pytest.mark.parametrize("way", ["both", "onward", "back", "crawling"])
 async def test_batch_on_a_silent_connection_is_applied_once(postgres_dsn: str, caller: Caller, way: str) -> None:
-    async with proxied(postgres_dsn) as (proxy, dsn), PostgresStore(dsn) as store:
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn) as store:
         async with Batcher(store, BatchLimits(outage=WITHIN)) as batcher:
             await batcher.write(caller.create("s"))
             if way == "crawling":
@@ -77,6 +55,8 @@ async def test_batch_on_a_silent_connection_is_applied_once(postgres_dsn: str, c
             async with asyncio.timeout(WITHIN):
                 outcome = await batcher.write(caller.append("s", "one"))
             assert isinstance(outcome, c.MessagesAppended)
+        assert set(store.causes.counts) <= {"08003", "TimeoutError"}
+        assert store.causes.counts["08003"] == 1
         proxy.flow()
         assert [event.seq for event in await whole_log(store, caller.scope, "s")] == [1, 2]
 
@@ -84,7 +64,7 @@ async def test_batch_on_a_silent_connection_is_applied_once(postgres_dsn: str, c
 async def test_answer_to_a_commit_that_is_lost_in_silence_is_found_by_the_next_try(
     postgres_dsn: str, database: asyncpg.Connection, caller: Caller
 ) -> None:
-    async with proxied(postgres_dsn) as (proxy, dsn), PostgresStore(dsn) as store:
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn) as store:
         await accepted(store, caller.create("s"))
         await database.execute(SLOW_COMMIT)
         await database.execute(f"select pg_advisory_lock({COMMITTING})")
@@ -103,7 +83,7 @@ async def test_answer_to_a_commit_that_is_lost_in_silence_is_found_by_the_next_t
 async def test_idle_connections_are_given_up_with_the_first_that_is_silent(
     postgres_dsn: str, database: asyncpg.Connection, caller: Caller
 ) -> None:
-    async with proxied(postgres_dsn) as (proxy, dsn), PostgresStore(dsn, max_connections=4) as store:
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn, max_connections=4) as store:
         await accepted(store, caller.create("s"))
         async with database.transaction():
             await database.execute("lock table session_heads in access exclusive mode")
@@ -121,7 +101,7 @@ async def test_idle_connections_are_given_up_with_the_first_that_is_silent(
 
 
 async def test_server_that_accepts_and_never_answers_is_given_up(postgres_dsn: str, caller: Caller) -> None:
-    async with proxied(postgres_dsn) as (proxy, dsn), PostgresStore(dsn, connect_timeout=0.5) as store:
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn, connect_timeout=0.5) as store:
         proxy.stall()
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(WITHIN):
@@ -131,10 +111,10 @@ async def test_server_that_accepts_and_never_answers_is_given_up(postgres_dsn: s
 
 
 async def test_first_of_two_servers_that_is_silent_does_not_hide_the_second(postgres_dsn: str) -> None:
-    target = target_of(postgres_dsn)
+    target = server_of(postgres_dsn)
     async with Proxy(*target) as silent, Proxy(*target) as other:
         silent.stall()
-        door = Door(through(postgres_dsn, silent, other), 2.0)
+        door = Door(postgres_through(postgres_dsn, silent, other), 2.0)
         for _ in range(2):  # from the second on it is asked first
             async with asyncio.timeout(WITHIN):
                 connection = await door.open()
@@ -178,6 +158,29 @@ async def test_settings_that_are_refused_are_left_out(postgres_dsn: str, caplog:
     assert [record.message for record in caplog.records if "refuses settings" in record.message] == [
         "what stands before Postgres refuses settings of a session: they are left out"
     ]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs pgbouncer")
+async def test_limits_hold_behind_a_transaction_pooler(
+    postgres_dsn: str,
+    database: asyncpg.Connection,
+    caller: Caller,
+    unused_tcp_port_factory: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with transaction_pooler(postgres_dsn, unused_tcp_port_factory()) as pooled:
+        connection = await Door(pooled, 5.0).open()
+        await connection.close()
+        assert any("refuses settings" in record.getMessage() for record in caplog.records)
+        pool = await asyncpg.create_pool(
+            pooled, min_size=0, max_size=2, statement_cache_size=0, connect=Door(pooled, 5.0).open
+        )
+        async with pool, pool.acquire() as one:
+            await transactions.begin(one, 0.3)
+            assert await one.fetchval("show lock_timeout") == "300ms"
+            assert await one.fetchval("show idle_in_transaction_session_timeout") == "600ms"
+            await one.execute("rollback")
+            assert await one.fetchval("show lock_timeout") == "0"
 
 
 async def test_transaction_whose_client_stands_still_is_ended_by_the_server(
@@ -284,7 +287,7 @@ async def test_closing_does_not_wait_for_a_silent_server(
 ) -> None:
     monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", 600.0)
     monkeypatch.setattr(transactions, "CLOSE_SECONDS", 0.3)
-    async with proxied(postgres_dsn) as (proxy, dsn):
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn):
         store = PostgresStore(dsn)
         await store.__aenter__()
         await accepted(store, caller.create("s"))
@@ -300,7 +303,7 @@ async def test_closing_does_not_wait_for_a_silent_server(
 
 async def test_bell_on_a_silent_connection_rings_again(postgres_dsn: str) -> None:
     timeouts = NotifyTimeouts(connect=2.0, answer=0.5, heartbeat=0.1)
-    async with proxied(postgres_dsn) as (proxy, dsn), NotifyBus(dsn, timeouts=timeouts) as bus:
+    async with proxied_postgres(postgres_dsn) as (proxy, dsn), NotifyBus(dsn, timeouts=timeouts) as bus:
         bus.begin("test:")
 
         async def ready() -> bool:

@@ -23,7 +23,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.lives import Life, Lives
 from tests.faults.load import Load
 from tests.faults.schedule import Fault, Mix, schedule
-from tests.faults.silence import LONGEST, Silences, Wait, longest_outage
+from tests.faults.silence import LONGEST, Silences, Wait, longest_outage, possible
 from tests.faults.site import Site
 from tests.faults.validators import Failover
 
@@ -159,8 +159,10 @@ class _Run:
         self._rebuilding: asyncio.Task[None] | None = None
 
     def times(self) -> Sequence[tuple[str, float]]:
-        """(kind, when it began) of every fault."""
-        return [(done.fault.kind, done.at) for done in self.done]
+        """(kind, when it began) of every fault; of one in which nothing could go on, when it could."""
+        offset = time.time() - asyncio.get_running_loop().time()
+        spans = sorted((span.began + offset, span.ended + offset) for span in self._silences.spans)
+        return [(done.fault.kind, possible(done.at, spans)) for done in self.done]
 
     @property
     def lives(self) -> Sequence[Life]:

@@ -85,6 +85,14 @@ def _felt(wait: Wait, spans: Sequence[Span]) -> float:
     return max(felt, wait.ended - at)
 
 
+def possible(at: float, spans: Sequence[tuple[float, float]]) -> float:
+    """When what began then could be over: behind those of the spans (began, ended), in order, that it met."""
+    for began, ended in spans:
+        if began < at + PROMISED and ended > at:
+            at = ended
+    return at
+
+
 class Silences:
     """Does them to a site, and notes when writers could not but wait."""
 

@@ -3,7 +3,7 @@
 import random
 
 from tests.faults.schedule import Mix, schedule
-from tests.faults.silence import LINKS, LONGEST, SHORTEST, SILENCES, WAYS, Span, Wait, lasting, longest_outage
+from tests.faults.silence import LINKS, LONGEST, SHORTEST, SILENCES, WAYS, Span, Wait, lasting, longest_outage, possible
 
 
 def test_every_link_is_silenced_both_ways_and_one_way() -> None:
@@ -26,6 +26,11 @@ def test_schedule_has_all_that_was_asked_for() -> None:
     faults = schedule(Mix.of("silences", 2 * len(SILENCES)), 1, 10.0)
     assert sorted((fault.how, fault.target) for fault in faults) == sorted([*SILENCES, *SILENCES])
     assert all(SHORTEST <= fault.seconds <= 10.0 for fault in faults)
+
+
+def test_what_meets_a_span_is_possible_behind_it() -> None:
+    assert possible(10.0, []) == 10.0
+    assert possible(10.0, [(0.0, 9.0), (12.0, 20.0), (19.0, 40.0), (60.0, 70.0)]) == 40.0
 
 
 def test_outage_is_what_a_writer_waited_without_need() -> None:

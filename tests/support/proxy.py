@@ -2,8 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from random import Random
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 
 class _Way:
@@ -138,3 +140,26 @@ class Proxy:
             pieces.append(data[:size])
             data = data[size:]
         return pieces
+
+
+def postgres_through(dsn: str, *proxies: Proxy) -> str:
+    """The DSN, by way of the proxies."""
+    parts = urlsplit(dsn)
+    user = parts.netloc.rpartition("@")[0]
+    hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
+    return urlunsplit(parts._replace(netloc=f"{user}@{hosts}" if user else hosts, query=""))
+
+
+def server_of(dsn: str) -> tuple[str, int]:
+    """The address of a DSN's Postgres, for a Proxy."""
+    parts = urlsplit(dsn)
+    folder = dict(parse_qsl(parts.query)).get("host")
+    port = parts.port or 5432
+    return (f"{folder}/.s.PGSQL.{port}", 0) if folder else (parts.hostname or "127.0.0.1", port)
+
+
+@asynccontextmanager
+async def proxied_postgres(dsn: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy to the DSN's server, and the DSN by way of it."""
+    async with Proxy(*server_of(dsn)) as proxy:
+        yield proxy, postgres_through(dsn, proxy)

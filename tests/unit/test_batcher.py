@@ -346,3 +346,28 @@ async def test_batch_that_is_too_much_is_halved_and_its_last_command_refused() -
         refused, taken = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(refused, StoreUnavailable)
         assert taken == appended("b")
+
+
+async def test_writes_do_not_wait_for_a_store_that_has_been_away_for_longer_than_an_outage() -> None:
+    store = ScriptedStore()
+    limits = BatchLimits(shards=1, outage=0.0, backoff_first=0.001, backoff_most=0.001)
+    async with batcher_over(store, limits) as batcher:
+        first = asyncio.create_task(batcher.write(command("a")))
+        _, answer = await store.next()
+        queued = asyncio.create_task(batcher.write(command("b")))
+        await turns()
+        answer.set_exception(StoreUnavailable())
+        for call in (first, queued):
+            with pytest.raises(StoreUnavailable):
+                await call
+        probe = asyncio.create_task(batcher.write(command("c")))
+        names, answer = await store.next()
+        assert names == ["c"], "one finds out whether it is back"
+        with pytest.raises(StoreUnavailable):
+            await batcher.write(command("d"))
+        answer.set_result(None)
+        await probe
+        last = asyncio.create_task(batcher.write(command("e")))
+        _, answer = await store.next()
+        answer.set_result(None)
+        await last

@@ -18,7 +18,7 @@ from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.locked import Locked
-from sessiond_server.postgres.transactions import CLOSE_SECONDS, Transactions
+from sessiond_server.postgres.transactions import FAREWELL_SECONDS, Transactions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
@@ -75,7 +75,7 @@ class PostgresStore:
     ) -> None:
         await self._transactions.close()
         await self._probes.close()
-        await asyncio.gather(self._connections.close(CLOSE_SECONDS), self._probing.close(CLOSE_SECONDS))
+        await asyncio.gather(self._connections.close(FAREWELL_SECONDS), self._probing.close(FAREWELL_SECONDS))
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         async def work(

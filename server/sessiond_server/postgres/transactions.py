@@ -36,11 +36,14 @@ IDLE_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 1.0
 """A transaction that takes longer asks who holds what it waits for, while it still waits."""
 
-ROLLBACK_SECONDS = 5.0
+ROLLBACK_SECONDS: Final = 2.0
 """A connection that cannot roll back for this long is cut; the server then rolls back by itself."""
 
-CLOSE_SECONDS: Final = 3.0
-"""How long closing waits for what is under way, and again for farewells."""
+CLOSE_SECONDS: Final = 2.0
+"""How long closing waits for what is under way."""
+
+FAREWELL_SECONDS: Final = 1.0
+"""How long it waits for the server to take leave of idle connections."""
 
 
 class Raced(Exception):
@@ -245,7 +248,7 @@ class Transactions:
         the one that made it roll back is the caller's."""
         # In a task: a statement that asyncpg begins after a cancelled one waits for ever when the connection is cut
         # before the server has taken notice of the cancellation (asyncpg 0.32).
-        rollback = asyncio.ensure_future(connection.execute("rollback"))
+        rollback = asyncio.ensure_future(_say_rollback(connection))
         self._rollbacks.add(rollback)
         try:
             await asyncio.wait((rollback,), timeout=ROLLBACK_SECONDS)
@@ -256,3 +259,8 @@ class Transactions:
         finally:
             self._rollbacks.discard(rollback)
             await self._connections.release(connection)
+
+
+async def _say_rollback(connection: asyncpg.Connection) -> None:
+    # A coroutine: on a connection that was cut, the call itself raises.
+    await connection.execute("rollback")

@@ -64,7 +64,7 @@ class Batcher:
         if deadline < loop.time():
             raise DeadlinePassed
         waiter: asyncio.Future[Answer] = loop.create_future()
-        ticket = self._batching.submit(command, waiter, deadline)
+        ticket = self._batching.submit(command, waiter, deadline, loop.time())
         idle = self._idle.pop(ticket.shard, None)
         if idle is not None:
             idle.set_result(None)

@@ -96,13 +96,19 @@ class Batching(Generic[Waiter]):
         self._chance = chance
         self._shards: list[_Shard[Waiter]] = [_Shard() for _ in range(limits.shards)]
 
-    def submit(self, command: Command, waiter: Waiter, deadline: float = inf) -> Ticket[Waiter]:
-        """Queues the command. `deadline`: it is not sent later than that. Raises QueueFull; Draining once closed."""
+    def submit(
+        self, command: Command, waiter: Waiter, deadline: float = inf, now: float | None = None
+    ) -> Ticket[Waiter]:
+        """Queues the command. `deadline`: it is not sent later than that. Raises QueueFull; Draining once closed;
+        StoreUnavailable where the database was lost for longer than `outage` by `now`, and a batch finds out whether
+        it is back: each of its tries may take seconds, in which another replica may well have answered."""
         if self.closed:
             raise Draining
         tenant_id, session_id = command.key
         number = crc32(f"{tenant_id}\0{session_id}".encode()) % self.limits.shards
         shard = self._shards[number]
+        if shard.under_way is not None and self._out(shard, now):
+            raise StoreUnavailable
         queued_bytes = shard.queued_bytes + command.size
         # A command alone is taken whatever its size: the wire has bounded it.
         if len(shard.queue) >= self.limits.queue_commands or (shard.queue and queued_bytes > self.limits.queue_bytes):
@@ -185,9 +191,16 @@ class Batching(Generic[Waiter]):
         delay *= self._chance.uniform(0.5, 1.0)
         shard.attempts += 1
         shard.again.append(batch)
-        if now + delay - shard.lost_at <= self.limits.outage:
+        if not self._out(shard, now + delay):
             return delay, ()
+        # Those that wait too: the next try has nothing to do with them, and may take as long.
+        shard.again.insert(0, list(shard.queue))
+        shard.queue.clear()
+        shard.queued_bytes = 0
         return delay, self._give_up(shard, StoreUnavailable)
+
+    def _out(self, shard: _Shard[Waiter], now: float | None) -> bool:
+        return now is not None and shard.lost_at is not None and now - shard.lost_at > self.limits.outage
 
     def close(self) -> None:
         """Refuses commands from now on. Those queued are still sent."""
