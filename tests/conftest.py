@@ -38,9 +38,9 @@ _LEFT_BEHIND = "left_behind"
 def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM, which `timeout` and CI send, ends the run as Ctrl-C does: what the fixtures have made is removed.
 
-    A shell that runs us in the background makes us ignore SIGINT, and so all that we start to interrupt it. With
-    several workers, perhaps only their controller gets the signal: it sends it on. A worker heeds the first only, for another
-    would cut short the removal.
+    A shell that runs us in the background makes us ignore SIGINT, and so what we start to interrupt it. With several
+    workers perhaps only their controller gets the signal: it sends it on. A worker heeds the first only: another would
+    cut short the removal.
     """
     config.stash[_WORKERS] = []
     config.stash[_FOUND] = []
