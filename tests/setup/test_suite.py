@@ -1,9 +1,12 @@
 """What the tests keep to among themselves."""
 
 import ast
+import fnmatch
+import re
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
 MODULES = [path for path in sorted(TESTS.rglob("*.py")) if path.name != "__init__.py"]
 
 
@@ -42,3 +45,19 @@ def test_helpers_lie_in_support() -> None:
 
 def test_each_folder_of_tests_is_a_package() -> None:
     assert [str(path) for path in MODULES if not path.with_name("__init__.py").exists()] == []
+
+
+def test_documentation_names_tests_that_exist() -> None:
+    """In backticks: a function, a class or a file of tests; with a `*`, at least one that it stands for."""
+    named = {path.name for path in MODULES}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        functions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        named |= {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+    missing = [
+        f"{page.name}: {pattern}"
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+        for pattern in re.findall(r"`((?:test_|Test[A-Z])[\w*]*(?:\.py)?)`", page.read_text())
+        if not fnmatch.filter(named, pattern)
+    ]
+    assert missing == []
