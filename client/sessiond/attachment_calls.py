@@ -48,7 +48,8 @@ class AttachmentCalls:
         from then on.
 
         It is read once for its size and SHA-256 before anything is sent, and an iterator is read to its end, into a
-        temporary file beyond 8 MiB. `name` None: that of the path; `media_type` None: by the end of the name.
+        temporary file beyond 8 MiB. `name` None: that of the path, in which bytes that are not UTF-8 and control
+        characters become U+FFFD; `media_type` None: by the end of the name.
 
         Where the connection breaks it goes on with another one, behind the bytes that are safe; the last error is
         raised when there was no progress for `give_up_after` seconds. Something must move every `idle_timeout` seconds.

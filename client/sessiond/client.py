@@ -34,7 +34,8 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
 
     Made without I/O; the first call connects, over connections that no other client shares. Use it as an async context
     manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for
-    arguments that no request can carry, and ClientClosed after `close`. Every method takes `timeout`, in seconds; one
+    arguments that no request can carry, ClientClosed after `close`, and ClientForked in a process that was forked after
+    a client had connected. Every method takes `timeout`, in seconds; one
     that is not answered in time raises DeadlinePassed. What no server could answer (UNAVAILABLE) is sent again within
     that time. Watches have no deadline and go on by themselves.
 

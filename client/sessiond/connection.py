@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from sessiond.channel import channel_options, open_channel, stream_options
 from sessiond.errors import ClientClosed, RequestTooLarge, SessiondError
+from sessiond.forks import connecting, forked
 from sessiond.options import TLS, Keepalive, Retry
 from sessiond.status import typed_error
 from sessiond.streams import Sending, Stream, StreamChannels, Stubs
@@ -54,6 +55,11 @@ class Connection:
     ) -> None:
         if timeout <= 0:
             raise ValueError("timeout: must be above 0")
+        if api_key is not None and not (api_key and all("!" <= each <= "~" for each in api_key)):
+            # The text does not name the key. One that was read from a file often ends with a line break.
+            raise ValueError("api_key: must be printable ASCII without spaces and line breaks, and not empty")
+        if not all(" " <= each <= "~" for each in user_agent):
+            raise ValueError("user_agent: must be printable ASCII")
         if api_key is not None and tls is None and not (allow_insecure_key or is_local(target)):
             raise ValueError(
                 "api_key: would cross the network in clear text; pass tls=TLS(), or allow_insecure_key=True where"
@@ -77,39 +83,39 @@ class Connection:
 
     @property
     def sessions(self) -> "SessionServiceAsyncStub":
-        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._sessions
 
     @property
     def messages(self) -> "MessageServiceAsyncStub":
-        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._messages
 
     @property
     def events(self) -> "EventServiceAsyncStub":
-        """Its calls that have one answer; for streams: `stream`. Raises ClientClosed, or RuntimeError on another event
+        """Its unary calls; for streams: `stream`. Raises ClientClosed, ClientForked, or RuntimeError on another event
         loop than the first one."""
         self._open()
         return self._events
 
     @property
     def runs(self) -> "RunServiceAsyncStub":
-        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._runs
 
     @property
     def tool_calls(self) -> "ToolCallServiceAsyncStub":
-        """Raises ClientClosed, or RuntimeError on another event loop than the first one."""
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._tool_calls
 
     @property
     def attachments(self) -> "AttachmentServiceAsyncStub":
-        """Its calls that have one question and one answer. Raises ClientClosed, or RuntimeError on another event loop
-        than the first one."""
+        """Its unary calls. Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first
+        one."""
         self._open()
         return self._attachments
 
@@ -118,7 +124,8 @@ class Connection:
     ) -> Stream[Response]:
         """A stream without a deadline, which waits for a connection as long as its reader does.
 
-        Raises ClientClosed, or RuntimeError on another event loop than the first one; all else shows when it is read.
+        Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one. All other errors
+        are raised when it is read.
         """
         self._open()
         return self._streams.open(lambda stubs: self._stream(method(stubs), request))
@@ -175,6 +182,8 @@ class Connection:
         """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest and, at once, all
         streams. Idempotent."""
         self._closed = True
+        if forked():
+            return
         await self._streams.close(grace)
         await self._transfers.close(grace)
         if self._channel is not None:
@@ -198,6 +207,7 @@ class Connection:
     def _open(self) -> None:
         if self._closed:
             raise ClientClosed
+        connecting()
         loop = asyncio.get_running_loop()
         if self._channel is None:
             self._loop = loop

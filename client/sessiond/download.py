@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from sessiond.connection import Connection
 from sessiond.errors import ChecksumMismatch, InvalidFields, SessiondError, Unavailable
+from sessiond.file_names import beside
 from sessiond.streams import Stream
 from sessiond.transfer import Patience, Progress, stalled
 from sessiond.v1.attachment_pb2 import Attachment
@@ -78,7 +79,7 @@ class Download:
             raise ValueError("save: takes a whole attachment")
         target = Path(path)
         mark = hashlib.sha256(f"{self._request.session_id}\0{self._request.attachment_id}".encode()).hexdigest()[:16]
-        part = target.with_name(f"{target.name}.{mark}.part")
+        part = beside(target, f".{mark}.part")
         file = _reserved(part)
         try:
             self._request.offset = await asyncio.to_thread(_recall, file, self._digest)

@@ -70,7 +70,7 @@
     ├── DeadlinePassed
     └── InternalError
 
-    ClientClosed (a RuntimeError: a defect of the caller, not an answer)
+    ClientClosed, ClientForked (RuntimeErrors: defects of the caller, not answers)
 
 A leaf stands for one `ErrorReason`. A reason that this version does not know comes as the nearest parent by its status
 code, and as `SessiondError` itself where there is none, so `except Refused` goes on working with newer servers.
@@ -714,6 +714,17 @@ class ClientClosed(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("the client is closed")
+
+
+class ClientForked(RuntimeError):
+    """The process was forked after a client had connected. grpc does not work in the child: calls would wait for ever,
+    or crash it. Fork before the first call, or start processes with multiprocessing's "spawn" or "forkserver"."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this process was forked after a client had connected, and grpc does not work in it: fork before the first"
+            " call, or start processes by spawn or forkserver"
+        )
 
 
 BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from sessiond.file_names import beside
+
 
 class PositionStore(Protocol):
     """Keeps one position: of one session or feed, with one filter. What it raises comes out of the watch."""
@@ -46,12 +48,12 @@ class FilePositions:
         return position.decode()
 
     def _save(self, position: str) -> None:
-        beside = self._path.with_name(self._path.name + ".new")
-        with beside.open("wb") as file:
+        new = beside(self._path, ".new")
+        with new.open("wb") as file:
             file.write(position.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self._path)
+        new.replace(self._path)
         if os.name == "posix":  # elsewhere a folder cannot be opened, and is written through
             folder = os.open(self._path.parent, os.O_RDONLY)
             try:

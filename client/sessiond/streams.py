@@ -9,6 +9,7 @@ from weakref import WeakSet
 import grpc.aio
 
 from sessiond.errors import ClientClosed, Unavailable
+from sessiond.forks import forked
 from sessiond.status import typed_error
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
@@ -38,7 +39,7 @@ class Stream(Generic[Response]):
     def __del__(self) -> None:
         # grpc keeps calls that nobody else holds. The collector may run in any thread, and after the loop.
         with suppress(RuntimeError):
-            if not self._call.done():
+            if not forked() and not self._call.done():
                 self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def read(self) -> Response | None:
@@ -71,7 +72,7 @@ class Sending(Generic[Request, Response]):
 
     def __del__(self) -> None:
         with suppress(RuntimeError):
-            if not self._call.done():
+            if not forked() and not self._call.done():
                 self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def write(self, message: Request) -> bool:

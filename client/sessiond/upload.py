@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 from sessiond.connection import Connection
 from sessiond.errors import SessiondError, UploadNotFound, UploadSuperseded
+from sessiond.file_names import storable
 from sessiond.transfer import CHUNK_BYTES, Patience, Progress, Source, stalled
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import GetUploadStatusRequest, UploadAttachmentRequest, UploadHeader
@@ -20,6 +21,9 @@ from sessiond.v1.attachment_service_pb2 import GetUploadStatusRequest, UploadAtt
 _IN_MEMORY = 8 * 1024 * 1024
 """Bytes of an iterator that are kept in memory; more go to a temporary file."""
 
+
+MOST_NAME = 255
+"""Characters of an attachment's name, as the service takes it."""
 
 CALL_KEY = "sessiond-upload-call"
 
@@ -129,7 +133,7 @@ async def opened(source: Source) -> AsyncIterator[tuple[BinaryIO, str]]:
     """What can be read from any place, and the name that it has by itself. An iterator is read to its end first."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        file, name = cast("BinaryIO", path.open("rb")), path.name  # noqa: ASYNC230 - a thread's could leak
+        file, name = cast("BinaryIO", path.open("rb")), storable(path.name, MOST_NAME)  # noqa: ASYNC230 - a thread's could leak
     elif isinstance(source, bytes | bytearray | memoryview):
         file, name = io.BytesIO(source), ""
     else:

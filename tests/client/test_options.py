@@ -99,10 +99,19 @@ async def test_the_program_and_the_library_name_themselves(server: ScriptedServe
     assert agent.startswith("billing/7 sessiond-python/")
 
 
+@pytest.mark.parametrize("key", ["sd_secret\n", "sd_secret ", "sd_sécret", "sd_\udcffsecret", "\0sd_secret", ""])
+def test_a_key_that_no_call_can_carry_is_refused_unnamed(key: str) -> None:
+    with pytest.raises(ValueError, match="api_key: must be") as caught:
+        sessiond.Client(api_key=key)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: sessiond.Client(timeout=0),
+        lambda: sessiond.Client(user_agent="a\nb"),
+        lambda: sessiond.Client(user_agent="\udcff"),
         lambda: sessiond.Retry(max_attempts=6),
         lambda: sessiond.Retry(max_attempts=0),
         lambda: sessiond.Retry(initial_backoff=0.001),

@@ -1,0 +1,87 @@
+"""What becomes of a client in a forked process: it works, or says that it cannot."""
+
+import asyncio
+import sys
+
+import pytest
+
+from tests.support.client_service import Service
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+
+PROGRAM = """
+import asyncio, os, sys
+import sessiond
+
+async def create(client):
+    return (await client.create_session(active=True, timeout=60)).version
+
+def child(work):
+    pid = os.fork()
+    if not pid:
+        try:
+            print(asyncio.run(work()), flush=True)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+async def another():
+    async with sessiond.Client(target) as client:
+        return await create(client)
+
+async def watching():
+    watch = parents.watch("s")
+    await anext(watch)
+
+async def closing():
+    await parents.close(grace=60)
+
+async def nested():
+    child(another)
+    return "forked"
+
+target, when = sys.argv[1:]
+parents = sessiond.Client(target)
+
+async def main():
+    await create(parents)
+    for work in (lambda: create(parents), another, watching, closing, nested):
+        child(work)
+    print(await create(parents))
+    await parents.close()
+    child(another)
+
+if when == "before":
+    child(lambda: create(parents))
+    child(another)
+    print(asyncio.run(create(parents)))
+else:
+    asyncio.run(main())
+"""
+
+
+async def printed(*arguments: str) -> list[str]:
+    """By the program, in a process of its own: a fork of the tests' process would take all of it along."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(240):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    return output.decode().split()
+
+
+async def test_a_fork_before_the_first_call_harms_nothing(service: Service) -> None:
+    assert await printed(service.target, "before") == ["1", "1", "1"]
+
+
+async def test_a_fork_after_the_first_call_is_told_at_once(service: Service) -> None:
+    of_children = ["ClientForked"] * 3 + ["None"] + ["ClientForked", "forked"]
+    assert await printed(service.target, "after") == [*of_children, "1", "ClientForked"]
