@@ -37,9 +37,9 @@ async def test_without_the_second_statement(
     early: dict[asyncpg.Connection, Known] = {}
 
     async def look_up_and_lock(connection: asyncpg.Connection, commands: Sequence[c.Command]) -> dict[Key, Head]:
-        keys = sorted({command.key for command in commands})
-        rows = await connection.fetch(unlocked, *columns(keys, 2))
-        heads = {keys[row[0] - 1]: write.head(row, 1) for row in rows}
+        wishes = sorted({write.wish(command) for command in commands})
+        rows = await connection.fetch(unlocked, *columns(wishes, 3))
+        heads = {wishes[row[0] - 1][:2]: write.head(row, 1) for row in rows}
         early[connection] = await look_up(connection, batch.needs(commands, heads, Policy()))
         return await lock_heads(connection, commands)
 

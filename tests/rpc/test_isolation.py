@@ -96,7 +96,7 @@ async def untouched(common_wire: Wire) -> Wire:
 
 async def use(wire: Wire) -> None:
     for session_id in ("bobs", "gone"):
-        await wire.create(session_id, key=BOB, name="secret")
+        await wire.create(session_id, user_id="bob", name="secret")
         request = m.AppendMessagesRequest(session_id=session_id, messages=[said("secret", message_id="m1")])
         await wire.call("AppendMessages", request, key=BOB)
         await wire.call("UploadAttachment", header(session_id, "a1"), key=BOB)
@@ -151,10 +151,10 @@ async def test_the_inbox_leaves_it_out(shared: Wire, key: str) -> None:
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
 async def test_lists_and_counts_leave_it_out(shared: Wire, key: str) -> None:
-    await shared.create("own", key=key)
+    await shared.create("alice~own", key=key)
     everything = s.SessionFilter(name_contains="")
     listed = await shared.call("ListSessions", s.ListSessionsRequest(filter=everything), key=key)
-    assert [x.session_id for x in listed.sessions] == ["own"]
+    assert [x.session_id for x in listed.sessions] == ["alice~own"]
     assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=everything), key=key)).count == 1
     bobs = s.SessionFilter(user_id="bob")
     assert (await shared.call("CountSessions", s.CountSessionsRequest(filter=bobs), key=key)).count == 0
@@ -182,12 +182,12 @@ async def test_positions_of_its_owner_are_worth_nothing_to_others(shared: Wire, 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
 async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
-    await shared.create("own", key=key)
-    for where in (e.FeedFilter(), e.FeedFilter(session_ids=["bobs", "gone", "own"])):
+    await shared.create("alice~own", key=key)
+    for where in (e.FeedFilter(), e.FeedFilter(session_ids=["bobs", "gone", "alice~own"])):
         request = e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING, filter=where)
         watch = shared.watch("WatchEvents", request, key=key)
         assert (await watch.read()).HasField("resumed")
-        assert [event.session_id for event in (await watch.read()).events.events] == ["own"]
+        assert [event.session_id for event in (await watch.read()).events.events] == ["alice~own"]
         watch.cancel()
     bobs = shared.watch("WatchEvents", e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING), key=BOB)
     assert (await bobs.read()).HasField("resumed")
@@ -201,7 +201,7 @@ async def test_a_feeds_positions_name_nobody_elses_session(shared: Wire) -> None
     for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):
         watch = shared.watch("WatchEvents", e.WatchEventsRequest(start=start), key=ALICE)
         positions.append((await watch.read()).resumed.position)
-        await shared.create(f"own{start}", key=ALICE)
+        await shared.create(f"alice~own{start}", key=ALICE)
         positions.append((await watch.read()).events.position)
         watch.cancel()
     for position in positions:
@@ -210,15 +210,28 @@ async def test_a_feeds_positions_name_nobody_elses_session(shared: Wire) -> None
             assert name not in said
 
 
-async def test_a_taken_id_has_the_same_text_whoever_owns_it(shared: Wire) -> None:
-    await shared.create("alices", key=ALICE)
-    texts = set()
-    for session_id in ("alices", "bobs", "gone"):
+async def test_a_bound_key_learns_of_no_id_but_its_users_own(shared: Wire) -> None:
+    """Neither by an answer nor by taking an id that another user was going to choose."""
+    refusals = []
+    for session_id in ("bobs", "none", "gone", "bob~x", "alice", "~alice~x", "Alice~x"):
         request = s.CreateSessionRequest(session=Session(session_id=session_id))
         failure = await shared.failure("CreateSession", request, key=ALICE)
-        assert (failure.code, failure.metadata) == (StatusCode.ALREADY_EXISTS, {"session_id": session_id})
-        texts.add(failure.text)
-    assert texts == {"session already exists"}
+        refusals.append((failure.code, failure.reason, failure.text, failure.violations, failure.metadata))
+    rule = {"session.session_id": "must begin with alice~ as the key is bound to a user"}
+    assert [refusal[3] for refusal in refusals] == [rule] * len(refusals)
+    assert len({str(refusal) for refusal in refusals}) == 1
+    await shared.create("alice~x", key=ALICE)
+    failure = await shared.failure(
+        "CreateSession", s.CreateSessionRequest(session=Session(session_id="alice~x")), key=ALICE
+    )
+    assert (failure.code, failure.metadata) == (StatusCode.ALREADY_EXISTS, {"session_id": "alice~x"})
+
+
+async def test_a_key_of_the_whole_tenant_is_told_that_an_id_is_taken(shared: Wire) -> None:
+    for session_id in ("bobs", "gone"):
+        request = s.CreateSessionRequest(session=Session(session_id=session_id))
+        failure = await shared.failure("CreateSession", request)
+        assert (failure.code, failure.text) == (StatusCode.ALREADY_EXISTS, "session already exists")
 
 
 async def test_ids_of_tenants_are_apart(shared: Wire) -> None:

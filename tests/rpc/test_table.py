@@ -388,7 +388,7 @@ async def test_views_leave_content_out(stocked: Wire) -> None:
 
 
 async def test_a_key_of_a_user_creates_that_users_sessions(wire: Wire) -> None:
-    assert (await wire.create("mine", key=ALICE)).user_id == "alice"
+    assert (await wire.create("alice~mine", key=ALICE)).user_id == "alice"
     request = s.CreateSessionRequest(session=Session(user_id="bob"))
     failure = await wire.failure("CreateSession", request, key=ALICE)
     assert failure.violations.keys() == {"session.user_id"}

@@ -254,7 +254,7 @@ async def test_a_position_is_good_for_its_stream_only(wire: Wire, changed: Any) 
 
 
 async def test_a_position_of_another_caller_or_of_a_feed_is_invalid(wire: Wire) -> None:
-    await wire.create("s", key=ALICE)
+    await wire.create("s", user_id="alice")
     position = (await watch(wire).read()).snapshot.position
     feed = (await wire.call("WatchEvents", e.WatchEventsRequest())).resumed.position
     attempts: list[tuple[str, ProtoMessage, str]] = [

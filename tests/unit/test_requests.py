@@ -32,6 +32,7 @@ from sessiond.v1.session_pb2 import (
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructUpdate
 from sessiond_server.domain import commands
 from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.ids import own_prefix
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
@@ -350,6 +351,7 @@ def test_create_keeps_what_is_set() -> None:
     )
     session.state["x"] = [1, {"y": None}]
     assert create(session) == session
+    session.session_id = f"ada~{session.session_id}"
     assert create(session, BOUND) == session
 
 
@@ -675,3 +677,18 @@ def test_any_change_of_bytes_is_accepted_or_its_fields_are_named(rpc: str, data:
     except Exception:
         return  # not a request at all: MALFORMED_REQUEST, which the wire answers
     faults(rpc, request)
+
+
+def test_a_bound_scope_chooses_ids_of_its_users_own_only() -> None:
+    odd = "ünal / 7"
+    users = ["ada", "ada.b", "a-b_c", "x" * 64, "x" * 65, "ada~b", "-a", odd, odd.lower() + " "]
+    prefixes = [own_prefix(user_id) for user_id in users]
+    assert prefixes[:4] == ["ada~", "ada.b~", "a-b_c~", f"{'x' * 64}~"]
+    for number, prefix in enumerate(prefixes):
+        assert not any(other.startswith(prefix) for place, other in enumerate(prefixes) if place != number)
+        create(Session(session_id=f"{prefix}1"), Scope("tenant", users[number]))
+        for other in prefixes[:number]:
+            with pytest.raises(InvalidFields) as caught:
+                create(Session(session_id=f"{other}1"), Scope("tenant", users[number]))
+            assert [v.field for v in caught.value.violations] == ["session.session_id"]
+    assert create(Session(), BOUND).session_id

@@ -107,7 +107,9 @@ class CreateSessionRequest(google.protobuf.message.Message):
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """The session. `session_id` empty: the server makes one, a UUIDv7 or, where `request_id` is set, a UUID derived from
-        tenant and `request_id`, so that a retry finds the session that the first attempt created. Required.
+        tenant and `request_id`, so that a retry finds the session that the first attempt created. A key that is bound to a
+        user chooses ids that begin with the user's id and a tilde, such as `u-17~notes` (INVALID_FIELD otherwise, which names
+        what an id must begin with): whether such an id is taken tells nothing of other users. Required.
         """
 
     @property

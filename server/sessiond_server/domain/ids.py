@@ -1,6 +1,7 @@
 """Identifiers that the server makes."""
 
 import hashlib
+import re
 import time
 import uuid
 from random import Random, SystemRandom
@@ -8,6 +9,7 @@ from random import Random, SystemRandom
 _VERSION_7 = 0x7000
 _VERSION_8 = 0x8000
 _VARIANT = 0x8000_0000_0000_0000
+_PLAIN_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch
 _RANDOM = Random(SystemRandom().getrandbits(256))
 
 
@@ -41,6 +43,17 @@ def derived(tenant_id: str, user_id: str, request_id: str) -> str:
     if origin is not None and origin.version == 7:
         return _text((origin.int >> 80 << 16 | _VERSION_7 | high & 0x0FFF) << 64 | low)
     return _text((high & ~0xF000 | _VERSION_8) << 64 | low)
+
+
+def own_prefix(user_id: str) -> str:
+    """What the ids that a key bound to this user chooses begin with. No user's prefix begins with another's.
+
+    The user's id and a tilde, where it is 1 to 64 of `[A-Za-z0-9._-]` and begins with a letter or digit; else a hash of
+    it between tildes.
+    """
+    if _PLAIN_USER(user_id):
+        return f"{user_id}~"
+    return f"~{hashlib.sha256(user_id.encode()).hexdigest()[:32]}~"
 
 
 def time_ms(identifier: str) -> int | None:

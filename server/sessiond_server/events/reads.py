@@ -2,12 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sessiond_server import failpoints
+from sessiond_server.domain.rows import Key
+from sessiond_server.errors import SessionNotFound
+from sessiond_server.store.log_reads import LogReads
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+_BEYOND_ANY: Final = 2**62
+"""No event has this `seq`."""
 
 
 class Reads:
@@ -22,6 +28,15 @@ class Reads:
             if failpoints.armed:
                 await failpoints.reach("before_read")
             return await read()
+
+
+async def prove_owner(logs: LogReads, key: Key, user_id: str) -> None:
+    """Raises SessionNotFound where the log is another user's, before any of it is read; the empty user sees all.
+
+    So that another user's session costs what one that is not there costs: a look at its head.
+    """
+    if user_id and (await logs.read_log(key, after_seq=_BEYOND_ANY, limit=1)).user_id != user_id:
+        raise SessionNotFound(key[1])
 
 
 class Shared(Generic[K, V]):

@@ -24,7 +24,7 @@ from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_a
 from sessiond_server.events.contract import Batch, Cursor, Truth
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
-from sessiond_server.events.reads import Reads, Shared
+from sessiond_server.events.reads import Reads, Shared, prove_owner
 from sessiond_server.events.rings import Rings
 from sessiond_server.events.watched import LogRead, SessionWatcher, TransactionStart, WatchedSession
 from sessiond_server.store.log_reads import LogHeads
@@ -87,6 +87,7 @@ class Sessions:
                 stream.deltas_taken = channel.lane.count
             snapshot = await self._start(stream, scope, content) if after is None else None
             if after is not None:
+                await self._reads.run(lambda: prove_owner(self._store, key, scope.user_id))
                 await self._resume(stream, after)
             if deltas:
                 await self._prime(stream)

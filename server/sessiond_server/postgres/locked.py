@@ -69,26 +69,28 @@ class Locked:
 
     async def _run(self, commands: Sequence[Command], work: Work, suspects: set[Key]) -> Applied:
         alert = self._clock() < self._alert_until
-        locked: set[Key] = set()
+        locked: set[write.Wish] = set()
 
         async def attempt(connection: asyncpg.Connection) -> Applied:
             locked.clear()
             trusted = [command for command in commands if command.key not in suspects]
             heads = await write.lock_heads(connection, trusted) if trusted else {}
             if suspects:
-                free, held = await write.lock_free_heads(connection, suspects)
+                doubted = [command for command in commands if command.key in suspects]
+                free, held = await write.lock_free_heads(connection, doubted)
                 heads |= free
                 locked.update(held)
-            mine = [command for command in commands if command.key not in locked]
+            mine = [command for command in commands if write.wish(command) not in locked]
             return await work(connection, mine, heads) if mine else Applied((), Writes())
 
         applied = await self._transactions.attempt(attempt, lock_seconds=SHORT_LOCK_SECONDS if alert else None)
-        self._learn(suspects, locked)
+        self._learn(suspects, {key[:2] for key in locked})
         if not locked:
             return applied
         answers = iter(applied.results)
         results: list[Result] = [
-            SessionLocked(command.session_id) if command.key in locked else next(answers) for command in commands
+            SessionLocked(command.session_id) if write.wish(command) in locked else next(answers)
+            for command in commands
         ]
         return Applied(results, applied.writes)
 

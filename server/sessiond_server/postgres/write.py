@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from sessiond_server.domain import batch, replay
-from sessiond_server.domain.commands import Command, Result
+from sessiond_server.domain.commands import Command, CreateSession, Result
 from sessiond_server.domain.rows import (
     AppendedMessage,
     Head,
@@ -44,20 +44,32 @@ WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
 
-async def lock_heads(connection: asyncpg.Connection, commands: Sequence[Command]) -> dict[Key, Head]:
+Wish = tuple[str, str, str]
+"""(tenant_id, session_id, user_id) of a row that a command needs; the empty user is any."""
+
+
+def wish(command: Command) -> Wish:
+    """The row that the command needs. Whether an id is taken does not depend on who asks."""
+    user_id = "" if isinstance(command.action, CreateSession) else command.scope.user_id
+    return (*command.key, user_id)
+
+
+async def lock_heads(connection: asyncpg.Connection, commands: Iterable[Command]) -> dict[Key, Head]:
     """Locks the rows of the commands' sessions, in the order that all writers keep, and reads them."""
-    keys = sorted({command.key for command in commands})
-    rows = await connection.fetch(LOCK_HEADS, *columns(keys, 2))
-    return {keys[row[0] - 1]: head(row, 1) for row in rows}
+    wishes = sorted({wish(command) for command in commands})
+    rows = await connection.fetch(LOCK_HEADS, *columns(wishes, 3))
+    return {wishes[row[0] - 1][:2]: head(row, 1) for row in rows}
 
 
-async def lock_free_heads(connection: asyncpg.Connection, keys: Iterable[Key]) -> tuple[dict[Key, Head], set[Key]]:
+async def lock_free_heads(
+    connection: asyncpg.Connection, commands: Iterable[Command]
+) -> tuple[dict[Key, Head], set[Wish]]:
     """(as `lock_heads`, for those whose rows no other transaction has locked; those that one has)."""
-    ordered = sorted(keys)
-    rows = await connection.fetch(LOCK_FREE_HEADS, *columns(ordered, 2))
-    free = {ordered[row[0] - 1]: head(row, 1) for row in rows}
-    present = await connection.fetch(PRESENT_HEADS, *columns(ordered, 2))
-    return free, {ordered[row[0] - 1] for row in present} - free.keys()
+    wishes = sorted({wish(command) for command in commands})
+    rows = await connection.fetch(LOCK_FREE_HEADS, *columns(wishes, 3))
+    present = await connection.fetch(PRESENT_HEADS, *columns(wishes, 3))
+    free = {wishes[row[0] - 1] for row in rows}
+    return {wishes[row[0] - 1][:2]: head(row, 1) for row in rows}, {wishes[row[0] - 1] for row in present} - free
 
 
 def head(row: Sequence[Any], start: int) -> Head:

@@ -8,13 +8,15 @@ begin isolation level read committed read write
 
 -- name: lock_heads  index: session_heads_pkey
 -- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then reads what they left.
+-- A row of another user than its command's is left alone, as one that is not there: locking it would show in the time.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
   h.lease_expire_time
-from unnest((select $1::text[]), (select $2::text[]))
-  with ordinality as k (tenant_id, session_id, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
   select * from session_heads
   where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+    and (k.user_id = '' or session_heads.user_id = k.user_id)
   for update
 ) h
 
@@ -22,22 +24,24 @@ cross join lateral (
 -- As lock_heads, for rows that may be held for long: waits for none of them.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
   h.lease_expire_time
-from unnest((select $1::text[]), (select $2::text[]))
-  with ordinality as k (tenant_id, session_id, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
   select * from session_heads
   where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+    and (k.user_id = '' or session_heads.user_id = k.user_id)
   for update skip locked
 ) h
 
 -- name: present_heads  index: session_heads_pkey
 -- Tells a row that lock_free_heads passed over from one that is not there.
 select k.place
-from unnest((select $1::text[]), (select $2::text[]))
-  with ordinality as k (tenant_id, session_id, place)
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
   select 1 from session_heads
   where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+    and (k.user_id = '' or session_heads.user_id = k.user_id)
   limit 1
 ) h
 

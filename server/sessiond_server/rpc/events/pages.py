@@ -7,7 +7,7 @@ from typing import Final
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.errors import SessionNotFound
-from sessiond_server.events import channel
+from sessiond_server.events import channel, reads
 from sessiond_server.events.contract import Cursor
 from sessiond_server.rpc.events.filters import SessionSelection
 from sessiond_server.store.log_reads import LogReads
@@ -35,10 +35,12 @@ async def read(
     """
     start = after or Cursor(0, "")
     look_at = LOOKED_AT if selection.types else limit
-    page = await logs.read_log((scope.tenant_id, session_id), after_seq=start.seq, limit=look_at)
+    key = (scope.tenant_id, session_id)
+    await reads.prove_owner(logs, key, scope.user_id)
+    page = await logs.read_log(key, after_seq=start.seq, limit=look_at)
     if scope.user_id not in ("", page.user_id) or (after is None and page.head.deleted):
         raise SessionNotFound(session_id)
-    channel.check((scope.tenant_id, session_id), start, page)
+    channel.check(key, start, page)
     looked_at = page.entries
     selected = selection.of(looked_at)
     if len(selected) > limit:

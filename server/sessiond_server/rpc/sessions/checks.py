@@ -121,7 +121,7 @@ def create_session(
 ) -> commands.CreateSession:
     """The session is a copy: output-only fields cleared, defaults set, `session_id` made where it was empty.
 
-    A scope with a user fills in `user_id` and refuses another one. Without a
+    A scope with a user fills in `user_id` and refuses another one, and an id outside the user's own. Without a
     request id either, the session's id comes from `new_id`.
     """
     found = FieldViolations()
@@ -131,6 +131,11 @@ def create_session(
     validation.new_session(found, "session", request.session)
     if scope.user_id and request.session.user_id not in ("", scope.user_id):
         found.add("session.user_id", "must be the user that the key is bound to")
+    if scope.user_id and request.session.session_id:
+        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0021-ids-of-bound-keys.md).
+        prefix = ids.own_prefix(scope.user_id)
+        if not request.session.session_id.startswith(prefix):
+            found.add("session.session_id", f"must begin with {prefix} as the key is bound to a user")
     run_requests.preset_runs(found, request.runs)
     found.check()
 

@@ -43,8 +43,11 @@ READS_AT_ONCE: Final = 3
 ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
 SESSIONS_PER_READ: Final = 32
 
-_SessionWish = tuple[str, str, bool, bool]
-"""(tenant_id, session_id, with its content, to be offered to the cache)."""
+_SessionWish = tuple[Scope, str, bool, bool]
+"""(scope, session_id, with its content, to be offered to the cache)."""
+
+_WindowWish = tuple[Scope, str]
+"""(scope, session_id)."""
 
 _PageWish = tuple[Scope, str, int, int, bool, int]
 """The arguments of `Store.list_messages`."""
@@ -88,7 +91,9 @@ class CachedSessions:
         self._sessions: BatchedReads[_SessionWish, Copy | None] = BatchedReads(
             self._read_sessions, most_keys=SESSIONS_PER_READ, most_reads=READS_AT_ONCE
         )
-        self._windows: BatchedReads[Key, Copy] = BatchedReads(self._read_windows, most_keys=1, most_reads=READS_AT_ONCE)
+        self._windows: BatchedReads[_WindowWish, Copy] = BatchedReads(
+            self._read_windows, most_keys=1, most_reads=READS_AT_ONCE
+        )
         self._pages: BatchedReads[_PageWish, MessagesPage] = BatchedReads(
             self._read_pages, most_keys=1, most_reads=READS_AT_ONCE
         )
@@ -139,15 +144,13 @@ class CachedSessions:
     ) -> SessionSnapshot:
         key = (scope.tenant_id, session_id)
         if self._cache.ready and not freshness.strong and key not in self._dirty:
-            copy = await self._cache.get(key, content=content)
+            copy = (await self._own_copies(scope, [key], content=content))[0]
             if copy is not None and copy.version >= freshness.min_version:
                 snapshot = _snapshot(copy, content)
                 if snapshot is not None:
                     self._hits += 1
-                    if scope.user_id and scope.user_id != copy.user_id:
-                        raise SessionNotFound(session_id)
                     return snapshot
-        snapshot = self._found(scope, await self._sessions.ask((*key, content, not freshness.strong)), content)
+        snapshot = self._found(await self._sessions.ask((scope, session_id, content, not freshness.strong)), content)
         if snapshot is None:
             raise SessionNotFound(session_id)
         self._misses += not freshness.strong
@@ -160,21 +163,21 @@ class CachedSessions:
         places: Sequence[int] = range(len(session_ids))
         if self._cache.ready and not freshness.strong:
             keys = [(scope.tenant_id, session_id) for session_id in session_ids]
-            asked = [(n, self._cache.get(key, content=content)) for n, key in enumerate(keys) if key not in self._dirty]
+            clean = [place for place, key in enumerate(keys) if key not in self._dirty]
+            copies = await self._own_copies(scope, [keys[place] for place in clean], content=content)
             cached: set[int] = set()
-            for place, answer in asked:
-                copy = await answer
+            for place, copy in zip(clean, copies, strict=True):
                 if copy is None or copy.version < freshness.min_version:
                     continue
                 snapshot = _snapshot(copy, content)
                 if snapshot is not None:
-                    found[place] = snapshot if scope.user_id in ("", copy.user_id) else None
+                    found[place] = snapshot
                     cached.add(place)
             self._hits += len(cached)
             places = [place for place in places if place not in cached]
-        wishes = [(scope.tenant_id, session_ids[place], content, not freshness.strong) for place in places]
+        wishes = [(scope, session_ids[place], content, not freshness.strong) for place in places]
         for place, wish in zip(places, [self._sessions.ask(wish) for wish in wishes], strict=True):
-            found[place] = self._found(scope, await wish, content)
+            found[place] = self._found(await wish, content)
         self._misses += 0 if freshness.strong else len(places)
         return found
 
@@ -193,7 +196,7 @@ class CachedSessions:
         if not freshness.strong:
             key = (scope.tenant_id, session_id)
             if self._cache.ready and key not in self._dirty:
-                copy = await self._held(key, after_seq, before_seq, descending, limit)
+                copy = await self._held(scope, key, after_seq, before_seq, descending, limit)
                 if copy is not None and copy.version >= freshness.min_version:
                     page = _page(copy, wish)
                     if page is not None:
@@ -201,7 +204,7 @@ class CachedSessions:
                         return page
             self._misses += 1
             if descending and not before_seq and limit < self._cache.limits.window:
-                page = _page(_value(await self._windows.ask(key)), wish)
+                page = _page(_value(await self._windows.ask((scope, session_id))), wish)
                 if page is not None:
                     return page
         return _value(await self._pages.ask(wish))
@@ -259,34 +262,57 @@ class CachedSessions:
             elif not all(told):
                 await asyncio.sleep(HEALING_PAUSE * (0.5 + self._random.random()))
 
-    async def _held(self, key: Key, after_seq: int, before_seq: int, descending: bool, limit: int) -> Copy | None:
+    async def _own_copies(
+        self, scope: Scope, keys: Sequence[Key], *, content: bool = False, newest: int = 0
+    ) -> Sequence[Copy | None]:
+        """The copies that the cache has; None too for those of another user.
+
+        A caller bound to a user is given no more than the core before it is known whose it is, and goes on to the store
+        where it is another's, as where there is none: both cost the same, and tell nothing of the size.
+        """
+        if not scope.user_id or not (content or newest):
+            return [
+                _own(scope, await copy)
+                for copy in [self._cache.get(key, content=content, newest=newest) for key in keys]
+            ]
+        copies: list[Copy | None] = [_own(scope, await copy) for copy in [self._cache.get(key) for key in keys]]
+        places = [place for place, copy in enumerate(copies) if copy is not None]
+        whole = [self._cache.get(keys[place], content=content, newest=newest) for place in places]
+        for place, copy in zip(places, whole, strict=True):
+            copies[place] = _own(scope, await copy)
+        return copies
+
+    async def _held(
+        self, scope: Scope, key: Key, after_seq: int, before_seq: int, descending: bool, limit: int
+    ) -> Copy | None:
         """A copy with the messages that a page needs, as far as the cache has them."""
         if descending and not before_seq:
-            return await self._cache.get(key, newest=limit + 1)
+            return (await self._own_copies(scope, [key], newest=limit + 1))[0]
         # Cheap, and tells how far the messages reach: they are fetched only when that is far enough.
-        copy = await self._cache.get(key)
+        copy = _own(scope, await self._cache.get(key))
         if copy is None or not windows.reaches(copy, after_seq=after_seq, before_seq=before_seq, descending=descending):
             return None
         if after_seq >= copy.version:
             return copy._replace(after_seq=copy.version)
         # No more than one message has each seq.
-        return await self._cache.get(key, newest=ALL if before_seq or not after_seq else copy.version - after_seq)
+        newest = ALL if before_seq or not after_seq else copy.version - after_seq
+        return _own(scope, await self._cache.get(key, newest=newest))
 
-    def _found(self, scope: Scope, answer: Copy | Exception | None, content: bool) -> SessionSnapshot | None:
+    def _found(self, answer: Copy | Exception | None, content: bool) -> SessionSnapshot | None:
         copy = _value(answer)
-        return None if copy is None or scope.user_id not in ("", copy.user_id) else _snapshot(copy, content)
+        return None if copy is None else _snapshot(copy, content)
 
     async def _read_sessions(self, wishes: Sequence[_SessionWish]) -> Sequence[Copy | Exception | None]:
-        """One statement for all of a tenant that want the same; what was found is offered to the cache."""
+        """One statement for all of a scope that want the same; what was found is offered to the cache."""
         as_of = self._cache.moment()
-        groups: dict[tuple[str, bool], list[int]] = {}
-        for place, (tenant_id, _, content, _) in enumerate(wishes):
-            groups.setdefault((tenant_id, content), []).append(place)
+        groups: dict[tuple[Scope, bool], list[int]] = {}
+        for place, (scope, _, content, _) in enumerate(wishes):
+            groups.setdefault((scope, content), []).append(place)
         answers: list[Copy | Exception | None] = [None] * len(wishes)
-        for (tenant_id, content), places in groups.items():
+        for (scope, content), places in groups.items():
             try:
                 snapshots = await self._reads.get_sessions(
-                    Scope(tenant_id), [wishes[place][1] for place in places], content=content
+                    scope, [wishes[place][1] for place in places], content=content
                 )
             except Exception as error:
                 for place in places:
@@ -296,13 +322,13 @@ class CachedSessions:
                 if snapshot is not None:
                     answers[place] = copy = _copy(snapshot, content)
                     if wishes[place][3]:
-                        self._cache.offer(Put((tenant_id, wishes[place][1]), copy, as_of))
+                        self._cache.offer(Put((scope.tenant_id, wishes[place][1]), copy, as_of))
         return answers
 
-    async def _read_windows(self, keys: Sequence[Key]) -> Sequence[Copy | Exception]:
+    async def _read_windows(self, wishes: Sequence[_WindowWish]) -> Sequence[Copy | Exception]:
         """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
         as_of = self._cache.moment()
-        (tenant_id, session_id), scope = keys[0], Scope(keys[0][0])
+        scope, session_id = wishes[0]
         page = await self._reads.list_messages(
             scope, session_id, after_seq=0, before_seq=0, descending=True, limit=self._cache.limits.window
         )
@@ -312,7 +338,7 @@ class CachedSessions:
             version=page.version, after_seq=page.last_seq - 1 if page.more else 0, messages=messages
         )
         if page.version == session.version:
-            self._cache.offer(Put((tenant_id, session_id), copy, as_of))
+            self._cache.offer(Put((scope.tenant_id, session_id), copy, as_of))
         return [copy]
 
     async def _read_pages(self, wishes: Sequence[_PageWish]) -> Sequence[MessagesPage | Exception]:
@@ -323,6 +349,10 @@ class CachedSessions:
         return [page]
 
 
+def _own(scope: Scope, copy: Copy | None) -> Copy | None:
+    return copy if copy is not None and scope.user_id in ("", copy.user_id) else None
+
+
 def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
     """None when the content is asked for and not there."""
     if not content:
@@ -331,10 +361,8 @@ def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
 
 
 def _page(copy: Copy, wish: _PageWish) -> MessagesPage | None:
-    """None when the copy does not have all of it. Raises SessionNotFound."""
-    scope, session_id, after_seq, before_seq, descending, limit = wish
-    if scope.user_id and scope.user_id != copy.user_id:
-        raise SessionNotFound(session_id)
+    """None when the copy does not have all of it."""
+    _, _, after_seq, before_seq, descending, limit = wish
     return windows.page(copy, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit)
 
 
