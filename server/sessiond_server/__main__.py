@@ -12,7 +12,7 @@ from sessiond_server.settings import SETTINGS, SettingError, Settings, add_flags
 
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
 _DATABASE = ("store", "postgres_dsn", "data_dir")
-_PROBE = ("listen", "tls_cert_file", "tls_key_file")
+_PROBE = ("listen", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,7 +79,7 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
     if asked.command == "keys":
         from sessiond_server.cli import keys
 
-        return keys.run(asked.name, asked.tenant, asked.user, asked.scope)
+        return keys.run(asked.name, asked.tenant, asked.user, asked.scope, asked.expires)
     print(markdown(), end="")
     return 0
 
@@ -91,10 +91,11 @@ def _explained(error: Exception) -> str | None:
     from sessiond_server.embedded import EmbeddedError
     from sessiond_server.errors import StoreUnavailable
     from sessiond_server.postgres.fitness import DatabaseUnfit
+    from sessiond_server.rpc.tls import TlsInvalid
 
     if isinstance(error, StoreUnavailable):
         return f"{error}: {why(error)}\n  sessiond check, with the same settings, says more"
-    if isinstance(error, CannotListen | KeysFileInvalid | EmbeddedError | DatabaseUnfit | OSError):
+    if isinstance(error, CannotListen | KeysFileInvalid | TlsInvalid | EmbeddedError | DatabaseUnfit | OSError):
         return str(error)
     return None
 
@@ -142,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--tenant", default="default", help="whose sessions it opens (default: default)")
     new.add_argument("--user", default="", help="opens only sessions of this user (default: of all users)")
     new.add_argument("--scope", action="append", default=[], help="what it allows; may be repeated (default: all)")
+    new.add_argument(
+        "--expires",
+        default="",
+        metavar="WHEN",
+        help="a duration such as 90d, or a time such as 2027-01-31T00:00:00Z (default: never)",
+    )
     probe = commands.add_parser(
         "healthcheck",
         help="ask the running service for its health",

@@ -40,7 +40,9 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.redis import RedisCache
 from sessiond_server.redis.bus import RedisBus
+from sessiond_server.reloading import Look, Reloaded, Reloader, look
 from sessiond_server.rpc.server import Reads, RpcServer, WireSettings
+from sessiond_server.rpc.tls import Certificates, TlsFiles, TlsInvalid
 from sessiond_server.settings import (
     Address,
     SecretUrl,
@@ -62,6 +64,8 @@ _log = logging.getLogger("sessiond.app")
 
 OUTAGE_AT_START: Final = 30.0
 """Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
+EXPIRY_PAUSE: Final = 1.0
+"""Seconds between two looks for keys that have expired."""
 BLOB_CONNECTIONS: Final = 4
 """To Postgres, beside those of the store, where the bytes of attachments lie there."""
 _MICROSECOND: Final = 1_000_000
@@ -101,9 +105,9 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
     EmbeddedError, KeysFileInvalid, CannotListen, OSError (a file), StoreUnavailable and MigrationError; all is closed
     then.
     """
-    stop = _Stop()
+    stop = _Signals()
     try:
-        async with running(settings) as service:
+        async with running(settings, stop.reload) as service:
             announce(service)
             await stop.asked()
             _log.info("stopping: calls under way have %g s to finish", settings.grace)
@@ -117,15 +121,19 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Service]:
-    """The whole service, answering calls while the context is open. Errors as `serve`."""
+async def running(settings: Settings, reload: asyncio.Event | None = None) -> AsyncIterator[Service]:
+    """The whole service, answering calls while the context is open. Errors as `serve`.
+
+    `reload`: once set, keys and certificates are read again, changed or not; it is cleared then.
+    """
     refuse_open_network(settings)
     if warning := keys_in_the_clear(settings):
         _log.warning("%s", warning)
     failpoints.arm(settings.failpoints)
+    tls = tls_files(settings)
+    began = look([*filter(None, (settings.keys_file,)), *(tls.paths if tls else ())])
     keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
-    if settings.keys_file and not keys:
-        raise auth.KeysFileInvalid(f"{settings.keys_file}: holds no keys")
+    certificates = None if tls is None else Certificates(tls.read())
     # Only loopback can reach a port that listens there: no need to look at each caller's address.
     open_to_all = settings.allow_unauthenticated_network or settings.listen.loopback
     authenticator = auth.Authenticator(keys, open_to_all=open_to_all)
@@ -149,7 +157,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, cache))
         batcher = await stack.enter_async_context(Batcher(commits, _limits(settings)))
         reads = Reads(sessions, truth, truth, truth)
-        server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings))
+        server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings, certificates))
         watch = StoreWatch(truth, server.set_serving, batcher.stalled)
         stack.enter_context(_observed(watch))
         postgres = _postgres(truth)
@@ -183,6 +191,9 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         background(watch.run(), "health")
         if postgres is not None:
             background(postgres.watch_feeds(), "feed-holders")
+        reloader = Reloader(_reloaded(settings, authenticator, certificates, server, began), reload)
+        background(reloader.run(), "reloader")
+        background(_expire_keys(authenticator, server), "key-expiry")
         if cache is not None:
             await server.set_cache(cache.ready)
             background(_watch_cache(cache, server), "cache-health")
@@ -190,6 +201,61 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             background(embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
         yield Service(settings, Address(settings.listen.host, port), embedded, len(keys), metrics_listening)
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Where the certificates lie; None without TLS."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+
+
+def _reloaded(
+    settings: Settings,
+    authenticator: auth.Authenticator,
+    certificates: Certificates | None,
+    server: RpcServer,
+    began: Look,
+) -> Sequence[Reloaded]:
+    """The files that are read again while the service runs. `began`: how they were before they were first read."""
+    found = []
+    if (keys_file := settings.keys_file) is not None:
+
+        def load_keys() -> Callable[[], str]:
+            keys = auth.load_keys(keys_file)
+
+            def use() -> str:
+                authenticator.use(keys)
+                ended = server.revoke(authenticator.holds)
+                return f"{len(keys)} in {keys_file}" + (f"; {ended} streams end" if ended else "")
+
+            return use
+
+        found.append(Reloaded("keys", (keys_file,), load_keys, (auth.KeysFileInvalid,), began[:1]))
+    files = tls_files(settings)
+    if files is not None and certificates is not None:
+
+        def load_certificates() -> Callable[[], str]:
+            material = files.read()
+
+            def use() -> str:
+                certificates.use(material)
+                return f"{files.certificate}, for connections from now on"
+
+            return use
+
+        found.append(
+            Reloaded("certificates", files.paths, load_certificates, (TlsInvalid,), began[-len(files.paths) :])
+        )
+    return found
+
+
+async def _expire_keys(authenticator: auth.Authenticator, server: RpcServer) -> None:
+    """Ends the streams of keys that expire, until cancelled. Calls are refused without it."""
+    while True:
+        await asyncio.sleep(EXPIRY_PAUSE)
+        if authenticator.some_expired() and (ended := server.revoke(authenticator.holds)):
+            _log.info("a key has expired: %d streams end", ended)
 
 
 def revealed(url: SecretUrl | None) -> str | None:
@@ -453,16 +519,13 @@ def _event_limits(settings: Settings) -> HubLimits:
     )
 
 
-def _wire(settings: Settings) -> WireSettings:
+def _wire(settings: Settings, certificates: Certificates | None) -> WireSettings:
     reflection = settings.reflection
     if reflection is None:
         reflection = settings.embedded or settings.store == "memory"
-    tls = None
-    if settings.tls_key_file and settings.tls_cert_file:
-        tls = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
     return WireSettings(
         listen=str(settings.listen),
-        tls=tls,
+        certificates=certificates,
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
         figures=settings.metrics_listen is not None,
@@ -485,19 +548,22 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-class _Stop:
-    """The operator's wish to stop, by SIGTERM or SIGINT. Belongs to the task that makes it."""
+class _Signals:
+    """The operator's wish to stop, by SIGTERM or SIGINT, or to read files again, by SIGHUP. Belongs to the task that
+    makes it."""
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.reload = asyncio.Event()
         self._waiter: asyncio.Event | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload.set)
 
     def close(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
     async def asked(self) -> None:

@@ -8,6 +8,7 @@ A keys file is TOML. It holds SHA-256 digests of keys, never keys, so reading it
     tenant = "acme"
     user = "u-17"            # optional: the key sees only sessions of this user
     scopes = ["sessions:read", "sessions:write"]
+    expires = 2027-01-31T00:00:00Z    # optional: the key is refused from then on
 """
 
 import base64
@@ -15,9 +16,11 @@ import hashlib
 import json
 import os
 import re
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -38,7 +41,7 @@ KEY_PREFIX: Final = "sd_"
 _KEY_BYTES = 32
 _LONGEST_KEY = 512
 _RESERVED_NAMES = (LOCAL, "sessiond")
-_FIELDS = {"name", "sha256", "tenant", "user", "scopes"}
+_FIELDS = {"name", "sha256", "tenant", "user", "scopes", "expires"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _LOOPBACK = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)::1(\]|%5D):|unix:")
@@ -54,6 +57,10 @@ class Principal:
     name: str
     """Of the key; `Event.actor` of what it writes."""
     scopes: frozenset[str]
+    key: bytes = field(default=b"", repr=False, compare=False)
+    """SHA-256 of the key that proved it; empty without keys."""
+    expires: float | None = field(default=None, compare=False)
+    """Of the key, in seconds since 1970."""
 
 
 LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES)
@@ -64,15 +71,30 @@ class KeysFileInvalid(Exception):
 
 
 class Authenticator:
-    """Tells callers apart by bearer key. Immutable.
+    """Tells callers apart by bearer key.
 
     Without any keys it knows one caller, LOCAL_PRINCIPAL, and only on loopback, unless `open_to_all` allows every peer.
     """
 
-    def __init__(self, keys: Mapping[bytes, Principal] | None = None, *, open_to_all: bool = False) -> None:
-        """`keys` maps the SHA-256 digest of a key to its principal."""
+    def __init__(
+        self,
+        keys: Mapping[bytes, Principal] | None = None,
+        *,
+        open_to_all: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`keys` maps the SHA-256 digest of a key to its principal. `clock` gives seconds since 1970."""
         self._keys = dict(keys or {})
         self._open_to_all = open_to_all
+        self._clock = clock
+        self._checked = clock()
+
+    def use(self, keys: Mapping[bytes, Principal]) -> None:
+        """Knows these keys from now on, and no others. There is at least one: keys are not taken away from a server
+        that has them, which would open it."""
+        assert keys
+        assert self._keys
+        self._keys = dict(keys)
 
     @property
     def tenants(self) -> int:
@@ -93,11 +115,25 @@ class Authenticator:
                 return self._bearer(value)
         raise Unauthenticated
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether the key of a call that was let in would be let in now, as the same principal."""
+        if not principal.key:
+            return not self._keys
+        return self._keys.get(principal.key) == principal and not self._is_over(self._keys[principal.key])
+
+    def some_expired(self) -> bool:
+        """Whether a key has expired since this was asked last."""
+        since, self._checked = self._checked, self._clock()
+        return any(p.expires is not None and since < p.expires <= self._checked for p in self._keys.values())
+
+    def _is_over(self, principal: Principal) -> bool:
+        return principal.expires is not None and self._clock() >= principal.expires
+
     def _bearer(self, value: str | bytes) -> Principal:
         text = value if isinstance(value, str) else value.decode("latin-1")
         if len(text) <= _LONGEST_KEY and text[:7].lower() == "bearer ":
             principal = self._keys.get(digest_of(text[7:].strip()))
-            if principal is not None:
+            if principal is not None and not self._is_over(principal):
                 return principal
         raise Unauthenticated
 
@@ -112,23 +148,38 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def new_key(name: str, tenant_id: str, user_id: str = "", scopes: Iterable[str] = SCOPES) -> tuple[str, str]:
+def new_key(
+    name: str,
+    tenant_id: str,
+    user_id: str = "",
+    scopes: Iterable[str] = SCOPES,
+    expires: datetime | None = None,
+) -> tuple[str, str]:
     """(a new key, its entry for the keys file). The key exists nowhere else. ValueError: no file may hold it."""
     key = KEY_PREFIX + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).rstrip(b"=").decode()
     entry: dict[str, object] = {"name": name, "sha256": digest_of(key).hex(), "tenant": tenant_id}
     if user_id:
         entry["user"] = user_id
     entry["scopes"] = sorted(scopes)
+    if expires is not None:
+        entry["expires"] = expires
     if fault := _fault(entry):
         raise ValueError(fault)
     # JSON strings and arrays of them are TOML too; the checks above leave no character that the two escape differently.
-    return key, "[[keys]]\n" + "".join(
-        f"{field} = {json.dumps(value, ensure_ascii=False)}\n" for field, value in entry.items()
-    )
+    return key, "[[keys]]\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in entry.items())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return json.dumps(value, ensure_ascii=False)
 
 
 def load_keys(path: Path) -> Mapping[bytes, Principal]:
-    """The keys of a file, by digest. Raises KeysFileInvalid; OSError when the file cannot be read."""
+    """The keys of a file, by digest, those that have expired too; at least one.
+
+    Raises KeysFileInvalid; OSError when the file cannot be read.
+    """
     try:
         parsed = tomllib.loads(path.read_text("utf-8"))
     except UnicodeDecodeError as error:
@@ -139,6 +190,8 @@ def load_keys(path: Path) -> Mapping[bytes, Principal]:
     entries = parsed.get("keys")
     if set(parsed) != {"keys"} or not isinstance(entries, list):
         raise KeysFileInvalid(f"{path}: must hold [[keys]] entries and nothing else")
+    if not entries:
+        raise KeysFileInvalid(f"{path}: holds no keys")
     return MappingProxyType(_principals(path, entries))
 
 
@@ -152,7 +205,10 @@ def _principals(path: Path, entries: Sequence[object]) -> dict[bytes, Principal]
         digest = bytes.fromhex(entry["sha256"])
         if digest in keys:
             raise KeysFileInvalid(f"{path}: entry {number} of keys: the key is that of {keys[digest].name}")
-        keys[digest] = Principal(entry["tenant"], entry.get("user", ""), entry["name"], frozenset(entry["scopes"]))
+        expires = entry["expires"].timestamp() if "expires" in entry else None
+        keys[digest] = Principal(
+            entry["tenant"], entry.get("user", ""), entry["name"], frozenset(entry["scopes"]), digest, expires
+        )
     return keys
 
 
@@ -177,6 +233,9 @@ def _fault(entry: Mapping[str, object]) -> str | None:
         or not all(isinstance(scope, str) and scope in SCOPES for scope in scopes)
     ):
         return f"scopes must be a list of {', '.join(sorted(SCOPES))}"
+    expires = entry.get("expires", datetime.now(UTC))
+    if not isinstance(expires, datetime) or expires.tzinfo is None:
+        return "expires must be a time with its zone, such as 2027-01-31T00:00:00Z"
     return None
 
 

@@ -67,6 +67,7 @@ ROOMS = {
     "metrics": ("events", "rpc", "store"),
     "postgres": ("domain", "store", "events", "blobs"),
     "redis": ("domain", "store", "events"),
+    "reloading": (),
     "rpc": ("auth", "domain", "store", "events", "blobs"),
     "settings": (),
     "store": ("domain",),

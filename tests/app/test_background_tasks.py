@@ -19,7 +19,7 @@ async def test_failed_background_task_is_logged_and_health_says_not_serving(capl
     async with app.running(settings) as service:
 
         async def health() -> str:
-            return await asyncio.to_thread(probe.health, "127.0.0.1", service.listening.port, 5.0, None)
+            return await asyncio.to_thread(probe.health, "127.0.0.1", service.listening.port, 5.0)
 
         assert await health() == "SERVING"
         with caplog.at_level(logging.ERROR):

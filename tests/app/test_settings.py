@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "allow_unauthenticated_network": ("yes", True),
     "tls_cert_file": ("c.pem", Path("c.pem")),
     "tls_key_file": ("k.pem", Path("k.pem")),
+    "tls_client_ca_file": ("ca.pem", Path("ca.pem")),
     "reflection": ("off", False),
     "metrics_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
     "store": ("memory", "memory"),
@@ -86,7 +87,8 @@ def test_flag_beats_variable_beats_default(name: str) -> None:
     default = getattr(load({}, {"HOME": "/home/ada"}), name)
     assert default != value
     # Both files of TLS, or neither.
-    beside = {f"tls_{other}_file": "other.pem" for other in ("cert", "key")} if name.startswith("tls_") else {}
+    tls = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+    beside = dict.fromkeys(tls, "other.pem") if name.startswith("tls_") else {}
     assert getattr(load(beside, {setting.variables[0]: text} if not beside else {}), name) == (
         value if not beside else Path("other.pem")
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sessiond_server.auth import LOCAL_PRINCIPAL
 from sessiond_server.errors import Draining, PositionLost, WatcherTooSlow
 from sessiond_server.rpc.events.delivery import AGE_SPREAD, Deliveries
 
@@ -63,31 +64,31 @@ def deliveries(**changes: Any) -> Deliveries:
 
 
 def started(of: Deliveries, peer: Peer, script: Script) -> "asyncio.Task[None]":
-    return asyncio.create_task(of.deliver(peer.write, script, b"first"))
+    return asyncio.create_task(of.deliver(peer.write, script, b"first", LOCAL_PRINCIPAL))
 
 
 async def test_frames_are_sent_in_order_until_the_last() -> None:
     peer = Peer()
-    await deliveries().deliver(peer.write, Script(b"a", b"b", then_ends=True), b"first")
+    await deliveries().deliver(peer.write, Script(b"a", b"b", then_ends=True), b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"a", b"b"]
 
 
 async def test_what_is_not_for_the_watcher_is_not_sent() -> None:
     peer = Peer()
-    await deliveries().deliver(peer.write, Script(b"", b"b", b"", b"c", then_ends=True), b"first")
+    await deliveries().deliver(peer.write, Script(b"", b"b", b"", b"c", then_ends=True), b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"b", b"c"]
 
 
 async def test_silence_while_things_happen_is_broken_by_bookmarks() -> None:
     peer = Peer()
     script = Script(b"", b"", b"c", then_ends=True)
-    await deliveries(bookmark_interval=0.0).deliver(peer.write, script, b"first")
+    await deliveries(bookmark_interval=0.0).deliver(peer.write, script, b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"bookmark 1", b"bookmark 2", b"c"]
 
 
 async def test_what_ends_the_stream_is_raised() -> None:
     with pytest.raises(PositionLost):
-        await deliveries().deliver(Peer().write, Script(b"a", PositionLost("s", 1)), b"first")
+        await deliveries().deliver(Peer().write, Script(b"a", PositionLost("s", 1)), b"first", LOCAL_PRINCIPAL)
 
 
 async def test_a_drain_sends_those_away_who_wait() -> None:
@@ -101,7 +102,7 @@ async def test_a_drain_sends_those_away_who_wait() -> None:
     with pytest.raises(Draining):
         of.admit()
     with pytest.raises(Draining):
-        await of.deliver(peer.write, Script(), b"first")
+        await of.deliver(peer.write, Script(), b"first", LOCAL_PRINCIPAL)
 
 
 async def test_a_drain_does_not_break_a_frame_that_is_being_written() -> None:
@@ -130,7 +131,7 @@ async def test_a_drain_does_not_break_a_frame_that_is_being_written() -> None:
 async def test_a_stream_ends_at_its_age() -> None:
     of, peer, script = deliveries(max_age=0.0), Peer(), Script()
     with pytest.raises(Draining):
-        await of.deliver(peer.write, script, b"first")
+        await of.deliver(peer.write, script, b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"away 0"]
     of.admit()
 
@@ -147,7 +148,7 @@ async def test_ages_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "call_later", call_later)
     of = deliveries(max_age=100.0, random=Random(1))
     for _ in range(200):
-        await of.deliver(Peer().write, Script(b"a", then_ends=True), b"first")
+        await of.deliver(Peer().write, Script(b"a", then_ends=True), b"first", LOCAL_PRINCIPAL)
     spread = [age for age in ages if age <= 100.0]
     assert len(spread) == 200
     assert 100.0 * (1 - AGE_SPREAD) <= min(spread) < 92.0
@@ -158,14 +159,14 @@ async def test_ages_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_watcher_that_does_not_read_is_too_slow_at_what_it_has_taken(takes: int, position: str) -> None:
     of, peer = deliveries(write_timeout=0.01), Peer(takes)
     with pytest.raises(WatcherTooSlow) as caught:
-        await of.deliver(peer.write, Script(b"a", b"b", b"c"), b"first")
+        await of.deliver(peer.write, Script(b"a", b"b", b"c"), b"first", LOCAL_PRINCIPAL)
     assert caught.value.metadata == {"position": position}
     assert caught.value.retry_after == 1.0
 
 
 async def test_what_was_passed_over_counts_as_taken() -> None:
     with pytest.raises(WatcherTooSlow) as caught:
-        await deliveries(write_timeout=0.01).deliver(Peer(1).write, Script(b"", b"", b"c"), b"first")
+        await deliveries(write_timeout=0.01).deliver(Peer(1).write, Script(b"", b"", b"c"), b"first", LOCAL_PRINCIPAL)
     assert caught.value.metadata == {"position": "position 2"}
 
 
@@ -209,4 +210,4 @@ async def test_each_of_many_slow_watchers_is_given_up_and_no_other() -> None:
 
 async def test_a_timeout_of_the_streams_own_is_not_the_watchers_fault() -> None:
     with pytest.raises(TimeoutError):
-        await deliveries().deliver(Peer().write, Script(TimeoutError()), b"first")
+        await deliveries().deliver(Peer().write, Script(TimeoutError()), b"first", LOCAL_PRINCIPAL)

@@ -151,7 +151,9 @@ class WatchSessionResponse(google.protobuf.message.Message):
 
     @property
     def going_away(self) -> global___GoingAway:
-        """This stream is about to end with UNAVAILABLE; come back with the position, to another server."""
+        """This stream is about to end, with UNAVAILABLE; come back with the position, to another server. With UNAUTHENTICATED
+        when its key is no longer valid; come back with the position and another key.
+        """
 
     @property
     def deltas(self) -> global___DeltaBatch:
@@ -288,7 +290,7 @@ global___Bookmark = Bookmark
 
 @typing.final
 class GoingAway(google.protobuf.message.Message):
-    """The server is about to stop, or the stream has reached its greatest age."""
+    """The server is about to stop, the stream has reached its greatest age, or its key is no longer valid."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

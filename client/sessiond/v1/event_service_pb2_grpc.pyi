@@ -31,7 +31,9 @@ class EventServiceStub:
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
+    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
+    in SessionService besides.
 
     A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
@@ -90,7 +92,9 @@ class EventServiceAsyncStub:
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
+    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
+    in SessionService besides.
 
     A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.
@@ -148,7 +152,9 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
     been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
     seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), or with OK after the frame that says the session was deleted. Errors as named in SessionService besides.
+    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
+    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
+    in SessionService besides.
 
     A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
     streams on connections of their own, and as many as they need.

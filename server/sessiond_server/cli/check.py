@@ -6,13 +6,14 @@ The bundled Postgres is started for the check, if it does not run and there is d
 import asyncio
 import errno
 import socket
-import ssl
+import time
 
 from sessiond_server import app, auth, redis
-from sessiond_server.cli.healthcheck import reachable
+from sessiond_server.cli.healthcheck import identity, reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.rpc import probe
+from sessiond_server.rpc.tls import TlsInvalid
 from sessiond_server.settings import SecretUrl, SettingError, Settings, keys_in_the_clear, refuse_open_network, scrub
 
 
@@ -70,23 +71,25 @@ def _keys(settings: Settings, report: Report) -> None:
     except OSError as error:
         report.fail("keys", f"{settings.keys_file}: {error.strerror}", "make one with: sessiond keys new")
     else:
-        if keys:
-            report.ok("keys", f"{len(keys)} in {settings.keys_file}")
-        else:
-            report.fail("keys", f"{settings.keys_file} holds no keys", "make an entry with: sessiond keys new")
+        report.ok("keys", f"{len(keys)} in {settings.keys_file}")
+        expired = [key.name for key in keys.values() if key.expires is not None and key.expires <= time.time()]
+        if expired:
+            report.warn("keys", f"expired: {', '.join(sorted(expired))}")
 
 
 def _tls(settings: Settings, report: Report) -> None:
-    if settings.tls_cert_file is None:
+    files = app.tls_files(settings)
+    if files is None:
         return
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            settings.tls_cert_file, settings.tls_key_file
-        )
-    except (OSError, ssl.SSLError) as error:
-        report.fail("tls", f"{type(error).__name__}: {error.strerror}", "both files must be PEM and belong together")
+        files.read()
+    except TlsInvalid as error:
+        report.fail("tls", str(error), "serve would refuse to start; while it runs, it would go on with what it has")
+    except OSError as error:
+        report.fail("tls", f"{error.filename}: {error.strerror}", "name files that the user of sessiond may read")
     else:
-        report.ok("tls", f"certificate {settings.tls_cert_file}")
+        mutual = f", callers by certificates of {files.client_ca}" if files.client_ca else ""
+        report.ok("tls", f"certificate {files.certificate}{mutual}")
 
 
 def _listen(settings: Settings, report: Report) -> None:
@@ -99,7 +102,8 @@ def _listen(settings: Settings, report: Report) -> None:
     except OSError as error:
         here, status = reachable(address), "UNREACHABLE"
         if error.errno == errno.EADDRINUSE:
-            status = probe.health(here.host, here.port, 2.0, settings.tls_cert_file)
+            tls = settings.tls_cert_file is not None
+            status = probe.health(here.host, here.port, 2.0, tls=tls, identity=identity(settings))
         if status != "UNREACHABLE":
             report.ok("listen", f"{address}: a gRPC server runs there already, and says {status}")
         else:

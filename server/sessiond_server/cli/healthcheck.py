@@ -8,9 +8,20 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def run(settings: Settings, timeout: float) -> int:
     address = reachable(settings.listen)
-    status = probe.health(address.host, address.port, timeout, settings.tls_cert_file)
+    tls = settings.tls_cert_file is not None
+    status = probe.health(address.host, address.port, timeout, tls=tls, identity=identity(settings))
     print(f"{address}: {status}")
     return 0 if status == "SERVING" else 1
+
+
+def identity(settings: Settings) -> probe.Identity | None:
+    """What is shown to a server that asks for certificates; None where the files cannot be read or it asks for none."""
+    if settings.tls_client_ca_file is None or settings.tls_key_file is None or settings.tls_cert_file is None:
+        return None
+    try:
+        return settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes()
+    except OSError:
+        return None
 
 
 def reachable(listen: Address) -> Address:

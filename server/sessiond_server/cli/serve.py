@@ -38,11 +38,12 @@ def announce(service: app.Service) -> None:
         guard = "without keys, from this machine only"
     else:
         guard = "WITHOUT KEYS, FROM THE WHOLE NETWORK"
+    tls = ", mutual TLS" if settings.tls_client_ca_file else ", TLS" if settings.tls_cert_file else ""
     metrics = f"  metrics    http://{service.metrics}/metrics\n" if service.metrics else ""
     print(
         f"sessiond {version('sessiond')}\n"
         f"  data       {data}\n"
-        f"  listening  {service.listening} ({guard}{', TLS' if settings.tls_cert_file else ''})\n"
+        f"  listening  {service.listening} ({guard}{tls})\n"
         f"{metrics}"
         f"  stop       Ctrl-C, or kill {os.getpid()}\n"
         f"  next       in another shell: make demo",

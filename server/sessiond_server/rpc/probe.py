@@ -2,29 +2,34 @@
 
 import socket
 import ssl
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+Identity = tuple[bytes, bytes]
+"""(private key, certificate chain), both PEM."""
 
-def health(host: str, port: int, timeout: float, certificate: Path | None = None) -> str:
+
+def health(host: str, port: int, timeout: float, *, tls: bool = False, identity: Identity | None = None) -> str:
     """ "SERVING", "NOT_SERVING" and so on; or "UNREACHABLE" when nothing answers within `timeout` seconds.
 
-    `certificate` is the PEM file that the server presents: it is what is trusted, whatever name it was issued for.
-    Raises OSError when the file cannot be read.
+    With `tls`, whatever certificate the server presents is trusted, for the name that it was issued for: the probe asks
+    how the server is, sends no secret, and must not take another certificate on the disk for an answer. `identity` is
+    shown to servers that ask for one.
     """
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
-    if certificate is None:
+    if not tls:
         channel = grpc.insecure_channel(target, options)
     else:
-        name = _name_in_certificate(host, port, timeout, certificate)
-        if name is None:
+        presented = _presented(host, port, timeout)
+        if presented is None:
             return "UNREACHABLE"
+        certificate, name = presented
         options.append(("grpc.ssl_target_name_override", name))
-        channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate.read_bytes()), options)
+        key, chain = identity or (None, None)
+        channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate, key, chain), options)
     with channel:
         try:
             # The stub's types name its methods for asyncio channels only.
@@ -35,15 +40,21 @@ def health(host: str, port: int, timeout: float, certificate: Path | None = None
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def _name_in_certificate(host: str, port: int, timeout: float, certificate: Path) -> str | None:
-    """A name that the server's certificate was issued for; None when it presents another one, or none at all."""
-    context = ssl.create_default_context(cafile=str(certificate))
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trust enough
+def _presented(host: str, port: int, timeout: float) -> tuple[bytes, str] | None:
+    """(the server's certificate, as PEM, a name that it was issued for); None when it presents none that is valid."""
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
     try:
+        with socket.create_connection((host, port), timeout) as plain, anything.wrap_socket(plain) as secured:
+            pem = ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"")
+        # Only what was verified is taken apart, so it is met a second time.
+        context = ssl.create_default_context(cadata=pem)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trust enough
         with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secured:
             presented: Any = secured.getpeercert() or {}
     except OSError:
         return None
     names = [value for kind, value in presented.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    return str(names[0]) if names else None
+    return (pem.encode(), str(names[0])) if names else None

@@ -1,7 +1,7 @@
 """The server: a port, the services behind it, and how it starts and stops."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from sessiond.v1 import (
     session_service_pb2,
     tool_call_service_pb2,
 )
-from sessiond_server.auth import Authenticator
+from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
@@ -48,6 +48,7 @@ from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.shares import Places, Shares
+from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.log_reads import LogReads
@@ -86,8 +87,8 @@ class WireSettings:
 
     listen: str = "127.0.0.1:50051"
     """host:port; port 0 takes a free one."""
-    tls: tuple[bytes, bytes] | None = None
-    """(private key, certificate chain), both PEM; None: plain text."""
+    certificates: Certificates | None = None
+    """None: plain text."""
     longest_deadline: float = 30.0
     """Of calls that have no deadline or a later one."""
     most_calls: int = 1024
@@ -240,6 +241,7 @@ class RpcServer:
             (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
+        self._authentication = Authentication(authenticator, self._refusals)
         self._figures = Figures()
         self._interceptors: Sequence[Interceptor] = (
             CallId(),  # outside the log: the log record and every error carry the id
@@ -248,7 +250,7 @@ class RpcServer:
             *((self._figures,) if settings.figures else ()),  # as the log, and inside it: what it costs is not counted
             Boundary(settings.watch_write_timeout),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
-            Authentication(authenticator, self._refusals),  # before anything of the request is read, or counted
+            self._authentication,  # before anything of the request is read, or counted
             self._occupancy,  # before work is done
             Deadline(settings.longest_deadline),  # around all waiting
             admission,  # before the request takes memory
@@ -273,8 +275,8 @@ class RpcServer:
             services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])
             reflection.add_to(server, [service.full_name for service in services])
         server.add_generic_rpc_handlers([unknown_methods(self._refusals.turn)])  # the last: it takes all
-        if self._settings.tls:
-            port = server.add_secure_port(self._settings.listen, grpc.ssl_server_credentials([self._settings.tls]))
+        if self._settings.certificates is not None:
+            port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
             port = server.add_insecure_port(self._settings.listen)
         await server.start()
@@ -286,6 +288,11 @@ class RpcServer:
         self._tokens.key = self._positions.key = token_key
         self._gate.open()
         await self.set_serving(True)
+
+    def revoke(self, holds: Callable[[Principal], bool]) -> int:
+        """Ends the streams of callers whose principals are no longer valid, watchers behind a GoingAway. How many."""
+        self._deliveries.revoke(holds)
+        return self._authentication.revoke(holds)
 
     async def set_serving(self, serving: bool) -> None:
         """What health says. No effect once `stop` was called."""

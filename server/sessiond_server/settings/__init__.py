@@ -70,6 +70,8 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
         settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
         raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
+    if settings.tls_client_ca_file is not None and settings.tls_cert_file is None:
+        raise SettingError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")
     return settings
 
 

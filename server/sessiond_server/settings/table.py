@@ -64,7 +64,8 @@ class Settings:
         values.address, "127.0.0.1:50051", "HOST:PORT", "Where to listen. Port 0 takes any free one."
     )
     keys_file: Path | None = _setting(
-        values.path, None, "PATH", "File of bearer keys (see `sessiond keys new`). With it every call needs a key.",
+        values.path, None, "PATH",
+        "File of bearer keys (see `sessiond keys new`). With it every call needs a key. Read again when it changes.",
         shown="no keys",
     )  # fmt: skip
     allow_unauthenticated_network: bool = _setting(
@@ -72,11 +73,18 @@ class Settings:
         "Listen beyond loopback without keys: whoever reaches the port may read and change everything.",
     )  # fmt: skip
     tls_cert_file: Path | None = _setting(
-        values.path, None, "PATH", "PEM certificate chain. With `tls_key_file`: serve TLS only.", shown="no TLS"
-    )
+        values.path, None, "PATH",
+        "PEM certificate chain. With `tls_key_file`: serve TLS only. Both are read again when they change.",
+        shown="no TLS",
+    )  # fmt: skip
     tls_key_file: Path | None = _setting(
         values.path, None, "PATH", "PEM private key of `tls_cert_file`.", shown="no TLS"
     )
+    tls_client_ca_file: Path | None = _setting(
+        values.path, None, "PATH",
+        "PEM certificates of authorities. With it a caller must show a certificate of one of them, besides its key.",
+        shown="callers need no certificate",
+    )  # fmt: skip
     reflection: bool | None = _setting(
         values.switch, None, "BOOL", "Answer to gRPC server reflection, which tools such as grpcurl use.",
         shown="true with the bundled servers or the memory store, else false",

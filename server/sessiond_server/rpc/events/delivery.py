@@ -7,7 +7,8 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from sessiond_server import failpoints
-from sessiond_server.errors import Draining, TooManyCalls, WatcherTooSlow
+from sessiond_server.auth import Principal
+from sessiond_server.errors import Draining, TooManyCalls, Unauthenticated, WatcherTooSlow
 
 Write = Callable[[bytes], Awaitable[None]]
 """Returns when the transport has taken a frame."""
@@ -72,14 +73,23 @@ class Deliveries:
         for delivery in list(self._under_way):
             delivery.leave()
 
-    async def deliver(self, write: Write, frames: Frames, first: bytes, silence: float = inf) -> None:
+    def revoke(self, holds: Callable[[Principal], bool]) -> None:
+        """Sends the watchers away whose principals are no longer valid. Returns at once."""
+        for delivery in list(self._under_way):
+            if not holds(delivery.principal):
+                delivery.leave(Unauthenticated)
+
+    async def deliver(
+        self, write: Write, frames: Frames, first: bytes, principal: Principal, silence: float = inf
+    ) -> None:
         """Sends `first` and what follows it; returns when nothing follows. `silence`: seconds, in place of
         `bookmark_interval` where they are fewer.
 
-        Raises Draining, behind a GoingAway, when the watcher has to go; WatcherTooSlow; what `frames.next` raises.
+        Raises, behind a GoingAway, Draining when the watcher has to go, and Unauthenticated when its key is no longer
+        valid; WatcherTooSlow; what `frames.next` raises.
         """
         self.admit()
-        delivery = _Delivery(write, frames, self._writes, min(self._bookmark_interval, silence))
+        delivery = _Delivery(write, frames, self._writes, min(self._bookmark_interval, silence), principal)
         age = self._max_age * (1 - AGE_SPREAD * self._random.random())
         timer = asyncio.get_running_loop().call_later(age, delivery.leave)
         self._under_way.add(delivery)
@@ -95,10 +105,13 @@ class _Delivery:
 
     __slots__ = (
         "_bookmark_interval", "_frames", "_leaving", "_sent", "_slow", "_take", "_task", "_waiting", "_writes",
-        "_written",
+        "_written", "principal",
     )  # fmt: skip
 
-    def __init__(self, write: Write, frames: Frames, writes: "_Writes", bookmark_interval: float) -> None:
+    def __init__(
+        self, write: Write, frames: Frames, writes: "_Writes", bookmark_interval: float, principal: Principal
+    ) -> None:
+        self.principal = principal
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -112,13 +125,14 @@ class _Delivery:
         """When the last write began, by the loop's clock."""
         self._waiting = False
         """For what comes next. Only then does `leave` interrupt the task: a write that has begun cannot be undone."""
-        self._leaving = False
+        self._leaving: type[Draining | Unauthenticated] | None = None
+        """What it ends with, once it has to."""
         self._slow = False
 
-    def leave(self) -> None:
-        """Makes `run` end with Draining, behind a GoingAway."""
-        if not self._leaving:
-            self._leaving = True
+    def leave(self, error: type[Draining | Unauthenticated] = Draining) -> None:
+        """Makes `run` end with the error, behind a GoingAway."""
+        if self._leaving is None:
+            self._leaving = error
             if self._waiting:
                 self._task.cancel()
 
@@ -133,7 +147,8 @@ class _Delivery:
             frame = await self._next()
             if frame is None:
                 await self._write(self._frames.going_away(self._sent))
-                raise Draining
+                assert self._leaving is not None
+                raise self._leaving()
             if not frame and self._writes.clock() - self._written >= self._bookmark_interval:
                 frame = self._frames.bookmark()
             if frame:

@@ -61,7 +61,7 @@ class EventServicer:
         ):
             stream.shorten_silence(watch.silence)
             frames = SessionFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call.write, frames, frames.first(snapshot), watch.silence)
+            await self._deliveries.deliver(call.write, frames, frames.first(snapshot), call.principal, watch.silence)
 
     async def watch_events(self, request: WatchEventsRequest, call: Call) -> None:
         watch = event_requests.watch_events(request, call.principal.user_id)
@@ -72,7 +72,7 @@ class EventServicer:
         async with self._hub.watch_feed(scope, after, from_beginning=watch.from_beginning) as stream:
             stream.shorten_silence(watch.silence)
             frames = FeedFrames(stream, positions, watch.selection)
-            await self._deliveries.deliver(call.write, frames, frames.first(), watch.silence)
+            await self._deliveries.deliver(call.write, frames, frames.first(), call.principal, watch.silence)
 
     async def list_events(self, request: ListEventsRequest, call: Call) -> bytes:
         wanted = event_requests.list_events(request)
