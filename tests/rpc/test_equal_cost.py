@@ -3,6 +3,7 @@
 Numbers are compared, not times, in the whole service over Postgres and Redis.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +19,15 @@ from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond_server import app
 from sessiond_server.auth import digest_of
-from sessiond_server.postgres.log import HEADS
 from sessiond_server.postgres.read import PING
 from sessiond_server.redis import RedisCache
 from sessiond_server.settings import load
 from tests.rpc.test_isolation import named, use
 from tests.support.waiting import until
 from tests.support.wire import ALICE, BOB, PRINCIPALS, TENANT, Failure, Wire
+
+BACKGROUND = {"sweeper", "reaper", "health", "feed-holders", "notify", "event-poll", "blockers"}
+"""Tasks whose statements are no caller's."""
 
 
 def entry(key: str) -> str:
@@ -47,8 +50,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         original = getattr(asyncpg.Connection, kind)
 
         async def noting(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
-            # Looks at the store, the bell and what is watched come every second.
-            if statement not in (PING, HEADS) and "pg_notify" not in statement:
+            task = asyncio.current_task()
+            if task is not None and task.get_name() not in BACKGROUND and statement != PING:
                 log.append(f"{kind}: {statement}")
             return await original(self, statement, *parameters, **options)
 
