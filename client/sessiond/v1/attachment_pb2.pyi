@@ -29,39 +29,40 @@ class _AttachmentTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     ATTACHMENT_TYPE_IMAGE: _AttachmentType.ValueType  # 1
     """A picture: `image/*`."""
     ATTACHMENT_TYPE_DOCUMENT: _AttachmentType.ValueType  # 2
-    """Something to read: PDF, word processor, presentation, plain text, Markdown, HTML."""
+    """A text to read: PDF, word processor, presentation, plain text, Markdown, HTML."""
     ATTACHMENT_TYPE_CODE: _AttachmentType.ValueType  # 3
     """Source code or a script."""
     ATTACHMENT_TYPE_DATA: _AttachmentType.ValueType  # 4
-    """Something to compute with: JSON, CSV, XML, spreadsheets, Parquet, SQLite."""
+    """Data for programs: JSON, CSV, XML, spreadsheets, Parquet, SQLite."""
     ATTACHMENT_TYPE_OTHER: _AttachmentType.ValueType  # 5
     """Anything else: sound, film, archives, programs."""
 
 class AttachmentType(_AttachmentType, metaclass=_AttachmentTypeEnumTypeWrapper):
-    """What kind of file an attachment is, for those who choose how to show it."""
+    """What kind of file an attachment is, so that a program can choose how to show it."""
 
 ATTACHMENT_TYPE_UNSPECIFIED: AttachmentType.ValueType  # 0
 """In an upload: derived from the media type, else from the end of the name, else ATTACHMENT_TYPE_OTHER."""
 ATTACHMENT_TYPE_IMAGE: AttachmentType.ValueType  # 1
 """A picture: `image/*`."""
 ATTACHMENT_TYPE_DOCUMENT: AttachmentType.ValueType  # 2
-"""Something to read: PDF, word processor, presentation, plain text, Markdown, HTML."""
+"""A text to read: PDF, word processor, presentation, plain text, Markdown, HTML."""
 ATTACHMENT_TYPE_CODE: AttachmentType.ValueType  # 3
 """Source code or a script."""
 ATTACHMENT_TYPE_DATA: AttachmentType.ValueType  # 4
-"""Something to compute with: JSON, CSV, XML, spreadsheets, Parquet, SQLite."""
+"""Data for programs: JSON, CSV, XML, spreadsheets, Parquet, SQLite."""
 ATTACHMENT_TYPE_OTHER: AttachmentType.ValueType  # 5
 """Anything else: sound, film, archives, programs."""
 global___AttachmentType = AttachmentType
 
 @typing.final
 class Attachment(google.protobuf.message.Message):
-    """A file that belongs to a session. Attachments are entries of the session's log: one exists from the event that says so
-    (EVENT_TYPE_ATTACHMENT_UPLOADED), with all its bytes, until the event that says that it was deleted. Nobody sees a part
-    of one. It never changes.
+    """A file that belongs to a session. Attachments are part of the session's log: one exists, with all its bytes, from its
+    EVENT_TYPE_ATTACHMENT_UPLOADED to its EVENT_TYPE_ATTACHMENT_DELETED. A part of an attachment is never visible, and an
+    attachment never changes.
 
     A message refers to an attachment of its session by a FilePart with the `uri` `attachment:` followed by the
-    `attachment_id`. sessiond does not check such a reference: what it names may have been deleted, or be on its way.
+    `attachment_id`. sessiond does not check such a reference: the attachment may have been deleted, or not be complete
+    yet.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -77,17 +78,17 @@ class Attachment(google.protobuf.message.Message):
     SEQ_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     attachment_id: builtins.str
-    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or made by the
-    server (see UploadHeader). Never taken anew, not after a deletion either. Immutable.
+    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or made by
+    the server (see UploadHeader). Never used again, not even after a deletion. Immutable.
     """
     session_id: builtins.str
     """The session that holds it."""
     name: builtins.str
     """Name for people, as the client gave it. 0 to 255 characters, no control characters. Never a path: sessiond opens no
-    file by it, and whoever does must make it safe first.
+    file by this name, and a client that does must make the name safe first.
     """
     media_type: builtins.str
-    """IANA media type, as the client gave it; never looked up in the bytes. 0 to 255 characters, no control characters."""
+    """IANA media type, as the client gave it; never derived from the bytes. 0 to 255 characters, no control characters."""
     type: global___AttachmentType.ValueType
     """What kind of file. Never unspecified."""
     size_bytes: builtins.int
@@ -95,8 +96,8 @@ class Attachment(google.protobuf.message.Message):
     sha256: builtins.bytes
     """SHA-256 of its bytes: 32 bytes. The server has verified it."""
     seq: builtins.int
-    """`seq` of the event that made it visible: the session's version right after the upload. Attachments are listed in this
-    order.
+    """`seq` of the event that made it visible: the session's version right after the upload. Attachments are listed in
+    this order.
     """
     run_id: builtins.str
     """The run in which it was uploaded, where the upload named one."""

@@ -24,7 +24,9 @@ class UploadAttachmentRequest(google.protobuf.message.Message):
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
-    """The bytes that follow. 1 byte to 1 MiB; 64 to 256 KiB are best."""
+    """The bytes that follow. 1 byte to 1 MiB; 64 to 256 KiB are best. At most 4096 chunks, and one more for each KiB of
+    the file: else INVALID_FIELD.
+    """
     @property
     def header(self) -> global___UploadHeader:
         """First message, and only there."""
@@ -43,8 +45,8 @@ global___UploadAttachmentRequest = UploadAttachmentRequest
 
 @typing.final
 class UploadHeader(google.protobuf.message.Message):
-    """What is going to be uploaded. Whoever resumes an upload says the same again, but for `offset`,
-    `request_id` and `run`.
+    """What is going to be uploaded. To resume an upload, send the same again; only `offset`, `request_id` and `run` may
+    differ.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -62,8 +64,8 @@ class UploadHeader(google.protobuf.message.Message):
     session_id: builtins.str
     """The session. Required."""
     attachment_id: builtins.str
-    """The attachment: 1 to 128 characters of `[A-Za-z0-9._:~-]`. Empty: the server makes a UUID, derived from `request_id`
-    where that is set; without either, an upload that is cut cannot be resumed.
+    """The attachment: 1 to 128 characters of `[A-Za-z0-9._:~-]`. Empty: the server makes a UUID, derived from
+    `request_id` where that is set; without either, an upload that is cut cannot be resumed.
     """
     name: builtins.str
     """Name for people. 0 to 255 characters, no control characters. Never a path."""
@@ -76,11 +78,11 @@ class UploadHeader(google.protobuf.message.Message):
     sha256: builtins.bytes
     """SHA-256 of the whole file: 32 bytes. Required."""
     offset: builtins.int
-    """Where the first chunk of this call belongs: 0 to `committed_bytes` (see UploadStatus; else UPLOAD_OFFSET_MISMATCH). What
-    was stored behind it is replaced, so 0 begins anew.
+    """Where the first chunk of this call belongs: 0 to `committed_bytes` (see UploadStatus; else UPLOAD_OFFSET_MISMATCH).
+    Bytes that were stored after it are replaced, so 0 begins anew.
     """
     request_id: builtins.str
-    """Idempotency key; see SessionService. The answer to a retry of what was completed comes without waiting for chunks."""
+    """Idempotency key; see SessionService. A retry of a completed upload is answered without waiting for chunks."""
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
         """The run in which it is uploaded, if any. Checked when the upload completes (RUN_FENCED)."""
@@ -148,7 +150,7 @@ class UploadStatus(google.protobuf.message.Message):
     sha256: builtins.bytes
     """SHA-256 of the whole file, as declared."""
     calls: builtins.int
-    """How many calls have taken the upload up: the number of the last one. 0 when it is complete."""
+    """How many calls were accepted for this upload: the number of the last one. 0 when it is complete."""
     @property
     def keep_until(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Until when the upload is kept if nothing more arrives, by the database's clock; absent when it is complete."""

@@ -29,16 +29,16 @@ if _version_not_supported:
 class AttachmentServiceStub(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     def __init__(self, channel):
@@ -82,31 +82,31 @@ class AttachmentServiceStub(object):
 class AttachmentServiceServicer(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     def UploadAttachment(self, request_iterator, context):
         """Uploads a file: an UploadHeader first, then its bytes in chunks, then the end of the stream. Answers with the
-        attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call whose
-        client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing that anybody
-        can see. The upload remains to be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and
-        after errors that say it can never be completed.
+        attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call
+        whose client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing
+        visible. The upload can be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and after
+        errors that say it can never be completed.
 
-        Of several calls for the same upload the last one wins, wherever the others are: they fail with UPLOAD_SUPERSEDED, so
-        a client whose connection was cut need not wait for the server to notice.
+        Of several calls for the same upload the newest one wins, on whatever server the others are: those fail with
+        UPLOAD_SUPERSEDED. So a client whose connection was cut need not wait for the server to notice.
 
-        The initial metadata come when the server has taken the upload up, and have `sessiond-upload-call`, the number of this
-        call among those that have (see UploadStatus.calls). A client that waits for them before it sends chunks is told of
-        whatever refuses the upload before it has sent any.
+        The initial metadata arrive when the server has accepted the header. They hold `sessiond-upload-call`, the number
+        of this call among those that were accepted for this upload (see UploadStatus.calls). A client that waits for them
+        before it sends chunks gets every refusal before it has sent any.
 
         Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
         ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
@@ -124,10 +124,11 @@ class AttachmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DownloadAttachment(self, request, context):
-        """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The trailing
-        metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. A client that takes
-        nothing for 30 seconds (unless configured) is left (TRANSFER_STALLED). Errors: ATTACHMENT_NOT_FOUND, also in mid-stream
-        when it was deleted and its bytes are gone; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
+        """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The
+        trailing metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. When a
+        client takes nothing for 30 seconds (unless configured), the call ends (TRANSFER_STALLED). Errors:
+        ATTACHMENT_NOT_FOUND, also in mid-stream when it was deleted and its bytes are gone; ATTACHMENT_LOST;
+        TOO_MANY_TRANSFERS; TRANSFER_STALLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,16 +200,16 @@ def add_AttachmentServiceServicer_to_server(servicer, server):
 class AttachmentService(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     @staticmethod

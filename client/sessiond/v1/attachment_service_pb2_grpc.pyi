@@ -21,16 +21,16 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class AttachmentServiceStub:
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -39,17 +39,17 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_pb2.Attachment,
     ]
     """Uploads a file: an UploadHeader first, then its bytes in chunks, then the end of the stream. Answers with the
-    attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call whose
-    client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing that anybody
-    can see. The upload remains to be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and
-    after errors that say it can never be completed.
+    attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call
+    whose client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing
+    visible. The upload can be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and after
+    errors that say it can never be completed.
 
-    Of several calls for the same upload the last one wins, wherever the others are: they fail with UPLOAD_SUPERSEDED, so
-    a client whose connection was cut need not wait for the server to notice.
+    Of several calls for the same upload the newest one wins, on whatever server the others are: those fail with
+    UPLOAD_SUPERSEDED. So a client whose connection was cut need not wait for the server to notice.
 
-    The initial metadata come when the server has taken the upload up, and have `sessiond-upload-call`, the number of this
-    call among those that have (see UploadStatus.calls). A client that waits for them before it sends chunks is told of
-    whatever refuses the upload before it has sent any.
+    The initial metadata arrive when the server has accepted the header. They hold `sessiond-upload-call`, the number
+    of this call among those that were accepted for this upload (see UploadStatus.calls). A client that waits for them
+    before it sends chunks gets every refusal before it has sent any.
 
     Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
     ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
@@ -66,10 +66,11 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_service_pb2.DownloadAttachmentRequest,
         sessiond.v1.attachment_service_pb2.DownloadAttachmentResponse,
     ]
-    """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The trailing
-    metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. A client that takes
-    nothing for 30 seconds (unless configured) is left (TRANSFER_STALLED). Errors: ATTACHMENT_NOT_FOUND, also in mid-stream
-    when it was deleted and its bytes are gone; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
+    """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The
+    trailing metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. When a
+    client takes nothing for 30 seconds (unless configured), the call ends (TRANSFER_STALLED). Errors:
+    ATTACHMENT_NOT_FOUND, also in mid-stream when it was deleted and its bytes are gone; ATTACHMENT_LOST;
+    TOO_MANY_TRANSFERS; TRANSFER_STALLED.
     """
 
     GetAttachment: grpc.UnaryUnaryMultiCallable[
@@ -95,16 +96,16 @@ class AttachmentServiceStub:
 class AttachmentServiceAsyncStub:
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     UploadAttachment: grpc.aio.StreamUnaryMultiCallable[
@@ -112,17 +113,17 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_pb2.Attachment,
     ]
     """Uploads a file: an UploadHeader first, then its bytes in chunks, then the end of the stream. Answers with the
-    attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call whose
-    client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing that anybody
-    can see. The upload remains to be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and
-    after errors that say it can never be completed.
+    attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call
+    whose client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing
+    visible. The upload can be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and after
+    errors that say it can never be completed.
 
-    Of several calls for the same upload the last one wins, wherever the others are: they fail with UPLOAD_SUPERSEDED, so
-    a client whose connection was cut need not wait for the server to notice.
+    Of several calls for the same upload the newest one wins, on whatever server the others are: those fail with
+    UPLOAD_SUPERSEDED. So a client whose connection was cut need not wait for the server to notice.
 
-    The initial metadata come when the server has taken the upload up, and have `sessiond-upload-call`, the number of this
-    call among those that have (see UploadStatus.calls). A client that waits for them before it sends chunks is told of
-    whatever refuses the upload before it has sent any.
+    The initial metadata arrive when the server has accepted the header. They hold `sessiond-upload-call`, the number
+    of this call among those that were accepted for this upload (see UploadStatus.calls). A client that waits for them
+    before it sends chunks gets every refusal before it has sent any.
 
     Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
     ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
@@ -139,10 +140,11 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_service_pb2.DownloadAttachmentRequest,
         sessiond.v1.attachment_service_pb2.DownloadAttachmentResponse,
     ]
-    """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The trailing
-    metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. A client that takes
-    nothing for 30 seconds (unless configured) is left (TRANSFER_STALLED). Errors: ATTACHMENT_NOT_FOUND, also in mid-stream
-    when it was deleted and its bytes are gone; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
+    """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The
+    trailing metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. When a
+    client takes nothing for 30 seconds (unless configured), the call ends (TRANSFER_STALLED). Errors:
+    ATTACHMENT_NOT_FOUND, also in mid-stream when it was deleted and its bytes are gone; ATTACHMENT_LOST;
+    TOO_MANY_TRANSFERS; TRANSFER_STALLED.
     """
 
     GetAttachment: grpc.aio.UnaryUnaryMultiCallable[
@@ -168,16 +170,16 @@ class AttachmentServiceAsyncStub:
 class AttachmentServiceServicer(metaclass=abc.ABCMeta):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
-    An upload declares name, type, size and SHA-256 first and sends the bytes then; the server checks both while they
-    arrive. One that was cut goes on where it was: GetUploadStatus says how many bytes are safe, for as long as the upload
-    is kept (24 hours after its last byte, unless configured). Equal content is stored once for each tenant, and each upload
-    must have sent all of it: knowing a checksum opens nothing.
+    An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
+    tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
-    What a session's life does to its files: attachments need a session that has not ended, to be uploaded or deleted, and
-    are readable as long as the session exists. Suspending a session leaves uploads alone. A session that ends or expires
-    completes no upload any more (SESSION_ENDED); what had arrived is removed, at the latest when the upload would no
-    longer have been kept. DeleteSession removes attachments and unfinished uploads with everything else; their bytes go
-    soon afterwards, unless another session has the same content.
+    Attachments can be uploaded and deleted while the session has not ended, and can be read as long as it exists.
+    Suspending a session does not affect uploads. When a session ends or expires, its unfinished uploads can no longer
+    complete (SESSION_ENDED); their bytes are removed when the upload would no longer have been kept, or sooner.
+    DeleteSession removes attachments and unfinished uploads with everything else. Their bytes are removed soon
+    afterwards, unless another session has the same content.
     """
 
     @abc.abstractmethod
@@ -187,17 +189,17 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.attachment_pb2.Attachment, collections.abc.Awaitable[sessiond.v1.attachment_pb2.Attachment]]:
         """Uploads a file: an UploadHeader first, then its bytes in chunks, then the end of the stream. Answers with the
-        attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call whose
-        client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing that anybody
-        can see. The upload remains to be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and
-        after errors that say it can never be completed.
+        attachment, which exists from then on. The deadline that other calls get does not apply; the server ends a call
+        whose client sends nothing for 30 seconds (unless configured; TRANSFER_STALLED). A call that fails leaves nothing
+        visible. The upload can be resumed, except after CHECKSUM_MISMATCH, after bytes beyond the declared size, and after
+        errors that say it can never be completed.
 
-        Of several calls for the same upload the last one wins, wherever the others are: they fail with UPLOAD_SUPERSEDED, so
-        a client whose connection was cut need not wait for the server to notice.
+        Of several calls for the same upload the newest one wins, on whatever server the others are: those fail with
+        UPLOAD_SUPERSEDED. So a client whose connection was cut need not wait for the server to notice.
 
-        The initial metadata come when the server has taken the upload up, and have `sessiond-upload-call`, the number of this
-        call among those that have (see UploadStatus.calls). A client that waits for them before it sends chunks is told of
-        whatever refuses the upload before it has sent any.
+        The initial metadata arrive when the server has accepted the header. They hold `sessiond-upload-call`, the number
+        of this call among those that were accepted for this upload (see UploadStatus.calls). A client that waits for them
+        before it sends chunks gets every refusal before it has sent any.
 
         Errors: SESSION_ENDED, ATTACHMENT_ALREADY_EXISTS, ATTACHMENT_LIMIT_REACHED, ATTACHMENT_TOO_LARGE,
         ATTACHMENT_SPACE_EXHAUSTED, RUN_FENCED, UPLOAD_DECLARED_OTHERWISE, UPLOAD_OFFSET_MISMATCH, UPLOAD_INCOMPLETE,
@@ -218,10 +220,11 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.attachment_service_pb2.DownloadAttachmentRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sessiond.v1.attachment_service_pb2.DownloadAttachmentResponse], collections.abc.AsyncIterator[sessiond.v1.attachment_service_pb2.DownloadAttachmentResponse]]:
-        """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The trailing
-        metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. A client that takes
-        nothing for 30 seconds (unless configured) is left (TRANSFER_STALLED). Errors: ATTACHMENT_NOT_FOUND, also in mid-stream
-        when it was deleted and its bytes are gone; ATTACHMENT_LOST; TOO_MANY_TRANSFERS; TRANSFER_STALLED.
+        """Sends an attachment's bytes, from any offset: a DownloadHeader first, then chunks of 1 byte to 256 KiB. The
+        trailing metadata has `sessiond-sha256`, the SHA-256 of the whole content in lower case hexadecimal digits. When a
+        client takes nothing for 30 seconds (unless configured), the call ends (TRANSFER_STALLED). Errors:
+        ATTACHMENT_NOT_FOUND, also in mid-stream when it was deleted and its bytes are gone; ATTACHMENT_LOST;
+        TOO_MANY_TRANSFERS; TRANSFER_STALLED.
         """
 
     @abc.abstractmethod

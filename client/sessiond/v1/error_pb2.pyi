@@ -115,8 +115,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 52
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server serves as many calls as it is
-    willing to at once. Sample: "too many calls are in progress".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More calls wait, or more bytes of
+    requests and answers are held, than the server is willing to, or than one tenant may have of that. Sample: "too
+    many calls are in progress".
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 60
     """UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""
@@ -144,8 +145,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "position: not a position of this stream".
     """
     ERROR_REASON_POSITION_COMPACTED: _ErrorReason.ValueType  # 36
-    """OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event that
-    is left. Sample: "what followed the position has been removed".
+    """OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event
+    that is left. Sample: "what followed the position has been removed".
     """
     ERROR_REASON_POSITION_LOST: _ErrorReason.ValueType  # 37
     """DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
@@ -153,12 +154,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "the position belongs to a history that no longer exists".
     """
     ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 53
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what it
-    was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what
+    it was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 54
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it is
-    willing to. Sample: "too many watchers".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it
+    is willing to. Sample: "too many watchers".
     """
     ERROR_REASON_STARTING: _ErrorReason.ValueType  # 73
     """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
@@ -177,8 +178,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "attachment already exists".
     """
     ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: _ErrorReason.ValueType  # 103
-    """ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose another
-    id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
+    """ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose
+    another id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
     """
     ERROR_REASON_ATTACHMENT_LIMIT_REACHED: _ErrorReason.ValueType  # 104
     """FAILED_PRECONDITION. The session has `max_attachments` already. Metadata: `session_id`, `limit`.
@@ -189,9 +190,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `session_id`, `size_bytes`, `limit_bytes`. Sample: "the attachment has 2048 bytes; the limit is 1024".
     """
     ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: _ErrorReason.ValueType  # 106
-    """FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the server
-    allows one session. Metadata: `session_id`, `limit_bytes`.
-    Sample: "the session's attachments may take 10737418240 bytes".
+    """FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the
+    server allows one session. Metadata: `session_id`, `limit_bytes`. Sample: "the session's attachments may take
+    10737418240 bytes".
     """
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 107
     """INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
@@ -214,16 +215,16 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "another call goes on with this upload".
     """
     ERROR_REASON_TRANSFER_STALLED: _ErrorReason.ValueType  # 112
-    """DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a download
-    can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+    """DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a
+    download can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
     """
     ERROR_REASON_TOO_MANY_TRANSFERS: _ErrorReason.ValueType  # 113
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
     downloads in progress as it is willing to. Sample: "too many transfers are in progress".
     """
     ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 55
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as may.
-    Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as
+    may. Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
     """
     ERROR_REASON_RUN_IN_PROGRESS: _ErrorReason.ValueType  # 90
     """FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
@@ -234,20 +235,20 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "the run is COMPLETED".
     """
     ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: _ErrorReason.ValueType  # 92
-    """FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`, `status`,
-    `action`. Sample: "cannot approve a tool call that is RUNNING".
+    """FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`,
+    `status`, `action`. Sample: "cannot approve a tool call that is RUNNING".
     """
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 93
-    """FAILED_PRECONDITION. The tool call needs somebody's approval before it can start. Metadata: `session_id`,
-    `tool_call_id`. Sample: "the tool call requires an approval".
+    """FAILED_PRECONDITION. The tool call needs an approval before it can start. Metadata: `session_id`, `tool_call_id`.
+    Sample: "the tool call requires an approval".
     """
     ERROR_REASON_TOOL_CALL_LIMIT_REACHED: _ErrorReason.ValueType  # 94
     """FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
     Sample: "the session may have 256 open tool calls".
     """
     ERROR_REASON_TOO_MANY_UPLOADS: _ErrorReason.ValueType  # 114
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,
-    or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have.
+    Resume, or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
     """
     ERROR_REASON_ATTACHMENT_LOST: _ErrorReason.ValueType  # 115
     """DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,
@@ -361,8 +362,9 @@ ERROR_REASON_SESSION_QUOTA_REACHED: ErrorReason.ValueType  # 51
 have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 52
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server serves as many calls as it is
-willing to at once. Sample: "too many calls are in progress".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More calls wait, or more bytes of
+requests and answers are held, than the server is willing to, or than one tenant may have of that. Sample: "too
+many calls are in progress".
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 60
 """UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""
@@ -390,8 +392,8 @@ ERROR_REASON_INVALID_POSITION: ErrorReason.ValueType  # 6
 Sample: "position: not a position of this stream".
 """
 ERROR_REASON_POSITION_COMPACTED: ErrorReason.ValueType  # 36
-"""OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event that
-is left. Sample: "what followed the position has been removed".
+"""OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event
+that is left. Sample: "what followed the position has been removed".
 """
 ERROR_REASON_POSITION_LOST: ErrorReason.ValueType  # 37
 """DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
@@ -399,12 +401,12 @@ Begin with a snapshot, or read anew. Metadata: `session_id` where one is known, 
 Sample: "the position belongs to a history that no longer exists".
 """
 ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 53
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what it
-was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what
+it was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 54
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it is
-willing to. Sample: "too many watchers".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it
+is willing to. Sample: "too many watchers".
 """
 ERROR_REASON_STARTING: ErrorReason.ValueType  # 73
 """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
@@ -423,8 +425,8 @@ ERROR_REASON_ATTACHMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 102
 Sample: "attachment already exists".
 """
 ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: ErrorReason.ValueType  # 103
-"""ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose another
-id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
+"""ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose
+another id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
 """
 ERROR_REASON_ATTACHMENT_LIMIT_REACHED: ErrorReason.ValueType  # 104
 """FAILED_PRECONDITION. The session has `max_attachments` already. Metadata: `session_id`, `limit`.
@@ -435,9 +437,9 @@ ERROR_REASON_ATTACHMENT_TOO_LARGE: ErrorReason.ValueType  # 105
 `session_id`, `size_bytes`, `limit_bytes`. Sample: "the attachment has 2048 bytes; the limit is 1024".
 """
 ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: ErrorReason.ValueType  # 106
-"""FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the server
-allows one session. Metadata: `session_id`, `limit_bytes`.
-Sample: "the session's attachments may take 10737418240 bytes".
+"""FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the
+server allows one session. Metadata: `session_id`, `limit_bytes`. Sample: "the session's attachments may take
+10737418240 bytes".
 """
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 107
 """INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
@@ -460,16 +462,16 @@ ERROR_REASON_UPLOAD_SUPERSEDED: ErrorReason.ValueType  # 111
 Sample: "another call goes on with this upload".
 """
 ERROR_REASON_TRANSFER_STALLED: ErrorReason.ValueType  # 112
-"""DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a download
-can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+"""DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a
+download can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
 """
 ERROR_REASON_TOO_MANY_TRANSFERS: ErrorReason.ValueType  # 113
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
 downloads in progress as it is willing to. Sample: "too many transfers are in progress".
 """
 ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 55
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as may.
-Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as
+may. Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
 """
 ERROR_REASON_RUN_IN_PROGRESS: ErrorReason.ValueType  # 90
 """FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
@@ -480,20 +482,20 @@ ERROR_REASON_RUN_ENDED: ErrorReason.ValueType  # 91
 Sample: "the run is COMPLETED".
 """
 ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: ErrorReason.ValueType  # 92
-"""FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`, `status`,
-`action`. Sample: "cannot approve a tool call that is RUNNING".
+"""FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`,
+`status`, `action`. Sample: "cannot approve a tool call that is RUNNING".
 """
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
-"""FAILED_PRECONDITION. The tool call needs somebody's approval before it can start. Metadata: `session_id`,
-`tool_call_id`. Sample: "the tool call requires an approval".
+"""FAILED_PRECONDITION. The tool call needs an approval before it can start. Metadata: `session_id`, `tool_call_id`.
+Sample: "the tool call requires an approval".
 """
 ERROR_REASON_TOOL_CALL_LIMIT_REACHED: ErrorReason.ValueType  # 94
 """FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
 Sample: "the session may have 256 open tool calls".
 """
 ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 114
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have. Resume,
-or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have.
+Resume, or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
 """
 ERROR_REASON_ATTACHMENT_LOST: ErrorReason.ValueType  # 115
 """DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,

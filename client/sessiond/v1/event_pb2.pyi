@@ -46,15 +46,17 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_SESSION_TOUCHED: _EventType.ValueType  # 6
     """TouchSession."""
     EVENT_TYPE_SESSION_ENDED: _EventType.ValueType  # 7
-    """EndSession, of a session that had not ended and whose time had not run out. The last event, unless the session is deleted later."""
+    """EndSession, of a session that had neither ended nor expired. The last event, unless the session is deleted later."""
     EVENT_TYPE_SESSION_EXPIRED: _EventType.ValueType  # 8
-    """`expire_time` passed and the server ended the session, by itself or asked to by EndSession. The last event, unless the session is deleted later."""
+    """`expire_time` passed and the server ended the session, by itself or at the next EndSession. The last event, unless
+    the session is deleted later.
+    """
     EVENT_TYPE_SESSION_DELETED: _EventType.ValueType  # 9
     """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
     EVENT_TYPE_MESSAGE_APPENDED: _EventType.ValueType  # 20
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
-    """RedactMessage, of a message that was redacted before too. `message` is what remains."""
+    """RedactMessage, also of a message that was redacted before. `message` is what remains."""
     EVENT_TYPE_RUN_QUEUED: _EventType.ValueType  # 30
     """BeginRun, while another run was live: it waits."""
     EVENT_TYPE_RUN_STARTED: _EventType.ValueType  # 31
@@ -62,9 +64,9 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_RUN_COMPLETED: _EventType.ValueType  # 32
     """FinishRun."""
     EVENT_TYPE_RUN_FAILED: _EventType.ValueType  # 33
-    """FinishRun, or the lease ran out; `run.end_reason` tells."""
+    """FinishRun, or the lease ran out; `run.end_reason` says why."""
     EVENT_TYPE_RUN_CANCELLED: _EventType.ValueType  # 34
-    """CancelRun, or what `run.end_reason` tells."""
+    """CancelRun, or the cause in `run.end_reason`."""
     EVENT_TYPE_TOOL_CALL_REQUESTED: _EventType.ValueType  # 40
     """RequestToolCall."""
     EVENT_TYPE_TOOL_CALL_APPROVED: _EventType.ValueType  # 41
@@ -78,17 +80,17 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_TOOL_CALL_FAILED: _EventType.ValueType  # 45
     """FailToolCall."""
     EVENT_TYPE_TOOL_CALL_CANCELLED: _EventType.ValueType  # 46
-    """CancelToolCall, or what `tool_call.cancel_reason` tells."""
+    """CancelToolCall, or the cause in `tool_call.cancel_reason`."""
     EVENT_TYPE_TOOL_CALL_LATE_RESULT: _EventType.ValueType  # 47
-    """A result came after the call, which had started, was over: `tool_call.late_result`. Else the call is as before."""
+    """A result arrived after the end of a call that had started: `tool_call.late_result`. The call itself is unchanged."""
     EVENT_TYPE_ATTACHMENT_UPLOADED: _EventType.ValueType  # 60
     """UploadAttachment completed: the attachment exists from here on."""
     EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
     """DeleteAttachment. `attachment` is what it was."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """What happened. Each event is committed with what it tells of, and only once: a write that was refused, or is a retry of
-    one that was done, emits nothing.
+    """What happened. Each event is committed together with the change that it reports, and only once: a refused write emits
+    nothing, and neither does the retry of one that was done.
 
     A message that was sent and one that was received differ in `message.role`. What went wrong is
     EVENT_TYPE_RUN_FAILED or EVENT_TYPE_TOOL_CALL_FAILED, with its `error`. A message that is still being written is no
@@ -110,15 +112,17 @@ EVENT_TYPE_SESSION_UPDATED: EventType.ValueType  # 5
 EVENT_TYPE_SESSION_TOUCHED: EventType.ValueType  # 6
 """TouchSession."""
 EVENT_TYPE_SESSION_ENDED: EventType.ValueType  # 7
-"""EndSession, of a session that had not ended and whose time had not run out. The last event, unless the session is deleted later."""
+"""EndSession, of a session that had neither ended nor expired. The last event, unless the session is deleted later."""
 EVENT_TYPE_SESSION_EXPIRED: EventType.ValueType  # 8
-"""`expire_time` passed and the server ended the session, by itself or asked to by EndSession. The last event, unless the session is deleted later."""
+"""`expire_time` passed and the server ended the session, by itself or at the next EndSession. The last event, unless
+the session is deleted later.
+"""
 EVENT_TYPE_SESSION_DELETED: EventType.ValueType  # 9
 """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
 EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
-"""RedactMessage, of a message that was redacted before too. `message` is what remains."""
+"""RedactMessage, also of a message that was redacted before. `message` is what remains."""
 EVENT_TYPE_RUN_QUEUED: EventType.ValueType  # 30
 """BeginRun, while another run was live: it waits."""
 EVENT_TYPE_RUN_STARTED: EventType.ValueType  # 31
@@ -126,9 +130,9 @@ EVENT_TYPE_RUN_STARTED: EventType.ValueType  # 31
 EVENT_TYPE_RUN_COMPLETED: EventType.ValueType  # 32
 """FinishRun."""
 EVENT_TYPE_RUN_FAILED: EventType.ValueType  # 33
-"""FinishRun, or the lease ran out; `run.end_reason` tells."""
+"""FinishRun, or the lease ran out; `run.end_reason` says why."""
 EVENT_TYPE_RUN_CANCELLED: EventType.ValueType  # 34
-"""CancelRun, or what `run.end_reason` tells."""
+"""CancelRun, or the cause in `run.end_reason`."""
 EVENT_TYPE_TOOL_CALL_REQUESTED: EventType.ValueType  # 40
 """RequestToolCall."""
 EVENT_TYPE_TOOL_CALL_APPROVED: EventType.ValueType  # 41
@@ -142,9 +146,9 @@ EVENT_TYPE_TOOL_CALL_COMPLETED: EventType.ValueType  # 44
 EVENT_TYPE_TOOL_CALL_FAILED: EventType.ValueType  # 45
 """FailToolCall."""
 EVENT_TYPE_TOOL_CALL_CANCELLED: EventType.ValueType  # 46
-"""CancelToolCall, or what `tool_call.cancel_reason` tells."""
+"""CancelToolCall, or the cause in `tool_call.cancel_reason`."""
 EVENT_TYPE_TOOL_CALL_LATE_RESULT: EventType.ValueType  # 47
-"""A result came after the call, which had started, was over: `tool_call.late_result`. Else the call is as before."""
+"""A result arrived after the end of a call that had started: `tool_call.late_result`. The call itself is unchanged."""
 EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
 """UploadAttachment completed: the attachment exists from here on."""
 EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
@@ -156,19 +160,20 @@ class Event(google.protobuf.message.Message):
     """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage removes the content of a
     message from the event that appended it.
 
-    The log is a chain: each event names the one before it, so that a reader who has them all can prove it.
+    The log is a chain: each event names the one before it, so that a reader can prove that none is missing.
 
-    A session folds from its events: `seq` becomes `version`, `event_id` becomes `last_event_id` and `create_time` becomes
-    `update_time`; an event with a `session` replaces the session (its core only, with SESSION_VIEW_BASIC). Any other event
-    counts what it appended or uploaded (a message with its usage, an attachment with its bytes) and no longer counts an
-    attachment that it deleted, counts runs and tool calls as below, sets the name where `session_name` is set, counts the request where `index_in_request` is
-    0, and, where the session has a `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
+    A client can compute ("fold") a session from its events: `seq` becomes `version`, `event_id` becomes `last_event_id`
+    and `create_time` becomes `update_time`; an event with a `session` replaces the session (its core only, with
+    SESSION_VIEW_BASIC). Any other event adds to the counters what it appended or uploaded (a message with its usage, an
+    attachment with its bytes), subtracts an attachment that it deleted, and counts runs and tool calls as below. It sets
+    the name where `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
+    `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
 
     A run is begun, and counted, by its first event (`run.seq` is the event's): it then waits (RUN_QUEUED) or is live
-    (RUN_STARTED). Another RUN_STARTED takes one from the queue. The end of the live run leaves none live, that of another
-    one takes it from the queue; `run.usage` is added. A tool call is open from TOOL_CALL_REQUESTED to TOOL_CALL_REJECTED,
-    _COMPLETED, _FAILED or _CANCELLED, and a pending approval, where it requires one, until its `approval` is set or it is
-    closed.
+    (RUN_STARTED). Another RUN_STARTED takes a run from the queue. When the live run ends, none is live; when a queued
+    run ends, it leaves the queue; `run.usage` is added. A tool call is open from TOOL_CALL_REQUESTED to
+    TOOL_CALL_REJECTED, _COMPLETED, _FAILED or _CANCELLED, and a pending approval, where it requires one, until its
+    `approval` is set or it is closed.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -236,8 +241,8 @@ class Event(google.protobuf.message.Message):
 
     @property
     def tool_call(self) -> sessiond.v1.tool_call_pb2.ToolCall:
-        """For EVENT_TYPE_TOOL_CALL_*. Without what an earlier event has: `arguments` are in the event that requested the call,
-        `result` in the one that brought it.
+        """For EVENT_TYPE_TOOL_CALL_*. `arguments` are only in the event that requested the call, `result` only in the one
+        that brought it.
         """
 
     @property

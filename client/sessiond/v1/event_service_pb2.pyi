@@ -32,7 +32,7 @@ class _FeedStartEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     FEED_START_UNSPECIFIED: _FeedStart.ValueType  # 0
     """FEED_START_NOW."""
     FEED_START_NOW: _FeedStart.ValueType  # 1
-    """With what is committed after the call."""
+    """With events that are committed after the call."""
     FEED_START_BEGINNING: _FeedStart.ValueType  # 2
     """With the oldest event that is stored."""
 
@@ -42,7 +42,7 @@ class FeedStart(_FeedStart, metaclass=_FeedStartEnumTypeWrapper):
 FEED_START_UNSPECIFIED: FeedStart.ValueType  # 0
 """FEED_START_NOW."""
 FEED_START_NOW: FeedStart.ValueType  # 1
-"""With what is committed after the call."""
+"""With events that are committed after the call."""
 FEED_START_BEGINNING: FeedStart.ValueType  # 2
 """With the oldest event that is stored."""
 global___FeedStart = FeedStart
@@ -56,8 +56,8 @@ class SessionEventFilter(google.protobuf.message.Message):
     TYPES_FIELD_NUMBER: builtins.int
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.event_pb2.EventType.ValueType]:
-        """Of these types; empty for all. At most 64. Events of other types are passed over: the position moves past them. The
-        deletion of the session is delivered whatever is asked for: it is the end.
+        """Of these types; empty for all. At most 64. Events of other types are skipped: the position moves past them. The
+        deletion of the session is always delivered, because it is the end.
         """
 
     def __init__(
@@ -100,9 +100,9 @@ class WatchSessionRequest(google.protobuf.message.Message):
 
     @property
     def bookmark_interval(self) -> google.protobuf.duration_pb2.Duration:
-        """The longest silence: when nothing else was sent for so long, a Bookmark is. 1 second or more. Default, and most: what
-        the server is configured with, 10 seconds unless changed; a longer one counts as that. For streams through proxies
-        that cut what is idle. To the second. Not part of the position.
+        """The longest silence: when nothing else was sent for so long, a Bookmark is. 1 second or more. Default, and most:
+        what the server is configured with, 10 seconds unless changed; a longer one counts as that. For streams through
+        proxies that cut what is idle. To the second. Not part of the position.
         """
 
     def __init__(
@@ -139,15 +139,15 @@ class WatchSessionResponse(google.protobuf.message.Message):
 
     @property
     def resumed(self) -> global___Resumed:
-        """First frame with a position: nothing was lost, what follows comes."""
+        """First frame with a position: nothing was lost, and the events after it follow."""
 
     @property
     def events(self) -> global___EventBatch:
-        """What happened next."""
+        """The next events."""
 
     @property
     def bookmark(self) -> global___Bookmark:
-        """Nothing happened, for sure: sent to idle watchers."""
+        """Proof that there are no further events: sent to idle watchers."""
 
     @property
     def going_away(self) -> global___GoingAway:
@@ -157,7 +157,7 @@ class WatchSessionResponse(google.protobuf.message.Message):
 
     @property
     def deltas(self) -> global___DeltaBatch:
-        """What is not stored. Only to watchers who ask."""
+        """Deltas, which are not stored. Only to watchers that ask for them."""
 
     def __init__(
         self,
@@ -239,8 +239,8 @@ class EventBatch(google.protobuf.message.Message):
     """WatchSession: `seq` of the session's last event as far as the server knew: how far behind the batch is."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.event_pb2.Event]:
-        """At least one, in order; at most 1 000 and 3 MiB, unless one alone is larger. WatchSession without filter: `seq` follows
-        `seq`, except that EVENT_TYPE_SESSION_DELETED may follow anything.
+        """At least one, in order; at most 1 000 and 3 MiB, unless one alone is larger. WatchSession without filter: `seq`
+        follows `seq`, except that EVENT_TYPE_SESSION_DELETED may follow anything.
         """
 
     def __init__(
@@ -257,8 +257,8 @@ global___EventBatch = EventBatch
 @typing.final
 class Bookmark(google.protobuf.message.Message):
     """Proof that nothing is missing: a read of the database has shown that no event which the filter selects lies between
-    what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured, or asked for with
-    `bookmark_interval`); that one comes then says that the stream is alive.
+    what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured, or asked for
+    with `bookmark_interval`); that one comes then says that the stream is alive.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -272,8 +272,8 @@ class Bookmark(google.protobuf.message.Message):
     """WatchSession: `seq` of the session's last event."""
     @property
     def read_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the database was read, by its clock, and nothing followed `position`. Absent while there is more that may: events
-        come without end, and the filter has passed over all of late.
+        """When the database was read, by its clock, and nothing followed `position`. Absent while there is more that may:
+        events come without end, and the filter has passed over all of late.
         """
 
     def __init__(
@@ -328,7 +328,7 @@ global___DeltaBatch = DeltaBatch
 
 @typing.final
 class Delta(google.protobuf.message.Message):
-    """Something that passes by: never stored, perhaps lost, superseded by the message that has its `message_id`."""
+    """A piece of a message in the making: never stored, perhaps lost, superseded by the message with its `message_id`."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -358,7 +358,7 @@ class Delta(google.protobuf.message.Message):
     arguments: builtins.str
     """Of the arguments of a tool call, as the model writes them. At most 65 536 bytes."""
     typing: builtins.bool
-    """Nothing yet: somebody is at it."""
+    """Nothing yet: somebody is writing."""
     name: builtins.str
     """Name of the speaker. 0 to 128 characters, no control characters."""
     run_id: builtins.str
@@ -410,8 +410,9 @@ class FeedFilter(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     TYPES_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
-    """Of sessions with this agent, as the session is when the server reads the event. The deletion of a session is delivered
-    whatever agent and labels are asked for: a deleted session has none. 0 to 128 characters, no control characters.
+    """Of sessions with this agent, as the session is when the server reads the event. The deletion of a session is
+    delivered whatever agent and labels are asked for: a deleted session has none. 0 to 128 characters, no control
+    characters.
     """
     user_id: builtins.str
     """Of sessions with this user. 0 to 128 characters, no control characters."""
@@ -491,7 +492,7 @@ class WatchEventsResponse(google.protobuf.message.Message):
 
     @property
     def events(self) -> global___EventBatch:
-        """What happened next. `head_seq` is 0."""
+        """The next events. `head_seq` is 0."""
 
     @property
     def bookmark(self) -> global___Bookmark:
@@ -568,8 +569,8 @@ class ListEventsResponse(google.protobuf.message.Message):
     """The session's version that the page describes."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.event_pb2.Event]:
-        """In order of `seq`; at most `page_size` and 3 MiB. With a filter there may be fewer than that, or none, though there is
-        `more`: a page looks at 1 000 events at most.
+        """In order of `seq`; at most `page_size` and 3 MiB. With a filter there may be fewer than that, or none, though there
+        is `more`: a page looks at 1 000 events at most.
         """
 
     def __init__(

@@ -26,25 +26,26 @@ if _version_not_supported:
 
 
 class EventServiceStub(object):
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     def __init__(self, channel):
@@ -76,30 +77,31 @@ class EventServiceStub(object):
 
 
 class EventServiceServicer(object):
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     def WatchSession(self, request, context):
-        """One session: a snapshot and what follows it, or what follows a position. The first frame is a Snapshot or a Resumed.
-        Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
+        """One session: a snapshot and the events after it, or the events after a position. The first frame is a Snapshot or a
+        Resumed. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +113,7 @@ class EventServiceServicer(object):
 
         A session's events reach the feed when every transaction that began to write earlier has ended; other programs'
         long transactions in the same database cluster delay it. Deleting a session removes its events but the last: a feed
-        that is behind gets of a deleted session what was delivered before, and the last.
+        that is behind gets only the last event of such a session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,9 +129,9 @@ class EventServiceServicer(object):
 
     def PublishDelta(self, request, context):
         """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
-        writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
-        the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+        that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
+        session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
+        of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,25 +169,26 @@ def add_EventServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventService(object):
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     @staticmethod

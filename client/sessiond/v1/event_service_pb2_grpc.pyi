@@ -18,25 +18,26 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class EventServiceStub:
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -44,8 +45,8 @@ class EventServiceStub:
         sessiond.v1.event_service_pb2.WatchSessionRequest,
         sessiond.v1.event_service_pb2.WatchSessionResponse,
     ]
-    """One session: a snapshot and what follows it, or what follows a position. The first frame is a Snapshot or a Resumed.
-    Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
+    """One session: a snapshot and the events after it, or the events after a position. The first frame is a Snapshot or a
+    Resumed. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
     """
 
     WatchEvents: grpc.UnaryStreamMultiCallable[
@@ -57,7 +58,7 @@ class EventServiceStub:
 
     A session's events reach the feed when every transaction that began to write earlier has ended; other programs'
     long transactions in the same database cluster delay it. Deleting a session removes its events but the last: a feed
-    that is behind gets of a deleted session what was delivered before, and the last.
+    that is behind gets only the last event of such a session.
     """
 
     ListEvents: grpc.UnaryUnaryMultiCallable[
@@ -73,39 +74,40 @@ class EventServiceStub:
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
     """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
-    writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
-    the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+    that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
+    session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
+    of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceAsyncStub:
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     WatchSession: grpc.aio.UnaryStreamMultiCallable[
         sessiond.v1.event_service_pb2.WatchSessionRequest,
         sessiond.v1.event_service_pb2.WatchSessionResponse,
     ]
-    """One session: a snapshot and what follows it, or what follows a position. The first frame is a Snapshot or a Resumed.
-    Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
+    """One session: a snapshot and the events after it, or the events after a position. The first frame is a Snapshot or a
+    Resumed. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
     """
 
     WatchEvents: grpc.aio.UnaryStreamMultiCallable[
@@ -117,7 +119,7 @@ class EventServiceAsyncStub:
 
     A session's events reach the feed when every transaction that began to write earlier has ended; other programs'
     long transactions in the same database cluster delay it. Deleting a session removes its events but the last: a feed
-    that is behind gets of a deleted session what was delivered before, and the last.
+    that is behind gets only the last event of such a session.
     """
 
     ListEvents: grpc.aio.UnaryUnaryMultiCallable[
@@ -133,31 +135,32 @@ class EventServiceAsyncStub:
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
     """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
-    writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
-    the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+    that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
+    session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
+    of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
-    """What happens, as it happens: subscribe, leave, crash, come back, miss nothing.
+    """Events as they happen. A subscriber can leave or crash, come back with its position, and miss nothing.
 
     A position is where a reader is: after one event of one session (WatchSession, ListEvents) or after one event of a
-    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters, good for ever, for the same key's
-    tenant and user and for the same filter (INVALID_POSITION otherwise). Whoever stores the position of what they have
-    dealt with, and comes back with it, gets exactly what followed; or an error that says what was lost: POSITION_COMPACTED
-    (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST (DATA_LOSS) where the position belongs to a history
-    that no longer exists, because the database lost acknowledged commits in a failover. Never silence, never a silent
-    restart.
+    tenant's feed (WatchEvents). It is an opaque string of at most 4 096 characters. It never expires, and is valid for
+    the tenant and user of the same key and for the same filter (INVALID_POSITION otherwise). A subscriber that stores
+    the position of the events it has processed, and comes back with it, gets exactly the events that followed, or an
+    error that says what was lost: POSITION_COMPACTED (OUT_OF_RANGE) where what followed has been removed, POSITION_LOST
+    (DATA_LOSS) where the position belongs to a history that no longer exists, because the database lost acknowledged
+    commits in a failover. The server never answers such a position with an empty stream or with a restart from
+    elsewhere.
 
     The streams end only with an error: UNAVAILABLE (DRAINING, after a GoingAway; STORE_UNAVAILABLE once the database has
-    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher made no room for the next frame for 10
-    seconds, unless configured; `position` in the metadata is after the last frame that was surely taken, and one more may
-    have arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is good for
-    another key of the same tenant and user), or with OK after the frame that says the session was deleted. Errors as named
-    in SessionService besides.
+    been away for 10 seconds), RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW: the watcher took no frame for 10 seconds, unless
+    configured; `position` in the metadata is after the last frame that it certainly took, and one more may have
+    arrived), UNAUTHENTICATED (after a GoingAway: the key was removed, changed or has expired; its position is valid for
+    another key of the same tenant and user), or with OK after the frame with the deletion of the session. Other errors:
+    see SessionService.
 
-    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client: keep
-    streams on connections of their own, and as many as they need.
+    A connection carries 2048 calls at once, streams included. More of them, reads and writes too, wait in the client:
+    keep streams on connections of their own, and as many as they need.
     """
 
     @abc.abstractmethod
@@ -166,8 +169,8 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.event_service_pb2.WatchSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sessiond.v1.event_service_pb2.WatchSessionResponse], collections.abc.AsyncIterator[sessiond.v1.event_service_pb2.WatchSessionResponse]]:
-        """One session: a snapshot and what follows it, or what follows a position. The first frame is a Snapshot or a Resumed.
-        Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
+        """One session: a snapshot and the events after it, or the events after a position. The first frame is a Snapshot or a
+        Resumed. Errors: INVALID_POSITION, POSITION_LOST, POSITION_COMPACTED, TOO_MANY_WATCHERS, WATCHER_TOO_SLOW.
         """
 
     @abc.abstractmethod
@@ -181,7 +184,7 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
 
         A session's events reach the feed when every transaction that began to write earlier has ended; other programs'
         long transactions in the same database cluster delay it. Deleting a session removes its events but the last: a feed
-        that is behind gets of a deleted session what was delivered before, and the last.
+        that is behind gets only the last event of such a session.
         """
 
     @abc.abstractmethod
@@ -201,9 +204,9 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.event_service_pb2.PublishDeltaResponse, collections.abc.Awaitable[sessiond.v1.event_service_pb2.PublishDeltaResponse]]:
         """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that somebody types. Answers when it was handed on; whether it reaches anybody is not promised. Needs the scope of
-        writes and a session that is ACTIVE, as a cached copy shows it. What is meant to last is appended as a message with
-        the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+        that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
+        session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
+        of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -56,9 +56,9 @@ global___Role = Role
 
 @typing.final
 class Message(google.protobuf.message.Message):
-    """One message of a conversation. Messages are entries of the session's log: a message's `seq` is that of the event which
-    appended it, so messages of one session are totally ordered and `seq` never repeats; other events lie between them.
-    At most 1 MiB serialised.
+    """One message of a conversation. Messages are entries of the session's log: a message's `seq` is that of the event
+    which appended it, so messages of one session are totally ordered and `seq` never repeats; other events lie between
+    them. At most 1 MiB serialised.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -70,7 +70,7 @@ class AppendMessagesRequest(google.protobuf.message.Message):
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that writes: its messages get its `run_id`. Absent: nobody's, such as a person's message during a run."""
+        """The run that writes: its messages get its `run_id`. Absent: no run, as for a person's message during a run."""
 
     def __init__(
         self,
@@ -219,8 +219,8 @@ class ListMessagesResponse(google.protobuf.message.Message):
     """The session's version that the page describes."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
-        """At most `page_size`; fewer before the last page only where the page reached 3 MiB. In the order asked for, whichever
-        token led here.
+        """At most `page_size`; fewer before the last page only where the page reached 3 MiB. In the order asked for,
+        whichever token led here.
         """
 
     def __init__(

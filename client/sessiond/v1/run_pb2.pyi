@@ -38,7 +38,7 @@ class _RunStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     RUN_STATUS_FAILED: _RunStatus.ValueType  # 4
     """It went wrong, or its lease ran out."""
     RUN_STATUS_CANCELLED: _RunStatus.ValueType  # 5
-    """Somebody, or the end of its session, stopped it."""
+    """Cancelled by a call, by another run, or by the end or suspension of its session."""
 
 class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper):
     """QUEUED -> RUNNING -> COMPLETED | FAILED | CANCELLED; a queued run can be cancelled too."""
@@ -54,7 +54,7 @@ RUN_STATUS_COMPLETED: RunStatus.ValueType  # 3
 RUN_STATUS_FAILED: RunStatus.ValueType  # 4
 """It went wrong, or its lease ran out."""
 RUN_STATUS_CANCELLED: RunStatus.ValueType  # 5
-"""Somebody, or the end of its session, stopped it."""
+"""Cancelled by a call, by another run, or by the end or suspension of its session."""
 global___RunStatus = RunStatus
 
 class _RunEndReason:
@@ -99,13 +99,13 @@ global___RunEndReason = RunEndReason
 
 @typing.final
 class Run(google.protobuf.message.Message):
-    """A run: one piece of work that an agent does in a session, from a prompt to its answer. At most one run of a session is
-    live (RUNNING) at a time; others wait in a queue.
+    """A run: one piece of work that an agent does in a session, from a prompt to its answer. At most one run of a session
+    is live (RUNNING) at a time; others wait in a queue.
 
-    Whoever holds the live run holds a lease, extends it by HeartbeatRun, and sends the run's fence along with every write
-    (RunFence): a writer whose run is no longer the live one, or whose lease has run out, is refused (ABORTED,
-    RUN_FENCED), so that a process which was believed dead cannot write into its successor's work. When a lease runs out,
-    the server ends the run FAILED with RUN_END_REASON_LEASE_EXPIRED and starts the next of the queue.
+    The process that holds the live run has a lease, extends it by HeartbeatRun, and sends the run's fence with every
+    write (RunFence). A write is refused (ABORTED, RUN_FENCED) when its run is no longer live or the lease has run out,
+    so that a process which was believed dead cannot write into its successor's work. When a lease runs out, the server
+    ends the run FAILED with RUN_END_REASON_LEASE_EXPIRED and starts the next run of the queue.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -136,7 +136,7 @@ class Run(google.protobuf.message.Message):
     seq: builtins.int
     """`seq` of the event that began it: queued or started it, or created the session with it. Output only."""
     version: builtins.int
-    """`seq` of the event that changed it last: good as `min_version` of a read. Output only."""
+    """`seq` of the event that changed it last: usable as `min_version` of a read. Output only."""
     status: global___RunStatus.ValueType
     """Where it is in its life. Output only, except for the runs of CreateSession."""
     end_reason: global___RunEndReason.ValueType
@@ -146,7 +146,7 @@ class Run(google.protobuf.message.Message):
     until the run has started. Output only.
     """
     agent_id: builtins.str
-    """Who begins it: an agent, a worker, in the caller's own naming. 0 to 128 characters, no control characters."""
+    """The agent or worker that begins it, in the caller's own naming. 0 to 128 characters, no control characters."""
     model: builtins.str
     """The model that did the work. 0 to 128 characters, no control characters."""
     @property
@@ -155,8 +155,8 @@ class Run(google.protobuf.message.Message):
 
     @property
     def lease_expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the lease runs out unless it is extended, by the database's clock; absent unless the run is live. In events: as
-        it was at the start, since heartbeats make no events. Output only.
+        """When the lease runs out unless it is extended, by the database's clock; absent unless the run is live. In events:
+        as it was at the start, since heartbeats make no events. Output only.
         """
 
     @property
@@ -211,8 +211,8 @@ global___Run = Run
 
 @typing.final
 class RunFence(google.protobuf.message.Message):
-    """The right to write as the live run of a session. Answered RUN_FENCED (ABORTED) when `run_id` is not the live run, when
-    its fence is another, or when its lease has run out, swept or not.
+    """The right to write as the live run of a session. RUN_FENCED (ABORTED) when `run_id` is not the live run, when its
+    fence differs, or when its lease has run out, even if the server has not ended the run yet.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

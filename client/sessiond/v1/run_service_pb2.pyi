@@ -34,11 +34,11 @@ class _RunPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     RUN_POLICY_REJECT: _RunPolicy.ValueType  # 1
     """Fail with RUN_IN_PROGRESS."""
     RUN_POLICY_ENQUEUE: _RunPolicy.ValueType  # 2
-    """Wait behind the runs that wait already; at most 64 wait in a session (RUN_QUEUE_FULL). Watchers see it start
+    """Wait in the queue, behind those already there; at most 64 wait in a session (RUN_QUEUE_FULL). Watchers see it start
     (EVENT_TYPE_RUN_STARTED, with the fence); its lease begins then.
     """
     RUN_POLICY_INTERRUPT: _RunPolicy.ValueType  # 3
-    """End the live run CANCELLED, with RUN_END_REASON_INTERRUPTED, and start at once, ahead of those that wait."""
+    """End the live run CANCELLED, with RUN_END_REASON_INTERRUPTED, and start at once, ahead of the queue."""
 
 class RunPolicy(_RunPolicy, metaclass=_RunPolicyEnumTypeWrapper):
     """What to do while another run is live."""
@@ -48,11 +48,11 @@ RUN_POLICY_UNSPECIFIED: RunPolicy.ValueType  # 0
 RUN_POLICY_REJECT: RunPolicy.ValueType  # 1
 """Fail with RUN_IN_PROGRESS."""
 RUN_POLICY_ENQUEUE: RunPolicy.ValueType  # 2
-"""Wait behind the runs that wait already; at most 64 wait in a session (RUN_QUEUE_FULL). Watchers see it start
+"""Wait in the queue, behind those already there; at most 64 wait in a session (RUN_QUEUE_FULL). Watchers see it start
 (EVENT_TYPE_RUN_STARTED, with the fence); its lease begins then.
 """
 RUN_POLICY_INTERRUPT: RunPolicy.ValueType  # 3
-"""End the live run CANCELLED, with RUN_END_REASON_INTERRUPTED, and start at once, ahead of those that wait."""
+"""End the live run CANCELLED, with RUN_END_REASON_INTERRUPTED, and start at once, ahead of the queue."""
 global___RunPolicy = RunPolicy
 
 @typing.final
@@ -71,13 +71,13 @@ class BeginRunRequest(google.protobuf.message.Message):
     policy: global___RunPolicy.ValueType
     """What to do while another run is live. Default: RUN_POLICY_REJECT."""
     request_id: builtins.str
-    """Idempotency key; see SessionService. The first outcome is the run as it was begun, whatever became of it."""
+    """Idempotency key; see SessionService. A retry answers with the run as it was begun, whatever has become of it."""
     expected_version: builtins.int
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def run(self) -> sessiond.v1.run_pb2.Run:
-        """`run_id`, `agent_id`, `model`, `metadata` and `lease` (5 seconds to 1 hour; default 30 seconds) of the run. Absent: all
-        of them empty.
+        """`run_id`, `agent_id`, `model`, `metadata` and `lease` (5 seconds to 1 hour; default 30 seconds) of the run. Absent:
+        all of them empty.
         """
 
     def __init__(
@@ -96,7 +96,7 @@ global___BeginRunRequest = BeginRunRequest
 
 @typing.final
 class HeartbeatRunRequest(google.protobuf.message.Message):
-    """Request of HeartbeatRun. Needs no idempotency key: repeating it does what doing it once does."""
+    """Request of HeartbeatRun. Needs no idempotency key, because repeating it is harmless."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -133,7 +133,7 @@ class HeartbeatRunResponse(google.protobuf.message.Message):
 
     @property
     def lease(self) -> google.protobuf.duration_pb2.Duration:
-        """The lease from now, so that nobody needs a clock of the database's: send the next heartbeat after a third of it."""
+        """The lease from now, so that no caller needs the database's clock: send the next heartbeat after a third of it."""
 
     def __init__(
         self,

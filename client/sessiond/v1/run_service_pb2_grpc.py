@@ -30,9 +30,9 @@ class RunServiceStub(object):
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     def __init__(self, channel):
@@ -77,9 +77,9 @@ class RunServiceServicer(object):
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     def BeginRun(self, request, context):
@@ -90,25 +90,27 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def HeartbeatRun(self, request, context):
-        """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life of
-        the session either. Errors: RUN_FENCED, also once the lease has run out.
+        """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life
+        of the session either. Errors: RUN_FENCED, also once the lease has run out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishRun(self, request, context):
-        """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
-        are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+        """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not
+        yet started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED,
+        and so are calls of earlier runs that this run has started and not ended. The next run of the queue starts. Answers
+        with the run. Errors: RUN_FENCED, also for a run that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
-        so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+        """Cancels a queued run or the live one; no fence is needed. All open tool calls of the run are closed, CANCELLED, and
+        so are calls of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors:
+        RUN_NOT_FOUND, RUN_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,9 +175,9 @@ class RunService(object):
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     @staticmethod

@@ -22,9 +22,9 @@ class RunServiceStub:
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -38,25 +38,27 @@ class RunServiceStub:
         sessiond.v1.run_service_pb2.HeartbeatRunRequest,
         sessiond.v1.run_service_pb2.HeartbeatRunResponse,
     ]
-    """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life of
-    the session either. Errors: RUN_FENCED, also once the lease has run out.
+    """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life
+    of the session either. Errors: RUN_FENCED, also once the lease has run out.
     """
 
     FinishRun: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.FinishRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
-    are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+    """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not
+    yet started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED,
+    and so are calls of earlier runs that this run has started and not ended. The next run of the queue starts. Answers
+    with the run. Errors: RUN_FENCED, also for a run that has ended.
     """
 
     CancelRun: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.CancelRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
-    so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+    """Cancels a queued run or the live one; no fence is needed. All open tool calls of the run are closed, CANCELLED, and
+    so are calls of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors:
+    RUN_NOT_FOUND, RUN_ENDED.
     """
 
     GetRun: grpc.UnaryUnaryMultiCallable[
@@ -75,9 +77,9 @@ class RunServiceAsyncStub:
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     BeginRun: grpc.aio.UnaryUnaryMultiCallable[
@@ -90,25 +92,27 @@ class RunServiceAsyncStub:
         sessiond.v1.run_service_pb2.HeartbeatRunRequest,
         sessiond.v1.run_service_pb2.HeartbeatRunResponse,
     ]
-    """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life of
-    the session either. Errors: RUN_FENCED, also once the lease has run out.
+    """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life
+    of the session either. Errors: RUN_FENCED, also once the lease has run out.
     """
 
     FinishRun: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.FinishRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-    started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
-    are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+    """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not
+    yet started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED,
+    and so are calls of earlier runs that this run has started and not ended. The next run of the queue starts. Answers
+    with the run. Errors: RUN_FENCED, also for a run that has ended.
     """
 
     CancelRun: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.run_service_pb2.CancelRunRequest,
         sessiond.v1.run_pb2.Run,
     ]
-    """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
-    so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+    """Cancels a queued run or the live one; no fence is needed. All open tool calls of the run are closed, CANCELLED, and
+    so are calls of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors:
+    RUN_NOT_FOUND, RUN_ENDED.
     """
 
     GetRun: grpc.aio.UnaryUnaryMultiCallable[
@@ -127,9 +131,9 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
     """Runs: turns of agents, one at a time in each session. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE,
     SESSION_ENDED). Other errors that any RPC can fail with, idempotency and deadlines: see SessionService.
 
-    What ends a live run besides its holder: CancelRun; a run begun with RUN_POLICY_INTERRUPT; its lease; SuspendSession,
-    EndSession and the expiry of the session, which cancel the queued runs too. All that happens then (its open tool calls
-    are closed, the next run of the queue starts) is committed together, one event each.
+    A live run also ends by CancelRun, by a run begun with RUN_POLICY_INTERRUPT, when its lease runs out, and by
+    SuspendSession, EndSession and the expiry of the session, which cancel the queued runs too. What follows from its end
+    (its open tool calls are closed, the next run of the queue starts) is committed together with it, one event each.
     """
 
     @abc.abstractmethod
@@ -146,8 +150,8 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.run_service_pb2.HeartbeatRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.run_service_pb2.HeartbeatRunResponse, collections.abc.Awaitable[sessiond.v1.run_service_pb2.HeartbeatRunResponse]]:
-        """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life of
-        the session either. Errors: RUN_FENCED, also once the lease has run out.
+        """Extends the lease of the live run to now + `lease`. Makes no event and no version, so it does not extend the life
+        of the session either. Errors: RUN_FENCED, also once the lease has run out.
         """
 
     @abc.abstractmethod
@@ -156,9 +160,10 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.run_service_pb2.FinishRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.run_pb2.Run, collections.abc.Awaitable[sessiond.v1.run_pb2.Run]]:
-        """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not yet
-        started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED, and so
-        are those of earlier runs that it has started and not ended. The next run of the queue starts. Answers with the run. Errors: RUN_FENCED, for a run that has ended too.
+        """Ends the live run. Of its open tool calls, those that wait for a person's decision, or have been approved and not
+        yet started, stay open when the run is COMPLETED: a later run can carry them out. All others are closed, CANCELLED,
+        and so are calls of earlier runs that this run has started and not ended. The next run of the queue starts. Answers
+        with the run. Errors: RUN_FENCED, also for a run that has ended.
         """
 
     @abc.abstractmethod
@@ -167,8 +172,9 @@ class RunServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.run_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.run_pb2.Run, collections.abc.Awaitable[sessiond.v1.run_pb2.Run]]:
-        """Stops a queued or the live run, whoever holds it: CANCELLED. All open tool calls of the run are closed, CANCELLED, and
-        so are those of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors: RUN_NOT_FOUND, RUN_ENDED.
+        """Cancels a queued run or the live one; no fence is needed. All open tool calls of the run are closed, CANCELLED, and
+        so are calls of earlier runs that it has started. The next run of the queue starts. Answers with the run. Errors:
+        RUN_NOT_FOUND, RUN_ENDED.
         """
 
     @abc.abstractmethod

@@ -96,8 +96,8 @@ class _SessionStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Over, for ever."""
 
 class SessionStatus(_SessionStatus, metaclass=_SessionStatusEnumTypeWrapper):
-    """CREATED -> ACTIVE <-> SUSPENDED -> ENDED; any status can end. Messages, runs and tool calls need ACTIVE. ENDED refuses every write except
-    DeleteSession.
+    """CREATED -> ACTIVE <-> SUSPENDED -> ENDED; any status can end. Messages, runs and tool calls need ACTIVE. ENDED
+    refuses every write except DeleteSession.
     """
 
 SESSION_STATUS_UNSPECIFIED: SessionStatus.ValueType  # 0
@@ -361,8 +361,8 @@ class Session(google.protobuf.message.Message):
 
     @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
-        """Free data about the session. JSON object of at most 64 KiB serialised and 24 levels; no NaN, no infinity. Filterable by
-        containment.
+        """Free data about the session. JSON object of at most 64 KiB serialised and 24 levels; no NaN, no infinity.
+        Filterable by containment.
         """
 
     @property
@@ -371,7 +371,9 @@ class Session(google.protobuf.message.Message):
 
     @property
     def agent_data(self) -> google.protobuf.struct_pb2.Struct:
-        """What the agent platform keeps with the session. JSON object of at most 1 MiB serialised and 24 levels; no NaN, no infinity."""
+        """What the agent platform keeps with the session. JSON object of at most 1 MiB serialised and 24 levels; no NaN, no
+        infinity.
+        """
 
     @property
     def config(self) -> global___SessionConfig:
@@ -474,8 +476,8 @@ global___SessionConfig = SessionConfig
 
 @typing.final
 class TokenUsage(google.protobuf.message.Message):
-    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once, on the message or on the run:
-    totals are sums, which stop at 2^53.
+    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once, on the message or on the
+    run: totals are sums, which stop at 2^53.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -115,9 +115,9 @@ class CreateSessionRequest(google.protobuf.message.Message):
     @property
     def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
         """Runs that the session had elsewhere, oldest first: `run_id`, `status` (RUN_STATUS_COMPLETED, _FAILED or _CANCELLED;
-        required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and `end_time` (none in
-        the future, in this order; absent: the session's creation; `start_time`, only with `end_time`, has no default and
-        without it the run has no duration). They are in the session's first event. They count in the session's
+        required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and `end_time` (none
+        in the future, in this order; absent: the session's creation; `start_time`, only with `end_time`, has no default
+        and without it the run has no duration). They are in the session's first event. They count in the session's
         `run_count` and `usage` and in GetSessionMetrics. 0 to 1 000, without duplicate ids, at most 1 MiB together.
         """
 
@@ -183,8 +183,8 @@ class BatchGetSessionsRequest(google.protobuf.message.Message):
 
     @property
     def min_versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """For each of `session_ids`, in their order, the version that its answer is never older than; 0 for any. Not negative.
-        Empty: any, for all of them.
+        """For each of `session_ids`, in their order, the version that its answer is never older than; 0 for any. Not
+        negative. Empty: any, for all of them.
         """
 
     def __init__(
@@ -472,7 +472,7 @@ class UpdateSessionRequest(google.protobuf.message.Message):
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that writes. Absent: nobody's."""
+        """The run that writes. Absent: no run."""
 
     def __init__(
         self,

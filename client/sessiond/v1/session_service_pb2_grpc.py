@@ -186,11 +186,11 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SuspendSession(self, request, context):
-        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-        calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
-        untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
-        them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-        SESSION_ENDED.
+        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are
+        tool calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or
+        APPROVED wait, untouched, until the session is resumed. Each is an event, committed together; the session's own
+        event is the last of them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+        ILLEGAL_TRANSITION, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,9 +206,9 @@ class SessionServiceServicer(object):
 
     def EndSession(self, request, context):
         """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
-        own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
-        it, SESSION_VIEW_FULL.
+        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
+        session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
+        session after it, SESSION_VIEW_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,9 +223,9 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
-        event for each. What remains for 30 days (unless configured) is a
-        tombstone without content: the id, which is not taken anew meanwhile, and the final event.
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
+        an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
+        not taken anew meanwhile, and the final event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,8 +240,8 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSessionMetrics(self, request, context):
-        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
-        database. Errors: VERSION_NOT_REACHED.
+        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
+        the database. Errors: VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

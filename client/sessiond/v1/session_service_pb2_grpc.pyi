@@ -84,11 +84,11 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.SuspendSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-    calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
-    untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
-    them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-    SESSION_ENDED.
+    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are
+    tool calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or
+    APPROVED wait, untouched, until the session is resumed. Each is an event, committed together; the session's own
+    event is the last of them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+    ILLEGAL_TRANSITION, SESSION_ENDED.
     """
 
     ResumeSession: grpc.UnaryUnaryMultiCallable[
@@ -104,9 +104,9 @@ class SessionServiceStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
-    own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
-    it, SESSION_VIEW_FULL.
+    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
+    session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
+    session after it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.UnaryUnaryMultiCallable[
@@ -121,9 +121,9 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
-    event for each. What remains for 30 days (unless configured) is a
-    tombstone without content: the id, which is not taken anew meanwhile, and the final event.
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
+    an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
+    not taken anew meanwhile, and the final event.
     """
 
     BatchDeleteSessions: grpc.UnaryUnaryMultiCallable[
@@ -138,8 +138,8 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
     ]
-    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
-    database. Errors: VERSION_NOT_REACHED.
+    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
+    the database. Errors: VERSION_NOT_REACHED.
     """
 
 class SessionServiceAsyncStub:
@@ -207,11 +207,11 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.SuspendSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-    calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
-    untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
-    them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-    SESSION_ENDED.
+    """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are
+    tool calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or
+    APPROVED wait, untouched, until the session is resumed. Each is an event, committed together; the session's own
+    event is the last of them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+    ILLEGAL_TRANSITION, SESSION_ENDED.
     """
 
     ResumeSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -227,9 +227,9 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_pb2.Session,
     ]
     """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
-    own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
-    it, SESSION_VIEW_FULL.
+    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
+    session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
+    session after it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.aio.UnaryUnaryMultiCallable[
@@ -244,9 +244,9 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
-    event for each. What remains for 30 days (unless configured) is a
-    tombstone without content: the id, which is not taken anew meanwhile, and the final event.
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
+    an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
+    not taken anew meanwhile, and the final event.
     """
 
     BatchDeleteSessions: grpc.aio.UnaryUnaryMultiCallable[
@@ -261,8 +261,8 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
     ]
-    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
-    database. Errors: VERSION_NOT_REACHED.
+    """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
+    the database. Errors: VERSION_NOT_REACHED.
     """
 
 class SessionServiceServicer(metaclass=abc.ABCMeta):
@@ -346,11 +346,11 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.SuspendSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
-        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are tool
-        calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or APPROVED wait,
-        untouched, until the session is resumed. Each is an event, committed together; the session's own event is the last of
-        them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors: ILLEGAL_TRANSITION,
-        SESSION_ENDED.
+        """ACTIVE to SUSPENDED. The live run and all that wait are CANCELLED (RUN_END_REASON_SESSION_SUSPENDED), and so are
+        tool calls that are RUNNING, and those of the live run that require no approval; others that are PENDING or
+        APPROVED wait, untouched, until the session is resumed. Each is an event, committed together; the session's own
+        event is the last of them. Unfinished uploads go on. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+        ILLEGAL_TRANSITION, SESSION_ENDED.
         """
 
     @abc.abstractmethod
@@ -370,9 +370,9 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
         """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the session's
-        own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the session after
-        it, SESSION_VIEW_FULL.
+        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
+        session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
+        session after it, SESSION_VIEW_FULL.
         """
 
     @abc.abstractmethod
@@ -391,9 +391,9 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
-        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without an
-        event for each. What remains for 30 days (unless configured) is a
-        tombstone without content: the id, which is not taken anew meanwhile, and the final event.
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
+        an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
+        not taken anew meanwhile, and the final event.
         """
 
     @abc.abstractmethod
@@ -412,8 +412,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.SessionMetrics, collections.abc.Awaitable[sessiond.v1.session_service_pb2.SessionMetrics]]:
-        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from the
-        database. Errors: VERSION_NOT_REACHED.
+        """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
+        the database. Errors: VERSION_NOT_REACHED.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -31,9 +31,9 @@ class _ToolCallStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     TOOL_CALL_STATUS_PENDING: _ToolCallStatus.ValueType  # 1
     """Requested."""
     TOOL_CALL_STATUS_APPROVED: _ToolCallStatus.ValueType  # 2
-    """Somebody has approved it."""
+    """Approved."""
     TOOL_CALL_STATUS_REJECTED: _ToolCallStatus.ValueType  # 3
-    """Somebody has rejected it."""
+    """Rejected."""
     TOOL_CALL_STATUS_RUNNING: _ToolCallStatus.ValueType  # 4
     """The tool is at work."""
     TOOL_CALL_STATUS_COMPLETED: _ToolCallStatus.ValueType  # 5
@@ -41,11 +41,11 @@ class _ToolCallStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     TOOL_CALL_STATUS_FAILED: _ToolCallStatus.ValueType  # 6
     """The tool has failed."""
     TOOL_CALL_STATUS_CANCELLED: _ToolCallStatus.ValueType  # 7
-    """Given up. If it had been RUNNING, nobody knows what the tool did: a result may come late."""
+    """Given up. If it had been RUNNING, what the tool did is unknown, and a result may arrive late."""
 
 class ToolCallStatus(_ToolCallStatus, metaclass=_ToolCallStatusEnumTypeWrapper):
-    """PENDING -> APPROVED | REJECTED; PENDING | APPROVED -> RUNNING -> COMPLETED | FAILED. What is not over can be CANCELLED.
-    REJECTED, COMPLETED, FAILED and CANCELLED are for ever; the others are called open.
+    """PENDING -> APPROVED | REJECTED; PENDING | APPROVED -> RUNNING -> COMPLETED | FAILED. A call that has not ended can be
+    CANCELLED. REJECTED, COMPLETED, FAILED and CANCELLED are final; calls in the other statuses are called open.
     """
 
 TOOL_CALL_STATUS_UNSPECIFIED: ToolCallStatus.ValueType  # 0
@@ -53,9 +53,9 @@ TOOL_CALL_STATUS_UNSPECIFIED: ToolCallStatus.ValueType  # 0
 TOOL_CALL_STATUS_PENDING: ToolCallStatus.ValueType  # 1
 """Requested."""
 TOOL_CALL_STATUS_APPROVED: ToolCallStatus.ValueType  # 2
-"""Somebody has approved it."""
+"""Approved."""
 TOOL_CALL_STATUS_REJECTED: ToolCallStatus.ValueType  # 3
-"""Somebody has rejected it."""
+"""Rejected."""
 TOOL_CALL_STATUS_RUNNING: ToolCallStatus.ValueType  # 4
 """The tool is at work."""
 TOOL_CALL_STATUS_COMPLETED: ToolCallStatus.ValueType  # 5
@@ -63,7 +63,7 @@ TOOL_CALL_STATUS_COMPLETED: ToolCallStatus.ValueType  # 5
 TOOL_CALL_STATUS_FAILED: ToolCallStatus.ValueType  # 6
 """The tool has failed."""
 TOOL_CALL_STATUS_CANCELLED: ToolCallStatus.ValueType  # 7
-"""Given up. If it had been RUNNING, nobody knows what the tool did: a result may come late."""
+"""Given up. If it had been RUNNING, what the tool did is unknown, and a result may arrive late."""
 global___ToolCallStatus = ToolCallStatus
 
 class _ToolCallCancelReason:
@@ -112,8 +112,8 @@ global___ToolCallCancelReason = ToolCallCancelReason
 
 @typing.final
 class ToolCall(google.protobuf.message.Message):
-    """A call of a tool: asked for, decided on, carried out. Every step is an event, and what was decided, by whom, when and
-    why, is stored here.
+    """A call of a tool: requested, approved or rejected, started, ended. Each step is an event. The decision is stored
+    here, with who made it, when and why.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -149,23 +149,23 @@ class ToolCall(google.protobuf.message.Message):
     seq: builtins.int
     """`seq` of the event that requested it. Output only."""
     version: builtins.int
-    """`seq` of the event that changed it last: good as `min_version` of a read. Output only."""
+    """`seq` of the event that changed it last: usable as `min_version` of a read. Output only."""
     run_id: builtins.str
-    """The run in which it was requested; empty when it was requested outside of any. Output only: the run of the request's
-    RunFence.
+    """The run in which it was requested; empty when it was requested outside of any. Output only: the run of the
+    request's RunFence.
     """
     message_id: builtins.str
     """The message that asks for it, in the caller's own naming; not looked up. 0 to 128 characters of
     `[A-Za-z0-9._:~-]`.
     """
     model_call_id: builtins.str
-    """The id that the model gave the call (ToolCallPart.tool_call_id); models repeat theirs. 0 to 256 characters, no control
-    characters.
+    """The id that the model gave the call (ToolCallPart.tool_call_id); models repeat theirs. 0 to 256 characters, no
+    control characters.
     """
     name: builtins.str
     """The tool. Required; 1 to 128 characters, no control characters. Must be allowed by `SessionConfig`."""
     requires_approval: builtins.bool
-    """Whether somebody must approve the call before it can start. Immutable."""
+    """Whether the call needs an approval before it can start. Immutable."""
     status: global___ToolCallStatus.ValueType
     """Where it is. Output only."""
     requester: builtins.str
@@ -175,8 +175,8 @@ class ToolCall(google.protobuf.message.Message):
     result_seq: builtins.int
     """`seq` of the event that holds `result`; 0 without one. Output only."""
     start_run_id: builtins.str
-    """The run that carries it out, which need not be the one that asked for it; empty until it is started, and when it was
-    started outside of any. Output only: the run of StartToolCall's RunFence.
+    """The run that carries it out, which may differ from the one that requested it; empty until it is started, and when
+    it was started outside of any run. Output only: the run of StartToolCall's RunFence.
     """
     @property
     def arguments(self) -> global___ToolData:
@@ -186,12 +186,12 @@ class ToolCall(google.protobuf.message.Message):
 
     @property
     def approval(self) -> global___ToolApproval:
-        """Who decided, when and why; absent until somebody has. Output only."""
+        """Who decided, when and why; absent until there is a decision. Output only."""
 
     @property
     def result(self) -> global___ToolData:
-        """What the tool answered; absent until it has. In events: only with EVENT_TYPE_TOOL_CALL_COMPLETED and _FAILED. Output
-        only.
+        """What the tool answered; absent until it has. In events: only with EVENT_TYPE_TOOL_CALL_COMPLETED and _FAILED.
+        Output only.
         """
 
     @property
@@ -212,7 +212,7 @@ class ToolCall(google.protobuf.message.Message):
 
     @property
     def late_result(self) -> global___ToolLateResult:
-        """Only in events of EVENT_TYPE_TOOL_CALL_LATE_RESULT: what came when the call was over. Output only."""
+        """Only in events of EVENT_TYPE_TOOL_CALL_LATE_RESULT: the result that arrived after the call had ended. Output only."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ global___ToolCall = ToolCall
 
 @typing.final
 class ToolLateResult(google.protobuf.message.Message):
-    """A result that came too late to become the tool call's."""
+    """A result that arrived after the tool call had ended."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

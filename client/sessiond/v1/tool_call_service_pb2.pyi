@@ -38,7 +38,7 @@ class RequestToolCallRequest(google.protobuf.message.Message):
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that asks. Absent: nobody's."""
+        """The run that requests it. Absent: no run."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ApproveToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that writes. Absent: nobody's."""
+        """The run that writes. Absent: no run."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class RejectToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that writes. Absent: nobody's."""
+        """The run that writes. Absent: no run."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class StartToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that carries it out. Absent: nobody's."""
+        """The run that carries it out. Absent: no run."""
 
     def __init__(
         self,
@@ -203,11 +203,11 @@ class CompleteToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def result(self) -> sessiond.v1.tool_call_pb2.ToolData:
-        """What the tool answered; absent for a tool that says nothing. At most 1 MiB serialised."""
+        """What the tool answered; absent for a tool without a result. At most 1 MiB serialised."""
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that carried it out. Absent: nobody's."""
+        """The run that carried it out. Absent: no run."""
 
     def __init__(
         self,
@@ -251,11 +251,11 @@ class FailToolCallRequest(google.protobuf.message.Message):
 
     @property
     def result(self) -> sessiond.v1.tool_call_pb2.ToolData:
-        """What the tool answered all the same. At most 1 MiB serialised."""
+        """What the tool answered in spite of the error. At most 1 MiB serialised."""
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that carried it out. Absent: nobody's."""
+        """The run that carried it out. Absent: no run."""
 
     def __init__(
         self,
@@ -294,7 +294,7 @@ class CancelToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
-        """The run that writes. Absent: nobody's."""
+        """The run that writes. Absent: no run."""
 
     def __init__(
         self,

@@ -27,13 +27,13 @@ if _version_not_supported:
 
 
 class ToolCallServiceStub(object):
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     def __init__(self, channel):
@@ -95,17 +95,17 @@ class ToolCallServiceStub(object):
 
 
 class ToolCallServiceServicer(object):
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     def RequestToolCall(self, request, context):
-        """Asks for a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
+        """Requests a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
         (256 open calls in a session).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,16 +129,16 @@ class ToolCallServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StartToolCall(self, request, context):
-        """APPROVED, or PENDING where no approval is required, to RUNNING. Whoever starts a call carries it out: of two, one
-        fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED, ILLEGAL_TOOL_CALL_TRANSITION,
-        TOOL_BLOCKED.
+        """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
+        two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
+        ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteToolCall(self, request, context):
-        """RUNNING to COMPLETED. A result that comes after a call which was once started is over is recorded as an event
+        """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
         (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
         TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
         """
@@ -147,7 +147,7 @@ class ToolCallServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FailToolCall(self, request, context):
-        """RUNNING to FAILED. As CompleteToolCall in everything else.
+        """RUNNING to FAILED. Otherwise as CompleteToolCall.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,8 +176,8 @@ class ToolCallServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListPendingApprovals(self, request, context):
-        """The inbox of whoever decides: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-        PENDING and require an approval, those that have waited longest first. Those of suspended sessions are among them:
+        """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
+        PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
         they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -246,13 +246,13 @@ def add_ToolCallServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolCallService(object):
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     @staticmethod

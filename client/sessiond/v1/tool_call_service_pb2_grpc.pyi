@@ -19,13 +19,13 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class ToolCallServiceStub:
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -33,7 +33,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_service_pb2.RequestToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """Asks for a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
+    """Requests a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
     (256 open calls in a session).
     """
 
@@ -57,16 +57,16 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_service_pb2.StartToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """APPROVED, or PENDING where no approval is required, to RUNNING. Whoever starts a call carries it out: of two, one
-    fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED, ILLEGAL_TOOL_CALL_TRANSITION,
-    TOOL_BLOCKED.
+    """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
+    two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
+    ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
     """
 
     CompleteToolCall: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.tool_call_service_pb2.CompleteToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """RUNNING to COMPLETED. A result that comes after a call which was once started is over is recorded as an event
+    """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
     (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
     TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
     """
@@ -75,7 +75,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_service_pb2.FailToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """RUNNING to FAILED. As CompleteToolCall in everything else."""
+    """RUNNING to FAILED. Otherwise as CompleteToolCall."""
 
     CancelToolCall: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.tool_call_service_pb2.CancelToolCallRequest,
@@ -101,26 +101,26 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsRequest,
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse,
     ]
-    """The inbox of whoever decides: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-    PENDING and require an approval, those that have waited longest first. Those of suspended sessions are among them:
+    """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
+    PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
     they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
     """
 
 class ToolCallServiceAsyncStub:
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     RequestToolCall: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.tool_call_service_pb2.RequestToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """Asks for a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
+    """Requests a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
     (256 open calls in a session).
     """
 
@@ -144,16 +144,16 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_service_pb2.StartToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """APPROVED, or PENDING where no approval is required, to RUNNING. Whoever starts a call carries it out: of two, one
-    fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED, ILLEGAL_TOOL_CALL_TRANSITION,
-    TOOL_BLOCKED.
+    """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
+    two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
+    ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
     """
 
     CompleteToolCall: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.tool_call_service_pb2.CompleteToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """RUNNING to COMPLETED. A result that comes after a call which was once started is over is recorded as an event
+    """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
     (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
     TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
     """
@@ -162,7 +162,7 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_service_pb2.FailToolCallRequest,
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
-    """RUNNING to FAILED. As CompleteToolCall in everything else."""
+    """RUNNING to FAILED. Otherwise as CompleteToolCall."""
 
     CancelToolCall: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.tool_call_service_pb2.CancelToolCallRequest,
@@ -188,19 +188,19 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsRequest,
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse,
     ]
-    """The inbox of whoever decides: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-    PENDING and require an approval, those that have waited longest first. Those of suspended sessions are among them:
+    """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
+    PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
     they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
     """
 
 class ToolCallServiceServicer(metaclass=abc.ABCMeta):
-    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED where
-    it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency and
-    deadlines: see SessionService.
+    """Calls of tools. Every write needs an ACTIVE session (SESSION_NOT_ACTIVE, SESSION_ENDED), and fails with RUN_FENCED
+    where it carries the fence of a run that is not the live one. Other errors that any RPC can fail with, idempotency
+    and deadlines: see SessionService.
 
-    What closes open calls besides these RPCs, CANCELLED and one event each: the end of their run (see RunService);
-    SuspendSession, those that are RUNNING, and those of the live run that require no approval; EndSession and the expiry of
-    the session, all of them.
+    Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
+    SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
+    EndSession and the expiry of the session, which close all of them.
     """
 
     @abc.abstractmethod
@@ -209,7 +209,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.tool_call_service_pb2.RequestToolCallRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
-        """Asks for a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
+        """Requests a call. Answers with it, PENDING. Errors: TOOL_BLOCKED, TOOL_CALL_ALREADY_EXISTS, TOOL_CALL_LIMIT_REACHED
         (256 open calls in a session).
         """
 
@@ -239,9 +239,9 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.tool_call_service_pb2.StartToolCallRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
-        """APPROVED, or PENDING where no approval is required, to RUNNING. Whoever starts a call carries it out: of two, one
-        fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED, ILLEGAL_TOOL_CALL_TRANSITION,
-        TOOL_BLOCKED.
+        """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
+        two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
+        ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
         """
 
     @abc.abstractmethod
@@ -250,7 +250,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.tool_call_service_pb2.CompleteToolCallRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
-        """RUNNING to COMPLETED. A result that comes after a call which was once started is over is recorded as an event
+        """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
         (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
         TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
         """
@@ -261,7 +261,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.tool_call_service_pb2.FailToolCallRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
-        """RUNNING to FAILED. As CompleteToolCall in everything else."""
+        """RUNNING to FAILED. Otherwise as CompleteToolCall."""
 
     @abc.abstractmethod
     def CancelToolCall(
@@ -295,8 +295,8 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.tool_call_service_pb2.ListPendingApprovalsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse, collections.abc.Awaitable[sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse]]:
-        """The inbox of whoever decides: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-        PENDING and require an approval, those that have waited longest first. Those of suspended sessions are among them:
+        """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
+        PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
         they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
         """
 
