@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from sessiond_server.metrics import MOST_SCRAPES
 from sessiond_server.rpc.health import MOST_WATCHES
-from tests.hostile.conftest import Target
+from tests.support.hostile_target import Target
 from tests.support.raw_http2 import message, raw_client, statuses
 from tests.support.waiting import until
 
