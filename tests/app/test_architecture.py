@@ -100,7 +100,7 @@ def test_a_module_imports_what_its_room_allows(path: Path) -> None:
         assert within(inner, room, *ROOMS.get(room, ())), module
 
 
-def test_arrows_between_rooms_run_one_way() -> None:
+def test_imports_between_rooms_have_no_cycle() -> None:
     """No room is reached from itself through others."""
     arrows = {room: {place.split(".")[0] for place in places} for room, places in ROOMS.items()}
     for room in ROOMS:
@@ -130,7 +130,7 @@ def test_only_the_store_speaks_sql(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=str)
-def test_no_task_is_left_to_itself(path: Path) -> None:
+def test_every_created_task_is_kept(path: Path) -> None:
     """A task that nobody holds may vanish, and its error with it."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
@@ -173,7 +173,7 @@ def _makers(node: ast.AST, place: str) -> Iterator[str]:
         yield from _makers(child, place)
 
 
-def test_every_task_has_somebody_who_gets_its_error() -> None:
+def test_every_tasks_error_is_observed() -> None:
     found: set[str] = set()
     for path in MODULES:
         if name(path) != "tasks":
@@ -181,7 +181,7 @@ def test_every_task_has_somebody_who_gets_its_error() -> None:
     assert found == AWAITED.keys()
 
 
-def test_the_clients_package_knows_nothing_of_the_server() -> None:
+def test_client_package_does_not_import_the_server() -> None:
     for path in CLIENT.rglob("*.py"):
         assert not any(within(module, OURS) for module in imports(path)), path
 

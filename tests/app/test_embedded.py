@@ -55,7 +55,7 @@ async def test_data_stays_between_runs_and_only_the_owner_gets_at_it(data: Path)
         assert await run(servers.postgres_dsn, "SELECT n FROM kept") == 42
 
 
-async def test_what_is_acknowledged_is_on_disk(data: Path) -> None:
+async def test_acknowledged_writes_are_synced_to_disk(data: Path) -> None:
     async with EmbeddedServers(data, cache=False) as servers:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             assert await run(servers.postgres_dsn, f"SHOW {setting}") == "on", setting
@@ -67,7 +67,7 @@ async def test_names_compare_by_code_points(data: Path) -> None:
         assert await run(servers.postgres_dsn, "SELECT 'Z' < 'a' AND 'z' < 'ä'") is True
 
 
-async def test_the_folder_is_one_process_alone(data: Path) -> None:
+async def test_data_folder_is_locked_by_one_process(data: Path) -> None:
     async with bundled(data) as servers:
         with pytest.raises(EmbeddedError, match=f"another sessiond .process {os.getpid()}. is running"):
             await bundled(data).__aenter__()
@@ -92,7 +92,7 @@ async def test_a_server_left_behind_is_stopped_first(data: Path) -> None:
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
-async def test_the_note_of_a_server_that_is_gone_is_no_obstacle(data: Path) -> None:
+async def test_stale_pid_file_is_ignored(data: Path) -> None:
     async with bundled(data):
         note = (data / "postgres" / "postmaster.pid").read_text().splitlines()
     # As after a crash of the machine, the process id meanwhile given to something else: to us.
@@ -154,7 +154,7 @@ async def test_a_start_that_fails_leaves_nothing_running(data: Path) -> None:
         pass  # given back
 
 
-async def test_nothing_of_our_environment_reaches_the_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_gets_none_of_our_environment(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("PGTZ", "Asia/Tokyo")
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
@@ -262,7 +262,7 @@ def test_the_wheels_own_management_is_never_imported() -> None:
 
 
 @as_root
-async def test_nobody_will_do_where_there_is_no_account_postgres(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_account_nobody_is_used_without_an_account_postgres(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = pwd.getpwnam
 
     def without_postgres(name: str) -> pwd.struct_passwd:

@@ -125,7 +125,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_with_keys_only_their_holders_get_in(tmp_path: Path) -> None:
+async def test_calls_without_a_known_key_are_refused(tmp_path: Path) -> None:
     key, entry = new_key("billing", "acme", "", SCOPES)
     (tmp_path / "keys.toml").write_text(entry)
     async with serving("--store", "memory", "--keys-file", tmp_path / "keys.toml") as server:
@@ -193,7 +193,7 @@ async def _cache_health(port: int) -> int:
         return int(answer.status)
 
 
-async def test_health_tells_of_the_cache_and_does_not_depend_on_it(postgres_dsn: str, redis_url: str) -> None:
+async def test_health_reports_the_cache_and_does_not_depend_on_it(postgres_dsn: str, redis_url: str) -> None:
     serving_, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     async with serving("--postgres-dsn", postgres_dsn, "--redis-url", redis_url) as server:
         async with asyncio.timeout(60):
@@ -206,7 +206,7 @@ async def test_health_tells_of_the_cache_and_does_not_depend_on_it(postgres_dsn:
         assert await server.stop() == 0
 
 
-async def test_a_cache_of_ones_own_is_used_beside_the_bundled_postgres(redis_url: str) -> None:
+async def test_configured_redis_is_used_with_the_bundled_postgres(redis_url: str) -> None:
     with data_folder() as data:
         async with serving("--data-dir", data, "--redis-url", "redis://127.0.0.1:1/0") as server:
             assert f"{data} (new; bundled Postgres)" in server.announced

@@ -60,7 +60,7 @@ def test_text_cannot_be_made_to_look_like_two_records() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_of_foreign_exceptions_no_text_is_logged(form: str) -> None:
+def test_text_of_unknown_exceptions_is_not_logged(form: str) -> None:
     stream = configured(form)
     try:
         try:

@@ -169,7 +169,7 @@ async def test_an_id_is_taken_for_ever(backend: Backend, caller: Caller) -> None
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_who_resumes_takes_over(backend: Backend, caller: Caller) -> None:
+async def test_resuming_an_upload_takes_it_over(backend: Backend, caller: Caller) -> None:
     first = await begun(backend, caller, declared("a", b"0123456789"))
     kept = Extent(first.piece, 4)
     found = await backend.other_attachments.get_upload(caller.scope, "s", "a")
@@ -190,7 +190,7 @@ async def test_who_resumes_takes_over(backend: Backend, caller: Caller) -> None:
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_what_is_left_behind_by_a_resumption_goes_after_a_grace(backend: Backend, caller: Caller) -> None:
+async def test_pieces_left_by_a_resumed_upload_are_released_after_the_grace(backend: Backend, caller: Caller) -> None:
     first = await begun(backend, caller, declared("a", b"0123456789"))
     second = await backend.attachments.resume_upload(caller.scope, first, [Extent(first.piece, 4)], new_piece(caller))
     assert second is not None
@@ -262,7 +262,7 @@ async def test_equal_content_in_one_batch(backend: Backend, caller: Caller) -> N
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_bytes_go_with_the_last_who_refers_to_them(backend: Backend, caller: Caller) -> None:
+async def test_bytes_are_released_with_their_last_reference(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("s2"))
     _, piece = await uploaded(backend, caller, declared("a", b"same"))
     _, double = await uploaded(backend, caller, declared("b", b"same"), "s2")
@@ -279,7 +279,7 @@ async def test_bytes_go_with_the_last_who_refers_to_them(backend: Backend, calle
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_content_that_is_released_and_wanted_at_once_is_kept(backend: Backend, caller: Caller) -> None:
+async def test_content_released_and_wanted_concurrently_is_kept(backend: Backend, caller: Caller) -> None:
     """The reaper races uploads that complete with the same content: no attachment may end up without bytes."""
     _, piece = await uploaded(backend, caller, declared("a0", b"same"))
     live = {piece}
@@ -412,7 +412,7 @@ async def test_concurrent_uploads_stay_within_the_limits(open_backend: Open, cal
     assert sorted(type(result).__name__ for result in results) == ["TooManyUploads"] * 3 + ["Upload"] * 3
 
 
-async def test_what_the_sessions_life_does(backend: Backend, caller: Caller) -> None:
+async def test_uploads_follow_the_life_of_their_session(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("s"), caller.create("short", ttl=Duration(seconds=60)))
     await uploaded(backend, caller, declared("kept"))
     upload = await begun(backend, caller, declared("a", b"other"))
@@ -451,7 +451,7 @@ async def test_deleting_a_session_leaves_nothing_of_its_files(backend: Backend, 
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_others_see_nothing(backend: Backend, caller: Caller) -> None:
+async def test_attachments_are_not_found_for_others(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("owned", user_id="ada"))
     await uploaded(backend, caller, declared("a"), "owned")
     upload = await begun(backend, caller, declared("b"), "owned")

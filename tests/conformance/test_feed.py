@@ -31,7 +31,7 @@ async def test_events_come_in_the_order_of_commits(store: Store, caller: Caller)
     assert transactions[0] == transactions[1] < transactions[2] == transactions[3] < transactions[4] == transactions[5]
 
 
-async def test_a_feed_goes_on_behind_any_of_its_events(store: Store, caller: Caller) -> None:
+async def test_feed_continues_after_any_of_its_events(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.create("b"), caller.append("a", "x", "y"))
     await accepted(store, caller.append("b", "z"), caller.append("a"))
     entries = await complete(store)
@@ -106,7 +106,7 @@ async def test_entries_carry_what_feeds_are_filtered_by(store: Store, caller: Ca
         assert (item.user_id, item.agent_id, item.labels) == expected
 
 
-async def test_of_a_deleted_session_the_final_event_is_left(store: Store, caller: Caller) -> None:
+async def test_deleted_session_leaves_its_final_event_in_the_feed(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("s", user_id="alice", agent_id="a", labels={"k": "v"}), caller.create("t"))
     await accepted(store, caller.append("s"), caller.append("t"))
     before = await complete(store)
@@ -236,7 +236,7 @@ async def test_a_feed_waits_for_transactions_that_began_to_write_earlier(
     assert await _passed(postgres, other, database, caller) == ([], ["a2", "m2", "z2"])
 
 
-async def test_pages_tell_who_is_under_way_and_who_wrote(
+async def test_pages_name_open_transactions_and_writers(
     postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:
     """Also of an event that is filed higher than its transaction: `z3` is the early one's."""
@@ -282,7 +282,7 @@ async def test_without_the_barrier(
     assert await _passed(postgres, other, database, caller) == (["z2"], [])
 
 
-async def test_what_is_held_back_is_not_before_the_end(
+async def test_events_held_back_are_after_the_end_of_the_feed(
     postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:
     await accepted(postgres, *(caller.create(session_id) for session_id in "amz"))

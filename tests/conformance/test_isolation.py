@@ -86,7 +86,7 @@ async def test_writes(alices: Store, scope: c.Scope) -> None:
     assert await alices.get_session(c.Scope("tenant"), "s", content=True) == before
 
 
-async def test_a_strangers_retry_learns_nothing(alices: Store) -> None:
+async def test_retry_by_another_user_is_not_found(alices: Store) -> None:
     mine = Caller().append("s", request_id="r")
     await accepted(alices, mine)
     for scope in OUTSIDE:

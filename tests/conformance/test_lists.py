@@ -265,7 +265,7 @@ async def test_metadata_that_is_absent(store: Store, caller: Caller) -> None:
     assert await selected(store, metadata=struct(a=1)) == {"some"}
 
 
-async def test_containment_is_postgresqls(database: asyncpg.Connection) -> None:
+async def test_memory_store_matches_postgres_containment(database: asyncpg.Connection) -> None:
     """Random pairs, the same answer from both."""
     chance = random.Random(7)
 

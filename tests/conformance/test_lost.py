@@ -32,7 +32,7 @@ def altered(anchor: Witness, session_id: str | None = None, event_id: str | None
     return moved, event_id or original
 
 
-async def test_nothing_is_lost(store: Store, caller: Caller) -> None:
+async def test_no_position_is_lost_while_the_log_is_whole(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a", "x", "y"), caller.create("b"))
     all_of_them = anchors(await complete(store))
     assert len(all_of_them) == 4
@@ -40,7 +40,7 @@ async def test_nothing_is_lost(store: Store, caller: Caller) -> None:
     assert await store.find_lost("tenant", []) is None
 
 
-async def test_deleted_is_not_lost(store: Store, caller: Caller) -> None:
+async def test_position_in_a_deleted_session_is_not_lost(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a"), caller.create("b"))
     before = anchors(await complete(store))
     await accepted(store, caller.delete("a"))
@@ -48,7 +48,7 @@ async def test_deleted_is_not_lost(store: Store, caller: Caller) -> None:
     assert await store.find_lost("tenant", [*before, *after]) is None
 
 
-async def test_another_id_in_its_place(store: Store, caller: Caller) -> None:
+async def test_position_is_lost_when_another_event_has_its_seq(store: Store, caller: Caller) -> None:
     """The log was written on differently: a seq that was used again."""
     await accepted(store, caller.create("a"), caller.append("a", "x", "y", "z"))
     one, two, three, four = anchors(await complete(store))
@@ -57,7 +57,7 @@ async def test_another_id_in_its_place(store: Store, caller: Caller) -> None:
         assert await store.find_lost("tenant", [one, other, two]) == lost[0]
 
 
-async def test_the_log_ends_before_it(store: Store, caller: Caller) -> None:
+async def test_position_beyond_the_end_of_the_log_is_lost(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.append("a", "x"), caller.create("b"), caller.append("b"))
     await accepted(store, caller.append("b", "y"))
     entries = anchors(await complete(store))
@@ -66,7 +66,7 @@ async def test_the_log_ends_before_it(store: Store, caller: Caller) -> None:
     assert await store.find_lost("tenant", [*entries, beyond]) == beyond[0]
 
 
-async def test_the_session_is_not_there(store: Store, caller: Caller) -> None:
+async def test_position_in_an_absent_session_is_lost(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.create("b"))
     entries = anchors(await complete(store))
     gone = altered(entries[1], session_id="c")
@@ -74,7 +74,7 @@ async def test_the_session_is_not_there(store: Store, caller: Caller) -> None:
     assert await store.find_lost("other", entries) == entries[0][0]
 
 
-async def test_the_first_that_is_lost_is_told(store: Store, caller: Caller) -> None:
+async def test_first_lost_position_is_reported(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("a"), caller.create("b"))
     a, b = anchors(await complete(store))
     lost = [altered(a, session_id=name) for name in "cd"]
@@ -82,7 +82,7 @@ async def test_the_first_that_is_lost_is_told(store: Store, caller: Caller) -> N
     assert await store.find_lost("tenant", [a, *lost[::-1], b]) == lost[1][0]
 
 
-async def test_a_deletion_that_took_its_place(store: Store, caller: Caller) -> None:
+async def test_position_is_lost_when_a_deletion_took_its_seq(store: Store, caller: Caller) -> None:
     """The event was lost, and the session deleted instead: the tombstone is not above it, or names another one."""
     await accepted(store, caller.create("a"), caller.append("a", "x"))
     created, appended = anchors(await complete(store))

@@ -47,7 +47,9 @@ async def test_a_commit_goes_on_without_its_caller(
         assert await backends(database) == before
 
 
-async def test_closing_waits_for_commits(postgres_dsn: str, database: asyncpg.Connection, caller: Caller) -> None:
+async def test_close_waits_for_commits_in_flight(
+    postgres_dsn: str, database: asyncpg.Connection, caller: Caller
+) -> None:
     async with PostgresStore(postgres_dsn) as store:
         await accepted(store, caller.create("s"))
         await database.execute(SLOW_COMMIT)
@@ -109,7 +111,7 @@ async def test_cancelling_while_writing_undoes_everything(
     assert len(await whole_log(postgres, caller.scope, "s")) == 1
 
 
-async def test_a_creation_that_came_second_starts_over(
+async def test_batch_restarts_when_another_created_its_session_first(
     postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:
     """Both found no row to lock. The one that inserts second must not write its events to the other's session."""
@@ -129,7 +131,9 @@ async def test_a_creation_that_came_second_starts_over(
     assert appended.version == len(await whole_log(postgres, caller.scope, "s")) == 2
 
 
-async def test_a_deadlock_is_run_again(postgres: PostgresStore, database: asyncpg.Connection, caller: Caller) -> None:
+async def test_deadlocked_batch_is_run_again(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
     """A foreign transaction takes locks in another order."""
     await database.execute("set deadlock_timeout = '10min'")  # so that it is not this one that gives way
     await accepted(postgres, caller.create("a"), caller.create("b"))

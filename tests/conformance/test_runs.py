@@ -63,7 +63,7 @@ async def test_ids_are_taken_for_ever(backend: Backend, caller: Caller) -> None:
     await begun(store, caller, "r1", "t")
 
 
-async def test_a_queue_outlives_the_process(backend: Backend, caller: Caller) -> None:
+async def test_queued_runs_survive_a_restart(backend: Backend, caller: Caller) -> None:
     """Each step through another instance, which knows nothing but the database."""
     await accepted(backend.store, caller.create("s"))
     fence = await begun(backend.store, caller)
@@ -260,7 +260,7 @@ async def test_deleting_a_session_removes_its_runs(backend: Backend, caller: Cal
 
 
 @pytest.mark.parametrize("scope", [c.Scope("other"), c.Scope("tenant", "bob")], ids=str)
-async def test_strangers_see_nothing(backend: Backend, scope: c.Scope) -> None:
+async def test_runs_are_not_found_for_others(backend: Backend, scope: c.Scope) -> None:
     alice, stranger = Caller(c.Scope("tenant", "alice")), Caller(scope)
     await accepted(backend.store, alice.create("s", user_id="alice"))
     fence = await begun(backend.store, alice)
@@ -277,7 +277,7 @@ async def test_strangers_see_nothing(backend: Backend, scope: c.Scope) -> None:
     assert status_of(await run_of(backend, alice, "r1")) == "RUNNING"
 
 
-async def test_racing_to_begin_one_wins(backend: Backend, caller: Caller) -> None:
+async def test_one_of_two_racing_begins_wins(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("s"))
     applied = await asyncio.gather(
         *(
@@ -304,7 +304,7 @@ async def test_a_refused_command_and_an_overdue_lease(backend: Backend, caller: 
     assert (await core_of(store, caller)).live_run_id == "r2"
 
 
-async def test_work_leaves_content_and_messages_alone(backend: Backend, caller: Caller) -> None:
+async def test_runs_do_not_rewrite_content_or_messages(backend: Backend, caller: Caller) -> None:
     """Arguments and results lie where the session's content lies in its events; copies must not take them for it."""
     store = backend.store
     create = caller.create("s", state=struct(a=1), summary="so far")

@@ -91,7 +91,7 @@ async def test_approvals_are_stored(backend: Backend, caller: Caller) -> None:
         assert decision.time.ToMicroseconds() >= call.create_time.ToMicroseconds() + 5_000_000
 
 
-async def test_two_who_decide_at_once(backend: Backend, caller: Caller) -> None:
+async def test_one_of_two_racing_decisions_wins(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("s"), caller.command("s", request("t", approval=True)))
     applied = await asyncio.gather(
         *(
@@ -107,7 +107,7 @@ async def test_two_who_decide_at_once(backend: Backend, caller: Caller) -> None:
     assert await call_of(backend, caller, "t") == winners[0]
 
 
-async def test_two_who_start_at_once(backend: Backend, caller: Caller) -> None:
+async def test_one_of_two_racing_starts_wins(backend: Backend, caller: Caller) -> None:
     await accepted(backend.store, caller.create("s"), caller.command("s", request("t")))
     applied = await asyncio.gather(
         *(store.apply([caller.command("s", c.StartToolCall("t"))]) for store in (backend.store, backend.other) * 3)
@@ -216,7 +216,7 @@ async def test_the_inbox_has_what_awaits_an_approval(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("scope", [c.Scope("other"), c.Scope("tenant", "bob")], ids=str)
-async def test_strangers_see_nothing(backend: Backend, scope: c.Scope) -> None:
+async def test_tool_calls_are_not_found_for_others(backend: Backend, scope: c.Scope) -> None:
     alice, stranger = Caller(c.Scope("tenant", "alice")), Caller(scope)
     await accepted(backend.store, alice.create("s", user_id="alice"), alice.command("s", request("t")))
     with pytest.raises(SessionNotFound):

@@ -53,7 +53,7 @@ async def bus(backend: Backend) -> Bus:
     return await backend.open()
 
 
-async def test_a_hint_reaches_everyone_who_listens(backend: Backend) -> None:
+async def test_hint_reaches_every_listener(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ears = [Ear(mine), Ear(mine), Ear(other)]
     mine.ring([Hint(ONE, 3), Hint(SAME_ID, 8)])
@@ -62,7 +62,7 @@ async def test_a_hint_reaches_everyone_who_listens(backend: Backend) -> None:
         assert ear.hints == {ONE: 3, SAME_ID: 8}
 
 
-async def test_the_latest_of_a_session_arrives_however_fast_it_is_rung_for(backend: Backend) -> None:
+async def test_latest_hint_of_a_session_arrives_at_any_rate(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ear = Ear(other)
     for seq in range(1, 501):
@@ -79,7 +79,7 @@ async def test_hints_that_come_out_of_order_do_not_go_backwards(bus: Bus) -> Non
     assert ear.hints == {ONE: 9, TWO: 1}
 
 
-async def test_a_flood_of_hints_arrives_or_is_said_to_be_missed(backend: Backend) -> None:
+async def test_flood_of_hints_is_delivered_or_reported_as_missed(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ear = Ear(other)
     keys = [("acme", f"{number:0128}") for number in range(20_000)]
@@ -90,7 +90,7 @@ async def test_a_flood_of_hints_arrives_or_is_said_to_be_missed(backend: Backend
     await ear.heard(Hint(ONE, 1))
 
 
-async def test_one_who_has_left_hears_no_more(bus: Bus) -> None:
+async def test_closed_listener_gets_no_hints(bus: Bus) -> None:
     left, stayed = Ear(bus), Ear(bus)
     left.close()
     left.close()
@@ -102,7 +102,7 @@ async def test_one_who_has_left_hears_no_more(bus: Bus) -> None:
     assert not left.deltas
 
 
-async def test_nobody_is_called_from_within(bus: Bus) -> None:
+async def test_listener_is_never_called_inside_publish(bus: Bus) -> None:
     ear = Ear(bus)
     bus.ring([Hint(ONE, 1)])
     bus.show(Deltas(ONE, [b"d"]))
@@ -111,7 +111,7 @@ async def test_nobody_is_called_from_within(bus: Bus) -> None:
     await ear.heard(Hint(ONE, 1))
 
 
-async def test_deltas_arrive_in_order_and_unharmed(backend: Backend) -> None:
+async def test_deltas_arrive_in_order_and_unchanged(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ears = [Ear(mine), Ear(other)] if backend.deltas_travel else [Ear(mine)]
     awkward = [b"a\nb c\r\n", b"*", b"", bytes(range(256)), "gr\u00fc\u00df".encode(), b"\n"]
@@ -142,7 +142,7 @@ async def test_a_bus_that_works_is_ready_and_says_so_once(bus: Bus) -> None:
     assert ear.missed == 0
 
 
-async def test_nothing_is_nothing(bus: Bus) -> None:
+async def test_empty_publish_sends_nothing(bus: Bus) -> None:
     ear = Ear(bus)
     bus.ring([])
     bus.ring([Hint(ONE, 1)])

@@ -51,7 +51,7 @@ def own_dsn(empty_postgres_dsn: str) -> str:
     return empty_postgres_dsn
 
 
-async def test_a_connection_that_ended_is_made_anew_and_says_what_it_may_have_missed(
+async def test_closed_connection_is_reopened_and_reported_as_missed(
     stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
 ) -> None:
     bus = await opened_notify(stack, own_dsn, bus_prefix)
@@ -65,7 +65,7 @@ async def test_a_connection_that_ended_is_made_anew_and_says_what_it_may_have_mi
 
 
 @pytest.mark.skipif("SESSIOND_POSTGRES_DSN" in os.environ, reason="stops one of the server's processes")
-async def test_a_server_that_stalls_is_not_ready_and_holds_nobody_up(
+async def test_stalled_server_is_not_ready_and_blocks_no_caller(
     stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
 ) -> None:
     bus = await opened_notify(stack, own_dsn, bus_prefix, BRISK)
@@ -86,7 +86,7 @@ async def test_a_server_that_stalls_is_not_ready_and_holds_nobody_up(
     await ear.heard(Hint(ONE, 2))
 
 
-async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+async def test_host_that_accepts_writes_is_used(
     stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
 ) -> None:
     """A standby is read-only, and so is a database that was told to be."""
@@ -127,7 +127,7 @@ async def _nothing() -> None:
     """Happens meanwhile."""
 
 
-async def test_it_is_not_ready_where_it_does_not_hear_itself(
+async def test_bus_is_not_ready_until_it_receives_its_own_notification(
     stack: AsyncExitStack, own_dsn: str, bus_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a pooler, LISTEN is taken and says nothing."""
@@ -139,7 +139,9 @@ async def test_it_is_not_ready_where_it_does_not_hear_itself(
     await until(lambda: bus.ready)
 
 
-async def test_the_proofs_of_others_are_not_hints(stack: AsyncExitStack, own_dsn: str, bus_prefix: str) -> None:
+async def test_readiness_probes_of_other_replicas_are_not_hints(
+    stack: AsyncExitStack, own_dsn: str, bus_prefix: str
+) -> None:
     bus = await opened_notify(stack, own_dsn, bus_prefix)
     ear = Ear(bus)
     await opened_notify(stack, own_dsn, bus_prefix)
@@ -149,9 +151,7 @@ async def test_the_proofs_of_others_are_not_hints(stack: AsyncExitStack, own_dsn
     assert ear.missed == 0
 
 
-async def test_more_than_fits_into_a_payload_takes_several(
-    stack: AsyncExitStack, own_dsn: str, bus_prefix: str
-) -> None:
+async def test_hints_beyond_one_payload_are_split(stack: AsyncExitStack, own_dsn: str, bus_prefix: str) -> None:
     bus = await opened_notify(stack, own_dsn, bus_prefix)
     ear = Ear(bus)
     keys = [("t" * 128, f"{number:0128}") for number in range(500)]
@@ -164,7 +164,7 @@ async def test_more_than_fits_into_a_payload_takes_several(
     assert len(ear.hints) == 500
 
 
-async def test_it_waits_for_a_database_that_is_not_there_yet(
+async def test_bus_waits_for_a_database_that_is_not_up_yet(
     stack: AsyncExitStack, databases: Databases, own_dsn: str, bus_prefix: str
 ) -> None:
     missing = urlsplit(own_dsn)._replace(path="/sessiond_test_missing").geturl()

@@ -18,23 +18,23 @@ TWO: Key = ("acme", "two")
 
 
 @given(hints)
-def test_hints_survive_the_way(given_hints: list[Hint]) -> None:
+def test_hints_round_trip(given_hints: list[Hint]) -> None:
     assert hints_in(b"\n".join([hint_line(hint.key, hint.seq) for hint in given_hints])) == given_hints
 
 
 @given(pieces)
-def test_deltas_survive_the_way(given_deltas: list[Deltas]) -> None:
+def test_deltas_round_trip(given_deltas: list[Deltas]) -> None:
     assert list(deltas_in(b"".join([deltas_record(deltas) for deltas in given_deltas]))) == given_deltas
 
 
 @given(st.binary(max_size=60))
-def test_nothing_that_arrives_makes_reading_fail(payload: bytes) -> None:
+def test_any_payload_is_read_without_an_error(payload: bytes) -> None:
     hints_in(payload)
     list(deltas_in(payload))
 
 
 @pytest.mark.parametrize("payload", [EVERYTHING, b"", b"acme one", b"acme one x", b"acme one 1\n"])
-def test_what_is_not_hints_means_everything(payload: bytes) -> None:
+def test_undecodable_payload_means_that_every_session_may_have_changed(payload: bytes) -> None:
     assert hints_in(payload) is None
 
 
@@ -55,7 +55,7 @@ def test_payloads_have_the_highest_seq_of_each_session_once_and_keep_to_their_si
     assert [(hint.key, hint.seq) for hint in taken] == list(highest.items())
 
 
-def test_too_many_sessions_become_one_word() -> None:
+def test_too_many_sessions_become_one_hint_for_all() -> None:
     waiting = Hints(most=2)
     waiting.add([Hint(ONE, 1), Hint(TWO, 1)])
     assert len(waiting) == 2
@@ -67,7 +67,7 @@ def test_too_many_sessions_become_one_word() -> None:
     assert waiting.take(1000) == b"acme one 3"
 
 
-def test_hints_that_are_forgotten_are_counted() -> None:
+def test_dropped_hints_are_counted() -> None:
     waiting = Hints(most=2)
     waiting.add([Hint(ONE, 1), Hint(TWO, 1)])
     assert waiting.clear() == 2
@@ -75,7 +75,7 @@ def test_hints_that_are_forgotten_are_counted() -> None:
     assert waiting.clear() == 0
 
 
-def test_the_oldest_deltas_give_way() -> None:
+def test_oldest_deltas_are_dropped_first() -> None:
     queue = DeltaQueue(most_bytes=3 * DELTA_OVERHEAD + 11)
     queue.add(Deltas(ONE, [b"aaaa", b"bbbb"]))
     assert queue.dropped == 0

@@ -35,7 +35,7 @@ async def rings(bus: RedisBus, ear: Ear, seq: int) -> None:
     await ear.heard(Hint(ONE, seq))
 
 
-async def test_it_comes_back_after_a_restart_and_says_what_it_may_have_missed(
+async def test_bus_reconnects_after_a_restart_and_reports_missed_hints(
     stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
 ) -> None:
     bus, other = [await opened_redis(stack, valkey.url, bus_prefix) for _ in range(2)]
@@ -55,7 +55,7 @@ async def test_it_comes_back_after_a_restart_and_says_what_it_may_have_missed(
     assert not ear.deltas
 
 
-async def test_a_server_that_stalls_is_not_ready_and_holds_nobody_up(
+async def test_stalled_server_is_not_ready_and_blocks_no_caller(
     stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
 ) -> None:
     bus = await opened_redis(stack, valkey.url, bus_prefix, BRISK)
@@ -87,9 +87,7 @@ async def test_what_waits_for_a_stalled_server_is_bounded(
     assert bus.ready
 
 
-async def test_bytes_that_come_in_slices_are_put_together(
-    stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
-) -> None:
+async def test_sliced_bytes_are_reassembled(stack: AsyncExitStack, valkey: Valkey, bus_prefix: str) -> None:
     proxy = await stack.enter_async_context(Proxy("127.0.0.1", valkey.port))
     proxy.slicing = True
     bus = await opened_redis(stack, f"redis://127.0.0.1:{proxy.port}/0", bus_prefix)
@@ -101,7 +99,7 @@ async def test_bytes_that_come_in_slices_are_put_together(
     assert ear.deltas[ONE] == [bytes([number]) * 999 for number in range(30)]
 
 
-async def test_a_connection_that_is_cut_is_made_anew(stack: AsyncExitStack, valkey: Valkey, bus_prefix: str) -> None:
+async def test_cut_connection_is_reopened(stack: AsyncExitStack, valkey: Valkey, bus_prefix: str) -> None:
     proxy = await stack.enter_async_context(Proxy("127.0.0.1", valkey.port))
     bus = await opened_redis(stack, f"redis://127.0.0.1:{proxy.port}/0", bus_prefix)
     ear = Ear(bus)
@@ -111,7 +109,7 @@ async def test_a_connection_that_is_cut_is_made_anew(stack: AsyncExitStack, valk
         await rings(bus, ear, turn)
 
 
-async def test_what_nobody_understands_means_that_something_was_missed(
+async def test_undecodable_payload_is_reported_as_missed(
     stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
 ) -> None:
     bus = await opened_redis(stack, valkey.url, bus_prefix)
@@ -159,7 +157,9 @@ async def test_the_acl_user_of_the_documentation_suffices(
         assert not foreign.ready
 
 
-async def test_a_right_that_is_taken_away_ends_it(stack: AsyncExitStack, valkey: Valkey, bus_prefix: str) -> None:
+async def test_revoked_permission_makes_the_bus_not_ready(
+    stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
+) -> None:
     async with valkey.client() as client:
         await client.execute_command("ACL", "SETUSER", "default", "-publish")  # type: ignore[no-untyped-call]
     bus = await opened_redis(stack, valkey.url, bus_prefix)
@@ -188,9 +188,7 @@ async def test_a_cluster_passes_hints_on_after_a_server_has_gone(tmp_path: Path,
         cluster.stop()
 
 
-async def test_the_log_says_once_that_it_is_away(
-    valkey: Valkey, bus_prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_outage_is_logged_once(valkey: Valkey, bus_prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     valkey.kill()
     with caplog.at_level(logging.INFO, "sessiond.bus"):
         async with RedisBus(f"redis://u:hidden@127.0.0.1:{valkey.port}/0", timeouts=BRISK) as bus:
@@ -205,7 +203,7 @@ async def test_the_log_says_once_that_it_is_away(
     ]
 
 
-async def test_postgres_rings_while_redis_is_away(
+async def test_notify_carries_hints_while_redis_is_down(
     stack: AsyncExitStack, valkey: Valkey, bus_dsn: str, bus_prefix: str
 ) -> None:
     """One process is cut off from Redis; the other has it, and hears the first through Postgres all the same."""

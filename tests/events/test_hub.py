@@ -123,7 +123,7 @@ async def quiet() -> None:
 
 
 @run
-async def test_a_snapshot_and_what_follows_without_a_read() -> None:
+async def test_snapshot_and_announced_events_need_no_read() -> None:
     async with world() as w, w.watch() as (stream, snapshot):
         assert snapshot is not None
         assert stream.cursor == Cursor(1, Session.FromString(snapshot.core).last_event_id)
@@ -138,7 +138,7 @@ async def test_a_snapshot_and_what_follows_without_a_read() -> None:
 
 
 @run
-async def test_a_hint_from_elsewhere_is_read_at_once() -> None:
+async def test_hint_of_another_replica_is_read_at_once() -> None:
     async with world() as w, w.watch() as (stream, _):
         waiting = asyncio.ensure_future(batch(stream))
         await asyncio.sleep(1.5)
@@ -150,7 +150,7 @@ async def test_a_hint_from_elsewhere_is_read_at_once() -> None:
 
 
 @run
-async def test_what_nobody_told_is_found_by_the_poll() -> None:
+async def test_poll_finds_commits_whose_hint_was_lost() -> None:
     async with world() as w, w.watch() as (stream, _):
         await asyncio.sleep(1.5)
         await accepted(w.elsewhere, CALLER.append("s"))
@@ -160,7 +160,7 @@ async def test_what_nobody_told_is_found_by_the_poll() -> None:
 
 
 @run
-async def test_a_bus_that_missed_something_makes_it_look_at_once() -> None:
+async def test_missed_hints_cause_a_read_at_once() -> None:
     async with world() as w, w.watch() as (stream, _):
         await asyncio.sleep(1.5)
         await accepted(w.elsewhere, CALLER.append("s"))
@@ -171,7 +171,7 @@ async def test_a_bus_that_missed_something_makes_it_look_at_once() -> None:
 
 
 @run
-async def test_all_who_wait_get_one_batch_of_one_read() -> None:
+async def test_all_waiting_streams_share_one_batch_of_one_read() -> None:
     async with world() as w, AsyncExitStack() as stack:
         streams = [(await stack.enter_async_context(w.watch()))[0] for _ in range(20)]
         waiting = [asyncio.ensure_future(stream.next()) for stream in streams]
@@ -186,7 +186,7 @@ async def test_all_who_wait_get_one_batch_of_one_read() -> None:
 
 
 @run
-async def test_laggards_at_one_place_share_their_page() -> None:
+async def test_slow_streams_at_the_same_place_share_a_page() -> None:
     async with world(ring_events=1) as w, AsyncExitStack() as stack:
         streams = [(await stack.enter_async_context(w.watch()))[0] for _ in range(5)]
         for _ in range(4):
@@ -200,7 +200,7 @@ async def test_laggards_at_one_place_share_their_page() -> None:
 
 
 @run
-async def test_only_so_many_reads_at_once() -> None:
+async def test_number_of_concurrent_reads_is_bounded() -> None:
     async with world(reads=3) as w, AsyncExitStack() as stack:
         for number in range(10):
             await accepted(w.elsewhere, CALLER.create(f"t{number}"))
@@ -260,7 +260,7 @@ async def test_a_position_goes_on_where_it_was() -> None:
 
 
 @run
-async def test_positions_of_no_history_are_lost() -> None:
+async def test_position_of_another_history_is_lost() -> None:
     async with world() as w:
         for cursor in (Cursor(1, "other"), Cursor(2, "later")):
             with pytest.raises(PositionLost):
@@ -269,7 +269,7 @@ async def test_positions_of_no_history_are_lost() -> None:
 
 
 @run
-async def test_others_sessions_do_not_exist() -> None:
+async def test_session_of_another_owner_is_not_found() -> None:
     async with world() as w, w.watch() as (_, _):
         for scope in (c.Scope("tenant", "bob"), c.Scope("other")):
             for after in (None, START, Cursor(1, "other")):
@@ -282,7 +282,7 @@ async def test_others_sessions_do_not_exist() -> None:
 
 
 @run
-async def test_a_deletion_is_the_last_event_wherever_the_stream_is() -> None:
+async def test_deletion_is_the_last_event_of_every_stream() -> None:
     async with world(ring_events=1) as w, w.watch() as (ahead, _), w.watch() as (behind, _):
         await accepted(w.here, CALLER.append("s"), CALLER.append("s"))
         assert await batch(ahead) == [2, 3]
@@ -360,7 +360,7 @@ async def test_no_bookmark_while_the_store_is_away_and_then_the_end() -> None:
 
 
 @run
-async def test_a_store_that_hangs_is_away_too() -> None:
+async def test_store_that_hangs_counts_as_unavailable() -> None:
     async with world(bookmark=1.0, outage=10.0) as w, w.watch() as (stream, _):
         assert isinstance(await stream.next(), CaughtUp)
         w.store.gate.clear()
@@ -371,7 +371,7 @@ async def test_a_store_that_hangs_is_away_too() -> None:
 
 
 @run
-async def test_a_short_outage_ends_nothing() -> None:
+async def test_short_outage_ends_no_stream() -> None:
     async with world(bookmark=60.0, outage=10.0) as w, w.watch() as (stream, _):
         waiting = asyncio.ensure_future(batch(stream))
         await asyncio.sleep(2)
@@ -388,7 +388,7 @@ async def test_a_short_outage_ends_nothing() -> None:
 
 
 @run
-async def test_only_so_many_watchers() -> None:
+async def test_number_of_watchers_is_bounded() -> None:
     async with world(watchers=2) as w:
         async with w.watch(), w.hub.watch_feed(CALLER.scope, None, from_beginning=True):
             for opening in (w.watch(), w.hub.watch_feed(CALLER.scope, None, from_beginning=True)):
@@ -452,7 +452,7 @@ async def test_commits_come_in_any_order() -> None:
 
 
 @run
-async def test_commits_of_before_a_failover_are_read_not_believed() -> None:
+async def test_announced_commit_from_before_a_failover_is_read_from_the_store() -> None:
     async with world() as w, w.watch() as (stream, _):
         await asyncio.sleep(1.5)
         moment = w.hub.moment()
@@ -465,7 +465,7 @@ async def test_commits_of_before_a_failover_are_read_not_believed() -> None:
 
 
 @run
-async def test_a_commit_of_before_the_channel_is_read_not_believed() -> None:
+async def test_announced_commit_older_than_the_channel_is_read_from_the_store() -> None:
     """It may have been redacted meanwhile, when nobody was there to hear of it."""
     async with world() as w:
         moment = w.hub.moment()
@@ -480,7 +480,7 @@ async def test_a_commit_of_before_the_channel_is_read_not_believed() -> None:
 
 
 @run
-async def test_a_session_that_nobody_watches_costs_no_bytes() -> None:
+async def test_events_of_an_unwatched_session_are_not_serialized() -> None:
     made: list[int] = []
     original = encoding.event
 
@@ -501,7 +501,7 @@ async def test_a_session_that_nobody_watches_costs_no_bytes() -> None:
 
 
 @run
-async def test_telling_never_fails_a_write() -> None:
+async def test_failing_announcement_does_not_fail_the_write() -> None:
     class Broken(MemoryBus):
         def ring(self, hints: Any) -> None:
             raise RuntimeError("no bell")
@@ -518,7 +518,7 @@ async def test_telling_never_fails_a_write() -> None:
 
 
 @run
-async def test_what_was_done_before_is_told_once_more() -> None:
+async def test_retried_command_is_announced_again() -> None:
     async with world() as w:
         heard: list[Hint] = []
         ear: Any = type("Ear", (), {"hinted": lambda self, hints: heard.extend(hints), "passed": print})()
@@ -546,7 +546,7 @@ async def test_expiry_is_announced_too() -> None:
 
 
 @run
-async def test_deltas_reach_those_who_ask_behind_the_events() -> None:
+async def test_deltas_follow_the_events_for_watchers_that_ask_for_them() -> None:
     async with world() as w, w.watch(deltas=True) as (asks, _), w.watch() as (does_not, _):
         await accepted(w.here, CALLER.append("s"))
         piece = Delta(message_id="m", text="hel").SerializeToString()
@@ -577,7 +577,7 @@ async def test_late_deltas_of_what_a_snapshot_has_are_not_shown() -> None:
 
 
 @run
-async def test_feeds_go_on_from_now_the_beginning_or_a_position() -> None:
+async def test_feed_starts_from_now_from_the_beginning_or_from_a_position() -> None:
     async with world() as w:
         watch = w.hub.watch_feed
         async with (
@@ -600,7 +600,7 @@ async def test_feeds_go_on_from_now_the_beginning_or_a_position() -> None:
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-def test_streams_of_a_feed_name_a_transaction_that_many_have_overtaken(waiting: bool) -> None:
+def test_feed_position_names_a_late_commit(waiting: bool) -> None:
     """In the ring and behind it; also when only the poll has seen it, as nobody asked for more meanwhile."""
     virtual_time.run(_overtaken(waiting))
 
@@ -634,7 +634,7 @@ async def _overtaken(waiting: bool) -> None:
 
 
 @run
-async def test_a_feeds_position_of_no_history_is_lost_and_names_nobody_elses_session() -> None:
+async def test_lost_feed_position_names_no_session_of_another_owner() -> None:
     async with world() as w:
         async with w.hub.watch_feed(CALLER.scope, None, from_beginning=False) as stream:
             kept = stream.cursor
@@ -646,7 +646,7 @@ async def test_a_feeds_position_of_no_history_is_lost_and_names_nobody_elses_ses
 
 
 @run
-async def test_nobody_watching_reads_nothing() -> None:
+async def test_hub_without_watchers_reads_nothing() -> None:
     async with world() as w:
         async with w.watch():
             await asyncio.sleep(3)
@@ -658,7 +658,7 @@ async def test_nobody_watching_reads_nothing() -> None:
 
 
 @run
-async def test_a_slow_stream_makes_nobody_read() -> None:
+async def test_slow_stream_causes_no_reads() -> None:
     """It has not asked for more: there is nothing to bring it."""
     async with world(bookmark=10**6) as w, w.watch() as (_, _):
         await asyncio.sleep(2)

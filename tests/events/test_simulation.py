@@ -12,7 +12,7 @@ SCHEDULES = int(os.environ.get("SCHEDULES", "50"))
 
 
 @pytest.mark.parametrize("batch", range(5))
-def test_every_watcher_has_everything(batch: int) -> None:
+def test_every_watcher_gets_every_event_once_in_order(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
         verdict = virtual_time.run(Schedule(seed).run())

@@ -28,7 +28,7 @@ async def there() -> AsyncIterator[Site]:
     ("offset", "length"),
     [(0, 0), (0, 1), (1, 0), (1, 1), (SEGMENT - 1, 2), (SEGMENT, SEGMENT), (5, 2 * SEGMENT), (0, 10**9)],
 )
-async def test_any_part(there: Site, offset: int, length: int) -> None:
+async def test_any_range_is_downloaded(there: Site, offset: int, length: int) -> None:
     content = noise(3 * SEGMENT + 99)
     await there.upload("s", "a", content)
     data, trailers = await there.download("s", "a", offset=offset, length=length)
@@ -47,7 +47,7 @@ async def test_a_download_goes_on_at_the_end_of_the_last_one(there: Site) -> Non
 
 
 @pytest.mark.parametrize("fields", [{"offset": -1}, {"length": -1}, {"offset": 8}])
-async def test_parts_that_cannot_be(there: Site, fields: dict[str, int]) -> None:
+async def test_invalid_ranges_are_refused(there: Site, fields: dict[str, int]) -> None:
     await there.upload("s", "a", b"content")
     request = a.DownloadAttachmentRequest(session_id="s", attachment_id="a", **fields)
     failure = await there.wire.failure("DownloadAttachment", request)
@@ -87,7 +87,7 @@ class Gated(CountedBlobs):
 
 
 @pytest.mark.parametrize("session", [False, True])
-async def test_what_is_deleted_meanwhile_is_told(session: bool) -> None:
+async def test_deletion_during_a_download_is_reported(session: bool) -> None:
     blobs = Gated()
     async with site(blobs=blobs) as there:
         await there.upload("s", "a", noise(3 * SEGMENT))
@@ -107,7 +107,7 @@ async def test_what_is_deleted_meanwhile_is_told(session: bool) -> None:
     assert "sessiond-sha256" not in failure.trailers
 
 
-async def test_lost_bytes_are_told(there: Site) -> None:
+async def test_lost_bytes_are_reported(there: Site) -> None:
     await there.upload("s", "a", noise(2 * SEGMENT))
     await there.blobs.delete([piece async for piece in there.blobs.pieces()])
     request = a.DownloadAttachmentRequest(session_id="s", attachment_id="a")
@@ -127,7 +127,7 @@ async def test_a_storage_out_of_reach_is_unavailable() -> None:
     assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
 
 
-async def test_a_client_that_does_not_read_is_left_and_gives_its_place_back() -> None:
+async def test_client_that_does_not_read_is_disconnected_and_frees_its_place() -> None:
     content = noise(32 * 1024 * 1024)
     request = a.DownloadAttachmentRequest(session_id="s", attachment_id="a")
     async with site() as patient:

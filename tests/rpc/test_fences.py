@@ -19,7 +19,7 @@ def carries_a_fence(request: ProtoMessage) -> bool:
 FENCED = sorted(rpc for rpc, request in VALID.items() if carries_a_fence(request))
 
 
-def test_no_kind_of_write_has_been_left_out() -> None:
+def test_every_write_that_carries_a_fence_is_listed() -> None:
     # The one that streams has it in its header: tests/rpc/test_uploads.py.
     assert a.UploadHeader.DESCRIPTOR.fields_by_name["run"].message_type is RunFence.DESCRIPTOR
     assert FENCED == [

@@ -76,7 +76,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
 NAMELESS = {"CreateSession", "ListSessions", "CountSessions", "WatchEvents", "ListPendingApprovals"}
 
 
-def test_every_rpc_is_here() -> None:
+def test_every_rpc_has_an_isolation_case() -> None:
     assert named("x").keys() | NAMELESS == RPCS.keys()
 
 
@@ -121,7 +121,7 @@ async def outcome(wire: Wire, rpc: str, request: ProtoMessage, key: str) -> Any:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
 @pytest.mark.parametrize("rpc", named("x"))
-async def test_a_foreign_session_looks_like_none(untouched: Wire, rpc: str, key: str) -> None:
+async def test_session_of_another_tenant_or_user_is_not_found(untouched: Wire, rpc: str, key: str) -> None:
     before = await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB)
     foreign = await outcome(untouched, rpc, named("bobs")[rpc], key)
     for other in ("none", "gone"):
@@ -134,13 +134,13 @@ async def test_a_foreign_session_looks_like_none(untouched: Wire, rpc: str, key:
     assert await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
 
 
-async def test_a_key_of_the_whole_tenant_sees_it(shared: Wire) -> None:
+async def test_key_of_the_tenant_reads_every_users_session(shared: Wire) -> None:
     answer = await shared.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=TENANT)
     assert answer.name == "secret"
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
-async def test_the_inbox_leaves_it_out(shared: Wire, key: str) -> None:
+async def test_inbox_omits_sessions_of_others(shared: Wire, key: str) -> None:
     for user_id in ("", "bob"):
         request = t.ListPendingApprovalsRequest(user_id=user_id)
         assert not (await shared.call("ListPendingApprovals", request, key=key)).tool_calls
@@ -150,7 +150,7 @@ async def test_the_inbox_leaves_it_out(shared: Wire, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
-async def test_lists_and_counts_leave_it_out(shared: Wire, key: str) -> None:
+async def test_lists_and_counts_omit_sessions_of_others(shared: Wire, key: str) -> None:
     await shared.create("alice~own", key=key)
     everything = s.SessionFilter(name_contains="")
     listed = await shared.call("ListSessions", s.ListSessionsRequest(filter=everything), key=key)
@@ -161,7 +161,7 @@ async def test_lists_and_counts_leave_it_out(shared: Wire, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
-async def test_from_its_beginning_it_cannot_be_watched_either(shared: Wire, key: str) -> None:
+async def test_session_of_another_user_cannot_be_watched_from_its_beginning(shared: Wire, key: str) -> None:
     for session_id in ("bobs", "none", "gone"):
         request = e.WatchSessionRequest(session_id=session_id, from_beginning=True)
         failure = await shared.failure("WatchSession", request, key=key)
@@ -169,7 +169,7 @@ async def test_from_its_beginning_it_cannot_be_watched_either(shared: Wire, key:
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
-async def test_positions_of_its_owner_are_worth_nothing_to_others(shared: Wire, key: str) -> None:
+async def test_position_of_the_owner_is_refused_for_others(shared: Wire, key: str) -> None:
     for owner in (BOB, TENANT):
         page = await shared.call("ListEvents", e.ListEventsRequest(session_id="bobs"), key=owner)
         for rpc, request in (
@@ -181,7 +181,7 @@ async def test_positions_of_its_owner_are_worth_nothing_to_others(shared: Wire, 
 
 
 @pytest.mark.parametrize("key", [ALICE, OTHER_TENANT])
-async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
+async def test_feeds_omit_sessions_of_others(shared: Wire, key: str) -> None:
     await shared.create("alice~own", key=key)
     for where in (e.FeedFilter(), e.FeedFilter(session_ids=["bobs", "gone", "alice~own"])):
         request = e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING, filter=where)
@@ -195,7 +195,7 @@ async def test_feeds_leave_it_out(shared: Wire, key: str) -> None:
     assert seen == [*(("bobs", seq) for seq in range(1, 7)), ("gone", 6)]
 
 
-async def test_a_feeds_positions_name_nobody_elses_session(shared: Wire) -> None:
+async def test_feed_position_names_no_session_of_another_owner(shared: Wire) -> None:
     """They are where the tenant's feed is, and have anchors all over it."""
     positions = []
     for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):
@@ -234,7 +234,7 @@ async def test_a_key_of_the_whole_tenant_is_told_that_an_id_is_taken(shared: Wir
         assert (failure.code, failure.text) == (StatusCode.ALREADY_EXISTS, "session already exists")
 
 
-async def test_ids_of_tenants_are_apart(shared: Wire) -> None:
+async def test_tenants_may_use_the_same_session_id(shared: Wire) -> None:
     created = await shared.create("bobs", key=OTHER_TENANT)
     assert created.version == 1
 

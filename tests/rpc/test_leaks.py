@@ -233,7 +233,7 @@ ENDINGS: dict[str, tuple[Callable[[Site], Awaitable[None]], StatusCode, str]] = 
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_a_session_that_is_over_in_mid_stream_keeps_nothing(there: Site, ending: str) -> None:
+async def test_session_that_ends_during_an_upload_keeps_no_bytes(there: Site, ending: str) -> None:
     what, code, reason = ENDINGS[ending]
     halted = Halted(there)
     await there.arrived()
@@ -245,7 +245,7 @@ async def test_a_session_that_is_over_in_mid_stream_keeps_nothing(there: Site, e
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_a_session_that_is_over_takes_up_no_upload(there: Site, ending: str) -> None:
+async def test_ended_session_resumes_no_upload(there: Site, ending: str) -> None:
     what, code, reason = ENDINGS[ending]
     incomplete = await failure(there.wire, [header("s", "a", CONTENT), *chunks(CONTENT[:SENT])])
     assert incomplete.reason == "UPLOAD_INCOMPLETE"
@@ -268,7 +268,7 @@ async def test_suspending_leaves_uploads_alone(there: Site) -> None:
     there.kept = (await halted.task).size_bytes
 
 
-async def test_a_suspended_session_takes_up_uploads(there: Site, storage: tuple[str, Path | None]) -> None:
+async def test_suspended_session_resumes_uploads(there: Site, storage: tuple[str, Path | None]) -> None:
     await suspend(there)
     incomplete = await failure(there.wire, [header("s", "a", CONTENT), *chunks(CONTENT[:SENT])])
     assert incomplete.reason == "UPLOAD_INCOMPLETE"
@@ -282,7 +282,7 @@ async def test_a_suspended_session_takes_up_uploads(there: Site, storage: tuple[
     await there.wire.call("DeleteSession", s.DeleteSessionRequest(session_id="s"))
 
 
-async def test_a_limit_that_is_reached_meanwhile_leaves_what_was_there(there: Site) -> None:
+async def test_limit_reached_during_an_upload_leaves_existing_bytes(there: Site) -> None:
     update = Session(session_id="s", config=SessionConfig(max_attachments=1))
     halted = Halted(there)
     await there.arrived()

@@ -58,7 +58,7 @@ async def test_the_default_page_has_fifty(wire: Wire) -> None:
     assert [event.seq for event in (await page(wire)).events] == list(range(1, 51))
 
 
-async def test_a_filter_passes_over_events_and_the_position_moves_all_the_same(log: Wire) -> None:
+async def test_filtered_events_still_move_the_position(log: Wire) -> None:
     for _ in range(2):
         await log.call("TouchSession", s.TouchSessionRequest(session_id="s"))
     first = await page(log, size=2, types=[APPENDED])
@@ -86,7 +86,7 @@ async def test_a_rare_type_is_looked_for_some_way_ahead(wire: Wire, monkeypatch:
     assert (found, pages) == ([1, 11], 3)
 
 
-async def test_its_positions_are_those_of_streams_and_back(log: Wire) -> None:
+async def test_positions_of_lists_and_streams_are_interchangeable(log: Wire) -> None:
     answer = await page(log, size=5)
     watcher = log.watch("WatchSession", e.WatchSessionRequest(session_id="s", position=answer.position))
     assert (await watcher.read()).resumed.position == answer.position
@@ -97,7 +97,7 @@ async def test_its_positions_are_those_of_streams_and_back(log: Wire) -> None:
     assert [event.seq for event in (await page(log, batch.position)).events] == [8]
 
 
-async def test_of_a_deleted_session_the_last_event_is_left_to_who_has_a_position(log: Wire) -> None:
+async def test_deleted_session_keeps_its_last_event_for_a_held_position(log: Wire) -> None:
     behind = (await page(log, size=2)).position
     filtered = (await page(log, size=2, types=[CREATED, APPENDED])).position
     await log.call("DeleteSession", s.DeleteSessionRequest(session_id="s"))

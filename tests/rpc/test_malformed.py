@@ -62,7 +62,7 @@ def count() -> int:
     return EACH * len(RPCS)
 
 
-def test_there_are_enough() -> None:
+def test_number_of_generated_requests_is_sufficient() -> None:
     assert count() >= 10_000
 
 
@@ -203,7 +203,7 @@ async def test_no_request_breaks_the_server(wire: Wire, seed: int) -> None:
     assert answer == session
 
 
-async def test_whatever_got_through_can_be_read(wire: Wire) -> None:
+async def test_accepted_requests_leave_readable_sessions(wire: Wire) -> None:
     """What odd requests have written comes back in lists and pages without an error."""
     source = Random(2)
     for number in range(300):

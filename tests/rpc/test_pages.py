@@ -72,7 +72,7 @@ async def test_turning_round_in_the_middle_gives_the_same_page(wire: Wire) -> No
     assert texts(again) == [7, 8, 9]
 
 
-async def test_what_is_appended_meanwhile_is_neither_lost_nor_repeated(wire: Wire) -> None:
+async def test_messages_appended_between_pages_are_neither_lost_nor_repeated(wire: Wire) -> None:
     await talk(wire, 4)
     oldest, newest = await page(wire), await page(wire, NEWEST)
     await wire.append("s", "5", "6")
@@ -98,7 +98,7 @@ async def test_bounds_hold_on_every_page(wire: Wire, order: m.MessageOrder.Value
     assert not back.previous_page_token
 
 
-async def test_an_empty_list_leads_nowhere(wire: Wire) -> None:
+async def test_empty_list_has_no_next_page(wire: Wire) -> None:
     await talk(wire, 0)
     answer = await page(wire)
     assert (len(answer.messages), answer.next_page_token, answer.previous_page_token) == (0, "", "")

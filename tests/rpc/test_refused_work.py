@@ -47,7 +47,7 @@ async def test_a_decision_is_made_once(there: Site) -> None:
     [("CompleteToolCall", "COMPLETED"), ("FailToolCall", "FAILED"), ("CancelToolCall", "CANCELLED"),
      ("RejectToolCall", "REJECTED")],
 )  # fmt: skip
-async def test_what_is_over_is_not_approved_started_or_cancelled(there: Site, ending: str, status: str) -> None:
+async def test_finished_call_is_not_approved_started_or_cancelled(there: Site, ending: str, status: str) -> None:
     await there.request("c")
     if status in ("COMPLETED", "FAILED"):
         await there.call("StartToolCall", tool_call_id="c")
@@ -68,7 +68,7 @@ async def test_what_is_over_is_not_approved_started_or_cancelled(there: Site, en
         )  # fmt: skip
 
 
-async def test_nothing_completes_that_was_not_started(there: Site) -> None:
+async def test_call_that_was_not_started_is_not_completed(there: Site) -> None:
     await there.request("c", approval=True)
     refusal = {"tool_call_id": "c", "status": "PENDING"}
     for status in ("PENDING", "APPROVED"):
@@ -98,7 +98,7 @@ async def test_a_run_is_finished_once(there: Site) -> None:
 
 
 @pytest.mark.parametrize("swept", [False, True])
-async def test_whoever_comes_after_the_lease_is_fenced(there: Site, swept: bool) -> None:
+async def test_writes_after_the_lease_are_fenced(there: Site, swept: bool) -> None:
     await there.request("asked", approval=True)
     await there.request("running")
     await there.call("StartToolCall", tool_call_id="running", run=there.fence)

@@ -44,7 +44,7 @@ def test_every_service_is_known_to_health() -> None:
 
 
 @pytest.mark.parametrize("service", NAMES)
-async def test_health_is_not_serving_until_opened_and_follows_what_it_is_told(service: str) -> None:
+async def test_health_is_not_serving_until_opened_and_follows_status_changes(service: str) -> None:
     async with serving(ready=False) as wire:
         assert await health(wire, service) == NOT_SERVING
         await wire.server.open(bytes(32))
@@ -150,7 +150,7 @@ async def test_calls_are_refused_until_the_server_is_opened() -> None:
         assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
 
 
-async def test_a_taken_port_is_told() -> None:
+async def test_taken_port_is_reported() -> None:
     async with serving() as wire:
         with pytest.raises(RuntimeError):
             await unstarted(WireSettings(listen=f"127.0.0.1:{wire.port}")).start()
@@ -187,7 +187,7 @@ async def test_reflection_is_off_by_default(wire: Wire) -> None:
     assert caught.value.code() is StatusCode.UNIMPLEMENTED
 
 
-async def test_no_call_is_left_counted(wire: Wire) -> None:
+async def test_count_of_open_calls_returns_to_zero(wire: Wire) -> None:
     await wire.failure("GetSession", READ)
     await wire.failure("GetSession", b"\xff")
     await until(lambda: wire.server.calls == 0)

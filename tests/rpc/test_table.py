@@ -366,7 +366,7 @@ async def test_the_same_request_id_in_another_rpc_is_refused(stocked: Wire) -> N
     assert failure.reason == "REQUEST_ID_REUSED"
 
 
-async def test_the_order_of_a_map_is_no_other_content(wire: Wire) -> None:
+async def test_order_of_map_entries_does_not_change_the_request(wire: Wire) -> None:
     def request(labels: list[str]) -> bytes:
         """As written by clients whose maps have no order."""
         head = s.CreateSessionRequest(session=Session(session_id="s"), request_id="r-1")
@@ -423,7 +423,7 @@ class Behind(MemoryStore):
         return [self._copies.setdefault(one, had) for one, had in zip(session_ids, now, strict=True)]
 
 
-async def test_each_of_a_batch_is_as_new_as_was_asked() -> None:
+async def test_every_session_of_a_batch_has_its_min_version() -> None:
     async with serving(Behind()) as wire:
 
         async def versions(*least: int, consistency: Consistency.ValueType = Consistency.CONSISTENCY_CACHED) -> Any:

@@ -65,7 +65,7 @@ async def cut(there: Site, attachment_id: str, content: bytes, sent: int, **fiel
 
 
 @pytest.mark.parametrize("size", [1, 7, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 12_345])
-async def test_what_goes_in_comes_out(there: Site, size: int) -> None:
+async def test_downloaded_bytes_equal_the_uploaded_ones(there: Site, size: int) -> None:
     content = noise(size)
     attachment = await there.upload("s", "a", content, name="ü.png", media_type="image/png")
     assert (attachment.name, attachment.size_bytes, attachment.sha256.hex()) == ("ü.png", size, sha256(content))
@@ -104,7 +104,7 @@ async def test_a_call_that_brings_nothing_completes_what_a_folder_holds(tmp_path
         assert (await there.download("s", "a"))[0] == b"content"
 
 
-async def test_bytes_that_the_storage_has_lost_are_told_and_the_upload_given_up(tmp_path: Path) -> None:
+async def test_bytes_lost_by_the_storage_fail_the_upload(tmp_path: Path) -> None:
     async with site(blobs=FolderBlobs(tmp_path)) as there:
         assert (await there.failure([_in_run(header("s", "a"), "r", 1), *chunks(b"content")])).reason == "RUN_FENCED"
         arrived, go = asyncio.Event(), asyncio.Event()
@@ -174,7 +174,7 @@ async def test_a_header_that_breaks_its_rules(there: Site, fields: dict[str, Any
         ([_in_run(header("s", "a"), "r", 0)], "header.run.fence"),
     ],
 )
-async def test_messages_that_have_no_place(there: Site, messages: Any, field: str) -> None:
+async def test_unexpected_messages_are_refused(there: Site, messages: Any, field: str) -> None:
     failure = await there.failure(messages)
     assert (failure.code, failure.reason, list(failure.violations)) == (INVALID, "INVALID_FIELD", [field])
     await nothing_visible(there)
@@ -188,7 +188,7 @@ async def test_a_message_of_5_mib_is_too_large(there: Site) -> None:
     await nothing_visible(there)
 
 
-async def test_a_wrong_checksum_is_told_and_leaves_nothing(there: Site) -> None:
+async def test_wrong_checksum_is_refused_and_leaves_nothing(there: Site) -> None:
     content = noise(2 * SEGMENT + 5)
     failure = await there.failure([header("s", "a", content), *chunks(content[:-1] + b"x")])
     assert (failure.code, failure.reason) == (INVALID, "CHECKSUM_MISMATCH")
@@ -200,7 +200,7 @@ async def test_a_wrong_checksum_is_told_and_leaves_nothing(there: Site) -> None:
     await there.upload("s", "a", content)
 
 
-async def test_more_than_was_declared_is_told_and_leaves_nothing(there: Site) -> None:
+async def test_more_bytes_than_declared_are_refused_and_leave_nothing(there: Site) -> None:
     content = noise(2 * SEGMENT)
     failure = await there.failure([header("s", "a", content), *chunks(content + b"x")])
     assert (failure.code, failure.reason, failure.metadata) == (
@@ -213,7 +213,7 @@ async def test_more_than_was_declared_is_told_and_leaves_nothing(there: Site) ->
     assert there.blobs.bytes_held == 0
 
 
-async def test_less_than_was_declared_is_told_and_can_be_resumed(there: Site) -> None:
+async def test_fewer_bytes_than_declared_are_reported_and_can_be_resumed(there: Site) -> None:
     content = noise(2 * SEGMENT)
     failure = await there.failure([header("s", "a", content), *chunks(content[:-9])])
     assert (failure.code, failure.reason) == (INVALID, "UPLOAD_INCOMPLETE")
@@ -315,7 +315,7 @@ async def test_an_upload_can_begin_anew(there: Site) -> None:
     assert there.blobs.bytes_held == len(content)
 
 
-async def test_an_offset_beyond_what_is_there_is_told(there: Site) -> None:
+async def test_offset_beyond_the_committed_bytes_is_refused(there: Site) -> None:
     content = noise(2 * SEGMENT)
     failure = await there.failure([header("s", "a", content, offset=SEGMENT), *chunks(content[SEGMENT:])])
     assert (failure.code, failure.reason) == (StatusCode.ABORTED, "UPLOAD_OFFSET_MISMATCH")
@@ -334,7 +334,7 @@ async def test_another_declaration_is_another_upload(there: Site) -> None:
     await there.upload("s", "a", b"content")
 
 
-async def test_the_last_of_two_calls_wins(there: Site) -> None:
+async def test_later_of_two_upload_calls_wins(there: Site) -> None:
     content = noise(2 * SEGMENT)
     go = asyncio.Event()
 
@@ -378,7 +378,7 @@ async def test_many_calls_of_one_upload_make_one_attachment(there: Site) -> None
     assert there.blobs.bytes_held == len(content)
 
 
-async def test_a_call_that_was_replaced_is_told_before_it_ends() -> None:
+async def test_replaced_upload_call_gets_an_error_before_it_ends() -> None:
     async with site(uploads=UploadLimits(touch=0.0)) as there:
         content = noise(2 * SEGMENT)
         go = asyncio.Event()
@@ -509,7 +509,7 @@ class Fragile(CountedBlobs):
         await super().append(piece, offset, data)
 
 
-async def test_a_storage_that_fails_leaves_no_hole() -> None:
+async def test_failing_storage_leaves_no_gap_in_the_bytes() -> None:
     content = noise(5 * SEGMENT)
     for failing in range(5):
         blobs = Fragile()
@@ -548,7 +548,7 @@ async def test_so_many_cut_uploads_are_kept_in_memory_while_the_storage_hangs() 
         assert [(await there.status("s", str(number))).committed_bytes for number in range(4)] == [3, 3, 0, 0]
 
 
-async def test_storing_that_was_cancelled_does_not_hide_what_went_wrong() -> None:
+async def test_cancelled_storing_does_not_hide_the_first_error() -> None:
     """As where a storage's client gives up by itself: whoever waits for it is not cancelled."""
 
     class Cancelled(CountedBlobs):

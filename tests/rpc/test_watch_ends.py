@@ -62,7 +62,7 @@ async def went_away(watcher: Watch) -> str:
     return position
 
 
-async def test_a_drain_sends_every_watcher_away_with_its_position() -> None:
+async def test_drain_sends_going_away_with_a_position_to_every_watcher() -> None:
     store = MemoryStore()
     async with serving(store, grace=600.0) as wire:
         await wire.create("s")
@@ -111,7 +111,7 @@ async def test_a_stream_ends_at_its_age_and_goes_on_at_the_same_server() -> None
         assert (await again.read()).HasField("resumed")
 
 
-async def test_a_watcher_that_does_not_read_is_sent_away_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_watcher_that_does_not_read_is_disconnected_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Its connection is well: it is its application that does not read."""
     caplog.set_level(logging.INFO, "sessiond.access")
     async with serving(watch_write_timeout=0.3) as wire, channel_to(wire.port) as channel:
@@ -153,7 +153,7 @@ async def test_a_watcher_that_does_not_read_is_sent_away_and_loses_nothing(caplo
     assert "xxxx" not in caplog.text
 
 
-async def test_a_peer_that_stalls_is_given_up() -> None:
+async def test_stalled_peer_is_disconnected() -> None:
     """Nothing comes through any more in either direction, as when a machine has vanished or a process is stopped."""
     async with (
         serving(watch_write_timeout=0.3, keepalive_time=1.0, keepalive_timeout=1.0) as wire,
@@ -187,7 +187,7 @@ async def test_a_half_open_connection_of_an_idle_watcher_ends_by_keepalive() -> 
         assert wire.hub.state().streams == 1
 
 
-async def test_a_drain_does_not_wait_for_who_does_not_read_beyond_the_grace() -> None:
+async def test_drain_waits_for_watchers_that_do_not_read_no_longer_than_the_grace() -> None:
     async with serving(grace=0.3) as wire, channel_to(wire.port) as channel:
         await wire.create("s")
         stuck = watch(wire, channel=channel)
@@ -198,7 +198,7 @@ async def test_a_drain_does_not_wait_for_who_does_not_read_beyond_the_grace() ->
         await until(lambda: wire.server.calls == 0)
 
 
-async def test_a_drain_does_not_wait_for_answers_that_nobody_takes() -> None:
+async def test_drain_does_not_wait_for_answers_that_are_not_read() -> None:
     """Nothing is in progress any more: what is left in the transport gets a moment, not the grace. The same holds for
     a call that grpc has lost, of which nobody knows but its client."""
     async with serving(grace=600.0, flush=0.1, watch_write_timeout=0.1) as wire, channel_to(wire.port) as channel:

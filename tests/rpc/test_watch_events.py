@@ -67,7 +67,7 @@ async def delete(wire: Wire, session_id: str) -> None:
     await wire.call("DeleteSession", s.DeleteSessionRequest(session_id=session_id))
 
 
-async def test_a_feed_has_what_was_and_what_comes_in_commit_order(wire: Wire) -> None:
+async def test_feed_delivers_past_and_new_events_in_commit_order(wire: Wire) -> None:
     await wire.create("a")
     await wire.create("b")
     await wire.append("a", "one", "two")
@@ -79,7 +79,7 @@ async def test_a_feed_has_what_was_and_what_comes_in_commit_order(wire: Wire) ->
 
 
 @pytest.mark.parametrize("start", [0, e.FeedStart.FEED_START_NOW])
-async def test_a_feed_from_now_has_what_comes(wire: Wire, start: Any) -> None:
+async def test_feed_from_now_delivers_new_events_only(wire: Wire, start: Any) -> None:
     await wire.create("a")
     watcher = await resumed(watch(wire, start=start))
     await wire.append("a", "one")
@@ -87,7 +87,7 @@ async def test_a_feed_from_now_has_what_comes(wire: Wire, start: Any) -> None:
     assert await seen(watcher, 2) == [("a", 2), ("b", 1)]
 
 
-async def test_every_position_goes_on_where_it_was(wire: Wire) -> None:
+async def test_every_position_resumes_where_it_was(wire: Wire) -> None:
     now = watch(wire, start=0)
     start = (await now.read()).resumed.position
     now.cancel()
@@ -162,7 +162,7 @@ async def test_a_deletion_is_delivered_whatever_agent_and_labels_say(wire: Wire)
     assert await seen(await resumed(watch(wire)), 3) == [("b", 1), ("a", 2), ("c", 1)]
 
 
-async def test_what_is_passed_over_moves_the_position() -> None:
+async def test_filtered_events_move_the_position() -> None:
     async with serving(bookmark_interval=0.0) as wire:
         watcher = await resumed(watch(wire, start=0, types=[TOUCHED]))
         await wire.create("a")
@@ -183,13 +183,13 @@ async def test_an_idle_feed_gets_bookmarks() -> None:
         assert 0 < first.read_time.ToNanoseconds() < second.read_time.ToNanoseconds()
 
 
-async def test_a_watcher_is_not_silent_for_longer_than_it_asks() -> None:
+async def test_bookmarks_come_within_the_requested_interval() -> None:
     async with serving(limits=HubLimits(poll=0.02, bookmark=3600)) as wire:
         watcher = await resumed(wire.watch("WatchEvents", e.WatchEventsRequest(bookmark_interval=Duration(seconds=1))))
         assert (await watcher.read()).HasField("bookmark")
 
 
-async def test_what_another_replica_commits_arrives_too() -> None:
+async def test_commits_of_another_replica_arrive() -> None:
     async with serving(limits=QUICK) as wire:
         watcher = await resumed(watch(wire))
         async with serving(wire.store) as other:
@@ -197,7 +197,7 @@ async def test_what_another_replica_commits_arrives_too() -> None:
         assert await seen(watcher, 1) == [("a", 1)]
 
 
-async def test_a_users_feed_is_the_users(wire: Wire) -> None:
+async def test_feed_of_a_user_delivers_sessions_of_that_user_only(wire: Wire) -> None:
     for key, session_id in ((ALICE, "alices"), (BOB, "bobs"), (TENANT, "nobodys")):
         await wire.create(session_id, key=key)
     assert await seen(await resumed(watch(wire, key=ALICE)), 1) == [("alices", 1)]
@@ -227,7 +227,7 @@ async def test_a_position_is_good_for_its_feed_only(wire: Wire, changed: dict[st
     assert (await watch(wire, back).failure()).reason == "INVALID_POSITION"
 
 
-async def test_a_history_that_is_lost_is_told(wire: Wire) -> None:
+async def test_lost_history_is_data_loss(wire: Wire) -> None:
     await wire.create("a")
     watcher = await resumed(watch(wire))
     (batch,) = await batches(watcher, 1)

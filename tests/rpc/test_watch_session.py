@@ -106,7 +106,7 @@ async def test_a_session_can_be_replayed_from_its_beginning(wire: Wire) -> None:
     assert seqs(await events(again, 2)) == [1, 2]
 
 
-async def test_every_position_goes_on_where_it_was(wire: Wire) -> None:
+async def test_every_position_resumes_where_it_was(wire: Wire) -> None:
     await wire.create("s")
     for text in ("one", "two", "three"):
         await wire.append("s", text)
@@ -126,7 +126,7 @@ async def test_every_position_goes_on_where_it_was(wire: Wire) -> None:
         watcher.cancel()
 
 
-async def test_what_is_passed_over_moves_the_position(wire: Wire) -> None:
+async def test_filtered_events_move_the_position(wire: Wire) -> None:
     await wire.create("s")
     watcher = watch(wire, types=[APPENDED])
     assert (await watcher.read()).HasField("snapshot")
@@ -143,7 +143,7 @@ async def test_what_is_passed_over_moves_the_position(wire: Wire) -> None:
     assert seqs(await events(again, 7)) == [7]
 
 
-async def test_a_watcher_of_a_busy_session_hears_of_its_position_whatever_it_filters() -> None:
+async def test_watcher_of_a_busy_session_gets_positions_whatever_it_filters() -> None:
     async with serving(bookmark_interval=0.0) as wire:
         await wire.create("s")
         watcher = watch(wire, types=[UPDATED])
@@ -158,7 +158,7 @@ async def test_a_watcher_of_a_busy_session_hears_of_its_position_whatever_it_fil
         assert seqs(await events(again, 3)) == [3]
 
 
-async def test_an_idle_watcher_gets_bookmarks_that_prove_where_the_end_is() -> None:
+async def test_idle_watcher_gets_bookmarks_that_prove_the_end_of_the_log() -> None:
     async with serving(limits=QUICK) as wire:
         await wire.create("s")
         watcher = watch(wire)
@@ -170,7 +170,7 @@ async def test_an_idle_watcher_gets_bookmarks_that_prove_where_the_end_is() -> N
         assert first.read_time.ToNanoseconds() < second.read_time.ToNanoseconds()
 
 
-async def test_a_watcher_is_not_silent_for_longer_than_it_asks() -> None:
+async def test_bookmarks_come_within_the_requested_interval() -> None:
     async with serving(limits=HubLimits(poll=0.02, bookmark=3600)) as wire:
         await wire.create("s")
         watcher = watch(wire, bookmark_interval=Duration(seconds=1))
@@ -178,7 +178,7 @@ async def test_a_watcher_is_not_silent_for_longer_than_it_asks() -> None:
         assert (await watcher.read()).bookmark.head_seq == 1
 
 
-async def test_a_watcher_cannot_ask_for_a_longer_silence() -> None:
+async def test_requested_interval_never_exceeds_the_servers() -> None:
     async with serving(limits=QUICK) as wire:
         await wire.create("s")
         watcher = watch(wire, bookmark_interval=Duration(seconds=3600))
@@ -186,7 +186,7 @@ async def test_a_watcher_cannot_ask_for_a_longer_silence() -> None:
         assert (await watcher.read()).HasField("bookmark")
 
 
-async def test_a_busy_session_is_not_silent_for_longer_than_its_watcher_asks() -> None:
+async def test_filtered_watcher_of_a_busy_session_gets_bookmarks_in_time() -> None:
     """Of what the watcher does not want there may be plenty."""
     async with serving(bookmark_interval=3600.0) as wire:
         await wire.create("s")
@@ -199,7 +199,7 @@ async def test_a_busy_session_is_not_silent_for_longer_than_its_watcher_asks() -
         assert reading.result().HasField("bookmark")
 
 
-async def test_what_another_replica_commits_arrives_too() -> None:
+async def test_commits_of_another_replica_arrive() -> None:
     """Without any hint: the poll finds it."""
     async with serving(limits=QUICK) as wire:
         await wire.create("s")
@@ -269,7 +269,7 @@ async def test_a_position_of_another_caller_or_of_a_feed_is_invalid(wire: Wire) 
     assert (await watch(wire, position).read()).HasField("resumed")
 
 
-async def test_an_unknown_position_is_never_answered_with_silence(wire: Wire) -> None:
+async def test_unknown_position_is_a_typed_error(wire: Wire) -> None:
     """Defect 10."""
     await wire.create("s")
     good = (await watch(wire).read()).snapshot.position
@@ -285,7 +285,7 @@ async def test_an_unknown_position_is_never_answered_with_silence(wire: Wire) ->
             assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_POSITION")
 
 
-async def test_a_history_that_is_lost_is_told() -> None:
+async def test_lost_history_is_data_loss() -> None:
     """The database has failed over to one that never had the newest events, and has written others since."""
     before, after = MemoryStore(), MemoryStore()
     key = await before.token_key()
@@ -308,7 +308,7 @@ async def test_a_history_that_is_lost_is_told() -> None:
             await wire.append("s", "two")
 
 
-async def test_deltas_pass_by_and_are_stored_nowhere(wire: Wire) -> None:
+async def test_deltas_are_delivered_and_not_stored(wire: Wire) -> None:
     await wire.create("s")
     watcher, other = watch(wire, deltas=True), watch(wire)
     for one in (watcher, other):
@@ -342,7 +342,7 @@ async def test_more_watchers_than_there_may_be_are_refused_and_room_comes_back()
         assert (await watch(wire).read()).HasField("snapshot")
 
 
-async def test_a_watcher_that_leaves_leaves_nothing(wire: Wire) -> None:
+async def test_watcher_that_leaves_frees_its_resources(wire: Wire) -> None:
     await wire.create("s")
     watchers = [watch(wire) for _ in range(20)]
     await asyncio.gather(*(watcher.read() for watcher in watchers))

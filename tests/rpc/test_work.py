@@ -187,7 +187,7 @@ async def test_interrupting_a_run_closes_its_open_tool_calls(there: Site) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_figures_are_those_of_the_log(there: Site, seed: int) -> None:
+async def test_metrics_equal_what_the_log_says(there: Site, seed: int) -> None:
     """Of a random history: begun under every policy, finished, failed, cancelled, interrupted, left to its lease."""
     chance, tokens = Random(seed), 0
     for number in range(60):

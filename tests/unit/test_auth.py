@@ -122,7 +122,7 @@ def test_a_known_key_gives_its_principal(value: str | bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("peer", [REMOTE, "ipv4:127.0.0.1:1"])
-def test_with_keys_nobody_else_is_known_not_even_on_loopback(value: str, peer: str) -> None:
+def test_unknown_key_is_refused_on_loopback_too(value: str, peer: str) -> None:
     with pytest.raises(Unauthenticated):
         authenticator().authenticate([("authorization", value)], lambda: peer)
 
@@ -151,10 +151,10 @@ def test_without_keys_loopback_is_local(peer: str) -> None:
         "xipv4:127.0.0.1:1",
     ],
 )
-def test_without_keys_nobody_else_is(peer: str) -> None:
+def test_without_keys_other_addresses_are_refused(peer: str) -> None:
     with pytest.raises(Unauthenticated):
         Authenticator().authenticate([], lambda: peer)
 
 
-def test_open_to_all_means_all() -> None:
+def test_unauthenticated_network_admits_every_address() -> None:
     assert Authenticator(open_to_all=True).authenticate([], lambda: REMOTE) is auth.LOCAL_PRINCIPAL

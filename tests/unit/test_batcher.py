@@ -61,7 +61,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_lone_command_goes_at_once_and_what_queued_meanwhile_is_the_next_batch() -> None:
+async def test_lone_command_is_sent_at_once_and_commands_queued_meanwhile_form_the_next_batch() -> None:
     store = ScriptedStore()
     async with batcher_over(store) as batcher:
         first = asyncio.create_task(batcher.write(command("a")))
@@ -95,7 +95,7 @@ async def test_a_refusal_is_raised_to_its_caller_alone() -> None:
         assert await calls[1] == appended("b")
 
 
-async def test_a_poison_command_fails_alone() -> None:
+async def test_command_that_breaks_its_batch_fails_alone() -> None:
     store = ScriptedStore()
     async with batcher_over(store) as batcher:
         calls = [asyncio.create_task(batcher.write(command(name))) for name in ("a", "b", "poison", "c")]
@@ -114,7 +114,7 @@ async def test_a_poison_command_fails_alone() -> None:
         assert [await calls[i] for i in (0, 1, 3)] == [appended(name) for name in "abc"]
 
 
-async def test_results_of_the_wrong_number_are_a_failure() -> None:
+async def test_wrong_number_of_results_fails_the_batch() -> None:
     store = ScriptedStore()
     async with batcher_over(store) as batcher:
         call = asyncio.create_task(batcher.write(command("a")))
@@ -141,7 +141,7 @@ async def test_a_batch_of_unknown_outcome_is_sent_again_unchanged() -> None:
         assert batcher.state() == BatcherState(queued_commands=0, queued_bytes=0, batches=2, batched_commands=3)
 
 
-async def test_after_the_outage_limit_callers_hear_that_the_store_is_unavailable() -> None:
+async def test_callers_get_store_unavailable_after_the_outage_limit() -> None:
     store = ScriptedStore()
     limits = BatchLimits(shards=1, outage=0.0, backoff_first=0.001, backoff_most=0.001)
     async with batcher_over(store, limits) as batcher:
@@ -157,7 +157,7 @@ async def test_after_the_outage_limit_callers_hear_that_the_store_is_unavailable
         assert await recovered == appended("c")
 
 
-async def test_a_cancelled_caller_withdraws_what_was_not_sent_and_nothing_else() -> None:
+async def test_cancelled_caller_withdraws_only_its_unsent_command() -> None:
     store = ScriptedStore()
     async with batcher_over(store) as batcher:
         sent = asyncio.create_task(batcher.write(command("sent")))
@@ -287,7 +287,7 @@ async def test_closing_an_idle_batcher_ends_its_tasks() -> None:
     assert {task for task in asyncio.all_tasks() if task.get_name().startswith("batcher-")} == set()
 
 
-def test_a_busy_process_lets_many_wait_for_more_and_nobody_else() -> None:
+def test_busy_process_waits_for_more_commands_when_many_have_come() -> None:
     batching: Batching[int] = Batching(BatchLimits(queue_commands=99, batch_commands=64), Random(0))
     pauses = []
     for number in range(64):
@@ -303,7 +303,7 @@ def test_a_busy_process_lets_many_wait_for_more_and_nobody_else() -> None:
     assert batching.linger(0, 1.0) == 0.0, "it is sent again as it was"
 
 
-def test_a_process_that_waits_for_its_database_does_not_keep_it_waiting() -> None:
+def test_idle_process_sends_its_batch_without_delay() -> None:
     batching: Batching[int] = Batching(BatchLimits(), Random(0))
     for number in range(32):
         batching.submit(command(f"r{number}"), number)

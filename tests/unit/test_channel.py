@@ -56,7 +56,7 @@ def seqs(found: object) -> list[int]:
     return [entry.seq for entry in batch.entries]
 
 
-def test_what_is_announced_is_given_to_whoever_is_behind_it() -> None:
+def test_announced_events_are_delivered_to_every_stream_behind_them() -> None:
     one = channel(2)
     assert one.after(at(2)) is Where.TIP
     assert one.append(at(2), events(3, 4)) is Fit.JOINED
@@ -67,7 +67,7 @@ def test_what_is_announced_is_given_to_whoever_is_behind_it() -> None:
     assert one.after(at(5)) is Where.ELSEWHERE
 
 
-def test_streams_at_one_place_get_the_same_batch() -> None:
+def test_streams_at_the_same_seq_share_one_batch() -> None:
     one = channel(0)
     one.append(START, events(1, 3))
     first, second = one.after(START), one.after(START)
@@ -77,7 +77,7 @@ def test_streams_at_one_place_get_the_same_batch() -> None:
     assert first[1] is second[1]
 
 
-def test_a_batch_is_made_anew_when_more_has_come() -> None:
+def test_batch_is_rebuilt_when_more_events_have_arrived() -> None:
     one = channel(0)
     one.append(START, events(1, 1))
     assert seqs(one.after(START)) == [1]
@@ -86,13 +86,13 @@ def test_a_batch_is_made_anew_when_more_has_come() -> None:
 
 
 @pytest.mark.parametrize("cursor", [at(2, "b"), at(3, "b"), at(4, "b")])
-def test_a_cursor_of_another_history_is_nowhere(cursor: Cursor) -> None:
+def test_cursor_of_another_history_is_not_served_from_the_ring(cursor: Cursor) -> None:
     one = channel(2)
     one.append(at(2), events(3, 4))
     assert one.after(cursor) is Where.ELSEWHERE
 
 
-def test_overlapping_and_doubled_events_are_taken_once() -> None:
+def test_overlapping_and_duplicate_events_are_kept_once() -> None:
     one = channel(0)
     one.append(START, events(1, 3))
     assert one.append(START, events(1, 5)) is Fit.JOINED
@@ -101,7 +101,7 @@ def test_overlapping_and_doubled_events_are_taken_once() -> None:
     assert seqs(one.after(START)) == [1, 2, 3, 4, 5]
 
 
-def test_a_gap_is_not_taken() -> None:
+def test_events_after_a_gap_are_not_kept() -> None:
     one = channel(2)
     assert not one.follows(4, 5)
     assert one.follows(3, 5)
@@ -121,7 +121,7 @@ def test_a_gap_is_not_taken() -> None:
         (at(4, "b"), [event(5, "b", DELETED)]),
     ],
 )
-def test_another_history_is_noticed_and_not_taken(before: Cursor, entries: list[LogEntry]) -> None:
+def test_events_of_another_history_are_a_mismatch_and_are_not_kept(before: Cursor, entries: list[LogEntry]) -> None:
     one = channel(0)
     one.append(START, events(1, 4))
     assert one.append(before, entries) is Fit.MISMATCH
@@ -162,7 +162,7 @@ def test_a_batch_is_bounded_by_count_and_bytes() -> None:
     assert seqs(three.after(START)) == [1]
 
 
-def test_the_final_event_follows_anything() -> None:
+def test_deletion_may_follow_any_event() -> None:
     one = channel(2)
     one.append(at(2), events(3, 5))
     assert one.append(at(8), [event(9, type=DELETED)]) is Fit.JOINED
@@ -173,7 +173,7 @@ def test_the_final_event_follows_anything() -> None:
     assert seqs(one.after(at(4))) == [9]
 
 
-def test_a_redaction_that_is_read_empties_the_ring_up_to_what_it_redacted() -> None:
+def test_redaction_that_is_read_empties_the_ring_up_to_the_redacted_event() -> None:
     one = channel(0)
     one.append(START, events(1, 5))
     one.see_redactions([redaction(6, of=3)])
@@ -183,7 +183,7 @@ def test_a_redaction_that_is_read_empties_the_ring_up_to_what_it_redacted() -> N
     assert one.redaction_count == 1
 
 
-def test_what_was_read_with_its_redaction_is_kept() -> None:
+def test_page_that_contains_its_redaction_is_kept() -> None:
     one = channel(0)
     told: list[int] = []
     one.on_redacted = lambda key, seq: told.append(seq)
@@ -194,7 +194,7 @@ def test_what_was_read_with_its_redaction_is_kept() -> None:
     assert told == [2]
 
 
-def test_pages_from_before_a_redaction_are_spoiled() -> None:
+def test_page_read_before_a_redaction_is_discarded() -> None:
     one = channel(10)
     since = one.redaction_count
     assert not one.spoiled(since, page(10, 3))
@@ -207,14 +207,14 @@ def test_pages_from_before_a_redaction_are_spoiled() -> None:
     assert one.spoiled(since, page(10, 3)), "more than it remembers"
 
 
-def test_an_announcement_of_what_is_known_to_be_redacted_is_not_taken() -> None:
+def test_announcement_of_a_redacted_event_is_ignored() -> None:
     one = channel(2)
     one.redact(4)
     assert not one.follows(3, 4)
     assert one.follows(3, 3)
 
 
-def test_hints_only_make_it_read() -> None:
+def test_hint_causes_a_read_and_nothing_else() -> None:
     one = channel(2)
     assert not one.behind
     one.hear(5)
@@ -225,7 +225,7 @@ def test_hints_only_make_it_read() -> None:
     assert not one.behind, "a read has shown that there is no more"
 
 
-def test_a_hint_during_a_read_makes_it_read_again() -> None:
+def test_hint_during_a_read_causes_another_read() -> None:
     one = channel(2)
     one.hear(3)
     asked = one.wanted
@@ -235,7 +235,7 @@ def test_a_hint_during_a_read_makes_it_read_again() -> None:
     assert one.behind
 
 
-def test_a_page_that_ends_early_makes_it_read_on() -> None:
+def test_page_that_ends_early_causes_another_read() -> None:
     one = channel(0)
     one.append(START, events(1, 3))
     one.read(0, page(9, 0, 3))
@@ -243,7 +243,7 @@ def test_a_page_that_ends_early_makes_it_read_on() -> None:
     assert one.head_seq == 9
 
 
-def test_a_head_at_the_tip_is_a_proof() -> None:
+def test_head_equal_to_the_tip_is_a_proof() -> None:
     one = channel(2)
     one.see_head(at(2), LogHead(2, False), "1", 77)
     assert one.proof == (at(2), 77)
@@ -252,7 +252,7 @@ def test_a_head_at_the_tip_is_a_proof() -> None:
 @pytest.mark.parametrize(
     ("head", "incarnation"), [(None, "1"), (LogHead(1, False), "1"), (LogHead(2, False), "2"), (LogHead(3, False), "2")]
 )
-def test_a_head_that_does_not_fit_is_no_proof_but_a_suspicion(head: LogHead | None, incarnation: str) -> None:
+def test_head_that_differs_from_the_tip_marks_the_channel_suspect(head: LogHead | None, incarnation: str) -> None:
     one = channel(2)
     one.see_head(at(2), LogHead(2, False), "1", 70)
     one.see_head(at(2), head, incarnation, 77)
@@ -265,7 +265,7 @@ def test_a_head_that_does_not_fit_is_no_proof_but_a_suspicion(head: LogHead | No
     assert one.proof == (at(2), 79)
 
 
-def test_a_head_behind_what_came_since_is_no_suspicion() -> None:
+def test_head_older_than_the_tip_does_not_mark_the_channel_suspect() -> None:
     one = channel(2)
     one.append(at(2), events(3, 5))
     one.see_head(at(2), LogHead(3, False), "1", 77)
@@ -273,7 +273,7 @@ def test_a_head_behind_what_came_since_is_no_suspicion() -> None:
     assert one.proof is None
 
 
-def test_a_jump_leaves_what_lies_between_to_the_store() -> None:
+def test_events_skipped_by_a_jump_are_read_from_the_store() -> None:
     one = channel(2)
     one.append(at(2), events(3, 4))
     one.jump(at(9), events(10, 11))
@@ -296,7 +296,9 @@ def test_a_jump_leaves_what_lies_between_to_the_store() -> None:
         (at(3), LogPage(LogHead(6, False), "", event(3), [event(4), event(5, "b")]), LogBroken),
     ],
 )
-def test_pages_that_do_not_go_on_at_the_cursor(cursor: Cursor, read: LogPage, error: type[Exception]) -> None:
+def test_page_that_does_not_continue_the_cursor_is_a_typed_error(
+    cursor: Cursor, read: LogPage, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         check(KEY, cursor, read)
 
@@ -312,5 +314,5 @@ def test_pages_that_do_not_go_on_at_the_cursor(cursor: Cursor, read: LogPage, er
         (at(6), LogPage(LogHead(6, True), "", event(6, type=DELETED), [])),
     ],
 )
-def test_pages_that_go_on_at_the_cursor(cursor: Cursor, read: LogPage) -> None:
+def test_page_that_continues_the_cursor_is_accepted(cursor: Cursor, read: LogPage) -> None:
     check(KEY, cursor, read)

@@ -21,7 +21,7 @@ def shown(lane: DeltaLane, number: int = 0) -> list[str]:
     return [] if passed is None else [Delta.FromString(data).text for data in passed.data]
 
 
-def test_deltas_come_in_order_and_once() -> None:
+def test_deltas_are_delivered_in_order_and_once() -> None:
     lane = DeltaLane(HubLimits())
     assert lane.add([piece("m", "a"), piece("m", "b")])
     taken = lane.count
@@ -31,13 +31,13 @@ def test_deltas_come_in_order_and_once() -> None:
     assert shown(lane, lane.count) == []
 
 
-def test_watchers_at_one_place_share_what_they_get() -> None:
+def test_watchers_at_the_same_place_share_one_batch() -> None:
     lane = DeltaLane(HubLimits())
     lane.add([piece("m")])
     assert lane.after(0) is lane.after(0)
 
 
-def test_a_message_ends_its_deltas_whichever_came_first() -> None:
+def test_stored_message_ends_its_deltas_in_either_order_of_arrival() -> None:
     lane = DeltaLane(HubLimits())
     lane.add([piece("m", "a"), piece("n", "b")])
     lane.supersede(message("m"))
@@ -46,7 +46,7 @@ def test_a_message_ends_its_deltas_whichever_came_first() -> None:
     assert shown(lane) == ["b"]
 
 
-def test_the_oldest_are_lost_to_who_is_slow() -> None:
+def test_slow_watcher_loses_the_oldest_deltas() -> None:
     lane = DeltaLane(HubLimits(delta_pieces=3))
     lane.add([piece("m", str(number)) for number in range(5)])
     assert shown(lane) == ["2", "3", "4"]
@@ -55,7 +55,7 @@ def test_the_oldest_are_lost_to_who_is_slow() -> None:
     assert shown(small) == ["2", "3", "4"]
 
 
-def test_only_so_many_messages_are_remembered() -> None:
+def test_number_of_remembered_messages_is_bounded() -> None:
     lane = DeltaLane(HubLimits())
     for number in range(MESSAGES_REMEMBERED + 1):
         lane.supersede(message(f"m{number}"))
@@ -63,7 +63,7 @@ def test_only_so_many_messages_are_remembered() -> None:
     assert lane.add([piece("m0")])
 
 
-def test_what_is_no_delta_is_passed_over() -> None:
+def test_undecodable_delta_is_skipped() -> None:
     lane = DeltaLane(HubLimits())
     assert lane.add([b"\xff", piece("m", "a")])
     assert shown(lane) == ["a"]

@@ -51,14 +51,14 @@ def seen(*reads: set[int]) -> Sightings:
     return sightings
 
 
-def test_witnesses_are_the_last_events_of_the_last_transactions() -> None:
+def test_anchors_are_the_last_events_of_the_last_transactions() -> None:
     cursor = advance(BEGINNING, [entry(1, 1), entry(1, 2), entry(3, 3), entry(4, 4), entry(4, 5)])
     assert anchors(cursor) == [(1, "s2"), (3, "s3"), (4, "s5")]
     cursor = advance(cursor, [entry(4, 6), entry(9, 7)])
     assert anchors(cursor) == [(1, "s2"), (3, "s3"), (4, "s6"), (9, "s7")]
 
 
-def test_there_are_only_so_many_witnesses() -> None:
+def test_number_of_anchors_is_bounded() -> None:
     cursor = BEGINNING
     for number in range(1, 20):
         cursor = advance(cursor, [entry(number, number)])
@@ -67,7 +67,7 @@ def test_there_are_only_so_many_witnesses() -> None:
     assert [xid for xid, _ in anchors(cursor)] == list(range(60 - ANCHORS, 60))
 
 
-def test_what_was_under_way_is_named_however_many_overtook_it() -> None:
+def test_late_commit_is_named_however_many_transactions_overtook_it() -> None:
     overtakers = [entry(xid, xid) for xid in range(4, 30)]
     cursor = advance(BEGINNING, [entry(3, 1), entry(3, 2), *overtakers], seen({3}))
     assert late_commits(cursor) == ["s2"]
@@ -77,18 +77,18 @@ def test_what_was_under_way_is_named_however_many_overtook_it() -> None:
     assert late_commits(cursor) == ["s2"]
 
 
-def test_events_filed_higher_than_their_transaction_are_known_by_it() -> None:
+def test_late_commit_is_recognised_by_the_transaction_that_wrote_it() -> None:
     assert late_commits(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({3}))) == ["s1"]
     assert late_commits(advance(BEGINNING, [entry(9, 1, writer=3), entry(9, 2)], seen({9}))) == ["s2"]
 
 
-def test_nobody_is_named_twice() -> None:
+def test_event_that_is_anchor_and_late_commit_is_named_once() -> None:
     cursor = advance(BEGINNING, [entry(3, 1)], seen({3}))
     assert cursor.anchors == cursor.late_commits
     assert cursor.named == cursor.anchors
 
 
-def test_the_stragglers_are_those_that_ended_last() -> None:
+def test_late_commits_kept_are_those_that_ended_last() -> None:
     """Held back by another transaction, they may be delivered in any order."""
     sightings = seen({3, 4, 5, 6, 7, 8}, {3, 4, 5, 6, 8}, {4, 5, 6}, {5})
     cursor = advance(BEGINNING, [entry(xid, xid) for xid in (3, 4, 5)], sightings)
@@ -97,13 +97,13 @@ def test_the_stragglers_are_those_that_ended_last() -> None:
     assert late_commits(cursor) == ["s3", "s6", "s4", "s5"]
 
 
-def test_of_those_seen_together_the_stragglers_are_those_that_are_no_witnesses() -> None:
+def test_late_commits_that_ended_together_are_kept_when_they_are_no_anchors() -> None:
     cursor = advance(BEGINNING, [entry(xid, xid) for xid in range(1, 13)], seen(set(range(1, 13))))
     assert sorted(xid for xid, _ in anchors(cursor)) == list(range(5, 13))
     assert sorted(place.commit_xid for place, _ in cursor.late_commits) == [1, 2, 3, 4]
 
 
-def test_stragglers_from_elsewhere_make_room() -> None:
+def test_late_commits_of_a_resumed_position_give_way_to_newer_ones() -> None:
     elsewhere = FeedCursor(
         FeedPlace(4, "s", 4), (), tuple((FeedPlace(xid, "s", xid), f"s{xid}") for xid in range(1, 5))
     )
@@ -112,7 +112,7 @@ def test_stragglers_from_elsewhere_make_room() -> None:
     assert late_commits(advance(elsewhere, [entry(6, 6)])) == ["s1", "s2", "s3", "s4"]
 
 
-def test_a_read_that_comes_late_does_not_undo_a_later_one() -> None:
+def test_slow_read_does_not_overwrite_a_newer_sighting() -> None:
     sightings = Sightings()
     early, late = sightings.begin(), sightings.begin()
     sightings.note(late, {3})
@@ -120,14 +120,14 @@ def test_a_read_that_comes_late_does_not_undo_a_later_one() -> None:
     assert (sightings.of(3), sightings.of(4), sightings.of(5)) == (late, early, 0)
 
 
-def test_there_are_only_so_many_sightings() -> None:
+def test_number_of_sightings_is_bounded() -> None:
     sightings = seen({1, 2}, {1}, set(range(3, 32_770)))
     assert (sightings.of(2), sightings.of(1)) == (0, 2)
     sightings.note(sightings.begin(), {50_000})
     assert sightings.of(1) == 0
 
 
-def test_streams_in_the_ring_and_the_tip_name_the_stragglers_they_have_passed() -> None:
+def test_positions_in_the_ring_and_at_the_tip_name_late_commits() -> None:
     sightings = seen({3})
     one = feed(sightings=sightings)
     page = [entry(2, 1), entry(3, 2), *(entry(xid, xid) for xid in range(4, 20))]
@@ -139,7 +139,7 @@ def test_streams_in_the_ring_and_the_tip_name_the_stragglers_they_have_passed() 
     assert late_commits(advance(BEGINNING, page[:1], sightings)) == []
 
 
-def test_a_page_is_given_to_whoever_is_behind_it() -> None:
+def test_page_is_delivered_to_every_stream_behind_it() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 2), entry(2, 3)])
     assert places(one.after(BEGINNING)) == [(1, 1), (2, 2), (2, 3)]
@@ -152,7 +152,7 @@ def test_a_page_is_given_to_whoever_is_behind_it() -> None:
     assert first[0] is second[0]
 
 
-def test_what_overlaps_is_taken_once_and_what_leaves_a_gap_is_not() -> None:
+def test_overlapping_page_is_merged_and_page_after_a_gap_is_ignored() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 2)])
     one.append(entry(1, 1).place, [entry(2, 2), entry(3, 3)])
@@ -161,7 +161,7 @@ def test_what_overlaps_is_taken_once_and_what_leaves_a_gap_is_not() -> None:
     assert places(one.after(BEGINNING)) == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_it_goes_on_from_the_newest_stream() -> None:
+def test_feed_continues_from_the_newest_stream() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1)])
     ahead = advance(BEGINNING, [entry(5, 5)])
@@ -172,7 +172,7 @@ def test_it_goes_on_from_the_newest_stream() -> None:
     assert one.tip == ahead
 
 
-def test_the_ring_is_bounded() -> None:
+def test_ring_is_bounded_by_count_and_bytes() -> None:
     one = feed(ring_events=2)
     one.append(BEGINNING.place, [entry(number, number) for number in range(1, 6)])
     assert one.after(BEGINNING) is Where.ELSEWHERE
@@ -183,7 +183,7 @@ def test_the_ring_is_bounded() -> None:
     assert two.size == 10
 
 
-def test_a_redaction_empties_the_ring_up_to_what_it_redacted() -> None:
+def test_redaction_empties_the_ring_up_to_the_redacted_event() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 1, "t"), entry(3, 2)])
     one.redact("t", 1)
@@ -191,7 +191,7 @@ def test_a_redaction_empties_the_ring_up_to_what_it_redacted() -> None:
     assert places(one.after(advance(BEGINNING, [entry(2, 1, "t")]))) == [(3, 2)]
 
 
-def test_pages_from_before_a_redaction_are_spoiled() -> None:
+def test_page_read_before_a_redaction_is_discarded() -> None:
     one = feed()
     since = one.redaction_count
     one.redact("s", 2)
@@ -203,7 +203,7 @@ def test_pages_from_before_a_redaction_are_spoiled() -> None:
     assert one.spoiled(since, [entry(1, 1)]), "more than it remembers"
 
 
-def test_pages_out_of_order_are_a_defect() -> None:
+def test_page_out_of_order_raises() -> None:
     check_order("tenant", BEGINNING.place, [entry(1, 1), entry(1, 2), entry(2, 1, "a")])
     for wrong in ([entry(1, 2), entry(1, 1)], [entry(2, 2), entry(2, 2)]):
         with pytest.raises(FeedBroken):

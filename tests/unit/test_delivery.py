@@ -67,31 +67,31 @@ def started(of: Deliveries, peer: Peer, script: Script) -> "asyncio.Task[None]":
     return asyncio.create_task(of.deliver(peer.write, script, b"first", LOCAL_PRINCIPAL))
 
 
-async def test_frames_are_sent_in_order_until_the_last() -> None:
+async def test_frames_are_sent_in_order_up_to_the_last() -> None:
     peer = Peer()
     await deliveries().deliver(peer.write, Script(b"a", b"b", then_ends=True), b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"a", b"b"]
 
 
-async def test_what_is_not_for_the_watcher_is_not_sent() -> None:
+async def test_filtered_batch_sends_no_frame() -> None:
     peer = Peer()
     await deliveries().deliver(peer.write, Script(b"", b"b", b"", b"c", then_ends=True), b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"b", b"c"]
 
 
-async def test_silence_while_things_happen_is_broken_by_bookmarks() -> None:
+async def test_filtered_events_are_followed_by_bookmarks() -> None:
     peer = Peer()
     script = Script(b"", b"", b"c", then_ends=True)
     await deliveries(bookmark_interval=0.0).deliver(peer.write, script, b"first", LOCAL_PRINCIPAL)
     assert peer.taken == [b"first", b"bookmark 1", b"bookmark 2", b"c"]
 
 
-async def test_what_ends_the_stream_is_raised() -> None:
+async def test_error_of_the_source_ends_the_stream() -> None:
     with pytest.raises(PositionLost):
         await deliveries().deliver(Peer().write, Script(b"a", PositionLost("s", 1)), b"first", LOCAL_PRINCIPAL)
 
 
-async def test_a_drain_sends_those_away_who_wait() -> None:
+async def test_drain_sends_going_away_to_idle_watchers() -> None:
     of, peer, script = deliveries(), Peer(), Script(b"a", b"")
     watcher = started(of, peer, script)
     await script.waiting.wait()
@@ -105,7 +105,7 @@ async def test_a_drain_sends_those_away_who_wait() -> None:
         await of.deliver(peer.write, Script(), b"first", LOCAL_PRINCIPAL)
 
 
-async def test_a_drain_does_not_break_a_frame_that_is_being_written() -> None:
+async def test_drain_lets_a_frame_that_is_being_written_finish() -> None:
     class Slow(Peer):
         def __init__(self) -> None:
             super().__init__()
@@ -136,7 +136,7 @@ async def test_a_stream_ends_at_its_age() -> None:
     of.admit()
 
 
-async def test_ages_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_maximum_ages_of_streams_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     ages: list[float] = []
     loop = asyncio.get_running_loop()
     original = loop.call_later
@@ -156,7 +156,7 @@ async def test_ages_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("takes", "position"), [(0, "position 0"), (1, "position 0"), (2, "position 1")])
-async def test_a_watcher_that_does_not_read_is_too_slow_at_what_it_has_taken(takes: int, position: str) -> None:
+async def test_watcher_that_does_not_read_is_too_slow_at_its_last_taken_position(takes: int, position: str) -> None:
     of, peer = deliveries(write_timeout=0.01), Peer(takes)
     with pytest.raises(WatcherTooSlow) as caught:
         await of.deliver(peer.write, Script(b"a", b"b", b"c"), b"first", LOCAL_PRINCIPAL)
@@ -164,7 +164,7 @@ async def test_a_watcher_that_does_not_read_is_too_slow_at_what_it_has_taken(tak
     assert caught.value.retry_after == 1.0
 
 
-async def test_what_was_passed_over_counts_as_taken() -> None:
+async def test_filtered_events_count_as_taken() -> None:
     with pytest.raises(WatcherTooSlow) as caught:
         await deliveries(write_timeout=0.01).deliver(Peer(1).write, Script(b"", b"", b"c"), b"first", LOCAL_PRINCIPAL)
     assert caught.value.metadata == {"position": "position 2"}
@@ -192,7 +192,7 @@ async def test_a_watcher_that_leaves_during_a_drain_is_cancelled() -> None:
         assert peer.taken == [b"first"]
 
 
-async def test_each_of_many_slow_watchers_is_given_up_and_no_other() -> None:
+async def test_only_slow_watchers_are_disconnected() -> None:
     of = deliveries(write_timeout=0.02)
     well, quiet = Peer(), Script(b"a")
     healthy = started(of, well, quiet)
@@ -208,6 +208,6 @@ async def test_each_of_many_slow_watchers_is_given_up_and_no_other() -> None:
         await healthy
 
 
-async def test_a_timeout_of_the_streams_own_is_not_the_watchers_fault() -> None:
+async def test_timeout_inside_the_source_is_not_reported_as_a_slow_watcher() -> None:
     with pytest.raises(TimeoutError):
         await deliveries().deliver(Peer().write, Script(TimeoutError()), b"first", LOCAL_PRINCIPAL)

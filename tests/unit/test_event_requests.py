@@ -73,20 +73,20 @@ def test_a_watch() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1, 1.5, 10, 3600, 1e6])
-def test_a_silence_that_can_be_asked_for(seconds: float) -> None:
+def test_requested_bookmark_interval_is_used(seconds: float) -> None:
     silence = Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
     watching = WatchSessionRequest(session_id="s", bookmark_interval=silence)
     assert event_requests.watch_session(watching).silence == seconds
     assert event_requests.watch_events(WatchEventsRequest(bookmark_interval=silence), "").silence == seconds
 
 
-def test_the_silence_is_the_servers_unless_asked_for() -> None:
+def test_bookmark_interval_defaults_to_the_servers() -> None:
     assert event_requests.watch_session(WatchSessionRequest(session_id="s")).silence == inf
     assert event_requests.watch_events(WatchEventsRequest(), "").silence == inf
 
 
 @pytest.mark.parametrize("silence", [Duration(), Duration(nanos=999_999_999), Duration(seconds=-5)])
-def test_a_silence_that_is_too_short(silence: Duration) -> None:
+def test_bookmark_interval_below_the_minimum_is_refused(silence: Duration) -> None:
     assert watch(bookmark_interval=silence).keys() == {"bookmark_interval"}
     request = WatchEventsRequest(bookmark_interval=silence)
     assert violations(event_requests.watch_events, request, "").keys() == {"bookmark_interval"}
@@ -107,11 +107,11 @@ def test_an_unspecified_type_is_any() -> None:
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000)])
-def test_a_page_has_a_default_and_a_most(asked: int, limit: int) -> None:
+def test_page_size_has_a_default_and_a_maximum(asked: int, limit: int) -> None:
     assert event_requests.list_events(ListEventsRequest(session_id="s", page_size=asked)).limit == limit
 
 
-def test_a_page_is_not_negative() -> None:
+def test_negative_page_size_is_refused() -> None:
     assert page(page_size=-1).keys() == {"page_size"}
 
 
@@ -138,7 +138,7 @@ def test_a_feed_starts_now_by_default(start: Any, from_beginning: bool) -> None:
     assert event_requests.watch_events(WatchEventsRequest(start=start), "").from_beginning is from_beginning
 
 
-def test_a_feed_is_the_owners() -> None:
+def test_feed_of_a_bound_key_selects_its_owner() -> None:
     where = FeedFilter(session_ids=["s"], agent_id="a", user_id="u", labels={"x": "1"}, types=[APPENDED])
     made = event_requests.watch_events(WatchEventsRequest(filter=where), "alice").selection
     assert made == FeedSelection("alice", frozenset("s"), "a", "u", (("x", "1"),), frozenset([APPENDED]))
@@ -186,7 +186,7 @@ def test_a_delta(fields: dict[str, Any], at_fault: str | None) -> None:
     assert publish(delta(), delta(**fields)).keys() == ({f"deltas[1].{at_fault}"} if at_fault else set())
 
 
-def test_a_delta_has_a_piece() -> None:
+def test_delta_without_a_payload_is_refused() -> None:
     assert publish(Delta(message_id="m")).keys() == {"deltas[0].piece"}
 
 
@@ -200,7 +200,7 @@ def test_deltas_are_bounded_together() -> None:
     assert publish(*four, delta(text="x" * (rest + 1))).keys() == {"deltas"}
 
 
-def test_what_is_published_are_the_deltas() -> None:
+def test_published_deltas_are_those_of_the_request() -> None:
     deltas = [delta(text="a"), Delta(message_id="m", typing=True)]
     data = event_requests.publish_delta(PublishDeltaRequest(session_id="s", deltas=deltas))
     assert [Delta.FromString(one) for one in data] == deltas

@@ -18,7 +18,7 @@ def _disarmed() -> Iterator[None]:
     failpoints.arm("")
 
 
-def test_what_is_written() -> None:
+def test_accepted_specifications() -> None:
     text = (
         " after_commit=exit:0.01, before_deliver=sleep:0.2,before_read=sleep:0.1:0.5 ,before_hint=drop,"
         "before_cache=drop:0.3"
@@ -50,13 +50,13 @@ def test_what_is_written() -> None:
         "before_hint=burn:1",
     ],
 )
-def test_what_makes_no_sense_is_refused_and_arms_nothing(text: str) -> None:
+def test_invalid_specification_is_refused_and_arms_nothing(text: str) -> None:
     with pytest.raises(ValueError, match=r"must|could not"):
         failpoints.arm(text)
     assert not failpoints.armed
 
 
-async def test_a_drop_is_told_and_other_places_go_on() -> None:
+async def test_drop_affects_its_failpoint_only() -> None:
     failpoints.arm("before_hint=drop")
     assert await failpoints.reach("before_hint")
     assert failpoints.hit("before_hint")
@@ -70,7 +70,7 @@ def test_probabilities_are_kept() -> None:
     assert 250 < sum(failpoints.hit("before_hint") for _ in range(1000)) < 350
 
 
-async def test_a_sleep_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sleep_delays_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     failpoints.arm("before_hint=sleep:0.25")
@@ -78,7 +78,7 @@ async def test_a_sleep_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slept == [0.25]
 
 
-def test_an_exit_is_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_kills_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
     failpoints.arm("after_commit=exit:1")

@@ -99,7 +99,7 @@ def test_a_stream_begins_with_the_snapshot() -> None:
     assert opened(snapshot.position) == Cursor(1, "e1")
 
 
-def test_or_with_where_it_goes_on() -> None:
+def test_stream_from_a_position_begins_with_resumed() -> None:
     resumed = said(frames().first(None)).resumed
     assert (opened(resumed.position), resumed.head_seq) == (Cursor(1, "e1"), 1)
     start = WatchEventsResponse.FromString(feed().first()).resumed
@@ -114,7 +114,7 @@ async def test_events_are_passed_on_as_they_are(size: int) -> None:
     assert (opened(events.position), events.head_seq) == (Cursor(3, "e3"), 5)
 
 
-async def test_a_filter_passes_over_events_and_the_position_moves_all_the_same() -> None:
+async def test_filtered_events_still_move_the_position() -> None:
     watcher = frames(batch(entry(2, UPDATED), entry(3), entry(4, UPDATED)), batch(entry(5, UPDATED)), types=[APPENDED])
     events = said(await watcher.next()).events
     assert [event.seq for event in events.events] == [3]
@@ -151,7 +151,7 @@ async def test_deltas_are_passed_on_as_they_are() -> None:
     assert watcher.cursor == Cursor(1, "e1")
 
 
-def test_who_goes_away_is_told_where_it_was() -> None:
+def test_going_away_carries_the_position() -> None:
     assert opened(said(frames().going_away(Cursor(1, "e1"))).going_away.position) == Cursor(1, "e1")
     assert opened(frames().position(Cursor(2, "e2"))) == Cursor(2, "e2")
     away = WatchEventsResponse.FromString(feed().going_away(feed().cursor)).going_away
@@ -172,7 +172,7 @@ class Counted:
         patch.setattr(where, name, counting)
 
 
-async def test_a_batch_for_a_hundred_watchers_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frame_of_a_batch_is_built_once_for_a_hundred_watchers(monkeypatch: pytest.MonkeyPatch) -> None:
     joined, sealed = Counted(monkeypatch, encoding, "repeated"), Counted(monkeypatch, Seal, "seal")
     shared = batch(entry(2), entry(3))
     delivered = [await frames(shared).next() for _ in range(100)]
@@ -194,7 +194,7 @@ async def test_another_user_or_filter_gets_a_frame_with_a_position_of_its_own() 
 @pytest.mark.parametrize(
     ("size", "filters", "kept"), [(0, FRAMES_KEPT + 9, FRAMES_KEPT), (FRAME_BYTES_KEPT // 4, 5, 3)]
 )
-async def test_a_batch_keeps_only_so_many_frames(size: int, filters: int, kept: int) -> None:
+async def test_number_of_frames_cached_per_batch_is_bounded(size: int, filters: int, kept: int) -> None:
     shared = batch(entry(2, size=size))
     first, again = [
         [await frames(shared, scope=Scope("acme", f"user-{number}")).next() for number in range(filters)]
@@ -214,7 +214,7 @@ def feed_batch(*sessions: str) -> FeedBatch:
     )
 
 
-async def test_a_feed_is_filtered_and_its_position_is_behind_all_that_was_read() -> None:
+async def test_filtered_feed_moves_its_position_past_all_events_read() -> None:
     selection = FeedSelection(agent_id="agent-a")
     watcher = feed(feed_batch("a", "b"), feed_batch("b"), selection=selection)
     events = WatchEventsResponse.FromString(await watcher.next()).events
@@ -229,7 +229,7 @@ async def test_a_feed_is_filtered_and_its_position_is_behind_all_that_was_read()
     assert POSITIONS.of_feed(SCOPE, selection).open(bookmark.position) == watcher.cursor
 
 
-async def test_a_batch_of_a_feed_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frame_of_a_feed_batch_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     joined, sealed = Counted(monkeypatch, encoding, "repeated"), Counted(monkeypatch, Seal, "seal")
     shared = feed_batch("a", "b")
     delivered = [await feed(shared).next() for _ in range(100)]

@@ -51,7 +51,7 @@ def test_a_position_of_a_feed_gives_its_cursor_back(anchors: int, late_commits: 
     assert of_feed().open(of_feed().seal(cursor)) == cursor
 
 
-def test_positions_from_before_there_were_stragglers_are_good() -> None:
+def test_positions_of_earlier_versions_without_late_commits_are_accepted() -> None:
     cursor = feed_cursor(2)
     seal = Seal(KEY, of_feed().binding)
     listed = [[place.commit_xid, place.session_id, place.seq, event_id] for place, event_id in cursor.anchors]
@@ -110,7 +110,7 @@ def test_a_position_of_another_feed_is_refused(other: FeedPositions) -> None:
         of_feed().open(other.seal(feed_cursor(2)))
 
 
-def test_sessions_and_feeds_and_lists_refuse_each_others() -> None:
+def test_session_feed_and_list_tokens_are_not_interchangeable() -> None:
     page_token = (
         PageTokens(KEY)
         .of(SCOPE, "/sessiond.v1.EventService/ListEvents", "s", SessionSelection().digest)
@@ -131,7 +131,7 @@ def test_filters_that_select_the_same_share_positions() -> None:
     assert of_feed(selection=same).open(of_feed(selection=one).seal(feed_cursor(1))) == feed_cursor(1)
 
 
-def test_parts_of_filters_do_not_run_into_each_other() -> None:
+def test_filters_that_concatenate_alike_have_different_positions() -> None:
     digests = {
         FeedSelection(session_ids=frozenset(["a", "b"])).digest,
         FeedSelection(labels=(("a", "b"),)).digest,

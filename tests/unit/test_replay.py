@@ -34,7 +34,7 @@ class TestRetry:
         log.append(user("x", "m"))
         return log.ok(action, request_id="r")
 
-    def test_gets_the_first_outcome_and_has_no_effect(self, action: c.Action) -> None:
+    def test_retry_gets_the_first_outcome_and_has_no_effect(self, action: c.Action) -> None:
         log = Log()
         first = self.first(log, action)
         before = log.session(), len(log.log())
@@ -42,14 +42,14 @@ class TestRetry:
         assert log.ok(action, request_id="r") == first
         assert (log.session(), len(log.log())) == before
 
-    def test_gets_it_also_after_later_changes(self, action: c.Action) -> None:
+    def test_retry_after_later_changes_gets_the_first_outcome(self, action: c.Action) -> None:
         log = Log()
         first = self.first(log, action)
         if log.session().status != SessionStatus.SESSION_STATUS_ENDED:
             log.ok(c.UpdateSession(new_session(summary="other", name="other"), ["summary", "name"], REPLACE))
         assert log.ok(action, request_id="r") == first
 
-    def test_gets_it_within_one_batch(self, action: c.Action) -> None:
+    def test_retry_within_one_batch_gets_the_first_outcome(self, action: c.Action) -> None:
         log = Log()
         log.create()
         log.append(user("x", "m"))
@@ -58,14 +58,14 @@ class TestRetry:
         assert not isinstance(first, Exception)
         assert first == second
 
-    def test_gets_it_even_with_an_expected_version_that_has_passed(self, action: c.Action) -> None:
+    def test_retry_ignores_an_expected_version_that_has_passed(self, action: c.Action) -> None:
         log = Log()
         log.create()
         log.append(user("x", "m"))
         first = log.ok(action, request_id="r", expected_version=2)
         assert log.ok(action, request_id="r", expected_version=2) == first
 
-    def test_with_another_content_is_refused(self, action: c.Action) -> None:
+    def test_request_id_with_other_content_is_refused(self, action: c.Action) -> None:
         log = Log()
         self.first(log, action)
         version = log.session().version
@@ -104,7 +104,7 @@ def test_a_refusal_is_not_remembered() -> None:
     assert isinstance(log.ok(c.SuspendSession(), request_id="r"), c.SessionWritten)
 
 
-def test_a_foreign_caller_cannot_replay() -> None:
+def test_caller_of_another_user_gets_no_outcome_of_a_retry() -> None:
     log = Log()
     log.create(user_id="alice")
     log.ok(c.TouchSession(0), request_id="r")

@@ -336,7 +336,7 @@ class TestIsolation:
     """Defect 11: what is not the caller's does not exist."""
 
     @pytest.mark.parametrize("scope", [c.Scope("other"), c.Scope("tenant", "bob")], ids=["tenant", "owner"])
-    def test_a_foreign_session_is_as_unknown_as_none(self, scope: c.Scope) -> None:
+    def test_session_of_another_user_is_not_found(self, scope: c.Scope) -> None:
         log = Log()
         log.create(user_id="alice")
         actions: list[c.Action] = [
@@ -369,7 +369,7 @@ class TestDeletion:
             assert isinstance(log.do(action), SessionNotFound)
         assert isinstance(log.do(c.CreateSession(new_session())), SessionAlreadyExists)
 
-    def test_created_used_and_deleted_in_one_batch(self) -> None:
+    def test_session_created_used_and_deleted_in_one_batch(self) -> None:
         log = Log()
         results = log.apply(
             log.command(c.CreateSession(new_session()), request_id="r1"),
@@ -458,7 +458,7 @@ def rfc7396(target: object, patch: object) -> object:
 
 
 @given(target=OBJECTS, patch=OBJECTS)
-def test_merge_patch_is_the_rfc(target: dict[str, object], patch: dict[str, object]) -> None:
+def test_merge_follows_rfc_7396(target: dict[str, object], patch: dict[str, object]) -> None:
     merged, original = struct(target), struct(patch)
     merge_patch(merged, original)
     assert merged == struct(rfc7396(target, patch))  # type: ignore[arg-type]

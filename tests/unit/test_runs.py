@@ -155,7 +155,7 @@ class TestFence:
         ],
         ids=lambda action: type(action).__name__,
     )
-    def test_every_kind_of_write_is_refused_to_one_who_is_not_live(self, log: Log, action: c.Action) -> None:
+    def test_every_write_with_a_stale_fence_is_refused(self, log: Log, action: c.Action) -> None:
         stale = begun(log, "r1")
         log.ok(finish(), fence=stale)
         log.ok(request("t1"))
@@ -170,18 +170,18 @@ class TestFence:
         if not isinstance(action, c.FinishRun):
             assert log.session() == before
 
-    def test_until_the_lease_is_over_it_may_write(self, log: Log) -> None:
+    def test_write_before_the_lease_ends_is_accepted(self, log: Log) -> None:
         fence = begun(log, "r1")
         log.now += LEASE * SECOND - 1
         log.ok(c.AppendMessages([user()]), fence=fence)
         assert log.messages()[-1].run_id == "r1"
 
-    def test_a_write_without_a_fence_is_anybodys(self, log: Log) -> None:
+    def test_write_without_a_fence_is_accepted_while_a_run_is_live(self, log: Log) -> None:
         begun(log, "r1")
         log.append(user("a person"))
         assert log.messages()[-1].run_id == ""
 
-    def test_a_retry_gets_its_outcome_though_fenced_out_by_now(self, log: Log) -> None:
+    def test_retry_gets_its_outcome_after_its_run_was_fenced(self, log: Log) -> None:
         fence = begun(log, "r1")
         first = log.ok(finish(), fence=fence, request_id="r")
         log.now += 100 * SECOND
@@ -220,7 +220,7 @@ class TestHeartbeat:
 
 
 class TestFinish:
-    def test_stores_what_came_of_it(self, log: Log) -> None:
+    def test_finish_stores_status_and_usage(self, log: Log) -> None:
         fence = begun(log, "r1")
         log.now += 5 * SECOND
         outcome = log.ok(finish(7), fence=fence)
@@ -239,7 +239,7 @@ class TestFinish:
         log.ok(finish(failed="quota"), fence=begun(log, "r1"))
         assert (status_of(log.run("r1")), log.run("r1").error.code) == ("FAILED", "quota")
 
-    def test_completed_leaves_what_waits_for_a_person(self, log: Log) -> None:
+    def test_completed_run_leaves_calls_that_await_approval_open(self, log: Log) -> None:
         fence = begun(log, "r1")
         for tool_call_id, approval in (("plain", False), ("asked", True), ("approved", True), ("running", True)):
             log.ok(request(tool_call_id, approval=approval), fence=fence)
@@ -270,7 +270,7 @@ class TestFinish:
 
 
 class TestCancel:
-    def test_the_live_run_and_the_next_one_starts(self, log: Log) -> None:
+    def test_cancelling_the_live_run_starts_the_next(self, log: Log) -> None:
         fence = begun(log, "r1")
         log.ok(begin("r2", ENQUEUE))
         outcome = log.ok(c.CancelRun("r1"), request_id="r")
@@ -280,7 +280,7 @@ class TestCancel:
         assert isinstance(log.do(c.HeartbeatRun(), fence=fence), RunFenced)
         assert log.ok(c.CancelRun("r1"), request_id="r") == outcome
 
-    def test_one_that_waits(self, log: Log) -> None:
+    def test_cancelling_a_queued_run(self, log: Log) -> None:
         begun(log, "r1")
         log.ok(begin("r2", ENQUEUE))
         log.ok(begin("r3", ENQUEUE))
@@ -290,7 +290,7 @@ class TestCancel:
         assert settled(log).live_run_id == "r3"
         assert not log.run("r2").HasField("start_time")
 
-    def test_one_that_is_over_says_how(self, log: Log) -> None:
+    def test_cancelling_a_finished_run_says_how_it_ended(self, log: Log) -> None:
         log.ok(finish(), fence=begun(log, "r1"))
         refusal = log.do(c.CancelRun("r1"))
         assert isinstance(refusal, RunEnded)
@@ -299,7 +299,7 @@ class TestCancel:
 
 
 class TestLease:
-    def test_one_that_runs_out_fails_the_run_and_starts_the_next(self, log: Log) -> None:
+    def test_expired_lease_fails_the_run_and_starts_the_next(self, log: Log) -> None:
         fence = begun(log, "r1")
         log.ok(begin("r2", ENQUEUE))
         log.ok(request("t1"), fence=fence)
@@ -317,7 +317,7 @@ class TestLease:
         assert (session.live_run_id, session.open_tool_call_count, session.pending_approval_count) == ("r2", 0, 0)
         assert log.heads[KEY].lease_expire_us == log.now + LEASE * SECOND
 
-    def test_not_before_its_time(self, log: Log) -> None:
+    def test_lease_does_not_expire_early(self, log: Log) -> None:
         begun(log, "r1")
         log.now += LEASE * SECOND - 1
         before = log.session()
@@ -325,7 +325,7 @@ class TestLease:
         assert log.session() == before
 
     @pytest.mark.parametrize("policy", [1, 2, 3])
-    def test_beginning_a_run_does_what_the_sweeper_would_have(self, log: Log, policy: int) -> None:
+    def test_begin_run_ends_a_run_whose_lease_expired(self, log: Log, policy: int) -> None:
         begun(log, "r1")
         log.now += LEASE * SECOND
         log.ok(begin("r2", policy))  # type: ignore[arg-type]
@@ -334,7 +334,7 @@ class TestLease:
         assert [event.index_in_request for event in log.log()[-2:]] == [0, 0]
         settled(log)
 
-    def test_that_is_done_even_when_the_command_is_refused(self, log: Log) -> None:
+    def test_expired_run_is_ended_even_when_the_command_is_refused(self, log: Log) -> None:
         begun(log, "r1")
         log.ok(begin("r2", ENQUEUE))
         log.now += LEASE * SECOND
@@ -368,7 +368,7 @@ class TestLease:
         assert status_of(log.run("r1")) == "FAILED"
         settled(log)
 
-    def test_of_a_session_whose_time_is_over_it_is_the_session_that_ends(self, log: Log) -> None:
+    def test_expired_session_ends_instead_of_its_run(self, log: Log) -> None:
         begun(log, "r1")
         log.ok(c.UpdateSession(new_session(ttl={"seconds": 10}), ["ttl"], REPLACE))
         log.now += 1000 * SECOND
@@ -387,7 +387,7 @@ class TestCascade:
         log.ok(c.StartToolCall("running"), fence=fence)
         return fence
 
-    def test_suspending_cancels_runs_and_what_runs(self, log: Log) -> None:
+    def test_suspend_cancels_runs_and_started_calls(self, log: Log) -> None:
         fence = self.full(log)
         log.ok(request("nobodys"))
         log.ok(c.SuspendSession())
@@ -491,7 +491,7 @@ class TestPreset:
         assert self.create(log, done, Run(status=RunStatus.RUN_STATUS_FAILED)) == first
         assert isinstance(log.do(begin("a"), session_id="s2"), RunAlreadyExists)
 
-    def test_none_of_the_future(self) -> None:
+    def test_preset_times_in_the_future_are_refused(self) -> None:
         run = Run(run_id="a", status=RunStatus.RUN_STATUS_COMPLETED)
         run.end_time.seconds = START // SECOND + 1
         refusal = self.create(Log(), run)

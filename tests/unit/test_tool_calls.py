@@ -198,7 +198,7 @@ class TestApproval:
     """Defect 6: approvals were published and not stored."""
 
     @pytest.mark.parametrize("approve", [True, False])
-    def test_who_when_and_why_is_stored(self, log: Log, approve: bool) -> None:
+    def test_approver_time_and_reason_are_stored(self, log: Log, approve: bool) -> None:
         log.ok(request("t", approval=True))
         log.now += 60 * SECOND
         log.ok(decide("t", approve=approve, approver="Ada", reason="it is safe"))
@@ -213,14 +213,14 @@ class TestApproval:
         assert log.log()[-1].tool_call.approval == approval
         assert not next(iter(log.calls[KEY].values())).awaits_approval
 
-    def test_stays_with_the_call(self, log: Log) -> None:
+    def test_approval_stays_with_the_call(self, log: Log) -> None:
         log.ok(request("t", approval=True))
         log.ok(decide("t", approver="Ada"))
         log.ok(START_CALL)
         log.ok(COMPLETE)
         assert log.call("t").approval.approver == "Ada"
 
-    def test_one_that_needs_none_can_be_approved_all_the_same(self, log: Log) -> None:
+    def test_call_that_needs_no_approval_can_be_approved(self, log: Log) -> None:
         log.ok(request("t"))
         log.ok(APPROVE)
         assert settled(log).pending_approval_count == 0
@@ -238,13 +238,13 @@ class TestResults:
         assert [e.tool_call.arguments.text for e in (requested, started, failed)] == ["arguments", "", ""]
         assert [e.tool_call.result.text for e in (requested, started, failed)] == ["", "", "a partial result"]
 
-    def test_a_tool_may_say_nothing(self, log: Log) -> None:
+    def test_empty_result_is_accepted(self, log: Log) -> None:
         log.ok(request("t"))
         log.ok(START_CALL)
         log.ok(complete("t"))
         assert (log.call("t").result_seq, log.call("t").HasField("result")) == (0, False)
 
-    def test_a_late_result_is_in_the_log_alone(self, log: Log) -> None:
+    def test_late_result_is_recorded_in_the_log_only(self, log: Log) -> None:
         fence = begun(log, "r1")
         log.ok(request("t", text="arguments"), fence=fence)
         log.ok(START_CALL, fence=fence)
@@ -269,7 +269,7 @@ class TestResults:
         assert log.call("t").result.text == "first"
 
 
-def test_a_call_outlives_the_run_that_is_done_when_a_person_must_decide(log: Log) -> None:
+def test_call_that_awaits_approval_outlives_its_completed_run(log: Log) -> None:
     first = begun(log, "r1")
     log.ok(request("t", approval=True, text="rm -rf build"), fence=first)
     log.ok(finish(), fence=first)
