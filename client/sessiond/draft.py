@@ -370,7 +370,10 @@ class Draft:
             publisher.cancel()
             await asyncio.wait([publisher])
             if not publisher.cancelled() and (failure := publisher.exception()) is not None:
-                raise failure
+                # The append counts, and must not be lost for this; the loop's exception handler logs it.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a draft could not be shown", "exception": failure, "task": publisher}
+                )
 
 
 def _batches(messages: Sequence[Message]) -> list[list[Message]]:

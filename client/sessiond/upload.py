@@ -1,10 +1,12 @@
 """Files on their way to the service."""
 
 import asyncio
+import errno
 import hashlib
 import io
 import mimetypes
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -133,6 +135,9 @@ async def opened(source: Source) -> AsyncIterator[tuple[BinaryIO, str]]:
     """What can be read from any place, and the name that it has by itself. An iterator is read to its end first."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
+        if stat.S_ISFIFO(path.stat().st_mode):  # noqa: ASYNC240 - as quick as opening it
+            # Opening one waits, and keeps the event loop waiting, until somebody writes to it.
+            raise OSError(errno.ESPIPE, "a pipe cannot be uploaded by its path; pass an iterator of bytes", str(path))
         file, name = cast("BinaryIO", path.open("rb")), storable(path.name, MOST_NAME)  # noqa: ASYNC230 - a thread's could leak
     elif isinstance(source, bytes | bytearray | memoryview):
         file, name = io.BytesIO(source), ""

@@ -486,3 +486,19 @@ async def test_a_piece_that_a_session_refuses_is_kept(client: sessiond.Client, s
     server.always = None
     await draft.append()
     assert sessiond.text_of(appended(server)[0]) == "".join(pieces)
+
+
+async def test_a_defect_while_showing_does_not_cost_the_append(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def defective(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(drafts, "Delta", defective)
+    async with client.draft("s", interval=0) as draft:
+        await draft.write("kept")
+    assert sessiond.text_of(appended(server)[0]) == "kept"
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]

@@ -46,6 +46,14 @@ async def test_any_file_can_be_uploaded_and_saved(
     assert os.listdir(os.fsencode(tmp_path)) == [name]
 
 
+async def test_a_named_pipe_is_refused_rather_than_waited_for(
+    session_id: str, sessions: sessiond.Client, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe cannot be uploaded"):
+        await sessions.upload(session_id, tmp_path / "pipe")
+
+
 @pytest.mark.parametrize("name", [b"caf\xe9", b"n" * 250, b"n" * 255, "é".encode() * 127])
 async def test_any_file_can_keep_a_position(name: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, name, b"old\n")
