@@ -1,4 +1,4 @@
-"""Proof that no event is missing, none comes twice, and all are of one history."""
+"""Checks that no event is missing, that none comes twice, and that all belong to one history."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 
 _MOST_SESSIONS = 4096
-"""Of a feed, whose last events are remembered: about 1 MiB. Events of one that was forgotten are taken as they come."""
+"""Sessions of a feed whose last event is remembered, in about 1 MiB. The next event of a session that was forgotten is
+accepted without a check."""
 
 
 class Chain:
-    """One session's log, as a reader gets it: event after event or, where `contiguous` is False, in ascending order."""
+    """Checks one session's events as a reader receives them: each must follow the one before or, where `contiguous` is
+    False, have a higher seq."""
 
     def __init__(self, *, contiguous: bool) -> None:
         self._contiguous = contiguous
@@ -33,7 +35,7 @@ class Chain:
         self._seq, self._event_id = seq, event_id
 
     def take(self, event: Event) -> bool:
-        """Whether the event is new; False where it was there before. Raises PositionLost where it does not follow."""
+        """Returns whether the event is new. Raises PositionLost where it does not follow the event before."""
         if self._seq is not None:
             if event.seq < self._seq:
                 return False
@@ -42,10 +44,10 @@ class Chain:
                     raise _lost(event.session_id, self._seq)
                 return False
             next_one = event.seq == self._seq + 1
-            # Logs that an early server wrote do not say.
+            # Events that an early server wrote do not name the event before them.
             told = self._event_id and event.previous_event_id
             follows = next_one and (not told or event.previous_event_id == self._event_id)
-            # Deleting removes all events but the last, also those that this reader was still to get.
+            # Deleting a session removes all its events but the last, also those that this reader has not received yet.
             gap = not next_one and (event.type == DELETED or not self._contiguous)
             if not (follows or gap):
                 raise _lost(event.session_id, self._seq)
@@ -54,7 +56,7 @@ class Chain:
         return True
 
     def prove(self, head_seq: int, session_id: str) -> None:
-        """Raises PositionLost where the log's last event, the service says, is not the one that came last."""
+        """Raises PositionLost unless the last event received is `head_seq`, which the service says is the last."""
         if self._seq is not None and self._seq != head_seq:
             raise _lost(session_id, self._seq)
 
@@ -67,9 +69,9 @@ class Chains:
         self._chains: OrderedDict[str, Chain] = OrderedDict()
 
     def take(self, event: Event) -> bool:
-        """As Chain.take."""
+        """Checks an event against its session's chain; see Chain.take."""
         chain = self._chains.get(event.session_id)
-        # Some time after it was deleted a session's id can be taken anew, by another log.
+        # Some time after a session was deleted, another session may have its id.
         if chain is None or (chain.over and event.type == CREATED):
             chain = self._chains[event.session_id] = Chain(contiguous=self._contiguous)
         self._chains.move_to_end(event.session_id)
@@ -79,7 +81,7 @@ class Chains:
 
 
 def new_events(chain: Chain | Chains, events: Sequence[Event]) -> list[Event]:
-    """Those that were not there before. Raises PositionLost; the chain is then of no more use."""
+    """Returns the events that are new. Raises PositionLost; the chain cannot be used after that."""
     return [event for event in events if chain.take(event)]
 
 

@@ -14,11 +14,12 @@ from sessiond.target import is_local
 SERVICES = tuple(
     f"sessiond.v1.{service}Service" for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment")
 )
-"""Whose calls are sent again. Of their calls those that stream see to themselves (see Tail, Upload and Download)."""
+"""The services whose unary calls grpc retries. Tail, Upload and Download retry their streams themselves."""
 
 RETRIED = ("UNAVAILABLE", "CANCELLED")
-"""CANCELLED besides: what reaches a server while it stops, or is under way when its grace is over, ends in a reset of
-the HTTP/2 stream, which grpc shows as that. A call that its own caller cancels is not sent again."""
+"""CANCELLED is among them because a call that reaches a server while it stops, or is in flight when the server's grace
+ends, ends with a reset of its HTTP/2 stream, which grpc reports as CANCELLED. A call that its own caller cancels is not
+retried."""
 
 NO_PROXY: Sequence[tuple[str, str | int]] = (
     # http_proxy, https_proxy and grpc_proxy.
@@ -61,22 +62,23 @@ def channel_options(
     options: list[tuple[str, str | int]] = [
         ("grpc.primary_user_agent", f"{user_agent} sessiond-python/{_version()}".lstrip()),
         ("grpc.service_config", json.dumps(_service_config(retry))),
-        # A request larger than the buffer (256 KiB by default) would go out once and never again.
+        # grpc does not retry a request that is larger than this buffer, which has 256 KiB by default.
         ("grpc.per_rpc_retry_buffer_size", 2 * max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", round(keepalive.interval * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive.timeout * 1000)),
-        # This is what grpc goes by; without it a dead connection lives for a minute longer (docs/decisions/0014).
+        # grpc uses this value, not the one above; without it a dead connection lives a minute longer
+        # (docs/decisions/0014).
         ("grpc.http2.ping_timeout_ms", round(keepalive.timeout * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # grpc would let a service that was away for a while wait up to two minutes for its clients. And where servers
-        # restart in turn, the first must have its clients back before the second stops.
+        # By default grpc waits up to two minutes before it connects again to a service that was away. Where servers
+        # restart in turn, clients must be back at the first server before the second one stops.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
-        # Connections of its own. Those shared by a process would hand on how they fared: a client made after the
-        # service came up would fail at once where another one is between two tries.
+        # The client shares no connections. Shared connections share their backoff: a new client would fail at once
+        # while another client of the process waits for its next attempt, although the service is up.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     # A proxy sees all that TLS does not protect, and traffic to this machine has no reason to leave it.
@@ -88,13 +90,13 @@ def channel_options(
 
 
 def stream_options(options: list[tuple[str, str | int]]) -> list[tuple[str, str | int]]:
-    """From `channel_options`, for a channel of streams: never sent again by grpc, which knows no positions."""
+    """The same options for a channel of streams. grpc must not retry streams: it does not know their positions."""
     config = json.dumps(_service_config(Retry(max_attempts=1)))
     return [(name, config if name == "grpc.service_config" else value) for name, value in options]
 
 
 def _service_config(retry: Retry) -> dict[str, object]:
-    # With several addresses behind the target: every call to the next one that is connected.
+    # Where the target has several addresses, each call goes to the next address that is connected.
     config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if retry.max_attempts > 1:
         policy = {

@@ -1,4 +1,4 @@
-"""The channel to the service: how it is made, how a call goes through it, how it ends."""
+"""The connection to the service: opens channels, sends calls through them, closes them."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -36,8 +36,8 @@ Response = TypeVar("Response")
 
 
 class Connection:
-    """One channel, and more for streams, opened when they are first used, for one event loop. See `Client` for the
-    parameters."""
+    """One channel for unary calls and more channels for streams. Each opens when it is first used. A connection belongs
+    to one event loop. `Client` documents the parameters."""
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class Connection:
         self._timeout = timeout
         self._largest = max_message_bytes
         self._wait_for_ready = wait_for_ready
-        # Metadata of every call rather than call credentials: the channel is known to be fit for the key, and a
-        # credentials plugin costs each call a trip through another thread.
+        # The key is in each call's metadata and not in call credentials: the check above has shown that the channel
+        # may carry it, and a credentials plugin costs each call a trip through another thread.
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
         self._options = channel_options(target, tls, retry, keepalive, max_message_bytes, user_agent)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._streams = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
-        # Apart from the watches: what somebody waits for should not queue up behind somebody's film.
+        # Transfers have channels of their own, so that events do not queue behind the bytes of files.
         self._transfers = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
         self._closed = False
 
@@ -133,19 +133,19 @@ class Connection:
     def receive(
         self, method: "Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Any, Response]]", request: Message
     ) -> Stream[Response]:
-        """As `stream`, for what moves files."""
+        """Opens a stream as `stream` does, on the channels for transfers."""
         self._open()
         return self._transfers.open(lambda stubs: self._stream(method(stubs), request))
 
     def send(
         self, method: "Callable[[Stubs], grpc.aio.StreamUnaryMultiCallable[Request, Response]]"
     ) -> Sending[Request, Response]:
-        """As `receive`, in the other direction."""
+        """Opens a call that sends a stream of requests, on the channels for transfers. Raises as `stream`."""
         self._open()
         return self._transfers.open(lambda stubs: Sending(method(stubs)(metadata=self._metadata, wait_for_ready=True)))
 
     def end(self, stream: Stream[Any] | Sending[Any, Any]) -> None:
-        """Ends what `stream`, `receive` or `send` has made. Idempotent."""
+        """Ends a stream that `stream`, `receive` or `send` returned. Idempotent."""
         self._streams.end(stream)
         self._transfers.end(stream)
 
@@ -156,10 +156,10 @@ class Connection:
         timeout: float | None,
         request_id: str = "",
     ) -> Response:
-        """The answer, within `timeout` seconds (None: the client's own).
+        """Sends a unary call and returns its answer, within `timeout` seconds (None: the client's default).
 
-        Raises what `errors` says; ClientClosed when the client is closed meanwhile. Cancelling cancels the call: a
-        write may have happened all the same.
+        Raises the errors of `sessiond.errors`; ClientClosed when the client is closed meanwhile. Cancelling the task
+        cancels the call; a write may still have happened.
         """
         if timeout is None:
             timeout = self._timeout
@@ -172,15 +172,15 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise self._typed(error, request, request_id) from error
         except asyncio.CancelledError:
-            # A channel that closes cancels its calls, which grpc.aio shows as if the waiting task were cancelled.
+            # A channel that closes cancels its calls; grpc.aio raises that as if the waiting task were cancelled.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise ClientClosed from None
             raise
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest and, at once, all
-        streams. Idempotent."""
+        """Refuses new calls, cancels all streams at once, and cancels the calls in flight after `grace` seconds (None:
+        at once). Idempotent."""
         self._closed = True
         if forked():
             return

@@ -1,4 +1,4 @@
-"""Files on their way from the service."""
+"""Downloads of attachments."""
 
 import asyncio
 import hashlib
@@ -54,7 +54,7 @@ class Download:
 
     @property
     def attachment(self) -> Attachment | None:
-        """What it is that is read; None before the first chunk."""
+        """The attachment that is read; None before the first chunk."""
         return self._attachment
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -64,7 +64,7 @@ class Download:
         return self._chunks
 
     async def read(self) -> bytes:
-        """All of it, in memory. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch."""
+        """Reads all bytes into memory. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch."""
         return b"".join([chunk async for chunk in self])
 
     async def save(self, path: "str | os.PathLike[str]") -> Attachment:
@@ -87,22 +87,22 @@ class Download:
                 async for chunk in self:
                     await asyncio.to_thread(file.write, chunk)
             except (ChecksumMismatch, InvalidFields):
-                # Not the beginning of this attachment, whatever it is.
+                # The bytes of the file are not the beginning of this attachment.
                 part.unlink(missing_ok=True)
                 raise
             await asyncio.to_thread(_flushed, file)
             if fcntl is not None:
-                # Still reserved: the next who saves it here must not find what is whole and about to leave.
+                # The lock is still held: another `save` to this path must not find the complete file before it moves.
                 await asyncio.to_thread(os.replace, part, target)
         finally:
             file.close()
-        if fcntl is None:  # a file that is open cannot be moved there
+        if fcntl is None:  # Windows cannot move a file that is open
             await asyncio.to_thread(os.replace, part, target)
         assert self._attachment is not None
         return self._attachment
 
     async def aclose(self) -> None:
-        """Takes the call back. Idempotent."""
+        """Cancels the call. Idempotent."""
         stream, self._stream = self._stream, None
         if stream is not None:
             self._connection.end(stream)
@@ -169,7 +169,8 @@ class Download:
 
 
 def _reserved(path: Path) -> BinaryIO:
-    """The file, open, and nobody else's until it is closed: what two append is neither's. Raises BlockingIOError."""
+    """Opens the file and locks it until it is closed, so that two callers do not mix their bytes. Raises
+    BlockingIOError."""
     while True:
         file = path.open("a+b")
         try:
@@ -182,8 +183,8 @@ def _reserved(path: Path) -> BinaryIO:
 
 
 def _is_ours(file: BinaryIO, path: Path) -> bool:
-    """Whether it is locked, where that can be done, and still the file of that name: the one before us may have moved
-    it since it was opened. Raises BlockingIOError."""
+    """Locks the file, where the system has locks, and returns whether it still has its name: its last user may have
+    moved it since it was opened. Raises BlockingIOError."""
     if fcntl is None:
         return True
     try:
@@ -199,7 +200,7 @@ def _is_ours(file: BinaryIO, path: Path) -> bool:
 
 
 def _recall(file: BinaryIO, digest: "hashlib._Hash") -> int:
-    """Reads what an earlier call has left; its size."""
+    """Feeds the bytes that an earlier call left to the digest, and returns their number."""
     file.seek(0)
     size = 0
     while chunk := file.read(1024 * 1024):

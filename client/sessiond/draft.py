@@ -1,4 +1,4 @@
-"""A message that is shown while it is being written, and kept once it is done."""
+"""A message that watchers see while it is written, and that is appended at the end."""
 
 import asyncio
 import re

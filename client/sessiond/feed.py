@@ -1,4 +1,4 @@
-"""What happens in all sessions of a tenant, as it happens."""
+"""A watch of the events of all sessions of a tenant."""
 
 from collections.abc import Callable, Sequence
 

@@ -124,7 +124,7 @@ def enum_value(enum: EnumDescriptor, value: str | int | None) -> Any:
 
 
 def timestamp(value: datetime) -> Timestamp:
-    """Raises ValueError for a datetime without a time zone: whose noon it means is anyone's guess."""
+    """Raises ValueError for a datetime without a time zone, which could mean any of 24 hours."""
     if value.tzinfo is None:
         raise ValueError("a datetime needs a time zone, such as datetime.UTC")
     result = Timestamp()
@@ -148,7 +148,7 @@ def run_fence(run: Fence | None) -> RunFence | None: ...
 
 
 def run_fence(run: Fence | None) -> RunFence | None:
-    """What a request carries of it."""
+    """Returns the fence that a request carries for a run."""
     return RunFence(run_id=run.run_id, fence=run.fence) if isinstance(run, Run) else run
 
 

@@ -8,14 +8,14 @@ from sessiond.errors import NotFound, Refused, RunFenced, SessiondError
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse
 
 SHORTEST = 0.001
-"""Seconds; whatever the service says, heartbeats are this far apart."""
+"""Least seconds between two heartbeats, whatever the service says."""
 
 
 class Lease:
     """Sends a heartbeat at each third of the lease, until it is closed or lost.
 
-    Lost it is when the service says so, and when it has run out as far as anybody here can tell: no heartbeat has come
-    back since one lease ago, by this machine's own clock. Whoever comes next may have begun by then.
+    The lease is lost when the service says so, and when no heartbeat was answered for a whole lease by this machine's
+    clock: the next run may have begun by then.
     """
 
     def __init__(
@@ -35,25 +35,25 @@ class Lease:
 
     @property
     def held_until(self) -> float:
-        """A time of the loop: the lease lasts as long at least."""
+        """The time of the loop's clock until which the lease lasts at least."""
         return self._since + self._seconds
 
     def keep(self) -> None:
         self._keeping = asyncio.create_task(self._keep(), name="sessiond-lease")
 
     async def close(self) -> None:
-        """Sends no more. Idempotent."""
+        """Stops the heartbeats. Idempotent."""
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             keeping.cancel()
             await asyncio.wait([keeping])
 
     async def extend(self) -> None:
-        """One heartbeat. Raises what `Client.heartbeat_run` raises."""
+        """Sends one heartbeat. Raises what `Client.heartbeat_run` raises."""
         loop = asyncio.get_running_loop()
         sent = loop.time()
         answer = await self._heartbeat(max(min(self._seconds / 3, self.held_until - sent), SHORTEST))
-        # From when it was sent: the service counts from when it came, which is later.
+        # Counted from the sending: the service counts from the arrival, which is later.
         self._since, self._seconds = sent, max(answer.lease.ToTimedelta().total_seconds(), SHORTEST)
 
     async def _keep(self) -> None:
@@ -86,6 +86,6 @@ def _ran_out(last: SessiondError) -> RunFenced:
 
 
 async def quietly(call: Awaitable[object]) -> None:
-    """For what is only done to be kind: the lease ends the run anyway."""
+    """Awaits a call and ignores its errors: for calls that the end of the lease makes up for."""
     with suppress(SessiondError, RuntimeError):
         await call

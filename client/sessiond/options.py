@@ -1,4 +1,4 @@
-"""What a client, or a watch, is made with. Frozen values; needs no grpc."""
+"""Options of clients and watches, as frozen values. This module does not import grpc."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Lists that are longer than one answer."""
+"""Lists that are fetched page by page."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def _previous_token(page: ListMessagesResponse) -> str:
 
 
 class _PageIterator(Generic[Page]):
-    """Classes, not async generators: those must be closed, and end for good where a fetch fails."""
+    """A class and not an async generator, which would have to be closed and would end for good at a failed fetch."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[Page]], token: str, follow: Callable[[Page], str]) -> None:
         self._fetch = fetch

@@ -1,4 +1,4 @@
-"""Where a reader keeps how far it has come."""
+"""Stores for the position of a reader."""
 
 import asyncio
 import os
@@ -12,11 +12,11 @@ class PositionStore(Protocol):
     """Keeps one position: of one session or feed, with one filter. What it raises comes out of the watch."""
 
     async def load(self) -> str | None:
-        """What was saved last; None where nothing was."""
+        """Returns the position that was saved last; None where none was."""
         ...
 
     async def save(self, position: str) -> None:
-        """Keeps the position before it returns, instead of any older one. Never called twice at a time."""
+        """Replaces the stored position before it returns. There is never more than one call at a time."""
         ...
 
 
@@ -63,8 +63,8 @@ class FilePositions:
 
 
 class Saver:
-    """When a position is saved: as soon as there is one for the first time, then after so many events or seconds,
-    whichever comes first, and at the end."""
+    """Decides when a position is saved: the first one at once, then after `every_events` events or `every_seconds`
+    seconds, whichever comes first, and at the end."""
 
     def __init__(self, store: PositionStore, every_events: int, every_seconds: float) -> None:
         self._store = store
@@ -77,19 +77,19 @@ class Saver:
         self._saving = asyncio.Lock()
 
     async def load(self) -> str:
-        """The position to go on from; empty where there is none."""
+        """Loads and returns the stored position; empty where there is none."""
         self._saved = self._position = await self._store.load() or ""
         return self._saved
 
     def reached(self, position: str, events: int) -> None:
-        """All up to here was dealt with: `events` more than when this was called last."""
+        """Notes that the reader has processed all events up to `position`, `events` more than at the last call."""
         if self._position == self._saved:
             self._since = asyncio.get_running_loop().time()
         self._position = position
         self._events += events
 
     def due_in(self) -> float | None:
-        """Seconds until `save` is due, 0 for now; None where there is nothing to save."""
+        """Returns the seconds until `save` is due; None where there is nothing to save."""
         if self._position == self._saved:
             return None
         if not self._saved or self._events >= self._every_events:
@@ -97,7 +97,7 @@ class Saver:
         return max(0.0, self._since + self._every_seconds - asyncio.get_running_loop().time())
 
     async def save(self) -> None:
-        """Nothing where there is nothing to save. After an error, or cancelled, it is as before."""
+        """Saves the position if it has changed. An error or a cancellation leaves the saver as it was."""
         async with self._saving:
             position, events = self._position, self._events
             if position != self._saved:

@@ -1,4 +1,4 @@
-"""Which errors another attempt may not meet again."""
+"""Which errors another attempt may avoid."""
 
 from sessiond.errors import (
     DeadlinePassed,
@@ -11,12 +11,12 @@ from sessiond.errors import (
 
 
 def passes(error: SessiondError) -> bool:
-    """Whether another attempt, sooner or later, will be better."""
+    """Whether the cause is temporary, so that a later attempt can succeed."""
     if isinstance(error, Exhausted):
         return error.retry_after is not None and not isinstance(error, SessionQuotaReached)
     return isinstance(error, Unavailable | DeadlinePassed)
 
 
 def may_pass(error: SessiondError) -> bool:
-    """Whether it is of a kind that a proxy or a broken connection makes as well as a defect."""
+    """Whether a proxy or a broken connection may have caused the error, and not a defect of the service."""
     return isinstance(error, InternalError) or error.code in ("INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED")

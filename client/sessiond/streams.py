@@ -1,4 +1,4 @@
-"""Calls that stream: answers in pieces, requests in pieces, and the channels that carry them."""
+"""Streaming calls and the channels that carry them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 MOST_STREAMS = 100
-"""On one channel. Servers and proxies allow 100 to 200 calls on a connection; one more would wait, in silence, until
-another ends, which streams do not."""
+"""Streams on one channel. Servers and proxies allow 100 to 200 calls on a connection; a further call would wait without
+an error until another call ends, and streams do not end."""
 
 
 class Stream(Generic[Response]):
@@ -37,7 +37,7 @@ class Stream(Generic[Response]):
         self._loop = asyncio.get_running_loop()
 
     def __del__(self) -> None:
-        # grpc keeps calls that nobody else holds. The collector may run in any thread, and after the loop.
+        # grpc itself keeps the call alive. The collector may run in any thread, and after the loop has ended.
         with suppress(RuntimeError):
             if not forked() and not self._call.done():
                 self._loop.call_soon_threadsafe(self._call.cancel)

@@ -1,4 +1,4 @@
-"""A subscription that outlives its streams: it opens the next one where the last one ended."""
+"""A sequence of streams read as one: where a stream ends, the next one begins at its position."""
 
 import asyncio
 import random
@@ -31,9 +31,9 @@ _STEADY = 1.0
 
 
 class Tail(Generic[Response]):
-    """Frames in order, for one task; at most one is held, the rest waits in the transport.
+    """Reads frames in order, for one task. Holds at most one frame; the rest waits in the transport.
 
-    The first frame is a Snapshot or a Resumed; later Resumed, and GoingAway, are its own business.
+    The first frame is a Snapshot or a Resumed. Later Resumed frames and GoingAway are handled here and not returned.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Tail(Generic[Response]):
         reconnect: Reconnect,
     ) -> None:
         self.position = position
-        """After the last frame that was received: where the next stream begins."""
+        """The position after the last frame that was received. The next stream begins there."""
         self.streams = 0
-        """How many have been opened."""
+        """How many streams have been opened."""
         self.last_error: SessiondError | None = None
-        """Why the last stream ended that did; None where none has."""
+        """Why the last stream ended; None while none has ended."""
         self._open_stream = open_stream
         self._end_stream = end_stream
         self._reconnect = reconnect
@@ -56,20 +56,20 @@ class Tail(Generic[Response]):
         self._begun = False
         self._closed = asyncio.Event()
         self._failures = 0
-        """In a row: since there was something new. So for the next two."""
+        """Failures since something new was received; the next two count from there too."""
         self._suspect = 0
         self._waited = 0.0
-        """Seconds without a stream, but for those since `_waiting_since`."""
+        """Seconds without a stream before `_waiting_since`."""
         self._waiting_since: float | None = None
         """None while a stream is up."""
         self._begun_at: float | None = None
         """When the stream that is up began well: by a first frame that fits what came before."""
 
     async def next(self) -> Frame | None:
-        """The next frame; None once `close` was called.
+        """Returns the next frame; None once `close` was called.
 
-        Raises what no other stream would change: a SessiondError, or the last one once it has given up; and
-        ClientClosed. After an error, or cancelled, it can be asked again and goes on where it was.
+        Raises a SessiondError that another stream would meet again, the last error once `give_up_after` has passed, and
+        ClientClosed. After an error or a cancellation it can be called again and goes on at the same position.
         """
         while not self._closed.is_set():
             try:
@@ -96,7 +96,7 @@ class Tail(Generic[Response]):
             self._end_stream(stream)
 
     def close(self) -> None:
-        """Ends it; a `next` that waits returns None. Idempotent."""
+        """Ends the tail. A `next` that waits returns None. Idempotent."""
         self._closed.set()
         self.close_stream()
 
@@ -116,7 +116,7 @@ class Tail(Generic[Response]):
                 response = await self._stream.read()
         except TimeoutError:
             raise Unavailable(f"nothing came for {patience:g} s", code="UNAVAILABLE") from None
-        if response is None:  # who has seen that the session was deleted asks for nothing more
+        if response is None:  # the reader does not ask again after it has seen the deletion
             raise Unavailable("the stream ended", code="UNAVAILABLE")
         if self._waiting_since is not None:
             self._waited += _now() - self._waiting_since
@@ -124,7 +124,7 @@ class Tail(Generic[Response]):
         return response
 
     def _frame(self, response: Response) -> Frame | None:
-        """What the response brings, None where the caller need not know."""
+        """Returns the response's frame; None for frames that are handled here."""
         which = response.WhichOneof("frame")
         if which is None:  # a kind of frame that this version does not know
             return None
@@ -138,7 +138,7 @@ class Tail(Generic[Response]):
             self._began_well()
             return frame if first else None
         if isinstance(frame, Snapshot) and not first:
-            # The position was shown, so nothing but what follows it will do.
+            # The stream was opened with a position, so only what follows that position is right.
             raise PositionLost("the service began anew", reason="POSITION_LOST", code="DATA_LOSS")
         self._forgive()
         self._began_well()
@@ -146,7 +146,7 @@ class Tail(Generic[Response]):
         return frame
 
     def _began_well(self) -> None:
-        """There is a stream, where the watch was: what had to be waited for it does not count any more."""
+        """A stream has begun at the tail's position: the time that was spent without a stream no longer counts."""
         if self._begun_at is None:
             self._begun_at = _now()
         self._waited = 0.0
@@ -157,7 +157,7 @@ class Tail(Generic[Response]):
                 await self._closed.wait()
 
     def _pause_after(self, error: SessiondError) -> float:
-        """Seconds before the next stream. Raises the error where that makes no sense, or is no longer wanted."""
+        """Returns the seconds to wait before the next stream. Raises the error where the tail gives up."""
         now = _now()
         if self._begun_at is not None and now - self._begun_at >= _STEADY:
             self._forgive()
@@ -179,7 +179,7 @@ class Tail(Generic[Response]):
         return pause
 
     def _forgive(self) -> None:
-        """What is asked next begins a new count."""
+        """Begins a new count of failures and waiting time."""
         self._failures = self._suspect = 0
         self._waited = 0.0
         self._waiting_since = None

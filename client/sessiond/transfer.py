@@ -1,4 +1,4 @@
-"""What uploads and downloads have in common."""
+"""Types, bounds and retries of uploads and downloads."""
 
 import asyncio
 import random
@@ -12,12 +12,12 @@ from sessiond.recovery import may_pass, passes
 Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 """What is uploaded: a str is a path."""
 Progress = Callable[[int, int], None]
-"""Called with the bytes that have been moved so far, and with all there are to move. It may go back: where a connection
-was cut, what had not arrived is moved again."""
+"""Called with the bytes transferred so far and the bytes of the whole transfer. The first number may fall: after a cut
+connection, bytes that had not arrived are sent again."""
 
 CHUNK_BYTES = 256 * 1024
 IDLE_TIMEOUT = 60.0
-"""Seconds in which something must move."""
+"""Seconds within which some bytes must be transferred."""
 GIVE_UP_AFTER = 60.0
 """Seconds without any progress after which the last error is raised."""
 _MOST_SUSPECT = 5
@@ -25,13 +25,13 @@ _MOST_SUSPECT = 5
 
 
 class Patience:
-    """Decides whether a transfer that broke is tried again, and when."""
+    """Decides whether and when a broken transfer is tried again."""
 
     def __init__(self, reconnect: Reconnect, give_up_after: float) -> None:
         self._reconnect = reconnect
         self._give_up_after = give_up_after
         self._failures = 0
-        """Since there was progress; the other two as well."""
+        """Failures since the last progress; the next two count from there too."""
         self._suspect = 0
         self._since: float | None = None
 
@@ -40,7 +40,7 @@ class Patience:
         self._since = None
 
     async def after(self, error: SessiondError) -> None:
-        """Returns when it is time for the next attempt. Raises the error where there should be none."""
+        """Returns when the next attempt is due. Raises the error where there is to be none."""
         loop = asyncio.get_running_loop()
         if self._since is None:
             self._since = loop.time()

@@ -1,4 +1,4 @@
-"""Files on their way to the service."""
+"""Uploads of attachments."""
 
 import asyncio
 import errno
@@ -31,7 +31,7 @@ CALL_KEY = "sessiond-upload-call"
 
 
 class Upload:
-    """One upload, by as many calls as it takes. `header` says all but where each call begins."""
+    """One upload, made by as many calls as it takes. Each call's header is `header` with an offset."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class Upload:
         self._idle_timeout = idle_timeout
         self._committed = 0
         self._calls = 0
-        """The number of our last call that is known to have been taken up; 0 while none is."""
+        """The service's number of the last call of ours that it is known to have accepted; 0 while there is none."""
         self._untold = 0
-        """Calls since then that may have been taken up: they ended before they were told their number."""
+        """Later calls that the service may have accepted: they ended before they received their number."""
 
     async def run(self, *, begun: bool) -> Attachment:
-        """The attachment once it exists. `begun`: another process may have got some way with it.
+        """Uploads and returns the attachment. `begun`: another process may have uploaded a part of it.
 
-        Raises what UploadAttachment documents, once going on makes no sense. Cancelling leaves what has arrived to be
-        resumed.
+        Raises the errors that UploadAttachment documents when another attempt cannot help. After a cancellation, the
+        bytes that have arrived can be resumed from.
         """
         ask = begun
         while True:
@@ -76,14 +76,14 @@ class Upload:
         try:
             status = await self._connection.call(self._connection.attachments.GetUploadStatus, request, None)
         except UploadNotFound:
-            if self._calls:  # it was there: somebody has given it up
+            if self._calls:  # the upload existed: another caller has deleted it
                 raise superseded(self._header) from None
             committed = 0
         else:
             if self._calls and status.calls > self._calls + self._untold:
-                # Two who take it from each other would never come to an end.
+                # Two callers that take the upload from each other would go on for ever.
                 raise superseded(self._header)
-            # What is declared otherwise the service will tell.
+            # The service refuses an upload that was declared otherwise.
             committed = min(status.committed_bytes, self._header.size_bytes)
         if committed > self._committed:
             self._patience.progressed()
@@ -153,7 +153,7 @@ async def opened(source: Source) -> AsyncIterator[tuple[BinaryIO, str]]:
 
 
 async def declared(file: BinaryIO) -> tuple[int, bytes]:
-    """Size in bytes, and SHA-256."""
+    """Reads the file and returns its size in bytes and its SHA-256."""
 
     def read() -> tuple[int, bytes]:
         file.seek(0)
@@ -167,5 +167,5 @@ async def declared(file: BinaryIO) -> tuple[int, bytes]:
 
 
 def media_type_of(name: str) -> str:
-    """By the name's end; empty where that says nothing."""
+    """Guesses the media type from the file name's extension; empty where that is unknown."""
     return mimetypes.guess_type(name)[0] or ""

@@ -1,4 +1,4 @@
-"""Waiting for something that an event will say, without asking again and again."""
+"""Waits for a state that an event announces, without polling."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -16,13 +16,13 @@ async def found(
     look: Callable[[], Awaitable[Found | None]],
     in_event: Callable[[Event], Found | None],
 ) -> Found:
-    """What `look` finds now, or the first that one of the events which follow has in it.
+    """Returns what `look` finds now, or what `in_event` finds in the first of the events that follow.
 
     Raises what `look` and the watch raise; SessionNotFound once the session is deleted.
     """
     while True:
         async with watch(types) as watching:
-            # What happens from here on is in an event, what has happened is there to be read.
+            # The watch has begun: a change from here on is in an event, and an earlier one is found by `look`.
             if (there := await look()) is not None:
                 return there
             async for event in watching:

@@ -1,4 +1,4 @@
-"""What happens in one session, as it happens."""
+"""A watch of one session's events."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -63,12 +63,12 @@ class Watch(Subscription[Item, SessionFrame]):
 
     @property
     def seq(self) -> int:
-        """Of the last event that was received; that of the snapshot until one was. 0 where none is known."""
+        """The seq of the last event that was received, or of the snapshot until then; 0 where none is known."""
         return self._chain.seq
 
     @property
     def head_seq(self) -> int:
-        """Of the session's last event, as far as the service knew; 0 before the first frame."""
+        """The seq of the session's last event, as far as the service knew; 0 before the first frame."""
         return self._head_seq
 
     def _open_tail(self, position: str) -> Tail[WatchSessionResponse]:
