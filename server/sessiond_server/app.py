@@ -163,7 +163,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         postgres = _postgres(truth)
         sources = metrics.Sources(
             version=version("sessiond"),
-            calls=lambda: server.figures,
+            calls=lambda: server.call_metrics,
             calls_in_progress=lambda: server.calls,
             hub=hub.state,
             writes=batcher.state,
@@ -368,7 +368,7 @@ async def migrated(dsn: str, settings: Settings) -> Sequence[str]:
     """The migrations that were applied, by `serve` and `migrate` alike."""
     from sessiond_server.postgres.schema.migrate import migrate
 
-    return await migrate(dsn, patience=settings.migration_wait, require_durable=settings.require_durable)
+    return await migrate(dsn, max_wait=settings.migration_wait, require_durable=settings.require_durable)
 
 
 def why(error: StoreUnavailable) -> str:
@@ -528,7 +528,7 @@ def _wire(settings: Settings, certificates: Certificates | None) -> WireSettings
         certificates=certificates,
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
-        figures=settings.metrics_listen is not None,
+        call_metrics=settings.metrics_listen is not None,
         reflection=reflection,
         bookmark_interval=settings.bookmark_interval,
         watch_write_timeout=settings.watch_write_timeout,

@@ -54,7 +54,7 @@ async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
     Raises OSError when the address cannot be had.
     """
     registry = CollectorRegistry()
-    registry.register(_Figures(sources))
+    registry.register(_Metrics(sources))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -116,7 +116,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Peers that leave, or are silent, are nothing to tell of."""
 
 
-class _Figures(Collector):
+class _Metrics(Collector):
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
 
@@ -145,13 +145,13 @@ class _Figures(Collector):
 def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
     ended = CounterMetricFamily("sessiond_calls", "Calls that ended, by gRPC code.", labels=["method", "code"])
     times = HistogramMetricFamily("sessiond_call_seconds", "Time that unary calls took.", labels=["method"])
-    for figures in methods:
-        for code, count in figures.codes.copy().items():
-            ended.add_metric([figures.method, code], count)
-        if not figures.streaming:
-            below = list(accumulate(figures.times))
+    for method in methods:
+        for code, count in method.codes.copy().items():
+            ended.add_metric([method.method, code], count)
+        if not method.streaming:
+            below = list(accumulate(method.times))
             bounds = [*map(str, BOUNDS), "+Inf"]
-            times.add_metric([figures.method], list(zip(bounds, below, strict=True)), figures.seconds)
+            times.add_metric([method.method], list(zip(bounds, below, strict=True)), method.seconds)
     yield ended
     yield times
 

@@ -144,10 +144,10 @@ def test_every_created_task_is_kept(path: Path) -> None:
 AWAITED = {
     "app._background": "a TaskGroup ends with the first that fails",
     "blobs.downloads._ahead": "awaited for the next part, or looked at in the end",
-    "blobs.uploads.Uploads._begin_ending": "awaited by the call, or its callback logs",
+    "blobs.uploads.Uploads._run_in_background": "awaited by the call, or its callback logs",
     "blobs.uploads._Writing._store_waiting": "awaited before the next segment",
     "embedded.servers.EmbeddedServers.keep_running": "a TaskGroup ends with the first that fails",
-    "events.feeds.Feeds.stir": "its callback ends the streams",
+    "events.feeds.Feeds.schedule_read": "its callback ends the streams",
     "events.reads.Shared.start": "awaited by who asked for it",
     "postgres.transactions.Transactions._begin_ending": "awaited by the call",
     "postgres.transactions.Transactions._roll_back": "awaited at once",
@@ -155,7 +155,7 @@ AWAITED = {
     "rpc.server.RpcServer._close": "awaited at once",
     "rpc.server.RpcServer.stop": "awaited by all who stop it",
     "store.batcher.Batcher._begin": "its callback logs, settles its callers and lets another begin",
-    "store.cached.batched_reads.BatchedReads._leave": "gives its errors to those who wait",
+    "store.cached.batched_reads.BatchedReads._start_reads": "gives its errors to those who wait",
 }
 """Where a task is created other than by `run_in_background`, and who gets its error."""
 

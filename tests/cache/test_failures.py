@@ -15,7 +15,7 @@ from sessiond_server.memory.store import MemoryStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.redis.link import open_link, parse
 from sessiond_server.store.cached.contract import Cache, CacheLimits
-from sessiond_server.store.cached.store import PATIENCE, CachedSessions
+from sessiond_server.store.cached.store import CACHE_TIMEOUT, CachedSessions
 from tests.support.cached_copies import KEY, copy, put, settled
 from tests.support.caller import Caller, accepted
 from tests.support.proxy import Proxy
@@ -297,7 +297,7 @@ async def test_a_write_waits_no_longer_than_its_patience(valkey: Valkey, monkeyp
         monkeypatch.setattr(asyncio, "wait", counted)
         for number in range(20):
             await accepted(store, CALLER.append("s1", f"{number}"))
-        assert waits == [PATIENCE]
+        assert waits == [CACHE_TIMEOUT]
         assert store.state().dirty == 1
         monkeypatch.undo()
 

@@ -219,9 +219,9 @@ async def test_metrics_come_from_counters(backend: Backend, caller: Caller) -> N
     await accepted(backend.other, caller.end("s"))
     snapshot, data = await backend.work.get_metrics(caller.scope, "s")
     assert snapshot == await store.get_session(caller.scope, "s", content=False)
-    figures = RunCounters.decoded(data)
-    assert (figures.completed, figures.failed, figures.cancelled, figures.timed) == (1, 0, 2, 3)
-    assert 10_000_000 <= figures.total_us < 11_000_000
+    counters = RunCounters.decoded(data)
+    assert (counters.completed, counters.failed, counters.cancelled, counters.timed) == (1, 0, 2, 3)
+    assert 10_000_000 <= counters.total_us < 11_000_000
 
 
 async def test_a_session_is_created_with_its_history(backend: Backend, caller: Caller) -> None:

@@ -56,7 +56,7 @@ async def bus(backend: Backend) -> Bus:
 async def test_hint_reaches_every_listener(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ears = [Ear(mine), Ear(mine), Ear(other)]
-    mine.ring([Hint(ONE, 3), Hint(SAME_ID, 8)])
+    mine.publish_hints([Hint(ONE, 3), Hint(SAME_ID, 8)])
     for ear in ears:
         await ear.heard(Hint(ONE, 3), Hint(SAME_ID, 8))
         assert ear.hints == {ONE: 3, SAME_ID: 8}
@@ -66,7 +66,7 @@ async def test_latest_hint_of_a_session_arrives_at_any_rate(backend: Backend) ->
     mine, other = await backend.open(), await backend.open()
     ear = Ear(other)
     for seq in range(1, 501):
-        mine.ring([Hint(ONE, seq), Hint(TWO, seq + 1)])
+        mine.publish_hints([Hint(ONE, seq), Hint(TWO, seq + 1)])
     await ear.heard(Hint(ONE, 500), Hint(TWO, 501))
     assert ear.hints == {ONE: 500, TWO: 501}
     assert ear.calls < 100, "what waited was merged"
@@ -74,7 +74,7 @@ async def test_latest_hint_of_a_session_arrives_at_any_rate(backend: Backend) ->
 
 async def test_hints_that_come_out_of_order_do_not_go_backwards(bus: Bus) -> None:
     ear = Ear(bus)
-    bus.ring([Hint(ONE, 9), Hint(ONE, 4), Hint(TWO, 1)])
+    bus.publish_hints([Hint(ONE, 9), Hint(ONE, 4), Hint(TWO, 1)])
     await ear.heard(Hint(ONE, 9), Hint(TWO, 1))
     assert ear.hints == {ONE: 9, TWO: 1}
 
@@ -84,9 +84,9 @@ async def test_flood_of_hints_is_delivered_or_reported_as_missed(backend: Backen
     ear = Ear(other)
     keys = [("acme", f"{number:0128}") for number in range(20_000)]
     for first in range(0, len(keys), 100):
-        mine.ring([Hint(key, 5) for key in keys[first : first + 100]])
+        mine.publish_hints([Hint(key, 5) for key in keys[first : first + 100]])
     await ear.until(lambda: ear.missed > 0 or len(ear.hints) == len(keys))
-    mine.ring([Hint(ONE, 1)])
+    mine.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
 
 
@@ -94,8 +94,8 @@ async def test_closed_listener_gets_no_hints(bus: Bus) -> None:
     left, stayed = Ear(bus), Ear(bus)
     left.close()
     left.close()
-    bus.ring([Hint(ONE, 1)])
-    bus.show(Deltas(ONE, [b"d"]))
+    bus.publish_hints([Hint(ONE, 1)])
+    bus.publish_deltas(Deltas(ONE, [b"d"]))
     await stayed.heard(Hint(ONE, 1))
     await stayed.until(lambda: bool(stayed.deltas))
     assert not left.hints
@@ -104,8 +104,8 @@ async def test_closed_listener_gets_no_hints(bus: Bus) -> None:
 
 async def test_listener_is_never_called_inside_publish(bus: Bus) -> None:
     ear = Ear(bus)
-    bus.ring([Hint(ONE, 1)])
-    bus.show(Deltas(ONE, [b"d"]))
+    bus.publish_hints([Hint(ONE, 1)])
+    bus.publish_deltas(Deltas(ONE, [b"d"]))
     assert not ear.hints
     assert not ear.deltas
     await ear.heard(Hint(ONE, 1))
@@ -116,8 +116,8 @@ async def test_deltas_arrive_in_order_and_unchanged(backend: Backend) -> None:
     ears = [Ear(mine), Ear(other)] if backend.deltas_travel else [Ear(mine)]
     awkward = [b"a\nb c\r\n", b"*", b"", bytes(range(256)), "gr\u00fc\u00df".encode(), b"\n"]
     for number in range(50):
-        mine.show(Deltas(ONE, [b"%d" % number, *awkward]))
-        mine.show(Deltas(TWO, [b"two %d" % number]))
+        mine.publish_deltas(Deltas(ONE, [b"%d" % number, *awkward]))
+        mine.publish_deltas(Deltas(TWO, [b"two %d" % number]))
     for ear in ears:
         await ear.until(lambda ear=ear: len(ear.deltas.get(TWO, ())) == 50)  # type: ignore[misc]
         assert ear.deltas[ONE] == [data for number in range(50) for data in (b"%d" % number, *awkward)]
@@ -128,7 +128,7 @@ async def test_large_deltas_arrive(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ear = Ear(other if backend.deltas_travel else mine)
     pieces = [bytes([number]) * 65_536 for number in range(4)]
-    mine.show(Deltas(ONE, pieces))
+    mine.publish_deltas(Deltas(ONE, pieces))
     await ear.until(lambda: len(ear.deltas.get(ONE, ())) == 4)
     assert ear.deltas[ONE] == pieces
 
@@ -136,7 +136,7 @@ async def test_large_deltas_arrive(backend: Backend) -> None:
 async def test_a_bus_that_works_is_ready_and_says_so_once(bus: Bus) -> None:
     assert bus.ready
     ear = Ear(bus)
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
     assert bus.ready
     assert ear.missed == 0
@@ -144,8 +144,8 @@ async def test_a_bus_that_works_is_ready_and_says_so_once(bus: Bus) -> None:
 
 async def test_empty_publish_sends_nothing(bus: Bus) -> None:
     ear = Ear(bus)
-    bus.ring([])
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([])
+    bus.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
     assert ear.hints == {ONE: 1}
     assert ear.missed == 0

@@ -60,7 +60,7 @@ async def test_closed_connection_is_reopened_and_reported_as_missed(
         assert len(await connection.fetch(_END_THEM)) == 1, "one connection for each process"
         await ear.until(lambda turn=turn: ear.missed == turn)  # type: ignore[misc]
         await until(lambda: bus.ready)
-        bus.ring([Hint(ONE, turn)])
+        bus.publish_hints([Hint(ONE, turn)])
         await ear.heard(Hint(ONE, turn))
 
 
@@ -76,13 +76,13 @@ async def test_stalled_server_is_not_ready_and_blocks_no_caller(
     os.kill(pid, signal.SIGSTOP)
     try:
         await until(lambda: not bus.ready)
-        bus.ring([Hint(ONE, 1)])
+        bus.publish_hints([Hint(ONE, 1)])
         assert bus.dropped_hints == 1
     finally:
         os.kill(pid, signal.SIGCONT)
     await until(lambda: bus.ready)
     assert ear.missed >= 1
-    bus.ring([Hint(ONE, 2)])
+    bus.publish_hints([Hint(ONE, 2)])
     await ear.heard(Hint(ONE, 2))
 
 
@@ -92,7 +92,7 @@ async def test_host_that_accepts_writes_is_used(
     """A standby is read-only, and so is a database that was told to be."""
     bus = await opened_notify(stack, behind_a_dead_host(own_dsn), bus_prefix)
     ear = Ear(bus)
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
     name = urlsplit(own_dsn).path.lstrip("/")
     await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
@@ -111,14 +111,14 @@ async def test_after_a_failover_the_new_primary_is_used(stack: AsyncExitStack, b
     standby_first = f"postgresql://sessiond@127.0.0.1:{pair.ports[1]},127.0.0.1:{pair.ports[0]}/sessiond"
     buses = [await opened_notify(stack, dsn, bus_prefix) for dsn in (pair.dsn(), standby_first)]
     ears = [Ear(bus) for bus in buses]
-    buses[0].ring([Hint(ONE, 1)])
+    buses[0].publish_hints([Hint(ONE, 1)])
     for ear in ears:
         await ear.heard(Hint(ONE, 1))
     await pair.fail_over(_nothing, synchronous=False)
     for ear, bus in zip(ears, buses, strict=True):
         await ear.until(lambda ear=ear: ear.missed > 0)  # type: ignore[misc]
         await until(lambda bus=bus: bus.ready)  # type: ignore[misc]
-    buses[1].ring([Hint(ONE, 2)])
+    buses[1].publish_hints([Hint(ONE, 2)])
     for ear in ears:
         await ear.heard(Hint(ONE, 2))
 
@@ -145,7 +145,7 @@ async def test_readiness_probes_of_other_replicas_are_not_hints(
     bus = await opened_notify(stack, own_dsn, bus_prefix)
     ear = Ear(bus)
     await opened_notify(stack, own_dsn, bus_prefix)
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
     assert ear.calls == 1
     assert ear.missed == 0
@@ -155,11 +155,11 @@ async def test_hints_beyond_one_payload_are_split(stack: AsyncExitStack, own_dsn
     bus = await opened_notify(stack, own_dsn, bus_prefix)
     ear = Ear(bus)
     keys = [("t" * 128, f"{number:0128}") for number in range(500)]
-    bus.ring([Hint(key, 2**62) for key in keys])
+    bus.publish_hints([Hint(key, 2**62) for key in keys])
     await ear.heard(*[Hint(key, 2**62) for key in keys])
     assert ear.calls > 1
     assert ear.missed == 0
-    bus.ring([Hint(("acme", f"{number}"), 1) for number in range(notify.MOST_HINTS + 1)])
+    bus.publish_hints([Hint(("acme", f"{number}"), 1) for number in range(notify.MOST_HINTS + 1)])
     await ear.until(lambda: ear.missed == 1)
     assert len(ear.hints) == 500
 
@@ -170,7 +170,7 @@ async def test_bus_waits_for_a_database_that_is_not_up_yet(
     missing = urlsplit(own_dsn)._replace(path="/sessiond_test_missing").geturl()
     bus = await opened_notify(stack, missing, bus_prefix, ready=False)
     await until(lambda: bus.reason == "InvalidCatalogNameError")
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     await asyncio.sleep(0)
     assert bus.dropped_hints == 1
     assert not bus.ready

@@ -31,7 +31,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 
 async def rings(bus: RedisBus, ear: Ear, seq: int) -> None:
-    bus.ring([Hint(ONE, seq)])
+    bus.publish_hints([Hint(ONE, seq)])
     await ear.heard(Hint(ONE, seq))
 
 
@@ -43,8 +43,8 @@ async def test_bus_reconnects_after_a_restart_and_reports_missed_hints(
     await rings(bus, ear, 1)
     valkey.kill()
     await until(lambda: not bus.ready and not other.ready)
-    bus.ring([Hint(ONE, 2)])
-    bus.show(Deltas(ONE, [b"gone"]))
+    bus.publish_hints([Hint(ONE, 2)])
+    bus.publish_deltas(Deltas(ONE, [b"gone"]))
     assert bus.dropped_hints >= 1
     assert bus.dropped_deltas == 1
     assert ear.missed == 0
@@ -62,7 +62,7 @@ async def test_stalled_server_is_not_ready_and_blocks_no_caller(
     ear = Ear(bus)
     valkey.freeze()
     await until(lambda: not bus.ready)
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     assert bus.dropped_hints == 1
     valkey.thaw()
     await until(lambda: bus.ready)
@@ -78,8 +78,8 @@ async def test_what_waits_for_a_stalled_server_is_bounded(
     valkey.freeze()
     piece = bytes(64 * 1024)
     for number in range(100):
-        bus.show(Deltas(ONE, [piece, b"%d" % number]))
-        bus.ring([Hint(("acme", f"{number}-{many}"), 1) for many in range(300)])
+        bus.publish_deltas(Deltas(ONE, [piece, b"%d" % number]))
+        bus.publish_hints([Hint(("acme", f"{number}-{many}"), 1) for many in range(300)])
     assert bus.dropped_deltas >= 2 * (100 - MOST_DELTA_BYTES // len(piece) - 4)
     valkey.thaw()
     await ear.until(lambda: ear.missed > 0 and bool(ear.deltas) and ear.deltas[ONE][-1] == b"99")
@@ -92,8 +92,8 @@ async def test_sliced_bytes_are_reassembled(stack: AsyncExitStack, valkey: Valke
     proxy.slicing = True
     bus = await opened_redis(stack, f"redis://127.0.0.1:{proxy.port}/0", bus_prefix)
     ear = Ear(bus)
-    bus.ring([Hint(("acme", f"{number:0128}"), number) for number in range(1, 501)])
-    bus.show(Deltas(ONE, [bytes([number]) * 999 for number in range(30)]))
+    bus.publish_hints([Hint(("acme", f"{number:0128}"), number) for number in range(1, 501)])
+    bus.publish_deltas(Deltas(ONE, [bytes([number]) * 999 for number in range(30)]))
     await ear.until(lambda: len(ear.hints) == 500 and len(ear.deltas.get(ONE, ())) == 30)
     assert ear.hints == {("acme", f"{number:0128}"): number for number in range(1, 501)}
     assert ear.deltas[ONE] == [bytes([number]) * 999 for number in range(30)]
@@ -149,7 +149,7 @@ async def test_the_acl_user_of_the_documentation_suffices(
         url = f"redis://sessiond:secret@127.0.0.1:{server.port}/0"
         bus = await opened_redis(stack, url, "sessiond:1f:")
         ear = Ear(bus)
-        bus.show(Deltas(ONE, [b"d"]))
+        bus.publish_deltas(Deltas(ONE, [b"d"]))
         await rings(bus, ear, 1)
         await ear.until(lambda ear=ear: bool(ear.deltas))  # type: ignore[misc]
         foreign = await opened_redis(stack, url, "foreign:", ready=False)
@@ -163,7 +163,7 @@ async def test_revoked_permission_makes_the_bus_not_ready(
     async with valkey.client() as client:
         await client.execute_command("ACL", "SETUSER", "default", "-publish")  # type: ignore[no-untyped-call]
     bus = await opened_redis(stack, valkey.url, bus_prefix)
-    bus.ring([Hint(ONE, 1)])
+    bus.publish_hints([Hint(ONE, 1)])
     await until(lambda: bus.reason == "the server answers NOPERM")
     assert bus.dropped_hints == 1
 
@@ -195,7 +195,7 @@ async def test_outage_is_logged_once(valkey: Valkey, bus_prefix: str, caplog: py
             bus.begin(bus_prefix)
             await until(lambda: bus.reason != "not begun yet")
             for _ in range(3):
-                bus.ring([Hint(("acme", "private"), 1)])
+                bus.publish_hints([Hint(("acme", "private"), 1)])
                 await asyncio.sleep(0)
             await valkey.start()
     assert [record.getMessage() for record in caplog.records] == [
@@ -215,22 +215,22 @@ async def test_notify_carries_hints_while_redis_is_down(
         await opened_redis(stack, valkey.url, bus_prefix), await opened_notify(stack, bus_dsn, bus_prefix)
     )
     ear, through_postgres = Ear(other), Ear(notify)
-    mine.ring([Hint(ONE, 1)])
+    mine.publish_hints([Hint(ONE, 1)])
     await ear.heard(Hint(ONE, 1))
     assert not through_postgres.hints
     proxy.stall()
     await until(lambda: not mine.ready)
     assert notify.ready
-    mine.ring([Hint(ONE, 2)])
+    mine.publish_hints([Hint(ONE, 2)])
     own = Ear(mine)
-    mine.show(Deltas(ONE, [b"here only"]))
+    mine.publish_deltas(Deltas(ONE, [b"here only"]))
     await ear.heard(Hint(ONE, 2))
     await own.until(lambda: ONE in own.deltas)
     proxy.flow()
     await until(lambda: mine.ready)
     assert own.missed >= 1
     own.close()
-    mine.ring([Hint(ONE, 3)])
+    mine.publish_hints([Hint(ONE, 3)])
     await ear.heard(Hint(ONE, 3))
     assert ONE not in ear.deltas
     assert own.hints.get(ONE, 0) < 3, "it has left both"

@@ -24,7 +24,7 @@ from sessiond_server.errors import (
 )
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, SessionStream
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, ReceivedDeltas, SessionStream
 from sessiond_server.events.feed import ANCHORS
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import HubLimits
@@ -144,7 +144,7 @@ async def test_hint_of_another_replica_is_read_at_once() -> None:
         await asyncio.sleep(1.5)
         before = asyncio.get_running_loop().time()
         await accepted(w.elsewhere, CALLER.append("s"))
-        w.bus.ring([Hint(("tenant", "s"), 2)])
+        w.bus.publish_hints([Hint(("tenant", "s"), 2)])
         assert await waiting == [2]
         assert asyncio.get_running_loop().time() == before
 
@@ -165,7 +165,7 @@ async def test_missed_hints_cause_a_read_at_once() -> None:
         await asyncio.sleep(1.5)
         await accepted(w.elsewhere, CALLER.append("s"))
         before = asyncio.get_running_loop().time()
-        w.hub.unheard()
+        w.hub.on_gap()
         assert await batch(stream) == [2]
         assert asyncio.get_running_loop().time() == before
 
@@ -178,7 +178,7 @@ async def test_all_waiting_streams_share_one_batch_of_one_read() -> None:
         await asyncio.sleep(1.5)
         w.store.calls.clear()
         await accepted(w.elsewhere, CALLER.append("s"))
-        w.bus.ring([Hint(("tenant", "s"), 2)])
+        w.bus.publish_hints([Hint(("tenant", "s"), 2)])
         batches = await asyncio.gather(*waiting)
         assert isinstance(batches[0], Batch)
         assert all(one is batches[0] for one in batches)
@@ -377,7 +377,7 @@ async def test_short_outage_ends_no_stream() -> None:
         await asyncio.sleep(2)
         w.store.away = True
         await accepted(w.elsewhere, CALLER.append("s"))
-        w.bus.ring([Hint(("tenant", "s"), 2)])
+        w.bus.publish_hints([Hint(("tenant", "s"), 2)])
         await asyncio.sleep(8)
         assert not waiting.done()
         assert w.hub.state().away
@@ -438,14 +438,14 @@ async def test_closing_ends_streams_whose_read_hangs() -> None:
 async def test_commits_come_in_any_order() -> None:
     async with world() as w, w.watch() as (stream, _):
         await asyncio.sleep(1.5)
-        moment = w.hub.moment()
+        start = w.hub.transaction_start()
         first = await w.elsewhere.apply([CALLER.append("s")])
         second = await w.elsewhere.apply([CALLER.append("s")])
         waiting = asyncio.ensure_future(batch(stream))
         await quiet()
         w.store.gate.clear()
-        w.hub.committed(second.writes, moment)
-        w.hub.committed(first.writes, moment)
+        w.hub.committed(second.writes, start)
+        w.hub.committed(first.writes, start)
         assert await waiting == [2]
         w.store.gate.set()
         assert await batch(stream) == [3]
@@ -455,11 +455,11 @@ async def test_commits_come_in_any_order() -> None:
 async def test_announced_commit_from_before_a_failover_is_read_from_the_store() -> None:
     async with world() as w, w.watch() as (stream, _):
         await asyncio.sleep(1.5)
-        moment = w.hub.moment()
+        start = w.hub.transaction_start()
         applied = await w.elsewhere.apply([CALLER.append("s")])
         w.hub._sessions.incarnation = "another"
         w.store.calls.clear()
-        w.hub.committed(applied.writes, moment)
+        w.hub.committed(applied.writes, start)
         assert await batch(stream) == [2]
         assert "read_log" in w.store.calls
 
@@ -468,11 +468,11 @@ async def test_announced_commit_from_before_a_failover_is_read_from_the_store() 
 async def test_announced_commit_older_than_the_channel_is_read_from_the_store() -> None:
     """It may have been redacted meanwhile, when nobody was there to hear of it."""
     async with world() as w:
-        moment = w.hub.moment()
+        start = w.hub.transaction_start()
         async with w.watch() as (stream, _):
             early = await w.elsewhere.apply([CALLER.append_ids("s", "m")])
             await accepted(w.elsewhere, CALLER.redact("s", "m"))
-            w.hub.committed(early.writes, moment)
+            w.hub.committed(early.writes, start)
             item = await stream.next()
             assert isinstance(item, Batch)
             assert all(b"text of m" not in entry.data for entry in item.entries)
@@ -503,7 +503,7 @@ async def test_events_of_an_unwatched_session_are_not_serialized() -> None:
 @run
 async def test_failing_announcement_does_not_fail_the_write() -> None:
     class Broken(MemoryBus):
-        def ring(self, hints: Any) -> None:
+        def publish_hints(self, hints: Any) -> None:
             raise RuntimeError("no bell")
 
     w = World()
@@ -521,7 +521,7 @@ async def test_failing_announcement_does_not_fail_the_write() -> None:
 async def test_retried_command_is_announced_again() -> None:
     async with world() as w:
         heard: list[Hint] = []
-        ear: Any = type("Ear", (), {"hinted": lambda self, hints: heard.extend(hints), "passed": print})()
+        ear: Any = type("Ear", (), {"on_hints": lambda self, hints: heard.extend(hints), "on_deltas": print})()
         w.bus.listen(ear)
         command = CALLER.append("s", request_id="again")
         await accepted(w.elsewhere, command)
@@ -550,16 +550,16 @@ async def test_deltas_follow_the_events_for_watchers_that_ask_for_them() -> None
     async with world() as w, w.watch(deltas=True) as (asks, _), w.watch() as (does_not, _):
         await accepted(w.here, CALLER.append("s"))
         piece = Delta(message_id="m", text="hel").SerializeToString()
-        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        w.bus.publish_deltas(Deltas(("tenant", "s"), [piece]))
         await quiet()
         assert await batch(asks) == [2]
         passed = await asks.next()
-        assert isinstance(passed, DeltasPassed)
+        assert isinstance(passed, ReceivedDeltas)
         assert list(passed.data) == [piece]
-        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        w.bus.publish_deltas(Deltas(("tenant", "s"), [piece]))
         await quiet()
         await accepted(w.here, CALLER.append_ids("s", "m"))
-        w.bus.show(Deltas(("tenant", "s"), [piece]))
+        w.bus.publish_deltas(Deltas(("tenant", "s"), [piece]))
         await quiet()
         assert await batch(asks) == [3]
         assert await batch(does_not) == [2, 3]
@@ -572,7 +572,7 @@ async def test_late_deltas_of_what_a_snapshot_has_are_not_shown() -> None:
     async with world() as w:
         await accepted(w.elsewhere, CALLER.append_ids("s", "m"))
         async with w.watch(deltas=True) as (stream, _):
-            w.bus.show(Deltas(("tenant", "s"), [Delta(message_id="m", text="late").SerializeToString()]))
+            w.bus.publish_deltas(Deltas(("tenant", "s"), [Delta(message_id="m", text="late").SerializeToString()]))
             assert isinstance(await stream.next(), CaughtUp)
 
 
@@ -665,7 +665,7 @@ async def test_slow_stream_causes_no_reads() -> None:
         w.store.calls.clear()
         for _ in range(20):
             await accepted(w.elsewhere, CALLER.append("s"))
-            w.bus.ring([Hint(("tenant", "s"), 10)])
+            w.bus.publish_hints([Hint(("tenant", "s"), 10)])
             await asyncio.sleep(1)
         assert set(w.store.calls) == {"log_heads"}
 

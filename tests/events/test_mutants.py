@@ -17,7 +17,7 @@ from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.feed import Feed
 from sessiond_server.events.feeds import Feeds, FeedWatcher
 from sessiond_server.events.hub import EventHub
-from sessiond_server.events.late_commits import Sightings
+from sessiond_server.events.late_commits import RunningTransactions
 from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.watched import SessionWatcher
 from sessiond_server.store.log_reads import LogHead, LogPage
@@ -35,20 +35,20 @@ def no_head_poll(patch: pytest.MonkeyPatch) -> None:
     async def blind(self: EventHub) -> None:
         self._answered = self._clock()
 
-    patch.setattr(EventHub, "_look", blind)
+    patch.setattr(EventHub, "_poll_once", blind)
 
 
 def hint_delivered_as_data(patch: pytest.MonkeyPatch) -> None:
     """What a hint says of the log is believed without reading it: that it ends where the channel is."""
 
-    def hinted(self: Sessions, key: Key, seq: int) -> None:
+    def on_hint(self: Sessions, key: Key, seq: int) -> None:
         original(self, key, seq)
         watched = self._channels.get(key)
         if watched is not None and watched.tip is not None and seq <= watched.tip.seq:
             watched.proof = (watched.tip, self._store._database.clock())  # type: ignore[attr-defined]
 
-    original = Sessions.hinted
-    patch.setattr(Sessions, "hinted", hinted)
+    original = Sessions.on_hint
+    patch.setattr(Sessions, "on_hint", on_hint)
 
 
 def bookmark_from_a_timer(patch: pytest.MonkeyPatch) -> None:
@@ -94,11 +94,11 @@ def cursor_advanced_before_the_write(patch: pytest.MonkeyPatch) -> None:
 def incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
     """That the database has restarted, or is another one, is no reason to look where the tip is."""
 
-    def see_head(self: Channel, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
+    def note_head(self: Channel, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
         original(self, tip, head, self.incarnation, time_us)
 
-    original = Channel.see_head
-    patch.setattr(Channel, "see_head", see_head)
+    original = Channel.note_head
+    patch.setattr(Channel, "note_head", note_head)
 
 
 def ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_pages_of_redacted_events_believed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Channel, "spoiled", lambda self, since, page: False)
+    patch.setattr(Channel, "may_show_redacted", lambda self, since, page: False)
 
 
 def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,8 @@ def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
 def feed_without_witnesses(patch: pytest.MonkeyPatch) -> None:
     """A place is taken for a place in a history."""
 
-    def unanchored(cursor: FeedCursor, entries: Sequence[Any], sightings: Sightings) -> FeedCursor:
-        return replace(original(cursor, entries, sightings), anchors=(), late_commits=())
+    def unanchored(cursor: FeedCursor, entries: Sequence[Any], transactions: RunningTransactions) -> FeedCursor:
+        return replace(original(cursor, entries, transactions), anchors=(), late_commits=())
 
     original = feed.advanced
     patch.setattr("sessiond_server.events.feeds.advanced", unanchored)

@@ -63,7 +63,7 @@ def case() -> Case:
     account.carried[S] = {"append": "r1", "finish": "r1", "refused": "r1"}
     session = log.session()
     metrics = SessionMetrics.FromString(
-        answers.metrics(c.SessionSnapshot(session.version, session.SerializeToString(), b""), log.figures[KEY])
+        answers.metrics(c.SessionSnapshot(session.version, session.SerializeToString(), b""), log.run_counters[KEY])
     )
     runs, calls = [log.run(f"r{n}") for n in range(1, 5)], [log.call("t1"), log.call("t2")]
     return Case(log.log(), Answers(session, runs, calls, metrics), account)

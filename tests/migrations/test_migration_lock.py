@@ -44,7 +44,7 @@ async def test_the_wait_for_another_migration_is_bounded_and_names_its_holder(
 ) -> None:
     pid = await holder.fetchval("select pg_backend_pid()")
     with caplog.at_level(logging.WARNING), pytest.raises(MigrationError) as caught:
-        await migrate(empty_postgres_dsn, patience=0.5)
+        await migrate(empty_postgres_dsn, max_wait=0.5)
     assert f"server process {pid} (the holder" in str(caught.value)
     assert f"pg_terminate_backend({pid})" in str(caught.value)
     (said,) = [record.getMessage() for record in caplog.records if "waits for" in record.getMessage()]

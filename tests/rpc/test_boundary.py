@@ -130,7 +130,7 @@ async def test_a_failed_write_waits_for_grpc_to_say_that_the_caller_is_gone() ->
     gone: Any = Gone()
     method = Method("/sessiond.v1.EventService/WatchSession", False, True, 0)
     call = Call(method, gone)
-    task = asyncio.ensure_future(Boundary(patience=600.0).around(method, handler)(b"", call))
+    task = asyncio.ensure_future(Boundary(max_wait=600.0).around(method, handler)(b"", call))
     await failed.wait()
     for _ in range(3):
         await asyncio.sleep(0)
@@ -139,7 +139,7 @@ async def test_a_failed_write_waits_for_grpc_to_say_that_the_caller_is_gone() ->
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(TransportError):
-        await Boundary(patience=0.0).around(method, handler)(b"", call)
+        await Boundary(max_wait=0.0).around(method, handler)(b"", call)
 
 
 @pytest.mark.parametrize("given", [None, 1e9])

@@ -17,7 +17,7 @@ from sessiond.v1.attachment_service_pb2 import (
     UploadAttachmentRequest,
     UploadStatus,
 )
-from sessiond_server.blobs.reaper import reap, reap_strays
+from sessiond_server.blobs.reaper import reap, reap_orphans
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.store import MemoryStore
 from tests.support.wire import Failure, Wire, header, serving
@@ -93,7 +93,7 @@ class Site:
     async def reap(self) -> int:
         """What the reaper would remove by now."""
         removed = await reap(self.store.attachments, self.blobs)
-        assert await reap_strays(self.store.attachments, self.blobs) == 0
+        assert await reap_orphans(self.store.attachments, self.blobs) == 0
         return removed
 
 

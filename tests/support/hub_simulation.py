@@ -137,13 +137,13 @@ class Bell:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def ring(self, hints: Sequence[Hint]) -> None:
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
         for listener in self._listeners:
             for _ in range(2 if self._chance.happens(0.1) else 1):
                 if not self._chance.happens(self._lost):
                     self._start(self._carry(listener, hints))
 
-    def show(self, deltas: Deltas) -> None:
+    def publish_deltas(self, deltas: Deltas) -> None:
         for listener in self._listeners:
             if not self._chance.happens(self._lost):
                 self._start(self._pass(listener, deltas))
@@ -155,11 +155,11 @@ class Bell:
 
     async def _carry(self, listener: Listener, hints: Sequence[Hint]) -> None:
         await self._chance.delay(late=0.1)
-        listener.hinted(hints)
+        listener.on_hints(hints)
 
     async def _pass(self, listener: Listener, deltas: Deltas) -> None:
         await self._chance.delay(late=0.1)
-        listener.passed(deltas)
+        listener.on_deltas(deltas)
 
 
 @dataclass
@@ -283,7 +283,7 @@ class Schedule:
                 command = [CALLER.redact(session_id, Message.FromString(body).message_id, request_id=request_id)]
             elif kind == "deltas":
                 data = Delta(message_id=message_id, text="piece").SerializeToString()
-                self.bell.show(Deltas(("acme", session_id), [data]))
+                self.bell.publish_deltas(Deltas(("acme", session_id), [data]))
                 command = [CALLER.append_ids(session_id, message_id)]
             else:
                 command = [CALLER.delete(session_id, request_id)]

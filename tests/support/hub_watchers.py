@@ -12,7 +12,7 @@ from sessiond_server.domain import fold
 from sessiond_server.domain.log import FeedPlace, LogEntry
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionCompacted, PositionLost, SessionNotFound, StoreUnavailable
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, FeedCursor, ReceivedDeltas
 
 if TYPE_CHECKING:
     from tests.support.hub_simulation import Replica, Schedule
@@ -160,10 +160,10 @@ class SessionWatch(Watch[Cursor]):
 
         return SCOPE
 
-    def take(self, replica: "Replica", stream: Any, item: Batch | CaughtUp | DeltasPassed) -> None:
+    def take(self, replica: "Replica", stream: Any, item: Batch | CaughtUp | ReceivedDeltas) -> None:
         database, before = self.schedule.database, self.cursor
         assert before is not None
-        if isinstance(item, DeltasPassed):
+        if isinstance(item, ReceivedDeltas):
             self.verdict.seen["delta"] += 1
             ids = {Delta.FromString(piece).message_id for piece in item.data}
             if not self.wants_deltas or ids & self.messages:

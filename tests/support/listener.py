@@ -22,17 +22,17 @@ class Ear:
         self._bus = bus
         self._change = asyncio.Event()
 
-    def hinted(self, hints: Sequence[Hint]) -> None:
+    def on_hints(self, hints: Sequence[Hint]) -> None:
         self.calls += 1
         for hint in hints:
             self.hints[hint.key] = max(hint.seq, self.hints.get(hint.key, 0))
         self._change.set()
 
-    def passed(self, deltas: Deltas) -> None:
+    def on_deltas(self, deltas: Deltas) -> None:
         self.deltas.setdefault(deltas.key, []).extend(deltas.data)
         self._change.set()
 
-    def unheard(self) -> None:
+    def on_gap(self) -> None:
         self.missed += 1
         self._change.set()
 

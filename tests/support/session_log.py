@@ -69,7 +69,7 @@ class Log:
         self.requests: dict[tuple[Key, str], RequestRecord] = {}
         self.runs: dict[Key, dict[str, RunRow]] = {}
         self.calls: dict[Key, dict[str, ToolCallRow]] = {}
-        self.figures: dict[Key, bytes] = {}
+        self.run_counters: dict[Key, bytes] = {}
         self.written = Writes()
         """By the last batch."""
         self._numbers: Iterator[int] = iter(range(1, 1_000_000))
@@ -183,7 +183,7 @@ class Log:
         return OpenWork(
             [run.body for run in runs.values() if run.status in OPEN_RUNS],
             [call.body for call in calls.values() if call.status in OPEN_CALLS],
-            self.figures.get(key, b""),
+            self.run_counters.get(key, b""),
         )
 
     def _live(self, tenant: str) -> int:
@@ -207,11 +207,11 @@ class Log:
             self.runs.setdefault(run.key, {})[run.run_id] = run
         for call in writes.tool_calls:
             self.calls.setdefault(call.key, {})[call.tool_call_id] = call
-        self.figures.update(writes.figures)
+        self.run_counters.update(writes.run_counters)
         for key, lease_expire_us in writes.leases:
             self.heads[key] = replace(self.heads[key], lease_expire_us=lease_expire_us)
         for key, final in writes.deletions:
-            for projected in (self.runs, self.calls, self.figures):
+            for projected in (self.runs, self.calls, self.run_counters):
                 projected.pop(key, None)
             self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
 

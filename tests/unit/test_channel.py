@@ -144,7 +144,7 @@ def test_the_ring_is_bounded_by_bytes_and_keeps_the_newest() -> None:
     one.append(at(3), [event(4, data=b"x" * 100)])
     assert seqs(one.after(at(3))) == [4]
     assert one.after(at(2)) is Where.ELSEWHERE
-    one.shed()
+    one.evict()
     assert one.size == 0
     assert one.after(at(4)) is Where.TIP
 
@@ -169,14 +169,14 @@ def test_deletion_may_follow_any_event() -> None:
     assert seqs(one.after(START)) == [9]
     assert seqs(one.after(at(4))) == [9]
     assert one.final == event(9, type=DELETED)
-    one.shed()
+    one.evict()
     assert seqs(one.after(at(4))) == [9]
 
 
 def test_redaction_that_is_read_empties_the_ring_up_to_the_redacted_event() -> None:
     one = channel(0)
     one.append(START, events(1, 5))
-    one.see_redactions([redaction(6, of=3)])
+    one.note_redactions([redaction(6, of=3)])
     one.append(at(5), [redaction(6, of=3)])
     assert one.after(at(2)) is Where.ELSEWHERE
     assert seqs(one.after(at(3))) == [4, 5, 6]
@@ -188,7 +188,7 @@ def test_page_that_contains_its_redaction_is_kept() -> None:
     told: list[int] = []
     one.on_redacted = lambda key, seq: told.append(seq)
     read = [*events(1, 3), redaction(4, of=2)]
-    one.see_redactions(read)
+    one.note_redactions(read)
     one.append(START, read)
     assert seqs(one.after(START)) == [1, 2, 3, 4]
     assert told == [2]
@@ -197,14 +197,14 @@ def test_page_that_contains_its_redaction_is_kept() -> None:
 def test_page_read_before_a_redaction_is_discarded() -> None:
     one = channel(10)
     since = one.redaction_count
-    assert not one.spoiled(since, page(10, 3))
+    assert not one.may_show_redacted(since, page(10, 3))
     one.redact(7)
-    assert one.spoiled(since, page(10, 3))
-    assert not one.spoiled(since, page(10, 7)), "without the redacted event"
-    assert not one.spoiled(one.redaction_count, page(10, 3)), "begun after it was known"
+    assert one.may_show_redacted(since, page(10, 3))
+    assert not one.may_show_redacted(since, page(10, 7)), "without the redacted event"
+    assert not one.may_show_redacted(one.redaction_count, page(10, 3)), "begun after it was known"
     for seq in range(1000, 1100):
         one.redact(seq)
-    assert one.spoiled(since, page(10, 3)), "more than it remembers"
+    assert one.may_show_redacted(since, page(10, 3)), "more than it remembers"
 
 
 def test_announcement_of_a_redacted_event_is_ignored() -> None:
@@ -217,19 +217,19 @@ def test_announcement_of_a_redacted_event_is_ignored() -> None:
 def test_hint_causes_a_read_and_nothing_else() -> None:
     one = channel(2)
     assert not one.behind
-    one.hear(5)
+    one.note_hint(5)
     assert one.behind
     assert one.after(at(2)) is Where.TIP
     assert one.head_seq == 2
-    one.read(one.wanted, page(2, 2))
+    one.read(one.hinted_seq, page(2, 2))
     assert not one.behind, "a read has shown that there is no more"
 
 
 def test_hint_during_a_read_causes_another_read() -> None:
     one = channel(2)
-    one.hear(3)
-    asked = one.wanted
-    one.hear(4)
+    one.note_hint(3)
+    asked = one.hinted_seq
+    one.note_hint(4)
     one.append(at(2), events(3, 3))
     one.read(asked, page(3, 2))
     assert one.behind
@@ -245,7 +245,7 @@ def test_page_that_ends_early_causes_another_read() -> None:
 
 def test_head_equal_to_the_tip_is_a_proof() -> None:
     one = channel(2)
-    one.see_head(at(2), LogHead(2, False), "1", 77)
+    one.note_head(at(2), LogHead(2, False), "1", 77)
     assert one.proof == (at(2), 77)
 
 
@@ -254,21 +254,21 @@ def test_head_equal_to_the_tip_is_a_proof() -> None:
 )
 def test_head_that_differs_from_the_tip_marks_the_channel_suspect(head: LogHead | None, incarnation: str) -> None:
     one = channel(2)
-    one.see_head(at(2), LogHead(2, False), "1", 70)
-    one.see_head(at(2), head, incarnation, 77)
+    one.note_head(at(2), LogHead(2, False), "1", 70)
+    one.note_head(at(2), head, incarnation, 77)
     assert one.suspect
     assert one.proof is None
-    one.see_head(at(2), LogHead(2, False), "1", 78)
+    one.note_head(at(2), LogHead(2, False), "1", 78)
     assert one.proof is None, "until a read has proved the tip"
     one.proved("1")
-    one.see_head(at(2), LogHead(2, False), "1", 79)
+    one.note_head(at(2), LogHead(2, False), "1", 79)
     assert one.proof == (at(2), 79)
 
 
 def test_head_older_than_the_tip_does_not_mark_the_channel_suspect() -> None:
     one = channel(2)
     one.append(at(2), events(3, 5))
-    one.see_head(at(2), LogHead(3, False), "1", 77)
+    one.note_head(at(2), LogHead(3, False), "1", 77)
     assert not one.suspect
     assert one.proof is None
 
@@ -276,7 +276,7 @@ def test_head_older_than_the_tip_does_not_mark_the_channel_suspect() -> None:
 def test_events_skipped_by_a_jump_are_read_from_the_store() -> None:
     one = channel(2)
     one.append(at(2), events(3, 4))
-    one.jump(at(9), events(10, 11))
+    one.restart_at(at(9), events(10, 11))
     assert one.after(at(4)) is Where.ELSEWHERE
     assert seqs(one.after(at(9))) == [10, 11]
 

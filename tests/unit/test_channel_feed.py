@@ -9,7 +9,7 @@ from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
 from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
 from sessiond_server.events.feed import ANCHORS, BEGINNING, Feed, FeedBroken, advanced, check_order
-from sessiond_server.events.late_commits import Sightings
+from sessiond_server.events.late_commits import RunningTransactions
 from sessiond_server.events.limits import HubLimits
 
 
@@ -18,8 +18,8 @@ def entry(xid: int, seq: int, session_id: str = "s", *, writer: int = 0) -> Feed
     return FeedEntry(FeedPlace(xid, session_id, seq), data, "", "", {}, writer or xid)
 
 
-def feed(cursor: FeedCursor = BEGINNING, sightings: Sightings | None = None, **limits: Any) -> Feed:
-    made = Feed("tenant", HubLimits(**limits), sightings or Sightings())
+def feed(cursor: FeedCursor = BEGINNING, transactions: RunningTransactions | None = None, **limits: Any) -> Feed:
+    made = Feed("tenant", HubLimits(**limits), transactions or RunningTransactions())
     made.begin(cursor)
     return made
 
@@ -40,15 +40,17 @@ def late_commits(cursor: FeedCursor) -> list[str]:
     return [event_id for _, event_id in cursor.late_commits]
 
 
-def advance(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sightings | None = None) -> FeedCursor:
-    return advanced(cursor, entries, sightings or Sightings())
+def advance(
+    cursor: FeedCursor, entries: Sequence[FeedEntry], transactions: RunningTransactions | None = None
+) -> FeedCursor:
+    return advanced(cursor, entries, transactions or RunningTransactions())
 
 
-def seen(*reads: set[int]) -> Sightings:
-    sightings = Sightings()
+def seen(*reads: set[int]) -> RunningTransactions:
+    transactions = RunningTransactions()
     for running in reads:
-        sightings.note(sightings.begin(), running)
-    return sightings
+        transactions.note_running(transactions.begin_read(), running)
+    return transactions
 
 
 def test_anchors_are_the_last_events_of_the_last_transactions() -> None:
@@ -90,10 +92,10 @@ def test_event_that_is_anchor_and_late_commit_is_named_once() -> None:
 
 def test_late_commits_kept_are_those_that_ended_last() -> None:
     """Held back by another transaction, they may be delivered in any order."""
-    sightings = seen({3, 4, 5, 6, 7, 8}, {3, 4, 5, 6, 8}, {4, 5, 6}, {5})
-    cursor = advance(BEGINNING, [entry(xid, xid) for xid in (3, 4, 5)], sightings)
+    transactions = seen({3, 4, 5, 6, 7, 8}, {3, 4, 5, 6, 8}, {4, 5, 6}, {5})
+    cursor = advance(BEGINNING, [entry(xid, xid) for xid in (3, 4, 5)], transactions)
     assert late_commits(cursor) == ["s3", "s4", "s5"]
-    cursor = advance(cursor, [entry(xid, xid) for xid in (6, 7, 8, 9)], sightings)
+    cursor = advance(cursor, [entry(xid, xid) for xid in (6, 7, 8, 9)], transactions)
     assert late_commits(cursor) == ["s3", "s6", "s4", "s5"]
 
 
@@ -113,30 +115,30 @@ def test_late_commits_of_a_resumed_position_give_way_to_newer_ones() -> None:
 
 
 def test_slow_read_does_not_overwrite_a_newer_sighting() -> None:
-    sightings = Sightings()
-    early, late = sightings.begin(), sightings.begin()
-    sightings.note(late, {3})
-    sightings.note(early, {3, 4})
-    assert (sightings.of(3), sightings.of(4), sightings.of(5)) == (late, early, 0)
+    transactions = RunningTransactions()
+    early, late = transactions.begin_read(), transactions.begin_read()
+    transactions.note_running(late, {3})
+    transactions.note_running(early, {3, 4})
+    assert (transactions.last_seen(3), transactions.last_seen(4), transactions.last_seen(5)) == (late, early, 0)
 
 
 def test_number_of_sightings_is_bounded() -> None:
-    sightings = seen({1, 2}, {1}, set(range(3, 32_770)))
-    assert (sightings.of(2), sightings.of(1)) == (0, 2)
-    sightings.note(sightings.begin(), {50_000})
-    assert sightings.of(1) == 0
+    transactions = seen({1, 2}, {1}, set(range(3, 32_770)))
+    assert (transactions.last_seen(2), transactions.last_seen(1)) == (0, 2)
+    transactions.note_running(transactions.begin_read(), {50_000})
+    assert transactions.last_seen(1) == 0
 
 
 def test_positions_in_the_ring_and_at_the_tip_name_late_commits() -> None:
-    sightings = seen({3})
-    one = feed(sightings=sightings)
+    transactions = seen({3})
+    one = feed(transactions=transactions)
     page = [entry(2, 1), entry(3, 2), *(entry(xid, xid) for xid in range(4, 20))]
     one.append(BEGINNING.place, page)
     found = one.after(BEGINNING)
     assert isinstance(found, tuple)
     assert one.tip is not None
     assert late_commits(found[1]) == late_commits(one.tip) == ["s2"]
-    assert late_commits(advance(BEGINNING, page[:1], sightings)) == []
+    assert late_commits(advance(BEGINNING, page[:1], transactions)) == []
 
 
 def test_page_is_delivered_to_every_stream_behind_it() -> None:
@@ -195,12 +197,12 @@ def test_page_read_before_a_redaction_is_discarded() -> None:
     one = feed()
     since = one.redaction_count
     one.redact("s", 2)
-    assert one.spoiled(since, [entry(1, 1), entry(2, 2)])
-    assert not one.spoiled(since, [entry(1, 1), entry(2, 2, "t")])
-    assert not one.spoiled(one.redaction_count, [entry(2, 2)])
+    assert one.may_show_redacted(since, [entry(1, 1), entry(2, 2)])
+    assert not one.may_show_redacted(since, [entry(1, 1), entry(2, 2, "t")])
+    assert not one.may_show_redacted(one.redaction_count, [entry(2, 2)])
     for seq in range(1000, 1300):
         one.redact("s", seq)
-    assert one.spoiled(since, [entry(1, 1)]), "more than it remembers"
+    assert one.may_show_redacted(since, [entry(1, 1)]), "more than it remembers"
 
 
 def test_page_out_of_order_raises() -> None:

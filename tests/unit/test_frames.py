@@ -11,7 +11,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import FeedEntry, FeedPlace, LogEntry
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed, FeedBatch, FeedCursor
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, FeedCursor, ReceivedDeltas
 from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 from sessiond_server.rpc.events.frames import FRAME_BYTES_KEPT, FRAMES_KEPT, FeedFrames, SessionFrames
 from sessiond_server.rpc.events.positions import Positions
@@ -23,7 +23,7 @@ APPENDED = EventType.EVENT_TYPE_MESSAGE_APPENDED
 UPDATED = EventType.EVENT_TYPE_SESSION_UPDATED
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 
-Item = Batch | CaughtUp | DeltasPassed
+Item = Batch | CaughtUp | ReceivedDeltas
 
 
 class Stream:
@@ -143,7 +143,7 @@ async def test_a_bookmark_says_when_the_store_was_read() -> None:
 
 async def test_deltas_are_passed_on_as_they_are() -> None:
     deltas = [Delta(message_id="m", text="a"), Delta(message_id="m", text="b", offset=1)]
-    passed = DeltasPassed([delta.SerializeToString() for delta in deltas])
+    passed = ReceivedDeltas([delta.SerializeToString() for delta in deltas])
     watcher, other = frames(passed), frames(passed, types=[UPDATED])
     first = await watcher.next()
     assert list(said(first).deltas.deltas) == deltas

@@ -18,39 +18,39 @@ TEN_YEARS = 10 * 366 * 86_400 * 1_000_000
 
 @given(st.lists(st.integers(0, TEN_YEARS), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.95, 1.0]))
 def test_a_quantile_is_near_the_duration_of_its_rank(durations: list[int], share: float) -> None:
-    figures = RunCounters()
+    counters = RunCounters()
     for duration in durations:
-        figures.add(COMPLETED, duration)
+        counters.add(COMPLETED, duration)
     exact = sorted(durations)[math.ceil(share * len(durations)) - 1]
-    found = figures.quantile_us(share)
+    found = counters.quantile_us(share)
     assert found is not None
     # Half a microsecond for the rounding; what took less than one counts as one.
     assert abs(found - exact) <= RELATIVE_ERROR * exact + (0.5 if exact else 1)
-    assert figures.total_us == sum(durations)
+    assert counters.total_us == sum(durations)
 
 
 @given(st.lists(st.tuples(st.sampled_from([COMPLETED, FAILED, CANCELLED]), st.none() | st.integers(0, TEN_YEARS))))
 def test_the_encoding_loses_nothing(ended: list[tuple[RunStatus.ValueType, int | None]]) -> None:
-    figures = RunCounters()
+    counters = RunCounters()
     for status, duration in ended:
-        figures.add(status, duration)
-    assert RunCounters.decoded(figures.encoded()) == figures
-    assert figures.completed + figures.failed + figures.cancelled == len(ended)
+        counters.add(status, duration)
+    assert RunCounters.decoded(counters.encoded()) == counters
+    assert counters.completed + counters.failed + counters.cancelled == len(ended)
 
 
 def test_what_is_cancelled_says_nothing_of_success() -> None:
-    figures = RunCounters()
-    assert (figures.success_rate, figures.quantile_us(0.95)) == (0.0, None)
+    counters = RunCounters()
+    assert (counters.success_rate, counters.quantile_us(0.95)) == (0.0, None)
     for status in (COMPLETED, COMPLETED, COMPLETED, FAILED, CANCELLED):
-        figures.add(status, None)
-    assert (figures.success_rate, figures.timed) == (0.75, 0)
+        counters.add(status, None)
+    assert (counters.success_rate, counters.timed) == (0.75, 0)
 
 
 def test_the_encoding_stays_small() -> None:
-    figures = RunCounters()
+    counters = RunCounters()
     for exponent in range(2000):
-        figures.add(COMPLETED, round(1.02**exponent) % TEN_YEARS)
-    assert len(figures.encoded()) < 2048
+        counters.add(COMPLETED, round(1.02**exponent) % TEN_YEARS)
+    assert len(counters.encoded()) < 2048
 
 
 def test_no_figures_at_all() -> None:

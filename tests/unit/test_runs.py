@@ -357,7 +357,7 @@ class TestLease:
         times = [event.create_time.ToMicroseconds() for event in log.log()]
         assert times == sorted(times)
         assert settled(log).live_run_id == "waits"
-        assert RunCounters.decoded(log.figures[KEY]).total_us == 0
+        assert RunCounters.decoded(log.run_counters[KEY]).total_us == 0
 
     def test_the_databases_clock_goes_forward_an_hour(self, log: Log) -> None:
         fence = begun(log, "r1")
@@ -462,7 +462,7 @@ def test_a_whole_turn_in_one_batch(log: Log) -> None:
     assert not [result for result in results if isinstance(result, Exception)]
     assert (log.call("t1").arguments.text, log.call("t1").result.text) == ("{}", "found")
     assert settled(log).live_run_id == "r2"
-    assert RunCounters.decoded(log.figures[KEY]).completed == 1
+    assert RunCounters.decoded(log.run_counters[KEY]).completed == 1
 
 
 class TestPreset:
@@ -486,8 +486,8 @@ class TestPreset:
         (event,) = log.log(key)
         assert [run.run_id for run in event.preset_runs] == list(log.runs[key])
         assert [row.place for row in log.runs[key].values()] == [-1, 0]
-        figures = RunCounters.decoded(log.figures[key])
-        assert (figures.completed, figures.failed, figures.total_us) == (1, 1, 10 * SECOND)
+        counters = RunCounters.decoded(log.run_counters[key])
+        assert (counters.completed, counters.failed, counters.total_us) == (1, 1, 10 * SECOND)
         assert self.create(log, done, Run(status=RunStatus.RUN_STATUS_FAILED)) == first
         assert isinstance(log.do(begin("a"), session_id="s2"), RunAlreadyExists)
 

@@ -18,7 +18,7 @@ from sessiond_server.errors import StorageUnavailable
 
 _log = logging.getLogger("sessiond.blobs")
 
-_NO_WAITING: Final[int] = getattr(os, "RWF_NOWAIT", 0)
+_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 """Linux: read what is in memory. A change of threads and back costs as much as copying half a MiB."""
 _PREFIX: Final = "t_"
 """Begins the folder of a tenant: some tenants' names are paths."""
@@ -40,26 +40,28 @@ class FolderBlobs:
         self._root = folder
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        await self._elsewhere(partial(_write, self._path(piece), offset, data))
+        await self._in_thread(partial(_write, self._path(piece), offset, data))
 
     async def commit(self, piece: Piece) -> None:
         """The system writes files when it likes, unless it is told to."""
-        await self._elsewhere(partial(_sync, self._path(piece), self._root))
+        await self._in_thread(partial(_sync, self._path(piece), self._root))
 
     async def length(self, piece: Piece) -> int:
         try:
-            return (await self._elsewhere(self._path(piece).stat)).st_size
+            return (await self._in_thread(self._path(piece).stat)).st_size
         except BytesMissing:
             return 0
 
     async def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
         if start >= end:
             return
-        handle = await self._elsewhere(partial(os.open, self._path(piece), os.O_RDONLY | os.O_CLOEXEC))
+        handle = await self._in_thread(partial(os.open, self._path(piece), os.O_RDONLY | os.O_CLOEXEC))
         try:
             while start < end:
                 count = min(end - start, READ_BYTES)
-                data = _at_hand(handle, start, count) or await self._elsewhere(partial(os.pread, handle, count, start))
+                data = _read_cached(handle, start, count) or await self._in_thread(
+                    partial(os.pread, handle, count, start)
+                )
                 if not data:
                     raise BytesMissing
                 start += len(data)
@@ -68,19 +70,19 @@ class FolderBlobs:
             os.close(handle)
 
     async def delete(self, pieces: Sequence[Piece]) -> None:
-        await self._elsewhere(partial(_remove, [self._path(piece) for piece in pieces], self._root))
+        await self._in_thread(partial(_remove, [self._path(piece) for piece in pieces], self._root))
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        for tenant in await self._elsewhere(partial(_names, self._root)):
+        for tenant in await self._in_thread(partial(_names, self._root)):
             if tenant.startswith(_PREFIX):
-                for name in await self._elsewhere(partial(_names_within, self._root / tenant)):
-                    if (piece := Piece.found(tenant.removeprefix(_PREFIX), name)) is not None:
+                for name in await self._in_thread(partial(_names_within, self._root / tenant)):
+                    if (piece := Piece.parse(tenant.removeprefix(_PREFIX), name)) is not None:
                         yield piece
 
     def _path(self, piece: Piece) -> Path:
         return self._root / f"{_PREFIX}{piece.tenant_id}" / piece.piece_id
 
-    async def _elsewhere(self, work: Callable[[], _T]) -> _T:
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
         """Runs what may wait for a disk in a thread. A file that is not there is BytesMissing, unless all are away: a
         folder that is not there has lost nothing."""
         run = asyncio.get_running_loop().run_in_executor
@@ -111,13 +113,13 @@ def _write(path: Path, offset: int, data: Sequence[Buffer]) -> None:
             written += os.pwrite(handle, memoryview(b"".join(data))[written:], offset + written)
 
 
-def _at_hand(handle: int, start: int, count: int) -> Buffer:
+def _read_cached(handle: int, start: int, count: int) -> Buffer:
     """What the system has in memory of these bytes, without waiting for a disk; none where it cannot tell."""
-    if not _NO_WAITING:
+    if not _NOWAIT:
         return b""
     buffer = bytearray(count)
     try:
-        return memoryview(buffer)[: os.preadv(handle, [buffer], start, _NO_WAITING)]
+        return memoryview(buffer)[: os.preadv(handle, [buffer], start, _NOWAIT)]
     except OSError:
         return b""
 

@@ -72,7 +72,7 @@ class ObjectBlobs:
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         name = _segment(piece, offset // self.segment)
-        await _reaching(obstore.put_async(self._store, name, list(data), use_multipart=False))
+        await _translated(obstore.put_async(self._store, name, list(data), use_multipart=False))
 
     async def commit(self, piece: Piece) -> None:
         """An object is safe once its storage has acknowledged it."""
@@ -119,7 +119,7 @@ class ObjectBlobs:
     async def _explain(self, name: str, end: int, error: Exception) -> NoReturn:
         """Tells a storage that cannot be reached from an object that is not what it should be."""
         try:
-            found = await _reaching(obstore.head_async(self._store, name))
+            found = await _translated(obstore.head_async(self._store, name))
         except FileNotFoundError:
             raise BytesMissing from error
         if found["size"] < end:
@@ -134,12 +134,12 @@ class ObjectBlobs:
 
     async def _delete(self, names: list[str]) -> None:
         try:
-            await _reaching(obstore.delete_async(self._store, names))
+            await _translated(obstore.delete_async(self._store, names))
         except FileNotFoundError:
             # Some storages mind what another replica has deleted first.
             for name in names:
                 try:
-                    await _reaching(obstore.delete_async(self._store, name))
+                    await _translated(obstore.delete_async(self._store, name))
                 except FileNotFoundError:
                     continue
 
@@ -157,7 +157,7 @@ class ObjectBlobs:
         stream = obstore.list(self._store, prefix, chunk_size=1000)
         while True:
             try:
-                yield await _reaching(anext(stream))
+                yield await _translated(anext(stream))
             except StopAsyncIteration:
                 return
 
@@ -177,10 +177,10 @@ def _piece(name: str) -> Piece | None:
     piece_id, _, _ = rest.partition("/")
     if not tenant.startswith("t_"):
         return None
-    return Piece.found(tenant.removeprefix("t_").replace("!", "~"), piece_id)
+    return Piece.parse(tenant.removeprefix("t_").replace("!", "~"), piece_id)
 
 
-async def _reaching(request: Awaitable[_T]) -> _T:
+async def _translated(request: Awaitable[_T]) -> _T:
     """What the storage answers. Raises StorageUnavailable when it does not, FileNotFoundError of a single object."""
     try:
         return await request

@@ -16,10 +16,10 @@ _log = logging.getLogger("sessiond.reaper")
 
 BATCH: Final = 100
 """Most uploads, blobs or pieces that are looked at in one transaction."""
-STRAY_INTERVAL: Final = 24 * 3600.0
+ORPHAN_INTERVAL: Final = 24 * 3600.0
 """Seconds between two searches for bytes that nobody knows, each of which lists the whole storage. The first one comes
 as late: whoever has begun with an older backup by mistake has so long to notice."""
-STRAY_PATIENCE: Final = 3600.0
+ORPHAN_RETRY_INTERVAL: Final = 3600.0
 """Seconds until a search that failed is begun anew."""
 
 
@@ -37,7 +37,7 @@ async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
     return removed
 
 
-async def reap_strays(store: AttachmentStore, blobs: BlobStore) -> int:
+async def reap_orphans(store: AttachmentStore, blobs: BlobStore) -> int:
     """Removes bytes that the store does not know; how many pieces.
 
     There are none, but for what was written by a process that was stopped in mid-call for longer than the grace of its
@@ -47,10 +47,10 @@ async def reap_strays(store: AttachmentStore, blobs: BlobStore) -> int:
     found: list[Piece] = []
 
     async def remove() -> int:
-        strays = await store.unknown_pieces(found)
-        await blobs.delete(strays)
+        orphans = await store.unknown_pieces(found)
+        await blobs.delete(orphans)
         found.clear()
-        return len(strays)
+        return len(orphans)
 
     async for piece in blobs.pieces():
         found.append(piece)
@@ -60,17 +60,17 @@ async def reap_strays(store: AttachmentStore, blobs: BlobStore) -> int:
 
 
 async def run(store: AttachmentStore, blobs: BlobStore, interval: float) -> None:
-    """Reaps every `interval` seconds, strays every STRAY_INTERVAL, until cancelled. An error is logged and does not
+    """Reaps every `interval` seconds, orphans every ORPHAN_INTERVAL, until cancelled. An error is logged and does not
     end it."""
     clock = asyncio.get_running_loop().time
-    next_search = clock() + STRAY_INTERVAL
+    next_search = clock() + ORPHAN_INTERVAL
     while True:
         try:
             removed = await reap(store, blobs)
             if clock() >= next_search:
-                next_search = clock() + STRAY_PATIENCE
-                removed += await reap_strays(store, blobs)
-                next_search = clock() + STRAY_INTERVAL
+                next_search = clock() + ORPHAN_RETRY_INTERVAL
+                removed += await reap_orphans(store, blobs)
+                next_search = clock() + ORPHAN_INTERVAL
             if removed:
                 _log.info("removed %d pieces of attachments that nobody refers to", removed)
         except Unavailable as error:

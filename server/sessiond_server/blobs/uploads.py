@@ -77,14 +77,14 @@ class Uploads:
         self._limits = limits or UploadLimits()
         self._new_id = new_id
         self._appending = asyncio.Semaphore(self._limits.appends)
-        self._endings: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Uploads":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._endings:
-            await asyncio.wait(self._endings)
+        while self._background:
+            await asyncio.wait(self._background)
 
     async def receive(
         self,
@@ -94,12 +94,12 @@ class Uploads:
         offset: int,
         chunks: AsyncIterator[Buffer],
         complete: Callable[[int], Awaitable[_T]],
-        taken_up: Callable[[int], Awaitable[None]],
+        on_taken_up: Callable[[int], Awaitable[None]],
     ) -> _T:
         """Takes the upload up, stores the chunks, and returns what `complete` does, called with the upload's epoch.
 
         `complete` makes the attachment; it is called with 0 where the id is an attachment's already, before any chunk
-        is read. Else `taken_up` is called with the epoch first, once chunks may come. Raises what UploadAttachment
+        is read. Else `on_taken_up` is called with the epoch first, once chunks may come. Raises what UploadAttachment
         documents. Cancelled, or failed, what has arrived is stored in the background, as far as `kept` allows; it is
         dropped where the upload can never be complete.
         """
@@ -108,22 +108,22 @@ class Uploads:
             return await complete(0)
         writing = _Writing(self._blobs, upload, declared, self._appending)
         try:
-            await taken_up(upload.epoch)
-            await writing.recall()
+            await on_taken_up(upload.epoch)
+            await writing.rehash()
             await self._store_all(writing, chunks)
             await writing.finish()
             return await complete(upload.epoch)
         except (UploadTooLong, ChecksumMismatch, Refused):
-            await asyncio.shield(self._begin_ending(self._give_up(scope, writing)))
+            await asyncio.shield(self._run_in_background(self._give_up(scope, writing)))
             raise
         except BytesMissing:
             # A storage that has lost what it had acknowledged: nothing of this upload is worth keeping.
-            await asyncio.shield(self._begin_ending(self._give_up(scope, writing)))
+            await asyncio.shield(self._run_in_background(self._give_up(scope, writing)))
             raise ChecksumMismatch(session_id, declared.attachment_id) from None
         except BaseException:
-            if len(self._endings) >= self._limits.kept:
+            if len(self._background) >= self._limits.kept:
                 writing.drop()
-            self._begin_ending(writing.keep())
+            self._run_in_background(writing.keep())
             raise
 
     async def state(self, scope: Scope, session_id: str, attachment_id: str) -> UploadState:
@@ -211,10 +211,10 @@ class Uploads:
         except SessiondError as error:
             _log.warning("an upload that failed stays until it is abandoned: %s", error)
 
-    def _begin_ending(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def _run_in_background(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(ending)
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
         return task
 
 
@@ -238,7 +238,7 @@ class _Writing:
         self._waiting_bytes = 0
         self._storing: asyncio.Task[None] | None = None
 
-    async def recall(self) -> None:
+    async def rehash(self) -> None:
         """Reads what earlier calls have stored: its checksum cannot be kept anywhere but in their processes.
 
         Raises BytesMissing.

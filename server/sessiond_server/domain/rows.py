@@ -86,7 +86,7 @@ class OpenWork:
     """Serialised Runs: the live one and those that wait, in any order."""
     tool_calls: list[bytes] = field(default_factory=list)
     """Bodies of the open ToolCalls (see StoredToolCall), in any order."""
-    figures: bytes = b""
+    run_counters: bytes = b""
     """RunCounters, encoded."""
 
 
@@ -259,7 +259,7 @@ class Writes:
     """The new head and body of the event at `seq`; it may be among `events`."""
     runs: list[RunRow] = field(default_factory=list)
     tool_calls: list[ToolCallRow] = field(default_factory=list)
-    figures: list[tuple[Key, bytes]] = field(default_factory=list)
+    run_counters: list[tuple[Key, bytes]] = field(default_factory=list)
     """(key, RunCounters encoded), of sessions whose runs ended."""
     leases: list[tuple[Key, int]] = field(default_factory=list)
     """(key, lease_expire_us) of sessions of which nothing else changed."""
@@ -280,7 +280,7 @@ class Writes:
         self.redactions += later.redactions
         self.runs += later.runs
         self.tool_calls += later.tool_calls
-        self.figures += later.figures
+        self.run_counters += later.run_counters
         self.leases += later.leases
         self.attachments += later.attachments
         self.completed_uploads += later.completed_uploads

@@ -112,7 +112,7 @@ class Step:
         core, event_id = state.core, self.new_id()
         previous, core.last_event_id = core.last_event_id, event_id
         head = (
-            self.head_of_all(event_type, time_us, view)
+            self.shared_head(event_type, time_us, view)
             + encoding.event_head(core.version, event_id, previous, len(self.events), session_name)
             + preset_runs
         )
@@ -151,7 +151,7 @@ class Step:
         self.advance(state.core, time_us, activity=False)
         self.emit(state, event_type, time_us, body=call.SerializeToString(), content=content)
 
-    def head_of_all(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
+    def shared_head(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
         """What the heads of all events of one type of this write share, serialised; event_head has the rest."""
         command = self.command
         # Field by field: keyword arguments would take more than twice as long.

@@ -118,12 +118,12 @@ class Child:
             await asyncio.sleep(poll)
         return code
 
-    async def stop(self, how: signal.Signals, patience: float) -> None:
-        """Asks it to end; kills it after `patience` seconds. Returns when it has ended; cancelling kills it at once."""
+    async def stop(self, how: signal.Signals, max_wait: float) -> None:
+        """Asks it to end; kills it after `max_wait` seconds. Returns when it has ended; cancelling kills it at once."""
         if self.exit_code is None:
             self._process.send_signal(how)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(max_wait):
                 await self.ended()
         except TimeoutError:
             pass

@@ -19,11 +19,11 @@ class Announcer:
         self._bus = bus
 
     def begun(self) -> Announce:
-        return partial(self._announce, self._hub.moment())
+        return partial(self._announce, self._hub.transaction_start())
 
-    async def _announce(self, moment: TransactionStart, writes: Writes, repeated: Sequence[Repeated]) -> None:
+    async def _announce(self, start: TransactionStart, writes: Writes, repeated: Sequence[Repeated]) -> None:
         if not (failpoints.armed and await failpoints.reach("before_announce")):
-            self._hub.committed(writes, moment)
+            self._hub.committed(writes, start)
         if not (failpoints.armed and failpoints.hit("before_hint")):
             hints = [Hint(row.key, row.head.version) for row in writes.heads]
-            self._bus.ring(hints + [Hint(key, version) for key, version in repeated])
+            self._bus.publish_hints(hints + [Hint(key, version) for key, version in repeated])

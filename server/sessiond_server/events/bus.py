@@ -31,15 +31,15 @@ class Deltas:
 class Listener(Protocol):
     """What a bus calls, on the event loop's thread. Must return at once and never raise."""
 
-    def hinted(self, hints: Sequence[Hint]) -> None:
+    def on_hints(self, hints: Sequence[Hint]) -> None:
         """Sessions have new events. Those of this process may come back to it too."""
         ...
 
-    def passed(self, deltas: Deltas) -> None:
+    def on_deltas(self, deltas: Deltas) -> None:
         """Deltas passed by, those of this process included."""
         ...
 
-    def unheard(self) -> None:
+    def on_gap(self) -> None:
         """The bus may have missed hints until now: look at everything that is watched."""
         ...
 
@@ -56,10 +56,10 @@ class Bus(Protocol):
         """From now on `listener` is called; the answer ends that."""
         ...
 
-    def ring(self, hints: Sequence[Hint]) -> None:
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
         """Hands hints on, one publication for all of them. Bounded: what can't be sent soon is dropped."""
         ...
 
-    def show(self, deltas: Deltas) -> None:
+    def publish_deltas(self, deltas: Deltas) -> None:
         """Hands deltas on. Bounded: what can't be sent soon is dropped."""
         ...

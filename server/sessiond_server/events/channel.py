@@ -113,6 +113,7 @@ class Channel:
         "entries",
         "floor",
         "head_seq",
+        "hinted_seq",
         "incarnation",
         "key",
         "on_redacted",
@@ -121,7 +122,6 @@ class Channel:
         "size",
         "suspect",
         "tip",
-        "wanted",
     )
 
     def __init__(self, key: Key, limits: HubLimits, incarnation: str) -> None:
@@ -134,7 +134,7 @@ class Channel:
         """Bytes of the ring."""
         self.head_seq = 0
         """The last event, as far as the store has said."""
-        self.wanted = 0
+        self.hinted_seq = 0
         """The highest seq heard of. Beyond the tip: there is something to read, perhaps."""
         self.suspect = True
         """The tip must be proved by a read: the database has restarted, or said something that does not fit."""
@@ -152,7 +152,7 @@ class Channel:
         """By where in the ring they start."""
         self._redactions: deque[int] | None = None
 
-    def succeed(self, dead: "Channel") -> None:
+    def take_over(self, dead: "Channel") -> None:
         """Takes the place of a channel whose history no longer exists. What was redacted stays so for reads under
         way."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
@@ -166,7 +166,7 @@ class Channel:
     @property
     def behind(self) -> bool:
         """Whether there may be more than the channel has."""
-        return self.tip is not None and self.wanted > self.tip.seq
+        return self.tip is not None and self.hinted_seq > self.tip.seq
 
     def after(self, cursor: Cursor) -> tuple[Batch, Cursor] | Where:
         """What follows the cursor, with the cursor behind it, as much as a batch may hold. The same for all who ask
@@ -200,10 +200,10 @@ class Channel:
             return False
         return self._redactions is None or all(not first_seq <= seq <= last_seq for seq in self._redactions)
 
-    def hear(self, seq: int) -> None:
+    def note_hint(self, seq: int) -> None:
         """Somebody says that the log has reached `seq`. It is not believed: it is a reason to read."""
-        if seq > self.wanted:
-            self.wanted = seq
+        if seq > self.hinted_seq:
+            self.hinted_seq = seq
 
     def append(self, before: Cursor, entries: Sequence[LogEntry]) -> Fit:
         """Takes in events that follow `before` and each other, read from the store or committed here.
@@ -231,23 +231,23 @@ class Channel:
         self._grown()
         return Fit.JOINED
 
-    def jump(self, before: Cursor, entries: Sequence[LogEntry]) -> None:
+    def restart_at(self, before: Cursor, entries: Sequence[LogEntry]) -> None:
         """Goes on from further ahead, proved by a read: what lies between is read by those who want it."""
-        self.shed()
+        self.evict()
         self.tip = None
         self.append(before, entries)
 
     def read(self, asked: int, page: LogPage) -> None:
-        """A page has been read. `asked` was `wanted` when the read began."""
+        """A page has been read. `asked` was `hinted_seq` when the read began."""
         self.head_seq = max(self.head_seq, page.head.version)
         reached = page.entries[-1].seq if page.entries else page.head.version
         if reached < page.head.version:
-            self.hear(page.head.version)
-        elif self.wanted == asked and self.tip is not None:
+            self.note_hint(page.head.version)
+        elif self.hinted_seq == asked and self.tip is not None:
             # Whoever said that there is more was wrong, or means another history.
-            self.wanted = self.tip.seq
+            self.hinted_seq = self.tip.seq
 
-    def see_head(self, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
+    def note_head(self, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
         """The end of the log, as a read has shown that began when `tip` was the tip."""
         if self.incarnation != incarnation or head is None or head.version < tip.seq:
             self.suspect = True
@@ -255,7 +255,7 @@ class Channel:
             return
         self.head_seq = max(self.head_seq, head.version)
         if head.version > tip.seq:
-            self.hear(head.version)
+            self.note_hint(head.version)
         elif not self.suspect:
             self.proof = (tip, time_us)
 
@@ -272,7 +272,7 @@ class Channel:
         self._redactions.append(seq)
         self._drop_through(seq)
 
-    def see_redactions(self, entries: Sequence[LogEntry]) -> None:
+    def note_redactions(self, entries: Sequence[LogEntry]) -> None:
         """To be told of everything that was read, before it is taken in: what came with a redaction has been read as it
         is now, what was there before may show more."""
         for entry in entries:
@@ -282,7 +282,7 @@ class Channel:
                 if self.on_redacted is not None:
                     self.on_redacted(self.key, seq)
 
-    def spoiled(self, since: int, page: LogPage) -> bool:
+    def may_show_redacted(self, since: int, page: LogPage) -> bool:
         """Whether a page, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
         count = self.redaction_count - since
         if not count or not page.entries or self._redactions is None:
@@ -292,7 +292,7 @@ class Channel:
             return True
         return any(first <= seq <= last for seq in islice(known, len(known) - count, None))
 
-    def shed(self) -> None:
+    def evict(self) -> None:
         """Empties the ring. The final event of a deleted session stays."""
         if self._deleted is None:
             self._drop(len(self.entries))
@@ -338,7 +338,7 @@ class Channel:
     def _grown(self) -> None:
         assert self.tip is not None
         self.head_seq = max(self.head_seq, self.tip.seq)
-        self.hear(self.tip.seq)
+        self.note_hint(self.tip.seq)
         limits, excess, size = self._limits, 0, self.size
         count = len(self.entries)
         while count - excess > 1 and (count - excess > limits.ring_events or size > limits.ring_bytes):

@@ -29,11 +29,11 @@ class CombinedBus:
 
         return end
 
-    def ring(self, hints: Sequence[Hint]) -> None:
-        self._present().ring(hints)
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
+        self._present().publish_hints(hints)
 
-    def show(self, deltas: Deltas) -> None:
-        self._present().show(deltas)
+    def publish_deltas(self, deltas: Deltas) -> None:
+        self._present().publish_deltas(deltas)
 
     def _present(self) -> Bus:
         return self._first if self._first.ready else self._second

@@ -44,7 +44,7 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
-class DeltasPassed:
+class ReceivedDeltas:
     """Deltas for a stream that wants them. Shared like a Batch."""
 
     data: Sequence[bytes]
@@ -59,7 +59,7 @@ class SessionStream(Protocol):
     head_seq: int
     """The session's last event, as far as is known."""
 
-    async def next(self) -> Batch | CaughtUp | DeltasPassed:
+    async def next(self) -> Batch | CaughtUp | ReceivedDeltas:
         """What comes next, as soon as there is something.
 
         A Batch follows the cursor without a gap (`entries[0].previous_event_id == cursor.event_id`), except that the
@@ -118,7 +118,7 @@ class FeedStream(Protocol):
         ...
 
 
-class Truth(SessionReads, LogReads, Protocol):
+class PrimaryReads(SessionReads, LogReads, Protocol):
     """What a hub reads, always from the primary."""
 
 

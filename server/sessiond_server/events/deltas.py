@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond_server.domain.log import LogEntry
-from sessiond_server.events.contract import DeltasPassed
+from sessiond_server.events.contract import ReceivedDeltas
 from sessiond_server.events.limits import HubLimits
 
 MESSAGES_REMEMBERED: Final = 256
@@ -33,7 +33,7 @@ class DeltaLane:
         """(number, message_id, serialised Delta)."""
         self._size = 0
         self._messages: dict[str, None] = {}
-        self._batch: tuple[int, DeltasPassed] | None = None
+        self._batch: tuple[int, ReceivedDeltas] | None = None
         """What watchers at this place get, while nothing changes."""
 
     def add(self, data: Sequence[bytes]) -> bool:
@@ -65,7 +65,7 @@ class DeltaLane:
             self._size = sum(len(data) for _, _, data in self._pieces)
             self._batch = None
 
-    def after(self, number: int) -> DeltasPassed | None:
+    def after(self, number: int) -> ReceivedDeltas | None:
         """What came behind that number and is still here; the same for all who ask from the same place."""
         if number >= self.count:
             return None
@@ -74,5 +74,5 @@ class DeltaLane:
         data = [piece for of, _, piece in self._pieces if of > number]
         if not data:
             return None
-        self._batch = (number, DeltasPassed(data))
+        self._batch = (number, ReceivedDeltas(data))
         return self._batch[1]

@@ -14,7 +14,7 @@ from typing import Final
 from sessiond_server.domain.log import FeedEntry, FeedPlace
 from sessiond_server.events.channel import Where
 from sessiond_server.events.contract import FeedBatch, FeedCursor
-from sessiond_server.events.late_commits import Sightings, carried
+from sessiond_server.events.late_commits import RunningTransactions, late_commits_after
 from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 
 BEGINNING: Final = FeedCursor(FeedPlace(0, "", 0), ())
@@ -40,7 +40,7 @@ def check_order(tenant_id: str, after: FeedPlace, entries: Sequence[FeedEntry]) 
         after = entry.place
 
 
-def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sightings) -> FeedCursor:
+def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], transactions: RunningTransactions) -> FeedCursor:
     """The cursor behind these events, which follow it."""
     newest: list[tuple[FeedPlace, str]] = []
     for entry in reversed(entries):
@@ -54,7 +54,7 @@ def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], sightings: Sighti
         if not newest or anchor[0].commit_xid != newest[-1][0].commit_xid:
             newest.append(anchor)
     newest.reverse()
-    late_commits = carried(cursor.late_commits, entries, sightings)
+    late_commits = late_commits_after(cursor.late_commits, entries, transactions)
     return FeedCursor(entries[-1].place if entries else cursor.place, tuple(newest), late_commits)
 
 
@@ -67,21 +67,21 @@ class Feed:
         "_batches",
         "_limits",
         "_redactions",
-        "_sightings",
+        "_transactions",
         "caught_up",
         "entries",
         "floor",
+        "hint_pending",
         "incarnation",
         "proof",
         "proofs",
         "redaction_count",
         "size",
-        "stirred",
         "tenant_id",
         "tip",
     )
 
-    def __init__(self, tenant_id: str, limits: HubLimits, sightings: Sightings) -> None:
+    def __init__(self, tenant_id: str, limits: HubLimits, transactions: RunningTransactions) -> None:
         self.tenant_id: Final = tenant_id
         self.floor = BEGINNING.place
         self.tip: FeedCursor | None = None
@@ -89,7 +89,7 @@ class Feed:
         self.entries: list[FeedEntry] = []
         self.size = 0
         """Bytes of the ring."""
-        self.stirred = False
+        self.hint_pending = False
         """Something has happened since the last read began, or so it is said."""
         self.caught_up = False
         """The last read behind the tip brought all there was."""
@@ -102,16 +102,16 @@ class Feed:
         self.redaction_count = 0
         """Redactions ever heard of."""
         self._limits = limits
-        self._sightings = sightings
+        self._transactions = transactions
         self._batches: dict[int, tuple[FeedBatch, FeedCursor]] = {}
         self._redactions: deque[tuple[str, int]] | None = None
 
     @property
     def behind(self) -> bool:
         """Whether there may be more than the feed has."""
-        return self.stirred or not self.caught_up
+        return self.hint_pending or not self.caught_up
 
-    def succeed(self, dead: "Feed") -> None:
+    def take_over(self, dead: "Feed") -> None:
         """Takes the place of a feed whose history no longer exists."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
 
@@ -134,7 +134,7 @@ class Feed:
         if known is not None:
             return known
         entries = batch_of(self.entries, start)
-        made = (FeedBatch(entries), advanced(cursor, entries, self._sightings))
+        made = (FeedBatch(entries), advanced(cursor, entries, self._transactions))
         if len(self._batches) >= _BATCHES_KEPT:
             del self._batches[next(iter(self._batches))]
         self._batches[start] = made
@@ -144,7 +144,7 @@ class Feed:
         """A stream begins at a cursor that a read has proved. From one ahead the feed goes on there; what lies between
         is read by those who want it."""
         if self.tip is None or cursor.place > self.tip.place:
-            self.shed()
+            self.evict()
             self.tip = cursor
             self.floor = cursor.place
             self.caught_up = False
@@ -156,7 +156,7 @@ class Feed:
         if tip is None or after > tip.place or not entries or entries[-1].place <= tip.place:
             return
         new = list(entries[bisect_right(entries, tip.place, key=_place) :])
-        self.tip = advanced(tip, new, self._sightings)
+        self.tip = advanced(tip, new, self._transactions)
         self.entries += new
         self.size += sum(len(entry.entry.data) for entry in new)
         self._trim()
@@ -173,7 +173,7 @@ class Feed:
                 self._drop(index + 1)
                 break
 
-    def spoiled(self, since: int, entries: Sequence[FeedEntry]) -> bool:
+    def may_show_redacted(self, since: int, entries: Sequence[FeedEntry]) -> bool:
         """Whether events, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
         count = self.redaction_count - since
         if not count or not entries or self._redactions is None:
@@ -184,7 +184,7 @@ class Feed:
         redacted = set(islice(known, len(known) - count, None))
         return any((entry.place.session_id, entry.place.seq) in redacted for entry in entries)
 
-    def shed(self) -> None:
+    def evict(self) -> None:
         """Empties the ring."""
         self._drop(len(self.entries))
 

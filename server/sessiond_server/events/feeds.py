@@ -13,7 +13,7 @@ from sessiond_server.errors import PositionLost, StoreUnavailable
 from sessiond_server.events.channel import REDACTED, Where
 from sessiond_server.events.contract import CaughtUp, FeedBatch, FeedCursor
 from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
-from sessiond_server.events.late_commits import Sightings
+from sessiond_server.events.late_commits import RunningTransactions
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared
 from sessiond_server.events.rings import Rings
@@ -32,8 +32,8 @@ class _Watched(Feed):
 
     __slots__ = ("reader", "streams", "waiting")
 
-    def __init__(self, tenant_id: str, limits: HubLimits, sightings: Sightings) -> None:
-        super().__init__(tenant_id, limits, sightings)
+    def __init__(self, tenant_id: str, limits: HubLimits, transactions: RunningTransactions) -> None:
+        super().__init__(tenant_id, limits, transactions)
         self.streams: dict[FeedWatcher, None] = {}
         self.waiting = Waiting()
         self.reader: asyncio.Task[None] | None = None
@@ -90,7 +90,7 @@ class FeedWatcher(Stream):
                 if now >= self._due and (read_us := self._proof()) is not None:
                     self._due = now + self._silence
                     return CaughtUp(read_us)
-                feeds.stir(feed, wanted=True)
+                feeds.schedule_read(feed, caller_waits=True)
                 await self.wait(feed.waiting)
             else:
                 return self._advance(*found)
@@ -114,7 +114,7 @@ class Feeds:
     def __init__(self, store: LogReads, limits: HubLimits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
-        self.sightings: Final = Sightings()
+        self.transactions: Final = RunningTransactions()
         """What every read has seen, the hub's looks at heads included: nobody may be waiting for a feed."""
         self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
         """Called when it becomes known that the event of that session at `seq` was rewritten."""
@@ -133,7 +133,7 @@ class Feeds:
         tenant_id = scope.tenant_id
         feed = self._feeds.get(tenant_id)
         if feed is None:
-            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.sightings)
+            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.transactions)
         stream = FeedWatcher(self, feed, self.clock(), self.limits.bookmark, names_sessions=not scope.user_id)
         feed.streams[stream] = None
         try:
@@ -162,7 +162,7 @@ class Feeds:
             for stream in feed.streams:
                 stream.fail(failure)
 
-    def disprove(self) -> None:
+    def clear_proofs(self) -> None:
         """The store cannot be asked: until it can, nothing proves that nothing happened."""
         for feed in self._feeds.values():
             feed.proof = None
@@ -184,15 +184,15 @@ class Feeds:
                 if key[0] == tenant_id:
                     feed.redact(key[1], message.seq)
                     self._rings.changed(feed)
-            feed.stirred = True
-            self.stir(feed)
+            feed.hint_pending = True
+            self.schedule_read(feed)
 
-    def hinted(self, tenant_id: str) -> None:
+    def on_hint(self, tenant_id: str) -> None:
         """Somebody says that something was committed."""
         feed = self._feeds.get(tenant_id)
         if feed is not None:
-            feed.stirred = True
-            self.stir(feed)
+            feed.hint_pending = True
+            self.schedule_read(feed)
 
     def redacted(self, key: Key, seq: int) -> None:
         """Somebody has read that the event was redacted."""
@@ -201,17 +201,20 @@ class Feeds:
             feed.redact(key[1], seq)
             self._rings.changed(feed)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Reads all feeds that somebody waits for: the net below lost hints, and the proof of bookmarks."""
         for feed in self._feeds.values():
             feed.forget_batches()
-            feed.stirred = True
-            self.stir(feed)
+            feed.hint_pending = True
+            self.schedule_read(feed)
 
-    def stir(self, feed: _Watched, *, wanted: bool = False) -> None:
-        """Reads behind the tip when there may be something and somebody waits for it; `wanted`: the caller does."""
-        if feed.reader is None and feed.tip is not None and feed.behind and (wanted or feed.waiting.count):
-            feed.reader = asyncio.get_running_loop().create_task(self._follow(feed, at_least_once=wanted))
+    def schedule_read(self, feed: _Watched, *, caller_waits: bool = False) -> None:
+        """Starts a read behind the tip if there may be new events and a stream waits for them.
+
+        `caller_waits`: the calling stream is about to wait, and counts as waiting.
+        """
+        if feed.reader is None and feed.tip is not None and feed.behind and (caller_waits or feed.waiting.count):
+            feed.reader = asyncio.get_running_loop().create_task(self._follow(feed, at_least_once=caller_waits))
             feed.reader.add_done_callback(partial(self._followed, feed))
 
     async def page(self, stream: FeedWatcher) -> _Page | None:
@@ -275,12 +278,12 @@ class Feeds:
         """Reads behind the tip until there is no more, or nobody waits."""
         pause = _SOON
         while self._feeds.get(feed.tenant_id) is feed and (at_least_once or feed.waiting.count):
-            at_least_once = feed.stirred = False
+            at_least_once = feed.hint_pending = False
             tip = feed.tip
             assert tip is not None
             page = await self._reads.run(partial(self._read, feed, tip))
             if page is None:
-                feed.stirred = True
+                feed.hint_pending = True
                 at_least_once = True
                 continue
             feed.caught_up = page.complete and not page.pending
@@ -288,7 +291,7 @@ class Feeds:
                 # It waits for another transaction, of whose end nobody tells.
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LESS_SOON)
-            elif page.complete and not feed.stirred:
+            elif page.complete and not feed.hint_pending:
                 if feed.tip is not None and feed.tip.place == (page.entries[-1].place if page.entries else tip.place):
                     feed.proof = (feed.tip.place, page.now_us)
                     now = self.clock()
@@ -303,7 +306,7 @@ class Feeds:
             return
         error = task.exception()
         if error is None:
-            self.stir(feed)
+            self.schedule_read(feed)
             return
         # Not caught up: whoever looks next, the poll at the latest, reads again.
         feed.caught_up = False
@@ -316,15 +319,15 @@ class Feeds:
     async def _read(self, feed: _Watched, cursor: FeedCursor) -> FeedPage | None:
         """One read behind a cursor, the feed's tip too when it reaches beyond it; None: it is out of date already."""
         since = feed.redaction_count
-        number = self.sightings.begin()
+        number = self.transactions.begin_read()
         page = await self._store.read_feed(feed.tenant_id, after=cursor.place, limit=BATCH_EVENTS)
         if self._feeds.get(feed.tenant_id) is not feed:
             return None
         if page.incarnation != feed.incarnation:
             await self._reincarnated(feed, page.incarnation)
             return None
-        self.sightings.note(number, page.running)
-        if feed.spoiled(since, page.entries):
+        self.transactions.note_running(number, page.running)
+        if feed.may_show_redacted(since, page.entries):
             return None
         check_order(feed.tenant_id, cursor.place, page.entries)
         self._note_redactions(feed, page)
@@ -346,7 +349,7 @@ class Feeds:
         if page is None:
             return None
         run = FeedBatch(page.entries) if page.entries else None
-        return _Page(run, advanced(cursor, page.entries, self.sightings), feed.redaction_count)
+        return _Page(run, advanced(cursor, page.entries, self.transactions), feed.redaction_count)
 
     async def _reincarnated(self, feed: _Watched, incarnation: str) -> None:
         """The database has restarted, or another one has taken over: is what was delivered still there?"""
@@ -362,13 +365,13 @@ class Feeds:
             for stream in feed.streams:
                 stream.wake()
         else:
-            self._succeeded(feed)
+            self._replace(feed)
 
-    def _succeeded(self, dead: _Watched) -> None:
+    def _replace(self, dead: _Watched) -> None:
         """The history that a feed has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
-        feed = _Watched(dead.tenant_id, self.limits, self.sightings)
-        feed.succeed(dead)
+        feed = _Watched(dead.tenant_id, self.limits, self.transactions)
+        feed.take_over(dead)
         feed.streams, dead.streams = dead.streams, {}
         self._feeds[dead.tenant_id] = feed
         self._rings.removed(dead)

@@ -20,7 +20,7 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
 from sessiond_server.events.bus import Bus, Deltas, Hint
-from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, SessionStream, Truth
+from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, PrimaryReads, SessionStream
 from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.reads import Reads
@@ -57,7 +57,7 @@ class EventHub:
     nor bus. Belongs to the loop that it is made on.
     """
 
-    def __init__(self, store: Truth, bus: Bus, limits: HubLimits | None = None) -> None:
+    def __init__(self, store: PrimaryReads, bus: Bus, limits: HubLimits | None = None) -> None:
         self._limits = limits or HubLimits()
         self._store = store
         self._bus = bus
@@ -71,7 +71,7 @@ class EventHub:
         self._streams = 0
         self._watched = asyncio.Event()
         """There is a stream."""
-        self._unheard = asyncio.Event()
+        self._poll_now = asyncio.Event()
         """The poll is not to wait."""
         self._answered = 0.0
         """When the store last answered the poll, by the loop's clock."""
@@ -131,33 +131,33 @@ class EventHub:
         finally:
             self._dismiss()
 
-    def moment(self) -> TransactionStart:
+    def transaction_start(self) -> TransactionStart:
         """Now: what `committed` wants to know of the time before the transaction began."""
-        return self._sessions.moment()
+        return self._sessions.transaction_start()
 
-    def committed(self, writes: Writes, moment: TransactionStart) -> None:
-        """This process has committed these writes, in a transaction that began after `moment`.
+    def committed(self, writes: Writes, start: TransactionStart) -> None:
+        """This process has committed these writes, in a transaction that began after `start`.
 
         Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.
         """
         if self._streams:
-            self._sessions.committed(writes, moment)
+            self._sessions.committed(writes, start)
             self._feeds.committed(writes)
 
-    def hinted(self, hints: Sequence[Hint]) -> None:
-        """As Listener.hinted."""
+    def on_hints(self, hints: Sequence[Hint]) -> None:
+        """As Listener.on_hints."""
         if self._streams:
             for hint in hints:
-                self._sessions.hinted(hint.key, hint.seq)
-                self._feeds.hinted(hint.key[0])
+                self._sessions.on_hint(hint.key, hint.seq)
+                self._feeds.on_hint(hint.key[0])
 
-    def passed(self, deltas: Deltas) -> None:
-        """As Listener.passed."""
-        self._sessions.passed(deltas.key, deltas.data)
+    def on_deltas(self, deltas: Deltas) -> None:
+        """As Listener.on_deltas."""
+        self._sessions.on_deltas(deltas.key, deltas.data)
 
-    def unheard(self) -> None:
-        """As Listener.unheard."""
-        self._unheard.set()
+    def on_gap(self) -> None:
+        """As Listener.on_gap."""
+        self._poll_now.set()
 
     def _admit(self) -> None:
         if self._closed:
@@ -184,48 +184,48 @@ class EventHub:
             if not self._watched.is_set():
                 await self._watched.wait()
                 self._answered = self._clock()
-            self._unheard.clear()
-            await self._look()
+            self._poll_now.clear()
+            await self._poll_once()
             interval = self._limits.poll if self._bus.ready else self._limits.fast_poll
             try:
                 async with asyncio.timeout(interval):
-                    await self._unheard.wait()
+                    await self._poll_now.wait()
             except TimeoutError:
                 pass
 
-    async def _look(self) -> None:
+    async def _poll_once(self) -> None:
         """One look. When the store has been away for too long, all streams end."""
         began = self._clock()
         try:
             async with asyncio.timeout_at(max(self._answered + self._limits.outage, began + self._limits.poll)):
-                await self._look_at_heads()
+                await self._poll_heads()
         except (StoreUnavailable, TimeoutError) as error:
-            self._lose_sight(error)
+            self._store_failed(error)
         except Exception as error:
             _log.error("cannot look at the ends of the watched logs", exc_info=error)
-            self._lose_sight(error)
+            self._store_failed(error)
         else:
             if self._away:
                 _log.info("the store answers again")
             self._away = False
             self._answered = began
-            self._feeds.look()
+            self._feeds.poll()
 
-    async def _look_at_heads(self) -> None:
+    async def _poll_heads(self) -> None:
         watched = self._sessions.watched()
         # The feeds alone make it worth a look whether the store is there.
         for start in range(0, max(len(watched), 1), HEADS):
             polled = watched[start : start + HEADS]
-            number = self._feeds.sightings.begin()
+            number = self._feeds.transactions.begin_read()
             heads = await self._store.log_heads([key for key, _ in polled])
-            self._feeds.sightings.note(number, heads.running)
-            self._sessions.see_heads(polled, heads)
+            self._feeds.transactions.note_running(number, heads.running)
+            self._sessions.note_heads(polled, heads)
 
-    def _lose_sight(self, error: Exception) -> None:
+    def _store_failed(self, error: Exception) -> None:
         if not self._away:
             _log.warning("the store does not answer: streams wait, for %g s at most", self._limits.outage)
         self._away = True
-        self._sessions.disprove()
-        self._feeds.disprove()
+        self._sessions.clear_proofs()
+        self._feeds.clear_proofs()
         if self._clock() - self._answered >= self._limits.outage:
             self._fail(StoreUnavailable)

@@ -13,10 +13,10 @@ from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace
 LATE_COMMITS: Final = 4
 """Transactions that a cursor names besides its anchors."""
 
-_SIGHTINGS_KEPT: Final = 32_768
+_TRANSACTIONS_KEPT: Final = 32_768
 
 
-class Sightings:
+class RunningTransactions:
     """Which transactions reads have seen under way, by what number of read last. Of the whole database server, so one
     for all feeds. Remembers the most recent ones; an id that is used again may give a sighting too many."""
 
@@ -27,28 +27,28 @@ class Sightings:
         """In ascending order, but for reads that came late."""
         self._reads = 0
 
-    def begin(self) -> int:
+    def begin_read(self) -> int:
         """The number of a read that begins now."""
         self._reads += 1
         return self._reads
 
-    def note(self, number: int, running: Iterable[int]) -> None:
+    def note_running(self, number: int, running: Iterable[int]) -> None:
         """That read has seen these under way."""
         last = self._last
         for writer in running:
             if number > last.get(writer, 0):
                 last.pop(writer, None)
                 last[writer] = number
-        while len(last) > _SIGHTINGS_KEPT:
+        while len(last) > _TRANSACTIONS_KEPT:
             del last[next(iter(last))]
 
-    def of(self, writer: int) -> int:
+    def last_seen(self, writer: int) -> int:
         """The last read that has seen it under way; 0: none."""
         return self._last.get(writer, 0)
 
 
-def carried(
-    before: Sequence[tuple[FeedPlace, str]], entries: Sequence[FeedEntry], sightings: Sightings
+def late_commits_after(
+    before: Sequence[tuple[FeedPlace, str]], entries: Sequence[FeedEntry], transactions: RunningTransactions
 ) -> tuple[tuple[FeedPlace, str], ...]:
     """The late_commits of a cursor that had those of `before` and has passed the entries: those seen most recently. Of
     those seen by the same read the ones with the lowest ids, as the anchors are those with the highest."""
@@ -56,9 +56,9 @@ def carried(
     for place, event_id in before:
         # The place tells the writer but for events filed higher than it, which are then taken for older than they are.
         writer = place.commit_xid % XIDS
-        found[writer] = (sightings.of(writer), place, event_id)
+        found[writer] = (transactions.last_seen(writer), place, event_id)
     for entry in entries:
-        number = sightings.of(entry.writer)
+        number = transactions.last_seen(entry.writer)
         if number:
             found[entry.writer] = (number, entry.place, entry.entry.event_id)
     ranked = sorted(found.values(), key=_recency)[-LATE_COMMITS:]

@@ -21,14 +21,14 @@ class Listeners:
 
         return remove
 
-    def hinted(self, hints: Sequence[Hint]) -> None:
+    def on_hints(self, hints: Sequence[Hint]) -> None:
         for listener in tuple(self._all.values()):
-            listener.hinted(hints)
+            listener.on_hints(hints)
 
-    def passed(self, deltas: Deltas) -> None:
+    def on_deltas(self, deltas: Deltas) -> None:
         for listener in tuple(self._all.values()):
-            listener.passed(deltas)
+            listener.on_deltas(deltas)
 
-    def unheard(self) -> None:
+    def on_gap(self) -> None:
         for listener in tuple(self._all.values()):
-            listener.unheard()
+            listener.on_gap()

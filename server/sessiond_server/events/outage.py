@@ -22,7 +22,7 @@ class Outage:
         """Attempts in a row that led to nothing steady."""
         self._server = server
         self._random = random
-        self._told = False
+        self._logged = False
         self._began = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -30,10 +30,10 @@ class Outage:
         """An attempt begins."""
         self._began = self._loop.time()
 
-    def going_well(self) -> None:
+    def note_alive(self) -> None:
         """The connection holds; to be called every so often."""
-        if self._told and self._steady():
-            self._told = False
+        if self._logged and self._steady():
+            self._logged = False
             _log.info("hints go through %s again", self._server)
 
     async def failed(self, why: str) -> None:
@@ -41,8 +41,8 @@ class Outage:
 
         `why` must not tell what was in any payload.
         """
-        if not self._told:
-            self._told = True
+        if not self._logged:
+            self._logged = True
             _log.warning("hints cannot go through %s: %s", self._server, why)
         if self._steady():
             self.failures = 0

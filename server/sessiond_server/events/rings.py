@@ -9,7 +9,7 @@ class Ring(Protocol):
     size: int
     """Bytes."""
 
-    def shed(self) -> None:
+    def evict(self) -> None:
         """Lets go of what can be read from the store again."""
         ...
 
@@ -34,7 +34,7 @@ class Rings:
             self._sizes[ring] = ring.size
         while self.held > self._most and len(self._sizes) > 1:
             oldest = next(iter(self._sizes))
-            oldest.shed()
+            oldest.evict()
             self.held -= self._sizes.pop(oldest)
 
     def removed(self, ring: Ring) -> None:

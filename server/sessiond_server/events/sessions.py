@@ -21,7 +21,7 @@ from sessiond_server.errors import (
     StoreUnavailable,
 )
 from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_after
-from sessiond_server.events.contract import Batch, Cursor, Truth
+from sessiond_server.events.contract import Batch, Cursor, PrimaryReads
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared, prove_owner
@@ -42,7 +42,7 @@ class Sessions:
 
     def __init__(
         self,
-        store: Truth,
+        store: PrimaryReads,
         limits: HubLimits,
         reads: Reads,
         rings: Rings,
@@ -112,7 +112,7 @@ class Sessions:
             for stream in channel.streams:
                 stream.fail(failure)
 
-    def disprove(self) -> None:
+    def clear_proofs(self) -> None:
         """The store cannot be asked: until it can, nothing proves that nothing happened."""
         for channel in self._channels.values():
             channel.proof = None
@@ -121,11 +121,11 @@ class Sessions:
         """Cancels what is under way."""
         await self._pages.close()
 
-    def moment(self) -> TransactionStart:
-        """See EventHub.moment."""
+    def transaction_start(self) -> TransactionStart:
+        """See EventHub.transaction_start."""
         return TransactionStart(self.incarnation, self._made)
 
-    def committed(self, writes: Writes, moment: TransactionStart) -> None:
+    def committed(self, writes: Writes, start: TransactionStart) -> None:
         """See EventHub.committed."""
         channels = self._channels
         watched = {row.key for row in writes.heads if row.key in channels}
@@ -136,20 +136,20 @@ class Sessions:
             if event.key in watched:
                 rows.setdefault(event.key, []).append(event)
         for key, events in rows.items():
-            self._commit(channels[key], events, moment)
+            self._commit(channels[key], events, start)
         for key, message in writes.redactions:
             if key in watched:
                 channels[key].redact(message.seq)
                 self._rings.changed(channels[key])
         for key in rows:
-            self.stir(channels[key])
+            self.schedule_read(channels[key])
 
-    def hinted(self, key: Key, seq: int) -> None:
+    def on_hint(self, key: Key, seq: int) -> None:
         """Somebody says that the session's log has reached `seq`."""
         channel = self._channels.get(key)
         if channel is not None:
-            channel.hear(seq)
-            self.stir(channel)
+            channel.note_hint(seq)
+            self.schedule_read(channel)
 
     def redacted(self, key: Key, seq: int) -> None:
         """Somebody has read that the event was redacted."""
@@ -158,7 +158,7 @@ class Sessions:
             channel.redact(seq)
             self._rings.changed(channel)
 
-    def passed(self, key: Key, data: Sequence[bytes]) -> None:
+    def on_deltas(self, key: Key, data: Sequence[bytes]) -> None:
         """Deltas of the session passed by."""
         channel = self._channels.get(key)
         if channel is not None and channel.lane is not None and channel.lane.add(data):
@@ -170,7 +170,7 @@ class Sessions:
         """Every watched session with the tip that the end of its log is to be compared with."""
         return [(key, channel.tip) for key, channel in self._channels.items() if channel.tip is not None]
 
-    def see_heads(self, polled: Sequence[tuple[Key, Cursor]], heads: LogHeads) -> None:
+    def note_heads(self, polled: Sequence[tuple[Key, Cursor]], heads: LogHeads) -> None:
         """The ends of the logs, read after `watched` answered with `polled`."""
         now = self.clock()
         self.incarnation = heads.incarnation
@@ -179,21 +179,24 @@ class Sessions:
             if channel is None or channel.tip is None:
                 continue
             channel.forget_batches()
-            channel.see_head(tip, head, heads.incarnation, heads.now_us)
-            self.stir(channel)
+            channel.note_head(tip, head, heads.incarnation, heads.now_us)
+            self.schedule_read(channel)
             if channel.proof is not None:
                 for stream in channel.streams:
                     stream.wake_if_due(now)
 
-    def stir(self, channel: WatchedSession, *, wanted: bool = False) -> None:
-        """Reads behind the tip when there is a reason to, and somebody waits for it; `wanted`: the caller does."""
+    def schedule_read(self, channel: WatchedSession, *, caller_waits: bool = False) -> None:
+        """Starts a read behind the tip if the tip needs a proof, or if there may be new events and a stream waits.
+
+        `caller_waits`: the calling stream is about to wait, and counts as waiting.
+        """
         tip = channel.tip
-        if channel.pulling or tip is None:
+        if channel.reading_tip or tip is None:
             return
-        if channel.suspect or (channel.behind and (wanted or channel.waiting.count)):
-            channel.pulling = True
+        if channel.suspect or (channel.behind and (caller_waits or channel.waiting.count)):
+            channel.reading_tip = True
             task = self._pages.start((channel.key, tip))
-            task.add_done_callback(partial(self._pulled, channel))
+            task.add_done_callback(partial(self._tip_read, channel))
 
     async def page(self, stream: SessionWatcher) -> LogRead | None:
         """What lies behind the stream's cursor, from the store; None: look again, something has changed.
@@ -285,21 +288,25 @@ class Sessions:
         incarnation, channel = self.incarnation, self._channels.get(key)
         if channel is None:
             return None
-        asked, since = channel.wanted, channel.redaction_count
+        asked, since = channel.hinted_seq, channel.redaction_count
         try:
             page = await self._store.read_log(key, after_seq=cursor.seq, limit=BATCH_EVENTS)
         except NotFound:
             if cursor.seq and self._is_remembered(cursor.event_id):
                 raise PositionLost(key[1], cursor.seq) from None
             raise
-        # Another channel than the one that the read began for has not heard of what happened meanwhile.
-        if self._channels.get(key) is not channel or incarnation != self.incarnation or channel.spoiled(since, page):
+        # A channel that was made after the read began knows no redaction that happened during the read.
+        if (
+            self._channels.get(key) is not channel
+            or incarnation != self.incarnation
+            or channel.may_show_redacted(since, page)
+        ):
             return None
         check(key, cursor, page)
         if page.head.deleted and not page.entries and channel.final is None:
             # The cursor is at the final event, of which nobody here has told the channel: nothing will ever follow.
             raise SessionNotFound(key[1])
-        channel.see_redactions(page.entries)
+        channel.note_redactions(page.entries)
         channel = self._take(channel, cursor, page.entries, incarnation)
         channel.read(asked, page)
         _supersede(channel, page.entries)
@@ -314,21 +321,21 @@ class Sessions:
         tip = channel.tip
         fit = channel.append(before, entries)
         if fit is Fit.MISMATCH:
-            channel, tip = self._succeeded(channel), None
+            channel, tip = self._replace(channel), None
             fit = channel.append(before, entries)
         elif fit is Fit.GAP:
-            channel.jump(before, entries)
+            channel.restart_at(before, entries)
         if tip is None or (entries[-1].seq if entries else before.seq) >= tip.seq:
             channel.proved(incarnation)
         self._grown(channel, tip)
         return channel
 
-    def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], moment: TransactionStart) -> None:
+    def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], start: TransactionStart) -> None:
         """Events that this process has committed, and that need not be read therefore."""
         first, last, tip = rows[0], rows[-1], channel.tip
-        if moment.incarnation != self.incarnation or moment.channels < channel.number:
+        if start.incarnation != self.incarnation or start.channels < channel.number:
             # Told late: what was committed may be lost since, or redacted when the channel was not there to hear of it.
-            channel.hear(last.seq)
+            channel.note_hint(last.seq)
             return
         if channel.follows(first.seq, last.seq):
             entries = [
@@ -348,14 +355,14 @@ class Sessions:
         if fit is Fit.JOINED:
             self._grown(channel, tip)
             return
-        channel.hear(last.seq)
+        channel.note_hint(last.seq)
         if fit is Fit.MISMATCH:
             channel.suspect = True
 
     def _numbered(self) -> TransactionStart:
         """Of a new channel."""
         self._made += 1
-        return self.moment()
+        return self.transaction_start()
 
     def _grown(self, channel: WatchedSession, tip: Cursor | None) -> None:
         self._rings.changed(channel)
@@ -363,27 +370,27 @@ class Sessions:
             for stream in channel.streams:
                 stream.wake()
 
-    def _pulled(self, channel: WatchedSession, task: "asyncio.Task[LogRead | None]") -> None:
+    def _tip_read(self, channel: WatchedSession, task: "asyncio.Task[LogRead | None]") -> None:
         """A read behind the tip has ended."""
-        channel.pulling = False
+        channel.reading_tip = False
         if task.cancelled() or self._channels.get(channel.key) is not channel:
             return
         error = task.exception()
         if error is None:
-            self.stir(channel)
+            self.schedule_read(channel)
         elif isinstance(error, PositionGone | NotFound):
-            self._succeeded(channel)
+            self._replace(channel)
         elif isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
             # The poll comes back to a store that is away. A defect ends the streams, rather than that they wait on.
             _log.error("cannot follow a session", exc_info=error)
             for stream in channel.streams:
                 stream.fail(partial(_same, error))
 
-    def _succeeded(self, dead: WatchedSession) -> WatchedSession:
+    def _replace(self, dead: WatchedSession) -> WatchedSession:
         """The history that a channel has followed no longer exists: every stream proves its cursor at a new one."""
         _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
         channel = WatchedSession(dead.key, self.limits, self._numbered())
-        channel.succeed(dead)
+        channel.take_over(dead)
         channel.lane = dead.lane
         channel.streams, dead.streams = dead.streams, {}
         self._channels[dead.key] = channel

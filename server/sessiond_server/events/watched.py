@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.events.channel import START, Channel, Where
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, DeltasPassed
+from sessiond_server.events.contract import Batch, CaughtUp, Cursor, ReceivedDeltas
 from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.streams import Stream, Waiting
@@ -26,15 +26,15 @@ class TransactionStart(NamedTuple):
 class WatchedSession(Channel):
     """A channel with its streams."""
 
-    __slots__ = ("lane", "number", "pulling", "streams", "waiting")
+    __slots__ = ("lane", "number", "reading_tip", "streams", "waiting")
 
-    def __init__(self, key: Key, limits: HubLimits, moment: TransactionStart) -> None:
-        super().__init__(key, limits, moment.incarnation)
-        self.number = moment.channels
+    def __init__(self, key: Key, limits: HubLimits, start: TransactionStart) -> None:
+        super().__init__(key, limits, start.incarnation)
+        self.number = start.channels
         self.streams: dict[SessionWatcher, None] = {}
         """In the order in which they came."""
         self.waiting = Waiting()
-        self.pulling = False
+        self.reading_tip = False
         """A read behind the tip is under way."""
         self.lane: DeltaLane | None = None
         """While somebody wants deltas."""
@@ -67,9 +67,9 @@ class SessionWatcher(Stream):
         self.user_id = user_id
         self._bookmarked = 0
         self.deltas_taken = -1
-        """-1: none are wanted."""
+        """-1: none are caller_waits."""
 
-    async def next(self) -> Batch | CaughtUp | DeltasPassed:
+    async def next(self) -> Batch | CaughtUp | ReceivedDeltas:
         """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
         when the hub has closed.
 
@@ -97,7 +97,7 @@ class SessionWatcher(Stream):
                 if now >= self._due and (read_us := self._proof()) is not None:
                     self._due = now + self._silence
                     return CaughtUp(read_us)
-                sessions.stir(channel, wanted=True)
+                sessions.schedule_read(channel, caller_waits=True)
                 await self.wait(channel.waiting)
             else:
                 return self._advance(*found)
@@ -109,7 +109,7 @@ class SessionWatcher(Stream):
         self._due = sessions.clock() + self._silence
         return batch
 
-    def _deltas(self) -> DeltasPassed | None:
+    def _deltas(self) -> ReceivedDeltas | None:
         lane = self.channel.lane
         if self.deltas_taken < 0 or lane is None:
             return None

@@ -28,12 +28,12 @@ class MemoryBus:
     def listen(self, listener: Listener) -> Callable[[], None]:
         return self._listeners.add(listener)
 
-    def ring(self, hints: Sequence[Hint]) -> None:
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
         for hint in hints:
             self._hints[hint.key] = max(hint.seq, self._hints.get(hint.key, 0))
         self._later()
 
-    def show(self, deltas: Deltas) -> None:
+    def publish_deltas(self, deltas: Deltas) -> None:
         self._deltas.setdefault(deltas.key, []).extend(deltas.data)
         self._later()
 
@@ -47,6 +47,6 @@ class MemoryBus:
         hints, self._hints = self._hints, {}
         deltas, self._deltas = self._deltas, {}
         if hints:
-            self._listeners.hinted([Hint(key, seq) for key, seq in hints.items()])
+            self._listeners.on_hints([Hint(key, seq) for key, seq in hints.items()])
         for key, data in deltas.items():
-            self._listeners.passed(Deltas(key, data))
+            self._listeners.on_deltas(Deltas(key, data))

@@ -9,7 +9,7 @@ from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.store import anchors
-from sessiond_server.store.anchors import Trace
+from sessiond_server.store.anchors import EventLookup
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
 
@@ -102,9 +102,9 @@ class Logs:
         self, tenant_id: str, asked: Iterable[tuple[FeedPlace, str]], now_us: int, tombstone_retention_us: int
     ) -> FeedPlace | None:
         for place, event_id in asked:
-            trace = _trace(self._logs.get((tenant_id, place.session_id)), place.seq)
+            lookup = _look_up(self._logs.get((tenant_id, place.session_id)), place.seq)
             if anchors.is_lost(
-                place.seq, event_id, trace, now_us=now_us, tombstone_retention_us=tombstone_retention_us
+                place.seq, event_id, lookup, now_us=now_us, tombstone_retention_us=tombstone_retention_us
             ):
                 return place
         return None
@@ -121,12 +121,12 @@ def _entry(row: EventRow) -> LogEntry:
     return LogEntry(row.seq, row.event_id, row.previous_event_id, row.type, data)
 
 
-def _trace(log: Log | None, seq: int) -> Trace:
+def _look_up(log: Log | None, seq: int) -> EventLookup:
     if log is None:
-        return Trace(None, False, "", "", "")
+        return EventLookup(None, False, "", "", "")
     head, events = log.head, log.events
     here, first = events.get(seq), events.get(1)
-    return Trace(
+    return EventLookup(
         head.version,
         head.deleted,
         "" if here is None else here.event_id,

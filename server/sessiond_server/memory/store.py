@@ -73,7 +73,7 @@ class _Log:
     """With the time at which each was recorded."""
     runs: dict[str, RunRow] = field(default_factory=dict)
     tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
-    figures: bytes = b""
+    run_counters: bytes = b""
 
     def content(self, version: int) -> bytes:
         """Of the event at a seq; 0: of none."""
@@ -86,7 +86,7 @@ class _Log:
         return OpenWork(
             [run.body for run in self.runs.values() if run.status in OPEN_RUNS],
             [call.body for call in self.tool_calls.values() if call.status in OPEN_CALLS],
-            self.figures,
+            self.run_counters,
         )
 
     def is_due(self, now_us: int) -> bool:
@@ -204,8 +204,8 @@ class MemoryStore:
             self._logs[run.key].runs[run.run_id] = run
         for call in writes.tool_calls:
             self._logs[call.key].tool_calls[call.tool_call_id] = call
-        for key, figures in writes.figures:
-            self._logs[key].figures = figures
+        for key, counters in writes.run_counters:
+            self._logs[key].run_counters = counters
         for key, lease_expire_us in writes.leases:
             log = self._logs[key]
             log.head = replace(log.head, lease_expire_us=lease_expire_us)
@@ -214,7 +214,7 @@ class MemoryStore:
         for key, final_seq in writes.deletions:
             log = self._logs[key]
             log.index = None
-            log.runs, log.tool_calls, log.figures = {}, {}, b""
+            log.runs, log.tool_calls, log.run_counters = {}, {}, b""
             log.events = {final_seq: log.events[final_seq]}
             log.message_seqs, log.seq_of_message = [], {}
             log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
@@ -326,7 +326,7 @@ class MemoryStore:
 
     async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
         log = self._log(scope, session_id)
-        return log.snapshot(content=False), log.figures
+        return log.snapshot(content=False), log.run_counters
 
     async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
         return memory_work.tool_call(self._log(scope, session_id), session_id, tool_call_id)

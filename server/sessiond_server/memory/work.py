@@ -34,7 +34,7 @@ class Log(Protocol):
 def run(log: Log, session_id: str, run_id: str) -> tuple[int, bytes]:
     if (row := log.runs.get(run_id)) is None:
         raise RunNotFound(session_id, run_id)
-    return log.head.version, _shown(log, row)
+    return log.head.version, _with_lease(log, row)
 
 
 def runs(log: Log, statuses: Sequence[int], before: int | None, limit: int) -> RunsPage:
@@ -42,13 +42,13 @@ def runs(log: Log, statuses: Sequence[int], before: int | None, limit: int) -> R
     rows.sort(key=attrgetter("place"), reverse=True)
     page = rows[:limit]
     more = len(page) < len(rows)
-    return RunsPage(log.head.version, [_shown(log, row) for row in page], page[-1].place if more else None)
+    return RunsPage(log.head.version, [_with_lease(log, row) for row in page], page[-1].place if more else None)
 
 
 def tool_call(log: Log, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
     if (row := log.tool_calls.get(tool_call_id)) is None:
         raise ToolCallNotFound(session_id, tool_call_id)
-    return log.head.version, _whole(log, row)
+    return log.head.version, _with_data(log, row)
 
 
 def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | None, limit: int) -> ToolCallsPage:
@@ -58,7 +58,7 @@ def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | Non
         if row.status in statuses and run_id in ("", row.run_id) and (before is None or row.seq < before)
     ]
     rows.sort(key=attrgetter("seq"), reverse=True)
-    page = _fitting(_whole(log, row) for row in rows[:limit])
+    page = _fitting(_with_data(log, row) for row in rows[:limit])
     more = len(page) < len(rows)
     return ToolCallsPage(log.head.version, page, rows[len(page) - 1].seq if more else None)
 
@@ -72,7 +72,7 @@ def pending(logs: Mapping[Key, Log], scope: Scope, user_id: str, after: PendingK
         if row.awaits_approval and row.user_id in _users(scope, user_id, row.user_id)
     )
     rows = found if after is None else found[bisect_right(found, after, key=lambda item: item[0]) :]
-    page = _fitting(_whole(logs[row.key], row) for _, row in rows[:limit])
+    page = _fitting(_with_data(logs[row.key], row) for _, row in rows[:limit])
     return PendingPage(page, rows[len(page) - 1][0] if len(page) < len(rows) else None)
 
 
@@ -82,11 +82,11 @@ def _users(scope: Scope, user_id: str, own: str) -> Sequence[str]:
     return [own] if asked <= {own} else []
 
 
-def _shown(log: Log, row: RunRow) -> bytes:
+def _with_lease(log: Log, row: RunRow) -> bytes:
     return with_lease(row.body, log.head.lease_expire_us if row.status == _RUNNING else None)
 
 
-def _whole(log: Log, row: ToolCallRow) -> bytes:
+def _with_data(log: Log, row: ToolCallRow) -> bytes:
     stored = log.stored(row)
     return stored.body + stored.arguments + stored.result
 

@@ -71,7 +71,7 @@ class PostgresBlobs:
             await self._connections.close(FAREWELL_SECONDS)
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        with _reaching(), self._transactions.causes.told():
+        with _translated(), self._transactions.causes.told():
             connection = await self._connections.acquire()
             try:
                 # Here, not before: whoever waits for a connection holds the bytes once only. A view, for asyncpg would
@@ -131,11 +131,11 @@ class PostgresBlobs:
             last = (rows[-1][0], rows[-1][1])
 
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[_T]]) -> _T:
-        with _reaching():
+        with _translated():
             return await self._transactions.run(work)
 
     async def _fetch(self, statement: str, *parameters: object) -> Sequence[asyncpg.Record]:
-        with _reaching():
+        with _translated():
             return await self._transactions.fetch(statement, *parameters)
 
 
@@ -166,7 +166,7 @@ def _binary_rows(piece: Piece, first: int, data: Sequence[Buffer]) -> bytes:
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:

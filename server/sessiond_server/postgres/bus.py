@@ -99,15 +99,15 @@ class NotifyBus:
     def listen(self, listener: Listener) -> Callable[[], None]:
         return self._listeners.add(listener)
 
-    def ring(self, hints: Sequence[Hint]) -> None:
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
         if not self.ready:
             self.dropped_hints += len(hints)
             return
         self._hints.add(hints)
         self._wake.set()
 
-    def show(self, deltas: Deltas) -> None:
-        asyncio.get_running_loop().call_soon(self._listeners.passed, deltas)
+    def publish_deltas(self, deltas: Deltas) -> None:
+        asyncio.get_running_loop().call_soon(self._listeners.on_deltas, deltas)
 
     async def _run(self) -> None:
         """Keeps a connection in use until cancelled."""
@@ -131,7 +131,7 @@ class NotifyBus:
             await self._hear_itself(connection)
             self._connection = connection
             self.reason = ""
-            self._listeners.unheard()
+            self._listeners.on_gap()
             while True:
                 await self._look(connection, outage)
         finally:
@@ -162,7 +162,7 @@ class NotifyBus:
             with limited(connection, self._timeouts.answer):
                 if await connection.fetchval(_IS_STANDBY):
                     raise _Useless("the server has become a standby") from None
-            outage.going_well()
+            outage.note_alive()
         self._wake.clear()
         if connection.is_closed():
             raise _Useless("the connection was lost")
@@ -179,9 +179,9 @@ class NotifyBus:
                 self._proof = ""
                 self._wake.set()
         elif (hints := hints_in(payload.encode())) is None:
-            self._listeners.unheard()
+            self._listeners.on_gap()
         else:
-            self._listeners.hinted(hints)
+            self._listeners.on_hints(hints)
 
     def _lost(self, _connection: object) -> None:
         self._wake.set()

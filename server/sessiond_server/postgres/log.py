@@ -13,7 +13,7 @@ from sessiond_server.errors import SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.statements import LOG
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store import anchors
-from sessiond_server.store.anchors import Trace
+from sessiond_server.store.anchors import EventLookup
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
 
@@ -106,14 +106,16 @@ async def find_lost(
         TRACE, tenant_id, [place.session_id for place in places], [place.seq for place in places]
     )
     server = _server(rows)
-    traces = [Trace(None, False, "", "", "")] * len(asked)
+    lookups = [EventLookup(None, False, "", "", "")] * len(asked)
     for place, version, deleted, here, final, first, *_ in rows:
         if place:
             previous = Event.FromString(final).previous_event_id if deleted and final else ""
-            traces[place - 1] = Trace(version, deleted, _event_id(here), previous, _event_id(first))
+            lookups[place - 1] = EventLookup(version, deleted, _event_id(here), previous, _event_id(first))
     retention_us = tombstone_retention // timedelta(microseconds=1)
-    for (place, event_id), trace in zip(asked, traces, strict=True):
-        if anchors.is_lost(place.seq, event_id, trace, now_us=server["read_time"], tombstone_retention_us=retention_us):
+    for (place, event_id), lookup in zip(asked, lookups, strict=True):
+        if anchors.is_lost(
+            place.seq, event_id, lookup, now_us=server["read_time"], tombstone_retention_us=retention_us
+        ):
             return place
     return None
 

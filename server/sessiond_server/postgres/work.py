@@ -36,12 +36,12 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) ->
             elif kind == _CALL:
                 work.tool_calls.append(data)
             else:
-                work.figures = data
+                work.run_counters = data
 
 
 async def write(connection: asyncpg.Connection, writes: Writes) -> None:
     """Writes runs, tool calls, figures and leases. No statement where there are none."""
-    if writes.runs or writes.tool_calls or writes.figures:
+    if writes.runs or writes.tool_calls or writes.run_counters:
         runs = ((*run.key, run.run_id, run.place, run.status, run.body) for run in writes.runs)
         calls = (
             (
@@ -58,6 +58,8 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
             )
             for call in writes.tool_calls
         )
-        await connection.fetch(WRITE_WORK, *columns(runs, 6), *columns(calls, 11), *columns(flat(writes.figures), 3))
+        await connection.fetch(
+            WRITE_WORK, *columns(runs, 6), *columns(calls, 11), *columns(flat(writes.run_counters), 3)
+        )
     if writes.leases:
         await connection.fetch(WRITE_LEASES, *columns(flat(writes.leases), 3))

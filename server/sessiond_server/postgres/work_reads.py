@@ -71,8 +71,8 @@ async def metrics(transactions: Transactions, scope: Scope, session_id: str) -> 
     rows = await transactions.fetch(GET_METRICS, scope.tenant_id, session_id, scope.user_id)
     if not rows:
         raise SessionNotFound(session_id)
-    version, core, figures = rows[0]
-    return SessionSnapshot(version, core, b""), figures
+    version, core, counters = rows[0]
+    return SessionSnapshot(version, core, b""), counters
 
 
 async def tool_call(transactions: Transactions, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:

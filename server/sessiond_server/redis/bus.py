@@ -107,7 +107,7 @@ class RedisBus:
     def listen(self, listener: Listener) -> Callable[[], None]:
         return self._listeners.add(listener)
 
-    def ring(self, hints: Sequence[Hint]) -> None:
+    def publish_hints(self, hints: Sequence[Hint]) -> None:
         link = self._usable()
         if link is None:
             self.dropped_hints += len(hints)
@@ -116,7 +116,7 @@ class RedisBus:
         if not self._busy:
             self._publish(link)
 
-    def show(self, deltas: Deltas) -> None:
+    def publish_deltas(self, deltas: Deltas) -> None:
         self._deltas.add(deltas)
         if self._usable() is None:
             self._deltas.clear()
@@ -211,7 +211,7 @@ class RedisBus:
                     await self._wake.wait()
             except TimeoutError:
                 await self._look(link, in_cluster)
-                outage.going_well()
+                outage.note_alive()
             if link.lost is not None:
                 raise LinkLost(link.lost)
 
@@ -229,7 +229,7 @@ class RedisBus:
     def _begin_use(self, link: Link) -> None:
         self._link = link
         self.reason = ""
-        self._listeners.unheard()
+        self._listeners.on_gap()
 
     def _end_use(self) -> None:
         self._link = None
@@ -246,8 +246,8 @@ class RedisBus:
             return
         if channel == self._delta_channel:
             for deltas in deltas_in(payload):
-                self._listeners.passed(deltas)
+                self._listeners.on_deltas(deltas)
         elif (hints := hints_in(payload)) is None:
-            self._listeners.unheard()
+            self._listeners.on_gap()
         else:
-            self._listeners.hinted(hints)
+            self._listeners.on_hints(hints)

@@ -169,13 +169,13 @@ def parse(url: str) -> dict[str, Any]:
     return dict(parse_url(url))
 
 
-async def open_link(arguments: Mapping[str, Any], patience: float, answer: float | None = None) -> Link:
-    """Connects and signs in within `patience` seconds; pipelines get `answer` seconds, or as many. Raises LinkLost."""
-    options = {**arguments, "socket_connect_timeout": patience, "socket_timeout": patience, "protocol": 3}
+async def open_link(arguments: Mapping[str, Any], max_wait: float, answer: float | None = None) -> Link:
+    """Connects and signs in within `max_wait` seconds; pipelines get `answer` seconds, or as many. Raises LinkLost."""
+    options = {**arguments, "socket_connect_timeout": max_wait, "socket_timeout": max_wait, "protocol": 3}
     kind: type[AbstractConnection] = options.pop("connection_class", Connection)
     connection: Any = kind(**options, retry=Retry(NoBackoff(), 0), health_check_interval=0)
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(max_wait):
             await connection.connect()
         _be_cancelled()
     except (RedisError, OSError, TimeoutError, ValueError) as error:
@@ -186,7 +186,7 @@ async def open_link(arguments: Mapping[str, Any], patience: float, answer: float
         await connection.disconnect(nowait=True)
         raise
     transport: asyncio.Transport = connection._writer.transport
-    link = Link(connection, transport, patience if answer is None else answer)
+    link = Link(connection, transport, max_wait if answer is None else answer)
     transport.set_protocol(link)
     return link
 

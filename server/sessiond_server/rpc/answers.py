@@ -75,9 +75,9 @@ def batch_of_sessions(session_ids: Sequence[str], snapshots: Sequence[SessionSna
     return encoding.repeated(_BATCHED_SESSION, items, rest.SerializeToString())
 
 
-def metrics(snapshot: SessionSnapshot, run_figures: bytes) -> bytes:
+def metrics(snapshot: SessionSnapshot, run_counters: bytes) -> bytes:
     core = Session.FromString(snapshot.core)
-    figures = SessionMetrics(
+    answer = SessionMetrics(
         session_id=core.session_id,
         version=snapshot.version,
         request_count=core.request_count,
@@ -86,9 +86,9 @@ def metrics(snapshot: SessionSnapshot, run_figures: bytes) -> bytes:
         usage=core.usage,
     )
     active = max(microseconds(core.last_activity_time) - microseconds(core.create_time), 0)
-    set_duration(figures.active_duration, active)
-    figures.runs.CopyFrom(_run_metrics(core, RunCounters.decoded(run_figures)))
-    return figures.SerializeToString()
+    set_duration(answer.active_duration, active)
+    answer.runs.CopyFrom(_run_metrics(core, RunCounters.decoded(run_counters)))
+    return answer.SerializeToString()
 
 
 def _run_metrics(core: Session, ended: RunCounters) -> RunMetrics:

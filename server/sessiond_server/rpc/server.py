@@ -35,7 +35,7 @@ from sessiond_server.rpc.interceptors.admission import Admission
 from sessiond_server.rpc.interceptors.authentication import Authentication
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
-from sessiond_server.rpc.interceptors.call_metrics import Figures, MethodMetrics
+from sessiond_server.rpc.interceptors.call_metrics import CallMetrics, MethodMetrics
 from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
@@ -111,8 +111,8 @@ class WireSettings:
     """Calls in progress on one connection, streams among them; more wait in the client."""
     log_successes: bool = True
     """Whether the access log has calls that went well, too."""
-    figures: bool = False
-    """Whether calls are counted, for `RpcServer.figures`."""
+    call_metrics: bool = False
+    """Whether calls are counted, for `RpcServer.call_metrics`."""
     reflection: bool = False
     so_reuseport: bool = False
     """Whether several processes may listen on the same port."""
@@ -242,12 +242,14 @@ class RpcServer:
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
         self._authentication = Authentication(authenticator, self._refusals)
-        self._figures = Figures()
+        self._call_metrics = CallMetrics()
         self._interceptors: Sequence[Interceptor] = (
             CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the answer, whatever became of the call.
             AccessLog(successes=settings.log_successes),
-            *((self._figures,) if settings.figures else ()),  # as the log, and inside it: what it costs is not counted
+            *(
+                (self._call_metrics,) if settings.call_metrics else ()
+            ),  # as the log, and inside it: what it costs is not counted
             Boundary(settings.watch_write_timeout),  # outside all that raises
             self._gate,  # before anything is counted or spent on a call that is to go elsewhere
             self._authentication,  # before anything of the request is read, or counted
@@ -308,9 +310,9 @@ class RpcServer:
         return self._occupancy.calls
 
     @property
-    def figures(self) -> Sequence[MethodMetrics]:
-        """Of each method; none unless WireSettings.figures, and none before `start`."""
-        return self._figures.methods
+    def call_metrics(self) -> Sequence[MethodMetrics]:
+        """Of each method; none unless WireSettings.call_metrics, and none before `start`."""
+        return self._call_metrics.methods
 
     async def stop(self) -> None:
         """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in

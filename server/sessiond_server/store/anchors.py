@@ -9,7 +9,7 @@ MOST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class EventLookup:
     """What a database has of an event that was delivered."""
 
     version: int | None
@@ -23,18 +23,18 @@ class Trace:
     """Of the session's first event; "": there is none."""
 
 
-def is_lost(seq: int, event_id: str, trace: Trace, *, now_us: int, tombstone_retention_us: int) -> bool:
+def is_lost(seq: int, event_id: str, lookup: EventLookup, *, now_us: int, tombstone_retention_us: int) -> bool:
     """Whether the event that was delivered is lost. False where its session may have been deleted since.
 
     Ages are told by event ids, which are UUIDv7: to the accuracy of the servers' clocks.
     """
-    if trace.event_id == event_id:
+    if lookup.event_id == event_id:
         return False
-    if trace.deleted and trace.version is not None and trace.version > seq:
+    if lookup.deleted and lookup.version is not None and lookup.version > seq:
         # Deletion removed it, unless the log went on without it before.
-        return trace.version == seq + 1 and trace.previous_event_id not in ("", event_id)
+        return lookup.version == seq + 1 and lookup.previous_event_id not in ("", event_id)
     made_us = created_us(event_id)
-    if not trace.deleted and trace.first_event_id and created_us(trace.first_event_id) <= made_us:
+    if not lookup.deleted and lookup.first_event_id and created_us(lookup.first_event_id) <= made_us:
         # The session was there before the event, and is: it was not deleted in between, its id not taken anew.
         return True
     return now_us - made_us < tombstone_retention_us

@@ -23,7 +23,7 @@ class Piece:
     """A UUID."""
 
     @staticmethod
-    def found(tenant_id: str, name: str) -> "Piece | None":
+    def parse(tenant_id: str, name: str) -> "Piece | None":
         """The piece of that name in a storage; None where the name is no piece's: others leave things there too."""
         try:
             return Piece(tenant_id, name) if str(UUID(name)) == name else None

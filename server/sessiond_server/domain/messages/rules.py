@@ -30,8 +30,8 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
     _check_message_ids(step, state, action)
 
     time_us, first_seq = step.time_after(core), core.version + 1
-    head_of_all = step.head_of_all(APPENDED, time_us, NO_VIEW)
-    body_of_all = _body_of_all(step.command, time_us)
+    shared_head = step.shared_head(APPENDED, time_us, NO_VIEW)
+    shared_body = _shared_body(step.command, time_us)
     message_ids = []
     previous = core.last_event_id
     for index, given in enumerate(action.messages):
@@ -41,8 +41,8 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         if not core.name and (title := fold.title(given)):
             core.name = name = title
             state.indexed = True
-        head = head_of_all + encoding.event_head(seq, event_id, previous, index, name)
-        body = _stored(given, core).SerializeToString() + body_of_all + encoding.message_place(seq, message_id)
+        head = shared_head + encoding.event_head(seq, event_id, previous, index, name)
+        body = _stored(given, core).SerializeToString() + shared_body + encoding.message_place(seq, message_id)
         step.events.append(
             EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
         )
@@ -54,7 +54,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
     return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)
 
 
-def _body_of_all(command: c.Command, time_us: int) -> bytes:
+def _shared_body(command: c.Command, time_us: int) -> bytes:
     """What all messages of one append share, serialised."""
     shared = Message()
     shared.session_id = command.session_id

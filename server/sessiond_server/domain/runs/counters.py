@@ -75,9 +75,9 @@ class RunCounters:
         if not data:
             return cls()
         numbers = _varints(data)
-        figures = cls(next(numbers), next(numbers), next(numbers), next(numbers))
-        figures.buckets = dict(zip(numbers, numbers, strict=True))
-        return figures
+        counters = cls(next(numbers), next(numbers), next(numbers), next(numbers))
+        counters.buckets = dict(zip(numbers, numbers, strict=True))
+        return counters
 
 
 def _varints(data: bytes) -> Iterator[int]:

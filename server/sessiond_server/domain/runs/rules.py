@@ -176,15 +176,15 @@ def cancel_all(
     run_reason: RunEndReason.ValueType,
     call_reason: ToolCallCancelReason.ValueType,
     *,
-    waiting_stays: bool,
+    keep_waiting: bool,
 ) -> None:
-    """Closes tool calls, then cancels the live run and those that wait, in their order. `waiting_stays`: of the calls
+    """Closes tool calls, then cancels the live run and those that wait, in their order. `keep_waiting`: of the calls
     only those are closed that are RUNNING, and those of the live run that need no person's decision."""
     core = state.core
     if core.open_tool_call_count:
         for call in state.work.open_calls():
             orphaned = bool(core.live_run_id) and call.run_id == core.live_run_id and not call.requires_approval
-            if not waiting_stays or orphaned or call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING:
+            if not keep_waiting or orphaned or call.status == ToolCallStatus.TOOL_CALL_STATUS_RUNNING:
                 close(step, state, time_us, call, call_reason)
     runs = [state.work.live(core)] if core.live_run_id else []
     if core.queued_run_count:

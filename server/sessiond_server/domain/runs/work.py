@@ -19,7 +19,7 @@ class Work:
 
     key: Key
     known: Known
-    figures: RunCounters
+    run_counters: RunCounters
     _preset: list[Run] = field(default_factory=list)
     """The runs with which the batch created the session, oldest first."""
     _runs: dict[str, Run] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Work:
         return cls(
             key,
             known,
-            RunCounters.decoded(stored.figures),
+            RunCounters.decoded(stored.run_counters),
             _runs={run.run_id: run for run in runs},
             _calls={call.tool_call_id: call for call in calls},
         )
@@ -93,7 +93,7 @@ class Work:
         """Counts a run that has ended in the figures."""
         timed = run.HasField("start_time") and run.HasField("end_time")
         duration = max(microseconds(run.end_time) - microseconds(run.start_time), 0) if timed else None
-        self.figures.add(run.status, duration)
+        self.run_counters.add(run.status, duration)
         self._ended_runs = True
 
     def data(self, tool_call_id: str) -> tuple[bytes, bytes]:
@@ -106,7 +106,7 @@ class Work:
     def set_data(self, tool_call_id: str, arguments: bytes, result: bytes) -> None:
         self._data[tool_call_id] = (arguments, result)
 
-    def whole(self, call: ToolCall) -> bytes:
+    def with_data(self, call: ToolCall) -> bytes:
         """The serialised call with its data."""
         arguments, result = self.data(call.tool_call_id)
         return call.SerializeToString() + arguments + result
@@ -118,7 +118,7 @@ class Work:
             _tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())
         ]
         if self._ended_runs:
-            writes.figures.append((self.key, self.figures.encoded()))
+            writes.run_counters.append((self.key, self.run_counters.encoded()))
 
     def _run_rows(self) -> Iterator[RunRow]:
         first = 1 - len(self._preset)

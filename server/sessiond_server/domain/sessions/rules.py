@@ -186,7 +186,7 @@ def change_status(step: Step, state: State, action: lifecycle.Transition) -> c.O
             time_us,
             RunEndReason.RUN_END_REASON_SESSION_SUSPENDED,
             ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_SUSPENDED,
-            waiting_stays=True,
+            keep_waiting=True,
         )
     state.core.status = target
     state.indexed = True
@@ -225,7 +225,7 @@ def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
         ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED
         if expired
         else ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_ENDED,
-        waiting_stays=False,
+        keep_waiting=False,
     )
     if core.HasField("expire_time"):
         # What ended with the session has extended nothing.

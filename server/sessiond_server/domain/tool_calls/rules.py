@@ -154,7 +154,7 @@ def _illegal(call: ToolCall, verb: str) -> IllegalToolCallTransition:
 
 
 def _written(state: State, call: ToolCall) -> c.ToolCallWritten:
-    return c.ToolCallWritten(state.core.version, state.work.whole(call))
+    return c.ToolCallWritten(state.core.version, state.work.with_data(call))
 
 
 def _ask(asked: Needs, command: c.Command, head: Head) -> None:

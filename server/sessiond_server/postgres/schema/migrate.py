@@ -41,7 +41,7 @@ LOCK_PAUSE = 0.2
 """Seconds between two attempts to take it. Waiting for it in a statement would hold a snapshot, and building an index
 concurrently waits for every older snapshot: for those, that is, who wait for it."""
 
-PATIENCE = 300.0
+MAX_WAIT = 300.0
 """Seconds that another process which migrates is waited for, by default; they begin anew with all that it completes."""
 
 SAID_EVERY = 10.0
@@ -151,16 +151,16 @@ async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
 
 
 async def migrate(
-    dsn: str, *, connect_timeout: float = 5.0, patience: float = PATIENCE, require_durable: bool = False
+    dsn: str, *, connect_timeout: float = 5.0, max_wait: float = MAX_WAIT, require_durable: bool = False
 ) -> Sequence[str]:
     """Applies what is pending; the names of the migrations applied, none when there was nothing to do.
 
-    While another process migrates it waits, and says so, for `patience` seconds; MigrationLocked after them. Raises
+    While another process migrates it waits, and says so, for `max_wait` seconds; MigrationLocked after them. Raises
     DatabaseUnfit, MigrationError, StoreUnavailable; what was applied before the error stays applied. Cancelling undoes
     the migration that is under way, or of one outside a transaction the statement.
     """
     applied: list[str] = []
-    wait = _Wait(patience)
+    wait = _Wait(max_wait)
     async with _connected(dsn, connect_timeout) as connection:
         fitness = await examine(connection)
         if (await _status(connection)).pending:
@@ -190,8 +190,8 @@ async def migrate(
 class _Wait:
     """For the lock that another process holds."""
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, max_wait: float) -> None:
+        self._max_wait = max_wait
         self._clock = asyncio.get_running_loop().time
         self._version = -1
         self._since = self._clock()
@@ -206,13 +206,13 @@ class _Wait:
     async def for_lock(self, holder: Holder | None) -> None:
         """A moment. Raises MigrationLocked when it was the last."""
         waited = self._clock() - self._since
-        if waited >= self._patience:
+        if waited >= self._max_wait:
             raise MigrationLocked(holder, round(waited, 1))
         if self._clock() - self._said >= SAID_EVERY:
             self._said = self._clock()
             _log.warning(
                 "waits for another process that migrates the database, at most %g s more: %s",
-                round(self._patience - waited, 1),
+                round(self._max_wait - waited, 1),
                 holder or "it is gone by now",
             )
         await asyncio.sleep(LOCK_PAUSE)

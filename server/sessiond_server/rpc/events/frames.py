@@ -24,10 +24,10 @@ from sessiond_server.events.contract import (
     Batch,
     CaughtUp,
     Cursor,
-    DeltasPassed,
     FeedBatch,
     FeedCursor,
     FeedStream,
+    ReceivedDeltas,
     SessionStream,
 )
 from sessiond_server.rpc.events.filters import DELETED, FeedSelection, SessionSelection
@@ -81,7 +81,7 @@ class SessionFrames:
         item = await self._stream.next()
         if isinstance(item, CaughtUp):
             return self.bookmark(item)
-        if isinstance(item, DeltasPassed):
+        if isinstance(item, ReceivedDeltas):
             return _once(
                 item.frames, _DELTAS, lambda: encoding.field(_SESSION_DELTAS, encoding.repeated(_DELTA, item.data))
             )

@@ -89,5 +89,5 @@ class EventServicer:
         snapshot = await self._sessions.get_session(scope, request.session_id, content=False)
         # Whether its time has run out is for the sweeper to find: nothing is decided here that lasts.
         lifecycle.check_active(Session.FromString(snapshot.core), now_us=0)
-        self._bus.show(Deltas((scope.tenant_id, request.session_id), deltas))
+        self._bus.publish_deltas(Deltas((scope.tenant_id, request.session_id), deltas))
         return PublishDeltaResponse().SerializeToString()

@@ -23,9 +23,9 @@ class Boundary:
     one without an answer.
     """
 
-    def __init__(self, patience: float = 10.0) -> None:
-        """Seconds that the transport may take to take the answer of a call that failed; see `_answer`."""
-        self._patience = patience
+    def __init__(self, max_wait: float = 10.0) -> None:
+        """`max_wait`: seconds that the transport may take to accept the status of a failed call; see `_answer`."""
+        self._max_wait = max_wait
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         async def bounded(request: Any, call: Call) -> bytes | None:
@@ -53,14 +53,14 @@ class Boundary:
         return bounded
 
     async def _answer(self, call: Call, answer: status.Answer) -> None:
-        """Hands the status to the transport; raises AbortError then, as grpc wants it.
+        """Hands the status to the transport, then raises AbortError, as grpc requires.
 
-        Behind frames that the peer does not read it may wait for ever. The call ends here all the same, when patience
-        does: what it held is free, and grpc keeps the status until the peer reads it or leaves, or its connection is
-        closed. There is no way for a server to cancel a call.
+        The status can wait without end behind frames that the peer does not read. After max_wait seconds the handler
+        returns all the same: its resources are free, and grpc keeps the status until the peer reads it, leaves, or
+        loses its connection. A server cannot cancel a call.
         """
         try:
-            async with asyncio.timeout(self._patience) as timer:
+            async with asyncio.timeout(self._max_wait) as timer:
                 await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
         except TransportError:
             await self._cancelled()
@@ -70,13 +70,13 @@ class Boundary:
                 raise
 
     async def _cancelled(self) -> None:
-        """Waits, for the time of patience, until grpc cancels the call: the caller is gone, there is nobody to answer.
+        """Waits at most max_wait seconds until grpc cancels the call, whose caller has left.
 
-        A write fails a moment before grpc learns why. A handler that passes the failure on in that moment gets a
-        traceback into the log, for what callers may do whenever they like.
+        A write fails a moment before grpc learns the reason. Without this wait grpc would log a traceback although a
+        caller may leave at any time.
         """
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._max_wait):
                 await asyncio.get_running_loop().create_future()
         except TimeoutError:
             pass

@@ -146,9 +146,9 @@ class SessionServicer:
     async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
         requests.get_session_metrics(request)
         scope = call.admit(SESSIONS_READ)
-        snapshot, figures = await self._work.get_metrics(scope, request.session_id)
+        snapshot, run_counters = await self._work.get_metrics(scope, request.session_id)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
-        return answers.metrics(snapshot, figures)
+        return answers.metrics(snapshot, run_counters)
 
     async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
         """Every RPC that changes one session and answers with it, once its request is checked."""

@@ -24,10 +24,10 @@ class BatchedReads(Generic[K, V]):
     ) -> None:
         self._read = read
         self._most_keys = most_keys
-        self._most_flights = most_reads
+        self._most_reads = most_reads
         self._queue: dict[K, list[asyncio.Future[V | Exception]]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._called = False
+        self._scheduled = False
         """The loop will have the next flight leave."""
 
     def ask(self, key: K) -> "asyncio.Future[V | Exception]":
@@ -39,9 +39,9 @@ class BatchedReads(Generic[K, V]):
             waiters.append(waiter)
             return waiter
         self._queue[key] = [waiter]
-        if not self._called and len(self._in_flight) < self._most_flights:
-            self._called = True
-            loop.call_soon(self._leave)
+        if not self._scheduled and len(self._in_flight) < self._most_reads:
+            self._scheduled = True
+            loop.call_soon(self._start_reads)
         return waiter
 
     async def close(self) -> None:
@@ -54,9 +54,9 @@ class BatchedReads(Generic[K, V]):
             task.cancel()
         await asyncio.gather(*self._in_flight, return_exceptions=True)
 
-    def _leave(self) -> None:
-        self._called = False
-        while self._queue and len(self._in_flight) < self._most_flights:
+    def _start_reads(self) -> None:
+        self._scheduled = False
+        while self._queue and len(self._in_flight) < self._most_reads:
             batch: dict[K, list[asyncio.Future[V | Exception]]] = {}
             while self._queue and len(batch) < self._most_keys:
                 key = next(iter(self._queue))
@@ -70,8 +70,8 @@ class BatchedReads(Generic[K, V]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        if self._queue and not self._called:
-            self._leave()
+        if self._queue and not self._scheduled:
+            self._start_reads()
 
     async def _read_batch(self, batch: dict[K, list[asyncio.Future[V | Exception]]]) -> None:
         answers: Sequence[V | Exception]

@@ -31,25 +31,25 @@ _log = logging.getLogger("sessiond.cache")
 
 V = TypeVar("V")
 
-PATIENCE: Final = 0.02
+CACHE_TIMEOUT: Final = 0.02
 """Seconds that an acknowledgement waits for the cache at most."""
 
 MOST_DIRTY: Final = 10_000
-HEALED_AT_ONCE: Final = 256
-HEALING_PAUSE: Final = 0.05
+HEAL_BATCH: Final = 256
+HEAL_RETRY_DELAY: Final = 0.05
 
 READS_AT_ONCE: Final = 3
 """Reads of sessions, of newest messages and of other pages that the store is given at once, each: what a cold cache may
 ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
 SESSIONS_PER_READ: Final = 32
 
-_SessionWish = tuple[Scope, str, bool, bool]
+_SessionRead = tuple[Scope, str, bool, bool]
 """(scope, session_id, with its content, to be offered to the cache)."""
 
 _WindowWish = tuple[Scope, str]
 """(scope, session_id)."""
 
-_PageWish = tuple[Scope, str, int, int, bool, int]
+_PageRead = tuple[Scope, str, int, int, bool, int]
 """The arguments of `Store.list_messages`."""
 
 
@@ -60,7 +60,7 @@ class CachedState:
     cache: CacheState
     hits: int
     misses: int
-    """Reads that had to ask the store, those that had to by their own wish not counted."""
+    """Reads that had to ask the store, those that had to by their own read not counted."""
     dirty: int
     """Sessions of which the cache may hold something too old."""
 
@@ -88,13 +88,13 @@ class CachedSessions:
         self._has_dirty = asyncio.Event()
         self._overdue: set[asyncio.Future[Sequence[bool]]] = set()
         """Changes whose acknowledgements no longer wait for them; while there are any, none waits."""
-        self._sessions: BatchedReads[_SessionWish, Copy | None] = BatchedReads(
+        self._sessions: BatchedReads[_SessionRead, Copy | None] = BatchedReads(
             self._read_sessions, most_keys=SESSIONS_PER_READ, most_reads=READS_AT_ONCE
         )
         self._windows: BatchedReads[_WindowWish, Copy] = BatchedReads(
             self._read_windows, most_keys=1, most_reads=READS_AT_ONCE
         )
-        self._pages: BatchedReads[_PageWish, MessagesPage] = BatchedReads(
+        self._pages: BatchedReads[_PageRead, MessagesPage] = BatchedReads(
             self._read_pages, most_keys=1, most_reads=READS_AT_ONCE
         )
         self._hits = self._misses = 0
@@ -113,7 +113,7 @@ class CachedSessions:
         for reads_in_flight in (self._sessions, self._windows, self._pages):
             await reads_in_flight.close()
         if self._dirty and self._cache.ready:
-            await asyncio.wait({self._cache.put(self._dirty.oldest(MOST_DIRTY))}, timeout=10 * PATIENCE)
+            await asyncio.wait({self._cache.put(self._dirty.oldest(MOST_DIRTY))}, timeout=10 * CACHE_TIMEOUT)
 
     def state(self) -> CachedState:
         return CachedState(self._cache.state(), self._hits, self._misses, len(self._dirty))
@@ -130,13 +130,13 @@ class CachedSessions:
         changes = changes_of.of_writes(applied.writes, as_of)
         written = {row.key: row for row in applied.writes.heads}
         changes += changes_of.of_repeated(commands, applied.results, written)
-        await self._tell(changes)
+        await self._update_cache(changes)
         return applied
 
     async def expire_due(self, limit: int) -> Writes:
         as_of = self._cache.moment()
         writes = await self._commits.expire_due(limit)
-        await self._tell(changes_of.of_writes(writes, as_of))
+        await self._update_cache(changes_of.of_writes(writes, as_of))
         return writes
 
     async def get_session(
@@ -175,9 +175,9 @@ class CachedSessions:
                     cached.add(place)
             self._hits += len(cached)
             places = [place for place in places if place not in cached]
-        wishes = [(scope, session_ids[place], content, not freshness.strong) for place in places]
-        for place, wish in zip(places, [self._sessions.ask(wish) for wish in wishes], strict=True):
-            found[place] = self._found(await wish, content)
+        reads = [(scope, session_ids[place], content, not freshness.strong) for place in places]
+        for place, read in zip(places, [self._sessions.ask(read) for read in reads], strict=True):
+            found[place] = self._found(await read, content)
         self._misses += 0 if freshness.strong else len(places)
         return found
 
@@ -192,25 +192,25 @@ class CachedSessions:
         limit: int,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        wish = (scope, session_id, after_seq, before_seq, descending, limit)
+        read = (scope, session_id, after_seq, before_seq, descending, limit)
         if not freshness.strong:
             key = (scope.tenant_id, session_id)
             if self._cache.ready and key not in self._dirty:
                 copy = await self._held(scope, key, after_seq, before_seq, descending, limit)
                 if copy is not None and copy.version >= freshness.min_version:
-                    page = _page(copy, wish)
+                    page = _page(copy, read)
                     if page is not None:
                         self._hits += 1
                         return page
             self._misses += 1
             if descending and not before_seq and limit < self._cache.limits.window:
-                page = _page(_value(await self._windows.ask((scope, session_id))), wish)
+                page = _page(_value(await self._windows.ask((scope, session_id))), read)
                 if page is not None:
                     return page
-        return _value(await self._pages.ask(wish))
+        return _value(await self._pages.ask(read))
 
-    async def _tell(self, changes: Sequence[Change]) -> None:
-        """Tells the cache, within PATIENCE; what it has not heard by then is dirty."""
+    async def _update_cache(self, changes: Sequence[Change]) -> None:
+        """Tells the cache, within CACHE_TIMEOUT; what it has not heard by then is dirty."""
         if not changes:
             return
         if not self._cache.ready or self._overdue or (failpoints.armed and failpoints.hit("before_cache")):
@@ -218,7 +218,7 @@ class CachedSessions:
             return
         told = self._cache.put(changes)
         try:
-            await asyncio.wait({told}, timeout=PATIENCE)
+            await asyncio.wait({told}, timeout=CACHE_TIMEOUT)
         finally:
             if told.done() and not told.cancelled():
                 self._mark_unconfirmed(changes, told.result())
@@ -250,7 +250,7 @@ class CachedSessions:
         while True:
             await self._has_dirty.wait()
             await self._cache.became_ready()
-            missed = self._dirty.oldest(HEALED_AT_ONCE)
+            missed = self._dirty.oldest(HEAL_BATCH)
             told = await self._cache.put(missed)
             for forget, done in zip(missed, told, strict=True):
                 if done:
@@ -260,7 +260,7 @@ class CachedSessions:
             if not self._dirty:
                 self._has_dirty.clear()
             elif not all(told):
-                await asyncio.sleep(HEALING_PAUSE * (0.5 + self._random.random()))
+                await asyncio.sleep(HEAL_RETRY_DELAY * (0.5 + self._random.random()))
 
     async def _own_copies(
         self, scope: Scope, keys: Sequence[Key], *, content: bool = False, newest: int = 0
@@ -302,17 +302,17 @@ class CachedSessions:
         copy = _value(answer)
         return None if copy is None else _snapshot(copy, content)
 
-    async def _read_sessions(self, wishes: Sequence[_SessionWish]) -> Sequence[Copy | Exception | None]:
+    async def _read_sessions(self, reads: Sequence[_SessionRead]) -> Sequence[Copy | Exception | None]:
         """One statement for all of a scope that want the same; what was found is offered to the cache."""
         as_of = self._cache.moment()
         groups: dict[tuple[Scope, bool], list[int]] = {}
-        for place, (scope, _, content, _) in enumerate(wishes):
+        for place, (scope, _, content, _) in enumerate(reads):
             groups.setdefault((scope, content), []).append(place)
-        answers: list[Copy | Exception | None] = [None] * len(wishes)
+        answers: list[Copy | Exception | None] = [None] * len(reads)
         for (scope, content), places in groups.items():
             try:
                 snapshots = await self._reads.get_sessions(
-                    scope, [wishes[place][1] for place in places], content=content
+                    scope, [reads[place][1] for place in places], content=content
                 )
             except Exception as error:
                 for place in places:
@@ -321,14 +321,14 @@ class CachedSessions:
             for place, snapshot in zip(places, snapshots, strict=True):
                 if snapshot is not None:
                     answers[place] = copy = _copy(snapshot, content)
-                    if wishes[place][3]:
-                        self._cache.offer(Put((scope.tenant_id, wishes[place][1]), copy, as_of))
+                    if reads[place][3]:
+                        self._cache.offer(Put((scope.tenant_id, reads[place][1]), copy, as_of))
         return answers
 
-    async def _read_windows(self, wishes: Sequence[_WindowWish]) -> Sequence[Copy | Exception]:
+    async def _read_windows(self, reads: Sequence[_WindowWish]) -> Sequence[Copy | Exception]:
         """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
         as_of = self._cache.moment()
-        scope, session_id = wishes[0]
+        scope, session_id = reads[0]
         page = await self._reads.list_messages(
             scope, session_id, after_seq=0, before_seq=0, descending=True, limit=self._cache.limits.window
         )
@@ -341,8 +341,8 @@ class CachedSessions:
             self._cache.offer(Put((scope.tenant_id, session_id), copy, as_of))
         return [copy]
 
-    async def _read_pages(self, wishes: Sequence[_PageWish]) -> Sequence[MessagesPage | Exception]:
-        scope, session_id, after_seq, before_seq, descending, limit = wishes[0]
+    async def _read_pages(self, reads: Sequence[_PageRead]) -> Sequence[MessagesPage | Exception]:
+        scope, session_id, after_seq, before_seq, descending, limit = reads[0]
         page = await self._reads.list_messages(
             scope, session_id, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit
         )
@@ -360,9 +360,9 @@ def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
     return None if copy.content is None else SessionSnapshot(copy.version, copy.core, copy.content)
 
 
-def _page(copy: Copy, wish: _PageWish) -> MessagesPage | None:
+def _page(copy: Copy, read: _PageRead) -> MessagesPage | None:
     """None when the copy does not have all of it."""
-    _, _, after_seq, before_seq, descending, limit = wish
+    _, _, after_seq, before_seq, descending, limit = read
     return windows.page(copy, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit)
 
 
