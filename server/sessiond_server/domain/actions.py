@@ -1,6 +1,6 @@
-"""What an action is to the write path: one row for each, in the `ACTIONS` of its resource's rules.
+"""The row that describes an action to the write path. Each resource's rules have a table of them, `ACTIONS`.
 
-`batch.py` joins the tables, and takes from a row all that differs between actions.
+`batch.py` joins the tables and takes everything that differs between actions from the row.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,33 +11,34 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Head, Needs, StoredEvent
 
 Ask = Callable[[Needs, c.Command, Head], None]
-"""Adds what a command needs to know, besides its request id; the head is the session's, locked."""
+"""Adds the look-ups that a command needs, besides that of its request id. The head is that of the locked session."""
 
 FirstOutcome = Callable[[Sequence[StoredEvent], bytes], c.Outcome]
-"""Takes the events that a request wrote the first time, complete and ascending, with the content of the last one, and
-gives an outcome equal to the first one's."""
+"""Rebuilds the first outcome of a request. Takes the events that the request wrote, complete and in ascending order,
+and the content of the last one; returns an outcome equal to the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One row. The rules are pure: state and clock come in, events go out."""
+    """How the write path handles one kind of action. Rules are pure: they take state and clock, and emit events."""
 
     rule: Callable[..., c.Outcome] | None
-    """Takes (step, state, action) of a session that exists. Checks everything before it changes anything, so that a
-    refusal leaves the state as it was. None: CreateSession, whose rule makes the state."""
+    """Takes (step, state, action) of an existing session. Checks everything before it changes anything, so that a
+    refusal leaves the state unchanged. None for CreateSession, whose rule creates the state."""
     first_outcome: FirstOutcome | None
-    """What a retry gets. None: the action writes no event when it is asked for by a request."""
+    """Rebuilds the answer to a retry. None where the action writes no event on behalf of a request."""
     ask: Ask | None = None
-    """None: it needs nothing but the head."""
+    """Adds the look-ups that the rule needs. None: the head is enough."""
     with_content: bool = False
-    """It changes the content of the session, or answers with it."""
+    """Whether the action changes the content of the session or returns it."""
     with_work: bool = False
-    """It may end or start runs other than the one that it names. It then needs the session's open work, and before it
-    is decided, a lease that has run out is dealt with as if the sweeper had come."""
+    """Whether the action may end or start other runs than the one it names. If so, the session's open runs and tool
+    calls are loaded, and an expired lease is ended before the action is decided, as the sweeper would have done."""
 
 
 def ask_for_work(asked: Needs, key: tuple[str, str], head: Head) -> None:
-    """Asks for the open runs and tool calls; for nothing where the session has had none."""
+    """Asks for the session's open runs and tool calls. Asks for nothing where the session has never had a run and has
+    no open tool call."""
     core = Session.FromString(head.core)
     if (core.run_count or core.open_tool_call_count) and key not in asked.work:
         asked.work.append(key)
@@ -54,6 +55,7 @@ def written_tool_call(events: Sequence[StoredEvent], content: bytes) -> c.ToolCa
 
 
 def written_run(events: Sequence[StoredEvent], types: Sequence[int]) -> c.RunWritten:
-    """With the one event of these types; around it may be events of the run's calls, and the next run's start."""
+    """The outcome of an action on a run, from its only event of one of these types. Before and after that event there
+    may be events of the run's tool calls and the start of the next run."""
     (event,) = (event for event in events if event.type in types)
     return c.RunWritten(events[-1].seq, event.body)

@@ -1,4 +1,4 @@
-"""Many commands at once: what must be known to decide them, and what they all write. rows.py has the order."""
+"""Decides a batch of commands: which look-ups they need, and which rows they write. rows.py describes the order."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ from sessiond_server.errors import (
 )
 
 ACTOR = "sessiond"
-"""Event.actor of what the server does by itself."""
+"""Event.actor of writes that the server makes on its own."""
 
 ACTIONS: Final[Mapping[type, Action]] = {
     **session_rules.ACTIONS,
@@ -50,19 +50,19 @@ ACTIONS: Final[Mapping[type, Action]] = {
     **tool_call_rules.ACTIONS,
     **attachment_rules.ACTIONS,
 }
-"""The row of every action."""
+"""The row of every action, by the action's type."""
 
 
 @dataclass(slots=True)
 class Decision:
-    """What to write, and the result of every command in order."""
+    """The result of every command, in order, and the rows to write."""
 
     results: list[c.Result | Replay]
     writes: Writes
 
 
 def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Policy) -> Needs:
-    """What to look up, after the heads were locked, to decide these commands."""
+    """The look-ups that deciding these commands needs, once the heads are locked."""
     asked = Needs()
     contents: set[Key] = set()
     for command in commands:
@@ -92,7 +92,7 @@ def decide(
     policy: Policy,
     new_id: Callable[[], str],
 ) -> Decision:
-    """Decides the commands in order, each seeing what those before it did. `new_id` makes UUIDv7s."""
+    """Decides the commands in order. Each sees the effects of those before it. `new_id` returns a new UUIDv7."""
     batch = _Batch(heads, known, policy, new_id)
     return Decision([batch.result(command) for command in commands], batch.writes())
 
@@ -105,7 +105,7 @@ class _Batch:
     new_id: Callable[[], str]
     states: dict[Key, State] = field(default_factory=dict)
     outcomes: dict[tuple[Key, str], tuple[bytes, c.Outcome]] = field(default_factory=dict)
-    """What requests of this very batch did: a duplicate in it gets the same."""
+    """(fingerprint, outcome) of requests of this batch: a duplicate within the batch gets the same outcome."""
     written: Writes = field(default_factory=Writes)
 
     def result(self, command: c.Command) -> c.Result | Replay:
@@ -151,8 +151,8 @@ class _Batch:
         return state
 
     def _expire_lease(self, command: c.Command, state: State) -> None:
-        """What the sweeper would have done, had it come just before: a write of the server's own, whatever becomes of
-        the command."""
+        """Ends the live run if its lease has expired, as the sweeper would have done. This is a write of the server's
+        own, and it is kept also when the command is refused."""
         if not run_rules.is_overdue(state, self.known.now_us):
             return
         own = c.Command(
@@ -167,7 +167,8 @@ class _Batch:
         self._record(step, c.NothingToDo(state.core.version))
 
     def _first_outcome(self, command: c.Command) -> c.Outcome | Replay | None:
-        """What the request did before, in this batch or in another; None when it is new."""
+        """The outcome of the same request earlier in this batch, or its Replay if an earlier batch recorded it; None
+        if the request is new. Raises RequestIdReused when the fingerprint differs."""
         request = (command.key, command.request_id)
         if (earlier := self.outcomes.get(request)) is not None:
             fingerprint, outcome = earlier
@@ -182,7 +183,7 @@ class _Batch:
         return Replay(command.key, record.first_seq, record.last_seq)
 
     def _forgotten(self, key: Key, record: RequestRecord) -> bool:
-        """Whether a deletion earlier in this batch has removed the record with the session."""
+        """Whether a deletion earlier in this batch removed the session's request records, this one among them."""
         return any(deleted == key and record.last_seq != final for deleted, final in self.written.deletions)
 
     def _step(self, command: c.Command, state: State | None) -> Step:
@@ -200,6 +201,7 @@ class _Batch:
         )
 
     def _appended(self, key: Key, message_id: str) -> AppendedMessage | None:
+        """The event that appended the message, stored earlier or written by this batch; None if there is none."""
         if (stored := self.known.messages.get((key, message_id))) is not None:
             return stored
         for event in self.written.events:
@@ -226,7 +228,7 @@ class _Batch:
         return Session.FromString(head.core).status != lifecycle.ENDED
 
     def _record(self, step: Step, outcome: c.Outcome) -> None:
-        """Keeps an accepted command's events and its request; one that changed nothing has neither."""
+        """Adds the events and the request record of an accepted command. A command without events has no record."""
         if not step.events:
             return
         command, written = step.command, self.written
@@ -240,7 +242,7 @@ class _Batch:
         self.outcomes[(command.key, command.request_id)] = (command.fingerprint, outcome)
 
     def writes(self) -> Writes:
-        """All rows, once every command is decided."""
+        """All rows to write, once every command is decided."""
         written = self.written
         for key, state in self.states.items():
             before = self.heads.get(key)
@@ -280,7 +282,8 @@ def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
 
 
 def next_check(core: Session, lease_expire_us: int | None) -> int | None:
-    """When time brings something about: the session expires, or the lease of its live run runs out; None: never."""
+    """When the sweeper must next look at the session, in microseconds: the earlier of its expiry and the expiry of the
+    live run's lease. None: never."""
     if core.status == lifecycle.ENDED or not core.HasField("expire_time"):
         return lease_expire_us
     expire_us = microseconds(core.expire_time)

@@ -1,8 +1,8 @@
-"""What a caller can ask the log to do, and what comes back: plain values, no behaviour.
+"""Commands and their outcomes, as plain values.
 
-A command is an action on one session by one principal. The rules (`batch.ACTIONS`) turn it into events or an error; a
-store applies many at once. Resource messages inside an action are the caller's: the rules copy before they change
-anything.
+A command is an action on one session by one principal. The rules (`batch.ACTIONS`) turn it into events or an error. A
+store applies many commands at once. Resource messages inside an action belong to the caller: the rules copy a message
+before they change it.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,33 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.errors import SessiondError
 
 INTERNAL_REQUEST_PREFIX = "!"
-"""Starts the request ids that the server makes for requests without one; clients cannot use the character."""
+"""First character of the request ids that the server makes for requests without one. Clients cannot send it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose sessions: part of every key and predicate (G11)."""
+    """The tenant and user that a call is limited to. Part of every key and predicate (G11)."""
 
     tenant_id: str
     user_id: str = ""
-    """Not empty: only sessions with this `user_id` exist for the caller."""
+    """If not empty, only sessions with this `user_id` exist for the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSession:
     session: Session
-    """As validated; `session_id`, status, type and mode are set, and exactly one of ttl and expire_time or neither."""
+    """Validated. `session_id`, status, type and mode are set; of ttl and expire_time at most one is set."""
     runs: Sequence[Run] = ()
-    """Those it had elsewhere, oldest first; validated, ended. Empty ids and absent times are filled in by the rules."""
+    """Runs that the session had in another system, oldest first. Validated; all have ended. The rules fill in empty ids
+    and absent times."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateSession:
     session: Session
     paths: Sequence[str]
-    """Validated, without duplicates; `config.max_messages` and the like name one field of the config."""
+    """Paths of the update mask. Validated, without duplicates. A path such as `config.max_messages` names one field of
+    the config."""
     struct_update: StructUpdate.ValueType
 
 
@@ -67,13 +69,14 @@ class EndSession:
 
 @dataclass(frozen=True, slots=True)
 class ExpireSession:
-    """The sweeper's: ends the session if its time is over, or the live run if its lease is; else does nothing."""
+    """Sent by the sweeper. Ends the session if it has expired, or the live run if its lease has expired; else does
+    nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class TouchSession:
     extend_us: int
-    """Microseconds from now; 0: the session's ttl."""
+    """New life time in microseconds from now. 0: the session's ttl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class DeleteSession:
 @dataclass(frozen=True, slots=True)
 class AppendMessages:
     messages: Sequence[Message]
-    """1 to 256, validated. An empty `message_id` is filled in by the rules."""
+    """1 to 256 messages, validated. The rules fill in an empty `message_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +99,26 @@ class RedactMessage:
 @dataclass(frozen=True, slots=True)
 class BeginRun:
     run: Run
-    """Validated; `lease` is set. An empty `run_id` is filled in by the rules, output-only fields are overwritten."""
+    """Validated; `lease` is set. The rules fill in an empty `run_id` and overwrite output-only fields."""
     policy: RunPolicy.ValueType
-    """Not unspecified."""
+    """Never RUN_POLICY_UNSPECIFIED."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRun:
-    """Extends the lease of the live run. The command has its fence."""
+    """Extends the lease of the live run, whose fence the command carries."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishRun:
-    """Ends the live run. The command has its fence."""
+    """Ends the live run, whose fence the command carries."""
 
     status: RunStatus.ValueType
     """COMPLETED or FAILED."""
     error: Failure | None
     usage: TokenUsage | None
     model: str
-    """Empty: as begun."""
+    """Empty: the model stays as BeginRun set it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +129,14 @@ class CancelRun:
 @dataclass(frozen=True, slots=True)
 class RequestToolCall:
     call: ToolCall
-    """Validated. An empty `tool_call_id` is filled in by the rules, output-only fields are overwritten."""
+    """Validated. The rules fill in an empty `tool_call_id` and overwrite output-only fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecideToolCall:
     tool_call_id: str
     approve: bool
-    """Else reject."""
+    """True approves the call, False rejects it."""
     approver: str
     reason: str
 
@@ -145,7 +148,7 @@ class StartToolCall:
 
 @dataclass(frozen=True, slots=True)
 class EndToolCall:
-    """What came of a call: it failed where there is an error."""
+    """Completes a running call, or fails it where `error` is set."""
 
     tool_call_id: str
     result: ToolData | None
@@ -159,14 +162,15 @@ class CancelToolCall:
 
 @dataclass(frozen=True, slots=True)
 class CompleteUpload:
-    """Makes an attachment of an upload whose bytes are all there, right and safe."""
+    """Turns an upload into an attachment. All bytes of the upload are stored durably and match its checksum."""
 
     attachment_id: str
     epoch: int
-    """Of the upload, as the call that completes it has taken it up; see files.Upload."""
+    """Upload.epoch of the call that completes the upload; see attachments/rows.py."""
     sha256: bytes
+    """As declared."""
     size_bytes: int
-    """Both as declared."""
+    """As declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ class DeleteAttachment:
 
 
 ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
-"""Actions on a tool call that exists."""
+"""Actions on an existing tool call."""
 
 
 Action = (
@@ -211,34 +215,36 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An action with everything that decides its fate besides the session. Immutable: can be applied again."""
+    """An action with everything that its decision depends on besides the session. Immutable, so that it can be applied
+    again."""
 
     scope: Scope
     session_id: str
     action: Action
     actor: str
-    """Name for the event; see Event.actor."""
+    """Value of Event.actor."""
     request_id: str
-    """Never empty: the caller's, or one of the server's own that starts with INTERNAL_REQUEST_PREFIX. It makes a
-    second application of the same command exact, whether the caller retried or the server lost its connection."""
+    """The caller's request id, or one that the server made, which starts with INTERNAL_REQUEST_PREFIX. Never empty. It
+    makes applying the same command again idempotent, after a caller's retry as after a lost database connection."""
     fingerprint: bytes = b""
-    """Of the request's content, 16 bytes; empty for internal request ids."""
+    """Hash of the request's content, 16 bytes. Empty for internal request ids."""
     expected_version: int = 0
-    """0: any."""
+    """The session's version must be this one. 0: any version."""
     size: int = 0
-    """Bytes of the request, for the bound of a batch."""
+    """Bytes of the request, which count against the bound of a batch."""
     fence: Fence | None = None
-    """The run that writes; None: nobody's."""
+    """Fence of the run that writes. None: the write is not part of a run."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """(tenant_id, session_id): the primary key of everything the command touches."""
+        """(tenant_id, session_id): the first columns of every primary key that the command touches."""
         return (self.scope.tenant_id, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot:
-    """A session as bytes: `core + content` is a serialised full Session, `core` one in SESSION_VIEW_BASIC."""
+    """A session as bytes: `core + content` is the serialised full Session, `core` alone the one in
+    SESSION_VIEW_BASIC."""
 
     version: int
     core: bytes
@@ -247,7 +253,7 @@ class SessionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SessionWritten:
-    """Outcome of create, update, the transitions and touch: the session right after the command."""
+    """Outcome of create, update, touch and the transitions: the session right after the command."""
 
     session: SessionSnapshot
 
@@ -269,7 +275,7 @@ class MessagesAppended:
 
 @dataclass(frozen=True, slots=True)
 class MessageRedacted:
-    """Outcome of a redaction: the serialised Message that remains."""
+    """Outcome of a redaction: the serialised redacted Message."""
 
     version: int
     message: bytes
@@ -277,23 +283,24 @@ class MessageRedacted:
 
 @dataclass(frozen=True, slots=True)
 class SessionDeleted:
-    """Outcome of a deletion: `seq` of the final event."""
+    """Outcome of a deletion."""
 
     version: int
+    """`seq` of the session's final event."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunWritten:
-    """Outcome of a run begun, finished or cancelled: the serialised Run right after it."""
+    """Outcome of beginning, finishing or cancelling a run: the serialised Run right after the command."""
 
     version: int
-    """Of the session; the run's own may be lower, where another run was started after it."""
+    """Version of the session. Run.version may be lower, where the command also started the next run."""
     run: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseExtended:
-    """Outcome of a heartbeat, which makes no event."""
+    """Outcome of a heartbeat, which writes no event."""
 
     version: int
     lease_expire_time_us: int
@@ -302,7 +309,7 @@ class LeaseExtended:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallWritten:
-    """Outcome of every action on a tool call: the serialised ToolCall right after it, with its data."""
+    """Outcome of every action on a tool call: the serialised ToolCall right after the command, with its data."""
 
     version: int
     tool_call: bytes
@@ -325,7 +332,7 @@ class AttachmentDeleted:
 
 @dataclass(frozen=True, slots=True)
 class NothingToDo:
-    """Outcome of an ExpireSession, whether it came in time or not."""
+    """Outcome of an ExpireSession that found nothing to end, or only a run."""
 
     version: int
 
@@ -342,8 +349,8 @@ Outcome = (
     | AttachmentDeleted
     | NothingToDo
 )
-"""What an accepted command did. Built from the log: a retry gets an equal one. Each has the session's `version` right
-after the command."""
+"""What an accepted command did. A retry gets an equal outcome, rebuilt from the log. Each outcome has the session's
+`version` right after the command."""
 
 Result = Outcome | SessiondError
-"""A refusal is a value, so that one command cannot fail its neighbours in a batch."""
+"""A refusal is a value, so that one command cannot fail other commands of its batch."""

@@ -1,7 +1,7 @@
-"""Serialised messages put together from serialised parts, without parsing them.
+"""Builds serialised messages from serialised parts, without parsing the parts.
 
-Two facts of the protobuf encoding make it work: fields may stand in any order, and a serialised message followed by
-another of the same type is the two merged. So a session is its core followed by its content, and an event is its head
+Two facts of the protobuf encoding make this possible: fields may stand in any order, and two serialised messages of one
+type, joined, parse as the two merged. So a session is its core followed by its content, and an event is its head
 followed by its payload field.
 """
 
@@ -36,7 +36,7 @@ def tag(field_number: int) -> bytes:
 
 
 def field(field_tag: bytes, data: bytes) -> bytes:
-    """One length-delimited field: a serialised message that has nothing else."""
+    """A length-delimited field: the serialised message that has only this field."""
     return b"".join((field_tag, varint(len(data)), data))
 
 
@@ -60,11 +60,11 @@ FIRST_MESSAGE_EVENT = 20
 FIRST_RUN_EVENT = 30
 FIRST_TOOL_CALL_EVENT = 40
 FIRST_ATTACHMENT_EVENT = 60
-"""Event types from each of these on carry the resource of its name; below the first, a Session."""
+"""The first event type of each resource. Events from that number on carry the resource; lower ones carry a Session."""
 
 
 def event_head(seq: int, event_id: str, previous: str, index_in_request: int, session_name: str | None) -> bytes:
-    """The fields of an Event's head that differ between the events of one write."""
+    """The serialised fields of an Event's head that differ between the events of one write."""
     parts = [_EVENT_SEQ, varint(seq), _EVENT_ID, varint(len(event_id)), event_id.encode()]
     if previous:
         parts += (_EVENT_PREVIOUS, varint(len(previous)), previous.encode())
@@ -77,7 +77,7 @@ def event_head(seq: int, event_id: str, previous: str, index_in_request: int, se
 
 
 def message_place(seq: int, message_id: str) -> bytes:
-    """The fields of a stored Message that differ between the messages of one append."""
+    """The serialised fields of a stored Message that differ between the messages of one append."""
     return b"".join((_MESSAGE_SEQ, varint(seq), _MESSAGE_ID, varint(len(message_id)), message_id.encode()))
 
 
@@ -90,7 +90,7 @@ def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> b
 
 
 def _payload(event_type: int) -> bytes:
-    """The tag of the field that an event of the type carries."""
+    """The tag of the payload field of an event of this type."""
     if event_type < FIRST_MESSAGE_EVENT:
         return EVENT_SESSION
     if event_type < FIRST_RUN_EVENT:
@@ -102,7 +102,8 @@ def _payload(event_type: int) -> bytes:
 
 @cache
 def _starts(field_tag: bytes) -> list[bytes]:
-    """Tag and length of items, by length: nearly all are short, and computing a varint costs more than the item."""
+    """Encoded tag and length, by length. Nearly all items are short, and encoding a varint costs more than copying the
+    item."""
     return [field_tag + varint(length) for length in range(_SHORT)]
 
 

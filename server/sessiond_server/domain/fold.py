@@ -1,6 +1,6 @@
-"""What an event does to the session: a snapshot and the events after it fold to the row (G9).
+"""Applies events to a session: a snapshot folded with the events after it equals the stored row (G9).
 
-The rules use the same functions to make the row in the first place.
+The rules call the same functions when they write the row.
 """
 
 from typing import Final
@@ -33,30 +33,30 @@ ACTIVITY: Final = frozenset(
         EventType.EVENT_TYPE_ATTACHMENT_UPLOADED,
     }
 )
-"""Events without a session that move `last_activity_time`: somebody was at work."""
+"""Types of events without a Session payload that move `last_activity_time`."""
 
 TITLE_CHARACTERS = 50
 """Length of the name that the first user message gives a session."""
 
 
 MOST = 2**53
-"""Token counts stop here: the largest integer that every client's language can hold."""
+"""Largest token count: the largest integer that every client language represents exactly."""
 
 
 def title(message: Message) -> str:
-    """The name that a message gives a session without one; "" when it gives none.
+    """The name that a session without one gets from this message; "" if the message gives none.
 
-    The first TITLE_CHARACTERS characters of a user's text, white space folded.
+    It is the first TITLE_CHARACTERS characters of a user message's first text, with white space folded.
     """
     if message.role != USER:
         return ""
     text = next((part.text for part in message.parts if part.text.strip()), "")
-    # The fold needs no more of a long text than this; runs of white space may cost it some characters.
+    # The prefix bounds the cost for long texts. A title may come out shorter where the prefix is mostly white space.
     return " ".join(text[: 20 * TITLE_CHARACTERS].split())[:TITLE_CHARACTERS].rstrip()
 
 
 def advance(session: Session, seq: int, time_us: int, *, first_of_request: bool, activity: bool) -> None:
-    """What every event does: version, times, sliding expiry, request count."""
+    """Applies what every event changes: version, times, sliding expiry, request count."""
     session.version = seq
     set_timestamp(session.update_time, time_us)
     if activity:
@@ -68,26 +68,26 @@ def advance(session: Session, seq: int, time_us: int, *, first_of_request: bool,
 
 
 def extend(session: Session, expire_us: int) -> None:
-    """Moves the expiry later, never earlier; a session without one gets it."""
+    """Moves the expiry to `expire_us`, but never earlier. Sets it on a session without one."""
     if not session.HasField("expire_time") or expire_us > microseconds(session.expire_time):
         set_timestamp(session.expire_time, expire_us)
 
 
 def add_message(session: Session, message: Message) -> None:
-    """What an appended message does besides: count and tokens."""
+    """Adds an appended message to the message count and the token usage."""
     session.message_count += 1
     if message.HasField("usage"):
         add_usage(session, message.usage)
 
 
 def fill_in_total(usage: TokenUsage) -> None:
-    """All tokens are those read and those written, where the report does not say."""
+    """Sets `total_tokens` to input plus output tokens where the report left it 0."""
     if not usage.total_tokens:
         usage.total_tokens = min(usage.input_tokens + usage.output_tokens, MOST)
 
 
 def add_usage(session: Session, usage: TokenUsage) -> None:
-    """Adds tokens that were reported. What reports them has its `total_tokens` filled in."""
+    """Adds reported tokens to the session's usage. `usage.total_tokens` is filled in already."""
     total = session.usage
     total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST)
     total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST)
@@ -97,7 +97,7 @@ def add_usage(session: Session, usage: TokenUsage) -> None:
 
 
 def add_run(session: Session, event_type: EventType.ValueType, run: Run) -> None:
-    """What an event with a run does besides: which one is live, how many wait and were begun, tokens."""
+    """Applies an event of a run: the live run, the run counts, and the tokens of a run that ended."""
     if event_type == EventType.EVENT_TYPE_RUN_QUEUED:
         session.run_count += 1
         session.queued_run_count += 1
@@ -119,7 +119,7 @@ def add_run(session: Session, event_type: EventType.ValueType, run: Run) -> None
 
 
 def add_tool_call(session: Session, event_type: EventType.ValueType, call: ToolCall) -> None:
-    """What an event with a tool call does besides: how many are open, and how many wait for an approval."""
+    """Applies an event of a tool call: the counts of open calls and of calls that wait for an approval."""
     if event_type == EventType.EVENT_TYPE_TOOL_CALL_REQUESTED:
         session.open_tool_call_count += 1
         session.pending_approval_count += call.requires_approval
@@ -136,16 +136,16 @@ def add_tool_call(session: Session, event_type: EventType.ValueType, call: ToolC
 
 
 def add_attachment(session: Session, event_type: EventType.ValueType, attachment: Attachment) -> None:
-    """What an event with an attachment does besides: how many the session holds, and how many bytes."""
+    """Applies an event of an attachment: the session's number of attachments and their bytes."""
     sign = 1 if event_type == EventType.EVENT_TYPE_ATTACHMENT_UPLOADED else -1
     session.attachment_count += sign
     session.attachment_bytes += sign * attachment.size_bytes
 
 
 def fold(session: Session, event: Event) -> Session:
-    """The session after the event, given the session before it (an empty one before the first event).
+    """Returns the session after the event, given the session before it (an empty Session before the first event).
 
-    Works on whole sessions (SESSION_VIEW_FULL) and on cores alike. Raises ValueError when the event is not the next.
+    Works on full sessions (SESSION_VIEW_FULL) and on cores. Raises ValueError when the event is not the next one.
     """
     if event.seq != session.version + 1:
         raise ValueError(f"event {event.seq} does not follow version {session.version}")

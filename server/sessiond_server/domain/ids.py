@@ -1,4 +1,4 @@
-"""Identifiers that the server makes."""
+"""Makes the identifiers that the server assigns."""
 
 import hashlib
 import re
@@ -14,10 +14,10 @@ _RANDOM = Random(SystemRandom().getrandbits(256))
 
 
 def uuid7() -> str:
-    """A UUIDv7 (RFC 9562): 48 bits of the wall clock in milliseconds, then 74 random bits.
+    """Returns a new UUIDv7 (RFC 9562): 48 bits of the wall clock in milliseconds and 74 random bits.
 
-    The clock here only makes ids sort roughly by age; nothing is decided by it. Ids are unique, not secret: a generator
-    seeded by the system once costs a fraction of asking the system each time.
+    The clock only makes ids sort roughly by age; no decision depends on it. Ids are unique, not secret, so a generator
+    that the system seeds once is enough, at a fraction of the cost of system randomness for each id.
     """
     random = _RANDOM.getrandbits(74)
     return _text(
@@ -29,10 +29,10 @@ def uuid7() -> str:
 
 
 def derived(tenant_id: str, user_id: str, request_id: str) -> str:
-    """The id of the session that a CreateSession without one makes: the same for every retry.
+    """Returns the session id for a CreateSession that names none. Every retry of the request gets the same id.
 
-    A UUIDv8 from SHA-256 of its arguments. Where `request_id` is itself a UUIDv7, as the client library makes them, the
-    result is a UUIDv7 of the same millisecond, so that ids still sort by age.
+    The id is a UUIDv8 made from the SHA-256 of the arguments. Where `request_id` is a UUIDv7, as the client library
+    makes them, it is a UUIDv7 of the same millisecond, so that ids still sort by age.
     """
     digest = int.from_bytes(hashlib.sha256("\0".join((tenant_id, user_id, request_id)).encode()).digest()[:16])
     high, low = digest >> 64, _VARIANT | digest & 0x3FFF_FFFF_FFFF_FFFF
@@ -57,7 +57,7 @@ def own_prefix(user_id: str) -> str:
 
 
 def time_ms(identifier: str) -> int | None:
-    """When a UUIDv7 was made, in milliseconds since 1970; None: it is none."""
+    """When a UUIDv7 was made, in milliseconds since 1970 UTC; None if `identifier` is not a UUIDv7."""
     try:
         value = uuid.UUID(identifier)
     except ValueError:

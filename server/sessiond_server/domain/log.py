@@ -1,11 +1,11 @@
-"""Entries of the log as subscribers get them: bytes that are serialised once, with what a stream must know of them."""
+"""Log entries as subscribers get them: events serialised once, with the fields that streams need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 XIDS: Final = 2**32
-"""The ids that writers are told apart by are those of transactions modulo this."""
+"""FeedEntry.writer is a transaction id modulo this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,33 +15,35 @@ class LogEntry:
     seq: int
     event_id: str
     previous_event_id: str
-    """Of the event at seq - 1; "" for the first, and for events older than the field."""
+    """Id of the event at seq - 1. "" for the first event, and for events that were written before the field existed."""
     type: int
-    """EventType."""
+    """An EventType."""
     data: bytes
     """The serialised Event."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class FeedPlace:
-    """Where an event stands in its tenant's feed: feeds are read in this order."""
+    """The place of an event in its tenant's feed. Feeds are read in the order of places."""
 
     commit_xid: int
-    """Of the transaction that wrote it, or higher: never below that of the event before it in the session."""
+    """Id of the transaction that wrote the event, or a higher one: never lower than that of the session's previous
+    event."""
     session_id: str
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class FeedEntry:
-    """One event of a tenant, with what feeds are filtered by: as the session was when the entry was read."""
+    """One event of a tenant's feed, with the fields of the session that feeds filter by, as they were when the entry
+    was read."""
 
     place: FeedPlace
     entry: LogEntry
     user_id: str
     agent_id: str
-    """Empty for a deleted session, as are the labels."""
+    """Empty for a deleted session, like the labels."""
     labels: Mapping[str, str]
     writer: int = 0
-    """The id, modulo XIDS, of the transaction that wrote the row: the place's commit_xid may be higher. Of a redacted
-    event, of the one that redacted it. 0: not known."""
+    """Id, modulo XIDS, of the transaction that wrote the row, which may be lower than the place's commit_xid. For a
+    redacted event, the transaction of the redaction. 0: not known."""

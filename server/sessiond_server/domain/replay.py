@@ -1,4 +1,4 @@
-"""The first outcome of a request that is made again, rebuilt from the events that it wrote."""
+"""Rebuilds the first outcome of a repeated request from the events that the request wrote."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ from sessiond_server.errors import SessiondError
 
 
 def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
-    """`seq` of the events whose content `outcome` needs."""
+    """The `seq` of each event whose content `outcome` needs."""
     last = events[-1]
     if last.type < encoding.FIRST_MESSAGE_EVENT:
         version = Session.FromString(last.body).content_version
@@ -24,24 +24,25 @@ def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
 
 
 def outcome(action: c.Action, events: Sequence[StoredEvent], content: Mapping[int, bytes]) -> c.Outcome:
-    """Equal to what the command's first application answered.
+    """Returns an outcome equal to the first one of the request.
 
-    `events` are first_seq..last_seq of the Replay, complete and ascending; `content` has, by seq, the content of the
-    events that `contents(events)` names, where they have any. The fingerprint has shown that `action` is the first
-    one's equal.
+    `events` are first_seq..last_seq of the Replay, complete and ascending. `content` holds, by seq, the content of the
+    events that `contents(events)` names, where they have content. `action` equals the first action: the fingerprint has
+    been compared.
     """
     first_outcome = ACTIONS[type(action)].first_outcome
-    assert first_outcome is not None, "only what wrote events is told again"
+    assert first_outcome is not None, "only actions that write events have a request record"
     return first_outcome(events, b"".join(content.get(seq, b"") for seq in contents(events)))
 
 
 def repeated(
     commands: Sequence[c.Command], results: Sequence[c.Result], written: Container[Key]
 ) -> Iterator[tuple[c.Command, c.Outcome]]:
-    """Commands that had been done before, on sessions of which this batch wrote nothing, with their first outcomes.
+    """The commands that an earlier transaction had applied already, with their first outcomes. Commands on sessions
+    that this batch wrote are left out.
 
-    It is unknown whether caches and subscribers learnt of the first time: the process may have ended right after the
-    commit, or lost its connection during it.
+    Caches and subscribers may not know of the first application: its process may have ended right after the commit, or
+    lost its connection during the commit.
     """
     for command, result in zip(commands, results, strict=True):
         if isinstance(result, SessiondError) or command.key in written:

@@ -1,16 +1,16 @@
-"""What the rules read and write: the rows of the log and its projections, as plain values.
+"""The rows that the rules read and write, as plain values: the log and its projections.
 
-A store turns a batch of commands into transactions with these, in one order:
+A store applies a batch of commands in this order:
 
     heads   = lock and load the Head of every key
     asked   = batch.needs(commands, heads, policy)
-    known   = look up what was asked, in a second statement, after the locks
+    known   = look up `asked`, in a second statement, after the locks
     decided = batch.decide(commands, heads, known, policy, new_id)
     write decided.writes, commit
     results = decided.results, with each Replay resolved by replay.outcome
 
-Keys are (tenant_id, session_id). Times are microseconds since 1970-01-01 UTC. Rows that every write makes are not
-frozen, because freezing them would cost it several microseconds; nobody changes them all the same.
+Keys are (tenant_id, session_id). Times are microseconds since 1970-01-01 UTC. Dataclasses that every write creates are
+not frozen, because frozen ones would cost a write several microseconds. Treat them as immutable all the same.
 """
 
 from dataclasses import dataclass, field
@@ -23,40 +23,41 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator decides."""
+    """Limits that the operator sets."""
 
     default_ttl_us: int = 24 * 3600 * 1_000_000
-    """Life time of a session created with neither ttl nor expire_time; 0: unlimited."""
+    """Life time of a session created with neither ttl nor expire_time, in microseconds; 0: unlimited."""
     max_live_sessions: int = 0
-    """Sessions of one tenant that have not ended; 0: unlimited."""
+    """Most sessions of one tenant that have not ended; 0: unlimited."""
     max_attachment_bytes: int = 1024**3
-    """Size of one attachment; 0: unlimited."""
+    """Largest size of one attachment; 0: unlimited."""
     max_session_attachment_bytes: int = 10 * 1024**3
-    """Of the attachments of one session together, those that are being uploaded included; 0: unlimited."""
+    """Largest total size of one session's attachments, including unfinished uploads; 0: unlimited."""
     max_unfinished_uploads: int = 64
-    """Of one session."""
+    """Most unfinished uploads of one session."""
 
 
 @dataclass(slots=True)
 class Head:
-    """The hot row of one session: all that an append reads and writes. A tombstone has `deleted` and an empty core."""
+    """The hot row of one session: everything that an append reads and writes. A tombstone has `deleted` set and an
+    empty core."""
 
     version: int
     user_id: str
     core: bytes
     """Serialised Session in SESSION_VIEW_BASIC."""
     limits: bytes
-    """Serialised SessionConfig without its system prompt: what the rules check."""
+    """Serialised SessionConfig without the system prompt. The rules check it."""
     content_version: int
-    """As in the core: `seq` of the event whose row holds the content; 0: there is none."""
+    """As in the core: `seq` of the event whose row holds the content; 0: no content."""
     deleted: bool = False
     lease_expire_us: int | None = None
-    """When the lease of the live run runs out; None while there is none. Heartbeats move it, without a new version."""
+    """When the lease of the live run expires; None without a live run. Heartbeats move it without a new version."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What a request did: the events first_seq..last_seq."""
+    """The idempotency record of a request: it wrote the events first_seq..last_seq."""
 
     fingerprint: bytes
     first_seq: int
@@ -65,7 +66,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class AppendedMessage:
-    """The event that appended a message: what a redaction rewrites."""
+    """The event that appended a message, which a redaction rewrites."""
 
     seq: int
     head: bytes
@@ -75,24 +76,24 @@ class AppendedMessage:
 OPEN_RUNS: Final = (1, 2)
 """RunStatus of runs that have not ended: QUEUED, RUNNING."""
 OPEN_CALLS: Final = (1, 2, 4)
-"""ToolCallStatus of calls that are not over: PENDING, APPROVED, RUNNING."""
+"""ToolCallStatus of calls that have not ended: PENDING, APPROVED, RUNNING."""
 
 
 @dataclass(slots=True)
 class OpenWork:
-    """What of a session is not over, and the figures of what is."""
+    """The runs and tool calls of a session that have not ended, and the counters of runs that have."""
 
     runs: list[bytes] = field(default_factory=list)
-    """Serialised Runs: the live one and those that wait, in any order."""
+    """Serialised Runs: the live one and the queued ones, in any order."""
     tool_calls: list[bytes] = field(default_factory=list)
     """Bodies of the open ToolCalls (see StoredToolCall), in any order."""
     run_counters: bytes = b""
-    """RunCounters, encoded."""
+    """Encoded RunCounters."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredToolCall:
-    """A tool call in its parts: the three together are the ToolCall."""
+    """A tool call in three parts, which joined are the serialised ToolCall."""
 
     body: bytes
     """Serialised ToolCall without `arguments` and `result`."""
@@ -104,35 +105,35 @@ class StoredToolCall:
 
 @dataclass(slots=True)
 class Needs:
-    """What the rules must know beside the heads. Empty collections need no look-up."""
+    """The look-ups that the rules need beside the heads. An empty list needs no look-up."""
 
     requests: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, request_id): the RequestRecord, if any."""
+    """(key, request_id) -> RequestRecord, if there is one."""
     message_ids: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, message_id) chosen by clients: is it taken?"""
+    """(key, message_id) chosen by a client -> whether a message has the id already."""
     messages: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, message_id) to redact: the AppendedMessage, if any."""
+    """(key, message_id) to redact -> AppendedMessage, if there is one."""
     contents: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, content_version): the content bytes of the event at that seq."""
+    """(key, content_version) -> the content bytes of the event at that seq."""
     runs: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, run_id): the serialised Run, if any."""
+    """(key, run_id) -> the serialised Run, if there is one."""
     tool_calls: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, tool_call_id): the StoredToolCall, if any."""
+    """(key, tool_call_id) -> StoredToolCall, if there is one."""
     work: list[Key] = field(default_factory=list)
-    """Sessions of which the OpenWork is needed, without duplicates."""
+    """Sessions whose OpenWork is needed, without duplicates."""
     attachments: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, attachment_id): the AttachmentRow, if any, of a deleted one too."""
+    """(key, attachment_id) -> AttachmentRow, if there is one; deleted attachments included."""
     uploads: list[tuple[Key, str]] = field(default_factory=list)
-    """(key, attachment_id): the UploadRecord, if any, which stays until the batch has been written."""
+    """(key, attachment_id) -> UploadRecord, if there is one. It must not go away before the batch is written."""
     blobs: list[Content] = field(default_factory=list)
-    """The id of the blob that has the content, if any, which stays until the batch has been written."""
+    """Content -> id of the blob that holds it, if there is one. It must not go away before the batch is written."""
     tenants: list[str] = field(default_factory=list)
-    """Tenants whose sessions that have not ended are to be counted, exactly: concurrent creations must wait."""
+    """Tenants whose live sessions are to be counted. The count is exact: concurrent creations must wait."""
 
 
 @dataclass(slots=True)
 class Known:
-    """The answers to Needs. Absent keys mean: there is none."""
+    """The results of the look-ups in Needs. An absent key means that there is no such row."""
 
     now_us: int
     """The store's clock, read after the locks were taken."""
@@ -146,28 +147,29 @@ class Known:
     attachments: dict[tuple[Key, str], AttachmentRow] = field(default_factory=dict)
     uploads: dict[tuple[Key, str], UploadRecord] = field(default_factory=dict)
     blobs: dict[Content, str] = field(default_factory=dict)
-    """The rules add what the batch itself brings."""
+    """The rules add the blobs that the batch itself brings."""
     live_sessions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class HeadRow:
-    """The head of a session after the batch, to be inserted or updated."""
+    """The head of a session after the batch, to insert or update."""
 
     key: Key
     head: Head
     created: bool
-    """No row was there when the heads were locked: insert, and start over if another transaction was faster."""
+    """There was no row when the heads were locked: insert it, and start over if another transaction inserted first."""
     update_time_us: int
     expire_time_us: int | None
-    """When the sweeper must look, for the session's sake or for the lease of its live run; None: never. The stored
-    check time may stay earlier, never later."""
+    """When the sweeper must next look at the session, for its expiry or the lease of its live run; None: never. The
+    stored check time may be earlier than this, never later."""
     delete_time_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """The columns by which sessions are listed, to be inserted or updated; written only when one of them changed."""
+    """The columns that lists of sessions filter and sort by, to insert or update. Written only when one of them
+    changed."""
 
     key: Key
     type: int
@@ -179,31 +181,31 @@ class IndexRow:
     status: int
     labels: dict[str, str]
     metadata_json: str | None
-    """None: as before. Never None on creation."""
+    """None: unchanged. Never None on creation."""
     create_time_us: int
 
 
 @dataclass(slots=True)
 class EventRow:
-    """One log entry. The wire form of the event is wire.event(head, body, content)."""
+    """One log entry. The serialised Event is encoding.event(type, head, body, content)."""
 
     key: Key
     seq: int
     event_id: str
     previous_event_id: str
-    """Of the event before it in the session; "" for the first."""
+    """Id of the session's previous event; "" for the first."""
     type: int
     create_time_us: int
     message_id: str | None
-    """Of EVENT_TYPE_MESSAGE_APPENDED; None for all other types, redactions included."""
+    """Id of the message that the event appended; None for all other event types, redactions included."""
     head: bytes
     """Serialised Event without its payload."""
     body: bytes
     """The serialised payload: a Session in SESSION_VIEW_BASIC, a Message, a Run, a ToolCall without its data, or an
     Attachment."""
     content: bytes | None
-    """What of the payload is large and stored nowhere else, where the event wrote it; else None. A session's content
-    (then never None, but perhaps empty); the arguments, the result or the late result of a tool call."""
+    """The large part of the payload that is stored in this row only; None if the event wrote none. It is a session's
+    content (b"" where an update emptied it), or the arguments, the result or the late result of a tool call."""
 
 
 @dataclass(slots=True)
@@ -215,20 +217,21 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run, to be inserted or updated."""
+    """A run, to insert or update."""
 
     key: Key
     run_id: str
     place: int
-    """Its place among the session's runs: `seq` of the event that began it; of those it was created with: ... -1, 0."""
+    """Order among the session's runs: `seq` of the event that began the run. Runs that the session was created with
+    have ..., -1, 0."""
     status: int
     body: bytes
-    """Serialised Run. Of the live one, Head.lease_expire_us prevails over its `lease_expire_time`."""
+    """Serialised Run. For the live run, Head.lease_expire_us overrides its `lease_expire_time`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallRow:
-    """A tool call, to be inserted or updated."""
+    """A tool call, to insert or update."""
 
     key: Key
     tool_call_id: str
@@ -236,9 +239,9 @@ class ToolCallRow:
     run_id: str
     status: int
     awaits_approval: bool
-    """PENDING, and requires an approval."""
+    """Whether the call is PENDING and requires an approval."""
     user_id: str
-    """Of the session."""
+    """User id of the session."""
     create_time_us: int
     result_seq: int
     body: bytes
@@ -247,32 +250,32 @@ class ToolCallRow:
 
 @dataclass(slots=True)
 class Writes:
-    """Everything that a batch commits, to be written in this order."""
+    """Everything that a batch commits. A store writes the fields in this order."""
 
     heads: list[HeadRow] = field(default_factory=list)
-    """One for each session that changed."""
+    """One row for each session that changed."""
     events: list[EventRow] = field(default_factory=list)
-    """By session ascending in seq."""
+    """Ascending by seq within each session."""
     requests: list[RequestRow] = field(default_factory=list)
     index: list[IndexRow] = field(default_factory=list)
     redactions: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
-    """The new head and body of the event at `seq`; it may be among `events`."""
+    """The new head and body of the event at `seq`, which may be one of `events`."""
     runs: list[RunRow] = field(default_factory=list)
     tool_calls: list[ToolCallRow] = field(default_factory=list)
     run_counters: list[tuple[Key, bytes]] = field(default_factory=list)
-    """(key, RunCounters encoded), of sessions whose runs ended."""
+    """(key, encoded RunCounters) of sessions whose runs ended."""
     leases: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, lease_expire_us) of sessions of which nothing else changed."""
+    """(key, lease_expire_us) of sessions of which only the lease changed."""
     attachments: list[AttachmentRow] = field(default_factory=list)
     completed_uploads: list[CompletedUpload] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
     deletions: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, final seq): remove the session's index row, its runs, tool calls and figures, its attachments and uploads,
-    its events below the final one, and its request records except those with last_seq = final seq. The head row stays
-    as the tombstone."""
+    """(key, final seq): remove the session's index row, runs, tool calls, run counters, attachments and uploads, its
+    events below the final one, and its request records except those with last_seq = final seq. The head row stays as
+    the tombstone."""
 
     def extend(self, later: "Writes") -> None:
-        """Adds what a later transaction wrote."""
+        """Adds the writes of a later transaction."""
         self.heads += later.heads
         self.events += later.events
         self.requests += later.requests
@@ -290,7 +293,7 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Result of a command whose request the session knows: to be rebuilt from the events first_seq..last_seq."""
+    """Result of a command whose request id has a record: the outcome is rebuilt from the events first_seq..last_seq."""
 
     key: Key
     first_seq: int
@@ -299,7 +302,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """What replay.outcome reads of an event."""
+    """The columns of an event that replay.outcome reads."""
 
     seq: int
     type: int

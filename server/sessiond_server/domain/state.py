@@ -1,4 +1,4 @@
-"""One session, and one command, while a batch is decided: what the rules read, and how they write events."""
+"""The state of one session, and of one command, while a batch is decided. The rules read it and emit events into it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Kn
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.times import microseconds, set_timestamp
 
-# Looked up once: each access through the enum costs most of a microsecond.
+# A constant, because each access through the enum costs most of a microsecond.
 NO_VIEW: Final = SessionView.SESSION_VIEW_UNSPECIFIED
 
 
 @dataclass(slots=True)
 class State:
-    """One session while a batch is decided. `core`, `content` and the rest change as commands are accepted."""
+    """One session while a batch is decided. Accepted commands change `core`, `content` and the other fields."""
 
     key: Key
     core: Session
@@ -29,21 +29,21 @@ class State:
     user_id: str
     known: Known
     content: bytes = b""
-    """Known only where a command of the batch needs it."""
+    """Loaded only where a command of the batch needs it."""
     lease_expire_us: int | None = None
-    """Of the live run; None while there is none."""
+    """When the lease of the live run expires; None without a live run."""
     created: bool = False
     deleted: bool = False
     indexed: bool = False
-    """A column by which sessions are listed changed."""
+    """Whether a column of IndexRow changed."""
     metadata_changed: bool = False
     new_message_ids: set[str] = field(default_factory=set)
     redacted: dict[str, AppendedMessage] = field(default_factory=dict)
     """Messages rewritten in this batch, by id."""
     opened_work: Work | None = None
-    """`work`, once a rule has asked for it."""
+    """`work`, once a rule has read it."""
     opened_attachments: AttachmentChanges | None = None
-    """`files`, once a rule has asked for them."""
+    """`files`, once a rule has read it."""
 
     @classmethod
     def load(cls, key: Key, head: Head, known: Known) -> "State":
@@ -80,7 +80,7 @@ class State:
 
 @dataclass(slots=True)
 class Step:
-    """One command being decided: what it may know, and the events it has made so far."""
+    """One command while it is decided: its inputs, and the events it has emitted so far."""
 
     command: c.Command
     now_us: int
@@ -101,9 +101,9 @@ class Step:
         session_name: str | None = None,
         preset_runs: bytes = b"",
     ) -> None:
-        """Adds an event at the state's version, which has just been advanced.
+        """Adds an event at the state's version, which the caller has just advanced.
 
-        `body` None: the session's core. `preset_runs`: that field of the event, serialised.
+        `body`: the serialised payload; None for the session's core. `preset_runs`: the serialised field of that name.
         """
         view = NO_VIEW
         if event_type < encoding.FIRST_MESSAGE_EVENT:
@@ -123,7 +123,7 @@ class Step:
         )
 
     def emit_run(self, state: State, event_type: EventType.ValueType, time_us: int, run: Run) -> None:
-        """Adds an event with a run as it is by now, and does to the session what it does."""
+        """Adds an event with the run in its present state, and applies the event to the session."""
         run.version = state.core.version + 1
         self.advance(state.core, time_us, activity=event_type in fold.ACTIVITY)
         fold.add_run(state.core, event_type, run)
@@ -138,7 +138,7 @@ class Step:
         call: ToolCall,
         content: bytes | None = None,
     ) -> None:
-        """Adds an event with a tool call as it is by now, and does to the session what it does."""
+        """Adds an event with the tool call in its present state, and applies the event to the session."""
         call.version = state.core.version + 1
         self.advance(state.core, time_us, activity=event_type in fold.ACTIVITY)
         fold.add_tool_call(state.core, event_type, call)
@@ -146,15 +146,17 @@ class Step:
         state.work.change_call(call)
 
     def emit_late_result(self, state: State, time_us: int, call: ToolCall, content: bytes) -> None:
-        """Adds an event with what came when the call was over. It changes nothing of the call, nor its `version`."""
+        """Adds an event with a result that arrived after the call had ended. The call and its `version` stay as they
+        are."""
         event_type = EventType.EVENT_TYPE_TOOL_CALL_LATE_RESULT
         self.advance(state.core, time_us, activity=False)
         self.emit(state, event_type, time_us, body=call.SerializeToString(), content=content)
 
     def shared_head(self, event_type: EventType.ValueType, time_us: int, view: SessionView.ValueType) -> bytes:
-        """What the heads of all events of one type of this write share, serialised; event_head has the rest."""
+        """The serialised fields that the heads of all events of one type of this write share. `encoding.event_head` has
+        the others."""
         command = self.command
-        # Field by field: keyword arguments would take more than twice as long.
+        # Set field by field: keyword arguments would take more than twice as long.
         head = Event()
         head.session_id = command.session_id
         head.type = event_type
@@ -166,9 +168,9 @@ class Step:
         return head.SerializeToString()
 
     def time_after(self, session: Session) -> int:
-        """The event's time: now, but never before the session's previous event, whatever the clock did."""
+        """The time of the next event: now, but never before the previous event, even if the clock went back."""
         return max(self.now_us, microseconds(session.update_time))
 
     def advance(self, session: Session, time_us: int, *, activity: bool) -> None:
-        """What the next event of the write does to the session, whatever it is."""
+        """Applies to the session what every event changes, for the next event of the write."""
         fold.advance(session, session.version + 1, time_us, first_of_request=not self.events, activity=activity)

@@ -1,4 +1,4 @@
-"""Rules of google.protobuf.Struct: what Postgres' jsonb and every JSON reader can take."""
+"""Validates google.protobuf.Struct: only values that Postgres' jsonb and every JSON parser accept."""
 
 import math
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from sessiond_server.domain.text import NUL_RULE, quoted_key
 
 DEPTH = 24
-"""Most levels: the object itself is the first, and each object or array in another is one more."""
+"""Most levels of nesting. The object itself is level 1; each object or array inside another adds one."""
 
 Fault = tuple[str, str]
-"""(path behind the struct's own, such as `.fields["a"].list_value.values[3]`; the rule)."""
+"""(path relative to the struct, such as `.fields["a"].list_value.values[3]`; the broken rule)."""
 
 
 def fault(struct: Struct, most_bytes: int = 0) -> Fault | None:
-    """The first fault of an object, or None. `most_bytes` bounds its serialised size; 0: no bound.
+    """Returns the first fault of an object, or None. `most_bytes` bounds its serialised size; 0: no bound.
 
-    Takes about a microsecond for each value; what is too large or too deep is not looked into.
+    Takes about a microsecond for each value. Stops at an object that is too large or too deep.
     """
     if most_bytes and struct.ByteSize() > most_bytes:
         return "", f"must be at most {most_bytes} bytes serialised"
-    # Nearly all objects are sound. Only for one that is not does a second, slower walk find where.
+    # Nearly all objects are valid. A second, slower walk finds the path of the fault in one that is not.
     return None if _is_sound(struct) else next(_object_faults(struct, "", 1))
 
 
 def _is_sound(struct: Struct) -> bool:
-    """Whether there is no fault: level by level, without paths."""
+    """Whether the object has no fault. Walks level by level and builds no paths."""
     objects, arrays = [struct], list[ListValue]()
     for _ in range(DEPTH):
         if any("\0" in "".join(o.fields) for o in objects):
@@ -49,7 +49,7 @@ def _is_sound(struct: Struct) -> bool:
             elif kind == "list_value":
                 arrays.append(value.list_value)
             elif kind is None or value.null_value != 0:
-                # Reading null_value of a bool_value gives its default.
+                # null_value of a value of another kind reads as its default, 0.
                 return False
         if not objects and not arrays:
             return True

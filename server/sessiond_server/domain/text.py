@@ -1,7 +1,7 @@
-"""Rules of strings. Each answers with the rule that is broken, or None.
+"""Validates strings. Each check returns the text of the broken rule, or None.
 
 Lengths are in characters (Unicode code points) unless a name says bytes. The strings come from parsed protobuf, so they
-hold no lone surrogates.
+contain no lone surrogates.
 """
 
 import json
@@ -19,7 +19,7 @@ _KEY_CHARACTERS = 40
 
 
 def identifier(value: str) -> str | None:
-    """Ids of sessions and messages, and request ids."""
+    """Checks an id: of a session, a message or another resource, or a request id."""
     return None if _is_id(value) else ID_RULE
 
 
@@ -28,22 +28,22 @@ def label_key(value: str) -> str | None:
 
 
 def line(value: str, least: int, most: int) -> str | None:
-    """Text of one line: bounded, without control characters (Unicode category Cc)."""
+    """Checks one line of text: `least` to `most` characters, no control characters (Unicode category Cc)."""
     if not least <= len(value) <= most:
         return f"must be {least} to {most} characters"
-    # isprintable is the faster question, but it also refuses joiners and ideographic spaces.
+    # isprintable is the faster check, but it also rejects joiners and ideographic spaces.
     if not value.isprintable() and _find_control(value):
         return "must not contain control characters"
     return None
 
 
 def text(value: str, most: int) -> str | None:
-    """Text of any lines: bounded, without U+0000."""
+    """Checks text of any number of lines: at most `most` characters, no U+0000."""
     if len(value) > most:
         return f"must be at most {most} characters"
     return NUL_RULE if "\0" in value else None
 
 
 def quoted_key(key: str) -> str:
-    """A map key as it stands in a field path: a JSON string in ASCII, cut off where it is long."""
+    """Formats a map key for a field path: as a JSON string in ASCII, truncated to 40 characters."""
     return json.dumps(key if len(key) <= _KEY_CHARACTERS else key[:_KEY_CHARACTERS] + "...")

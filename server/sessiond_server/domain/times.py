@@ -1,4 +1,4 @@
-"""Microseconds since 1970-01-01 UTC, and protobuf's Timestamp and Duration."""
+"""Converts between microseconds since 1970-01-01 UTC and protobuf's Timestamp and Duration."""
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,11 +13,11 @@ def set_timestamp(field: Timestamp, microseconds: int) -> None:
 
 
 def set_duration(field: Duration, microseconds: int) -> None:
-    """Sets a Duration, not negative, in place."""
+    """Sets a Duration, which must not be negative, in place."""
     field.seconds, rest = divmod(microseconds, SECOND)
     field.nanos = rest * 1000
 
 
 def microseconds(value: Timestamp | Duration) -> int:
-    """The instant or the length; what is finer than a microsecond is cut off."""
+    """Converts to microseconds: since 1970-01-01 UTC for a Timestamp. Truncates to whole microseconds."""
     return value.seconds * SECOND + value.nanos // 1000

@@ -1,8 +1,8 @@
-"""Rules of the resource messages, as their proto comments state them.
+"""Validates resource messages by the rules that their proto comments state.
 
-Each check adds what it finds to `found`, under the path of the field in the request. They look only at what clients may
-set: output-only fields are ignored. What needs the clock or the stored session (is `expire_time` in the future? is the
-tool allowed?) is decided by the rules of the log.
+Each check adds violations to `found`, under the path of the field in the request. Checks ignore output-only fields.
+Rules that need the clock or the stored session (is `expire_time` in the future? is the tool allowed?) are in the
+`rules.py` of each resource.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ SUMMARY_CHARACTERS: Final = 65_536
 SYSTEM_PROMPT_CHARACTERS: Final = 262_144
 LABELS: Final = 64
 LABELS_BYTES: Final = 16 * KIB
-"""So that a page of 100 sessions without their content stays below 4 MiB."""
+"""Keeps a page of 100 sessions without content below 4 MiB."""
 RUN_METADATA_BYTES: Final = 16 * KIB
 ARGUMENTS_BYTES: Final = 256 * KIB
 RESULT_BYTES: Final = MIB
@@ -42,7 +42,7 @@ TTL_SECONDS: Final = (1, 3650 * 24 * 3600)
 LEASE_SECONDS: Final = (5, 3600)
 
 PATH_CHARACTERS: Final = 160
-"""Longest path of a violation: 16 of them must fit into the 8 KiB that gRPC allows for metadata."""
+"""Longest path of a violation. 16 violations must fit into the 8 KiB that gRPC allows for metadata."""
 
 _EARLIEST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the first instant that a Timestamp may be
 _LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last; timestamptz reaches further both ways
@@ -64,7 +64,7 @@ class FieldViolations:
         self._violations: list[Violation] = []
 
     def add(self, path: str, rule: str | None) -> None:
-        """Notes that the field at `path` breaks `rule`; None is no violation. Overlong paths are cut off."""
+        """Records that the field at `path` breaks `rule`. Does nothing if `rule` is None. Truncates long paths."""
         if rule is not None:
             if len(path) > PATH_CHARACTERS:
                 path = path[: PATH_CHARACTERS - 3] + "..."
@@ -72,7 +72,7 @@ class FieldViolations:
 
     @property
     def enough(self) -> bool:
-        """Whether further violations would not be reported: loops over what the client sent may stop."""
+        """Whether the limit of reported violations is reached, so that loops over the request may stop."""
         return len(self._violations) >= InvalidFields.MOST
 
     def check(self) -> None:
@@ -82,13 +82,13 @@ class FieldViolations:
 
 
 def enum(found: FieldViolations, path: str, value: int, known: EnumDescriptor) -> None:
-    """Numbers that this version does not know are refused, not passed on. Zero, unspecified, is known to all."""
+    """Checks that an enum's number is known to this version. Zero (unspecified) is always valid."""
     if value != 0 and value not in known.values_by_number:
         found.add(path, "must be a known value")
 
 
 def struct(found: FieldViolations, path: str, value: Struct, most_bytes: int = 0) -> None:
-    """An object: size serialised, depth, no NaN, no infinity, no U+0000. Adds the first fault only."""
+    """Checks an object: serialised size, depth, no NaN, no infinity, no U+0000. Adds only the first fault."""
     fault = structs.fault(value, most_bytes)
     if fault is not None:
         found.add(path + fault[0], fault[1])
@@ -108,7 +108,7 @@ def labels(found: FieldViolations, path: str, value: Mapping[str, str], most: in
 
 
 def timestamp(found: FieldViolations, path: str, value: Timestamp) -> bool:
-    """Whether it is an instant of the years 1 to 9999 with nanoseconds of 0 to 999 999 999."""
+    """Checks that a Timestamp lies in the years 1 to 9999 and has 0 to 999 999 999 nanoseconds; returns whether."""
     if not _EARLIEST_SECOND <= value.seconds <= _LATEST_SECOND or not 0 <= value.nanos <= 999_999_999:
         found.add(path, "must be a valid timestamp of the years 1 to 9999")
         return False
@@ -116,7 +116,7 @@ def timestamp(found: FieldViolations, path: str, value: Timestamp) -> bool:
 
 
 def life_time(found: FieldViolations, path: str, value: Duration) -> None:
-    """A duration of 1 second to 3650 days."""
+    """Checks a duration of 1 second to 3650 days."""
     least, most = TTL_SECONDS
     valid = 0 <= value.nanos <= 999_999_999
     if not valid or not least <= value.seconds <= most or (value.seconds == most and value.nanos > 0):
@@ -124,7 +124,7 @@ def life_time(found: FieldViolations, path: str, value: Duration) -> None:
 
 
 def lease(found: FieldViolations, path: str, value: Duration) -> None:
-    """A duration of 5 seconds to 1 hour."""
+    """Checks a duration of 5 seconds to 1 hour."""
     least, most = LEASE_SECONDS
     valid = 0 <= value.nanos <= 999_999_999
     if not valid or not least <= value.seconds <= most or (value.seconds == most and value.nanos > 0):
@@ -143,7 +143,7 @@ def config(found: FieldViolations, path: str, value: SessionConfig) -> None:
 
 
 def config_field(found: FieldViolations, path: str, value: SessionConfig, name: str) -> None:
-    """One field of a config, by its name in CONFIG_FIELDS."""
+    """Checks one field of a config, by its name in CONFIG_FIELDS."""
     here = f"{path}.{name}"
     if name == "system_prompt":
         found.add(here, text.text(value.system_prompt, SYSTEM_PROMPT_CHARACTERS))
@@ -165,7 +165,7 @@ def _tools(found: FieldViolations, path: str, names: Sequence[str]) -> None:
 
 
 def new_session(found: FieldViolations, path: str, session: Session) -> None:
-    """A session to be created; `session_id` may be empty. Type, mode and status may be unspecified."""
+    """Checks a session to create. `session_id` may be empty; type, mode and status may be unspecified."""
     if session.session_id:
         found.add(f"{path}.session_id", text.identifier(session.session_id))
     enum(found, f"{path}.type", session.type, SessionType.DESCRIPTOR)
@@ -187,7 +187,7 @@ EXCLUSIVE_RULE: Final = "excludes ttl: set one of them"
 
 
 def mutable_field(found: FieldViolations, path: str, session: Session, name: str) -> None:
-    """One field of MUTABLE_FIELDS. An unset one is always valid: on an update it clears."""
+    """Checks one field of MUTABLE_FIELDS. An unset field is always valid: in an update it clears the stored one."""
     _MUTABLE[name](found, f"{path}.{name}", session)
 
 
@@ -225,13 +225,13 @@ _MUTABLE: Final[Mapping[str, Callable[[FieldViolations, str, Session], None]]] =
     "config": lambda found, path, session: config(found, path, session.config),
 }
 MUTABLE_FIELDS: Final = tuple(_MUTABLE)
-"""Fields of Session that an update may write, in the order of UpdateSessionRequest.update_mask's comment."""
+"""Fields of Session that an update may change, in the order of UpdateSessionRequest.update_mask's comment."""
 
 
 def new_message(found: FieldViolations, path: str, message: Message, size: int) -> None:
-    """A message to be appended, of `size` bytes serialised; `message_id` may be empty.
+    """Checks a message to append, of `size` serialised bytes. `message_id` may be empty.
 
-    Called for every message of the hottest request: what is usual costs one comparison each.
+    Runs for every message of the most frequent request, so each usual field costs only one comparison.
     """
     if message.message_id:
         found.add(f"{path}.message_id", text.identifier(message.message_id))
@@ -303,7 +303,7 @@ def _file(found: FieldViolations, path: str, file: FilePart) -> None:
 
 
 def run(found: FieldViolations, path: str, value: Run) -> None:
-    """What a client says of a run, whether it begins it or brings it along; `run_id` may be empty."""
+    """Checks the fields that a client sets on a run, in BeginRun or in CreateSession. `run_id` may be empty."""
     if value.run_id:
         found.add(f"{path}.run_id", text.identifier(value.run_id))
     found.add(f"{path}.agent_id", text.line(value.agent_id, 0, 128))
@@ -318,7 +318,7 @@ def failure(found: FieldViolations, path: str, value: Failure) -> None:
 
 
 def new_tool_call(found: FieldViolations, path: str, call: ToolCall) -> None:
-    """A call to be requested; `tool_call_id` may be empty."""
+    """Checks a tool call to request. `tool_call_id` may be empty."""
     for name in ("tool_call_id", "message_id"):
         if value := getattr(call, name):
             found.add(f"{path}.{name}", text.identifier(value))

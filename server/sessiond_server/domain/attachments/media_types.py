@@ -1,4 +1,4 @@
-"""What kind of file something is, by what its uploader says of it. Nobody looks into the bytes."""
+"""Derives the AttachmentType from the media type and the file name that the uploader declared. Ignores the bytes."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -46,12 +46,12 @@ _ENDINGS: Final = _by_word(
 
 
 def derived(media_type: str, name: str) -> AttachmentType.ValueType:
-    """By the media type, else by the end of the name. Never unspecified."""
+    """Returns the type by the media type, or else by the extension of the name. Never returns UNSPECIFIED."""
     plain = media_type.partition(";")[0].strip().lower()
     ending = _ENDINGS.get(name.rpartition(".")[2].lower()) if "." in name else None
     if plain.startswith("image/"):
         return IMAGE
-    # What every program without a better idea says is no better than the name.
+    # Many programs send text/plain for every text file, so the extension says more.
     if plain == "text/plain" and ending is not None:
         return ending
     known = _MEDIA_TYPES.get(plain)

@@ -1,4 +1,4 @@
-"""The values of attachments: where bytes are, what is being uploaded, and the rows that the rules read and write."""
+"""Values of attachments: pieces of bytes, uploads, and the rows that the rules read and write."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -7,15 +7,15 @@ Key = tuple[str, str]
 """As rows.Key: (tenant_id, session_id)."""
 
 Content = tuple[str, bytes, int]
-"""What makes files equal: (tenant_id, SHA-256, size in bytes)."""
+"""Identity of a file's content: (tenant_id, SHA-256, size in bytes)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Piece:
-    """A run of bytes in a blob store, written from its beginning by one call of one process, and by nobody else ever.
+    """A sequence of bytes in a blob store, written from its start by exactly one UploadAttachment call.
 
-    A file is one piece, or several where its upload was resumed: whoever resumes begins a piece of their own, so that
-    a writer who does not know yet that it was replaced can hurt nobody.
+    A file is one piece, or several if its upload was resumed. Each resuming call writes a new piece, so that a call
+    that was superseded and does not know it yet cannot corrupt the file.
     """
 
     tenant_id: str
@@ -24,7 +24,8 @@ class Piece:
 
     @staticmethod
     def parse(tenant_id: str, name: str) -> "Piece | None":
-        """The piece of that name in a storage; None where the name is no piece's: others leave things there too."""
+        """Parses the name of a piece in a storage. None if it is not the name of a piece: a storage may hold other
+        files."""
         try:
             return Piece(tenant_id, name) if str(UUID(name)) == name else None
         except ValueError:
@@ -33,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The first `length` bytes of a piece, as a part of a file. The piece may be longer."""
+    """A part of a file: the first `length` bytes of a piece. The piece may be longer."""
 
     piece: Piece
     length: int
@@ -41,32 +42,33 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload that is not complete, as one call has taken it up."""
+    """An unfinished upload, as one UploadAttachment call began or resumed it."""
 
     key: Key
     attachment_id: str
     blob_id: str
-    """A UUID: what its pieces belong to, and the attachment too, unless the tenant has the content already."""
+    """A UUID. The upload's pieces belong to this blob. So will the attachment, unless the tenant has the content
+    already."""
     epoch: int
-    """How many calls have taken it up. A call whose epoch is not the last any more may not go on."""
+    """How many calls have begun or resumed the upload. A call with a lower epoch is superseded and must stop."""
     declared: bytes
-    """Serialised Attachment, as the client declared it: without place, time and run."""
+    """Serialised Attachment as the client declared it: without seq, create time and run."""
     touch_time_us: int
-    """When it was taken up, or its last sign of life."""
+    """When the upload was begun, resumed or last touched."""
     extents: tuple[Extent, ...]
-    """What earlier calls have stored, in order."""
+    """The parts that earlier calls have stored, in order."""
     piece: Piece
-    """What the last call writes, or wrote."""
+    """The piece that the last call writes."""
 
     @property
     def start(self) -> int:
-        """Where in the file `piece` begins."""
+        """Offset of `piece` in the file."""
         return sum(extent.length for extent in self.extents)
 
 
 @dataclass(slots=True)
 class UploadRecord:
-    """What the rules know of an upload."""
+    """The fields of an upload that the rules read."""
 
     blob_id: str
     epoch: int
@@ -75,12 +77,12 @@ class UploadRecord:
 
 @dataclass(slots=True)
 class AttachmentRow:
-    """An attachment, to be inserted or updated. A deleted one has neither blob nor body: its id stays taken."""
+    """An attachment, to insert or update. A deleted one has neither blob nor body; its row keeps the id taken."""
 
     key: Key
     attachment_id: str
     seq: int
-    """Of the event that made it visible."""
+    """`seq` of the event that created it."""
     blob_id: str | None
     body: bytes
     """Serialised Attachment."""
@@ -88,20 +90,20 @@ class AttachmentRow:
 
 @dataclass(slots=True)
 class CompletedUpload:
-    """An upload that became an attachment: its row goes."""
+    """An upload that became an attachment. The store removes the upload's row."""
 
     key: Key
     attachment_id: str
     content: Content
     blob_id: str
-    """The upload's own. Its pieces go where the tenant had the content already, as `kept`."""
+    """The upload's blob. If it differs from `kept`, the tenant had the content already: its pieces are dropped."""
     kept: str
-    """The blob that has the content from now on."""
+    """The blob that holds the content from now on."""
 
 
 @dataclass(slots=True)
 class Release:
-    """An attachment that is no more: its blob goes too, unless others refer to it."""
+    """An attachment that was deleted. Its blob is removed too, unless other attachments refer to it."""
 
     key: Key
     attachment_id: str

@@ -1,4 +1,4 @@
-"""The rules of attachments: when an upload may begin, when it becomes an attachment, and when one goes."""
+"""The rules of attachments: beginning an upload, completing it, deleting an attachment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from sessiond_server.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The uploads of a session that are not complete."""
+    """The unfinished uploads of a session, in total."""
 
     count: int = 0
     size_bytes: int = 0
-    """As declared, together."""
+    """Sum of the declared sizes."""
 
 
 NONE = Unfinished()
@@ -40,7 +40,10 @@ NONE = Unfinished()
 def check_upload(
     core: Session, limits: SessionConfig, policy: Policy, now_us: int, size_bytes: int, others: Unfinished = NONE
 ) -> None:
-    """Raises what refuses an attachment of that size, beside `others` that may become attachments too."""
+    """Checks whether the session accepts an attachment of that size, beside the unfinished uploads `others`.
+
+    Raises SessionEnded, AttachmentLimitReached, AttachmentTooLarge, AttachmentSpaceExhausted, TooManyUploads.
+    """
     lifecycle.check_open(core, now_us)
     session_id = core.session_id
     most = limits.max_attachments
@@ -104,7 +107,7 @@ def _emit(
 
 
 def _ask(asked: Needs, command: c.Command, head: Head) -> None:
-    """For the attachment that the command names; to complete an upload also for that, and for its content."""
+    """Asks for the attachment that the command names; CompleteUpload also asks for the upload and for its content."""
     action, key = command.action, command.key
     assert isinstance(action, c.CompleteUpload | c.DeleteAttachment)
     asked.attachments.append((key, action.attachment_id))

@@ -1,4 +1,4 @@
-"""The rules of messages: appended, redacted. Each checks everything before it changes anything."""
+"""The rules of messages: append and redact. Each checks everything before it changes anything."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -16,7 +16,7 @@ from sessiond_server.domain.times import set_timestamp
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import MessageAlreadyExists, MessageLimitReached, MessageNotFound, ToolBlocked
 
-# Looked up once: each access through the enum costs most of a microsecond.
+# A constant, because each access through the enum costs most of a microsecond.
 APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
 
@@ -55,7 +55,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
 
 
 def _shared_body(command: c.Command, time_us: int) -> bytes:
-    """What all messages of one append share, serialised."""
+    """The serialised fields that all messages of one append share."""
     shared = Message()
     shared.session_id = command.session_id
     set_timestamp(shared.create_time, time_us)
@@ -65,10 +65,11 @@ def _shared_body(command: c.Command, time_us: int) -> bytes:
 
 
 def _stored(given: Message, core: Session) -> Message:
-    """The message with nothing that the client may not set, counted in the session: itself, or a copy."""
+    """The message without the output-only fields that a client may have set; a copy if any had to be removed. Adds it
+    to the session's counters."""
     message = given
     if given.HasField("create_time") or given.HasField("redact_time") or given.redact_reason:
-        # The other output-only fields are followed by the server's own, which prevail.
+        # The other output-only fields are overridden by the server's, which follow them in the serialised message.
         message = Message()
         message.CopyFrom(given)
         message.ClearField("create_time")

@@ -1,6 +1,6 @@
-"""Counters of the runs of one session that have ended: what GetSessionMetrics answers from, whatever their number.
+"""Counters of one session's ended runs. GetSessionMetrics answers from them, so its cost does not grow with the runs.
 
-Durations are counted in buckets whose bounds grow by a constant factor, so that any quantile is known to within
+Durations are counted in buckets whose bounds grow by a constant factor, so that every quantile is accurate to
 RELATIVE_ERROR (as in DDSketch, Masson et al., VLDB 2019). The longest possible duration needs fewer than 400 buckets.
 """
 
@@ -15,7 +15,8 @@ from sessiond_server.domain.encoding import varint
 RELATIVE_ERROR: Final = 0.05
 _GROWTH: Final = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
 _MIDDLE: Final = 1 - RELATIVE_ERROR
-"""The value that stands for a bucket, divided by its upper bound: as far from either end of it, relative to the end."""
+"""The value that represents a bucket, divided by the bucket's upper bound. Its relative distance to both bounds is the
+same."""
 
 
 @dataclass(slots=True)
@@ -24,12 +25,12 @@ class RunCounters:
     failed: int = 0
     cancelled: int = 0
     total_us: int = 0
-    """Durations of those that had started, together."""
+    """Sum of the durations of runs that had started."""
     buckets: dict[int, int] = field(default_factory=dict)
-    """How many of them fell into each bucket. Bucket n: up to e ** (n * _GROWTH) microseconds."""
+    """Number of durations in each bucket. Bucket n holds durations up to e ** (n * _GROWTH) microseconds."""
 
     def add(self, status: RunStatus.ValueType, duration_us: int | None) -> None:
-        """A run ended. `duration_us`: None where it had not started."""
+        """Counts a run that ended. `duration_us`: None if it had never started."""
         if status == RunStatus.RUN_STATUS_COMPLETED:
             self.completed += 1
         elif status == RunStatus.RUN_STATUS_FAILED:
@@ -43,12 +44,12 @@ class RunCounters:
 
     @property
     def timed(self) -> int:
-        """Runs whose duration is known."""
+        """Number of runs with a duration."""
         return sum(self.buckets.values())
 
     def quantile_us(self, share: float) -> int | None:
-        """The duration that this share (over 0, up to 1) of the timed runs did not exceed, by nearest rank, within
-        RELATIVE_ERROR; None where there is none."""
+        """The quantile of the durations at `share` (above 0, up to 1), by nearest rank, accurate to RELATIVE_ERROR.
+        None without durations."""
         rank = math.ceil(share * self.timed)
         for bucket in sorted(self.buckets):
             rank -= self.buckets[bucket]
@@ -58,12 +59,12 @@ class RunCounters:
 
     @property
     def success_rate(self) -> float:
-        """Completed ones among those that completed or failed; 0 where there is none of either."""
+        """Share of completed runs among those that completed or failed; 0 if there are none."""
         decided = self.completed + self.failed
         return self.completed / decided if decided else 0.0
 
     def encoded(self) -> bytes:
-        """As a sequence of varints."""
+        """Encodes the counters as a sequence of varints."""
         numbers = [self.completed, self.failed, self.cancelled, self.total_us]
         for bucket, count in sorted(self.buckets.items()):
             numbers += (bucket, count)
@@ -71,7 +72,7 @@ class RunCounters:
 
     @classmethod
     def decoded(cls, data: bytes) -> "RunCounters":
-        """From `encoded`; b"" is no figures at all."""
+        """Decodes what `encoded` returned. b"" decodes to zeros."""
         if not data:
             return cls()
         numbers = _varints(data)

@@ -1,7 +1,8 @@
-"""The rules of runs: one is live, holds a lease and a fence; others wait; what ends one ends its open tool calls.
+"""The rules of runs. One run is live and holds a lease and a fence; the others are queued. When a run ends, its open
+tool calls end too.
 
-Each rule checks everything before it changes anything, so that a refusal leaves the state as it was. What follows from
-a command (calls closed, runs cancelled, the next one started) is part of the same write, one event each.
+Each rule checks everything before it changes anything, so that a refusal leaves the state unchanged. The consequences
+of a command (calls closed, runs cancelled, the next run started) are part of the same write, one event each.
 """
 
 from collections.abc import Mapping
@@ -21,9 +22,9 @@ from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.errors import RunAlreadyExists, RunEnded, RunFenced, RunInProgress, RunNotFound, RunQueueFull
 
 MOST_QUEUED: Final = 64
-"""Runs that wait in one session."""
+"""Most queued runs of one session."""
 QUEUE_RETRY_AFTER: Final = 1.0
-"""Seconds after which a full queue is worth another attempt."""
+"""Seconds after which a caller that met a full queue should try again."""
 
 _COMPLETED: Final = EventType.EVENT_TYPE_RUN_COMPLETED
 _FAILED: Final = EventType.EVENT_TYPE_RUN_FAILED
@@ -34,11 +35,11 @@ _ENDINGS: Final = {
     RunStatus.RUN_STATUS_FAILED: _FAILED,
     RunStatus.RUN_STATUS_CANCELLED: _CANCELLED,
 }
-"""Status -> the event of a run that ends in it."""
+"""Final status of a run -> type of the event that ends it."""
 
 
 def check_fence(state: State, fence: c.Fence, now_us: int) -> None:
-    """Raises RunFenced unless the fence is that of the live run and its lease has not run out."""
+    """Raises RunFenced unless the fence is that of the live run and the run's lease has not expired."""
     core = state.core
     live = fence.run_id == core.live_run_id and fence.fence == core.live_run_fence
     if not live or state.lease_expire_us is None or state.lease_expire_us <= now_us:
@@ -46,7 +47,7 @@ def check_fence(state: State, fence: c.Fence, now_us: int) -> None:
 
 
 def is_overdue(state: State, now_us: int) -> bool:
-    """Whether the lease of the live run has run out, and nothing else has ended the run by now."""
+    """Whether the lease of the live run has expired while the session is still open."""
     core = state.core
     if state.lease_expire_us is None or state.lease_expire_us > now_us:
         return False
@@ -54,7 +55,7 @@ def is_overdue(state: State, now_us: int) -> bool:
 
 
 def expire_lease(step: Step, state: State) -> None:
-    """Ends the live run, whose lease has run out."""
+    """Ends the live run, whose lease has expired, and starts the next one."""
     _end_live(
         step,
         state,
@@ -109,13 +110,14 @@ def begin(step: Step, state: State, action: c.BeginRun) -> c.Outcome:
 
 
 def heartbeat(step: Step, state: State, action: c.HeartbeatRun) -> c.Outcome:
-    """Makes no event. The fence has been checked."""
+    """Extends the lease of the live run, without an event. The fence has been checked."""
     lifecycle.check_active(state.core, step.now_us)
     assert state.lease_expire_us is not None
     lease_us = microseconds(state.work.live(state.core).lease)
     until = step.now_us + lease_us
-    # It gets no shorter, in whatever order the clock was read. But an end this far away is of a clock that has gone
-    # back since, as after a failover: the lease would outlive its holder by as much.
+    # A heartbeat never shortens the lease, in whatever order clocks were read. But an expiry more than a lease beyond
+    # `until` comes from a clock that has gone back since, as after a failover. Keeping it would let the lease outlive
+    # a dead holder by as much.
     if state.lease_expire_us <= until + lease_us:
         until = max(state.lease_expire_us, until)
     state.lease_expire_us = until
@@ -123,7 +125,7 @@ def heartbeat(step: Step, state: State, action: c.HeartbeatRun) -> c.Outcome:
 
 
 def finish(step: Step, state: State, action: c.FinishRun) -> c.Outcome:
-    """The fence has been checked."""
+    """Ends the live run with the caller's status and starts the next one. The fence has been checked."""
     core = state.core
     lifecycle.check_active(core, step.now_us)
     run, time_us = state.work.live(core), step.time_after(core)
@@ -178,8 +180,11 @@ def cancel_all(
     *,
     keep_waiting: bool,
 ) -> None:
-    """Closes tool calls, then cancels the live run and those that wait, in their order. `keep_waiting`: of the calls
-    only those are closed that are RUNNING, and those of the live run that need no person's decision."""
+    """Closes open tool calls, then cancels the live run and the queued ones, in order.
+
+    `keep_waiting`: keeps calls that wait for a person. Only RUNNING calls are closed, and calls of the live run that
+    require no approval.
+    """
     core = state.core
     if core.open_tool_call_count:
         for call in state.work.open_calls():
@@ -194,7 +199,7 @@ def cancel_all(
 
 
 def close(step: Step, state: State, time_us: int, call: ToolCall, reason: ToolCallCancelReason.ValueType) -> None:
-    """Gives up an open tool call."""
+    """Cancels an open tool call."""
     call.status = ToolCallStatus.TOOL_CALL_STATUS_CANCELLED
     call.cancel_reason = reason
     set_timestamp(call.end_time, time_us)
@@ -223,8 +228,11 @@ def _end_live(
     reason: RunEndReason.ValueType,
     call_reason: ToolCallCancelReason.ValueType,
 ) -> None:
-    """Ends the live run after its open tool calls, and those of earlier runs that it carries out. One that is COMPLETED
-    leaves its own that need no agent to go on: they wait for a person, or have a person's approval."""
+    """Closes the open tool calls that the live run requested or is carrying out, then ends the run.
+
+    A COMPLETED run leaves calls open that require an approval and have not started: a person may decide on them later,
+    or has approved them already.
+    """
     run = state.work.live(state.core)
     if state.core.open_tool_call_count:
         for call in state.work.open_calls():
@@ -258,7 +266,7 @@ def _written(state: State, run: Run) -> c.RunWritten:
 
 
 def _ask(asked: Needs, command: c.Command, head: Head) -> None:
-    """For the run that the command names."""
+    """Asks for the run that the command names."""
     action = command.action
     if isinstance(action, c.BeginRun):
         run_id = action.run.run_id

@@ -1,4 +1,4 @@
-"""The runs and tool calls of one session while a batch is decided: those it knows of, and those it changed."""
+"""The runs and tool calls of one session while a batch is decided: the loaded ones, and the changes to them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,19 +13,22 @@ from sessiond_server.domain.times import microseconds, set_timestamp
 
 @dataclass(slots=True)
 class Work:
-    """What is not over is all here where a command of the batch asked for it (rows.Needs.work); any other run or call
-    only where a command named it. The rules change the resources in place, and say so by `change_run` and
-    `change_call`."""
+    """Loaded and changed runs and tool calls.
+
+    If a command of the batch asked for them (rows.Needs.work), all open runs and calls are loaded. Other runs and calls
+    are loaded only if a command named them. The rules change the resources in place and then call `change_run` or
+    `change_call`.
+    """
 
     key: Key
     known: Known
     run_counters: RunCounters
     _preset: list[Run] = field(default_factory=list)
-    """The runs with which the batch created the session, oldest first."""
+    """The runs that the batch created the session with, oldest first."""
     _runs: dict[str, Run] = field(default_factory=dict)
     _calls: dict[str, ToolCall] = field(default_factory=dict)
     _data: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    """Arguments and result of calls that the batch made or brought results for, as in StoredToolCall."""
+    """(arguments, result), as in StoredToolCall, of calls that the batch requested or completed."""
     _changed_runs: dict[str, Run] = field(default_factory=dict)
     _changed_calls: dict[str, ToolCall] = field(default_factory=dict)
     _ended_runs: bool = False
@@ -46,7 +49,7 @@ class Work:
         )
 
     def run(self, run_id: str) -> Run | None:
-        """A run that is not over, or that a command of the batch named."""
+        """An open run, or one that a command of the batch named."""
         run = self._runs.get(run_id)
         if run is None and (stored := self.known.runs.get((self.key, run_id))) is not None:
             run = self._runs[run_id] = Run.FromString(stored)
@@ -55,49 +58,49 @@ class Work:
     def live(self, core: Session) -> Run:
         """The live run of a session that has one."""
         run = self.run(core.live_run_id)
-        assert run is not None, "the work of the session was not asked for"
+        assert run is not None, "the action's row lacks with_work or ask"
         return run
 
     def queued(self) -> list[Run]:
-        """Those that wait, the next one first."""
+        """The queued runs, the next one to start first."""
         waiting = (run for run in self._runs.values() if run.status == RunStatus.RUN_STATUS_QUEUED)
         return sorted(waiting, key=lambda run: run.seq)
 
     def call(self, tool_call_id: str) -> ToolCall | None:
-        """The body of a call that a command of the batch named."""
+        """The call without its data: an open one, or one that a command of the batch named."""
         call = self._calls.get(tool_call_id)
         if call is None and (stored := self.known.tool_calls.get((self.key, tool_call_id))) is not None:
             call = self._calls[tool_call_id] = ToolCall.FromString(stored.body)
         return call
 
     def open_calls(self) -> list[ToolCall]:
-        """Those that are not over, by age."""
+        """The open calls, oldest first."""
         return sorted((call for call in self._calls.values() if call.status in OPEN_CALLS), key=lambda call: call.seq)
 
     def change_run(self, run: Run) -> None:
-        """The run is new, or has changed."""
+        """Marks the run as new or changed."""
         self._runs[run.run_id] = self._changed_runs[run.run_id] = run
 
     def change_call(self, call: ToolCall) -> None:
-        """The call is new, or has changed."""
+        """Marks the call as new or changed."""
         self._calls[call.tool_call_id] = self._changed_calls[call.tool_call_id] = call
 
     def preset_runs(self, runs: list[Run]) -> None:
-        """The session is created with these runs, which have ended."""
+        """Adds the ended runs that the session is created with."""
         self._preset = runs
         for run in runs:
             self._runs[run.run_id] = run
             self.count(run)
 
     def count(self, run: Run) -> None:
-        """Counts a run that has ended in the figures."""
+        """Adds an ended run to the counters."""
         timed = run.HasField("start_time") and run.HasField("end_time")
         duration = max(microseconds(run.end_time) - microseconds(run.start_time), 0) if timed else None
         self.run_counters.add(run.status, duration)
         self._ended_runs = True
 
     def data(self, tool_call_id: str) -> tuple[bytes, bytes]:
-        """Arguments and result of a call, as in StoredToolCall."""
+        """(arguments, result) of a call, as in StoredToolCall."""
         if (data := self._data.get(tool_call_id)) is not None:
             return data
         stored = self.known.tool_calls.get((self.key, tool_call_id))
@@ -112,7 +115,7 @@ class Work:
         return call.SerializeToString() + arguments + result
 
     def write(self, writes: Writes, user_id: str) -> None:
-        """Adds the rows of what has changed."""
+        """Adds the changed rows to `writes`."""
         writes.runs += self._run_rows()
         writes.tool_calls += [
             _tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())
@@ -144,7 +147,7 @@ def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
 
 
 def with_lease(run: bytes, lease_expire_us: int | None) -> bytes:
-    """The live run as heartbeats have left it: its stored form has the lease of its start."""
+    """The serialised live run with its present lease expiry. The stored run has the expiry of its start."""
     if lease_expire_us is None:
         return run
     live = Run.FromString(run)

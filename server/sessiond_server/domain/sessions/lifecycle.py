@@ -1,4 +1,4 @@
-"""The state machine: CREATED -> ACTIVE <-> SUSPENDED -> ENDED, and any status can end."""
+"""The life cycle of a session: CREATED -> ACTIVE <-> SUSPENDED -> ENDED. Any status can change to ENDED."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ TRANSITIONS: Final[dict[type[Transition], tuple[str, frozenset[int], SessionStat
     SuspendSession: ("suspend", frozenset({ACTIVE}), SUSPENDED, EventType.EVENT_TYPE_SESSION_SUSPENDED),
     ResumeSession: ("resume", frozenset({SUSPENDED}), ACTIVE, EventType.EVENT_TYPE_SESSION_RESUMED),
 }
-"""Action -> (verb, statuses it starts from, status it leads to, event)."""
+"""Action -> (verb, allowed source statuses, target status, event type)."""
 
 
 def status_name(session: Session) -> str:
@@ -34,12 +34,12 @@ def status_name(session: Session) -> str:
 
 
 def is_expired(session: Session, now_us: int) -> bool:
-    """Whether its time has run out, ended or not. At `expire_time` itself it has."""
+    """Whether `expire_time` has been reached, whether the session has ended or not. Inclusive."""
     return session.HasField("expire_time") and microseconds(session.expire_time) <= now_us
 
 
 def check_open(session: Session, now_us: int) -> None:
-    """Raises SessionEnded for a session that takes no writes any more, swept or not."""
+    """Raises SessionEnded if the session has ended, or has expired although the sweeper has not ended it yet."""
     if session.status == ENDED:
         raise SessionEnded(session.session_id, EndReason.Name(session.end_reason).removeprefix("END_REASON_"))
     if is_expired(session, now_us):
@@ -47,7 +47,7 @@ def check_open(session: Session, now_us: int) -> None:
 
 
 def check_active(session: Session, now_us: int) -> None:
-    """Raises SessionEnded or SessionNotActive unless the session takes messages."""
+    """Raises SessionEnded or SessionNotActive unless the session is ACTIVE and has not expired."""
     check_open(session, now_us)
     if session.status != ACTIVE:
         raise SessionNotActive(session.session_id, status_name(session))
@@ -56,7 +56,7 @@ def check_active(session: Session, now_us: int) -> None:
 def transition(
     session: Session, action: Transition, now_us: int
 ) -> tuple[SessionStatus.ValueType, EventType.ValueType]:
-    """The status and the event that the action leads to. Raises SessionEnded or IllegalTransition."""
+    """Returns the target status and the event type of the action. Raises SessionEnded or IllegalTransition."""
     check_open(session, now_us)
     verb, sources, target, event = TRANSITIONS[type(action)]
     if session.status not in sources:

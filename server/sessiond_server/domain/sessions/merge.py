@@ -4,9 +4,9 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 
 def merge_patch(target: Struct, patch: Struct) -> None:
-    """Changes `target` in place: null removes a member, objects merge member by member, all else replaces.
+    """Changes `target` in place: null removes a member, objects merge member by member, other values replace.
 
-    Recurses once for each level of `patch`, whose depth the caller has bounded.
+    Recurses once for each level of `patch`. The caller must have bounded its depth.
     """
     for name, value in patch.fields.items():
         kind = value.WhichOneof("kind")
@@ -21,6 +21,6 @@ def merge_patch(target: Struct, patch: Struct) -> None:
 
 
 def _object_member(target: Struct, name: str) -> None:
-    """Makes the member an object: its own, or an empty one in place of anything else."""
+    """Makes sure that the member is an object: keeps one, replaces any other value by an empty one."""
     if name not in target.fields or target.fields[name].WhichOneof("kind") != "struct_value":
         target.fields[name].CopyFrom(Value(struct_value=Struct()))

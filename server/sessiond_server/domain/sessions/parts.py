@@ -1,13 +1,14 @@
-"""The two parts of a stored session: the core, which every event rewrites, and the content, which few do."""
+"""Splits a session into its two stored parts: the core, which every event rewrites, and the content, which few
+events rewrite."""
 
 from sessiond.v1.session_pb2 import Session, SessionConfig
 
 CONTENT_FIELDS = ("metadata", "state", "agent_data", "summary", "config")
-"""Fields of Session that are its content; all others are its core (SESSION_VIEW_BASIC)."""
+"""The fields of Session that form its content. All others form its core (SESSION_VIEW_BASIC)."""
 
 
 def content_of(session: Session) -> bytes:
-    """The serialised content of a whole session."""
+    """The serialised content of a full session."""
     content = Session()
     for name in CONTENT_FIELDS:
         copy_field(session, content, name)
@@ -24,7 +25,7 @@ def core_of(session: Session) -> Session:
 
 
 def limits_of(config: SessionConfig) -> bytes:
-    """What the rules check of a config: all but the instructions, serialised."""
+    """The serialised config without its system prompt, which is all that the rules check."""
     limits = SessionConfig()
     limits.CopyFrom(config)
     limits.ClearField("system_prompt")
@@ -32,7 +33,7 @@ def limits_of(config: SessionConfig) -> bytes:
 
 
 def copy_field(source: Session, target: Session, name: str) -> None:
-    """Makes one field of `target` what it is in `source`, unset included."""
+    """Copies one field from `source` to `target`; clears it if it is unset in `source`."""
     field = Session.DESCRIPTOR.fields_by_name[name]
     target.ClearField(name)  # type: ignore[arg-type]  # the stubs want literals
     if field.message_type is None:

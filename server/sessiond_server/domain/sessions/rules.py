@@ -1,6 +1,6 @@
-"""The rules of sessions: made, changed, moved through their life, ended, deleted.
+"""The rules of sessions: create, update, transitions, end, expire, touch, delete.
 
-Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
+Each rule checks everything before it changes anything, so that a refusal leaves the state unchanged.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from sessiond_server.errors import InvalidFields, Violation
 
 
 def create(step: Step, action: c.CreateSession, known: Known) -> State:
-    """A new session, with its first event."""
+    """Creates a session with its first event. Raises InvalidFields for times that contradict the clock."""
     session, now = action.session, step.now_us
     if session.HasField("expire_time") and microseconds(session.expire_time) <= now:
         raise InvalidFields([Violation("session.expire_time", "must be in the future")])
@@ -70,7 +70,7 @@ def _check_preset(action: c.CreateSession, now_us: int) -> None:
 
 
 def _preset_run(step: Step, core: Session, given: Run, now_us: int) -> Run:
-    """A run from elsewhere as it is stored, counted in the session."""
+    """Makes the stored form of a run that comes from another system, and adds it to the session's counters."""
     run = Run(
         run_id=given.run_id or step.new_id(),
         session_id=core.session_id,
@@ -125,7 +125,8 @@ def update(step: Step, state: State, action: c.UpdateSession) -> c.Outcome:
 
 
 def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
-    """The content after the update; None when no path is of it. Raises InvalidFields when a merge made it too large."""
+    """Returns the content after the update; None if no path is part of the content. Raises InvalidFields if a merge
+    made a field too large."""
     paths = [path for path in action.paths if path.partition(".")[0] in CONTENT_FIELDS]
     if not paths:
         return None
@@ -196,7 +197,7 @@ def change_status(step: Step, state: State, action: lifecycle.Transition) -> c.O
 
 
 def end(step: Step, state: State, action: c.EndSession) -> c.Outcome:
-    """Ends the session; one whose time had run out already ends for that reason, not for the caller's."""
+    """Ends the session. A session that has expired already ends with reason EXPIRED instead of the caller's."""
     if state.core.status != lifecycle.ENDED:
         expired = lifecycle.is_expired(state.core, step.now_us)
         _end(step, state, EndReason.END_REASON_EXPIRED if expired else action.reason)
@@ -204,7 +205,7 @@ def end(step: Step, state: State, action: c.EndSession) -> c.Outcome:
 
 
 def expire(step: Step, state: State, action: c.ExpireSession) -> c.Outcome:
-    """A lease that has run out was dealt with before (see batch.py)."""
+    """Ends the session if it has expired. An expired lease has been handled before (see batch.py)."""
     if state.core.status == lifecycle.ENDED or not lifecycle.is_expired(state.core, step.now_us):
         return c.NothingToDo(state.core.version)
     _end(step, state, EndReason.END_REASON_EXPIRED)
@@ -228,7 +229,7 @@ def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
         keep_waiting=False,
     )
     if core.HasField("expire_time"):
-        # What ended with the session has extended nothing.
+        # Runs and calls that are cancelled with the session do not extend its expiry.
         core.expire_time.CopyFrom(expiry)
     core.status = lifecycle.ENDED
     core.end_reason = reason
@@ -250,7 +251,7 @@ def touch(step: Step, state: State, action: c.TouchSession) -> c.Outcome:
 
 
 def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
-    """Leaves the ids and the final event."""
+    """Deletes the session. Its ids and the final event remain as a tombstone."""
     time_us, version = step.time_after(state.core), state.core.version + 1
     previous = state.core.last_event_id
     state.core = Session(session_id=step.command.session_id, version=version, last_event_id=previous)

@@ -1,6 +1,6 @@
-"""The rules of tool calls: requested, decided on, started, ended. The run that writes has been checked by its fence.
+"""The rules of tool calls: request, approve or reject, start, end, cancel. A command's fence has been checked before.
 
-Each rule checks everything before it changes anything, so that a refusal leaves the state as it was.
+Each rule checks everything before it changes anything, so that a refusal leaves the state unchanged.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from sessiond_server.errors import (
 )
 
 MOST_OPEN: Final = 256
-"""Tool calls of one session that are not over."""
+"""Most open tool calls of one session."""
 
 PENDING: Final = ToolCallStatus.TOOL_CALL_STATUS_PENDING
 APPROVED: Final = ToolCallStatus.TOOL_CALL_STATUS_APPROVED
@@ -98,7 +98,8 @@ def start(step: Step, state: State, action: c.StartToolCall) -> c.Outcome:
 
 
 def end(step: Step, state: State, action: c.EndToolCall) -> c.Outcome:
-    """What came of a call. One that was started and is over already stays what it is; what came is in the log."""
+    """Completes or fails a running call. For a call that was started and has ended already, the result only goes into
+    the log as a late result; the call stays as it is."""
     failed = action.error is not None
     call = _found(step, state, action)
     late = call.status not in OPEN_CALLS and call.HasField("start_time")
@@ -132,7 +133,7 @@ def cancel(step: Step, state: State, action: c.CancelToolCall) -> c.Outcome:
 
 
 def _found(step: Step, state: State, action: c.ToolCallChange) -> ToolCall:
-    """The call, of a session that takes writes."""
+    """The call that the action names. Raises SessionEnded, SessionNotActive, ToolCallNotFound."""
     lifecycle.check_active(state.core, step.now_us)
     call = state.work.call(action.tool_call_id)
     if call is None:
@@ -141,7 +142,7 @@ def _found(step: Step, state: State, action: c.ToolCallChange) -> ToolCall:
 
 
 def _open(step: Step, state: State, action: c.ToolCallChange, verb: str, statuses: tuple[int, ...]) -> ToolCall:
-    """The call, which must have one of the statuses."""
+    """As `_found`, for a call that must have one of the statuses. Raises IllegalToolCallTransition."""
     call = _found(step, state, action)
     if call.status not in statuses:
         raise _illegal(call, verb)
@@ -158,7 +159,7 @@ def _written(state: State, call: ToolCall) -> c.ToolCallWritten:
 
 
 def _ask(asked: Needs, command: c.Command, head: Head) -> None:
-    """For the call that the command names."""
+    """Asks for the call that the command names."""
     action = command.action
     if isinstance(action, c.RequestToolCall):
         tool_call_id = action.call.tool_call_id
