@@ -254,6 +254,22 @@ async def test_a_stalled_read_is_answered_by_the_store_and_nobody_waits_again(va
         await until(lambda: hit(store))
 
 
+@pytest.mark.parametrize("way", ["both", "onward", "back", "crawling"])
+async def test_silent_connections_are_replaced_while_new_ones_work(valkey: Valkey, way: str) -> None:
+    async with Proxy("127.0.0.1", valkey.port) as proxy, cached(url_of(proxy)) as (store, cache):
+        if way == "crawling":
+            proxy.crawling = True
+        else:
+            proxy.silence(onward=way != "back", back=way != "onward")
+        assert not any(await asyncio.gather(*(hit(store) for _ in range(20))))
+        assert "no answer" in cache.state().reason
+        if way == "crawling":
+            proxy.flow()
+        # The others stay silent: nothing but new connections helps.
+        await settled(cache)
+        await until(lambda: hit(store))
+
+
 async def test_replies_in_pieces(valkey: Valkey) -> None:
     async with Proxy("127.0.0.1", valkey.port) as proxy:
         proxy.slicing = True

@@ -70,6 +70,25 @@ async def test_stalled_server_is_not_ready_and_blocks_no_caller(
     await rings(bus, ear, 2)
 
 
+@pytest.mark.parametrize("way", ["both", "onward", "back", "crawling"])
+async def test_silent_connection_is_replaced_while_new_ones_work(
+    stack: AsyncExitStack, valkey: Valkey, bus_prefix: str, way: str
+) -> None:
+    proxy = await stack.enter_async_context(Proxy("127.0.0.1", valkey.port))
+    bus = await opened_redis(stack, f"redis://127.0.0.1:{proxy.port}/0", bus_prefix, BRISK)
+    ear = Ear(bus)
+    if way == "crawling":
+        proxy.crawling = True
+    else:
+        proxy.silence(onward=way != "back", back=way != "onward")
+    await until(lambda: not bus.ready)
+    if way == "crawling":
+        proxy.flow()
+    await until(lambda: bus.ready)
+    assert ear.missed >= 1
+    await rings(bus, ear, 1)
+
+
 async def test_what_waits_for_a_stalled_server_is_bounded(
     stack: AsyncExitStack, valkey: Valkey, bus_prefix: str
 ) -> None:

@@ -177,8 +177,25 @@ class _Run:
         if not self._files.stored:
             return None
         waits = [Wait(*long) for load in (self._load, self._quiet_load) for long in load.long]
-        felt = longest_outage(waits, self._silences.spans)
-        return Silence(felt, len(self._files.stored), await self._files.lost())
+        spans = self._silences.spans
+        longest = max(waits, key=lambda wait: longest_outage([wait], spans), default=None)
+        return Silence(
+            longest_outage(waits, spans),
+            len(self._files.stored),
+            await self._files.lost(),
+            "none" if longest is None else self._story(longest),
+        )
+
+    def _story(self, wait: Wait) -> str:
+        """What went on while a writer waited."""
+        offset = time.time() - asyncio.get_running_loop().time()
+        began, ended = wait.began + offset, wait.ended + offset
+        faults = [
+            f"{done.fault} from {done.at - began:+.1f} s on for {done.fault.seconds:.1f} s"
+            for done in self.done
+            if done.at < ended and done.at + done.fault.seconds > began
+        ]
+        return f"{wait.session_id}, {ended - began:.1f} s; {', '.join(faults)}"
 
     async def all(self, faults: Sequence[Fault], progress: Callable[[str], None]) -> None:
         """Returns when all faults are done and all writes that were begun are acknowledged."""

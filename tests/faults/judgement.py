@@ -51,6 +51,8 @@ class Silence:
     """Seconds: see silence.longest_outage."""
     files: int
     files_lost: int
+    longest: str
+    """Whose it was, and when."""
 
     @property
     def sound(self) -> bool:
@@ -118,6 +120,8 @@ class Judgement:
             for kind, took in sorted(self.resumes.items())
             if took
         ]
+        if self.silence is not None:
+            lines.append(f"the longest outage: {self.silence.longest}")
         broken = {**vars(self.verdict), **vars(self.findings), "folds_wrong": self.folds_wrong}
         if any(broken.values()):
             lines.append("broken: " + ", ".join(f"{name} {count}" for name, count in broken.items() if count))

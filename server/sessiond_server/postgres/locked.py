@@ -26,7 +26,7 @@ Work = Callable[[asyncpg.Connection, Sequence[Command], Mapping[Key, Head]], Awa
 MOST_KNOWN: Final = 10_000
 KNOWN_SECONDS: Final = 60.0
 """How long a session that was found locked is taken for it, unless it is found again."""
-SHORT_LOCK_SECONDS: Final = 0.25
+SHORT_LOCK_SECONDS: Final = 0.1
 ALERT_SECONDS: Final = 10.0
 """For so long after a lock was waited for in vain, others are waited for SHORT_LOCK_SECONDS only: what holds one
 session often holds more, and all writes of the shard wait meanwhile."""

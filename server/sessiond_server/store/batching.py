@@ -100,14 +100,14 @@ class Batching(Generic[Waiter]):
         self, command: Command, waiter: Waiter, deadline: float = inf, now: float | None = None
     ) -> Ticket[Waiter]:
         """Queues the command. `deadline`: it is not sent later than that. Raises QueueFull; Draining once closed;
-        StoreUnavailable where the database was lost for longer than `outage` by `now`, and a batch finds out whether
+        StoreUnavailable where the database was lost for longer than `outage` by `now`, and a command finds out whether
         it is back: each of its tries may take seconds, in which another replica may well have answered."""
         if self.closed:
             raise Draining
         tenant_id, session_id = command.key
         number = crc32(f"{tenant_id}\0{session_id}".encode()) % self.limits.shards
         shard = self._shards[number]
-        if shard.under_way is not None and self._out(shard, now):
+        if self._out(shard, now) and (shard.under_way is not None or shard.queue):
             raise StoreUnavailable
         queued_bytes = shard.queued_bytes + command.size
         # A command alone is taken whatever its size: the wire has bounded it.
@@ -186,7 +186,8 @@ class Batching(Generic[Waiter]):
         assert shard.under_way is not None
         batch, shard.under_way = shard.under_way, None
         if shard.lost_at is None:
-            shard.lost_at = now
+            # A database that was silent was lost when it was asked, not when it was given up.
+            shard.lost_at = now if shard.since is None else shard.since
         delay = min(self.limits.backoff_most, self.limits.backoff_first * 2.0 ** min(shard.attempts, 16))
         delay *= self._chance.uniform(0.5, 1.0)
         shard.attempts += 1
