@@ -63,8 +63,9 @@ class Boundary:
             async with asyncio.timeout(self._max_wait) as timer:
                 await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
         except TransportError:
-            await self._cancelled()
-            raise
+            # The caller has left. grpc cancels no call that has its status, and logs what such a call raises, but for
+            # the AbortError that it raises by itself once the handler has returned.
+            pass
         except TimeoutError:
             if not timer.expired():
                 raise

@@ -1,0 +1,129 @@
+"""What one tenant can take while another wants some."""
+
+import asyncio
+import hashlib
+from contextlib import AsyncExitStack
+
+from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
+from sessiond.v1.event_service_pb2 import WatchSessionRequest
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.message_service_pb2 import AppendMessagesRequest
+from sessiond.v1.session_service_pb2 import CountSessionsRequest, GetSessionRequest, SessionFilter
+from sessiond_server.domain.commands import Scope
+from sessiond_server.memory.store import MemoryStore
+from sessiond_server.rpc import elements
+from tests.hostile.conftest import Target
+from tests.support.raw_http2 import message, raw_client, statuses
+from tests.support.waiting import until
+from tests.support.wire import OTHER_TENANT, TENANT, serving
+
+COUNT = "/sessiond.v1.SessionService/CountSessions"
+GET = "/sessiond.v1.SessionService/GetSession"
+APPEND = "/sessiond.v1.MessageService/AppendMessages"
+UPLOAD = "/sessiond.v1.AttachmentService/UploadAttachment"
+WATCH = "/sessiond.v1.EventService/WatchSession"
+MIB = 1024 * 1024
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED = 3, 8
+
+
+async def test_partial_messages_hold_bounded_memory_and_do_not_stop_another_tenant(target: Target) -> None:
+    before = target.resident_mib()
+    async with raw_client(target.port) as raw, target.other() as quiet:
+        for _ in range(200):
+            raw.open(APPEND, target.key, message(bytes(4 * MIB), length=8 * MIB))
+        await raw.flush()
+        for _ in range(5):
+            await quiet.count_sessions()
+        assert target.resident_mib(highest=True) - before < 400
+
+
+async def test_uploads_without_a_header_stop_no_unary_call(target: Target) -> None:
+    async with target.other() as quiet, AsyncExitStack() as stack:
+        session = await quiet.create_session(active=True)
+        for _ in range(3):
+            raw = await stack.enter_async_context(raw_client(target.port))
+            uploads = [raw.open(UPLOAD, target.key) for _ in range(1500)]
+            await raw.flush()
+        await until(lambda: RESOURCE_EXHAUSTED in statuses(uploads))
+        for _ in range(5):
+            await quiet.get_session(session.session_id)
+        await quiet.upload(session.session_id, b"content", name="a.txt")
+
+
+async def test_slow_uploads_leave_places_to_another_tenant(target: Target) -> None:
+    async with target.other() as quiet, raw_client(target.port) as raw:
+        session = await quiet.create_session(active=True)
+        header = UploadHeader(session_id="s", name="a", size_bytes=100, sha256=hashlib.sha256(b"").digest())
+        data = message(UploadAttachmentRequest(header=header).SerializeToString())
+        uploads = [raw.open(UPLOAD, target.key, data) for _ in range(64)]
+        await raw.flush()
+        await until(lambda: RESOURCE_EXHAUSTED in statuses(uploads) or any(each.ended for each in uploads))
+        await quiet.upload(session.session_id, b"content", name="a.txt")
+
+
+async def test_requests_of_tiny_elements_are_refused_before_they_are_parsed(target: Target) -> None:
+    before = target.resident_mib()
+    empty = b"\x12\x00" * (2 * MIB - 100)
+    nested = AppendMessagesRequest(messages=[Message(parts=[Part()] * 500_000)]).SerializeToString()
+    async with raw_client(target.port) as raw, target.other() as quiet:
+        calls = [raw.open(APPEND, target.key, message(data), end=True) for data in (empty, nested) * 5]
+        await raw.flush()
+        await until(lambda: all(call.ended for call in calls))
+        assert set(statuses(calls)) == {INVALID_ARGUMENT}
+        assert all(str(elements.MOST) in call.headers["grpc-message"] for call in calls)
+        await quiet.count_sessions()
+        assert target.resident_mib(highest=True) - before < 150
+
+
+async def test_watchers_that_take_nothing_hold_bounded_memory_and_leave_no_traceback(target: Target) -> None:
+    loud = target.other()
+    async with loud as client:
+        session = await client.create_session(active=True)
+        for _ in range(3):
+            await client.append_messages(
+                session.session_id, [Message(role=Role.ROLE_USER, parts=[Part(text="x" * 900_000)])]
+            )
+        before = target.resident_mib()
+        request = WatchSessionRequest(session_id=session.session_id, from_beginning=True).SerializeToString()
+        async with AsyncExitStack() as stack:
+            raws = [await stack.enter_async_context(raw_client(target.port, window=10)) for _ in range(4)]
+            for raw in raws:
+                for _ in range(200):
+                    raw.open(WATCH, target.other_key, message(request), end=True)
+                await raw.flush()
+            # Sent away, or refused for want of room: either way no handler is left.
+            await target.server.until_metric("sessiond_watchers", 0)
+            assert target.resident_mib(highest=True) - before < 600
+        await client.get_session(session.session_id)
+    log = target.server.log.read_text()
+    assert "Traceback" not in log
+    assert log.count("  File ") == 0
+
+
+class Slow(MemoryStore):
+    """Its counts wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.counting: list[str] = []
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        self.counting.append(scope.tenant_id)
+        await self.go.wait()
+        return await super().count_sessions(scope, where)
+
+
+async def test_searches_of_one_tenant_leave_the_store_to_others() -> None:
+    store = Slow()
+    async with serving(store, most_searches=5) as wire:
+        await wire.create("s", key=OTHER_TENANT)
+        filtered = CountSessionsRequest(filter=SessionFilter(name_contains="a"))
+        searches = [wire.start("CountSessions", filtered, key=TENANT) for _ in range(180)]
+        await until(lambda: wire.server.calls == 180)
+        other = wire.start("CountSessions", filtered, key=OTHER_TENANT)
+        await until(lambda: "globex" in store.counting)
+        assert store.counting.count("acme") <= 4
+        await wire.call("GetSession", GetSessionRequest(session_id="s"), key=OTHER_TENANT)
+        store.go.set()
+        await asyncio.gather(other, *searches)
