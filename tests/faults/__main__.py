@@ -17,7 +17,15 @@ from typing import Any
 import uvloop
 
 from sessiond_server.embedded import EmbeddedServers
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills, work_faults
+from tests.faults import (
+    event_stream,
+    hostile_callers,
+    postgres_stops,
+    redis_faults,
+    server_kills,
+    upload_kills,
+    work_faults,
+)
 from tests.faults.judgement import Judgement
 from tests.faults.schedule import Mix
 from tests.faults.silence import LONGEST
@@ -35,7 +43,7 @@ STREAMED = {
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "postgres", "redis", "server", "uploads", "work")
+KINDS = (*STREAMED, "hostile", "postgres", "redis", "server", "uploads", "work")
 
 
 def main() -> int:
@@ -55,7 +63,7 @@ def main() -> int:
             raise
         if not report.sound:
             _show_log(folder)
-        if isinstance(report, work_faults.Report):
+        if isinstance(report, work_faults.Report | hostile_callers.Report):
             print("\n".join(f"  {complaint}" for complaint in report.complaints[:50]), flush=True)
         if isinstance(report, Judgement):
             print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
@@ -78,7 +86,8 @@ def _arguments() -> argparse.Namespace:
         "--kind", choices=KINDS, default="server",
         help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
         "or silence, with three replicas and subscribers; server, postgres, redis: writes and reads alone; "
-        "uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls",
+        "uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: clients that "
+        "take what they can, beside good ones",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -107,7 +116,10 @@ def _count(text: str) -> int:
 
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
-) -> "server_kills.Report | redis_faults.Report | upload_kills.Report | work_faults.Report | Judgement":
+) -> (
+    "server_kills.Report | hostile_callers.Report | redis_faults.Report | upload_kills.Report | work_faults.Report | "
+    "Judgement"
+):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     if arguments.kind in STREAMED:
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
@@ -122,6 +134,8 @@ async def _run(
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "uploads" and arguments.folder:
         campaign = partial(campaign, folder=folder / "blobs")
+    if arguments.kind == "hostile":
+        campaign = hostile_callers.campaign
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle)
     if given:

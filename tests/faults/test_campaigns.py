@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import event_stream, postgres_stops, redis_faults, server_kills, upload_kills, work_faults
+from tests.faults import (
+    event_stream,
+    hostile_callers,
+    postgres_stops,
+    redis_faults,
+    server_kills,
+    upload_kills,
+    work_faults,
+)
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
+from tests.hostile.attacks import NAMES
 
 SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, workers=16, pause=(0.1, 0.5))
 
@@ -71,3 +80,11 @@ async def test_every_event_reaches_every_subscriber_once_whatever_is_hurt(tmp_pa
     # Both failovers were what they were meant to be.
     assert judgement.forfeited > 0
     assert judgement.told > 0
+
+
+@pytest.mark.long
+async def test_good_calls_go_on_beside_hostile_clients(postgres_dsn: str, tmp_path: Path) -> None:
+    report = await hostile_callers.campaign(
+        postgres_dsn, tmp_path / "server.log", faults=len(NAMES), seed=7, rate=100, progress=lambda text: None
+    )
+    assert report.sound, (report.line(), report.complaints)
