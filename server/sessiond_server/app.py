@@ -536,6 +536,7 @@ def _wire(settings: Settings, certificates: Certificates | None) -> WireSettings
         drain_pause=settings.drain_pause,
         grace=settings.grace,
         most_searches=max(1, settings.pool_size // 2),
+        most_request_bytes=settings.queue_bytes,
         most_transfers=settings.transfers,
         transfer_idle=settings.transfer_idle,
         upload_retention=settings.upload_retention,

@@ -96,6 +96,7 @@ async def campaign(
                 stop.set()
         peak = _mib(server, "VmHWM")
         log.write_bytes(server.log.read_bytes())
+        complaints += [line for line in log.read_text(errors="replace").splitlines() if " ERROR " in line]
     good = len(normal.seconds) + len(beside.seconds)
     return Report(faults, good, complaints, beside.p99() / normal.p99(), peak, time.monotonic() - began)
 

@@ -1,6 +1,7 @@
 """What one tenant may hold of what is bounded, and who is next."""
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -97,3 +98,40 @@ async def test_more_than_may_wait_are_refused() -> None:
         await places.take("c")
     places.give("a")
     await waiting
+
+
+async def test_place_passes_over_a_call_that_is_being_cancelled() -> None:
+    places = Places(1, waiting=Shares(100))
+    await places.take("a")
+    first, second = (asyncio.create_task(places.take("b")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()  # its future is cancelled at once, the task runs later
+    places.give("a")
+    await second
+    await asyncio.gather(first, return_exceptions=True)
+    places.give("b")
+    assert places.take_now("c")
+
+
+async def test_places_of_many_calls_that_come_and_are_cancelled_all_come_back() -> None:
+    chance, waiting = Random(1), Shares(1000)
+    places = Places(3, waiting=waiting)
+
+    async def call(tenant_id: str) -> None:
+        await places.take(tenant_id)
+        try:
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+        finally:
+            places.give(tenant_id)
+
+    tasks = [asyncio.create_task(call(chance.choice("abc"))) for _ in range(500)]
+    for _ in range(1000):
+        chance.choice(tasks).cancel()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(end) for end in ended} <= {type(None), asyncio.CancelledError}
+    assert not places.queued
+    assert waiting.used == 0
+    assert held(places._shares, "d") == 3 - 1  # one of them has left the last place to others

@@ -99,8 +99,9 @@ class WireSettings:
     """Of `most_calls`, those that may take the database long: below the number of its connections."""
     most_reading: int = 32
     """Requests that arrive at the same time; each may hold `transport_limit` meanwhile."""
-    most_request_bytes: int = 256 * MIB
-    """Of large requests in progress."""
+    most_request_bytes: int = 64 * MIB
+    """Of requests in progress larger than 4 KiB. As many as may wait to be written: what one tenant may hold of them
+    leaves room in that queue."""
     most_unsent_bytes: int = 256 * MIB
     """Of large answers and frames that clients have yet to take."""
     most_connections: int = 4096

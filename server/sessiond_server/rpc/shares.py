@@ -97,20 +97,34 @@ class Places:
             if self._shares.used >= self._shares.most:
                 return
             if self._shares.take(tenant_id):
-                self._next_of(tenant_id).set_result(None)
+                turn = self._next_of(tenant_id)
+                if turn is None:
+                    self._shares.give(tenant_id)
+                else:
+                    turn.set_result(None)
 
-    def _next_of(self, tenant_id: str) -> "asyncio.Future[None]":
+    def _next_of(self, tenant_id: str) -> "asyncio.Future[None] | None":
+        """The next one that still waits: a call that is being cancelled has not taken itself out yet."""
         queue = self._queues[tenant_id]
         overdue = asyncio.get_running_loop().time() - queue[0][1] > NEWEST_FIRST_AFTER
-        turn, _ = queue.pop() if overdue else queue.popleft()
+        found = None
+        while queue and found is None:
+            turn, _ = queue.pop() if overdue else queue.popleft()
+            found = None if turn.done() else turn
         if queue:
             self._queues.move_to_end(tenant_id)
         else:
             del self._queues[tenant_id]
-        return turn
+        return found
 
     def _forget(self, tenant_id: str, turn: "asyncio.Future[None]") -> None:
-        queue = self._queues[tenant_id]
-        queue.remove(next(entry for entry in queue if entry[0] is turn))
+        """Takes a call out that was cancelled, unless it was passed over before."""
+        queue = self._queues.get(tenant_id)
+        if queue is None:
+            return
+        for entry in queue:
+            if entry[0] is turn:
+                queue.remove(entry)
+                break
         if not queue:
             del self._queues[tenant_id]

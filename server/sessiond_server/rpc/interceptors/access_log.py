@@ -13,6 +13,8 @@ log = logging.getLogger("sessiond.access")
 FAILURES_A_SECOND: Final = 50.0
 FAILURES_AT_ONCE: Final = 500.0
 """Records of failed calls: so many at once, and then so many a second. Those left out are counted."""
+LEFT_OUT_EVERY: Final = 10.0
+"""Seconds between two records that say how many."""
 
 
 class AccessLog:
@@ -25,6 +27,7 @@ class AccessLog:
         self._credit = FAILURES_AT_ONCE
         self._counted_at = 0.0
         self._left_out = 0
+        self._told_at = -LEFT_OUT_EVERY
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         successes = self._successes
@@ -58,7 +61,8 @@ class AccessLog:
             self._left_out += 1
             return False
         self._credit -= 1
-        if self._left_out:
+        if self._left_out and now - self._told_at >= LEFT_OUT_EVERY:
+            self._told_at = now
             log.warning("%d failed calls were left out here: there were too many", self._left_out)
             self._left_out = 0
         return True

@@ -9,7 +9,7 @@ from sessiond_server.errors import MalformedRequest, TooManyCalls, TransferStall
 from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.shares import RETRY_AFTER, Places, Shares
 
-SMALL: Final = 64 * 1024
+SMALL: Final = 4 * 1024
 """Bytes of a request that no budget is asked for: the places of calls bound them."""
 PATIENCE: Final = 5.0
 """Seconds that a message may take to arrive while others wait to be read."""
