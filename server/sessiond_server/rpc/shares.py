@@ -1,7 +1,7 @@
 """How much of what is bounded each tenant may hold: amounts that are refused, and places that calls wait for."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -54,7 +54,8 @@ class Places:
         """`waiting` bounds how many calls wait, here and wherever else it is used."""
         self._shares = Shares(most, alone=alone)
         self._waiting = waiting
-        self._queues: OrderedDict[str, deque[tuple[asyncio.Future[None], float]]] = OrderedDict()
+        self._queues: OrderedDict[str, OrderedDict[asyncio.Future[None], float]] = OrderedDict()
+        """Of each tenant, the oldest first, with the times at which they came. Thousands may leave at once."""
 
     @property
     def queued(self) -> bool:
@@ -73,7 +74,7 @@ class Places:
             raise TooManyCalls(RETRY_AFTER)
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        self._queues.setdefault(tenant_id, deque()).append((turn, loop.time()))
+        self._queues.setdefault(tenant_id, OrderedDict())[turn] = loop.time()
         try:
             await turn
         except asyncio.CancelledError:
@@ -106,10 +107,10 @@ class Places:
     def _next_of(self, tenant_id: str) -> "asyncio.Future[None] | None":
         """The next one that still waits: a call that is being cancelled has not taken itself out yet."""
         queue = self._queues[tenant_id]
-        overdue = asyncio.get_running_loop().time() - queue[0][1] > NEWEST_FIRST_AFTER
+        overdue = asyncio.get_running_loop().time() - next(iter(queue.values())) > NEWEST_FIRST_AFTER
         found = None
         while queue and found is None:
-            turn, _ = queue.pop() if overdue else queue.popleft()
+            turn, _ = queue.popitem(last=overdue)
             found = None if turn.done() else turn
         if queue:
             self._queues.move_to_end(tenant_id)
@@ -122,9 +123,6 @@ class Places:
         queue = self._queues.get(tenant_id)
         if queue is None:
             return
-        for entry in queue:
-            if entry[0] is turn:
-                queue.remove(entry)
-                break
+        queue.pop(turn, None)
         if not queue:
             del self._queues[tenant_id]
