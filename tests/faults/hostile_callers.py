@@ -13,7 +13,7 @@ from pathlib import Path
 import sessiond
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond_server.auth import new_key
-from tests.hostile import attacks
+from tests.support import attacks
 from tests.support.serve_process import Serving, serving
 
 ATTACK_SECONDS = 4.0
@@ -148,7 +148,7 @@ async def _good_calls(quiet: sessiond.Client, rate: float, meanwhile: Awaitable[
 
 async def _attack(server: Serving, key: str, session_id: str, name: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.hostile.attacks", str(server.port), key, session_id, name, str(ATTACK_SECONDS),
+        sys.executable, "-m", "tests.support.attacks", str(server.port), key, session_id, name, str(ATTACK_SECONDS),
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -16,7 +16,7 @@ from tests.faults import (
 )
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
-from tests.hostile.attacks import NAMES
+from tests.support.attacks import NAMES
 
 SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, workers=16, pause=(0.1, 0.5))
 

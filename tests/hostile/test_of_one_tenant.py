@@ -12,7 +12,7 @@ from sessiond.v1.session_service_pb2 import CountSessionsRequest, GetSessionRequ
 from sessiond_server.domain.commands import Scope
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc import elements
-from tests.hostile.conftest import Target
+from tests.support.hostile_target import Target
 from tests.support.raw_http2 import message, raw_client, statuses
 from tests.support.waiting import until
 from tests.support.wire import OTHER_TENANT, TENANT, serving
