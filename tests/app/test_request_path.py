@@ -56,4 +56,5 @@ async def test_the_readme_names_every_file_of_an_append(postgres_dsn: str, redis
             if index > 1 and named <= entered:
                 break
     assert sorted(named - entered) == [], "README.md names files that an append does not need"
-    assert sorted(entered - named - BESIDE) == [], "README.md: One request's path lacks these"
+    missing = sorted(entered - named - BESIDE)
+    assert not missing, f"README.md, One request's path, lacks {missing}"
