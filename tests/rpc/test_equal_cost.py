@@ -22,7 +22,7 @@ from sessiond_server.auth import digest_of
 from sessiond_server.postgres.read import PING
 from sessiond_server.redis import RedisCache
 from sessiond_server.settings import load
-from tests.rpc.test_isolation import named, use
+from tests.support.requests_by_session import named, use
 from tests.support.waiting import until
 from tests.support.wire import ALICE, BOB, PRINCIPALS, TENANT, Failure, Wire
 
