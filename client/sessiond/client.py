@@ -32,12 +32,12 @@ from sessiond.waiting import found
 class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, AttachmentCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
-    Made without I/O; the first call connects, over connections that no other client shares. Use it as an async context
-    manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for
-    arguments that no request can carry, ClientClosed after `close`, and ClientForked in a process that was forked after
-    a client had connected. Every method takes `timeout`, in seconds; one
-    that is not answered in time raises DeadlinePassed. What no server could answer (UNAVAILABLE) is sent again within
-    that time. Watches have no deadline and go on by themselves.
+    Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async
+    context manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError
+    for arguments that no request can carry, ClientClosed after `close`, and ClientForked in a process that was forked
+    after a client had connected. Every method takes `timeout`, in seconds, and raises DeadlinePassed when it is not
+    answered in time. A call that fails with UNAVAILABLE is retried within that time. Watches have no deadline and
+    reconnect by themselves.
 
     Every write takes `request_id`, its idempotency key, and makes one of its own when there is none: retries by the
     client carry it, and an error has it as `SessiondError.request_id`, so that the caller can send the same write again
@@ -65,16 +65,16 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
             target: A gRPC target, such as `host:port`, `unix:path` or `dns:///host:port`. With several addresses behind
                 it, as `dns:///` may find and `ipv4:10.0.0.1:50051,10.0.0.2:50051` lists, calls and watches go to one
                 after the other, of those that answer.
-            api_key: The bearer key to show.
-            tls: How to encrypt; None: not at all.
+            api_key: The bearer key to send with every call.
+            tls: How to encrypt the connection; None: no encryption.
             allow_insecure_key: Send the key although neither TLS nor loopback protects it. Without it that raises
                 ValueError here.
-            timeout: Seconds for each call that names none.
+            timeout: Seconds for each call without a `timeout` of its own.
             wait_for_ready: Let calls wait for a connection until their time is over, rather than fail with Unavailable
                 once it could not be made.
-            retry: When calls are sent again.
-            reconnect: When watches go on with another stream.
-            keepalive: How dead connections are found out.
+            retry: When calls are retried.
+            reconnect: When watches and transfers open their next stream.
+            keepalive: How dead connections are detected.
             max_message_bytes: Largest request to send and answer to take. The service's own limit for requests, 4 MiB
                 unless configured, holds besides.
             user_agent: The program's name, put before the library's own.
@@ -195,14 +195,14 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
     async def typing(
         self, session_id: str, *, message_id: str = "", name: str = "", timeout: float | None = None
     ) -> None:
-        """Shows those who watch the session with deltas that somebody, `name`, is at a message. Raises SessionNotFound,
-        SessionNotActive, SessionEnded."""
+        """Shows watchers with deltas that `name` is writing a message. Raises SessionNotFound, SessionNotActive,
+        SessionEnded."""
         delta = Delta(message_id=message_id or new_request_id(), typing=True, name=name)
         await self.publish_delta(session_id, [delta], timeout=timeout)
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuses new calls, gives those under way `grace` seconds (None: nothing), cancels the rest and, at once, all
-        watches. Idempotent."""
+        """Refuses new calls, cancels all watches at once, and cancels the calls in flight after `grace` seconds (None:
+        at once). Idempotent."""
         await self._connection.close(grace)
 
     async def __aenter__(self) -> "Client":

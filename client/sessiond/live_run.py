@@ -1,4 +1,4 @@
-"""A run, from its beginning to its end, as a block."""
+"""A run as a context manager: entering begins it, leaving finishes it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from sessiond.fields import AttachmentTypeLike, ModeLike, RoleLike
 
 PARTING = 5.0
-"""Seconds that a block which is cancelled waits for its run to be."""
+"""Seconds that a cancelled block waits until its run is cancelled too."""
 PAUSE = 0.1
-"""Seconds between two attempts to finish."""
+"""Least seconds between two attempts to finish."""
 
 
 class SessionUpdate(TypedDict, total=False):
@@ -68,9 +68,9 @@ class LiveRun:
 
     When the run is lost, because its lease ran out, another one interrupted it, or somebody cancelled it, or its
     session ended, the block is cancelled, and RunFenced (or what else the service said of it) is raised where it ends.
-    Whoever does more than wait for other things, such as computing in a thread, sees to stopping it.
+    Cancelling the block does not stop work in other threads; the block must stop that itself.
 
-    For one task, which may have others do things through it.
+    A run belongs to the task that enters it; other tasks may call its methods.
     """
 
     def __init__(self, client: "Client", session_id: str, run_id: str, begin: Callable[[str], Awaitable[Run]]) -> None:
@@ -83,7 +83,7 @@ class LiveRun:
         self._lease: Lease | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
-        """How often the task was to be cancelled before the block."""
+        """How many cancellations the task had pending when it entered the block."""
         self._lost: Exception | None = None
         self._leaving = False
         self.usage: TokenUsage | None = None
@@ -112,7 +112,7 @@ class LiveRun:
 
     @property
     def fence(self) -> RunFence:
-        """For writes that are made otherwise than through this object. Raises RuntimeError before the start."""
+        """The fence for writes that are not made through this object. Raises RuntimeError before the start."""
         return RunFence(run_id=self.run.run_id, fence=self.run.fence)
 
     async def append_messages(
@@ -262,7 +262,7 @@ class LiveRun:
         try:
             run = await self._begin(self._run_id)
         except (asyncio.CancelledError, Unavailable, DeadlinePassed):
-            # It may have begun. A name of the caller's own may be that of another run.
+            # The run may have begun. A run id that the caller chose may belong to another run.
             if not self._named:
                 await self._give_up()
             raise
@@ -290,7 +290,7 @@ class LiveRun:
         self._leaving = True
         try:
             if self._lost is not None:
-                # As asyncio.timeout: who else has cancelled the task wants it to be cancelled.
+                # As asyncio.timeout does: if someone else cancelled the task too, the cancellation goes on.
                 ours = self._task.uncancel() <= self._cancelling
                 if error is None or (ours and isinstance(error, asyncio.CancelledError)):
                     raise self._lost
@@ -313,13 +313,13 @@ class LiveRun:
         return Lease(heartbeat, run.lease.ToTimedelta().total_seconds(), since, self._lose)
 
     def _lose(self, error: Exception) -> None:
-        if not self._leaving:  # then it is the finishing that says how it went
+        if not self._leaving:  # while the run is being finished, that call's answer decides
             self._lost = error
             assert self._task is not None
             self._task.cancel()
 
     async def _turn(self) -> Run:
-        """The run once it is live."""
+        """Waits until the run is live, and returns it."""
 
         def is_over(run: Run) -> Run | None:
             if run.run_id != self._run_id or run.status == RunStatus.RUN_STATUS_QUEUED:
@@ -344,7 +344,7 @@ class LiveRun:
         )
 
     async def _finish(self, failure: Failure | None) -> Run:
-        """Goes on for as long as the lease is held: with one request id, it counts once."""
+        """Finishes the run. Retries while the lease is held, with one request id, so that it counts once."""
         assert self._lease is not None
         loop = asyncio.get_running_loop()
         request_id = new_request_id()
@@ -366,7 +366,7 @@ class LiveRun:
                 await asyncio.sleep(pause)
 
     async def _finish_quietly(self, failure: Failure) -> None:
-        """What the block raised is what counts; the lease ends a run that could not be finished."""
+        """Finishes the run and ignores errors: the block raises its own, and the lease ends an unfinished run."""
         try:
             self.finished = await self._finish(failure)
         except (SessiondError, RuntimeError):

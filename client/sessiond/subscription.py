@@ -1,4 +1,4 @@
-"""What every subscription does: one item after the other, and a position that never runs ahead of its reader."""
+"""The base of watches and feeds: yields items in order and keeps a position that is never ahead of its reader."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -20,13 +20,13 @@ Shown = TypeVar("Shown")
 class Subscription(ABC, Generic[Item, Shown]):
     """An async iterator of items, and with `frames` of frames; an async context manager. For one task.
 
-    It goes on by itself, without a loss and without a repetition, wherever a stream ended that another can go on from:
-    lost and half-open connections, servers that stop or restart, a reader that was too slow. It raises what no other
-    stream would change, above all PositionLost, PositionCompacted, InvalidPosition, SessionNotFound.
+    It reconnects by itself, without losing or repeating an event, after lost and half-open connections, when servers
+    stop or restart, and when its reader was too slow. It raises errors that another stream would meet again, above all
+    PositionLost, PositionCompacted, InvalidPosition and SessionNotFound.
 
-    At most one frame is held: while the caller is busy, the rest waits in the transport and then in the service.
-    Cancelling the wait for an item loses nothing. Leave it with `aclose`, or as a context manager; one that is dropped
-    takes its call back when it is collected, and does not save its position.
+    It holds at most one frame: while the caller is busy, the rest waits in the transport and then in the service.
+    Cancelling the wait for an item loses nothing. Close it with `aclose`, or use it as a context manager. When it is
+    garbage-collected instead, its call is cancelled and its position is not saved.
     """
 
     def __init__(self, position: str, saver: Saver | None) -> None:
@@ -36,16 +36,16 @@ class Subscription(ABC, Generic[Item, Shown]):
         self._items: Sequence[Item] = ()
         self._next = 0
         self._after = ""
-        """Position of the frame that `_items` are of, until they are dealt with."""
+        """The position of the frame that `_items` come from, until they are processed."""
         self._events = 0
-        """How many events that frame has."""
+        """The number of events in that frame."""
         self._first: Frame | None = None
-        """The first frame, where it was awaited before it was asked for."""
+        """The first frame, when `__aenter__` has received it and the reader has not asked for it yet."""
         self._received_unasked: Frame | None = None
-        """A frame that came when its reader was cancelled."""
+        """A frame that arrived while its reader was being cancelled."""
         self._caught_up = False
         self._ended = False
-        """Nothing will follow what was received."""
+        """No event follows those that were received."""
         self._closed = False
         self._lost: PositionGone | None = None
         self._reading = False
@@ -55,7 +55,7 @@ class Subscription(ABC, Generic[Item, Shown]):
 
     @abstractmethod
     def _take(self, frame: Frame) -> Frame | None:
-        """Checks a frame and takes notes of it; without what was there before, None where nothing remains.
+        """Checks a frame, records its progress and returns it without repeated events; None where nothing remains.
 
         Raises PositionLost.
         """
@@ -65,42 +65,42 @@ class Subscription(ABC, Generic[Item, Shown]):
 
     @abstractmethod
     def _shown(self, frame: Frame) -> Shown | None:
-        """The frame as `frames` shows it."""
+        """Returns the frame as `frames` yields it; None for frames that it does not yield."""
 
     @property
     def position(self) -> str:
-        """After all that was dealt with: where another watch, also in another process and on another day, goes on.
+        """The position after all processed items. Another watch, in any process and at any later time, can begin there.
 
-        An item is dealt with once the next one is asked for, or `ack` is called. Events come in frames, and there are
-        positions between frames only: in the midst of a frame, this is the position before it. So whoever stores it and
-        crashes gets no event too few, and perhaps some a second time. Empty before the first frame.
+        An item counts as processed once the next one is asked for, or `ack` is called. Events come in frames, and there
+        are positions between frames only: within a frame, this is the position before it. A reader that stores it and
+        crashes misses no event, and may receive some a second time. Empty before the first frame.
         """
         return self._dealt_with
 
     @property
     def caught_up(self) -> bool:
-        """Whether what was received last was, as far as the service knew, the newest there was."""
+        """Whether the last event received was the newest one, as far as the service knew."""
         return self._caught_up
 
     @property
     def streams(self) -> int:
-        """How many streams were opened: 1 while the first one lasts."""
+        """The number of streams that were opened: 1 while the first one lasts."""
         return self._tail.streams if self._tail else 0
 
     @property
     def last_error(self) -> SessiondError | None:
-        """Why there is no stream just now, or why the last one ended when nothing new has come since; else None."""
+        """Why there is no stream now, or why the last one ended if nothing new was received since; else None."""
         return self._tail.last_error if self._tail else None
 
     def ack(self) -> None:
-        """Says that the item, or the frame, that came last has been dealt with, before the next one is asked for."""
+        """Marks the last item, or the last frame, as processed before the next one is asked for."""
         if self._after and self._next == len(self._items):
             self._dealt_with, self._after = self._after, ""
             if self._saver is not None:
                 self._saver.reached(self._dealt_with, self._events)
 
     def frames(self) -> AsyncIterator[Shown]:
-        """What the service sends, instead of item by item: the way to store a batch and its position together."""
+        """Yields whole frames instead of items, so that a batch and its position can be stored in one transaction."""
         return _Frames(self)
 
     def __aiter__(self) -> Self:
@@ -117,7 +117,7 @@ class Subscription(ABC, Generic[Item, Shown]):
                 if frame is None:
                     raise StopAsyncIteration
                 self._hold(frame, self._items_of(frame))
-                self.ack()  # a frame without items needs no dealing with
+                self.ack()  # a frame without items needs no processing
             self._next += 1
             return self._items[self._next - 1]
 
@@ -136,7 +136,7 @@ class Subscription(ABC, Generic[Item, Shown]):
                 self.ack()
 
     async def __aenter__(self) -> Self:
-        """Returns once the first frame is there: from then on, nothing that happens is missed."""
+        """Returns once the first frame has arrived. Every event after that is received."""
         with self._one_reader():
             if self._tail is None:
                 self._first = await self._frame()
@@ -148,8 +148,8 @@ class Subscription(ABC, Generic[Item, Shown]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Takes the call back, saves the position where there is a store for it, and ends the iteration, also one that
-        waits in another task. Idempotent."""
+        """Cancels the call, saves the position where there is a store, and ends the iteration, also one that waits in
+        another task. Idempotent."""
         self._closed = True
         self._first = self._received_unasked = None
         if self._tail is not None:
@@ -164,7 +164,7 @@ class Subscription(ABC, Generic[Item, Shown]):
             self._after = frame.position
 
     async def _frame(self) -> Frame | None:
-        """The next frame, checked; None at the end."""
+        """Returns the next frame, checked; None at the end."""
         if self._lost is not None:
             raise self._lost
         if (first := self._first) is not None:
@@ -180,7 +180,7 @@ class Subscription(ABC, Generic[Item, Shown]):
                 if received is not None and (frame := self._take(received)) is not None:
                     return frame
             except PositionGone as error:
-                # What would come next is not what follows; nobody shall take it for that.
+                # The next frame would not follow the last one, so the watch yields nothing more.
                 self._lost = error
                 self._tail.close()
                 raise
@@ -188,7 +188,7 @@ class Subscription(ABC, Generic[Item, Shown]):
         return None
 
     async def _receive(self, tail: Tail[Any]) -> Frame | None:
-        """From the tail, and saves the position when it is due."""
+        """Receives a frame from the tail, and saves the position when it is due."""
         if (unasked := self._received_unasked) is not None:
             self._received_unasked = None
             return unasked
