@@ -1,4 +1,4 @@
-"""Commits that are announced: a listener learns what was committed, before the caller is acknowledged."""
+"""Announces commits: a listener is notified of every commit before the caller is acknowledged."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,25 +12,26 @@ from sessiond_server.store.commits import Applied, Commits
 _log = logging.getLogger("sessiond.events")
 
 Repeated = tuple[Key, int]
-"""A session, and the version that a command had brought it to before."""
+"""(key, version): a session, and the version that an earlier application of a command gave it."""
 
 Announce = Callable[[Writes, Sequence[Repeated]], Awaitable[None]]
-"""Takes what one transaction committed, and the commands of it that had been done before."""
+"""Called with the writes that one transaction committed, and with the commands that had been applied before."""
 
 
 class CommitListener(Protocol):
-    """Learns of commits. It never fails a write and never waits for anybody."""
+    """Is notified of commits. It must neither fail a write nor wait for subscribers."""
 
     def begun(self) -> Announce:
-        """Called before a transaction begins. The answer is called once, after the commit; never where it failed."""
+        """Called before a transaction begins. The returned function is called once after the commit, and never if the
+        transaction failed."""
         ...
 
 
 class AnnouncedCommits:
-    """Commits (see commits.py) over others, announced to a listener.
+    """Commits (see commits.py) that wrap other Commits and announce them to a listener.
 
-    What goes unannounced (the process ends, the connection breaks while the commit is under way) is found by the polls
-    of the hubs. A command that had been done before is announced once more: it is unknown whether the first time was.
+    A commit can go unannounced when the process ends or the connection breaks during the commit; the polls of the hubs
+    find it. A command that had been applied before is announced again, since its first commit may be unannounced.
     """
 
     def __init__(self, commits: Commits, listener: CommitListener) -> None:

@@ -1,4 +1,4 @@
-"""The writer that gathers commands from many callers into transactions: `batching.py` on asyncio, over any Commits."""
+"""Gathers commands from many callers into transactions: runs `batching.py` on asyncio, over any Commits."""
 
 import asyncio
 import logging
@@ -29,10 +29,11 @@ class BatcherState:
 
     queued_commands: int
     queued_bytes: int
-    """Of requests. Both: what waits to be sent."""
+    """Request bytes of the queued commands."""
     batches: int
+    """Batches that the store has answered. A batch that was sent again counts once."""
     batched_commands: int
-    """What the store answered, a batch and its commands counted once however often they were sent."""
+    """Commands of these batches."""
     under_way: int = 0
     """Commands that were sent and have no answer yet."""
     stalled_seconds: float = 0.0
@@ -40,9 +41,9 @@ class BatcherState:
 
 
 class Batcher:
-    """Implements `contract.Writer`. Belongs to one event loop, the one of its first `write`.
+    """Implements `commits.Writer`. Belongs to one event loop, the one of its first `write`.
 
-    Each shard has one task that talks to the store, so no caller's cancellation reaches a commit.
+    Each shard has one task that calls the store, so a caller's cancellation never reaches a commit.
     """
 
     def __init__(self, commits: Commits, limits: BatchLimits | None = None) -> None:
@@ -50,15 +51,15 @@ class Batcher:
         self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or BatchLimits(), Random())
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: dict[int, asyncio.Future[None]] = {}
-        """Shards whose task waits for something to do."""
+        """Shard -> future that its task waits for while the shard has nothing to send."""
         self._batches = self._batched = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def write(self, command: Command, *, deadline: float = inf) -> Outcome:
-        """See `contract.Writer.write`. Also raises Draining once `close` was called, and DeadlinePassed when the
-        command was not sent by `deadline`, in seconds of the loop's clock; nothing was written then.
+        """See `commits.Writer.write`. Also raises Draining once `close` was called, and DeadlinePassed if the command
+        was not sent by `deadline`, in seconds of the loop's clock; then nothing was written.
 
-        When the store raises something unforeseen for this command alone, that is raised.
+        If the store raises an unforeseen error for this command alone, `write` raises it.
         """
         self._loop = loop = asyncio.get_running_loop()
         if deadline < loop.time():
@@ -80,7 +81,7 @@ class Batcher:
         return answer
 
     def queued(self) -> tuple[int, int]:
-        """(commands, request bytes) that wait to be sent."""
+        """(number, request bytes) of the commands that wait to be sent."""
         return self._batching.queued()
 
     def state(self) -> BatcherState:
@@ -91,9 +92,10 @@ class Batcher:
         return self._batching.stalled(self._loop.time()) if self._loop is not None else 0.0
 
     async def close(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - what is left then is answered, not cancelled
-        """Refuses new commands, and returns when all others have their answer, after at most about `timeout` seconds.
+        """Refuses new commands and returns once all others have their answer, after at most about `timeout` seconds.
 
-        What is left then gets Draining if it was never sent; else StoreUnavailable, and its commit may still happen.
+        After the timeout, commands that were never sent get Draining. The others get StoreUnavailable, and their commit
+        may still happen.
         """
         self._batching.close()
         for idle in self._idle.values():
@@ -121,8 +123,8 @@ class Batcher:
         self._tasks[number] = task
 
     def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
-        """Unless the batcher is closed, a shard's task ends by a defect only: its callers must not wait for it, and the
-        next command needs another task."""
+        """Answers the callers of a shard whose task has ended. Unless the batcher is closed, only a defect ends the
+        task; the shard's next command starts a new one."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("the task of a shard failed", exc_info=error)
@@ -132,7 +134,7 @@ class Batcher:
             _settle(self._batching.abandon(number))
 
     async def _drive(self, number: int) -> None:
-        """Sends one shard's batches, one after the other, until closed and empty."""
+        """Sends one shard's batches, one at a time, until the batcher is closed and the shard is empty."""
         loop = asyncio.get_running_loop()
         batching = self._batching
         sent = worked = 0.0

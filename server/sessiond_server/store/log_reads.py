@@ -1,4 +1,5 @@
-"""Reads of logs and feeds, always from the primary. Errors, times, bytes and cancelling as in contract.py."""
+"""The contract for reads of logs and feeds, which go to the primary. Errors, times, bytes, cancelling as in
+contract.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,91 +15,90 @@ class LogHead:
 
     version: int
     deleted: bool
-    """The session is a tombstone; its final event, at `version`, is all that is left of the log."""
+    """Whether the session is a tombstone. Then only the final event, at `version`, is left of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogHeads:
-    """The ends of many logs, and which database said so."""
+    """The ends of many logs, and the incarnation of the database that was read."""
 
     heads: Sequence[LogHead | None]
-    """One for each key asked for, in order; None: there is no such session (never was, or its tombstone is gone)."""
+    """One for each requested key, in order. None: the session never existed, or its tombstone has been removed."""
     incarnation: str
-    """Differs when the database has been restarted, or another one has taken over: what was acknowledged may be lost,
-    where it replicates asynchronously."""
+    """Changes when the database is restarted or another server takes over. With asynchronous replication, acknowledged
+    writes may then be lost."""
     now_us: int
     running: frozenset[int] = frozenset()
-    """As in FeedPage."""
+    """As FeedPage.running."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A piece of one session's log, for streams: of one snapshot of the database."""
+    """A page of one session's log, from one snapshot of the database."""
 
     head: LogHead
     user_id: str
     before: LogEntry | None
-    """The event at `after_seq`; None where there is none (after_seq 0, or removed)."""
+    """The event at `after_seq`; None if there is none (after_seq 0, or the event was removed)."""
     entries: Sequence[LogEntry]
-    """seq > after_seq, ascending, without a gap; of a deleted session the final event alone."""
+    """Events with seq > after_seq, ascending, without a gap. For a deleted session, only the final event."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """A piece of one tenant's feed."""
+    """A page of one tenant's feed."""
 
     entries: Sequence[FeedEntry]
-    """In order of `place`, none missing."""
+    """Events in order of `place`, none missing."""
     complete: bool
-    """Everything that may be delivered by now has been: there was room left in the page. What is committed but stands
-    behind a transaction that is still under way is not in it; see `pending`."""
+    """Whether the page has all events that may be delivered now. Committed events behind a transaction that is still
+    running may not be delivered yet; see `pending`."""
     pending: bool
-    """Events of the tenant have been committed that must wait for another transaction to end: look again soon."""
+    """Whether the tenant has committed events that must wait for another transaction to end. Read again soon."""
     incarnation: str
-    """As in LogHeads."""
+    """As LogHeads.incarnation."""
     now_us: int
     running: frozenset[int] = frozenset()
-    """Transactions that were under way when the page was read, anyone's, as FeedEntry.writer; but those whose ids are
-    higher than that of every transaction that had ended."""
+    """Ids, as FeedEntry.writer, of the transactions of all tenants that were running when the page was read, except
+    those with higher ids than every transaction that had ended."""
 
 
 class LogReads(Protocol):
-    """The log of each session, and the feed of each tenant."""
+    """Reads of sessions' logs and tenants' feeds."""
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
-        """The ends of these logs, tombstones included, read from the primary in one statement. At most 10 000 keys."""
+        """The ends of these logs, tombstones included, read in one statement. At most 10 000 keys."""
         ...
 
     async def read_log(self, key: Key, *, after_seq: int, limit: int) -> LogPage:
-        """At most `limit` (1 to 1000) events with seq > after_seq, obeying PAGE_BYTES, and the one at `after_seq`;
-        tombstones too.
+        """At most `limit` (1 to 1000) events with seq > after_seq, within PAGE_BYTES, and the event at `after_seq`.
 
-        Read from the primary; of one snapshot. The caller checks who may see it, by `user_id`. Raises SessionNotFound
-        where there is neither session nor tombstone.
+        All from one snapshot; tombstones included. The caller must check `user_id`. Raises SessionNotFound if there is
+        neither a session nor a tombstone.
         """
         ...
 
     async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
-        """At most `limit` (1 to 1000) events of the tenant behind `after`, obeying PAGE_BYTES, in commit order; those
-        of a session in order of `seq`.
+        """At most `limit` (1 to 1000) events of the tenant behind `after`, within PAGE_BYTES, in commit order. Events
+        of a session are in order of `seq`.
 
-        Nothing that is committed later will ever stand before an event in the answer: events of transactions that are
-        not older than every one still under way are held back (`commit_xid < pg_snapshot_xmin(pg_current_snapshot())`).
+        No event that is committed later will ever stand before a returned one: events of a transaction are held back
+        until it is older than every running one (`commit_xid < pg_snapshot_xmin(pg_current_snapshot())`).
         """
         ...
 
     async def feed_end(self, tenant_id: str) -> Sequence[tuple[FeedPlace, str]]:
         """(place, event id) of the last event of each of the tenant's last transactions, at most 8, ascending.
 
-        Everything that is committed after the call stands behind the last of them. What is still held back counts as
-        committed later. Empty: there is nothing yet.
+        Every event that is committed after the call stands behind the last of them; events that are still held back
+        count as committed later. Empty if the tenant has no events.
         """
         ...
 
     async def find_lost(self, tenant_id: str, anchors: Sequence[tuple[FeedPlace, str]]) -> FeedPlace | None:
-        """The first of these events that the database has lost; None when it has lost none.
+        """The first of these events that the database has lost; None if it has lost none.
 
-        An event is not lost when its session was deleted after it: the tombstone's version tells, and once the
-        tombstone may be gone too, the age of the event id, a UUIDv7.
+        An event whose session was deleted later is not lost. The tombstone's version shows that; once the tombstone may
+        be gone too, the age of the event id, a UUIDv7, decides.
         """
         ...

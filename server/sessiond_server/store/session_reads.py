@@ -1,4 +1,4 @@
-"""Reads of sessions and messages. Errors, times, bytes and cancelling as in contract.py."""
+"""The contract for reads of sessions and messages. Errors, times, bytes and cancelling as in contract.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,56 +8,57 @@ from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 
 PAGE_BYTES = 3 * 1024 * 1024
-"""A page of messages, events or full sessions ends before the item that would pass this; it has at least one item."""
+"""Most bytes of a page of messages, events or full sessions. The first item may exceed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old an answer may be. Stores without a cache are always fresh and need not look."""
+    """How old an answer may be. Stores without a cache ignore it: their answers are always fresh."""
 
     min_version: int = 0
-    """An answer of an older version of the session must not be given while the truth has this one or a newer."""
+    """The answer must not have a lower version of the session if the primary has this one or a higher."""
     strong: bool = False
-    """The answer must come from the truth, read after the call began."""
+    """The answer must be read from the primary after the call began."""
 
 
 CACHED = Freshness()
-"""Whatever the cache has."""
+"""Accepts any version that the cache has."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionsPage:
     sessions: Sequence[SessionSnapshot]
     next_key: tuple[int | str, str] | None
-    """(value of the order's field, session_id) of the last session, when there are more; else None."""
+    """(value of the field that the order sorts by, session_id) of the last session, if there are more; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessagesPage:
     version: int
-    """The session's version; the page holds every message up to it that the bounds select."""
+    """The session's version. The page is complete up to it, within its bounds."""
     messages: Sequence[bytes]
-    """Serialised Messages, ascending `seq` unless asked descending."""
+    """Serialised Messages, by ascending `seq`, or descending if requested."""
     first_seq: int
+    """`seq` of the first item of `messages`; 0 if the page is empty."""
     last_seq: int
-    """`seq` of the first and last item of `messages`, in their order; 0 when there is none."""
+    """`seq` of the last item of `messages`; 0 if the page is empty."""
     more: bool
-    """True when further messages lie in the direction of reading."""
+    """Whether there are more messages in the direction of reading."""
 
 
 class SessionReads(Protocol):
-    """Reads that a cache may answer, as far as `freshness` allows it."""
+    """Reads that a cache may answer if `freshness` allows it."""
 
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
     ) -> SessionSnapshot:
-        """The session; `content` is b"" when not asked for. Raises SessionNotFound (deleted ones too)."""
+        """The session. Without `content`, the snapshot's content is b"". Raises SessionNotFound (also if deleted)."""
         ...
 
     async def get_sessions(
         self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
     ) -> Sequence[SessionSnapshot | None]:
-        """One entry for each id, in order, None where `get_session` raises SessionNotFound."""
+        """One entry for each id, in order; None where `get_session` would raise SessionNotFound."""
         ...
 
     async def list_messages(
@@ -71,16 +72,16 @@ class SessionReads(Protocol):
         limit: int,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        """At most `limit` messages with after_seq < seq < before_seq (before_seq 0: no bound), obeying PAGE_BYTES.
+        """At most `limit` messages with after_seq < seq < before_seq (before_seq 0: no bound), within PAGE_BYTES.
 
-        Reads from the lower bound upwards, or from the upper bound downwards. Raises SessionNotFound. Page and version
-        are of one snapshot.
+        Reads from the lower bound upwards, or with `descending` from the upper bound downwards. The page and its
+        version are from one snapshot. Raises SessionNotFound.
         """
         ...
 
 
 class SessionQueries(Protocol):
-    """Reads that always come from the truth. A new list belongs here: no decorator knows of it."""
+    """Reads that always go to the primary. Add new lists here: no decorator wraps this contract."""
 
     async def list_sessions(
         self,
@@ -92,15 +93,15 @@ class SessionQueries(Protocol):
         limit: int,
         content: bool,
     ) -> SessionsPage:
-        """At most `limit` (1 or more) sessions that `where` selects, strictly behind the key `after` in the order.
+        """At most `limit` (1 or more) sessions that match `where`, strictly behind the key `after` in the order.
 
-        Key: (create or update time in microseconds or the name, session_id), both in the order's direction. Names and
-        ids compare by code points. With `content` the page obeys PAGE_BYTES.
+        A key is (create time or update time in microseconds, or name; session_id). Both parts sort in the order's
+        direction; names and ids compare by code points. With `content` the page stays within PAGE_BYTES.
         """
         ...
 
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
-        """How many sessions `where` selects."""
+        """The number of sessions that match `where`."""
         ...
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:

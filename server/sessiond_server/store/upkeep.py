@@ -1,19 +1,21 @@
-"""What keeps a store in order. Errors, times and cancelling as in contract.py."""
+"""The contract for a store's maintenance. Errors, times and cancelling as in contract.py."""
 
 from typing import Protocol
 
 
 class Upkeep(Protocol):
-    """Removal of what is past its retention, the key of tokens, and a sign of life."""
+    """Removal of rows past their retention, the token key, and a liveness check."""
 
     async def purge(self, limit: int) -> int:
-        """Removes at most `limit` idempotency records and tombstones each that are past their retention; how many."""
+        """Removes at most `limit` idempotency records and at most `limit` tombstones that are past their retention;
+        returns how many."""
         ...
 
     async def token_key(self) -> bytes:
-        """32 secret bytes that sign page tokens and positions; the same for all replicas, for the database's life."""
+        """The 32 secret bytes that sign page tokens and positions. The same for all replicas and for the life of the
+        database."""
         ...
 
     async def ping(self) -> None:
-        """Returns when a read of the primary has succeeded."""
+        """Returns once a read of the primary has succeeded."""
         ...

@@ -1,1 +1,1 @@
-"""A store with a cache over it. The cache is never believed: losing it costs latency only."""
+"""Commits and session reads with a cache in front. Losing the cache costs latency, never correctness."""

@@ -1,4 +1,4 @@
-"""Reads of many callers, gathered: whatever was asked for while others were away goes together, and once."""
+"""Batches the reads of many callers, and reads each key once for all callers that wait for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -9,14 +9,14 @@ V = TypeVar("V")
 
 
 class BatchedReads(Generic[K, V]):
-    """Asks `read` for at most `most_keys` different keys at a time, at most `most_reads` times at once.
+    """Calls `read` with at most `most_keys` distinct keys, at most `most_reads` calls in flight.
 
-    Nobody joins a flight that has left: an answer was read after the question was put, so it shows what the asker could
-    know (its own writes, the version that it demands), whatever it is. A thousand callers of one key make two reads:
-    the one that is away, and one for all who came since. `read` answers in the order of its keys, with an exception as
-    the value where a key has none; when it raises, that is every key's answer.
+    A caller never joins a read that is already in flight. So every answer was read after its caller asked, and shows
+    the caller's own writes and any version that the caller may demand. A thousand callers of one key cause two reads:
+    the one in flight, and one for all who asked since. `read` returns values in the order of its keys, an exception as
+    the value where a key has none. If `read` raises, the exception is the value of every key.
 
-    Nothing waits on purpose: a flight leaves in the loop's next turn. How much can wait is bounded by the callers.
+    Reads are not delayed: one starts in the loop's next turn. The number of callers bounds how many keys wait.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class BatchedReads(Generic[K, V]):
         self._queue: dict[K, list[asyncio.Future[V | Exception]]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._scheduled = False
-        """The loop will have the next flight leave."""
+        """Whether the loop will call `_start_reads` in its next turn."""
 
     def ask(self, key: K) -> "asyncio.Future[V | Exception]":
-        """The answer, an exception as a value. Cancelling the future gives up this answer, not the flight."""
+        """The value of the key, an exception as a value. Cancelling the future abandons the answer, not the read."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[V | Exception] = loop.create_future()
         waiters = self._queue.get(key)
@@ -45,7 +45,7 @@ class BatchedReads(Generic[K, V]):
         return waiter
 
     async def close(self) -> None:
-        """Gives up all reads_in_flight and all who wait for one."""
+        """Cancels all reads in flight and all waiting callers."""
         for waiters in self._queue.values():
             for waiter in waiters:
                 waiter.cancel()

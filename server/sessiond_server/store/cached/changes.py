@@ -1,4 +1,4 @@
-"""What a commit means for the cache. Pure."""
+"""Derives the cache changes of a commit. Pure."""
 
 from collections.abc import Container, Sequence
 
@@ -10,7 +10,7 @@ from sessiond_server.store.cached.contract import CacheTime, Change, Copy, Forge
 
 
 def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
-    """One change for each session that was written, from the bytes that were committed."""
+    """One change for each written session, made of the committed bytes."""
     events: dict[Key, list[EventRow]] = {}
     for event in writes.events:
         events.setdefault(event.key, []).append(event)
@@ -19,7 +19,8 @@ def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
 
 
 def of_repeated(commands: Sequence[Command], results: Sequence[Result], written: Container[Key]) -> list[Change]:
-    """What the cache has of sessions that a repeated command had changed must not be older than that."""
+    """A Forget for each session that a repeated command had changed, so that no cache entry is older than that
+    change."""
     return [
         Forget(command.key, outcome.version + isinstance(outcome, SessionDeleted))
         for command, outcome in replay.repeated(commands, results, written)
@@ -32,7 +33,7 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of:
         return Forget(row.key, head.version + 1)
     of_session = (e.content for e in reversed(events) if e.content is not None and e.type < FIRST_MESSAGE_EVENT)
     content = next(of_session, None)
-    # A redaction rewrites a message that copies may hold: they start anew behind it.
+    # A redaction rewrites a message that an entry may hold, so the new entry keeps no earlier message.
     copy = Copy(
         version=head.version,
         user_id=head.user_id,

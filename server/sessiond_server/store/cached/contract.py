@@ -1,20 +1,20 @@
-"""What a cache is: copies of sessions that other processes can use too, and that may be lost at any moment.
+"""The contract of the cache: copies of sessions that all processes share and that may be lost at any moment.
 
-Every implementation passes tests/cache/test_conformance.py. A cache is never believed further than these promises:
+Every implementation passes tests/cache/test_conformance.py. The server relies on these promises and on nothing else:
 
-- A copy says of which version it is, and is whole: the core, and every message after `after_seq` up to that version.
-- No copy ever replaces one of a higher version (G6), and none is served that is older than a `Forget` that was put.
-- Copies belong to an epoch. A new epoch hides all copies of earlier ones, at once and for every process. It begins when
-  asked for, when the server lost its memory, and when another server answers than the one that answered before.
-- What was known before the epoch, or longer than MAX_AGE seconds ago, is not taken any more, however late it arrives.
+- A copy names its version and is whole: it has the core, and every message after `after_seq` up to that version.
+- A copy never replaces one of a higher version (G6), and no copy older than a `Forget` that was put is served.
+- Copies belong to an epoch. A new epoch hides all copies of earlier epochs, at once and for every process. It begins on
+  request, when the server has lost its memory, and when another server answers than before.
+- A copy that was read before the epoch began, or more than MAX_AGE seconds ago, is refused, however late it arrives.
   A `Forget` and a copy live longer than that, so that nothing that was read before them can follow them.
-- Copies vanish by themselves at most `ttl` seconds after they were put, which bounds what any lost update can do.
+- A copy expires at most `ttl` seconds after it was put, which bounds the effect of a lost update.
 
-Nothing here raises because of the cache's state: a copy that cannot be had is None, a change that is not known to be in
-place gives False. What is there and is no whole copy of the session that was asked for (damaged, written by another
-program, of another layout) is None too; it is counted, and gives way to the next copy that is put. Nothing waits longer
-than the cache's own timeout, and while `ready` is False nothing waits at all.
-A cache belongs to one event loop. Keys are (tenant_id, session_id); times are seconds of the loop's clock.
+No method raises because of the cache's state: a copy that is unavailable is None, and a change that is not confirmed is
+False. An entry that is not a whole copy of the requested session (damaged, written by another program, of another
+layout) is also None; it is counted, and the next copy that is put replaces it. No call waits longer than the cache's
+own timeout, and none waits at all while `ready` is False.
+A cache belongs to one event loop. Keys are (tenant_id, session_id). Times are seconds of the loop's clock.
 """
 
 from asyncio import Future
@@ -26,36 +26,36 @@ from zlib import crc32
 from sessiond_server.domain.rows import Key
 
 MAX_AGE: Final = 10.0
-"""Seconds after which what was read from the store is too old to be put."""
+"""Seconds after which a copy that was read from the store is too old to put."""
 
 ALL: Final = 2**31
-"""As `newest`: every message that the cache holds."""
+"""Value of `newest` that asks for every message that the cache holds."""
 
 EMBARGO: Final = 10**16 - 1
-"""As the version of a `Forget`: no copy of this session for now. Above every version."""
+"""Version of a `Forget` that refuses every copy of the session until the `Forget` expires. Above every version."""
 
 PLACE_BYTES: Final = 16
-"""Digits in front of a placed message."""
+"""Length of the `seq` in digits, in front of a placed message."""
 
 SUM_BYTES: Final = 4
-"""Behind a placed message: a checksum."""
+"""Length of the checksum behind a placed message."""
 
 _RESIDUE: Final = 0x2144DF1C
-"""The CRC-32 of all bytes that end with their own CRC-32, in little endian."""
+"""The CRC-32 of any bytes followed by their own CRC-32 in little endian."""
 
 
 def summed(data: bytes, start: int = 0) -> bytes:
-    """The data with its checksum behind it, for `is_whole`. `start`: checksum of what goes before it elsewhere."""
+    """Appends a checksum to the data, for `is_whole`. `start`: the checksum of data that precedes it elsewhere."""
     return data + crc32(data, start).to_bytes(SUM_BYTES, "little")
 
 
 def is_whole(data: bytes, start: int = 0) -> bool:
-    """Whether the data is as `summed` made it."""
+    """Whether the checksum that `summed` appended still matches the data."""
     return crc32(data, start) == _RESIDUE
 
 
 def placed(seq: int, message: bytes) -> bytes:
-    """A serialised Message between its place and its checksum, as copies hold it."""
+    """A serialised Message with its `seq` in front and its checksum behind, as copies hold it."""
     return summed(b"%016d%b" % (seq, message))
 
 
@@ -68,46 +68,47 @@ def seq_of(placed_message: bytes) -> int:
 
 
 class Copy(NamedTuple):
-    """What is known of one session at one version."""
+    """One session at one version, as the cache holds it."""
 
     version: int
     user_id: str
     content_version: int
-    """As in the session; 0: it has no content."""
+    """Session.content_version; 0: no content."""
     core: bytes
     """Serialised Session in SESSION_VIEW_BASIC."""
     content: bytes | None
-    """The content of `content_version`; None when it is not known, not held or not asked for."""
+    """The content of `content_version`; None if it is unknown, not held or not requested."""
     after_seq: int
-    """Every message with a higher `seq`, up to `version`, is in `messages`."""
+    """`messages` has every message with a higher `seq`, up to `version`."""
     messages: Sequence[bytes]
     """Placed messages, ascending."""
 
 
 class CacheTime(NamedTuple):
-    """When something was known, as the cache must know it: see `Cache.moment`."""
+    """The time as of which a copy is valid; see `Cache.moment`."""
 
     time: float
     epoch: int
-    """Of this process, as it counts them."""
+    """Number of the epoch, as this process counts them."""
 
 
 class Put(NamedTuple):
-    """Offers a copy. Taken when nothing newer is known of the session; at the same version, the longer reach wins."""
+    """Offers a copy. The cache takes it unless it has a newer one; of the same version it keeps the one with the lower
+    `after_seq`."""
 
     key: Key
     copy: Copy
     as_of: CacheTime
-    """From before the read or the commit was begun that `copy` is known from."""
+    """`Cache.moment()` from before the read or commit that returned `copy` began."""
     extends: bool = False
-    """The messages of `copy` are all that happened to messages after its `after_seq`: a held copy of exactly that
-    version may keep its own messages in front of them."""
+    """Whether `copy.messages` are all changes to messages after `copy.after_seq`. A held copy of exactly that version
+    then keeps its own messages in front of them."""
 
 
 class Forget(NamedTuple):
-    """From now on nothing of the session below `version` is served or taken; a copy at `version` or above stays.
+    """From now on no copy of the session below `version` is served or taken. A copy at `version` or above stays.
 
-    With the final version of a deleted session plus one it is the session's tombstone; its content goes too.
+    With the final version of a deleted session plus one, it is the session's tombstone and also removes its content.
     """
 
     key: Key
@@ -119,17 +120,17 @@ Change = Put | Forget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLimits:
-    """How much is kept, and for how long."""
+    """How much the cache keeps, and for how long."""
 
     ttl: float = 60.0
-    """Seconds that a copy lives at most; at least 2 * MAX_AGE. Each lives 80 to 100 % of it, by chance, so that what
-    was put together does not vanish together."""
+    """Longest life of a copy in seconds; at least 2 * MAX_AGE. Jitter shortens it to 80 to 100 %, so that copies that
+    were put together do not expire together."""
     window: int = 101
-    """Most messages of a session: one more than the longest page that they shall serve."""
+    """Most messages of a session: one more than the longest page that the cache serves."""
     window_bytes: int = 256 * 1024
-    """Most bytes of these, together; the oldest go first."""
+    """Most bytes of these messages in total. The oldest are dropped first."""
     content_bytes: int = 256 * 1024
-    """Largest content that is kept."""
+    """Largest content that the cache keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,54 +139,55 @@ class CacheState:
 
     ready: bool
     reason: str
-    """Why it is not ready; "" when it is."""
+    """Why the cache is not ready; "" if it is."""
     epochs: int
-    """How often this process found another epoch than before, or began one."""
+    """How often this process found a new epoch or began one."""
     unreadable: int
-    """How often a read found something that is no whole copy of its session."""
+    """How often a read found an entry that was not a whole copy of its session."""
 
 
 class Cache(Protocol):
-    """Copies of sessions. Calls of one turn of the event loop, and those made while the cache is asked, go together."""
+    """A cache of sessions. Calls within one turn of the event loop, and calls while a request is in flight, are sent
+    together."""
 
     @property
     def ready(self) -> bool:
-        """False: `get` and `put` answer None and False at once."""
+        """Whether the cache is usable. While it is not, `get` and `put` return None and False at once."""
         ...
 
     @property
     def limits(self) -> CacheLimits: ...
 
     def moment(self) -> CacheTime:
-        """Now. To be asked for before that is read or committed which is to be put."""
+        """Returns the current time, for Put.as_of. Call it before the read or commit whose result is to be put."""
         ...
 
     def get(self, key: Key, *, content: bool = False, newest: int = 0) -> "Future[Copy | None]":
-        """The copy, as it is after this call; None when there is none, or none can be had.
+        """The session's copy, read after this call; None if there is none or the cache is unavailable.
 
-        Of the messages it has the `newest` ones, or all that are held when these are fewer; `after_seq` says how far
-        back they reach. With `newest` 0 it has none, and `after_seq` says how far back those reach that are held. Its
-        `content` is None unless asked for. Cancelling the future abandons this answer only.
+        The copy has the `newest` messages, or all held ones if these are fewer, and its `after_seq` matches them. With
+        `newest` 0 it has no messages, and `after_seq` shows how far back the held ones reach. Its `content` is None
+        unless requested. Cancelling the future abandons only this answer.
         """
         ...
 
     def put(self, changes: Sequence[Change]) -> "Future[Sequence[bool]]":
-        """For each change: True when it is in place in the current epoch, or outdone by what was there.
+        """Applies the changes. For each, True if it is in place in the current epoch, or if a newer one was there.
 
-        False: it may be in place or not, or may come to be yet. Cancelling changes nothing about that.
+        False means unknown: the change may be in place, or may still arrive. Cancelling does not undo a change.
         """
         ...
 
     def offer(self, put: Put) -> None:
-        """As `put`, for what may as well be lost; dropped when there is much to do."""
+        """As `put`, without a result. The cache may drop the copy, and does so under load."""
         ...
 
     def new_epoch(self) -> None:
-        """From now on this process uses no copy that is there now; all others as soon as the server can be reached."""
+        """Invalidates all copies: for this process at once, for others as soon as the server can be reached."""
         ...
 
     async def became_ready(self) -> None:
-        """Returns when `ready`."""
+        """Returns once `ready` is True."""
         ...
 
     def state(self) -> CacheState: ...

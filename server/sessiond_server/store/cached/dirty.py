@@ -1,4 +1,4 @@
-"""Sessions of which the cache may hold something older than the truth. Pure, and bounded."""
+"""Tracks the sessions whose cache entry may be stale. Pure and bounded."""
 
 from itertools import islice
 
@@ -7,7 +7,7 @@ from sessiond_server.store.cached.contract import Forget
 
 
 class DirtySessions:
-    """At most `most` sessions, each with the version below which the cache is not to be believed."""
+    """At most `most` sessions, each with the version below which a cache entry is stale."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -20,7 +20,8 @@ class DirtySessions:
         return len(self._versions)
 
     def add(self, key: Key, version: int) -> bool:
-        """False when that is one too many: nothing is known any more, and the cache as a whole not to be believed."""
+        """Adds a session. Returns False if the limit is exceeded: the set is then emptied, and the caller must
+        invalidate the whole cache."""
         self._versions[key] = max(version, self._versions.get(key, 0))
         if len(self._versions) <= self._most:
             return True
@@ -28,15 +29,15 @@ class DirtySessions:
         return False
 
     def oldest(self, most: int) -> list[Forget]:
-        """What must be told to the cache, the oldest first."""
+        """The Forgets to send to the cache, oldest first, at most `most`."""
         return [Forget(key, version) for key, version in islice(self._versions.items(), most)]
 
     def clean(self, key: Key, version: int) -> None:
-        """The cache believes nothing below `version` any more."""
+        """Removes the session if the cache has taken a Forget at `version` and no higher one is due."""
         if self._versions.get(key, version + 1) <= version:
             del self._versions[key]
 
     def postpone(self, key: Key) -> None:
-        """Others first: this one could not be told."""
+        """Moves the session to the end: its Forget could not be sent."""
         if (version := self._versions.pop(key, None)) is not None:
             self._versions[key] = version

@@ -1,7 +1,8 @@
-"""A store with a cache in front: reads ask the cache first, commits are told to it before they are acknowledged.
+"""Commits and session reads with a cache in front: reads try the cache first, and commits update the cache before they
+are acknowledged.
 
-What goes wrong with the cache costs time, never truth (docs/cache.md): decisions on writes never read it, and a session
-of which it may hold something too old is read from the store until it has been told.
+Failures of the cache cost latency, never correctness (docs/cache.md): decisions on writes never read it, and a session
+whose entry may be stale is read from the store until the entry has been invalidated.
 """
 
 import asyncio
@@ -32,25 +33,25 @@ _log = logging.getLogger("sessiond.cache")
 V = TypeVar("V")
 
 CACHE_TIMEOUT: Final = 0.02
-"""Seconds that an acknowledgement waits for the cache at most."""
+"""Longest time in seconds that an acknowledgement waits for the cache."""
 
 MOST_DIRTY: Final = 10_000
 HEAL_BATCH: Final = 256
 HEAL_RETRY_DELAY: Final = 0.05
 
 READS_AT_ONCE: Final = 3
-"""Reads of sessions, of newest messages and of other pages that the store is given at once, each: what a cold cache may
-ask of it. Together fewer than the connections of a pool of the usual size, so that writes find one."""
+"""Most reads of the store in flight, for each of sessions, windows of newest messages, and other pages. It bounds the
+load of a cold cache. The three together need fewer connections than the default pool has, so that writes find one."""
 SESSIONS_PER_READ: Final = 32
 
 _SessionRead = tuple[Scope, str, bool, bool]
-"""(scope, session_id, with its content, to be offered to the cache)."""
+"""(scope, session_id, whether with content, whether to offer the result to the cache)."""
 
 _WindowWish = tuple[Scope, str]
 """(scope, session_id)."""
 
 _PageRead = tuple[Scope, str, int, int, bool, int]
-"""The arguments of `Store.list_messages`."""
+"""The arguments of `SessionReads.list_messages`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,15 @@ class CachedState:
     cache: CacheState
     hits: int
     misses: int
-    """Reads that had to ask the store, those that had to by their own read not counted."""
+    """CACHED reads that the store had to answer. STRONG reads are not counted."""
     dirty: int
-    """Sessions of which the cache may hold something too old."""
+    """Sessions whose cache entry may be stale."""
 
 
 class CachedSessions:
-    """Commits and SessionReads (see commits.py, session_reads.py) over those of a store. Use as `async with`.
+    """Commits and SessionReads (see commits.py, session_reads.py) that wrap those of a store. Use as `async with`.
 
-    STRONG reads come from the store. Closing it closes neither the store nor the cache.
+    STRONG reads go to the store. Closing it closes neither the store nor the cache.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class CachedSessions:
         self._dirty = DirtySessions(most_dirty)
         self._has_dirty = asyncio.Event()
         self._overdue: set[asyncio.Future[Sequence[bool]]] = set()
-        """Changes whose acknowledgements no longer wait for them; while there are any, none waits."""
+        """Cache updates that took longer than CACHE_TIMEOUT. While there are any, acknowledgements do not wait."""
         self._sessions: BatchedReads[_SessionRead, Copy | None] = BatchedReads(
             self._read_sessions, most_keys=SESSIONS_PER_READ, most_reads=READS_AT_ONCE
         )
@@ -123,7 +124,7 @@ class CachedSessions:
         try:
             applied = await self._commits.apply(commands)
         except (StoreUnavailable, asyncio.CancelledError):
-            # It may have been committed, or may be yet: nobody is to believe what the cache has of these sessions.
+            # The batch may have been committed, or may still be: no cache entry of these sessions may be served.
             for command in commands:
                 self._mark_dirty(command.key, EMBARGO)
             raise
@@ -176,8 +177,8 @@ class CachedSessions:
             self._hits += len(cached)
             places = [place for place in places if place not in cached]
         reads = [(scope, session_ids[place], content, not freshness.strong) for place in places]
-        for place, read in zip(places, [self._sessions.ask(read) for read in reads], strict=True):
-            found[place] = self._found(await read, content)
+        for place, answer in zip(places, [self._sessions.ask(read) for read in reads], strict=True):
+            found[place] = self._found(await answer, content)
         self._misses += 0 if freshness.strong else len(places)
         return found
 
@@ -210,25 +211,25 @@ class CachedSessions:
         return _value(await self._pages.ask(read))
 
     async def _update_cache(self, changes: Sequence[Change]) -> None:
-        """Tells the cache, within CACHE_TIMEOUT; what it has not heard by then is dirty."""
+        """Applies the changes to the cache. Marks sessions dirty whose change is not confirmed within CACHE_TIMEOUT."""
         if not changes:
             return
         if not self._cache.ready or self._overdue or (failpoints.armed and failpoints.hit("before_cache")):
             self._mark_all_dirty(changes)
             return
-        told = self._cache.put(changes)
+        update = self._cache.put(changes)
         try:
-            await asyncio.wait({told}, timeout=CACHE_TIMEOUT)
+            await asyncio.wait({update}, timeout=CACHE_TIMEOUT)
         finally:
-            if told.done() and not told.cancelled():
-                self._mark_unconfirmed(changes, told.result())
+            if update.done() and not update.cancelled():
+                self._mark_unconfirmed(changes, update.result())
             else:
                 self._mark_all_dirty(changes)
-                self._overdue.add(told)
-                told.add_done_callback(self._overdue.discard)
+                self._overdue.add(update)
+                update.add_done_callback(self._overdue.discard)
 
-    def _mark_unconfirmed(self, changes: Sequence[Change], told: Sequence[bool]) -> None:
-        for change, done in zip(changes, told, strict=True):
+    def _mark_unconfirmed(self, changes: Sequence[Change], confirmed: Sequence[bool]) -> None:
+        for change, done in zip(changes, confirmed, strict=True):
             if not done:
                 self._mark_dirty(change.key, _version(change))
             elif self._dirty:
@@ -242,24 +243,24 @@ class CachedSessions:
         if self._dirty.add(key, version):
             self._has_dirty.set()
         else:
-            _log.warning("too many sessions changed while the cache was away: beginning anew")
+            _log.warning("too many sessions changed while the cache was unavailable: beginning a new epoch")
             self._cache.new_epoch()
 
     async def _heal(self) -> None:
-        """Tells the cache what it has missed, until cancelled."""
+        """Invalidates the cache entries of dirty sessions, until cancelled."""
         while True:
             await self._has_dirty.wait()
             await self._cache.became_ready()
             missed = self._dirty.oldest(HEAL_BATCH)
-            told = await self._cache.put(missed)
-            for forget, done in zip(missed, told, strict=True):
+            confirmed = await self._cache.put(missed)
+            for forget, done in zip(missed, confirmed, strict=True):
                 if done:
                     self._dirty.clean(forget.key, forget.version)
                 else:
                     self._dirty.postpone(forget.key)
             if not self._dirty:
                 self._has_dirty.clear()
-            elif not all(told):
+            elif not all(confirmed):
                 await asyncio.sleep(HEAL_RETRY_DELAY * (0.5 + self._random.random()))
 
     async def _own_copies(
@@ -285,16 +286,16 @@ class CachedSessions:
     async def _held(
         self, scope: Scope, key: Key, after_seq: int, before_seq: int, descending: bool, limit: int
     ) -> Copy | None:
-        """A copy with the messages that a page needs, as far as the cache has them."""
+        """The cached copy with the messages that a page needs, as far as the cache holds them."""
         if descending and not before_seq:
             return (await self._own_copies(scope, [key], newest=limit + 1))[0]
-        # Cheap, and tells how far the messages reach: they are fetched only when that is far enough.
+        # This read is cheap and shows how far the messages reach. They are fetched only if that is far enough.
         copy = _own(scope, await self._cache.get(key))
         if copy is None or not windows.reaches(copy, after_seq=after_seq, before_seq=before_seq, descending=descending):
             return None
         if after_seq >= copy.version:
             return copy._replace(after_seq=copy.version)
-        # No more than one message has each seq.
+        # Each seq has at most one message.
         newest = ALL if before_seq or not after_seq else copy.version - after_seq
         return _own(scope, await self._cache.get(key, newest=newest))
 
@@ -303,7 +304,7 @@ class CachedSessions:
         return None if copy is None else _snapshot(copy, content)
 
     async def _read_sessions(self, reads: Sequence[_SessionRead]) -> Sequence[Copy | Exception | None]:
-        """One statement for all of a scope that want the same; what was found is offered to the cache."""
+        """Reads the sessions with one statement for each scope and kind of view, and offers them to the cache."""
         as_of = self._cache.moment()
         groups: dict[tuple[Scope, bool], list[int]] = {}
         for place, (scope, _, content, _) in enumerate(reads):
@@ -326,7 +327,8 @@ class CachedSessions:
         return answers
 
     async def _read_windows(self, reads: Sequence[_WindowWish]) -> Sequence[Copy | Exception]:
-        """As many of the newest messages as the cache holds, and the session; offered when both are of one version."""
+        """Reads the newest messages, as many as the cache holds, and the session. Offers them to the cache if both have
+        the same version."""
         as_of = self._cache.moment()
         scope, session_id = reads[0]
         page = await self._reads.list_messages(
@@ -354,20 +356,20 @@ def _own(scope: Scope, copy: Copy | None) -> Copy | None:
 
 
 def _snapshot(copy: Copy, content: bool) -> SessionSnapshot | None:
-    """None when the content is asked for and not there."""
+    """The snapshot; None if the content is requested and the copy does not have it."""
     if not content:
         return SessionSnapshot(copy.version, copy.core, b"")
     return None if copy.content is None else SessionSnapshot(copy.version, copy.core, copy.content)
 
 
 def _page(copy: Copy, read: _PageRead) -> MessagesPage | None:
-    """None when the copy does not have all of it."""
+    """The page; None if the copy does not have all of it."""
     _, _, after_seq, before_seq, descending, limit = read
     return windows.page(copy, after_seq=after_seq, before_seq=before_seq, descending=descending, limit=limit)
 
 
 def _copy(snapshot: SessionSnapshot, content: bool) -> Copy:
-    """With no messages: it reaches back to its own version."""
+    """A copy without messages: its `after_seq` is its own version."""
     core = Session.FromString(snapshot.core)
     return Copy(
         version=snapshot.version,

@@ -1,4 +1,4 @@
-"""Pages of messages from a copy that holds the newest ones. Pure."""
+"""Cuts pages of messages from a copy that holds the newest ones. Pure."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,20 @@ from sessiond_server.store.session_reads import PAGE_BYTES, MessagesPage
 
 
 def reaches(copy: Copy, *, after_seq: int, before_seq: int, descending: bool) -> bool:
-    """Whether a page can come from the messages behind `copy.after_seq`."""
+    """Whether the messages after `copy.after_seq` can contain the whole page."""
     return before_seq > copy.after_seq + 1 if descending and before_seq else copy.after_seq <= after_seq
 
 
 def page(copy: Copy, *, after_seq: int, before_seq: int, descending: bool, limit: int) -> MessagesPage | None:
-    """What `Store.list_messages` answers; None unless the copy has all of it and knows whether more would follow."""
+    """The page that `SessionReads.list_messages` would return; None unless the copy has all of it and shows whether
+    more messages follow."""
     messages = copy.messages
     start, end = 0, len(messages)
     if after_seq > copy.after_seq:
         while start < end and seq_of(messages[start]) <= after_seq:
             start += 1
     elif after_seq < copy.after_seq and (not descending or end - start <= limit):
-        # Upwards, the first ones are missing; downwards, there may be more of them or none.
+        # Ascending, the first messages are missing. Descending, it is unknown whether there are more.
         return None
     while before_seq and start < end and seq_of(messages[end - 1]) >= before_seq:
         end -= 1
@@ -35,7 +36,7 @@ def page(copy: Copy, *, after_seq: int, before_seq: int, descending: bool, limit
 
 
 def _fitting(messages: Sequence[bytes]) -> int:
-    """How many of the messages a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    """How many of the messages fit into PAGE_BYTES, but at least one."""
     total = 0
     if sum(map(len, messages)) <= PAGE_BYTES:
         return len(messages)
