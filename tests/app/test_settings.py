@@ -34,6 +34,7 @@ OTHER_VALUES = {
     "store": ("memory", "memory"),
     "postgres_dsn": ("postgres://h/d", SecretUrl("postgres://h/d")),
     "migration_wait": ("10s", 10.0),
+    "require_durable": ("yes", True),
     "redis_url": ("unix:///s", SecretUrl("unix:///s")),
     "cache_ttl": ("2m", 120.0),
     "cache_window": ("50", 50),
