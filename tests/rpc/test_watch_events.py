@@ -198,8 +198,8 @@ async def test_commits_of_another_replica_arrive() -> None:
 
 
 async def test_feed_of_a_user_delivers_sessions_of_that_user_only(wire: Wire) -> None:
-    for key, session_id in ((ALICE, "alices"), (BOB, "bobs"), (TENANT, "nobodys")):
-        await wire.create(session_id, key=key)
+    for user_id, session_id in (("alice", "alices"), ("bob", "bobs"), ("", "nobodys")):
+        await wire.create(session_id, user_id=user_id)
     assert await seen(await resumed(watch(wire, key=ALICE)), 1) == [("alices", 1)]
     bob = await resumed(watch(wire, key=BOB, session_ids=["alices", "bobs"]))
     assert await seen(bob, 1) == [("bobs", 1)]
