@@ -30,7 +30,7 @@ from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.domain.rows import Policy
 from sessiond_server.embedded import EmbeddedServers, running_dsn
-from sessiond_server.errors import StoreUnavailable
+from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.combined_bus import CombinedBus
@@ -66,8 +66,8 @@ OUTAGE_AT_START: Final = 30.0
 """Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
 EXPIRY_PAUSE: Final = 1.0
 """Seconds between two looks for keys that have expired."""
-BLOB_CONNECTIONS: Final = 4
-"""To Postgres, beside those of the store, where the bytes of attachments lie there."""
+BLOBS_SECONDS: Final = 10.0
+"""That the storage of attachments has for an answer to the first question."""
 _MICROSECOND: Final = 1_000_000
 
 if TYPE_CHECKING:
@@ -95,6 +95,16 @@ class CannotListen(Exception):
         super().__init__(
             f"cannot listen on {address}: it is taken, or not an address of this machine.\n"
             f"  Choose another one with {flag}; port 0 takes any free one"
+        )
+
+
+class CannotReachBlobs(Exception):
+    """The storage of attachments does not answer, or not as it should."""
+
+    def __init__(self, url: SecretUrl, why: str) -> None:
+        super().__init__(
+            f"the storage of attachments cannot be reached at {url}: {why}.\n"
+            "  Uploads and downloads are refused until it can; all else works. Check --blob-store and its credentials"
         )
 
 
@@ -143,7 +153,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
             embedded = await stack.enter_async_context(bundled(settings, cache=settings.redis_url is None))
         dsn = embedded.postgres_dsn if embedded else revealed(settings.postgres_dsn)
         truth = await stack.enter_async_context(opened_store(settings, dsn))
-        blobs = await stack.enter_async_context(_opened_blobs(settings, dsn))
+        blobs = await stack.enter_async_context(opened_blobs(settings, dsn))
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
         files = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
@@ -189,6 +199,8 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         background(sweeper.run(commits, truth, settings.sweep_interval), "sweeper")
         background(reaper.run(truth.attachments, blobs, settings.sweep_interval), "reaper")
         background(watch.run(), "health")
+        if settings.blob_store is not None:
+            background(_say_whether_reachable(blobs, settings.blob_store), "blob-store")
         if postgres is not None:
             background(postgres.watch_feeds(), "feed-holders")
         reloader = Reloader(_reloaded(settings, authenticator, certificates, server, began), reload)
@@ -322,13 +334,13 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
         request_retention=request_retention,
         tombstone_retention=tombstone_retention,
         upload_retention=upload_retention,
-        max_connections=settings.pool_size,
+        max_connections=settings.store_connections,
     ) as store:
         yield store
 
 
 @asynccontextmanager
-async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[BlobStore]:
+async def opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[BlobStore]:
     """Where the bytes of attachments are kept. Raises SettingError."""
     if settings.blob_store is not None:
         yield _object_store(settings.blob_store.reveal())
@@ -338,8 +350,28 @@ async def _opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[Bl
         from sessiond_server.postgres.blobs import PostgresBlobs
 
         assert dsn is not None
-        async with PostgresBlobs(dsn, max_connections=BLOB_CONNECTIONS) as blobs:
+        async with PostgresBlobs(dsn, max_connections=settings.blob_connections) as blobs:
             yield blobs
+
+
+async def reach_blobs(blobs: BlobStore, url: SecretUrl) -> None:
+    """Asks the storage of attachments something. Raises CannotReachBlobs."""
+    try:
+        async with asyncio.timeout(BLOBS_SECONDS):
+            async for _ in blobs.pieces():
+                break
+    except (StorageUnavailable, TimeoutError) as error:
+        why = f"no answer within {BLOBS_SECONDS:g} s"
+        if isinstance(error, StorageUnavailable):
+            why = type(error.__cause__).__name__
+        raise CannotReachBlobs(url, why) from error
+
+
+async def _say_whether_reachable(blobs: BlobStore, url: SecretUrl) -> None:
+    try:
+        await reach_blobs(blobs, url)
+    except CannotReachBlobs as error:
+        _log.error("%s", error)
 
 
 def _object_store(url: str) -> BlobStore:

@@ -1,15 +1,19 @@
 """Databases that are not as they should be: `serve`, `migrate` and `check` say the same, and none says "ok"."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
+import sessiond
 from sessiond_server.postgres.fitness import DatabaseUnfit, _check_server
 from tests.support.databases import Databases, LoopThread
-from tests.support.serve_process import command
+from tests.support.serve_process import command, serving
+from tests.support.waiting import until
 
 
 def with_part(dsn: str, *, user: str | None = None, database: str | None = None) -> str:
@@ -118,15 +122,90 @@ def test_schema_that_is_not_there_is_named(empty_postgres_dsn: str) -> None:
     ("about", "sentence"),
     [
         ({"version": 130022}, "the server is PostgreSQL 13; 14 or newer is needed"),
+        ({"read_only": True}, "the database is read-only"),
         ({"standby": True}, "the database is a standby"),
         ({"encoding": "SQL_ASCII"}, "encoding is SQL_ASCII"),
     ],
 )
 def test_unfit_servers_are_refused(about: dict[str, object], sentence: str) -> None:
-    fit = {"version": 180000, "standby": False, "encoding": "UTF8", "schema": "public"}
+    fit = {"read_only": False, "version": 180000, "standby": False, "encoding": "UTF8", "schema": "public"}
     _check_server(fit)
     with pytest.raises(DatabaseUnfit, match=sentence):
         _check_server({**fit, **about})
+
+
+async def test_database_made_read_only_refuses_every_write_and_health_says_so(postgres_dsn: str) -> None:
+    name = Databases.name(postgres_dsn)
+    async with (
+        serving("--postgres-dsn", postgres_dsn, "--outage", "200ms") as server,
+        sessiond.Client(server.target, timeout=60) as client,
+    ):
+        session_id = (await client.create_session(active=True)).session_id
+        connection = await asyncpg.connect(postgres_dsn)
+        try:
+            await connection.execute(f'alter database "{name}" set default_transaction_read_only = on')
+            # What is connected goes by what held when it connected.
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                f" where datname = '{name}' and pid <> pg_backend_pid()"
+            )
+            await until(lambda: command("healthcheck", "--listen", server.target).returncode == 1)
+            with pytest.raises(sessiond.StoreUnavailable):
+                await client.append_messages(session_id, [sessiond.user("x")])
+            assert (await client.get_session(session_id)).version == 1
+            ended = await asyncio.to_thread(command, "check", "--postgres-dsn", postgres_dsn, "--listen", "127.0.0.1:0")
+            assert "FAILED  postgres" in ended.stdout
+            assert "the database is read-only" in ended.stdout
+        finally:
+            await connection.execute("set default_transaction_read_only = off")
+            await connection.execute(f'alter database "{name}" reset default_transaction_read_only')
+            await connection.close()
+        await until(lambda: command("healthcheck", "--listen", server.target).returncode == 0)
+        await client.append_messages(session_id, [sessiond.user("y")])
+
+
+async def test_pool_size_bounds_all_connections(postgres_dsn: str) -> None:
+    async with (
+        serving("--postgres-dsn", postgres_dsn, "--pool-size", "5", "--sweep-interval", "50ms") as server,
+        sessiond.Client(server.target, timeout=60) as client,
+    ):
+        session_id = (await client.create_session(active=True)).session_id
+        connection = await asyncpg.connect(postgres_dsn)
+        most, done = 0, asyncio.Event()
+
+        async def observe() -> None:
+            nonlocal most
+            while not done.is_set():
+                found = await connection.fetchval(
+                    "select count(*) from pg_stat_activity where datname = current_database()"
+                    " and pid <> pg_backend_pid() and backend_type = 'client backend'"
+                )
+                most = max(most, found)
+                await asyncio.sleep(0)
+
+        observing = asyncio.create_task(observe())
+        await asyncio.gather(
+            *(client.append_messages(session_id, [sessiond.user("x")]) for _ in range(40)),
+            *(client.get_session(session_id) for _ in range(40)),
+            *(client.upload(session_id, bytes(2**20 + number), name="x") for number in range(8)),
+        )
+        done.set()
+        await observing
+        await connection.close()
+        assert 2 <= most <= 5
+
+
+def test_dead_blob_store_is_said(tmp_path: Path) -> None:
+    dead = "s3://bucket?endpoint=http://127.0.0.1:1&region=x"
+    ended = command(
+        "check", "--store", "memory", "--listen", "127.0.0.1:0", "--blob-store", dead,
+        AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y",
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "FAILED  blobs" in ended.stdout
+    assert "the storage of attachments cannot be reached at s3://bucket" in ended.stdout
+    fine = command("check", "--store", "memory", "--listen", "127.0.0.1:0", "--blob-store", f"file://{tmp_path}/blobs")
+    assert "ok      blobs" in fine.stdout
 
 
 def test_taken_port_is_said_alike() -> None:

@@ -128,6 +128,8 @@ async def _servers(settings: Settings, report: Report) -> None:
             report.fail("postgres", error.problem, error.advice)
     if settings.redis_url:
         await _cache(settings.redis_url, report)
+    if settings.blob_store:
+        await _blobs(settings, settings.blob_store, report)
 
 
 async def _postgres(settings: Settings, dsn: str, where: str, report: Report) -> None:
@@ -167,3 +169,14 @@ async def _cache(url: SecretUrl, report: Report) -> None:
         report.fail("redis", f"{url}: {error}", "the service works without it, only slower; check the URL")
     else:
         report.ok("redis", f"{url}: {found}")
+
+
+async def _blobs(settings: Settings, url: SecretUrl, report: Report) -> None:
+    try:
+        async with app.opened_blobs(settings, None) as blobs:
+            await app.reach_blobs(blobs, url)
+    except (SettingError, app.CannotReachBlobs) as error:
+        problem, _, advice = str(error).partition("\n")
+        report.fail("blobs", problem, advice.strip() or "check --blob-store and its credentials")
+    else:
+        report.ok("blobs", str(url))

@@ -245,6 +245,10 @@ class Connections:
             self.cut_all()
             self._pool.terminate()
 
+    async def renew(self) -> None:
+        """Has every connection replaced by a new one before it is used again."""
+        await self._pool.expire_connections()
+
     def cut_all(self) -> None:
         """Cuts every connection, those in use too."""
         for connection in list(self._all):

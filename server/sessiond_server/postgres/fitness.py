@@ -51,8 +51,6 @@ class Fitness:
 
     unsafe: Sequence[str]
     """Settings with which it loses what it has acknowledged when its machine crashes, such as `fsync`."""
-    read_only: bool
-    """Whether transactions are read-only unless they say otherwise: its operator wants it left as it is."""
     role: str
     schema: str
     may_create: bool
@@ -73,14 +71,11 @@ class Fitness:
 
     def warnings(self) -> Sequence[str]:
         """What an operator must know."""
-        said = [
+        return [
             f"the database runs with {name} off: what was acknowledged is lost{how} when its machine crashes"
             for name in self.unsafe
             for how in (", or damaged," if name != "synchronous_commit" else "",)
         ]
-        if self.read_only:
-            said.append("the database is read-only (default_transaction_read_only): every write will be refused")
-        return said
 
 
 def refuse_unsafe(fitness: Fitness) -> None:
@@ -99,12 +94,16 @@ async def examine(connection: asyncpg.Connection) -> Fitness:
     assert about is not None
     _check_server(about)
     _check_tables(about, tables)
-    return Fitness(tuple(about["unsafe"]), about["read_only"], about["role"], about["schema"], about["may_create"])
+    return Fitness(tuple(about["unsafe"]), about["role"], about["schema"], about["may_create"])
 
 
 def _check_server(about: asyncpg.Record) -> None:
     if about["standby"]:
         raise DatabaseUnfit("the database is a standby: name the primary, or all with target_session_attrs=read-write")
+    if about["read_only"]:
+        raise DatabaseUnfit(
+            "the database is read-only (default_transaction_read_only is on): turn it off for database and role"
+        )
     if about["version"] < OLDEST_SERVER:
         raise DatabaseUnfit(
             f"the server is PostgreSQL {about['version'] // 10000}; {OLDEST_SERVER // 10000} or newer is needed"

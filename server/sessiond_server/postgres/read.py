@@ -66,6 +66,6 @@ def messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
 
 
 def check_primary(rows: Sequence[Row]) -> None:
-    """Raises StoreUnavailable when the server that answered PING is a standby."""
-    if rows[0][0]:
+    """Raises StoreUnavailable when what answered PING takes no writes: a standby, or a read-only database."""
+    if any(rows[0]):
         raise StoreUnavailable

@@ -102,5 +102,5 @@ order by m.seq desc
 select secret from service_keys where name = 'tokens'
 
 -- name: ping
--- A standby answers reads too, but cannot be the primary.
-select pg_is_in_recovery()
+-- A standby answers reads too, but cannot be the primary; nor can a database be written that was made read-only.
+select pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'

@@ -209,7 +209,11 @@ class PostgresStore:
         return await read()
 
     async def ping(self) -> None:
-        read.check_primary(await self._probes.fetch(read.PING))
+        rows = await self._probes.fetch(read.PING)
+        if rows[0][1]:
+            # A connection keeps the default that it began with: others find out when the database takes writes again.
+            await asyncio.gather(self._probing.renew(), self._connections.renew())
+        read.check_primary(rows)
 
     def condition(self) -> StoreCondition:
         """Only reads plain numbers: any thread may call it."""

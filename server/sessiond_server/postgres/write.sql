@@ -4,7 +4,8 @@
 -- Why some compare by "POSIX" stands at the indexes of events.
 
 -- name: begin
-begin isolation level read committed read write
+-- Not "read write": a database that its operator has made read-only stays as it is.
+begin isolation level read committed
 
 -- name: lock_heads  index: session_heads_pkey
 -- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then reads what they left.

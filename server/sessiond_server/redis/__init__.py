@@ -5,7 +5,6 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from sessiond_server.redis.bus import BusTimeouts
 from sessiond_server.redis.cache import RedisCache
 from sessiond_server.redis.link import LinkLost, open_link, parse
 from sessiond_server.redis.node import Timeouts, about_server, code
@@ -35,7 +34,7 @@ def connect(url: str) -> Redis:
 async def probe(url: str) -> str:
     """What answers, such as "valkey 9.0.4", reached as the cache and the bus reach it. Raises CacheUnavailable."""
     try:
-        link = await open_link(parse(url), BusTimeouts().connect)
+        link = await open_link(parse(url), Timeouts().connect)
         try:
             about = await about_server(link)
         finally:

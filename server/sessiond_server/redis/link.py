@@ -195,6 +195,8 @@ def _why(error: BaseException) -> str:
     """What may be said of it: no words of the server, which may repeat a name."""
     if isinstance(error, AuthenticationError):
         return "the server refuses the name or the password"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     inner = error.__cause__ or error.__context__ or error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {inner.verify_message}"

@@ -42,7 +42,9 @@ _RUN_ID = 40
 class Timeouts:
     """In seconds."""
 
-    connect: float = 0.1
+    connect: float = 1.0
+    """For opening a connection, TLS and password included. Nobody waits for it: until it is open, the cache is not
+    used."""
     answer: float = 0.05
     """From a call to its reply."""
 

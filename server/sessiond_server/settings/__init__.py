@@ -68,6 +68,11 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
     settings = Settings(**found)
     if "data_dir" not in found:
         settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
+    if settings.store == "postgres" and settings.shards >= settings.store_connections - 1:
+        raise SettingError(
+            f"--shards {settings.shards} leaves reads no connection: of --pool-size {settings.pool_size}, "
+            f"{settings.store_connections - 1} are for sessions; set --pool-size higher"
+        )
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
         raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
     if settings.tls_client_ca_file is not None and settings.tls_cert_file is None:

@@ -126,8 +126,9 @@ class Settings:
         shown="~/.local/share/sessiond or $XDG_DATA_HOME/sessiond; for root /var/lib/sessiond",
     )  # fmt: skip
     pool_size: int = _setting(
-        _count(2, 1000), "10", "N", "Most connections to Postgres of this process, those of the shards included."
-    )
+        _count(5, 1000), "15", "N",
+        "Most connections to Postgres of this process: those of the shards, of transfers, of health and of the bell included.",
+    )  # fmt: skip
     default_ttl: float = _setting(
         _duration(0, 3650 * DAY), "24h", "DURATION",
         "Life time of a session created with neither `ttl` nor `expire_time`, extended by every write. 0: unlimited.",
@@ -219,6 +220,18 @@ class Settings:
         _faults, "", "PLACE=FAULT,...", "For tests of sessiond itself: faults to suffer (docs/reliability.md).",
         shown="none",
     )  # fmt: skip
+
+    @property
+    def blob_connections(self) -> int:
+        """Those of `pool_size` that transfers have for themselves: they must not take those of sessions."""
+        if self.blob_store is not None or self.store == "memory":
+            return 0
+        return min(4, self.pool_size // 4)
+
+    @property
+    def store_connections(self) -> int:
+        """Those of `pool_size` that sessions are read and written with, one of them for health. One more hears the bell."""
+        return self.pool_size - self.blob_connections - 1
 
     @property
     def embedded(self) -> bool:
