@@ -59,6 +59,8 @@ class PostgresStore:
         # Health must not wait behind those who use up the others.
         self._probing = Connections(dsn, max_connections=1, connect_timeout=connect_timeout)
         self._probes = Transactions(self._probing, self._transactions.causes)
+        self._read_only = False
+        """Whether the last ping found a database that was made read-only."""
         self._locked = Locked(self._transactions)
         self.causes = self._transactions.causes
         """Why the database could not be used."""
@@ -210,9 +212,13 @@ class PostgresStore:
 
     async def ping(self) -> None:
         rows = await self._probes.fetch(read.PING)
-        if rows[0][1]:
-            # A connection keeps the default that it began with: others find out when the database takes writes again.
-            await asyncio.gather(self._probing.renew(), self._connections.renew())
+        # A connection keeps the default that it began with. A new one finds out when the database takes writes again,
+        # and has all others replaced then.
+        was_read_only, self._read_only = self._read_only, rows[0][1]
+        if self._read_only:
+            await self._probing.renew()
+        elif was_read_only:
+            await self._connections.renew()
         read.check_primary(rows)
 
     def condition(self) -> StoreCondition:

@@ -127,7 +127,7 @@ class Settings:
     )  # fmt: skip
     pool_size: int = _setting(
         _count(5, 1000), "15", "N",
-        "Most connections to Postgres of this process: those of the shards, of transfers, of health and of the bell included.",
+        "Most connections to Postgres of this process: of shards, reads, transfers, health and bell together.",
     )  # fmt: skip
     default_ttl: float = _setting(
         _duration(0, 3650 * DAY), "24h", "DURATION",
@@ -230,7 +230,7 @@ class Settings:
 
     @property
     def store_connections(self) -> int:
-        """Those of `pool_size` that sessions are read and written with, one of them for health. One more hears the bell."""
+        """Those of `pool_size` for sessions, and one of them for health. One more is the bell's."""
         return self.pool_size - self.blob_connections - 1
 
     @property
