@@ -16,6 +16,7 @@ from tests.support.cache_truth import DELETED
 from tests.support.cached_copies import settled
 from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey
+from tests.support.waiting import PATIENCE
 
 BATCHES = int(os.environ.get("VALKEY_BATCHES", "1"))
 AT_ONCE = 8
@@ -98,7 +99,7 @@ class RealSchedule(Schedule):
         for proxy in self._proxies:
             proxy.flow()
             proxy.slicing = False
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not self._healed():  # noqa: ASYNC110 - other processes
                 await asyncio.sleep(0.01)
         await asyncio.sleep(3 * self.chance.latest)

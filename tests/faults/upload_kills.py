@@ -14,6 +14,7 @@ import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
 from tests.support.replica import Replica
 from tests.support.stored_files import Stored, reaped
+from tests.support.waiting import PATIENCE
 
 SESSIONS = 4
 LARGEST = 3 * 1024 * 1024
@@ -110,9 +111,11 @@ async def campaign(
                 await ledger.grown(writers)
                 for task in running:
                     task.cancel()
-            # What the writers were at when they stopped must come to pass now, or never.
-            await replica.kill()
-            await replica.start()
+        # What the writers were at when they stopped must come to pass now, or never.
+        await replica.kill()
+        await replica.start()
+        # What is judged is what is read, not how soon.
+        async with sessiond.Client(replica.address, timeout=PATIENCE, wait_for_ready=True) as client:
             progress("reading every attachment")
             there = {
                 (session_id, attachment.attachment_id): attachment

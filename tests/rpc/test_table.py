@@ -97,7 +97,7 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
         (a.run_id, a.session_id, a.status, a.fence, a.lease.seconds, a.version)
         == ("r2", "active", RunStatus.RUN_STATUS_RUNNING, 3, 30, 3)
     ),
-    "HeartbeatRun": lambda a: a.lease.seconds == 30 and a.lease_expire_time.seconds > 0,
+    "HeartbeatRun": lambda a: a.lease.seconds == 3600 and a.lease_expire_time.seconds > 0,
     "FinishRun": lambda a: (a.run_id, a.status, a.version) == ("r1", RunStatus.RUN_STATUS_COMPLETED, 9),
     "CancelRun": lambda a: (a.run_id, a.status, a.version) == ("r1", RunStatus.RUN_STATUS_CANCELLED, 10),
     "RequestToolCall": lambda a: (a.name, a.status, a.version, a.requester != "") == ("search", 1, 3, True),

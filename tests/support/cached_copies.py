@@ -5,6 +5,7 @@ from typing import Any
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.store.cached.contract import Cache, CacheTime, Copy, Forget, Put, placed
+from tests.support.waiting import PATIENCE
 
 KEY: Key = ("acme", "s1")
 
@@ -41,6 +42,6 @@ def seqs(found: Copy | None) -> list[int]:
 
 async def settled(cache: Cache) -> None:
     """Returns when every server of it is in use."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not cache.state().ready:  # noqa: ASYNC110 - of a cluster, `became_ready` tells of the first
             await asyncio.sleep(0.001)

@@ -1,5 +1,7 @@
 """A valid request of each RPC, and the sessions that it needs."""
 
+from google.protobuf.duration_pb2 import Duration
+
 from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
@@ -88,7 +90,8 @@ VALID = {**WRITES, **READS}
 
 async def stock(wire: Wire) -> None:
     """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
-    at version 6 with the live run r1 and the tool calls asked, plain and running."""
+    at version 6 with the live run r1 and the tool calls asked, plain and running.
+    Its lease is an hour: the server of a module may live longer than the default."""
     await wire.create("created", active=False)
     await wire.create("active", summary="so far")
     message = said("hello", message_id="m1")
@@ -100,7 +103,9 @@ async def stock(wire: Wire) -> None:
     await wire.create("small", config=SessionConfig(max_messages=1, blocked_tools=["rm"], max_attachments=1))
     await wire.call("UploadAttachment", header("small", "a1", name="a.csv"))
     await wire.create("busy", config=SessionConfig(blocked_tools=["rm"]))
-    await wire.call("BeginRun", r.BeginRunRequest(session_id="busy", run=Run(run_id="r1")))
+    await wire.call(
+        "BeginRun", r.BeginRunRequest(session_id="busy", run=Run(run_id="r1", lease=Duration(seconds=3600)))
+    )
     for name in ("asked", "plain", "running"):
         asked = ToolCall(tool_call_id=name, name="search", requires_approval=name == "asked")
         asked.arguments.text = "{}"
