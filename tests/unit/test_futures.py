@@ -30,6 +30,8 @@ SETTLED_BY = {
     "server/sessiond_server/rpc/interceptors/boundary.py": "nobody: its caller waits for a time, to be cancelled",
     "server/sessiond_server/rpc/interceptors/gathering.py": "a callback of the loop that calls nothing which can fail",
     "server/sessiond_server/rpc/interceptors/occupancy.py": "the end of the last call",
+    "server/sessiond_server/rpc/interceptors/refusals.py": "its timer, which runs while any call is held, or drain",
+    "server/sessiond_server/rpc/shares.py": "who gives a place back, or its caller's end: tests/unit/test_shares.py",
     "server/sessiond_server/store/batcher.py": "its shard's task, however that ends; tested below",
     "server/sessiond_server/store/cached/batched_reads.py": "its flight, however that ends; tested below",
 }
