@@ -1,7 +1,7 @@
-"""The bell between replicas: hints that something happened, and deltas. Neither is ever believed or relied on.
+"""The contract of the bus, which carries hints and deltas between replicas. Correctness never depends on it.
 
-A hint says that a session's log has reached a seq. Losing, doubling, delaying or reordering hints costs latency only:
-the hub reads the log from the store, and polls its end besides. Deltas are the ephemeral lane: they may be lost.
+A hint says that a session's log has reached a seq. Lost, duplicated, late or reordered hints cost only latency: the hub
+reads the log from the store, and also polls its end. Deltas are ephemeral and may be lost.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,26 +21,27 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """Pieces of messages in the making, of one session."""
+    """Deltas of one session: pieces of messages that are still being written."""
 
     key: Key
     data: Sequence[bytes]
-    """Serialised sessiond.v1.Delta each."""
+    """Serialised sessiond.v1.Delta messages."""
 
 
 class Listener(Protocol):
-    """What a bus calls, on the event loop's thread. Must return at once and never raise."""
+    """Receives hints and deltas from a bus, on the event loop's thread. Its methods must return at once and not
+    raise."""
 
     def on_hints(self, hints: Sequence[Hint]) -> None:
-        """Sessions have new events. Those of this process may come back to it too."""
+        """Sessions have new events. A process may also receive its own hints."""
         ...
 
     def on_deltas(self, deltas: Deltas) -> None:
-        """Deltas passed by, those of this process included."""
+        """Deltas were published, by this process or another one."""
         ...
 
     def on_gap(self) -> None:
-        """The bus may have missed hints until now: look at everything that is watched."""
+        """The bus may have missed hints until now: poll everything that is watched."""
         ...
 
 
@@ -49,17 +50,17 @@ class Bus(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether hints of other replicas arrive, as far as is known. While it is False the hub polls faster."""
+        """Whether hints of other replicas arrive, as far as is known. While False, the hub polls faster."""
         ...
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """From now on `listener` is called; the answer ends that."""
+        """Registers the listener. The returned function removes it."""
         ...
 
     def publish_hints(self, hints: Sequence[Hint]) -> None:
-        """Hands hints on, one publication for all of them. Bounded: what can't be sent soon is dropped."""
+        """Publishes the hints in one publication. The buffer is bounded: hints that can't be sent soon are dropped."""
         ...
 
     def publish_deltas(self, deltas: Deltas) -> None:
-        """Hands deltas on. Bounded: what can't be sent soon is dropped."""
+        """Publishes the deltas. The buffer is bounded: deltas that can't be sent soon are dropped."""
         ...

@@ -1,9 +1,9 @@
-"""What the hub knows of one session's log: its newest events, how far they reach, and whether they are still true.
+"""The hub's state of one session's log: its newest events, how far they reach, and whether they are still valid.
 
-Does no I/O and knows no clock. Events come in from two sources, each of which may be late, doubled or out of order:
-commits of this process, and pages read from the store. Hints, and ends of the log that a poll has read, only say that
-there may be more to read. Everything that comes in is checked against the chain (`seq`, `event_id`,
-`previous_event_id`); what does not fit means that the database has lost commits, and is never passed on.
+Does no I/O and reads no clock. Events come from two sources, each of which may be late, duplicated or out of order:
+commits of this process, and pages read from the store. Hints, and log ends read by a poll, only show that there may be
+more to read. Every event is checked against the chain (`seq`, `event_id`, `previous_event_id`). An event that does not
+fit means that the database has lost commits; it is never passed on.
 """
 
 from collections import deque
@@ -27,41 +27,42 @@ APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
 START: Final = Cursor(0, "")
 
 _BATCHES_KEPT: Final = 4
-"""Batches remembered for the streams that come to the same place next: those woken together do so at once."""
+"""Batches kept for other streams at the same cursor: streams that are woken together need the same batch."""
 _REDACTIONS_KEPT: Final = 64
 
 
 class Where(Enum):
-    """Where a cursor is that has nothing after it in the ring."""
+    """Where a cursor is if the ring has no events after it."""
 
     TIP = 1
     """After the last event that the channel knows."""
     ELSEWHERE = 2
-    """Behind the ring, ahead of it, or in another history: the store must be asked."""
+    """Before the ring, ahead of it, or in another history: the store must be read."""
 
 
 class Fit(Enum):
-    """How events that come in go with what the channel has."""
+    """How new events relate to those that the channel has."""
 
     JOINED = 1
+    """They continue the channel's events, or it has them already."""
     GAP = 2
-    """Events between are missing."""
+    """Events between them are missing."""
     MISMATCH = 3
     """They belong to another history."""
 
 
 class LogBroken(Exception):
-    """The store has answered with events that do not follow each other: a defect, or a damaged database."""
+    """The store returned events that do not follow each other: a defect, or a damaged database."""
 
     def __init__(self, key: Key, seq: int) -> None:
         super().__init__(f"session {key[1]!r}: event {seq} does not follow the one before it")
 
 
 def check(key: Key, cursor: Cursor, page: LogPage) -> None:
-    """Proves that a page read behind `cursor` goes on where the cursor is.
+    """Checks that a page read after `cursor` continues there.
 
-    Raises PositionLost when the cursor is not in the history that was read; PositionCompacted when events behind it
-    have been removed though the session was not deleted; LogBroken.
+    Raises PositionLost if the cursor is not in the history that was read; PositionCompacted if events after it have
+    been removed although the session was not deleted; LogBroken.
     """
     head, entries = page.head, page.entries
     if head.version < cursor.seq:
@@ -69,7 +70,7 @@ def check(key: Key, cursor: Cursor, page: LogPage) -> None:
     if page.before is not None and page.before.event_id != cursor.event_id:
         raise PositionLost(key[1], cursor.seq)
     if head.deleted:
-        # The final event may follow anything; what it follows is no longer there to be compared.
+        # The final event may follow any event: the one before it is gone and cannot be compared.
         return
     if not entries:
         if cursor.seq and page.before is None:
@@ -87,7 +88,7 @@ def check_run(key: Key, before: Cursor, entries: Sequence[LogEntry]) -> None:
     """Raises LogBroken unless the entries follow `before` and each other."""
     seq, event_id = before.seq, before.event_id
     for entry in entries:
-        # Events from before the field was there name nobody.
+        # Events that are older than the field have an empty previous_event_id.
         if entry.seq != seq + 1 or entry.previous_event_id not in (event_id, ""):
             raise LogBroken(key, entry.seq)
         seq, event_id = entry.seq, entry.event_id
@@ -98,11 +99,11 @@ def cursor_after(entry: LogEntry) -> Cursor:
 
 
 class Channel:
-    """One session of one process. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
-    ring_bytes; the oldest go first.
+    """The log of one watched session. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
+    ring_bytes; the oldest are dropped first.
 
-    `tip` only moves forward. A history that turns out to be dead is not repaired: the channel is succeeded by one that
-    knows nothing, where every stream proves its cursor anew.
+    `tip` only moves forward. If its history turns out to be lost, the channel is replaced by an empty one, at which
+    every stream must prove its cursor again.
     """
 
     __slots__ = (
@@ -128,49 +129,48 @@ class Channel:
         self.key: Final = key
         self.floor = START
         self.tip: Cursor | None = None
-        """None: nothing is known yet."""
+        """Cursor after the newest known event; None: nothing is known yet."""
         self.entries: list[LogEntry] = []
         self.size = 0
         """Bytes of the ring."""
         self.head_seq = 0
-        """The last event, as far as the store has said."""
+        """`seq` of the last event, as far as the store has shown."""
         self.hinted_seq = 0
-        """The highest seq heard of. Beyond the tip: there is something to read, perhaps."""
+        """The highest seq of any hint. If it is beyond the tip, there may be events to read."""
         self.suspect = True
-        """The tip must be proved by a read: the database has restarted, or said something that does not fit."""
+        """Whether a read must prove the tip: the database has restarted, or something did not fit."""
         self.incarnation = incarnation
-        """Of the database by which the tip was last proved."""
+        """Incarnation of the database that last proved the tip."""
         self.proof: tuple[Cursor, int] | None = None
-        """(cursor, time): at that time, by the store's clock, the log ended there."""
+        """(cursor, time): at that time, by the store's clock, the log ended at the cursor."""
         self.redaction_count = 0
-        """Redactions ever heard of."""
+        """Number of redactions that the channel has been notified of."""
         self.on_redacted: Callable[[Key, int], None] | None = None
         """Called with the seq of every event whose redaction was read."""
         self._limits = limits
         self._deleted: LogEntry | None = None
         self._batches: dict[int, tuple[Batch, Cursor]] = {}
-        """By where in the ring they start."""
+        """(batch, cursor after it), by the batch's start index in the ring."""
         self._redactions: deque[int] | None = None
 
     def take_over(self, dead: "Channel") -> None:
-        """Takes the place of a channel whose history no longer exists. What was redacted stays so for reads under
-        way."""
+        """Takes the redactions over from the replaced channel `dead`, so that they hold for reads in flight."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
         self.on_redacted = dead.on_redacted
 
     @property
     def final(self) -> LogEntry | None:
-        """The event that says the session was deleted: the tip, and all there is."""
+        """The final event of a deleted session, which is then the only event; else None."""
         return self._deleted
 
     @property
     def behind(self) -> bool:
-        """Whether there may be more than the channel has."""
+        """Whether there may be events that the channel does not have."""
         return self.tip is not None and self.hinted_seq > self.tip.seq
 
     def after(self, cursor: Cursor) -> tuple[Batch, Cursor] | Where:
-        """What follows the cursor, with the cursor behind it, as much as a batch may hold. The same for all who ask
-        from the same place until the ring changes."""
+        """Returns the events after the cursor, as many as a batch may hold, and the cursor after them. Callers with the
+        same cursor get the same batch until the ring changes."""
         tip = self.tip
         if tip is None or cursor.seq > tip.seq:
             return Where.ELSEWHERE
@@ -193,22 +193,22 @@ class Channel:
         return made
 
     def follows(self, first_seq: int, last_seq: int) -> bool:
-        """Whether events of this process first_seq..last_seq would bring anything new, leave no gap, and are as they
-        were committed: none is known to have been redacted before it was announced."""
+        """Whether committed events first_seq..last_seq of this process contain new ones, leave no gap, and include none
+        that was redacted before it was announced."""
         tip = self.tip
         if tip is not None and not first_seq <= tip.seq + 1 <= last_seq:
             return False
         return self._redactions is None or all(not first_seq <= seq <= last_seq for seq in self._redactions)
 
     def note_hint(self, seq: int) -> None:
-        """Somebody says that the log has reached `seq`. It is not believed: it is a reason to read."""
+        """Records a hint that the log has reached `seq`. It proves nothing, but is a reason to read."""
         if seq > self.hinted_seq:
             self.hinted_seq = seq
 
     def append(self, before: Cursor, entries: Sequence[LogEntry]) -> Fit:
-        """Takes in events that follow `before` and each other, read from the store or committed here.
+        """Adds events that follow `before` and each other, read from the store or committed by this process.
 
-        JOINED also when they bring nothing new. On GAP and MISMATCH nothing changes.
+        Returns JOINED also if none is new. On GAP and MISMATCH nothing changes.
         """
         tip = self.tip
         last = entries[-1] if entries else None
@@ -232,23 +232,25 @@ class Channel:
         return Fit.JOINED
 
     def restart_at(self, before: Cursor, entries: Sequence[LogEntry]) -> None:
-        """Goes on from further ahead, proved by a read: what lies between is read by those who want it."""
+        """Continues further ahead, at a place that a read has proved. Streams that need the skipped events read them
+        from the store."""
         self.evict()
         self.tip = None
         self.append(before, entries)
 
     def read(self, asked: int, page: LogPage) -> None:
-        """A page has been read. `asked` was `hinted_seq` when the read began."""
+        """Updates head and hints after a page was read. `asked` was `hinted_seq` when the read began."""
         self.head_seq = max(self.head_seq, page.head.version)
         reached = page.entries[-1].seq if page.entries else page.head.version
         if reached < page.head.version:
             self.note_hint(page.head.version)
         elif self.hinted_seq == asked and self.tip is not None:
-            # Whoever said that there is more was wrong, or means another history.
+            # The hint was wrong, or belongs to another history.
             self.hinted_seq = self.tip.seq
 
     def note_head(self, tip: Cursor, head: LogHead | None, incarnation: str, time_us: int) -> None:
-        """The end of the log, as a read has shown that began when `tip` was the tip."""
+        """Notes the end of the log, read after `tip` was the tip. Sets `proof`, or `suspect` if the end does not
+        fit."""
         if self.incarnation != incarnation or head is None or head.version < tip.seq:
             self.suspect = True
             self.proof = None
@@ -260,12 +262,12 @@ class Channel:
             self.proof = (tip, time_us)
 
     def proved(self, incarnation: str) -> None:
-        """A read that began in that incarnation of the database has found the tip where it belongs."""
+        """Notes that a read has found the tip in that incarnation of the database."""
         self.suspect = False
         self.incarnation = incarnation
 
     def redact(self, seq: int) -> None:
-        """The stored event at `seq` has been rewritten: what was read of it earlier is not passed on any more."""
+        """The stored event at `seq` was rewritten: drops it from the ring, and marks earlier reads of it as stale."""
         self.redaction_count += 1
         if self._redactions is None:
             self._redactions = deque(maxlen=_REDACTIONS_KEPT)
@@ -273,8 +275,8 @@ class Channel:
         self._drop_through(seq)
 
     def note_redactions(self, entries: Sequence[LogEntry]) -> None:
-        """To be told of everything that was read, before it is taken in: what came with a redaction has been read as it
-        is now, what was there before may show more."""
+        """Applies the redactions among events that were read, before they are added. The read itself shows the redacted
+        message already; events in the ring may show the original."""
         for entry in entries:
             if entry.type == REDACTED:
                 seq = Event.FromString(entry.data).message.seq
@@ -283,7 +285,8 @@ class Channel:
                     self.on_redacted(self.key, seq)
 
     def may_show_redacted(self, since: int, page: LogPage) -> bool:
-        """Whether a page, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
+        """Whether a page may contain content that was redacted after its read began, when `redaction_count` was
+        `since`."""
         count = self.redaction_count - since
         if not count or not page.entries or self._redactions is None:
             return False
@@ -298,7 +301,7 @@ class Channel:
             self._drop(len(self.entries))
 
     def forget_batches(self) -> None:
-        """Lets go of what was made for streams that came to the same place together."""
+        """Drops the batches that were kept for other streams at the same cursor."""
         if self._batches:
             self._batches = {}
 
@@ -348,7 +351,7 @@ class Channel:
         self.forget_batches()
 
     def _drop(self, count: int) -> None:
-        """Removes the oldest of the ring."""
+        """Removes the oldest `count` events of the ring."""
         if count:
             dropped = self.entries[:count]
             self.floor = cursor_after(dropped[-1])
@@ -358,7 +361,7 @@ class Channel:
 
 
 def batch_of(entries: Sequence[LogEntry], start: int) -> list[LogEntry]:
-    """The entries from `start` on, as many as a batch may hold."""
+    """The entries from index `start` on, as many as a batch may hold."""
     taken = list(islice(entries, start, start + BATCH_EVENTS))
     size = 0
     for count, entry in enumerate(taken):

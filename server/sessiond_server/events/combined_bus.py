@@ -1,4 +1,4 @@
-"""Two bells as one: a fast one, and one to fall back on."""
+"""Combines two buses: a fast one and a fallback."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,10 +6,10 @@ from sessiond_server.events.bus import Bus, Deltas, Hint, Listener
 
 
 class CombinedBus:
-    """A Bus (see bus.py) that rings `first` while that is ready and `second` while it is not, and listens to both.
+    """A Bus (see bus.py) that publishes on `first` while that is ready, else on `second`, and listens to both.
 
-    Another process may have lost the first bell while this one has it, and rings the second. The other way round, what
-    the others ring on the first is not heard here while it is away: `ready` is the first's.
+    It listens to both because another process may have lost `first` while this one still has it. If this process has
+    lost `first`, it misses hints that others publish there, so `ready` is that of `first`.
     """
 
     def __init__(self, first: Bus, second: Bus) -> None:

@@ -1,7 +1,7 @@
-"""What the wire asks of the hub: streams of one session, and of one tenant.
+"""The contract of the hub: streams of the events of one session or of one tenant.
 
-A stream is a cursor into what the hub holds for its session or tenant; it has no queue of its own. Each belongs to one
-task. `next` may be cancelled at any time without losing anything: the cursor moves when `next` returns.
+A stream is a cursor into the events that the hub holds for its session or tenant; it has no queue of its own. It
+belongs to one task. Cancelling `next` loses nothing: the cursor moves when `next` returns.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from sessiond_server.store.session_reads import SessionReads
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """After one event of one session; (0, "") before the first."""
+    """The position after one event of a session; (0, "") before the first event."""
 
     seq: int
     event_id: str
@@ -25,27 +25,27 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events of one session that follow each other. Shared by all streams that are at the same place."""
+    """Consecutive events of one session. Shared by all streams with the same cursor."""
 
     entries: Sequence[LogEntry]
     """At least one."""
     head_seq: int
     frames: dict[object, bytes] = field(default_factory=dict)
-    """For the wire: what it has made of this batch, by whatever it depends on (such as the filter). Made once, sent to
-    all. Dies with the batch."""
+    """Cache for the gRPC layer: the encoded frames of this batch, by everything that they depend on, such as the
+    filter. Each frame is encoded once and sent to all streams."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """Nothing has happened for a while: a read of the store, at `read_time_us` by its clock, has proved that the stream
-    has everything up to its cursor, which is the head."""
+    """The stream is idle: a read of the store, at `read_time_us` by the store's clock, has proved that no event follows
+    the cursor."""
 
     read_time_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedDeltas:
-    """Deltas for a stream that wants them. Shared like a Batch."""
+    """Deltas for a stream that requested them. Shared like a Batch."""
 
     data: Sequence[bytes]
     frames: dict[object, bytes] = field(default_factory=dict)
@@ -55,18 +55,18 @@ class SessionStream(Protocol):
     """One watcher of one session."""
 
     cursor: Cursor
-    """After what `next` has returned last."""
+    """The position after the last events that `next` returned."""
     head_seq: int
-    """The session's last event, as far as is known."""
+    """`seq` of the session's last event, as far as the hub knows."""
 
     async def next(self) -> Batch | CaughtUp | ReceivedDeltas:
-        """What comes next, as soon as there is something.
+        """Waits for the next events, deltas or proof of idleness, and returns them.
 
         A Batch follows the cursor without a gap (`entries[0].previous_event_id == cursor.event_id`), except that the
         final event of a deleted session may follow anything; after that one `next` must not be called again.
 
-        Raises PositionLost when the session's history is no longer the one that the cursor is in; StoreUnavailable once
-        the store has been away for 10 seconds.
+        Raises PositionLost if the cursor is not part of the session's present history, StoreUnavailable once the store
+        has been unavailable for 10 seconds.
         """
         ...
 
@@ -78,7 +78,7 @@ class SessionStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeedBatch:
-    """Events of one tenant that follow each other. Shared like a Batch."""
+    """Consecutive events of one tenant's feed. Shared like a Batch."""
 
     entries: Sequence[FeedEntry]
     """At least one."""
@@ -87,25 +87,25 @@ class FeedBatch:
 
 @dataclass(frozen=True, slots=True)
 class FeedCursor:
-    """After one event of one tenant's feed, with its anchors."""
+    """The position after one event of a tenant's feed, with the events that prove it."""
 
     place: FeedPlace
     anchors: Sequence[tuple[FeedPlace, str]]
     """(place, event id) of the last event of each of the last transactions before the cursor, at most 8, ascending by
     transaction id. Empty at the beginning."""
     late_commits: Sequence[tuple[FeedPlace, str]] = ()
-    """(place, event id) of the last event of each of the transactions before the cursor that reads of feeds have seen
-    under way, at most 4, those seen last. An asynchronous failover that lost anything before the cursor has lost one of
-    these or of the anchors, within the limits that docs/decisions/0012-feeds.md names."""
+    """(place, event id) of the last event of each of the transactions before the cursor that a read has seen running,
+    at most 4, those seen most recently. An asynchronous failover that lost any event before the cursor has lost one of
+    these or of the anchors, within the limits in docs/decisions/0012-feeds.md."""
 
     @property
     def named(self) -> Sequence[tuple[FeedPlace, str]]:
-        """What find_lost is to be asked about: anchors and late_commits, each once."""
+        """The events to check with find_lost: anchors and late_commits, without duplicates."""
         return (*self.anchors, *(late_commit for late_commit in self.late_commits if late_commit not in self.anchors))
 
 
 class FeedStream(Protocol):
-    """One watcher of one tenant. Unfiltered: the wire filters."""
+    """One watcher of one tenant. Not filtered: the gRPC layer filters."""
 
     cursor: FeedCursor
 
@@ -119,29 +119,30 @@ class FeedStream(Protocol):
 
 
 class PrimaryReads(SessionReads, LogReads, Protocol):
-    """What a hub reads, always from the primary."""
+    """The reads that a hub needs, always of the primary."""
 
 
 class Hub(Protocol):
-    """Streams of what is committed, by any replica."""
+    """Streams of committed events, whichever replica committed them."""
 
     def watch_session(
         self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
     ) -> AbstractAsyncContextManager[tuple[SessionStream, SessionSnapshot | None]]:
-        """A stream that goes on from `after`; None: from a snapshot, which comes with it (`content` as in
-        Store.get_session) and whose version and last event are the stream's first cursor.
+        """Opens a stream that continues after `after`. With None it starts at a snapshot, which is returned too
+        (`content` as in SessionReads.get_session) and whose version and last event are the first cursor.
 
-        Opening it raises SessionNotFound (deleted ones too, unless `after` is given: then the final event comes);
-        PositionLost when the event at `after.seq` is another one, or the log ends before it; PositionCompacted when
-        events after the cursor are gone though the session is not deleted; TooManyWatchers; StoreUnavailable.
+        Raises SessionNotFound (also for a deleted session, unless `after` is given: then the stream has the final
+        event); PositionLost if the event at `after.seq` is another one or the log ends before it; PositionCompacted if
+        events after the cursor are gone although the session is not deleted; TooManyWatchers; StoreUnavailable.
         """
         ...
 
     def watch_feed(
         self, scope: Scope, after: FeedCursor | None, *, from_beginning: bool
     ) -> AbstractAsyncContextManager[FeedStream]:
-        """A stream of the tenant's events behind `after`; None: of what is committed from now on, or of all there is.
+        """Opens a stream of the tenant's events after `after`. With None it starts at the end of the feed, or at its
+        beginning if `from_beginning`.
 
-        Opening it raises PositionLost, TooManyWatchers, StoreUnavailable.
+        Raises PositionLost, TooManyWatchers, StoreUnavailable.
         """
         ...

@@ -1,4 +1,4 @@
-"""The deltas of one session that its watchers may still want: a few, and none whose message is there already."""
+"""Buffers the newest deltas of one session for its watchers, without those of committed messages."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ from sessiond_server.events.contract import ReceivedDeltas
 from sessiond_server.events.limits import HubLimits
 
 MESSAGES_REMEMBERED: Final = 256
-"""Message ids that deltas may come late for."""
+"""Most ids of committed messages that are remembered, to drop their late deltas."""
 
 
 class DeltaLane:
-    """Deltas in the order in which they came, bounded by HubLimits.delta_pieces and delta_bytes: the oldest go first,
-    and with them what a slow watcher has not taken.
+    """Deltas in order of arrival, bounded by HubLimits.delta_pieces and delta_bytes. The oldest are dropped first, even
+    if a slow watcher has not taken them.
 
-    A delta is dropped once the message that it is a piece of has been committed, whichever came first.
+    A delta is dropped once its message has been committed, whichever arrives first.
     """
 
     __slots__ = ("_batch", "_limits", "_messages", "_pieces", "_size", "count")
 
     def __init__(self, limits: HubLimits) -> None:
         self.count = 0
-        """Deltas that ever passed: where a watcher that has taken them all is."""
+        """Number of deltas ever added: the position of a watcher that has taken all of them."""
         self._limits = limits
         self._pieces: deque[tuple[int, str, bytes]] = deque()
         """(number, message_id, serialised Delta)."""
         self._size = 0
         self._messages: dict[str, None] = {}
         self._batch: tuple[int, ReceivedDeltas] | None = None
-        """What watchers at this place get, while nothing changes."""
+        """(position, deltas after it), kept for other watchers at the same position until something changes."""
 
     def add(self, data: Sequence[bytes]) -> bool:
-        """Takes in deltas that passed by, those that are any; whether one is worth showing."""
+        """Adds the deltas. Ignores undecodable ones and those of committed messages. Returns whether any was added."""
         before = self.count
         for piece in data:
             try:
@@ -54,7 +54,7 @@ class DeltaLane:
         return self.count > before
 
     def supersede(self, entry: LogEntry) -> None:
-        """A message has been appended: its deltas are over."""
+        """Drops the deltas of a message that has been appended."""
         message_id = Event.FromString(entry.data).message.message_id
         self._messages.pop(message_id, None)
         self._messages[message_id] = None
@@ -66,7 +66,7 @@ class DeltaLane:
             self._batch = None
 
     def after(self, number: int) -> ReceivedDeltas | None:
-        """What came behind that number and is still here; the same for all who ask from the same place."""
+        """The kept deltas after that number; None if there are none. Callers at the same position share the result."""
         if number >= self.count:
             return None
         if self._batch is not None and self._batch[0] == number:

@@ -1,8 +1,7 @@
-"""What the hub knows of one tenant's feed: its newest events, in the order of their places.
+"""The hub's state of one tenant's feed: its newest events, in the order of their places.
 
-Does no I/O and knows no clock. Everything comes from pages that the store has read, in which nothing is missing and
-before which nothing will ever stand: a feed needs no more than to go on where it is. What a failover takes away is
-found by the anchors of a cursor.
+Does no I/O and reads no clock. All events come from pages of the store, in which none is missing and before which none
+will ever be inserted, so a feed only continues at its tip. The anchors of a cursor show what a failover has lost.
 """
 
 from bisect import bisect_right
@@ -19,14 +18,14 @@ from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 
 BEGINNING: Final = FeedCursor(FeedPlace(0, "", 0), ())
 ANCHORS: Final = 8
-"""Transactions that a cursor names: more than commonly commit side by side. See late_commits.py for slow ones."""
+"""Most transactions that a cursor names: more than commonly commit side by side. See late_commits.py for slow ones."""
 
 _BATCHES_KEPT: Final = 4
 _REDACTIONS_KEPT: Final = 256
 
 
 class FeedBroken(Exception):
-    """The store has answered with events out of order: a defect."""
+    """The store returned events out of order: a defect."""
 
     def __init__(self, tenant_id: str, place: FeedPlace) -> None:
         super().__init__(f"tenant {tenant_id!r}: {place} does not follow the one before it")
@@ -41,7 +40,7 @@ def check_order(tenant_id: str, after: FeedPlace, entries: Sequence[FeedEntry]) 
 
 
 def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], transactions: RunningTransactions) -> FeedCursor:
-    """The cursor behind these events, which follow it."""
+    """The cursor after these events, which follow `cursor`."""
     newest: list[tuple[FeedPlace, str]] = []
     for entry in reversed(entries):
         if not newest or entry.place.commit_xid != newest[-1][0].commit_xid:
@@ -59,8 +58,8 @@ def advanced(cursor: FeedCursor, entries: Sequence[FeedEntry], transactions: Run
 
 
 class Feed:
-    """One tenant's feed in one process. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
-    ring_bytes; the oldest go first. `tip` only moves forward.
+    """The feed of one watched tenant. The ring holds the events in (floor, tip], bounded by HubLimits.ring_events and
+    ring_bytes; the oldest are dropped first. `tip` only moves forward.
     """
 
     __slots__ = (
@@ -90,17 +89,18 @@ class Feed:
         self.size = 0
         """Bytes of the ring."""
         self.hint_pending = False
-        """Something has happened since the last read began, or so it is said."""
+        """Whether a commit, a hint or the poll has asked for a read since the last one began."""
         self.caught_up = False
-        """The last read behind the tip brought all there was."""
+        """Whether the last read after the tip returned all events there were."""
         self.incarnation = ""
-        """Of the database by which the tip's anchors were last proved."""
+        """Incarnation of the database that last proved the tip's anchors."""
         self.proofs = 0
-        """How often that has changed. A page that comes late may make it the old one again: only this tells."""
+        """How often `incarnation` was set. A late page may set an earlier incarnation again, so the incarnation alone
+        does not show that the tip was proved anew."""
         self.proof: tuple[FeedPlace, int] | None = None
-        """(place, time): at that time, by the store's clock, nothing that may be delivered lay behind the place."""
+        """(place, time): at that time, by the store's clock, no deliverable event followed the place."""
         self.redaction_count = 0
-        """Redactions ever heard of."""
+        """Number of redactions that the feed has been notified of."""
         self._limits = limits
         self._transactions = transactions
         self._batches: dict[int, tuple[FeedBatch, FeedCursor]] = {}
@@ -108,22 +108,22 @@ class Feed:
 
     @property
     def behind(self) -> bool:
-        """Whether there may be more than the feed has."""
+        """Whether there may be events that the feed does not have."""
         return self.hint_pending or not self.caught_up
 
     def take_over(self, dead: "Feed") -> None:
-        """Takes the place of a feed whose history no longer exists."""
+        """Takes the redactions over from the replaced feed `dead`, so that they hold for reads in flight."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions
 
     def proved(self, incarnation: str) -> None:
-        """The tip's anchors are in the database of that incarnation. Other cursors are to be proved one by one: the
-        tip may be a newcomer's."""
+        """Notes that the database of that incarnation has the tip's anchors. Streams must prove their own cursors: the
+        tip may have come from a stream that has just begun."""
         self.incarnation = incarnation
         self.proofs += 1
 
     def after(self, cursor: FeedCursor) -> tuple[FeedBatch, FeedCursor] | Where:
-        """What follows the cursor, with the cursor behind it, as much as a batch may hold. The same for all who ask
-        from the same place until the ring changes."""
+        """Returns the events after the cursor, as many as a batch may hold, and the cursor after them. Callers with the
+        same cursor get the same batch until the ring changes."""
         place = cursor.place
         if self.tip is None or place > self.tip.place or place < self.floor:
             return Where.ELSEWHERE
@@ -141,8 +141,8 @@ class Feed:
         return made
 
     def begin(self, cursor: FeedCursor) -> None:
-        """A stream begins at a cursor that a read has proved. From one ahead the feed goes on there; what lies between
-        is read by those who want it."""
+        """Starts a stream at a cursor that a read has proved. If the cursor is ahead of the tip, the feed continues at
+        the cursor, and streams that need the skipped events read them from the store."""
         if self.tip is None or cursor.place > self.tip.place:
             self.evict()
             self.tip = cursor
@@ -151,7 +151,7 @@ class Feed:
             self.proof = None
 
     def append(self, after: FeedPlace, entries: Sequence[FeedEntry]) -> None:
-        """Takes in what was read behind `after`. Events that are there already are passed over."""
+        """Adds events that were read after `after`. Skips those that it has already."""
         tip = self.tip
         if tip is None or after > tip.place or not entries or entries[-1].place <= tip.place:
             return
@@ -163,7 +163,7 @@ class Feed:
         self._batches = {}
 
     def redact(self, session_id: str, seq: int) -> None:
-        """The stored event has been rewritten: what was read of it earlier is not passed on any more."""
+        """The stored event was rewritten: drops it from the ring, and marks earlier reads of it as stale."""
         self.redaction_count += 1
         if self._redactions is None:
             self._redactions = deque(maxlen=_REDACTIONS_KEPT)
@@ -174,7 +174,8 @@ class Feed:
                 break
 
     def may_show_redacted(self, since: int, entries: Sequence[FeedEntry]) -> bool:
-        """Whether events, whose reading began when `redaction_count` was `since`, may show what was redacted since."""
+        """Whether events may contain content that was redacted after their read began, when `redaction_count` was
+        `since`."""
         count = self.redaction_count - since
         if not count or not entries or self._redactions is None:
             return False
@@ -189,7 +190,7 @@ class Feed:
         self._drop(len(self.entries))
 
     def forget_batches(self) -> None:
-        """Lets go of what was made for streams that came to the same place together."""
+        """Drops the batches that were kept for other streams at the same cursor."""
         if self._batches:
             self._batches = {}
 
@@ -202,7 +203,7 @@ class Feed:
         self._drop(excess)
 
     def _drop(self, count: int) -> None:
-        """Removes the oldest of the ring."""
+        """Removes the oldest `count` events of the ring."""
         if count:
             dropped = self.entries[:count]
             self.floor = dropped[-1].place
@@ -212,7 +213,7 @@ class Feed:
 
 
 def batch_of(entries: Sequence[FeedEntry], start: int) -> list[FeedEntry]:
-    """The entries from `start` on, as many as a batch may hold."""
+    """The entries from index `start` on, as many as a batch may hold."""
     taken = list(islice(entries, start, start + BATCH_EVENTS))
     size = 0
     for count, entry in enumerate(taken):

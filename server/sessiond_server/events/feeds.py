@@ -1,4 +1,4 @@
-"""The tenants' feeds that this process watches: their streams, and the one reader of each."""
+"""The feeds that this process watches: their streams, and one reader for each feed."""
 
 import asyncio
 import logging
@@ -24,11 +24,11 @@ _log = logging.getLogger("sessiond.events")
 
 _SOON: Final = 0.005
 _LESS_SOON: Final = 0.05
-"""Seconds until a feed with events held back is read again: at first, and at most."""
+"""First and longest pause in seconds before a feed with held-back events is read again."""
 
 
 class _Watched(Feed):
-    """A feed with its streams."""
+    """A feed and the streams that watch it."""
 
     __slots__ = ("reader", "streams", "waiting")
 
@@ -40,7 +40,7 @@ class _Watched(Feed):
 
 
 class _Page:
-    """What a read behind one cursor has brought."""
+    """The result of a read of a feed after one cursor."""
 
     __slots__ = ("end", "redactions", "run")
 
@@ -48,7 +48,7 @@ class _Page:
         self.run = run
         self.end = end
         self.redactions = redactions
-        """Of the feed, when the page was good."""
+        """The feed's `redaction_count` when the read was checked."""
 
 
 class FeedWatcher(Stream):
@@ -67,7 +67,8 @@ class FeedWatcher(Stream):
         self._bookmarked = 0
 
     async def next(self) -> FeedBatch | CaughtUp:
-        """As contract.FeedStream.next; Draining when the hub has closed. As of SessionWatcher, await it directly."""
+        """As contract.FeedStream.next. Raises Draining when the hub has closed. Await it directly, as
+        SessionWatcher.next."""
         feeds = self._feeds
         while True:
             if self._failure is not None:
@@ -109,15 +110,16 @@ class FeedWatcher(Stream):
 
 
 class Feeds:
-    """The streams of all watched feeds. Belongs to the hub, which tells it of commits and hints."""
+    """The streams of all watched feeds. Belongs to the hub, which notifies it of commits and hints."""
 
     def __init__(self, store: LogReads, limits: HubLimits, reads: Reads, rings: Rings) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
         self.transactions: Final = RunningTransactions()
-        """What every read has seen, the hub's looks at heads included: nobody may be waiting for a feed."""
+        """The transactions that reads have seen running. Polls of log heads count as reads too, since no stream may be
+        waiting for a feed."""
         self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
-        """Called when it becomes known that the event of that session at `seq` was rewritten."""
+        """Called when a read shows that the event of that session at `seq` was redacted."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -125,11 +127,11 @@ class Feeds:
         self._pages: Shared[tuple[str, FeedCursor], _Page | None] = Shared(self._read_page)
 
     def __len__(self) -> int:
-        """Watched feeds."""
+        """Number of watched feeds."""
         return len(self._feeds)
 
     async def open(self, scope: Scope, after: FeedCursor | None, *, from_beginning: bool) -> FeedWatcher:
-        """As Hub.watch_feed; to be ended with `close`."""
+        """As Hub.watch_feed. The caller must end the stream with `close`."""
         tenant_id = scope.tenant_id
         feed = self._feeds.get(tenant_id)
         if feed is None:
@@ -163,12 +165,12 @@ class Feeds:
                 stream.fail(failure)
 
     def clear_proofs(self) -> None:
-        """The store cannot be asked: until it can, nothing proves that nothing happened."""
+        """Drops all proofs, because the store is unavailable. No stream gets a bookmark until a read succeeds again."""
         for feed in self._feeds.values():
             feed.proof = None
 
     async def end(self) -> None:
-        """Cancels what is under way."""
+        """Cancels all reads and waits until they have ended."""
         readers = [feed.reader for feed in self._feeds.values() if feed.reader is not None]
         for reader in readers:
             reader.cancel()
@@ -176,7 +178,7 @@ class Feeds:
         await self._pages.close()
 
     def committed(self, writes: Writes) -> None:
-        """Something was committed here."""
+        """This process has committed the writes: applies redactions and starts reads of the tenants' feeds."""
         feeds = self._feeds
         for tenant_id in {row.key[0] for row in writes.heads if row.key[0] in feeds}:
             feed = feeds[tenant_id]
@@ -188,21 +190,22 @@ class Feeds:
             self.schedule_read(feed)
 
     def on_hint(self, tenant_id: str) -> None:
-        """Somebody says that something was committed."""
+        """A hint says that the tenant has new events."""
         feed = self._feeds.get(tenant_id)
         if feed is not None:
             feed.hint_pending = True
             self.schedule_read(feed)
 
     def redacted(self, key: Key, seq: int) -> None:
-        """Somebody has read that the event was redacted."""
+        """A read of the session's log has shown that the event was redacted."""
         feed = self._feeds.get(key[0])
         if feed is not None:
             feed.redact(key[1], seq)
             self._rings.changed(feed)
 
     def poll(self) -> None:
-        """Reads all feeds that somebody waits for: the net below lost hints, and the proof of bookmarks."""
+        """Starts a read of every feed that a stream waits for. It finds events whose hints were lost, and proves
+        bookmarks."""
         for feed in self._feeds.values():
             feed.forget_batches()
             feed.hint_pending = True
@@ -218,21 +221,22 @@ class Feeds:
             feed.reader.add_done_callback(partial(self._followed, feed))
 
     async def page(self, stream: FeedWatcher) -> _Page | None:
-        """What lies behind the stream's cursor, from the store; None: look again, something has changed."""
+        """Reads the events after the stream's cursor from the store. None: something has changed, so look at the ring
+        again."""
         feed = stream.feed
         task = self._pages.start((feed.tenant_id, stream.cursor))
-        # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
+        # Not `shield`: when the hub closes, cancelling the task must not cancel the stream.
         await asyncio.wait({task})
         if task.cancelled():
             return None
         if isinstance(task.exception(), StoreUnavailable):
-            # Until the hub gives up on the store, or it answers again.
+            # Waits until the store answers again, or until the hub ends the stream.
             await stream.wait(feed.waiting, self.limits.poll)
             return None
         return task.result()
 
     async def prove(self, stream: FeedWatcher) -> None:
-        """Proves a stream's cursor once the database has restarted, or another one has taken over. Raises
+        """Proves a stream's cursor after the database was restarted or another server took over. Raises
         PositionLost."""
         feed, proofs = stream.feed, stream.feed.proofs
         try:
@@ -244,7 +248,7 @@ class Feeds:
         self._begun(stream)
 
     def _begun(self, stream: FeedWatcher) -> bool:
-        """Lets a stream go on where it was proved; False when the proof is out of date."""
+        """Lets a stream continue at its proved cursor. Returns False if the proof is out of date."""
         feed = stream.feed
         if stream.proved_at != (feed, feed.proofs):
             return False
@@ -253,7 +257,7 @@ class Feeds:
         return True
 
     async def _first(self, stream: FeedWatcher, after: FeedCursor | None, from_beginning: bool) -> FeedCursor:
-        """Where a stream begins."""
+        """The proved cursor at which a stream begins. Raises PositionLost."""
         tenant_id = stream.feed.tenant_id
         if after is not None:
             await self._check(stream, after)
@@ -264,8 +268,8 @@ class Feeds:
         return FeedCursor(end[-1][0], tuple(end)) if end else BEGINNING
 
     async def _check(self, stream: FeedWatcher, cursor: FeedCursor) -> None:
-        """Raises PositionLost when the database has lost what the cursor names; it may be of a session that the
-        stream's owner must not hear of."""
+        """Raises PositionLost if the database has lost an event that the cursor names. The error names the session only
+        if the stream's owner may see all sessions of the tenant."""
         named = cursor.named
         if not named:
             return
@@ -275,7 +279,7 @@ class Feeds:
             raise PositionLost(lost.session_id, lost.seq) if stream.names_sessions else PositionLost("", 0)
 
     async def _follow(self, feed: _Watched, *, at_least_once: bool) -> None:
-        """Reads behind the tip until there is no more, or nobody waits."""
+        """Reads after the tip until there are no more events, or no stream waits."""
         pause = _SOON
         while self._feeds.get(feed.tenant_id) is feed and (at_least_once or feed.waiting.count):
             at_least_once = feed.hint_pending = False
@@ -288,7 +292,7 @@ class Feeds:
                 continue
             feed.caught_up = page.complete and not page.pending
             if page.complete and page.pending:
-                # It waits for another transaction, of whose end nobody tells.
+                # The held-back events wait for another transaction, whose end is not announced.
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LESS_SOON)
             elif page.complete and not feed.hint_pending:
@@ -308,7 +312,7 @@ class Feeds:
         if error is None:
             self.schedule_read(feed)
             return
-        # Not caught up: whoever looks next, the poll at the latest, reads again.
+        # The feed is not caught up, so the next stream that waits, or the poll, reads again.
         feed.caught_up = False
         if not isinstance(error, StoreUnavailable) and isinstance(error, Exception):
             # A defect ends the streams, rather than that they wait on.
@@ -317,7 +321,7 @@ class Feeds:
                 stream.fail(partial(_same, error))
 
     async def _read(self, feed: _Watched, cursor: FeedCursor) -> FeedPage | None:
-        """One read behind a cursor, the feed's tip too when it reaches beyond it; None: it is out of date already."""
+        """Reads once after a cursor, and adds new events to the feed. None if the result is out of date already."""
         since = feed.redaction_count
         number = self.transactions.begin_read()
         page = await self._store.read_feed(feed.tenant_id, after=cursor.place, limit=BATCH_EVENTS)
@@ -340,7 +344,7 @@ class Feeds:
         return page
 
     async def _read_page(self, what: tuple[str, FeedCursor]) -> _Page | None:
-        """Reads behind a cursor, for all streams that are there."""
+        """Reads after a cursor, for all streams at that cursor."""
         tenant_id, cursor = what
         feed = self._feeds.get(tenant_id)
         if feed is None:
@@ -352,7 +356,7 @@ class Feeds:
         return _Page(run, advanced(cursor, page.entries, self.transactions), feed.redaction_count)
 
     async def _reincarnated(self, feed: _Watched, incarnation: str) -> None:
-        """The database has restarted, or another one has taken over: is what was delivered still there?"""
+        """Checks, after the database was restarted or another server took over, that it has the delivered events."""
         tip = feed.tip
         if tip is None:
             return
@@ -368,7 +372,7 @@ class Feeds:
             self._replace(feed)
 
     def _replace(self, dead: _Watched) -> None:
-        """The history that a feed has followed no longer exists: every stream proves its cursor at a new one."""
+        """Replaces a feed whose history is lost by an empty one, at which every stream must prove its cursor."""
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
         feed = _Watched(dead.tenant_id, self.limits, self.transactions)
         feed.take_over(dead)
@@ -380,7 +384,8 @@ class Feeds:
             stream.wake()
 
     def _note_redactions(self, feed: _Watched, page: FeedPage) -> None:
-        """What was read with a redaction has been read as it is now; what was there before may show more."""
+        """Applies the redactions in a page. The page shows the redacted messages already; events in the ring may show
+        the originals."""
         for entry in page.entries:
             if entry.entry.type == REDACTED:
                 seq = Event.FromString(entry.entry.data).message.seq

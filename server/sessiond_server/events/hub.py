@@ -1,4 +1,4 @@
-"""The hub of one process: streams of what is committed, by any replica.
+"""The hub of one process: streams of committed events, whichever replica committed them.
 
 What is committed here comes in as bytes, without a read; what other replicas commit is read once for all streams of a
 session, or of a tenant, when the bus says that there is something. Below both lies the poll: one look at the ends of
@@ -32,9 +32,9 @@ from sessiond_server.tasks import run_in_background
 _log = logging.getLogger("sessiond.events")
 
 HEADS: Final = 10_000
-"""Logs whose ends one statement reads."""
+"""Most logs whose ends one statement reads."""
 RETRY_AFTER: Final = 5.0
-"""Seconds that a refused watcher is told to wait."""
+"""RetryInfo of a refused watcher, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class HubState:
     streams: int
     sessions: int
     feeds: int
-    """Watched ones."""
+    """Watched feeds."""
     ring_bytes: int
     away: bool
-    """The store has not answered the poll of late."""
+    """Whether the store did not answer the last poll."""
 
 
 class EventHub:
@@ -70,9 +70,9 @@ class EventHub:
         self._feeds.on_redacted = self._sessions.redacted
         self._streams = 0
         self._watched = asyncio.Event()
-        """There is a stream."""
+        """Set while there is a stream."""
         self._poll_now = asyncio.Event()
-        """The poll is not to wait."""
+        """Set when the poll must not wait for its interval."""
         self._answered = 0.0
         """When the store last answered the poll, by the loop's clock."""
         self._away = False
@@ -104,8 +104,8 @@ class EventHub:
     async def watch_session(
         self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
     ) -> AsyncIterator[tuple[SessionStream, SessionSnapshot | None]]:
-        """As Hub.watch_session. Behind the final event of a deleted session, and at its position, there is nothing:
-        SessionNotFound. From before the first event of a deleted session: PositionCompacted."""
+        """As Hub.watch_session. For a deleted session, raises SessionNotFound if `after` is its final event, and
+        PositionCompacted if `after` is before its first event."""
         self._admit()
         try:
             stream, snapshot = await self._sessions.open(scope, session_id, after, content=content, deltas=deltas)
@@ -132,7 +132,7 @@ class EventHub:
             self._dismiss()
 
     def transaction_start(self) -> TransactionStart:
-        """Now: what `committed` wants to know of the time before the transaction began."""
+        """Call before a transaction begins; pass the result to `committed`."""
         return self._sessions.transaction_start()
 
     def committed(self, writes: Writes, start: TransactionStart) -> None:
@@ -179,7 +179,7 @@ class EventHub:
         self._feeds.fail(failure)
 
     async def _poll(self) -> None:
-        """Looks at everything that is watched, until cancelled."""
+        """Polls everything that is watched, until cancelled."""
         while True:
             if not self._watched.is_set():
                 await self._watched.wait()
@@ -194,7 +194,7 @@ class EventHub:
                 pass
 
     async def _poll_once(self) -> None:
-        """One look. When the store has been away for too long, all streams end."""
+        """Polls once. Ends all streams if the store has been unavailable for too long."""
         began = self._clock()
         try:
             async with asyncio.timeout_at(max(self._answered + self._limits.outage, began + self._limits.poll)):
@@ -213,7 +213,7 @@ class EventHub:
 
     async def _poll_heads(self) -> None:
         watched = self._sessions.watched()
-        # The feeds alone make it worth a look whether the store is there.
+        # Also polls without watched sessions: feeds need to know whether the store answers.
         for start in range(0, max(len(watched), 1), HEADS):
             polled = watched[start : start + HEADS]
             number = self._feeds.transactions.begin_read()

@@ -1,8 +1,8 @@
-"""Transactions that committed after others with later ids, as far as reads can tell.
+"""Finds transactions that may have committed after others with higher ids.
 
-What an asynchronous failover loses is the end of the order of commits; a feed has the order of ids. The last commit
-before a cursor is that of a transaction among the last by id, or of one that was under way for long. Of the latter, the
-one that ended last is among those that were seen under way most recently.
+An asynchronous failover loses the last commits in commit order, but a feed is ordered by transaction id. The last
+commit before a cursor belongs to one of the transactions with the highest ids, or to one that ran for long. Among the
+latter, the one that committed last is one of those that reads saw running most recently.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,29 +11,32 @@ from typing import Final
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace
 
 LATE_COMMITS: Final = 4
-"""Transactions that a cursor names besides its anchors."""
+"""Most transactions that a cursor names besides its anchors."""
 
 _TRANSACTIONS_KEPT: Final = 32_768
 
 
 class RunningTransactions:
-    """Which transactions reads have seen under way, by what number of read last. Of the whole database server, so one
-    for all feeds. Remembers the most recent ones; an id that is used again may give a sighting too many."""
+    """The transactions that reads have seen running, each with the number of the last such read.
+
+    Covers the whole database server, so all feeds share one instance. Bounded: keeps the most recent ones. A reused
+    transaction id may make a transaction look as if it had been seen.
+    """
 
     __slots__ = ("_last", "_reads")
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}
-        """In ascending order, but for reads that came late."""
+        """Transaction -> number of the read, ascending except for reads that finished late."""
         self._reads = 0
 
     def begin_read(self) -> int:
-        """The number of a read that begins now."""
+        """Returns the number of a read that begins now."""
         self._reads += 1
         return self._reads
 
     def note_running(self, number: int, running: Iterable[int]) -> None:
-        """That read has seen these under way."""
+        """Notes that the read of that number has seen these transactions running."""
         last = self._last
         for writer in running:
             if number > last.get(writer, 0):
@@ -43,18 +46,18 @@ class RunningTransactions:
             del last[next(iter(last))]
 
     def last_seen(self, writer: int) -> int:
-        """The last read that has seen it under way; 0: none."""
+        """Number of the last read that has seen the transaction running; 0: none."""
         return self._last.get(writer, 0)
 
 
 def late_commits_after(
     before: Sequence[tuple[FeedPlace, str]], entries: Sequence[FeedEntry], transactions: RunningTransactions
 ) -> tuple[tuple[FeedPlace, str], ...]:
-    """The late_commits of a cursor that had those of `before` and has passed the entries: those seen most recently. Of
-    those seen by the same read the ones with the lowest ids, as the anchors are those with the highest."""
+    """The late_commits of a cursor that had `before` and has moved past the entries: the transactions seen running most
+    recently. Of those seen by the same read it keeps the lowest ids, since the anchors are those with the highest."""
     found: dict[int, tuple[int, FeedPlace, str]] = {}
     for place, event_id in before:
-        # The place tells the writer but for events filed higher than it, which are then taken for older than they are.
+        # The place gives the writer, except for events whose commit_xid was raised; these then rank as older.
         writer = place.commit_xid % XIDS
         found[writer] = (transactions.last_seen(writer), place, event_id)
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Those who listen to a bus."""
+"""The registered listeners of a bus."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ from sessiond_server.events.bus import Deltas, Hint, Listener
 
 
 class Listeners:
-    """A Listener that passes everything on to others, in the order in which they came."""
+    """A Listener that forwards every call to the registered listeners, in order of registration."""
 
     def __init__(self) -> None:
         self._all: dict[object, Listener] = {}

@@ -1,4 +1,4 @@
-"""A server that comes and goes: when to try again, and what the log says of it, once for each outage."""
+"""Reconnects to a server: the backoff between attempts, and one log line for the start and end of each outage."""
 
 import asyncio
 import logging
@@ -8,18 +8,18 @@ from typing import Final
 _log = logging.getLogger("sessiond.bus")
 
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two attempts to reach a server that is away, at most; half of it is left to chance."""
+"""Longest backoff in seconds between attempts to reach a server; half of it is jitter."""
 STEADY: Final = 5.0
-"""Seconds that a connection must have held for the next attempt to be made at once, and for the log to say so."""
+"""Seconds after which a connection counts as stable: the backoff is reset, and the log says that the outage is over."""
 
 
 class Outage:
-    """Belongs to one task that tries, uses, fails, pauses, and tries again."""
+    """The reconnect state of one task, which connects, uses the connection, fails, waits, and connects again."""
 
     def __init__(self, server: str, random: Random) -> None:
         """`server` names it in the log."""
         self.failures = 0
-        """Attempts in a row that led to nothing steady."""
+        """Consecutive attempts without a stable connection."""
         self._server = server
         self._random = random
         self._logged = False
@@ -31,15 +31,15 @@ class Outage:
         self._began = self._loop.time()
 
     def note_alive(self) -> None:
-        """The connection holds; to be called every so often."""
+        """Notes that the connection works. To be called regularly while it is in use."""
         if self._logged and self._steady():
             self._logged = False
             _log.info("hints go through %s again", self._server)
 
     async def failed(self, why: str) -> None:
-        """The attempt, or the connection that it made, has ended; returns when it is time for the next one.
+        """Notes that the attempt, or the connection that it made, has failed. Returns after the backoff.
 
-        `why` must not tell what was in any payload.
+        `why` is logged and must not contain any payload.
         """
         if not self._logged:
             self._logged = True

@@ -1,4 +1,4 @@
-"""What waits to be published: bounded, and merged while it waits."""
+"""Queues of hints and deltas that wait to be published. They are bounded, and hints are merged while they wait."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.payloads import EVERYTHING, deltas_record, hint_line
 
 MOST_HINTS: Final = 16_384
-"""Sessions that wait; with one more, all of them become one word for "everything"."""
+"""Most sessions with queued hints. With one more, all hints are replaced by one that means every session."""
 MOST_DELTA_BYTES: Final = 1024 * 1024
-"""Of deltas that wait; the oldest are dropped for newer ones."""
+"""Most bytes of queued deltas. The oldest are dropped for newer ones."""
 DELTA_OVERHEAD: Final = 64
-"""Bytes that a delta takes beside its own."""
+"""Bytes that a queued delta counts besides its own."""
 
 
 class Hints:
-    """The highest `seq` rung for of each session, in the order in which the sessions came."""
+    """The queued hints: the highest `seq` of each session, in order of arrival of the sessions."""
 
     def __init__(self, most: int = MOST_HINTS) -> None:
         self._most = most
@@ -61,7 +61,7 @@ class Hints:
         return b"\n".join(lines)
 
     def clear(self) -> int:
-        """Forgets everything; how many that was."""
+        """Drops all hints and returns how many there were."""
         count = len(self._waiting) + self._everything
         self._waiting = {}
         self._everything = False
@@ -69,13 +69,13 @@ class Hints:
 
 
 class DeltaQueue:
-    """Deltas of many sessions, in order for each."""
+    """The queued deltas of many sessions, in order."""
 
     def __init__(self, most_bytes: int = MOST_DELTA_BYTES) -> None:
         self.size = 0
-        """Bytes that wait, the overhead included."""
+        """Queued bytes, including the overhead."""
         self.dropped = 0
-        """Deltas that gave way to newer ones, or were forgotten."""
+        """Number of deltas that were dropped for newer ones or by `clear`."""
         self._most_bytes = most_bytes
         self._waiting: deque[tuple[Key, bytes]] = deque()
 

@@ -1,6 +1,7 @@
-"""What travels on a bus: hints as lines of text, which NOTIFY can carry too, and deltas as bytes behind such a line.
+"""Encodes and decodes the payloads of a bus: hints as lines of text, which NOTIFY can carry too, and deltas as bytes
+behind such a line.
 
-The parts of a key have neither blanks nor line ends (rpc/sessions/checks.py, auth.py); that is all the format needs.
+The format relies on keys without blanks and line ends (rpc/sessions/checks.py and auth.py check that).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Deltas, Hint
 
 EVERYTHING: Final = b"*"
-"""In place of hints: more than could be said."""
+"""Payload in place of hints: any session may have new events."""
 
 
 def hint_line(key: Key, seq: int) -> bytes:
@@ -18,7 +19,7 @@ def hint_line(key: Key, seq: int) -> bytes:
 
 
 def hints_in(payload: bytes) -> Sequence[Hint] | None:
-    """The hints of lines joined by line ends; None: everything may have changed, or another version says so."""
+    """The hints of a payload; None if any session may have new events, or if the payload is of an unknown version."""
     try:
         parts = [line.split(" ") for line in payload.decode().split("\n")]
         return [Hint((tenant_id, session_id), int(seq)) for tenant_id, session_id, seq in parts]
@@ -32,7 +33,7 @@ def deltas_record(deltas: Deltas) -> bytes:
 
 
 def deltas_in(payload: bytes) -> Iterable[Deltas]:
-    """The deltas of records put one behind the other. What another version may have sent is left out."""
+    """The deltas of the records in a payload. Stops at a record of an unknown version."""
     place = 0
     while (end := payload.find(b"\n", place)) >= 0:
         try:

@@ -1,4 +1,4 @@
-"""Reads of the store for streams: a few at a time, and each once for all who want the same."""
+"""Limits concurrent reads of the store for streams, and shares one read among all streams that need it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
@@ -17,13 +17,13 @@ _BEYOND_ANY: Final = 2**62
 
 
 class Reads:
-    """Turns to read. At most `most` reads are under way; who waits for a turn is bounded by the number of streams."""
+    """A limit of `most` concurrent reads. Others queue; the number of streams bounds how many."""
 
     def __init__(self, most: int) -> None:
         self._turns = asyncio.Semaphore(most)
 
     async def run(self, read: Callable[[], Awaitable[V]]) -> V:
-        """What `read` answers, or raises, when its turn has come."""
+        """Calls `read` once a slot is free. Returns or raises what `read` does."""
         async with self._turns:
             if failpoints.armed:
                 await failpoints.reach("before_read")
@@ -40,14 +40,15 @@ async def prove_owner(logs: LogReads, key: Key, user_id: str) -> None:
 
 
 class Shared(Generic[K, V]):
-    """Work that many wait for, done once for each key at a time. Whoever comes while it is under way joins it."""
+    """Runs work once for each key at a time. Callers that ask for a key in flight share its task."""
 
     def __init__(self, work: Callable[[K], Coroutine[Any, Any, V]]) -> None:
         self._work = work
         self._tasks: dict[K, asyncio.Task[V]] = {}
 
     def start(self, key: K) -> "asyncio.Task[V]":
-        """The work for this key, under way. It goes on when those who wait for it are cancelled: await it shielded."""
+        """Returns the task of this key, started if there is none. It must outlive cancelled callers: await it
+        shielded."""
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.get_running_loop().create_task(self._work(key))
@@ -58,7 +59,7 @@ class Shared(Generic[K, V]):
         return key in self._tasks
 
     async def close(self) -> None:
-        """Cancels all of it."""
+        """Cancels all tasks and waits until they have ended."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -67,5 +68,5 @@ class Shared(Generic[K, V]):
     def _ended(self, key: K, task: "asyncio.Task[V]") -> None:
         del self._tasks[key]
         if not task.cancelled():
-            # Whoever waits has it; nobody may wait any more.
+            # Callers get the exception from the task. Marks it as retrieved, in case no caller is left.
             task.exception()

@@ -1,31 +1,31 @@
-"""The memory that all rings of a process may have together."""
+"""Bounds the total memory of all rings of a process."""
 
 from typing import Protocol
 
 
 class Ring(Protocol):
-    """Events kept for streams that are a little behind."""
+    """Recent events kept in memory for streams that are a little behind."""
 
     size: int
     """Bytes."""
 
     def evict(self) -> None:
-        """Lets go of what can be read from the store again."""
+        """Drops all events that can be read from the store again."""
         ...
 
 
 class Rings:
-    """Keeps the sum of their sizes below `most` bytes: the ring that has grown least recently is emptied first.
+    """Keeps the total size of all rings below `most` bytes: the ring that has grown least recently is emptied first.
 
-    A ring that is emptied costs its slower streams a read each; nobody loses anything.
+    After that, each slower stream of the ring needs one read of the store; no stream loses events.
     """
 
     def __init__(self, most: int) -> None:
         self.held = 0
-        """Bytes of all rings."""
+        """Total bytes of all rings."""
         self._most = most
         self._sizes: dict[Ring, int] = {}
-        """Those that hold something, the one that grew least recently first."""
+        """Sizes of the rings that are not empty, the one that grew least recently first."""
 
     def changed(self, ring: Ring) -> None:
         """To be called whenever a ring may have grown or shrunk."""
@@ -38,5 +38,5 @@ class Rings:
             self.held -= self._sizes.pop(oldest)
 
     def removed(self, ring: Ring) -> None:
-        """The ring is no longer used."""
+        """Stops counting a ring that is no longer used."""
         self.held -= self._sizes.pop(ring, 0)

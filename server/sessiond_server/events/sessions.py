@@ -34,11 +34,11 @@ _log = logging.getLogger("sessiond.events")
 
 _STRONG: Final = Freshness(strong=True)
 _PRIMED: Final = 32
-"""Events before a new watcher of deltas whose messages' deltas are over."""
+"""Number of events before the cursor of a new stream whose late deltas are dropped."""
 
 
 class Sessions:
-    """The streams of all watched sessions. Belongs to the hub, which tells it of commits, hints and ends of logs."""
+    """The streams of all watched sessions. Belongs to the hub, which notifies it of commits, hints and log heads."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Sessions:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
         self.incarnation = ""
-        """Of the database, as the last poll has seen it. What was read or committed while it was another is not taken
-        in when it arrives; what was taken in before is proved again."""
+        """Incarnation of the database that the last poll saw. Events that were read or committed under another
+        incarnation are refused; events that a channel has already are proved again."""
         self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
-        """Called when it becomes known that the event of that session at `seq` was rewritten."""
+        """Called when a read shows that the event of that session at `seq` was redacted."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -65,20 +65,20 @@ class Sessions:
         self._pages: Shared[tuple[Key, Cursor], LogRead | None] = Shared(self._read)
 
     def __len__(self) -> int:
-        """Watched sessions."""
+        """Number of watched sessions."""
         return len(self._channels)
 
     async def open(
         self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
     ) -> tuple[SessionWatcher, SessionSnapshot | None]:
-        """As Hub.watch_session; to be ended with `close`."""
+        """As Hub.watch_session. The caller must end the stream with `close`."""
         key = (scope.tenant_id, session_id)
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = WatchedSession(key, self.limits, self._numbered())
             channel.on_redacted = self.on_redacted
         stream = SessionWatcher(self, channel, scope.user_id, self.clock(), self.limits.bookmark)
-        # Before the first read: from here on nothing is missed.
+        # Registered before the first read, so that no commit after the read is missed.
         channel.streams[stream] = None
         try:
             if deltas:
@@ -113,12 +113,12 @@ class Sessions:
                 stream.fail(failure)
 
     def clear_proofs(self) -> None:
-        """The store cannot be asked: until it can, nothing proves that nothing happened."""
+        """Drops all proofs, because the store is unavailable. No stream gets a bookmark until a read succeeds again."""
         for channel in self._channels.values():
             channel.proof = None
 
     async def end(self) -> None:
-        """Cancels what is under way."""
+        """Cancels all reads and waits until they have ended."""
         await self._pages.close()
 
     def transaction_start(self) -> TransactionStart:
@@ -145,21 +145,21 @@ class Sessions:
             self.schedule_read(channels[key])
 
     def on_hint(self, key: Key, seq: int) -> None:
-        """Somebody says that the session's log has reached `seq`."""
+        """A hint says that the session's log has reached `seq`."""
         channel = self._channels.get(key)
         if channel is not None:
             channel.note_hint(seq)
             self.schedule_read(channel)
 
     def redacted(self, key: Key, seq: int) -> None:
-        """Somebody has read that the event was redacted."""
+        """A read of the feed has shown that the event was redacted."""
         channel = self._channels.get(key)
         if channel is not None:
             channel.redact(seq)
             self._rings.changed(channel)
 
     def on_deltas(self, key: Key, data: Sequence[bytes]) -> None:
-        """Deltas of the session passed by."""
+        """Deltas of the session were published."""
         channel = self._channels.get(key)
         if channel is not None and channel.lane is not None and channel.lane.add(data):
             for stream in channel.streams:
@@ -167,11 +167,11 @@ class Sessions:
                     stream.wake()
 
     def watched(self) -> list[tuple[Key, Cursor]]:
-        """Every watched session with the tip that the end of its log is to be compared with."""
+        """Every watched session with its tip, to compare with the end of its log."""
         return [(key, channel.tip) for key, channel in self._channels.items() if channel.tip is not None]
 
     def note_heads(self, polled: Sequence[tuple[Key, Cursor]], heads: LogHeads) -> None:
-        """The ends of the logs, read after `watched` answered with `polled`."""
+        """Applies the ends of the logs, which were read after `watched` returned `polled`."""
         now = self.clock()
         self.incarnation = heads.incarnation
         for (key, tip), head in zip(polled, heads.heads, strict=True):
@@ -199,19 +199,20 @@ class Sessions:
             task.add_done_callback(partial(self._tip_read, channel))
 
     async def page(self, stream: SessionWatcher) -> LogRead | None:
-        """What lies behind the stream's cursor, from the store; None: look again, something has changed.
+        """Reads the events after the stream's cursor from the store. None: something has changed, so look at the ring
+        again.
 
         Raises what `check` raises; SessionNotFound.
         """
         channel = stream.channel
         task = self._pages.start((channel.key, stream.cursor))
-        # Not `shield`: when the hub closes, the task's cancellation is not the stream's.
+        # Not `shield`: when the hub closes, cancelling the task must not cancel the stream.
         await asyncio.wait({task})
         if task.cancelled():
             return None
         error = task.exception()
         if isinstance(error, StoreUnavailable):
-            # Until the hub gives up on the store, or it answers again.
+            # Waits until the store answers again, or until the hub ends the stream.
             await stream.wait(channel.waiting, self.limits.poll)
             return None
         page = task.result()
@@ -220,7 +221,7 @@ class Sessions:
         return page
 
     async def _start(self, stream: SessionWatcher, scope: Scope, content: bool) -> SessionSnapshot:
-        """From the session as it is."""
+        """Starts a stream at a snapshot of the session."""
         key = stream.channel.key
         while True:
             incarnation = self.incarnation
@@ -238,14 +239,14 @@ class Sessions:
         return snapshot
 
     async def _event_id(self, key: Key, seq: int) -> str:
-        """For sessions from before the field was there."""
+        """Reads the id of the last event, for sessions that are older than the field `last_event_id`."""
         page = await self._reads.run(lambda: self._store.read_log(key, after_seq=seq, limit=1))
         if page.before is None:
             raise SessionNotFound(key[1])
         return page.before.event_id
 
     async def _resume(self, stream: SessionWatcher, after: Cursor) -> None:
-        """From a cursor of another day, proved by a read."""
+        """Resumes a stream at a cursor that a read proves."""
         key = stream.channel.key
         stream.cursor = after
         while True:
@@ -267,14 +268,14 @@ class Sessions:
         stream.head_seq = stream.channel.head_seq
 
     async def _prime(self, stream: SessionWatcher) -> None:
-        """Deltas that come late, for messages that the stream begins after, are not shown."""
+        """Makes the DeltaLane drop late deltas of messages that were committed before the stream's cursor."""
         channel = stream.channel
         after = max(0, stream.cursor.seq - _PRIMED)
         page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
         _supersede(stream.channel, page.entries)
 
     async def _read(self, what: tuple[Key, Cursor]) -> LogRead | None:
-        """Reads behind a cursor, for all streams that are there; what it brings is the channel's too."""
+        """Reads after a cursor, for all streams at that cursor, and adds the events to the channel."""
         key, cursor = what
         while True:
             page = await self._reads.run(lambda: self._read_once(key, cursor))
@@ -284,7 +285,7 @@ class Sessions:
                 return None
 
     async def _read_once(self, key: Key, cursor: Cursor) -> LogRead | None:
-        """None: what was read is out of date already."""
+        """Reads once. None if the result is out of date already."""
         incarnation, channel = self.incarnation, self._channels.get(key)
         if channel is None:
             return None
@@ -304,7 +305,7 @@ class Sessions:
             return None
         check(key, cursor, page)
         if page.head.deleted and not page.entries and channel.final is None:
-            # The cursor is at the final event, of which nobody here has told the channel: nothing will ever follow.
+            # The cursor is at the final event, which the channel does not have: no event will ever follow.
             raise SessionNotFound(key[1])
         channel.note_redactions(page.entries)
         channel = self._take(channel, cursor, page.entries, incarnation)
@@ -317,7 +318,7 @@ class Sessions:
     def _take(
         self, channel: WatchedSession, before: Cursor, entries: Sequence[LogEntry], incarnation: str
     ) -> WatchedSession:
-        """Gives the channel what was read; it, or its successor when it turns out to have followed a dead history."""
+        """Adds events that were read to the channel. Returns the channel, or its replacement if its history is lost."""
         tip = channel.tip
         fit = channel.append(before, entries)
         if fit is Fit.MISMATCH:
@@ -331,10 +332,10 @@ class Sessions:
         return channel
 
     def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], start: TransactionStart) -> None:
-        """Events that this process has committed, and that need not be read therefore."""
+        """Adds events that this process has committed, which saves a read."""
         first, last, tip = rows[0], rows[-1], channel.tip
         if start.incarnation != self.incarnation or start.channels < channel.number:
-            # Told late: what was committed may be lost since, or redacted when the channel was not there to hear of it.
+            # Announced late: the events may be lost since, or were redacted before the channel was made.
             channel.note_hint(last.seq)
             return
         if channel.follows(first.seq, last.seq):
@@ -360,7 +361,7 @@ class Sessions:
             channel.suspect = True
 
     def _numbered(self) -> TransactionStart:
-        """Of a new channel."""
+        """The number of a new channel."""
         self._made += 1
         return self.transaction_start()
 
@@ -371,7 +372,7 @@ class Sessions:
                 stream.wake()
 
     def _tip_read(self, channel: WatchedSession, task: "asyncio.Task[LogRead | None]") -> None:
-        """A read behind the tip has ended."""
+        """The read after the tip has ended."""
         channel.reading_tip = False
         if task.cancelled() or self._channels.get(channel.key) is not channel:
             return
@@ -381,13 +382,13 @@ class Sessions:
         elif isinstance(error, PositionGone | NotFound):
             self._replace(channel)
         elif isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
-            # The poll comes back to a store that is away. A defect ends the streams, rather than that they wait on.
+            # The poll retries when the store is unavailable. A defect ends the streams, so that they do not wait on.
             _log.error("cannot follow a session", exc_info=error)
             for stream in channel.streams:
                 stream.fail(partial(_same, error))
 
     def _replace(self, dead: WatchedSession) -> WatchedSession:
-        """The history that a channel has followed no longer exists: every stream proves its cursor at a new one."""
+        """Replaces a channel whose history is lost by an empty one, at which every stream must prove its cursor."""
         _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
         channel = WatchedSession(dead.key, self.limits, self._numbered())
         channel.take_over(dead)
@@ -401,13 +402,13 @@ class Sessions:
         return channel
 
     def _is_remembered(self, event_id: str) -> bool:
-        """Whether the event is so young that the store would still know of its session's deletion."""
+        """Whether the event is so young that the store would still have the tombstone of its session."""
         made = ids.time_ms(event_id)
         return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
 
 
 def _supersede(channel: WatchedSession, entries: Sequence[LogEntry]) -> None:
-    """The deltas of these messages are over. Old ones are passed over: there is room for the newest."""
+    """Drops the deltas of these messages. Skips old messages, since the DeltaLane remembers only the newest."""
     lane, tip = channel.lane, channel.tip
     if lane is not None and tip is not None:
         for entry in entries:

@@ -1,11 +1,11 @@
-"""What streams of a session and of a tenant have in common: they wait for the one thing that they follow."""
+"""The common part of session streams and feed streams: waiting, waking and failing."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class Waiting:
-    """How many streams wait for something new. While there is none, nothing needs to be read."""
+    """Number of streams that wait for new events. While it is 0, no read is needed."""
 
     __slots__ = ("count",)
 
@@ -14,7 +14,7 @@ class Waiting:
 
 
 class Stream:
-    """A cursor of one task. Holds no task, no timer and no events: a few hundred bytes while it waits."""
+    """A stream that belongs to one task. It holds no task, timer or events: a few hundred bytes while it waits."""
 
     __slots__ = ("_due", "_failure", "_silence", "_waiter")
 
@@ -33,7 +33,7 @@ class Stream:
             self._silence = seconds
 
     def wake(self) -> None:
-        """There may be something new. Costs nothing when the stream does not wait."""
+        """Wakes the stream because there may be new events. Does nothing if it is not waiting."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -44,12 +44,12 @@ class Stream:
             self.wake()
 
     def fail(self, failure: Callable[[], Exception]) -> None:
-        """`next` raises what `failure` makes, from now on."""
+        """Ends the stream: from now on `next` raises the exception that `failure` returns."""
         self._failure = failure
         self.wake()
 
     async def wait(self, waiting: Waiting, at_most: float | None = None) -> None:
-        """Until `wake`, `at_most` so many seconds. Cancelling it leaves nothing behind."""
+        """Waits until `wake`, or for `at_most` seconds. Safe to cancel."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
         timer = None if at_most is None else loop.call_later(at_most, self.wake)

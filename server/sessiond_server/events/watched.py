@@ -1,4 +1,4 @@
-"""A session with the streams that watch it."""
+"""A watched session and the streams that watch it."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class TransactionStart(NamedTuple):
-    """When a transaction began, as far as the channels must know."""
+    """The hub's state when a transaction began. It shows whether a channel may take the transaction's events."""
 
     incarnation: str
-    """Of the database, as the hub had seen it."""
+    """Incarnation of the database that the last poll had seen."""
     channels: int
-    """Channels that had ever been made."""
+    """Number of channels that had been made until then."""
 
 
 class WatchedSession(Channel):
@@ -32,16 +32,16 @@ class WatchedSession(Channel):
         super().__init__(key, limits, start.incarnation)
         self.number = start.channels
         self.streams: dict[SessionWatcher, None] = {}
-        """In the order in which they came."""
+        """In order of arrival."""
         self.waiting = Waiting()
         self.reading_tip = False
-        """A read behind the tip is under way."""
+        """Whether a read after the tip is in flight."""
         self.lane: DeltaLane | None = None
-        """While somebody wants deltas."""
+        """The session's deltas; None while no stream has requested any."""
 
 
 class LogRead:
-    """What a read behind one cursor has brought."""
+    """The result of a read of a session's log after one cursor."""
 
     __slots__ = ("end", "redactions", "run", "user_id")
 
@@ -50,7 +50,7 @@ class LogRead:
         self.end = end
         self.user_id = user_id
         self.redactions = redactions
-        """Of the channel, when the page was good."""
+        """The channel's `redaction_count` when the read was checked."""
 
 
 class SessionWatcher(Stream):
@@ -67,7 +67,7 @@ class SessionWatcher(Stream):
         self.user_id = user_id
         self._bookmarked = 0
         self.deltas_taken = -1
-        """-1: none are caller_waits."""
+        """Position in the DeltaLane; -1: the stream has not requested deltas."""
 
     async def next(self) -> Batch | CaughtUp | ReceivedDeltas:
         """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
@@ -118,7 +118,8 @@ class SessionWatcher(Stream):
         return passed
 
     def _proof(self) -> int | None:
-        """When a read has shown that nothing follows the cursor, unless a bookmark has said so already."""
+        """Time at which a read proved that no event follows the cursor; None if there is no proof since the last
+        bookmark."""
         proof = self.channel.proof
         if proof is None or proof[0] != self.cursor or proof[1] <= self._bookmarked:
             return None

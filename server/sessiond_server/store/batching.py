@@ -1,13 +1,13 @@
-"""Group commit without I/O: which commands go to the store together, when again, and what each caller hears.
+"""Group commit without I/O: which commands go to the store together, when to retry, and how each caller is answered.
 
-Commands wait in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch under way;
-whatever queued up meanwhile is the next one, at once unless the process is busy with more calls (`linger`). A batch
-that fails in an unforeseen way is halved until the command at fault stands alone. A batch whose outcome is unknown is
-applied again with the same members: request ids make that exact. Either way nothing else of the shard is sent before
-every member has its answer, so no command overtakes an earlier one of its session.
+Commands queue in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch in flight. The
+commands that queue up meanwhile form the next batch, which is sent at once unless the process is busy (`linger`). A
+batch that fails with an unforeseen error is bisected until the faulty command is alone. A batch whose outcome is
+unknown is applied again with the same commands, which the request ids make idempotent. In both cases the shard sends
+nothing else before every command of the batch has its answer, so no command overtakes an earlier one of its session.
 
-Nothing here awaits, sleeps or reads a clock: `batcher.py` drives it on asyncio, the simulation in the tests by a seed.
-Times are seconds of any one monotonic clock.
+Nothing here awaits, sleeps or reads a clock: `batcher.py` runs it on asyncio, and a simulation in the tests runs it
+from a seed. Times are seconds of any one monotonic clock.
 """
 
 from collections import OrderedDict
@@ -23,44 +23,47 @@ from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUna
 
 Waiter = TypeVar("Waiter")
 Answer = Outcome | Exception
-"""What a caller hears: the outcome, or what to raise."""
+"""What a caller gets: the outcome, or the exception to raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much waits, how much goes at once, how long a lost database is waited for. All bounds are inclusive."""
+    """Bounds of queues, batches, retries and lingering. All bounds are inclusive."""
 
     shards: int = 1
-    """Batches under way at most, each on its own connection."""
+    """Number of shards. Each has at most one batch in flight, on its own connection."""
     queue_commands: int = 2048
-    """That wait in one shard; those under way do not count."""
+    """Most queued commands of one shard. Commands in flight do not count."""
     queue_bytes: int = 64 * 1024 * 1024
-    """Request bytes that wait in one shard."""
+    """Most request bytes of the queued commands of one shard."""
     batch_commands: int = 128
+    """Most commands of one batch."""
     batch_bytes: int = 4 * 1024 * 1024
-    """A command that is larger goes alone."""
+    """Most request bytes of one batch. A larger command is sent alone."""
     outage: float = 10.0
-    """Seconds since a shard first lost the database for which its batch is tried again. Once they have passed, and
-    until a batch gets an answer, each batch has one attempt only."""
+    """Seconds for which a batch is retried, from when its shard first lost the database. After that, and until a batch
+    gets an answer, each batch has only one attempt."""
     backoff_first: float = 0.05
-    """Seconds before the second attempt; doubles with each, times 0.5 to 1.0 by chance."""
+    """Seconds before the second attempt. Doubles with each attempt; jitter multiplies it by 0.5 to 1.0."""
     backoff_most: float = 1.0
+    """Longest backoff in seconds."""
     linger_from: int = 8
-    """Commands that must wait before a batch lingers for more. Fewer callers would only wait for each other."""
+    """Fewest queued commands for which a batch lingers. With fewer callers, each would only wait for the others."""
     linger_each: float = 0.0002
-    """Seconds of lingering for each command that waits."""
+    """Seconds of lingering for each queued command."""
     linger_most: float = 0.003
+    """Longest lingering in seconds."""
 
 
 BUSY: Final = 0.7
-"""Part of the time since the last batch was sent that the loop's thread must have worked for the next batch to linger.
-The processor is then what limits throughput, and the fewer batches there are, the less of it each command takes. Below,
-the database limits, and lingering would keep it waiting (docs/decisions/0019-batches-of-a-busy-process.md)."""
+"""CPU share of the loop's thread, since the last batch was sent, from which on the next batch lingers. From there on
+the CPU limits throughput, and fewer, larger batches cost less CPU for each command. Below it the database is the limit,
+and lingering would keep it idle (docs/decisions/0019-batches-of-a-busy-process.md)."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket(Generic[Waiter]):
-    """One command on its way, and who waits for it."""
+    """One submitted command with its caller's waiter."""
 
     command: Command
     waiter: Waiter
@@ -73,22 +76,22 @@ class _Shard(Generic[Waiter]):
     queue: OrderedDict[Ticket[Waiter], None] = field(default_factory=OrderedDict)
     queued_bytes: int = 0
     under_way: list[Ticket[Waiter]] | None = None
-    """Sent, no answer yet."""
+    """The batch in flight: sent and not answered yet."""
     again: list[list[Ticket[Waiter]]] = field(default_factory=list)
-    """Stack of batches to send before anything from the queue: a halved one, or one whose outcome is unknown."""
+    """Stack of batches to send before the queue: halves of a bisected batch, or a batch whose outcome is unknown."""
     sent_at: float = 0.0
     seconds_each: float = 0.001
     """Running mean of a batch's time divided by its commands."""
     lost_at: float | None = None
-    """When the database was first lost without an answer since."""
+    """When the database was first lost since the last answer; None while it answers."""
     attempts: int = 0
     since: float | None = None
     """When the batch that has no answer yet was first sent."""
 
 
 class Batching(Generic[Waiter]):
-    """The state of all shards. Every ticket that `submit` returns is answered exactly once, unless it is withdrawn: by
-    `next_batch`, `expire`, `done`, `failed`, `unknown` or `abandon`."""
+    """The state of all shards. Each ticket that `submit` returns is answered exactly once, by `next_batch`, `expire`,
+    `done`, `failed`, `unknown` or `abandon`, unless it is withdrawn."""
 
     def __init__(self, limits: BatchLimits, chance: Random) -> None:
         self.limits = limits
@@ -99,9 +102,11 @@ class Batching(Generic[Waiter]):
     def submit(
         self, command: Command, waiter: Waiter, deadline: float = inf, now: float | None = None
     ) -> Ticket[Waiter]:
-        """Queues the command. `deadline`: it is not sent later than that. Raises QueueFull; Draining once closed;
-        StoreUnavailable where the database was lost for longer than `outage` by `now`, and a command finds out whether
-        it is back: each of its tries may take seconds, in which another replica may well have answered."""
+        """Queues the command, which is not sent after `deadline`. Raises QueueFull, and Draining once closed.
+
+        Raises StoreUnavailable if at `now` the database has been lost for longer than `outage` and a command is probing
+        it: each attempt may take seconds, in which another replica could answer.
+        """
         if self.closed:
             raise Draining
         tenant_id, session_id = command.key
@@ -110,7 +115,7 @@ class Batching(Generic[Waiter]):
         if self._out(shard, now) and (shard.under_way is not None or shard.queue):
             raise StoreUnavailable
         queued_bytes = shard.queued_bytes + command.size
-        # A command alone is taken whatever its size: the wire has bounded it.
+        # An empty queue accepts a command of any size: the gRPC layer has bounded it.
         if len(shard.queue) >= self.limits.queue_commands or (shard.queue and queued_bytes > self.limits.queue_bytes):
             raise QueueFull(self._retry_after(shard))
         ticket = Ticket(command, waiter, deadline, number)
@@ -119,7 +124,7 @@ class Batching(Generic[Waiter]):
         return ticket
 
     def withdraw(self, ticket: Ticket[Waiter]) -> bool:
-        """Takes a command back. False when it is too late: it was sent, or answered."""
+        """Removes a command from the queue. False if it was sent or answered already."""
         shard = self._shards[ticket.shard]
         if ticket not in shard.queue:
             return False
@@ -128,15 +133,15 @@ class Batching(Generic[Waiter]):
         return True
 
     def expire(self, now: float) -> list[tuple[Ticket[Waiter], Answer]]:
-        """Drops the queued commands whose deadline has passed."""
+        """Drops the queued commands whose deadline has passed, and returns their answers."""
         late = [ticket for shard in self._shards for ticket in shard.queue if ticket.deadline < now]
         for ticket in late:
             self.withdraw(ticket)
         return [(ticket, DeadlinePassed()) for ticket in late]
 
     def linger(self, number: int, busy: float) -> float:
-        """Seconds to wait for more commands before `next_batch`; 0: none. `busy`: part of the time since the last batch
-        was sent, 0 to 1, that the process worked."""
+        """Seconds to wait for more commands before `next_batch`; 0: send at once. `busy`: CPU share of the loop's
+        thread since the last batch was sent, 0 to 1."""
         shard, limits = self._shards[number], self.limits
         waiting = len(shard.queue)
         if self.closed or shard.again or busy < BUSY or not limits.linger_from <= waiting < limits.batch_commands:
@@ -146,10 +151,10 @@ class Batching(Generic[Waiter]):
     def next_batch(
         self, number: int, now: float
     ) -> tuple[Sequence[Ticket[Waiter]], Sequence[tuple[Ticket[Waiter], Answer]]]:
-        """(the batch to send now, the answers of those that are too late to be sent).
+        """Returns (the batch to send now, answers of commands whose deadline has passed).
 
-        An empty batch: the shard has nothing to send. Only for a shard with nothing under way; a batch that is not
-        empty is under way until `done`, `failed` or `unknown`.
+        An empty batch means that the shard has nothing to send. Must only be called for a shard with no batch in
+        flight. A batch that is not empty is in flight until `done`, `failed` or `unknown`.
         """
         shard = self._shards[number]
         assert shard.under_way is None
@@ -163,13 +168,14 @@ class Batching(Generic[Waiter]):
         return batch, late
 
     def done(self, number: int, results: Sequence[Result], now: float) -> Iterable[tuple[Ticket[Waiter], Answer]]:
-        """The batch under way is committed."""
+        """The batch in flight was committed. Returns the answers."""
         shard, batch = self._answered(number)
         shard.seconds_each += ((now - shard.sent_at) / len(batch) - shard.seconds_each) / 8
         return zip(batch, results, strict=True)
 
     def failed(self, number: int, error: Exception) -> Sequence[tuple[Ticket[Waiter], Answer]]:
-        """The batch under way is not committed, for a reason that may lie in one command."""
+        """The batch in flight was not committed, perhaps because of one command. Bisects it; returns the answer if it
+        was a single command."""
         shard, batch = self._answered(number)
         if len(batch) == 1:
             return [(batch[0], error)]
@@ -178,9 +184,9 @@ class Batching(Generic[Waiter]):
         return ()
 
     def unknown(self, number: int, now: float) -> tuple[float, Sequence[tuple[Ticket[Waiter], Answer]]]:
-        """The database was lost: whether the batch under way is committed is not known.
+        """The database was lost, and whether the batch in flight was committed is unknown.
 
-        (seconds to wait before the next `next_batch`, answers of those that are given up).
+        Returns (seconds to wait before the next `next_batch`, answers of commands that are not retried any more).
         """
         shard = self._shards[number]
         assert shard.under_way is not None
@@ -204,12 +210,12 @@ class Batching(Generic[Waiter]):
         return now is not None and shard.lost_at is not None and now - shard.lost_at > self.limits.outage
 
     def close(self) -> None:
-        """Refuses commands from now on. Those queued are still sent."""
+        """Refuses commands from now on. Queued ones are still sent."""
         self.closed = True
 
     def abandon(self, number: int | None = None) -> list[tuple[Ticket[Waiter], Answer]]:
-        """Answers everything that is left, of one shard or of all. Once closed: Draining where the command was never
-        sent. Else StoreUnavailable."""
+        """Answers all remaining commands, of one shard or of all, with StoreUnavailable. Once closed, commands that
+        were never sent get Draining instead."""
         answers: list[tuple[Ticket[Waiter], Answer]] = []
         for shard in self._shards if number is None else [self._shards[number]]:
             if shard.under_way is not None:
@@ -231,7 +237,7 @@ class Batching(Generic[Waiter]):
         return max((now - shard.since for shard in self._shards if shard.since is not None), default=0.0)
 
     def queued(self) -> tuple[int, int]:
-        """(commands, request bytes) that wait in all shards."""
+        """(number, request bytes) of the queued commands of all shards."""
         return sum(len(shard.queue) for shard in self._shards), sum(shard.queued_bytes for shard in self._shards)
 
     def _take(
