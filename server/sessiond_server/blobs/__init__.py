@@ -1,1 +1,1 @@
-"""Bytes of attachments: where they are kept, and how they come and go."""
+"""The bytes of attachments: storages, uploads, downloads, and the reaper."""

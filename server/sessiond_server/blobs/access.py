@@ -1,4 +1,4 @@
-"""Attachments, as the wire needs them."""
+"""Bundles what the gRPC layer needs for attachments."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from sessiond_server.store.attachments import AttachmentStore
 
 @dataclass(frozen=True, slots=True)
 class AttachmentAccess:
-    """What is known of attachments, and the two ways of their bytes."""
+    """The store of attachments, and the uploads and downloads of their bytes."""
 
     store: AttachmentStore
     uploads: Uploads

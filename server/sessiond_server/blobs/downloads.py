@@ -1,4 +1,4 @@
-"""How the bytes of an attachment go out."""
+"""Reads the bytes of an attachment for a download."""
 
 import asyncio
 import logging
@@ -23,10 +23,10 @@ class Downloads:
     async def read(
         self, scope: Scope, session_id: str, attachment_id: str, file: StoredFile, start: int, end: int
     ) -> AsyncIterator[Buffer]:
-        """The bytes of the file from `start` up to before `end`, 1 to READ_BYTES at a time.
+        """The bytes of the file from `start` to `end` (exclusive), 1 to READ_BYTES at a time.
 
-        Raises AttachmentNotFound when the attachment was deleted meanwhile, AttachmentLost when it is there and its
-        bytes are not, StorageUnavailable.
+        Raises AttachmentNotFound if the attachment was deleted meanwhile, AttachmentLost if it exists and its bytes are
+        missing, StorageUnavailable.
         """
         try:
             async with aclosing(_ahead(self._parts(file, start, end))) as parts:
@@ -48,7 +48,7 @@ class Downloads:
 
 
 async def _ahead(parts: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, None]:
-    """The parts, each read while the one before is on its way out."""
+    """Prefetches the parts: each is read while the one before is sent."""
     loop = asyncio.get_running_loop()
     following = loop.create_task(_next(parts))
     try:

@@ -43,7 +43,7 @@ class FolderBlobs:
         await self._in_thread(partial(_write, self._path(piece), offset, data))
 
     async def commit(self, piece: Piece) -> None:
-        """The system writes files when it likes, unless it is told to."""
+        """Flushes the file and its directories to the disk (fsync)."""
         await self._in_thread(partial(_sync, self._path(piece), self._root))
 
     async def length(self, piece: Piece) -> int:
@@ -114,7 +114,7 @@ def _write(path: Path, offset: int, data: Sequence[Buffer]) -> None:
 
 
 def _read_cached(handle: int, start: int, count: int) -> Buffer:
-    """What the system has in memory of these bytes, without waiting for a disk; none where it cannot tell."""
+    """The bytes that the page cache has, read without waiting for the disk; b"" if unknown."""
     if not _NOWAIT:
         return b""
     buffer = bytearray(count)
@@ -152,7 +152,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _names_within(folder: Path) -> list[str]:
-    """None of what is no folder, or has vanished since it was listed."""
+    """The names in a folder; none if it is not a folder or has vanished since it was listed."""
     try:
         return _names(folder)
     except (FileNotFoundError, NotADirectoryError):

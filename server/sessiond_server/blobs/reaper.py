@@ -1,6 +1,6 @@
-"""The periodic work on attachments: what nobody wants any more goes, rows first found, then bytes, then rows.
+"""Removes the bytes of attachments and uploads that are no longer needed: marks rows, removes bytes, removes rows.
 
-Safe on any number of replicas at once, and to end at any moment: whatever was not done is found again.
+Safe on any number of replicas at once, and safe to end at any moment: the next run finds what was not done.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from sessiond_server.store.attachments import AttachmentStore
 _log = logging.getLogger("sessiond.reaper")
 
 BATCH: Final = 100
-"""Most uploads, blobs or pieces that are looked at in one transaction."""
+"""Most uploads, blobs or pieces that one transaction handles."""
 ORPHAN_INTERVAL: Final = 24 * 3600.0
 """Seconds between two searches for bytes that nobody knows, each of which lists the whole storage. The first one comes
 as late: whoever has begun with an older backup by mistake has so long to notice."""
@@ -24,7 +24,7 @@ ORPHAN_RETRY_INTERVAL: Final = 3600.0
 
 
 async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
-    """Works until nothing is due; how many pieces were removed. Cancelling loses nothing."""
+    """Removes everything that is due and returns the number of removed pieces. Cancelling loses nothing."""
     while await store.abandon_uploads(BATCH) == BATCH:
         continue
     while await store.release_blobs(BATCH):

@@ -1,4 +1,4 @@
-"""How the bytes of an upload come in: checked while they stream, stored by segments, resumable at any moment."""
+"""Receives the bytes of uploads: checks them while they stream, stores them in segments, and resumes at any byte."""
 
 import asyncio
 import hashlib
@@ -51,7 +51,7 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True)
 class UploadState:
-    """Where an upload is."""
+    """The progress of an upload."""
 
     attachment: Attachment
     """As declared, or as it is."""
@@ -151,7 +151,7 @@ class Uploads:
             return None
 
     async def _committed(self, upload: Upload) -> int:
-        """How many of the upload's first bytes are safe."""
+        """How many of the upload's first bytes are stored durably."""
         declared = Attachment.FromString(upload.declared)
         return min(upload.start + await self._blobs.length(upload.piece), declared.size_bytes)
 
@@ -178,7 +178,7 @@ class Uploads:
         raise UploadSuperseded(session_id, attachment_id)
 
     async def _extents(self, upload: Upload, offset: int) -> Sequence[Extent]:
-        """What makes the first `offset` bytes. Raises UploadOffsetMismatch where there are not as many."""
+        """The extents of the first `offset` bytes. Raises UploadOffsetMismatch if fewer bytes are stored."""
         committed = await self._committed(upload)
         if offset > committed:
             raise UploadOffsetMismatch(upload.key[1], upload.attachment_id, committed, offset)
@@ -288,11 +288,11 @@ class _Writing:
         return not self._storing.cancelled() and self._storing.exception() is None
 
     def drop(self) -> None:
-        """Forgets what has arrived and is not on its way to the storage."""
+        """Drops received bytes that are not being stored."""
         self._waiting, self._waiting_bytes = [], 0
 
     async def keep(self) -> None:
-        """Stores what has arrived, for whoever resumes the upload, as far as it can."""
+        """Stores the received bytes as far as possible, for a call that resumes the upload."""
         try:
             if self._waiting and await self.settled():
                 await self._store_waiting()

@@ -1,1 +1,1 @@
-"""In-memory twins of the store, the cache, the bus and the blob store."""
+"""In-memory implementations of the store, the cache, the bus and the blob store."""

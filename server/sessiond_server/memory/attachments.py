@@ -1,4 +1,4 @@
-"""Attachments in this process: the memory store's AttachmentStore (see attachments.py), its part of the writes."""
+"""The memory store's attachments: an AttachmentStore (see store/attachments.py), and its part of the writes."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from sessiond_server.store.attachments import AttachmentsPage, StoredFile
 
 _US: Final = timedelta(microseconds=1)
 WRITERS_GRACE_US: Final = timedelta(seconds=60) // _US
-"""How long the bytes of a piece stay whose writer may not have noticed yet that nobody wants it."""
+"""Grace period before a dropped piece is removed whose writer may not know yet that it was superseded."""
 
 
 @dataclass(slots=True)
 class _Files:
-    """Of one session."""
+    """The attachments and uploads of one session."""
 
     attachments: dict[str, AttachmentRow] = field(default_factory=dict)
-    """In the order of seq."""
+    """By attachment id, ascending by seq."""
     uploads: dict[str, Upload] = field(default_factory=dict)
 
 
@@ -36,7 +36,7 @@ class _Blob:
 
 
 class MemoryAttachments:
-    """Belongs to a MemoryStore. As there, nothing awaits between reading and writing."""
+    """The attachments of a MemoryStore. As there, nothing awaits between reading and writing."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class MemoryAttachments:
         self._blob_of: dict[Content, str] = {}
         self._released: list[tuple[str, str]] = []
         self._pieces: dict[Piece, int | None] = {}
-        """With the time from which on their bytes are to go; None: in use."""
+        """Piece -> time from which on its bytes may be removed; None while the piece is in use."""
 
     async def get_attachment(self, scope: Scope, session_id: str, attachment_id: str) -> bytes:
         return self._attachment(scope, session_id, attachment_id).body
@@ -175,7 +175,7 @@ class MemoryAttachments:
         return [piece for piece in pieces if piece not in self._pieces]
 
     def look_up(self, needs: Needs, known: Known) -> None:
-        """What the rules ask for, added to `known`."""
+        """Adds the rows that the rules need to `known`."""
         for key, attachment_id in needs.attachments:
             if (row := self._of(key).attachments.get(attachment_id)) is not None:
                 known.attachments[(key, attachment_id)] = row

@@ -1,4 +1,4 @@
-"""Blobs in this process, and nothing longer than that: for tests and `--store memory`."""
+"""Blobs in the memory of this process, for tests and `--store memory`."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -18,7 +18,7 @@ class MemoryBlobs:
         self._segments.setdefault(piece, []).append(b"".join(data))
 
     async def commit(self, piece: Piece) -> None:
-        """Nothing here survives anything."""
+        """Does nothing: the bytes do not survive the process."""
 
     async def length(self, piece: Piece) -> int:
         return sum(map(len, self._segments.get(piece, ())))

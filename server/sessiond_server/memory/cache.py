@@ -1,4 +1,4 @@
-"""A cache in this process: what Redis does, without one. For tests; it passes the same suite.
+"""A cache in the memory of this process, for tests. It passes the same suite as the Redis cache.
 
 A `MemoryServer` stands for the server, each `MemoryCache` for one process's connection to it.
 """
@@ -21,19 +21,19 @@ from sessiond_server.store.cached.contract import (
 )
 
 Entry = tuple[float, Copy | int]
-"""(when it vanishes, a copy or the version below which nothing may come)."""
+"""(expiry, a copy or the version below which no copy is taken)."""
 
 Content = tuple[float, int, bytes]
-"""(when it vanishes, content_version, content)."""
+"""(expiry, content_version, content)."""
 
 Place = tuple[int, Key]
-"""Number of the epoch, and key."""
+"""(number of the epoch, key)."""
 
 Snapshot = tuple[tuple[int, int] | None, dict[Place, Entry], dict[Place, Content]]
 
 
 class MemoryServer:
-    """What all processes share. `time` gives seconds."""
+    """The state that all processes share. `time` returns seconds."""
 
     def __init__(
         self, time: Callable[[], float], limits: CacheLimits | None = None, random: Random | None = None
@@ -41,7 +41,7 @@ class MemoryServer:
         self.limits = limits or CacheLimits()
         self.run_id = 1
         self.epoch: tuple[int, int] | None = None
-        """(run id of the server that began it, number); None: there is none."""
+        """(run id of the server that began the epoch, its number); None without an epoch."""
         self.entries: dict[Place, Entry] = {}
         self.contents: dict[Place, Content] = {}
         self.time = time
@@ -49,20 +49,20 @@ class MemoryServer:
         self._epochs = 0
 
     def greet(self, begin_new: bool) -> int:
-        """The number of the current epoch."""
+        """Returns the number of the current epoch. Begins a new one if asked to, or if the server has restarted."""
         if begin_new or self.epoch is None or self.epoch[0] != self.run_id:
             self._epochs += 1
             self.epoch = (self.run_id, self._epochs)
         return self.epoch[1]
 
     def flush(self) -> None:
-        """Everything is gone, the epoch too."""
+        """Removes everything, including the epoch."""
         self.entries.clear()
         self.contents.clear()
         self.epoch = None
 
     def restart_from(self, snapshot: Snapshot) -> None:
-        """Another server answers, with what was there when the snapshot was made."""
+        """Restarts as another server with the contents of the snapshot."""
         self.run_id += 1
         self.epoch, self.entries, self.contents = snapshot[0], dict(snapshot[1]), dict(snapshot[2])
 
@@ -74,7 +74,7 @@ class MemoryServer:
         return entry[1] if entry is not None and entry[0] > self.time() else None
 
     def put(self, epoch: int, put: Put) -> bool:
-        """False when it came too late."""
+        """Applies the put. False if its copy is older than MAX_AGE."""
         if self.time() > put.as_of.time + MAX_AGE:
             return False
         place, new = (epoch, put.key), put.copy
@@ -171,7 +171,7 @@ class MemoryCache:
         self._epochs += 1
 
     async def became_ready(self) -> None:
-        """Always is."""
+        """Returns at once: this cache is always ready."""
 
     def state(self) -> CacheState:
         return CacheState(True, "", self._epochs, unreadable=0)
@@ -183,11 +183,11 @@ class MemoryCache:
         return True
 
     def _changed(self) -> bool:
-        """Whether another epoch was found than the one before; it is the one used from now on."""
+        """Whether the server has another epoch than before. If so, this process uses it from now on."""
         server = self._server
         if server.epoch == (self._run_id, self._epoch):
             return False
-        # What this process put on another server may be missing on this one.
+        # Changes that this process put on another server may be missing here.
         self._epoch = server.greet(self._run_id != server.run_id)
         self._run_id = server.run_id
         self._epochs += 1

@@ -1,4 +1,4 @@
-"""The memory store's logs as streams read them: the end of each, pages, and each tenant's feed."""
+"""The memory store's reads for streams: ends of logs, pages of logs, and feeds."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
 
 INCARNATION: Final = "memory"
-"""What is lost with the process is lost with its watchers."""
+"""The incarnation is constant: the store and its watchers end with the same process."""
 
 
 class Log(Protocol):
@@ -40,7 +40,7 @@ class Logs:
         """By tenant, ascending."""
 
     def commit(self, writes: Writes) -> None:
-        """Takes notice of what has been applied, as one transaction."""
+        """Notes the writes of one transaction."""
         self._commits += 1
         for (tenant_id, session_id), seq in sorted((event.key, event.seq) for event in writes.events):
             self._feeds.setdefault(tenant_id, []).append(FeedPlace(self._commits, session_id, seq))
@@ -48,7 +48,7 @@ class Logs:
             self.forget(key, final_seq)
 
     def forget(self, key: Key, below: int | None = None) -> None:
-        """Takes notice that the session's events below a seq, or all, are gone."""
+        """Notes that the session's events below a seq, or all of them, were removed."""
         tenant_id, session_id = key
         self._feeds[tenant_id] = [
             place
@@ -136,7 +136,7 @@ def _look_up(log: Log | None, seq: int) -> EventLookup:
 
 
 def _fitting(rows: Iterable[EventRow]) -> int:
-    """How many of the events a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    """How many of the events fit into PAGE_BYTES, but at least one."""
     total = count = 0
     for row in rows:
         total += len(row.head) + len(row.body) + len(row.content or b"")

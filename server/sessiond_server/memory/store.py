@@ -1,7 +1,7 @@
-"""A store that keeps everything in this process, and nothing longer than that: for tests and `--store memory`.
+"""A store in the memory of this process, for tests and `--store memory`.
 
-It keeps bytes and immutable rows, so no caller can reach into it. One event loop may use it; `apply` never awaits
-between reading and writing, which is all the locking there is.
+It holds bytes and immutable rows, so callers cannot change its state. Only one event loop may use it. It needs no
+locks, because `apply` never awaits between reading and writing.
 """
 
 import secrets
@@ -57,12 +57,12 @@ from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCa
 
 @dataclass(slots=True)
 class _Log:
-    """One session: its head, its events by seq, and what is projected from them."""
+    """One session: its head, its events by seq, and their projections."""
 
     head: Head
     update_time_us: int = 0
     check_time_us: int | None = None
-    """When to look whether the session's time, or its live run's lease, is over; perhaps too early."""
+    """When to check whether the session or the lease of its live run has expired; may be too early."""
     delete_time_us: int | None = None
     index: IndexRow | None = None
     events: dict[int, EventRow] = field(default_factory=dict)
@@ -70,13 +70,13 @@ class _Log:
     """Ascending, as messages are appended."""
     seq_of_message: dict[str, int] = field(default_factory=dict)
     requests: dict[str, tuple[RequestRecord, int]] = field(default_factory=dict)
-    """With the time at which each was recorded."""
+    """Request id -> (record, time at which it was recorded)."""
     runs: dict[str, RunRow] = field(default_factory=dict)
     tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
     run_counters: bytes = b""
 
     def content(self, version: int) -> bytes:
-        """Of the event at a seq; 0: of none."""
+        """Content of the event at that seq; b"" for 0."""
         return self.events[version].content or b"" if version else b""
 
     def stored(self, call: ToolCallRow) -> StoredToolCall:
@@ -90,7 +90,7 @@ class _Log:
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Whether the session's time, or its live run's lease, is over."""
+        """Whether the session or the lease of its live run has expired."""
         if self.check_time_us is None or self.check_time_us > now_us:
             return False
         self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
@@ -102,7 +102,7 @@ class _Log:
 
 
 class MemoryStore:
-    """A Store (see contract.py). `clock` gives microseconds since 1970."""
+    """A Store (see store/contract.py). `clock` returns microseconds since 1970 UTC."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class MemoryStore:
         heads = {c.key: log.head for c in commands if (log := self._logs.get(c.key)) is not None}
         known = self._look_up(batch.needs(commands, heads, self._policy))
         decision = batch.decide(commands, heads, known, self._policy, self._new_id)
-        # First: a deletion later in the batch removes the events that tell what was done before.
+        # Before the writes: a deletion later in the batch removes the events that first outcomes are rebuilt from.
         results: list[Result] = [
             self._replayed(command, result) if isinstance(result, Replay) else result
             for command, result in zip(commands, decision.results, strict=True)
@@ -371,7 +371,7 @@ class MemoryStore:
         return self._token_key
 
     async def ping(self) -> None:
-        """Always there."""
+        """Returns at once: this store is always available."""
 
     def _visible(self, scope: Scope, session_id: str) -> _Log | None:
         log = self._logs.get((scope.tenant_id, session_id))
@@ -415,7 +415,7 @@ _ORDERS: dict[int, tuple[Callable[[_Log, IndexRow], int | str], bool]] = {
 
 
 def _fitting(sizes: Iterable[int]) -> int:
-    """How many of the items a page takes: those before the one that would pass PAGE_BYTES, but at least one."""
+    """How many of the items fit into PAGE_BYTES, but at least one."""
     total = count = 0
     for size in sizes:
         total += size

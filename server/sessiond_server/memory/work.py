@@ -1,4 +1,4 @@
-"""The memory store's runs and tool calls as callers read them."""
+"""The memory store's reads of runs and tool calls."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ def pending(logs: Mapping[Key, Log], scope: Scope, user_id: str, after: PendingK
 
 
 def _users(scope: Scope, user_id: str, own: str) -> Sequence[str]:
-    """Whose calls are asked for: both restrictions hold, where they are set."""
+    """The user ids whose calls match: [own], or none if the scope's or the request's user id, where set, differs."""
     asked = {user for user in (scope.user_id, user_id) if user}
     return [own] if asked <= {own} else []
 
@@ -92,7 +92,7 @@ def _with_data(log: Log, row: ToolCallRow) -> bytes:
 
 
 def _fitting(items: Iterable[bytes]) -> list[bytes]:
-    """Those before the one that would pass PAGE_BYTES, but at least one."""
+    """The first items that fit into PAGE_BYTES, but at least one."""
     page: list[bytes] = []
     total = 0
     for item in items:
