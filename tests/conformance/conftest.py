@@ -15,6 +15,7 @@ import pytest
 
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
+from sessiond_server.postgres import transactions
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Cache
@@ -68,8 +69,14 @@ def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
 
 
 @pytest.fixture
-async def open_backend(place: Place) -> AsyncIterator[Open]:
-    """Opens a store with settings such as `rules`, once per test."""
+async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+    """Opens a store with settings such as `policy`, once per test.
+
+    Its transactions wait as long as a busy machine needs: what these tests assert has nothing to do with time.
+    """
+    monkeypatch.setattr(transactions, "LOCK_SECONDS", 60.0)
+    monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", 120.0)
+    monkeypatch.setattr(transactions, "IDLE_SECONDS", 60.0)
     async with AsyncExitStack() as stack:
 
         async def memory(**settings: Any) -> Backend:
