@@ -132,7 +132,7 @@ def create_session(
     if scope.user_id and request.session.user_id not in ("", scope.user_id):
         found.add("session.user_id", "must be the user that the key is bound to")
     if scope.user_id and request.session.session_id:
-        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0021-ids-of-bound-keys.md).
+        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0022-ids-of-bound-keys.md).
         prefix = ids.own_prefix(scope.user_id)
         if not request.session.session_id.startswith(prefix):
             found.add("session.session_id", f"must begin with {prefix} as the key is bound to a user")
