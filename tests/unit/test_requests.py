@@ -34,6 +34,7 @@ from sessiond_server.domain import commands
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.ids import own_prefix
 from sessiond_server.errors import InvalidFields
+from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
@@ -58,10 +59,10 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "DeleteSession": requests.delete_session,
     "BatchDeleteSessions": requests.batch_delete_sessions,
     "GetSessionMetrics": requests.get_session_metrics,
-    "AppendMessages": requests.append_messages,
-    "GetMessage": requests.get_message,
-    "ListMessages": requests.list_messages,
-    "RedactMessage": requests.redact_message,
+    "AppendMessages": message_requests.append_messages,
+    "GetMessage": message_requests.get_message,
+    "ListMessages": message_requests.list_messages,
+    "RedactMessage": message_requests.redact_message,
     "BeginRun": run_requests.begin_run,
     "HeartbeatRun": run_requests.heartbeat_run,
     "FinishRun": run_requests.finish_run,
@@ -301,14 +302,16 @@ def test_page_of_sessions(asked: int, limit: int) -> None:
 
 @pytest.mark.parametrize(("asked", "limit"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000)])
 def test_page_of_messages(asked: int, limit: int) -> None:
-    assert requests.list_messages(changed("ListMessages", page_size=asked)).limit == limit
+    assert message_requests.list_messages(changed("ListMessages", page_size=asked)).limit == limit
 
 
 def test_orders() -> None:
     assert requests.list_sessions(minimal("ListSessions")).order_by == SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
     by_name = changed("ListSessions", order_by=SessionOrder.SESSION_ORDER_NAME_ASC)
     assert requests.list_sessions(by_name).order_by == SessionOrder.SESSION_ORDER_NAME_ASC
-    assert [requests.list_messages(changed("ListMessages", order_by=order)).descending for order in (0, 1, 2)] == [
+    assert [
+        message_requests.list_messages(changed("ListMessages", order_by=order)).descending for order in (0, 1, 2)
+    ] == [
         False,
         False,
         True,
@@ -532,7 +535,7 @@ def test_actions_without_content() -> None:
 
 def test_redact_message() -> None:
     request = changed("RedactMessage", reason="é" * 200)
-    assert requests.redact_message(request) == commands.RedactMessage("m", "é" * 200)
+    assert message_requests.redact_message(request) == commands.RedactMessage("m", "é" * 200)
     assert faults("RedactMessage", changed("RedactMessage", reason="a" * 201)) == ["reason"]
     assert faults("RedactMessage", changed("RedactMessage", reason="\0")) == ["reason"]
 
@@ -557,7 +560,7 @@ def test_append_takes_1_to_256_messages() -> None:
 
 def test_append_passes_the_messages_on() -> None:
     request = changed("AppendMessages", messages=[user("a", "x"), user("b")])
-    assert list(requests.append_messages(request).messages) == [user("a", "x"), user("b")]
+    assert list(message_requests.append_messages(request).messages) == [user("a", "x"), user("b")]
 
 
 def test_append_names_the_message_and_the_field() -> None:

@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sessiond.v1.message_pb2 import FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
 from sessiond_server.domain import validation
+from sessiond_server.domain.messages import validation as message_validation
+from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc.sessions.checks import OUTPUT_ONLY
@@ -22,13 +24,13 @@ DAY = 24 * 3600
 def session_faults(session: Session) -> list[str]:
     """Paths of the violations of a session to be created, without the leading `session.`."""
     found = FieldViolations()
-    validation.new_session(found, "session", session)
+    session_validation.new_session(found, "session", session)
     return [path.removeprefix("session.") for path in paths(found)]
 
 
 def message_faults(message: Message) -> list[str]:
     found = FieldViolations()
-    validation.new_message(found, "m", message, message.ByteSize())
+    message_validation.new_message(found, "m", message, message.ByteSize())
     return [path.removeprefix("m.") for path in paths(found)]
 
 
@@ -150,7 +152,7 @@ def test_output_only_fields_of_a_session_are_ignored() -> None:
 
 
 def test_every_field_of_a_session_has_a_rule_or_is_output_only() -> None:
-    ruled = {*validation.MUTABLE_FIELDS, "session_id", "type", "user_id", "status"}
+    ruled = {*session_validation.MUTABLE_FIELDS, "session_id", "type", "user_id", "status"}
     assert ruled | set(OUTPUT_ONLY) == set(Session.DESCRIPTOR.fields_by_name)
     assert not ruled & set(OUTPUT_ONLY)
 
@@ -264,7 +266,7 @@ def test_a_long_path_is_cut_off() -> None:
 def test_violations_are_bounded() -> None:
     session = Session(labels={f"bad key {n}": "\0" for n in range(60)})
     found = FieldViolations()
-    validation.new_session(found, "session", session)
+    session_validation.new_session(found, "session", session)
     assert found.enough
     with pytest.raises(InvalidFields) as refused:
         found.check()
@@ -280,7 +282,7 @@ def test_what_was_found_is_reported_in_order() -> None:
     [
         lambda found: validation.enum(found, "p", 9, SessionStatus.DESCRIPTOR),
         lambda found: validation.timestamp(found, "p", Timestamp(nanos=-1)),
-        lambda found: validation.life_time(found, "p", Duration()),
+        lambda found: session_validation.life_time(found, "p", Duration()),
     ],
 )
 def test_a_fault_has_the_path_it_was_given(check: Callable[[FieldViolations], object]) -> None:

@@ -20,6 +20,7 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
@@ -233,16 +234,16 @@ def test_the_run_that_writes() -> None:
     request = m.AppendMessagesRequest(session_id="s", messages=[Message(role=Role.ROLE_USER)])
     assert fields.fence_of(request) is None
     request.run.CopyFrom(FENCE)
-    assert faults(requests.append_messages, request) == []
+    assert faults(message_requests.append_messages, request) == []
     assert fields.fence_of(request) == c.Fence("r", 2)
     request.messages[0].run_id = "r"
-    assert faults(requests.append_messages, request) == []
+    assert faults(message_requests.append_messages, request) == []
     request.messages[0].run_id = "another"
-    assert faults(requests.append_messages, request) == ["messages[0].run_id"]
+    assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
     request.ClearField("run")
-    assert faults(requests.append_messages, request) == []
+    assert faults(message_requests.append_messages, request) == []
     request.messages[0].run_id = "a b"
-    assert faults(requests.append_messages, request) == ["messages[0].run_id"]
+    assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
     request.messages[0].ClearField("run_id")
     request.run.SetInParent()
-    assert faults(requests.append_messages, request) == ["run.run_id", "run.fence"]
+    assert faults(message_requests.append_messages, request) == ["run.run_id", "run.fence"]

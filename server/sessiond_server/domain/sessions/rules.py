@@ -22,6 +22,7 @@ from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.merge import merge_patch
 from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, content_of, copy_field, core_of, limits_of
 from sessiond_server.domain.state import State, Step
@@ -147,7 +148,7 @@ def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
         found = validation.FieldViolations()
         for path in paths:
             if "." not in path:
-                validation.mutable_field(found, "session", content, path)
+                session_validation.mutable_field(found, "session", content, path)
         found.check()
     return content
 

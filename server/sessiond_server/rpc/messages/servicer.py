@@ -11,9 +11,9 @@ from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import MessageRedacted, MessagesAppended
 from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
+from sessiond_server.rpc.messages import checks as requests
 from sessiond_server.rpc.messages.pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
-from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 

@@ -17,6 +17,7 @@ from sessiond.v1.run_service_pb2 import (
     RunPolicy,
 )
 from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain.runs import validation as run_validation
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 
@@ -50,9 +51,9 @@ def begin_run(request: BeginRunRequest) -> commands.BeginRun:
     fields.check_write(found, request)
     validation.enum(found, "policy", request.policy, RunPolicy.DESCRIPTOR)
     run = request.run
-    validation.run(found, "run", run)
+    run_validation.run(found, "run", run)
     if run.HasField("lease"):
-        validation.lease(found, "run.lease", run.lease)
+        run_validation.lease(found, "run.lease", run.lease)
     found.check()
     if not run.HasField("lease"):
         run = Run()
@@ -78,7 +79,7 @@ def finish_run(request: FinishRunRequest) -> commands.FinishRun:
         found.add("status", "must be RUN_STATUS_COMPLETED or RUN_STATUS_FAILED")
     error = request.error if request.HasField("error") else None
     if error is not None:
-        validation.failure(found, "error", error)
+        run_validation.failure(found, "error", error)
         if request.status == RunStatus.RUN_STATUS_COMPLETED:
             found.add("error", "only with RUN_STATUS_FAILED")
     usage = request.usage if request.HasField("usage") else None
@@ -131,7 +132,7 @@ def preset_runs(found: FieldViolations, runs: Sequence[Run]) -> None:
         if found.enough:
             break
         path = f"runs[{index}]"
-        validation.run(found, path, run)
+        run_validation.run(found, path, run)
         if run.run_id and (first := seen.setdefault(run.run_id, index)) != index:
             found.add(f"{path}.run_id", f"is that of runs[{first}]")
         if run.status not in _ENDED:
@@ -139,7 +140,7 @@ def preset_runs(found: FieldViolations, runs: Sequence[Run]) -> None:
         if run.HasField("usage"):
             validation.usage(found, f"{path}.usage", run.usage)
         if run.HasField("error"):
-            validation.failure(found, f"{path}.error", run.error)
+            run_validation.failure(found, f"{path}.error", run.error)
         _preset_times(found, path, run)
 
 

@@ -1,4 +1,4 @@
-"""What each RPC accepts: one function for each, named as the RPC.
+"""What each RPC of SessionService accepts: one function for each, named as the RPC.
 
 Each checks the whole request and raises InvalidFields with every violation found (at most InvalidFields.MOST), or
 answers with what the request means: the action of a mutation, the options of a read with its defaults applied, or None
@@ -11,13 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sessiond.v1.message_service_pb2 import (
-    AppendMessagesRequest,
-    GetMessageRequest,
-    ListMessagesRequest,
-    MessageOrder,
-    RedactMessageRequest,
-)
 from sessiond.v1.session_pb2 import (
     AgentMode,
     EndReason,
@@ -46,16 +39,14 @@ from sessiond.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from sessiond_server.domain import commands, ids, text, validation
+from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.runs import checks as run_requests
 
-MESSAGES: Final = 256
-APPEND_BYTES: Final = 3 * validation.MIB
 BATCH: Final = 100
 SESSIONS_PAGE: Final = (20, 100)
-MESSAGES_PAGE: Final = (50, 1000)
 FILTER_LABELS: Final = 16
 FILTER_STATUSES: Final = 4
 FILTER_METADATA_BYTES: Final = 4 * validation.KIB
@@ -105,17 +96,6 @@ class SessionsList:
     strong: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesList:
-    """Which page of messages."""
-
-    descending: bool
-    """Newest first."""
-    limit: int
-    """1 to 1000."""
-    strong: bool
-
-
 def create_session(
     request: CreateSessionRequest, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
 ) -> commands.CreateSession:
@@ -128,7 +108,7 @@ def create_session(
     fields.request_id(found, request)
     if not request.HasField("session"):
         found.add("session", "is required")
-    validation.new_session(found, "session", request.session)
+    session_validation.new_session(found, "session", request.session)
     if scope.user_id and request.session.user_id not in ("", scope.user_id):
         found.add("session.user_id", "must be the user that the key is bound to")
     if scope.user_id and request.session.session_id:
@@ -210,11 +190,11 @@ def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     for path in paths:
         name, _, config_field = path.partition(".")
         if config_field:
-            validation.config_field(found, "session.config", session.config, config_field)
+            session_validation.config_field(found, "session.config", session.config, config_field)
         else:
-            validation.mutable_field(found, "session", session, name)
+            session_validation.mutable_field(found, "session", session, name)
     if {"ttl", "expire_time"} <= paths.keys() and session.HasField("ttl") and session.HasField("expire_time"):
-        found.add("session.expire_time", validation.EXCLUSIVE_RULE)
+        found.add("session.expire_time", session_validation.EXCLUSIVE_RULE)
     found.check()
 
     if "agent_mode" in paths and not session.agent_mode:
@@ -231,7 +211,7 @@ def _update_paths(found: FieldViolations, request: UpdateSessionRequest) -> dict
     paths: dict[str, None] = {}
     if not request.update_mask.paths:
         set_fields = {field.name for field, _ in session.ListFields()}
-        paths = dict.fromkeys(name for name in validation.MUTABLE_FIELDS if name in set_fields)
+        paths = dict.fromkeys(name for name in session_validation.MUTABLE_FIELDS if name in set_fields)
         if not paths:
             found.add("update_mask", "must name a field, or session must set one that an update may write")
         return paths
@@ -248,7 +228,9 @@ def _update_paths(found: FieldViolations, request: UpdateSessionRequest) -> dict
 
 
 def _path_rule(path: str) -> str | None:
-    if path in validation.MUTABLE_FIELDS or path.removeprefix("config.") in validation.CONFIG_FIELDS - {path}:
+    if path in session_validation.MUTABLE_FIELDS or path.removeprefix("config.") in session_validation.CONFIG_FIELDS - {
+        path
+    }:
         return None
     if path in ("session_id", "type", "user_id"):
         return "is immutable"
@@ -288,7 +270,7 @@ def touch_session(request: TouchSessionRequest) -> commands.TouchSession:
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
     if request.HasField("extend"):
-        validation.life_time(found, "extend", request.extend)
+        session_validation.life_time(found, "extend", request.extend)
     found.check()
     return commands.TouchSession(microseconds(request.extend))
 
@@ -314,71 +296,6 @@ def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
     strong = fields.consistency(found, request.consistency)
     found.check()
     return fields.Read(strong)
-
-
-def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
-    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    fields.check_write(found, request)
-    messages = request.messages
-    if not 1 <= len(messages) <= MESSAGES:
-        found.add("messages", f"must be 1 to {MESSAGES}")
-        found.check()
-    fields.fence(found, request)
-    run_id = request.run.run_id
-    together = 0
-    seen: dict[str, int] = {}
-    for index, message in enumerate(messages):
-        if found.enough:
-            break
-        size = message.ByteSize()
-        together += size
-        path = f"messages[{index}]"
-        validation.new_message(found, path, message, size)
-        if run_id and message.run_id not in ("", run_id):
-            found.add(f"{path}.run_id", "must be that of the request's run")
-        if message_id := message.message_id:
-            first = seen.setdefault(message_id, index)
-            if first != index:
-                found.add(f"{path}.message_id", f"is that of messages[{first}]")
-    if together > APPEND_BYTES:
-        found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
-    found.check()
-    return commands.AppendMessages(messages)
-
-
-def get_message(request: GetMessageRequest) -> fields.Read:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    found.add("message_id", text.identifier(request.message_id))
-    fields.not_negative(found, "min_version", request.min_version)
-    strong = fields.consistency(found, request.consistency)
-    found.check()
-    return fields.Read(strong)
-
-
-def list_messages(request: ListMessagesRequest) -> MessagesList:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    validation.enum(found, "order_by", request.order_by, MessageOrder.DESCRIPTOR)
-    limit = fields.page_size(found, request.page_size, MESSAGES_PAGE)
-    fields.not_negative(found, "after_seq", request.after_seq)
-    fields.not_negative(found, "before_seq", request.before_seq)
-    fields.not_negative(found, "min_version", request.min_version)
-    strong = fields.consistency(found, request.consistency)
-    found.check()
-    return MessagesList(request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST, limit, strong)
-
-
-def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    fields.check_write(found, request)
-    found.add("message_id", text.identifier(request.message_id))
-    found.add("reason", text.text(request.reason, 200))
-    found.check()
-    return commands.RedactMessage(request.message_id, request.reason)
 
 
 def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:

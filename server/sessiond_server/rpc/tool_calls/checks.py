@@ -17,7 +17,9 @@ from sessiond.v1.tool_call_service_pb2 import (
     RequestToolCallRequest,
     StartToolCallRequest,
 )
-from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain import commands, text
+from sessiond_server.domain.runs import validation as run_validation
+from sessiond_server.domain.tool_calls import validation as tool_call_validation
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 
@@ -42,7 +44,7 @@ def request_tool_call(request: RequestToolCallRequest) -> commands.RequestToolCa
     fields.check_write(found, request)
     fields.fence(found, request)
     if request.HasField("tool_call"):
-        validation.new_tool_call(found, "tool_call", request.tool_call)
+        tool_call_validation.new_tool_call(found, "tool_call", request.tool_call)
     else:
         found.add("tool_call", "is required")
     found.check()
@@ -81,7 +83,7 @@ def complete_tool_call(request: CompleteToolCallRequest) -> commands.EndToolCall
 def fail_tool_call(request: FailToolCallRequest) -> commands.EndToolCall:
     found = _change(request)
     if request.HasField("error"):
-        validation.failure(found, "error", request.error)
+        run_validation.failure(found, "error", request.error)
     else:
         found.add("error", "is required")
     result = request.result if request.HasField("result") else None
@@ -146,4 +148,4 @@ def _change(request: _Change) -> FieldViolations:
 
 def _result(found: FieldViolations, result: ToolData | None) -> None:
     if result is not None:
-        validation.tool_data(found, "result", result, validation.RESULT_BYTES)
+        tool_call_validation.tool_data(found, "result", result, tool_call_validation.RESULT_BYTES)

@@ -1,0 +1,96 @@
+"""What each RPC of MessageService accepts: one function for each, named as the RPC. See rpc/sessions/checks.py."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sessiond.v1.message_service_pb2 import (
+    AppendMessagesRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    MessageOrder,
+    RedactMessageRequest,
+)
+from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain.messages import validation as message_validation
+from sessiond_server.domain.validation import FieldViolations
+from sessiond_server.rpc import fields
+
+MESSAGES: Final = 256
+APPEND_BYTES: Final = 3 * validation.MIB
+MESSAGES_PAGE: Final = (50, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesList:
+    """Which page of messages."""
+
+    descending: bool
+    """Newest first."""
+    limit: int
+    """1 to 1000."""
+    strong: bool
+
+
+def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
+    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    fields.check_write(found, request)
+    messages = request.messages
+    if not 1 <= len(messages) <= MESSAGES:
+        found.add("messages", f"must be 1 to {MESSAGES}")
+        found.check()
+    fields.fence(found, request)
+    run_id = request.run.run_id
+    together = 0
+    seen: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if found.enough:
+            break
+        size = message.ByteSize()
+        together += size
+        path = f"messages[{index}]"
+        message_validation.new_message(found, path, message, size)
+        if run_id and message.run_id not in ("", run_id):
+            found.add(f"{path}.run_id", "must be that of the request's run")
+        if message_id := message.message_id:
+            first = seen.setdefault(message_id, index)
+            if first != index:
+                found.add(f"{path}.message_id", f"is that of messages[{first}]")
+    if together > APPEND_BYTES:
+        found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
+    found.check()
+    return commands.AppendMessages(messages)
+
+
+def get_message(request: GetMessageRequest) -> fields.Read:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    found.add("message_id", text.identifier(request.message_id))
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return fields.Read(strong)
+
+
+def list_messages(request: ListMessagesRequest) -> MessagesList:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    validation.enum(found, "order_by", request.order_by, MessageOrder.DESCRIPTOR)
+    limit = fields.page_size(found, request.page_size, MESSAGES_PAGE)
+    fields.not_negative(found, "after_seq", request.after_seq)
+    fields.not_negative(found, "before_seq", request.before_seq)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    return MessagesList(request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST, limit, strong)
+
+
+def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    fields.check_write(found, request)
+    found.add("message_id", text.identifier(request.message_id))
+    found.add("reason", text.text(request.reason, 200))
+    found.check()
+    return commands.RedactMessage(request.message_id, request.reason)
