@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sessiond_server.redis import RedisCache, Timeouts
+from sessiond_server.redis.entries import Names
 from sessiond_server.store.cached.contract import CacheLimits
 from sessiond_server.store.cached.store import CachedSessions
 from tests.support.cache_simulation import CALLER, Process, Schedule, SlowStore, Verdict
@@ -108,7 +109,7 @@ class RealSchedule(Schedule):
             if held is None:
                 return  # all was deleted at the end, and nobody has spoken to the cache since: there are no copies
             assert isinstance(held, bytes)
-            prefix = self._prefix.encode() + held[40:] + b":{"
+            prefix = Names(self._prefix.encode(), held[40:]).start
             async for name in client.scan_iter(prefix + b"*}"):
                 tail = await client.lindex(name, -1)
                 if tail is None or tail[:1] != b"S":

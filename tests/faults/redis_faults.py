@@ -11,6 +11,7 @@ from pathlib import Path
 import sessiond
 from sessiond_server.domain.commands import Scope
 from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.redis.entries import Names
 from tests.faults import server_kills
 from tests.faults.ledger import Verdict
 from tests.faults.load import Load
@@ -256,7 +257,7 @@ async def _audit_copies(postgres_dsn: str, redis: RedisPair, sessions: Sequence[
         (epoch_key,) = [key async for key in client.scan_iter("sessiond:*:epoch")]
         held = await client.get(epoch_key)
         assert isinstance(held, bytes)
-        prefix = epoch_key.removesuffix(b"epoch") + held[40:] + b":{"
+        prefix = Names(epoch_key.removesuffix(b"epoch"), held[40:]).start
         async for key in client.scan_iter(prefix + b"*}"):
             tail = await client.lindex(key, -1)
             if tail is not None and tail[:1] == b"S":

@@ -41,11 +41,12 @@ class Names:
     """The keys of one epoch. One session's share a slot: what stands in braces decides."""
 
     def __init__(self, prefix: bytes, epoch: bytes) -> None:
-        self._start = prefix + LAYOUT + b":" + epoch + b":{"
+        self.start = prefix + LAYOUT + b":" + epoch + b":{"
+        """Of all of them; the session's tag and a brace follow."""
 
     def of(self, key: Key) -> tuple[bytes, bytes]:
         """(copy, content)."""
-        name = self._start + tag(key) + b"}"
+        name = self.start + tag(key) + b"}"
         return name, name + b"c"
 
 
