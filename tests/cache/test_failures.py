@@ -296,7 +296,7 @@ async def test_the_acl_user_of_the_documentation_suffices(valkey: Valkey) -> Non
         await settled(cache)
         assert await cache.get(KEY) is None
     async with opened(f"redis://sessiond:wrong@127.0.0.1:{valkey.port}/0") as cache:
-        await down(cache, "AuthenticationError")
+        await down(cache, "refuses the name or the password")
 
 
 async def test_a_write_waits_no_longer_than_its_patience(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
