@@ -227,3 +227,9 @@ async def test_accepted_requests_leave_readable_sessions(wire: Wire) -> None:
         if not (token := page.next_page_token):
             break
     assert listed > 50
+
+
+async def test_request_of_too_many_elements_is_refused_by_name(wire: Wire) -> None:
+    failure = await wire.failure("AppendMessages", b"\x12\x00" * 1_000_000)
+    assert failure.code is StatusCode.INVALID_ARGUMENT
+    assert list(failure.violations) == ["request"]
