@@ -1,4 +1,4 @@
-"""The cache on Redis or Valkey, and what else needs a connection to it."""
+"""The cache on Redis or Valkey, a plain client for other uses, and a probe of the server."""
 
 import hiredis
 from redis.asyncio import Redis
@@ -12,16 +12,16 @@ from sessiond_server.redis.node import Timeouts, about_server, code
 __all__ = ["CacheUnavailable", "RedisCache", "Timeouts", "connect", "probe"]
 
 TIMEOUT = 0.1
-"""Seconds for connecting and for each answer. redis-py's own defaults wait 4.9 s for a dead port and 40 s for a host
-that swallows packets, and send a command up to four times."""
+"""Timeout of connecting and of each answer, in seconds. With redis-py's defaults, a dead port takes 4.9 s and a host
+that drops packets takes 40 s, and a command may be sent four times."""
 
 
 class CacheUnavailable(Exception):
-    """Redis does not answer, or not as it should. The text names no password."""
+    """Redis does not answer, or its answer is an error. The text contains no password."""
 
 
 def connect(url: str) -> Redis:
-    """A client that has not connected yet; close it with `aclose`. It tries nothing twice by itself."""
+    """A client that connects on first use and never retries a command. Close it with `aclose`."""
     return Redis.from_url(
         url,
         socket_connect_timeout=TIMEOUT,
@@ -32,7 +32,8 @@ def connect(url: str) -> Redis:
 
 
 async def probe(url: str) -> str:
-    """What answers, such as "valkey 9.0.4", reached as the cache and the bus reach it. Raises CacheUnavailable."""
+    """Name and version of the server, such as "valkey 9.0.4". Connects as the cache and the bus do. Raises
+    CacheUnavailable."""
     try:
         link = await open_link(parse(url), Timeouts().connect)
         try:

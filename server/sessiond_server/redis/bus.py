@@ -1,6 +1,6 @@
-"""The bell on Redis 6.2 and later, or Valkey: publish and subscribe, on one server or a cluster.
+"""The bus on Redis 6.2 or later, or on Valkey: pub/sub on a single server or a cluster.
 
-docs/cache.md says what the ACL user needs.
+docs/cache.md lists the permissions that the ACL user needs.
 """
 
 import asyncio
@@ -24,37 +24,38 @@ from sessiond_server.tasks import run_in_background
 
 MOST_HINT_BYTES: Final = 64 * 1024
 MOST_DELTA_BYTES: Final = 64 * 1024
-"""Of one publication; one delta may be larger."""
+"""Most bytes of one publication of deltas; a single delta may be larger."""
 DELTA_PAUSE: Final = 0.005
-"""Seconds that deltas wait for others, so that a process makes 200 publications of them a second at most, which all
-others must take. Measured with 100 sessions of 50 deltas a second: 13 to 20 deltas in a publication without a pause,
-34 to 55 with this one, 99 with 20 ms; the sender's CPU is 12 to 20 µs for each in all cases."""
+"""Seconds that deltas wait so that several share one publication. Every process receives all publications, and the
+pause limits each process to 200 of deltas per second. Measured with 100 sessions of 50 deltas per second: 13 to 20
+deltas in a publication without a pause, 34 to 55 with this pause, 99 with 20 ms. The sender's CPU time is 12 to 20 µs
+per delta in all three cases."""
 ENOUGH_DELTA_BYTES: Final = 16 * 1024
-"""So much does not wait."""
+"""Deltas of this size or more are published without the pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusTimeouts:
-    """In seconds. A server that stalls is noticed within `heartbeat` + `answer`."""
+    """Timeouts of the bus in seconds. A stalled server is detected within `heartbeat` + `answer`."""
 
     connect: float = 1.0
     answer: float = 0.5
     heartbeat: float = 0.4
-    """Between two looks at whether the server answers, and is the one to ask."""
+    """Interval of the check that the server answers and is still a master, or part of a working cluster."""
 
 
 class RedisBus:
-    """A Bus (see bus.py). Use as `async with RedisBus(url) as bus`, and `begin` it.
+    """Implements `events.bus.Bus`. Use as `async with RedisBus(url) as bus`, then call `begin`.
 
-    One connection both listens and publishes, with one pipeline away at a time: what comes up meanwhile is merged, and
-    is the next. Opening and beginning it do not wait for the server; until it answers, and whenever it does not, hints
-    and deltas are dropped.
+    One connection subscribes and publishes, with at most one pipeline in flight. Hints and deltas that are published
+    meanwhile are merged into the next pipeline. `__aenter__` and `begin` do not wait for the server. While the server
+    does not answer, hints and deltas are dropped.
     """
 
     def __init__(self, url: str, *, timeouts: BusTimeouts | None = None, random: Random | None = None) -> None:
         """Raises ValueError for a URL that redis-py does not know."""
         self.reason = "not begun yet"
-        """Why it is not ready."""
+        """Why the bus is not ready; empty while it is."""
         self.dropped_hints = 0
         self._arguments: Mapping[str, Any] = parse(url)
         self._timeouts = timeouts or BusTimeouts()
@@ -65,22 +66,23 @@ class RedisBus:
         self._hint_channel = b""
         self._delta_channel = b""
         self._others: list[Address] = []
-        """Servers of the cluster, to turn to when the one in use goes."""
+        """Masters of the cluster, to which the bus connects if the server in use fails."""
         self._link: Link | None = None
-        """To publish through; None while it is not ready."""
-        self._away = 0
-        """Hints in the pipeline that has not been answered yet, and whether there is one."""
+        """Connection to publish on; None while there is none in use."""
+        self._hints_in_flight = 0
+        """Hints of the pipeline that has no answer yet."""
         self._busy = False
+        """Whether a pipeline is in flight."""
         self._deltas_due = False
         self._delta_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, prefix: str) -> None:
-        """Connects, and from then on keeps trying to.
+        """Starts connecting in the background, and reconnecting whenever the connection is lost.
 
-        `prefix` starts the names of the channels. All processes that serve one database must use one prefix, and no
-        others may.
+        `prefix` starts the names of the channels. All processes that serve one database must use the same prefix, and
+        no other process may use it.
         """
         self._hint_channel = f"{prefix}hints".encode()
         self._delta_channel = f"{prefix}deltas".encode()
@@ -138,12 +140,12 @@ class RedisBus:
         return self._link if self._link is not None and self._link.lost is None else None
 
     def _publish(self, link: Link) -> None:
-        """Sends what waits, if anything does; hints first."""
-        commands, self._away = [], 0
+        """Sends the waiting hints and the deltas that are due in one pipeline, if there are any."""
+        commands, self._hints_in_flight = [], 0
         if self._hints:
             before = len(self._hints)
             payload = self._hints.take(MOST_HINT_BYTES)
-            self._away = before - len(self._hints)
+            self._hints_in_flight = before - len(self._hints)
             commands.append(pack(b"PUBLISH", self._hint_channel, payload))
         if self._deltas_due and self._deltas:
             commands.append(pack(b"PUBLISH", self._delta_channel, self._deltas.take(MOST_DELTA_BYTES)))
@@ -155,7 +157,7 @@ class RedisBus:
     def _published(self, replies: Replies) -> None:
         refusal = next((reply for reply in replies or () if isinstance(reply, Exception)), None)
         if replies is None or refusal is not None:
-            self.dropped_hints += self._away
+            self.dropped_hints += self._hints_in_flight
         self._busy = False
         link = self._usable()
         if link is None:
@@ -166,7 +168,7 @@ class RedisBus:
             self._publish(link)
 
     async def _run(self) -> None:
-        """Keeps a server in use until cancelled."""
+        """Connects, and reconnects with backoff, until cancelled."""
         outage = Outage("Redis", self._random)
         while True:
             outage.attempt()
@@ -177,16 +179,16 @@ class RedisBus:
             except hiredis.ReplyError as refusal:
                 self.reason = code(refusal)
             except Exception as error:
-                # The server answers in a way of its own.
+                # The server's answer has an unexpected form.
                 self.reason = type(error).__name__
             await outage.failed(self.reason)
 
     def _another(self) -> Mapping[str, Any]:
-        """The arguments for some server of the cluster, as far as they are known."""
+        """Arguments for a random master of the cluster; for the configured server if none is known."""
         return toward(self._arguments, self._random.choice(self._others)) if self._others else self._arguments
 
     async def _use(self, arguments: Mapping[str, Any], outage: Outage) -> None:
-        """Connects, subscribes, and looks every so often. Raises when the server is of no more use."""
+        """Connects, subscribes and checks the server at intervals. Raises once the server is unusable."""
         link = await open_link(arguments, self._timeouts.connect, self._timeouts.answer)
         self._wake.clear()
         link.on_lost, link.on_push = self._wake.set, self._pushed
@@ -196,29 +198,30 @@ class RedisBus:
             if in_cluster:
                 slots = await link.ask(b"CLUSTER", b"SLOTS")
                 self._others = list(masters_of(slots, str(arguments.get("host", "localhost"))))
-            await self._look(link, in_cluster)
+            await self._check_role(link, in_cluster)
             await link.ask(b"PING", after=pack(b"SUBSCRIBE", self._hint_channel, self._delta_channel))
             self._begin_use(link)
-            await self._look_until_lost(link, in_cluster, outage)
+            await self._check_until_lost(link, in_cluster, outage)
         finally:
             self._end_use()
             link.close()
 
-    async def _look_until_lost(self, link: Link, in_cluster: bool, outage: Outage) -> None:
+    async def _check_until_lost(self, link: Link, in_cluster: bool, outage: Outage) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._timeouts.heartbeat):
                     await self._wake.wait()
             except TimeoutError:
-                await self._look(link, in_cluster)
+                await self._check_role(link, in_cluster)
                 outage.note_alive()
             if link.lost is not None:
                 raise LinkLost(link.lost)
 
-    async def _look(self, link: Link, in_cluster: bool) -> None:
-        """Raises unless what is published through the server reaches all who listen to others of its kind.
+    async def _check_role(self, link: Link, in_cluster: bool) -> None:
+        """Raises unless publications on this server reach the subscribers of all processes.
 
-        A replica's publications stay with it; a server that is cut off from its cluster has nobody to pass them to.
+        Publications on a replica reach only the replica's own subscribers, and a server that is cut off from its
+        cluster cannot forward them.
         """
         if in_cluster:
             if (await about_server(link, b"CLUSTER", b"INFO")).get(b"cluster_state", b"ok") != b"ok":

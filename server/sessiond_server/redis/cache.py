@@ -1,4 +1,7 @@
-"""The cache on Redis 6.2 and later, or Valkey: one server, or a cluster. docs/cache.md says what the ACL user needs."""
+"""The cache on Redis 6.2 or later, or on Valkey: a single server or a cluster.
+
+docs/cache.md lists the permissions that the ACL user needs.
+"""
 
 import asyncio
 import logging
@@ -22,9 +25,9 @@ _log = logging.getLogger("sessiond.cache")
 
 
 class RedisCache:
-    """A Cache (see contract.py). Use as `async with RedisCache(url) as cache`, and `begin` it.
+    """Implements `store.cached.contract.Cache`. Use as `async with RedisCache(url) as cache`, then call `begin`.
 
-    Opening and beginning it do not wait for the server; closing it leaves everything where it is.
+    `__aenter__` and `begin` do not wait for the server. Closing the cache leaves its entries in Redis.
     """
 
     def __init__(
@@ -46,16 +49,16 @@ class RedisCache:
         self._reason = "not begun yet"
         self._ready = False
         self._epoch = 0
-        """Counts the epochs of all servers, those that have left a cluster too: it only ever rises."""
+        """Number of epochs begun so far, on all servers that the cluster has or had. It never decreases."""
         self._unreadable = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, prefix: str) -> None:
-        """Connects, and from then on keeps trying to. Until it has begun, it is not ready.
+        """Starts connecting in the background, and reconnecting whenever a connection is lost.
 
-        `prefix` starts all keys, and has no braces. All processes that serve one database must use one prefix, and no
-        others may: two databases may have sessions of one key.
+        `prefix` starts all keys and contains no braces. All processes that serve one database must use the same prefix,
+        and no other process may use it: two databases may have sessions with the same key.
         """
         self._prefix = prefix.encode()
         self._task = run_in_background(self._run(), "cache")
@@ -105,7 +108,7 @@ class RedisCache:
         for place, change in enumerate(changes):
             node = self._node_of(change.key)
             if isinstance(change, Put) and change.as_of.epoch != epoch:
-                # Known from before this epoch began, in which nothing is there that would outdo it.
+                # The copy was read in an earlier epoch. This epoch has no newer entry that would keep it out.
                 node = None
             shares.setdefault(id(node), (node, []))[1].append(place)
         gathered = [False] * len(changes)
@@ -159,7 +162,7 @@ class RedisCache:
             await self._node.run()
 
     async def _is_cluster(self) -> bool:
-        """Asks until the server has said what it is."""
+        """Whether the server is part of a cluster. Retries until it answers."""
         pause = 0.02
         while True:
             try:
@@ -174,7 +177,7 @@ class RedisCache:
             except hiredis.ReplyError:
                 reason = "the server refuses INFO"
             except Exception as error:
-                # The server, or the library that signs in, answers in a way of its own.
+                # The server's answer, or the client library that signs in, failed in an unexpected way.
                 reason = type(error).__name__
             if reason != self._reason:
                 self._reason = reason
@@ -210,7 +213,7 @@ class RedisCache:
 
     def _found_unreadable(self) -> None:
         if not self._unreadable:
-            _log.warning("the cache holds what is no whole copy of its session; the metric cache_unreadable counts it")
+            _log.warning("a cache entry is damaged and was not used; the metric cache_unreadable counts such entries")
         self._unreadable += 1
 
     def _changed(self) -> None:
@@ -228,8 +231,8 @@ def _settle(answer: "asyncio.Future[Sequence[bool]]", results: Sequence[bool]) -
 
 
 def _ignore(results: Sequence[bool]) -> None:
-    """What was offered may be lost."""
+    """Drops the results of `offer`: an offered copy may be lost."""
 
 
 def _nowhere() -> None:
-    """A single server has all keys."""
+    """Does nothing: on a single server no key ever moves."""

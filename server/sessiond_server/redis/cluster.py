@@ -1,7 +1,8 @@
-"""Which server of a Redis Cluster has which session, kept up to date.
+"""The map from sessions to servers of a Redis Cluster, kept up to date.
 
-Every master is a node of its own: own connections, own epoch. A slot that moves, by a failover or by resharding, begins
-a new epoch where it arrives: what this process put at its former place may not have come along.
+Each master has its own Node, with its own connections and its own epoch. When a slot moves to another master, by a
+failover or by resharding, that master begins a new epoch: entries that this process wrote to the former master may not
+have moved with the slot.
 """
 
 import asyncio
@@ -24,20 +25,20 @@ _log = logging.getLogger("sessiond.cache")
 SLOTS: Final = 16384
 PAUSE: Final = 5.0
 PAUSE_IN_TROUBLE: Final = 0.5
-"""Seconds between two questions for the slots: when all is well, and when a server is away or has lost a slot."""
+"""Seconds between two requests for the slot map: PAUSE while all servers are ready, else PAUSE_IN_TROUBLE."""
 
 Address = tuple[str, int]
 Make = Callable[[Mapping[str, Any], bytes], Node]
-"""(arguments for the connection, key of the epoch): a node."""
+"""Makes a node from (arguments of the connection, key of the epoch)."""
 
 
 def slot_of(tag: bytes) -> int:
-    """The slot of the keys that have `tag` in braces."""
+    """The slot of the keys with the hash tag `tag`."""
     return crc_hqx(tag.partition(b"}")[0], 0) % SLOTS
 
 
 class Cluster:
-    """`run` keeps `node_of` up to date until it is cancelled."""
+    """The nodes of the cluster's masters. `run` keeps the map of `node_of` up to date until it is cancelled."""
 
     def __init__(self, seed: Mapping[str, Any], prefix: bytes, timeout: float, random: Random, make: Make) -> None:
         self.nodes: dict[Address, Node] = {}
@@ -51,11 +52,11 @@ class Cluster:
         self._moved = asyncio.Event()
 
     def node_of(self, tag: bytes) -> Node | None:
-        """The server that has the keys with `tag` in braces; None while nobody is known to have them."""
+        """The node that has the keys with the hash tag `tag`; None while no master is known to have them."""
         return self._slots[slot_of(tag)]
 
     def moved(self) -> None:
-        """A server no longer has a slot: ask who does."""
+        """Requests the slot map soon, because a server no longer has a slot."""
         self._moved.set()
 
     async def run(self) -> None:
@@ -74,7 +75,7 @@ class Cluster:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _ask(self) -> Mapping[Address, Sequence[range]]:
-        """The masters and their slots, as the first server that answers knows them; empty when none does."""
+        """The masters and their slots, from the first server that answers; empty if none answers."""
         known: list[Mapping[str, Any]] = [toward(self._seed, address) for address in self.nodes]
         self._random.shuffle(known)
         for arguments in (*known, self._seed):
@@ -109,7 +110,7 @@ class Cluster:
             self._tasks.pop(address).cancel()
 
     def _epoch_key(self, slots: set[int]) -> bytes:
-        """The first of a series of keys whose slot is among these."""
+        """The first key of a fixed series whose slot is in `slots`, so that all processes choose the same key."""
         number = 0
         while slot_of(b"epoch%d" % number) not in slots:
             number += 1
@@ -118,24 +119,24 @@ class Cluster:
 
 @contextmanager
 def _passing_over_errors() -> Iterator[None]:
-    """Another server is asked instead, and this one again in a moment, whatever is wrong with it."""
+    """Suppresses every error of one server: the caller asks the next server, and this one again later."""
     try:
         yield
     except (LinkLost, hiredis.ReplyError):
         pass
     except Exception as error:
-        _log.warning("a server of the cluster cannot be asked for its slots: %s", type(error).__name__)
+        _log.warning("cannot read the slot map from a server of the cluster: %s", type(error).__name__)
 
 
 def toward(seed: Mapping[str, Any], address: Address) -> Mapping[str, Any]:
-    """The connection's arguments for another server of the cluster."""
+    """The connection arguments of `seed`, changed to connect to another server of the cluster."""
     kind = seed.get("connection_class", Connection)
     kind = kind if issubclass(kind, SSLConnection) else Connection
     return {**seed, "connection_class": kind, "host": address[0], "port": address[1]}
 
 
 def masters_of(reply: Any, asked: str) -> dict[Address, list[range]]:
-    """From CLUSTER SLOTS. An empty host stands for the one that was asked."""
+    """The masters and their slots from a reply to CLUSTER SLOTS. An empty host stands for `asked`, the queried host."""
     masters: dict[Address, list[range]] = {}
     for first, last, master, *_ in reply:
         host = _text(master[0]) or asked

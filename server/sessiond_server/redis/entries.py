@@ -1,4 +1,4 @@
-"""Copies as Redis holds them; put.lua has the layout."""
+"""Encodes and decodes cache entries. The comment of put.lua describes their layout."""
 
 import hashlib
 from typing import Any
@@ -24,39 +24,40 @@ from sessiond_server.store.cached.contract import (
 )
 
 LAYOUT = b"2"
-"""Version of all that copies and contents look like, this module's and that of the scripts. Part of their keys: servers
-of two layouts, as during an upgrade, do not see each other's. To be raised with every change of the layout."""
+"""Version of the layout of entries, which this module and the scripts share. It is part of every key, so that servers
+with different layouts, as during an upgrade, do not read each other's entries. Raise it with every layout change."""
 
 _MARK = b"F"
 _MARK_BYTES = 17
-"""Letter, version."""
+"""Length of a mark: letter (1), version (16)."""
 _LIVE = b"S"
 _HEADER = 49
-"""Letter, version, after_seq, bytes. Behind it what only clients read: content_version (16 digits), length of the user
-id (3), it, core, and a checksum of the key, the version and all of this: a copy under another key is none."""
+"""Length of the header: letter (1), version, after_seq, bytes of all messages (16 each). The fields after it are read
+by clients only: content_version (16 digits), length of the user id (3), user id, core, a checksum. The checksum covers
+the key, the version and these fields, so an entry under another session's key is not valid."""
 _USER = _HEADER + 19
 
 
 class Names:
-    """The keys of one epoch. One session's share a slot: what stands in braces decides."""
+    """The keys of one epoch. The two keys of a session have the same hash tag, and so the same slot."""
 
     def __init__(self, prefix: bytes, epoch: bytes) -> None:
         self.start = prefix + LAYOUT + b":" + epoch + b":{"
-        """Of all of them; the session's tag and a brace follow."""
+        """Start of every key; the session's hash tag and a closing brace follow."""
 
     def of(self, key: Key) -> tuple[bytes, bytes]:
-        """(copy, content)."""
+        """(key of the copy, key of the content)."""
         name = self.start + tag(key) + b"}"
         return name, name + b"c"
 
 
 def tag(key: Key) -> bytes:
-    """What decides on the slot. Session ids have neither braces nor slashes, so no two keys have the same."""
+    """The session's hash tag. It is unique, because session ids contain neither braces nor slashes."""
     return f"{key[1]}/{key[0]}".encode()
 
 
 def read(names: tuple[bytes, bytes], content: bool, newest: int) -> tuple[bytes, int]:
-    """(packed commands, how many): their replies are what `copy` takes."""
+    """The packed commands that read an entry, and their number. `copy` decodes their replies."""
     name = names[0]
     if newest:
         command = b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n%b\r\n$%d\r\n-%d\r\n$2\r\n-1\r\n" % (
@@ -71,10 +72,10 @@ def read(names: tuple[bytes, bytes], content: bool, newest: int) -> tuple[bytes,
 
 
 def copy(name: bytes, replies: Any, newest: int) -> Copy | None:
-    """The copy that has this name, from the replies to `read`; None when there is none, or a mark that keeps older ones
-    out.
+    """Decodes the replies to `read` for the key `name`. None if there is no entry, or only a mark that keeps older
+    copies out.
 
-    Raises what the server refused with, hiredis.ReplyError, and ValueError for what is no whole copy of this name.
+    Raises the server's hiredis.ReplyError, and ValueError if the entry is damaged or belongs to another key.
     """
     found = replies[0]
     if isinstance(found, Exception):
@@ -97,7 +98,7 @@ def copy(name: bytes, replies: Any, newest: int) -> Copy | None:
     if messages:
         _check(messages, reach, found[1:17])
         if len(messages) == newest:
-            # There may be more of them; nothing lies between these.
+            # The entry may hold older messages, which were not read. Between those that were, none is missing.
             after_seq = seq_of(messages[0]) - 1
     content: bytes | None = None
     if len(replies) > 1:
@@ -108,7 +109,7 @@ def copy(name: bytes, replies: Any, newest: int) -> Copy | None:
 
 
 def _content(held: Any, content_version: int) -> bytes | None:
-    """The content of that version; None when it is not held. Raises as `copy`."""
+    """The content of version `content_version`; None if the cache does not hold it. Raises as `copy`."""
     if isinstance(held, Exception):
         raise ValueError("not a string") if _is_of_another_type(held) else held
     if not content_version:
@@ -121,7 +122,7 @@ def _content(held: Any, content_version: int) -> bytes | None:
 
 
 def _check(messages: list[bytes], reach: bytes, version: bytes) -> None:
-    """Raises ValueError unless these are whole, ascending and within (reach, version], as digits."""
+    """Raises ValueError unless all messages are whole, ascend, and lie in (reach, version]; both bounds are digits."""
     last = reach
     for message in messages:
         place = message[:PLACE_BYTES]
@@ -137,7 +138,7 @@ def _is_of_another_type(error: Exception) -> bool:
 
 
 def discarding(names: tuple[bytes, bytes], replies: Any, newest: int) -> bytes:
-    """The command that removes what `copy` could not read, unless something else is there by now."""
+    """The command that removes an entry that `copy` could not decode, unless it has been replaced meanwhile."""
     seen = replies[0]
     if newest and isinstance(seen, list) and seen:
         seen = seen[-1]
@@ -152,7 +153,7 @@ def forgetting(names: tuple[bytes, bytes], forget: Forget, limits: CacheLimits) 
 
 
 def putting(names: tuple[bytes, bytes], put: Put, limits: CacheLimits, latest_ms: int, ttl_ms: int) -> bytes:
-    """The command that puts a copy, cut to the limits; `latest_ms` by the server's clock."""
+    """The command that puts a copy, cut to the limits. After `latest_ms` of the server's clock it has no effect."""
     what = put.copy
     user = what.user_id.encode()
     version = b"%016d" % what.version
@@ -176,7 +177,7 @@ def putting(names: tuple[bytes, bytes], put: Put, limits: CacheLimits, latest_ms
 
 
 def within(what: Copy, limits: CacheLimits) -> tuple[int, list[bytes]]:
-    """(after_seq, the newest messages): no more than the limits allow."""
+    """(after_seq, the newest messages), cut to the limits."""
     messages = list(what.messages[-limits.window :])
     left, size = len(messages), 0
     while left and size + len(messages[left - 1]) <= limits.window_bytes:

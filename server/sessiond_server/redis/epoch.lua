@@ -1,10 +1,10 @@
--- The current epoch of this server, begun anew when it was begun on another one or when asked for. Always writes, so that
--- a server that takes no writes fails here.
+-- Returns the current epoch of this server. Begins a new one if the stored epoch was begun on another server, or if the
+-- client requires it. Always writes, so that a read-only server fails here.
 --
 -- KEYS[1]  the epoch: 40 characters of the run id of the server that it was begun on, then its name
 -- ARGV[1]  run id of this server
 -- ARGV[2]  name for a new epoch, never used before
--- ARGV[3]  "1": begin a new one in any case
+-- ARGV[3]  "1": begin a new epoch in any case
 -- Returns {value of KEYS[1], this server's time in milliseconds, as text}.
 
 local now = redis.call('TIME')

@@ -1,4 +1,4 @@
-"""What many callers want of one server, gathered into pipelines: whatever came up while one was away is the next."""
+"""Gathers the commands of many callers into pipelines to one server, with one pipeline in flight."""
 
 import asyncio
 import logging
@@ -12,28 +12,29 @@ _log = logging.getLogger("sessiond.cache")
 
 MOST_COMMANDS: Final = 512
 MOST_BYTES: Final = 1024 * 1024
-"""Of one pipeline; one item may be larger."""
+"""Most commands and bytes of one pipeline; a single item may be larger."""
 
 QUIET_TURNS: Final = 1
 ENOUGH: Final = 32
-"""Reads leave once so many turns of the loop brought no other, or so many are there. Calls begin in groups
-(rpc/interceptors/gathering.py), so those that belong together come within a turn; before they did, reads had to wait
-for six (docs/decisions/0006-redis-links.md)."""
+"""Reads are sent after QUIET_TURNS turns of the event loop without another read, or once ENOUGH reads wait. Calls begin
+in groups (rpc/interceptors/gathering.py), so the reads of a group arrive within one turn. Before calls were grouped,
+reads had to wait for six turns (docs/decisions/0006-redis-links.md)."""
 
 Done = Callable[[Sequence[Any] | None], None]
-"""Takes the replies to an item's commands, errors as values; or None when they are not to be believed."""
+"""Receives the replies to an item's commands, errors as values; None if the replies may be stale."""
 
 
 class Lane:
-    """Believes replies only if, after them, the server was still in `epoch`, in which all its commands' keys are.
+    """A queue of commands to one server, all with keys of one epoch.
 
-    `changed` is called when it was not, or when the connection is lost. A new epoch needs a new lane. A pipeline leaves
-    after `turns` quiet turns of the loop, or with ENOUGH items.
+    Each pipeline ends with a read of the server's epoch. If that is no longer `epoch`, or the connection is lost, the
+    items get None instead of their replies, and `changed` is called. A new epoch needs a new lane. A pipeline is sent
+    after `turns` quiet turns of the loop, or once ENOUGH items wait.
     """
 
     def __init__(self, link: Link, epoch_key: bytes, epoch: bytes, changed: Callable[[], None], turns: int) -> None:
         self.waiting = 0
-        """Items that have no answer yet."""
+        """Number of items that have no answer yet."""
         self._link = link
         self._epoch = epoch
         self._which_epoch = pack(b"GET", epoch_key)
@@ -42,14 +43,14 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, int, Done]] = []
         self._since = 0.0
-        """When the first item of the queue came."""
+        """When the first item of the queue was added, by the loop's clock."""
         self._busy = False
-        """A pipeline is away, or about to be sent."""
+        """Whether a pipeline is in flight, or about to be sent."""
 
     def add(self, commands: bytes, count: int, done: Done) -> None:
-        """Sends packed commands with the next pipeline, which leaves when none is away.
+        """Adds `count` packed commands to the next pipeline, which is sent when none is in flight.
 
-        The link's timeout counts from now: waiting for the pipeline before is part of it.
+        The link's timeout counts from this call, so it includes the wait for the previous pipeline.
         """
         self.waiting += 1
         if not self._queue:
@@ -60,7 +61,7 @@ class Lane:
             self._loop.call_soon(self._gather, 1, self._turns)
 
     def _gather(self, seen: int, turns: int) -> None:
-        """Sends once `turns` more turns have brought nothing to the `seen` items."""
+        """Sends the queue once it has stayed at `seen` items for `turns` more turns of the loop."""
         count = len(self._queue)
         if count >= ENOUGH or (count == seen and not turns):
             self._send()
@@ -86,15 +87,15 @@ class Lane:
         self.waiting -= len(batch)
         believed = replies is not None and replies[-1] == self._epoch
         if not believed:
-            # Before any caller goes on: it must not find the lane fit for use.
+            # This comes before the callers get their answers, so that none of them uses this lane again.
             self._changed()
         start = 0
         for _, count, done in batch:
             try:
                 done(replies[start : start + count] if believed and replies is not None else None)
             except Exception:
-                # One item's failure must not keep the others, and all that come later, waiting.
-                _log.exception("an answer of the cache cannot be taken")
+                # The failure of one item must not leave other items without an answer.
+                _log.exception("the callback of a cache command failed")
             start += count
         if self._queue:
             self._loop.call_soon(self._gather, len(self._queue), self._turns)

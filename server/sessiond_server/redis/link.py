@@ -1,8 +1,8 @@
-"""One connection: pipelines out, replies back in order.
+"""A connection to Redis that sends pipelines and returns their replies in order.
 
-redis-py opens the connection (TLS, ACL user, RESP3); from then on this protocol speaks over it. Through redis-py's own
-client a lone read costs 63 µs of CPU and each of many in one pipeline 6 µs; this way it is 7 and 0.7 µs
-(docs/decisions/0006-redis-links.md).
+redis-py opens the connection (TLS, ACL user, RESP3); after that, the protocol of this module uses it. With redis-py's
+client a single read costs 63 µs of CPU time, and each of many reads in a pipeline 6 µs; with this module it is 7 µs and
+0.7 µs (docs/decisions/0006-redis-links.md).
 """
 
 import asyncio
@@ -22,26 +22,27 @@ from redis.exceptions import AuthenticationError, RedisError
 _log = logging.getLogger("sessiond.redis")
 
 Replies = list[Any] | None
-"""One for each command, errors as values; None: the connection was lost first, and the commands may have been done."""
+"""One reply per command, errors as values. None: the connection was lost before the replies arrived, and the commands
+may have been executed."""
 
 _GRACE = 0.002
-"""Seconds that a late reply gets once its time is over: it may be here already, behind a loop that was busy."""
+"""Extra seconds for a reply after its deadline: it may have arrived already while the event loop was busy."""
 
 
 class LinkLost(Exception):
-    """The connection cannot be opened or was lost. The text names no secret."""
+    """The connection cannot be opened or was lost. The text contains no secret."""
 
 
 class Link(asyncio.Protocol):
-    """An open connection. Made by `open_link`; every pipeline has `timeout` seconds to be answered, or all is over."""
+    """An open connection, made by `open_link`. It closes if a pipeline is not answered within `timeout` seconds."""
 
     def __init__(self, connection: AbstractConnection, transport: asyncio.Transport, timeout: float) -> None:
         self.lost: str | None = None
-        """Why the connection is of no more use."""
+        """Why the connection was closed; None while it is open."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called once when the connection is lost."""
         self.on_push: Callable[[Sequence[Any]], None] = _ignore
-        """Called with what the server sends unasked: messages of channels that the connection has subscribed to."""
+        """Called with each push of the server, such as a message of a subscribed channel."""
         self._connection = connection
         self._transport = transport
         self._timeout = timeout
@@ -51,9 +52,9 @@ class Link(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, commands: bytes, count: int, done: Callable[[Replies], None], since: float | None = None) -> None:
-        """Sends `count` packed commands; `done` is called with their replies, never from within this call.
+        """Sends `count` packed commands. `done` is called later with their replies, never from within this call.
 
-        Their time counts from `since`, of the loop's clock, when somebody has waited before they were sent.
+        Their timeout counts from `since`, in seconds of the loop's clock; from now if `since` is None.
         """
         if self.lost is not None:
             self._loop.call_soon(done, None)
@@ -61,14 +62,14 @@ class Link(asyncio.Protocol):
         now = self._loop.time()
         self._waiting.append(_Pipeline(count, done, (now if since is None else since) + self._timeout))
         if self._timer is None:
-            self._timer = self._loop.call_at(max(self._waiting[0].deadline, now), self._look)
+            self._timer = self._loop.call_at(max(self._waiting[0].deadline, now), self._check_deadline)
         self._transport.write(commands)
 
     async def ask(self, *command: bytes, after: bytes = b"") -> Any:
-        """One command's reply. Raises LinkLost; hiredis.ReplyError for an error.
+        """Sends one command and returns its reply. Raises LinkLost, and hiredis.ReplyError for an error reply.
 
-        `after`: packed commands that are sent before it, which the server answers with pushes alone, or with an error,
-        which is then raised: the connection is of no more use.
+        `after` holds packed commands to send first, which the server answers with pushes only. If one of them fails,
+        its error is raised and the connection must be closed, because later replies would be matched wrongly.
         """
         answer: asyncio.Future[Replies] = self._loop.create_future()
         self.send(after + pack(*command), 1, partial(_settle, answer))
@@ -80,14 +81,14 @@ class Link(asyncio.Protocol):
         return replies[0]
 
     def close(self, reason: str = "closed") -> None:
-        """Ends the connection at once. Everything that waits gets None."""
+        """Closes the connection at once. Pipelines that wait for replies get None."""
         if self.lost is not None:
             return
         self.lost = reason
         if self._timer is not None:
             self._timer.cancel()
         self._transport.abort()
-        # redis-py would warn of a connection that nobody closed.
+        # Otherwise redis-py would warn of an unclosed connection.
         self._connection._reader = self._connection._writer = None
         waiting, self._waiting = self._waiting, deque()
         for pipeline in waiting:
@@ -110,13 +111,13 @@ class Link(asyncio.Protocol):
                     if self.lost is not None:
                         return
         except (hiredis.ProtocolError, IndexError):
-            self.close("the server answers with what is not RESP")
+            self.close("the server's answer is not valid RESP")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.close("the connection was lost" + (f": {type(error).__name__}" if error else ""))
 
-    def _look(self) -> None:
-        """Ends the connection when the oldest pipeline is overdue, or comes back when it will be."""
+    def _check_deadline(self) -> None:
+        """Closes the connection if the oldest pipeline is overdue; otherwise schedules the next check."""
         self._timer = None
         if self._waiting:
             oldest = self._waiting[0]
@@ -125,7 +126,7 @@ class Link(asyncio.Protocol):
                 self.close(f"no answer within {self._timeout:g} s")
                 return
             oldest.overdue = left <= 0
-            self._timer = self._loop.call_later(max(left, _GRACE), self._look)
+            self._timer = self._loop.call_later(max(left, _GRACE), self._check_deadline)
 
 
 class _Pipeline:
@@ -143,15 +144,15 @@ _NOTHING = object()
 
 
 def _ignore(push: Sequence[Any]) -> None:
-    """Nobody has subscribed to anything."""
+    """Ignores a push: the connection has no subscriber."""
 
 
 def _hand_over(done: Callable[[Replies], None], replies: Replies) -> None:
-    """Calls `done`. What it raises is logged: it must not keep the others from their replies."""
+    """Calls `done` and logs its exception, so that other pipelines still get their replies."""
     try:
         done(replies)
     except Exception:
-        _log.exception("replies of Redis cannot be taken")
+        _log.exception("the callback for replies of Redis failed")
 
 
 def _settle(answer: "asyncio.Future[Replies]", replies: Replies) -> None:
@@ -160,17 +161,18 @@ def _settle(answer: "asyncio.Future[Replies]", replies: Replies) -> None:
 
 
 def pack(*command: bytes) -> bytes:
-    """A command as RESP."""
+    """A command encoded as RESP."""
     return b"*%d\r\n" % len(command) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in command])
 
 
 def parse(url: str) -> dict[str, Any]:
-    """What redis-py makes of a URL, for `open_link`."""
+    """The connection arguments that redis-py reads from a URL, for `open_link`."""
     return dict(parse_url(url))
 
 
 async def open_link(arguments: Mapping[str, Any], max_wait: float, answer: float | None = None) -> Link:
-    """Connects and signs in within `max_wait` seconds; pipelines get `answer` seconds, or as many. Raises LinkLost."""
+    """Connects and signs in within `max_wait` seconds. Pipelines time out after `answer` seconds; `max_wait` if None.
+    Raises LinkLost."""
     options = {**arguments, "socket_connect_timeout": max_wait, "socket_timeout": max_wait, "protocol": 3}
     kind: type[AbstractConnection] = options.pop("connection_class", Connection)
     connection: Any = kind(**options, retry=Retry(NoBackoff(), 0), health_check_interval=0)
@@ -192,7 +194,7 @@ async def open_link(arguments: Mapping[str, Any], max_wait: float, answer: float
 
 
 def _why(error: BaseException) -> str:
-    """What may be said of it: no words of the server, which may repeat a name."""
+    """A text for the error without the server's words, which may repeat a user name."""
     if isinstance(error, AuthenticationError):
         return "the server refuses the name or the password"
     if isinstance(error, TimeoutError):
@@ -210,8 +212,8 @@ def _why(error: BaseException) -> str:
 def _be_cancelled() -> None:
     """Raises the CancelledError that redis-py may have swallowed.
 
-    Before Python 3.12, `asyncio.wait_for`, with which it sends, drops one that comes when what it waits for has just
-    been done.
+    redis-py sends with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that arrives just as the
+    awaited operation completes.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

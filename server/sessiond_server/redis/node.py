@@ -1,4 +1,4 @@
-"""One Redis or Valkey server: kept connected, greeted, believed while its epoch holds."""
+"""One Redis or Valkey server: connects, checks its identity and epoch, and uses it while both stay the same."""
 
 import asyncio
 import logging
@@ -20,41 +20,44 @@ from sessiond_server.store.cached.contract import MAX_AGE, CacheLimits, Change, 
 _log = logging.getLogger("sessiond.cache")
 
 HEARTBEAT: Final = 1.0
-"""Seconds between two looks at who answers. Bounds how long a server that was demoted, or swapped behind a proxy that
-keeps connections open, is still read."""
+"""Seconds between two checks of the server's identity. This bounds how long the cache still reads a server that was
+demoted, or was replaced behind a proxy that keeps connections open."""
 
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two attempts to reach a server that is away, at most; half of it is left to chance."""
+"""Longest backoff in seconds before the next attempt to connect; half of each backoff is random."""
 
 STEADY: Final = 5.0
-"""Seconds that a server must have been of use for the next attempt to be made at once."""
+"""Seconds of use after which the backoff starts again from its shortest value."""
 
 MOST_WAITING: Final = 4096
-"""Reads that wait for one server; one more is answered with None."""
+"""Most reads that wait for one server; a further read is answered with None, a cache miss."""
 
 MOST_OFFERS: Final = 256
-"""Changes that wait for one server; while there are more, offers are dropped."""
+"""Number of waiting changes from which offers to this server are dropped."""
 
 _RUN_ID = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """In seconds."""
+    """Timeouts of the cache in seconds."""
 
     connect: float = 1.0
-    """For opening a connection, TLS and password included. Nobody waits for it: until it is open, the cache is not
-    used."""
+    """Timeout of opening a connection, including TLS and sign-in. No caller waits for it: until the connection is open,
+    the cache is not used."""
     answer: float = 0.05
-    """From a call to its reply."""
+    """Time from a call to its reply."""
 
 
 class Node:
-    """`run` keeps it in use. `changed` is called when `ready` has changed, `begun` when another epoch was found, before
-    that is used, `moved` when it no longer has a key, `unreadable` when a read found no whole copy where one should be.
+    """A server of the cache. `run` connects to it and keeps it in use.
 
-    The breaker is here: `ready` is open or closed, and the attempts of `run`, which no caller waits for, are the
-    half-open state. Reads and writes have a connection each, so that a read never waits behind a batch of writes.
+    Callbacks: `changed` when `ready` has changed; `begun` when the server has another epoch, before that epoch is used;
+    `moved` when the server no longer has a key; `unreadable` when a read found a damaged entry.
+
+    The node is also the circuit breaker: `ready` says whether it lets calls through, and the attempts of `run`, for
+    which no caller waits, are the half-open state. Reads and writes use separate connections, so that a read never
+    waits behind a batch of writes.
     """
 
     def __init__(
@@ -87,17 +90,17 @@ class Node:
         self._wake = asyncio.Event()
         self._run_id: bytes | None = None
         self._begin_new = False
-        """The next greeting begins a new epoch."""
+        """Whether the next handshake must begin a new epoch."""
         self._load = True
-        """The next greeting loads the scripts."""
+        """Whether the next handshake must load the scripts."""
         self._epoch = b""
         self._clock_ms = 0.0
         """The server's clock minus the loop's, in milliseconds."""
         self._names: entries.Names
         self._reads: Lane
         self._writes: Lane
-        self._told = False
-        """The log says that it cannot be used."""
+        self._outage_logged = False
+        """Whether the log says that the server cannot be used."""
 
     def get(self, key: Key, content: bool, newest: int) -> "asyncio.Future[Copy | None]":
         """See `Cache.get`."""
@@ -111,21 +114,21 @@ class Node:
         return answer
 
     def put(self, changes: Sequence[Change], done: Callable[[Sequence[bool]], None]) -> None:
-        """See `Cache.put`; `done` gets the results."""
+        """See `Cache.put`; `done` receives the results."""
         if not self.ready:
             done([False] * len(changes))
         else:
             try:
                 commands = b"".join([self._packed(change) for change in changes])
             except Exception:
-                # A defect of this process. The caller has committed, and must have an answer.
-                _log.exception("a change cannot be put into the cache")
+                # This is a defect of this process. The caller has committed its write and must get an answer.
+                _log.exception("cannot encode a change for the cache")
                 done([False] * len(changes))
                 return
             self._writes.add(commands, len(changes), partial(self._did, len(changes), done))
 
     def busy(self) -> bool:
-        """Too busy for what may as well be lost."""
+        """Whether the server is not ready, or has too many waiting changes to accept optional ones."""
         return not self.ready or self._writes.waiting >= MOST_OFFERS
 
     def new_epoch(self) -> None:
@@ -134,13 +137,13 @@ class Node:
         self._doubt("a new epoch is due")
 
     def keep_epoch_in(self, key: bytes) -> None:
-        """Another key for the epoch; which one must be the same for all processes."""
+        """Stores the epoch under `key`, which must be the same in all processes. Another key begins a new epoch."""
         if key != self._epoch_key:
             self._epoch_key = key
             self.new_epoch()
 
     async def run(self) -> None:
-        """Keeps the server in use until cancelled."""
+        """Connects, and reconnects with backoff, until cancelled."""
         failures = 0
         while True:
             began = self._loop.time()
@@ -151,7 +154,7 @@ class Node:
             except hiredis.ReplyError as refusal:
                 self._fail(code(refusal))
             except Exception as error:
-                # The server, or the library that signs in, answers in a way of its own.
+                # The server's answer, or the client library that signs in, failed in an unexpected way.
                 self._fail(type(error).__name__)
             if self._loop.time() - began > STEADY:
                 failures = 0
@@ -160,46 +163,46 @@ class Node:
             await asyncio.sleep(longest * (0.5 + self._random.random() / 2))
 
     async def _use(self) -> None:
-        """Connects, greets, and looks again every so often. Raises when the server is of no more use."""
+        """Connects, and repeats the handshake at intervals. Raises once a connection is lost or a handshake fails."""
         reader = await open_link(self._arguments, self._timeouts.connect, self._timeouts.answer)
         try:
             writer = await open_link(self._arguments, self._timeouts.connect, self._timeouts.answer)
             try:
                 self._load = True
                 reader.on_lost = writer.on_lost = self._wake.set
-                await self._greet_until_lost(reader, writer)
+                await self._handshake_until_lost(reader, writer)
             finally:
                 writer.close()
         finally:
             reader.close()
 
-    async def _greet_until_lost(self, reader: Link, writer: Link) -> None:
+    async def _handshake_until_lost(self, reader: Link, writer: Link) -> None:
         fresh, began = True, self._loop.time()
         while True:
             self._wake.clear()
-            await self._greet(reader, writer, fresh)
+            await self._handshake(reader, writer, fresh)
             fresh = False
-            # What was asked for during the greeting calls for another one.
+            # A new epoch or a doubt that came up during the handshake requires another handshake.
             if not self._begin_new and not self._wake.is_set():
                 self._set_ready(True, "")
             try:
                 async with asyncio.timeout(HEARTBEAT):
                     await self._wake.wait()
             except TimeoutError:
-                if self._told and self.ready and self._loop.time() - began > STEADY:
-                    self._told = False
+                if self._outage_logged and self.ready and self._loop.time() - began > STEADY:
+                    self._outage_logged = False
                     _log.info("the cache is used again")
                 continue
             if lost := reader.lost or writer.lost:
                 raise LinkLost(lost)
 
-    async def _greet(self, reader: Link, writer: Link, fresh: bool) -> None:
-        """Finds out who answers, in which epoch, and what its clock says."""
+    async def _handshake(self, reader: Link, writer: Link, fresh: bool) -> None:
+        """The handshake: reads the server's run id, epoch and clock, and creates new lanes for a new epoch."""
         run_id = (await about_server(writer)).get(b"run_id", b"").ljust(_RUN_ID)[:_RUN_ID]
         if fresh and (await about_server(reader)).get(b"run_id", b"").ljust(_RUN_ID)[:_RUN_ID] != run_id:
-            raise LinkLost("two servers answer in turn")
+            raise LinkLost("the two connections reached different servers")
         begin_new, self._begin_new = self._begin_new, False
-        # What this process put elsewhere, or before a restart, may be missing here.
+        # Entries that this process wrote to another server, or before a restart, may be missing here.
         forced = begin_new or self._run_id not in (None, run_id)
         try:
             epoch, clock = await self._current_epoch(writer, run_id, forced)
@@ -261,13 +264,13 @@ class Node:
                 answer.set_result(copy)
 
     def _discard(self, names: tuple[bytes, bytes], replies: Sequence[Any] | None, newest: int) -> None:
-        """Makes room for a copy that can be read. Where that fails, the next read finds the same once more."""
+        """Removes a damaged entry. If that fails, the next read finds the entry again."""
         self._unreadable()
         if not self.busy():
             self._writes.add(entries.discarding(names, replies, newest), 1, self._discarded)
 
     def _discarded(self, replies: Sequence[Any] | None) -> None:
-        """Scripts may have been flushed, and the server may have become a replica."""
+        """Handles an error reply: the scripts may have been flushed, or the server may have become a replica."""
         if replies is not None and isinstance(replies[0], Exception):
             self._refused(replies[0])
 
@@ -285,7 +288,8 @@ class Node:
                 break
 
     def _refused(self, error: Exception) -> None:
-        """An error reply to a command about copies: full, read-only, without the scripts, without the key ..."""
+        """Handles an error reply to a command on entries: the server is full, is read-only, lacks the scripts or the
+        key, and so on."""
         why = code(error)
         if why.endswith("NOSCRIPT"):
             self._load = True
@@ -298,14 +302,14 @@ class Node:
         self._doubt("the epoch changed")
 
     def _doubt(self, why: str) -> None:
-        """Not to be used before it was greeted again, which is about to happen."""
+        """Takes the server out of use until the next handshake, and requests that handshake at once."""
         self._set_ready(False, why)
         self._wake.set()
 
     def _fail(self, why: str) -> None:
         self._set_ready(False, why)
-        if not self._told:
-            self._told = True
+        if not self._outage_logged:
+            self._outage_logged = True
             _log.warning("the cache cannot be used: %s", why)
 
     def _set_ready(self, ready: bool, reason: str) -> None:
@@ -315,12 +319,13 @@ class Node:
 
 
 async def about_server(link: Link, *command: bytes) -> dict[bytes, bytes]:
-    """What INFO says of the server, or a command that answers alike. Raises LinkLost; hiredis.ReplyError."""
+    """The fields of INFO server, or of another command that answers in the same form. Raises LinkLost and
+    hiredis.ReplyError."""
     info: Any = await link.ask(*(command or (b"INFO", b"server")))
     text: bytes = info.encode() if isinstance(info, str) else info
     return dict(line.partition(b":")[::2] for line in text.split(b"\r\n") if b":" in line)
 
 
 def code(error: Exception) -> str:
-    """What may be said of an error reply: its first word, which is its code. The rest may name keys, or users."""
+    """A text with the first word of an error reply, its code. The rest is left out: it may name keys or users."""
     return f"the server answers {str(error).partition(' ')[0]}"

@@ -1,20 +1,21 @@
--- Takes a copy of a session unless something newer is known. Reads all it needs before it writes anything.
+-- Stores a copy of a session unless a newer version is known. Performs all reads before the first write.
 --
 -- KEYS[1]  the copy: a list of placed messages (16 digits of seq, the message, a checksum), oldest first, and at its
---          end the tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then what only
---          clients read. Letter S: a copy. Letter F: nothing older than the version may come here; there are no messages.
+--          end the tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then fields that
+--          only clients read. Letter S: a copy. Letter F: a mark that keeps copies older than its version out; there are
+--          no messages.
 -- KEYS[2]  the session's content: 16 digits of content_version, the content, a checksum
--- ARGV[1]  latest time of execution, milliseconds of this server's clock
+-- ARGV[1]  latest time at which the copy may be stored, milliseconds of this server's clock
 -- ARGV[2]  time to live, milliseconds
 -- ARGV[3]  version, 16 digits
 -- ARGV[4]  after_seq, 16 digits: ARGV[9..] are all messages after it, up to the version
--- ARGV[5]  "1": a copy at exactly after_seq may keep its own messages in front of these
+-- ARGV[5]  "1": if the stored copy's version is exactly after_seq, its messages are kept in front of these
 -- ARGV[6]  the rest of the tail
 -- ARGV[7]  the new value of KEYS[2]; empty: none
 -- ARGV[8]  most messages, most bytes of them: 16 digits each
 -- ARGV[9]  ... placed messages, ascending; at most as many as may be kept
--- Returns 1: taken; 0: as new or newer was there; -1: too late.
--- What is there and has another form counts as nothing; a change of the form raises LAYOUT in entries.py.
+-- Returns 1: stored; 0: the same or a newer version was there; -1: too late.
+-- A stored value of another form is replaced. Raise LAYOUT in entries.py with every change of the form.
 
 local now = redis.call('TIME')
 if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then
@@ -61,7 +62,7 @@ if taken == 1 then
   end
   redis.call('RPUSH', KEYS[1], 'S' .. version .. after .. string.format('%016d', bytes) .. rest)
   redis.call('PEXPIRE', KEYS[1], ttl)
-  -- Immutable, so that it may live on beside the newer copy.
+  -- The content of a version never changes, so it stays valid beside the newer copy.
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 

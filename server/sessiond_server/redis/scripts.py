@@ -1,4 +1,4 @@
-"""The Lua scripts: what must happen in one step on the server."""
+"""The Lua scripts, each of which runs atomically on the server."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from importlib.resources import files
 class Script:
     source: bytes
     sha: bytes
-    """How EVALSHA names it."""
+    """SHA-1 of the source in hexadecimal, by which EVALSHA names the script."""
 
 
 def _script(name: str) -> Script:
