@@ -165,7 +165,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         cached = None
         if cache is not None:
             commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, cache))
-        batcher = await stack.enter_async_context(Batcher(commits, _limits(settings)))
+        batcher = await stack.enter_async_context(Batcher(commits, _limits(settings), alone=authenticator.alone))
         reads = Reads(sessions, truth, truth, truth)
         server = RpcServer(reads, batcher, hub, bus, files, authenticator, _wire(settings, certificates))
         watch = StoreWatch(truth, server.set_serving, batcher.stalled)

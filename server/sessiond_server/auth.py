@@ -84,7 +84,9 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`keys` maps the SHA-256 digest of a key to its principal. `clock` gives seconds since 1970."""
-        self._keys = dict(keys or {})
+        self._keys: Mapping[bytes, Principal] = {}
+        self._tenants = 1
+        self._know(keys or {})
         self._open_to_all = open_to_all
         self._clock = clock
         self._checked = clock()
@@ -94,12 +96,15 @@ class Authenticator:
         that has them, which would open it."""
         assert keys
         assert self._keys
-        self._keys = dict(keys)
+        self._know(keys)
 
-    @property
-    def tenants(self) -> int:
-        """How many tenants there are keys of; 1 without keys."""
-        return len({principal.tenant_id for principal in self._keys.values()}) or 1
+    def _know(self, keys: Mapping[bytes, Principal]) -> None:
+        self._keys = dict(keys)
+        self._tenants = len({principal.tenant_id for principal in keys.values()}) or 1
+
+    def alone(self) -> bool:
+        """Whether there are keys of one tenant only, or none."""
+        return self._tenants == 1
 
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: Callable[[], str]) -> Principal:
         """The principal of a call. `peer` gives gRPC's address of the caller. Raises Unauthenticated.

@@ -13,6 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from sessiond_server.auth import SESSIONS_READ, Authenticator
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import SessionNotFound, Starting
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.interceptors.access_log import AccessLog
@@ -27,7 +28,7 @@ from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.methods import generic_handler, snake_case
 from sessiond_server.rpc.server import MIB
-from sessiond_server.rpc.shares import Places, Shares
+from sessiond_server.rpc.shares import Places
 from tests.support.waiting import until
 from tests.support.wire import Failure
 

@@ -17,6 +17,7 @@ import pytest
 from sessiond_server.domain.commands import Command, MessagesAppended, Scope, TouchSession
 from sessiond_server.errors import DeadlinePassed, QueueFull, StoreUnavailable
 from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
+from sessiond_server.store.turns import EACH
 
 SCHEDULES = 10_000
 
@@ -59,7 +60,8 @@ class Schedule:
             linger_each=0.05,
             linger_most=0.2,
         )
-        self.batching: Batching[Call] = Batching(self.limits, chance)
+        alone = chance.random() < 0.5
+        self.batching: Batching[Call] = Batching(self.limits, chance, alone=lambda: alone)
         self.p_poison = chance.choice((0.0, 0.0, 0.1))
         self.p_lost = chance.choice((0.0, 0.2, 0.6))
         self.p_error = chance.choice((0.0, 0.0, 0.2))
@@ -136,6 +138,7 @@ class Schedule:
         if not batch:
             return
         self.busy.add(shard)
+        self.check_order(shard, batch)
         repeated = self.repeat.pop(shard, None)
         assert repeated is None or repeated == list(batch), "a batch of unknown outcome keeps its members"
         assert len(batch) <= self.limits.batch_commands
@@ -216,6 +219,21 @@ class Schedule:
                 command, retries = call.command, call.retries + 1
                 self.at(self.now + 0.1, lambda c=command, r=retries: self.submit(c, r))  # type: ignore[misc]
 
+    def check_order(self, shard: int, batch: Sequence[Ticket[Call]]) -> None:
+        """Of each tenant those go that have waited longest, whatever becomes of the turns of tenants."""
+        if self.batching.queued() == (0, 0):
+            return
+        sent = {ticket.waiter for ticket in batch}
+        passed_over: set[str] = set()
+        for call in self.calls:
+            waits = not (call.sent or call.withdrawn or call.answers) and call.ticket is not None
+            if waits and call.ticket.shard == shard:  # type: ignore[union-attr]
+                tenant_id = call.command.scope.tenant_id
+                assert call not in sent or tenant_id not in passed_over, "a tenant's own commands keep their order"
+                if call not in sent:
+                    passed_over.add(tenant_id)
+        self.seen["left to the next batch"] += bool(passed_over)
+
     def check_bounds(self) -> None:
         waiting: dict[int, list[int]] = {}
         for call in self.calls:
@@ -271,7 +289,111 @@ def test_ten_thousand_schedules_lose_double_and_reorder_nothing() -> None:
     for what in (
         *("MessagesAppended", "StoreUnavailable", "DeadlinePassed", "ValueError", "refused", "withdrawn", "retried"),
         *("too late to withdraw", "batches of several", "halved", "failed alone", "given up"),
-        "lingered",
+        *("lingered", "left to the next batch"),
         *("lost, committed never", "lost, committed now", "lost, committed later"),
     ):
         assert seen[what] >= 1000, what
+
+
+class Backlog:
+    """One shard that is sent batch after batch, while tenants keep it full."""
+
+    def __init__(self, *, batch_commands: int = 8, batch_bytes: int = 1_000_000) -> None:
+        limits = BatchLimits(
+            queue_commands=100_000, queue_bytes=2**40, batch_commands=batch_commands, batch_bytes=batch_bytes
+        )
+        self.batching: Batching[str] = Batching(limits, Random(0))
+        self.submitted = 0
+
+    def submit(self, tenant_id: str, count: int = 1, size: int = 100) -> None:
+        for _ in range(count):
+            self.submitted += 1
+            name = f"{tenant_id}{self.submitted}"
+            self.batching.submit(Command(Scope(tenant_id), "s", TouchSession(0), "local", name, size=size), name)
+
+    def send(self) -> list[str]:
+        batch, _ = self.batching.next_batch(0, 0.0)
+        if batch:
+            self.batching.done(0, [MessagesAppended(1, 1, (), 0)] * len(batch), 0.0)
+        return [ticket.waiter for ticket in batch]
+
+
+def test_tenant_with_a_long_queue_does_not_make_others_wait_behind_it() -> None:
+    backlog = Backlog()
+    backlog.submit("loud", 1000)
+    backlog.submit("quiet", 3)
+    assert backlog.send() == ["loud1", "quiet1001", "loud2", "quiet1002", "loud3", "quiet1003", "loud4", "loud5"]
+
+
+def test_tenant_that_comes_late_is_in_the_next_batch_however_much_others_were_given_before() -> None:
+    backlog = Backlog()
+    backlog.submit("loud", 10_000)
+    for _ in range(100):
+        backlog.send()
+        backlog.submit("quiet")
+        assert any(name.startswith("quiet") for name in backlog.send())
+
+
+def test_idle_tenant_saves_no_turns_for_later() -> None:
+    backlog = Backlog()
+    backlog.submit("early")
+    backlog.submit("loud", 1000)
+    for _ in range(50):
+        backlog.send()
+    backlog.submit("early", 100)
+    assert sum(name.startswith("loud") for name in backlog.send()) == 4
+
+
+def test_one_tenant_alone_is_served_in_the_order_it_came() -> None:
+    backlog = Backlog()
+    backlog.submit("only", 100)
+    sent = [name for _ in range(13) for name in backlog.send()]
+    assert sent == [f"only{number}" for number in range(1, 101)]
+
+
+def test_large_commands_count_for_their_bytes() -> None:
+    backlog = Backlog(batch_commands=10_000, batch_bytes=4_000_000)
+    backlog.submit("large", 100, size=400_000)
+    backlog.submit("small", 5000)
+    sent = Counter(name[:5] for _ in range(2) for name in backlog.send())
+    assert sent["small"] > 90 * (sent["large"] - 1) > 0
+
+
+def test_large_command_that_waits_is_not_passed_over_for_ever() -> None:
+    backlog = Backlog(batch_bytes=500_000)
+    backlog.submit("small", 1000)
+    backlog.submit("large", size=499_999)
+    batches = [backlog.send() for _ in range(3)]
+    assert ["large1001"] in batches
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tenants_that_all_want_more_are_given_the_same(seed: int) -> None:
+    chance = Random(seed)
+    backlog = Backlog(batch_commands=chance.randint(1, 40), batch_bytes=chance.randint(1, 300_000))
+    tenants = "abcde"[: chance.randint(2, 5)]
+    sizes = {tenant_id: chance.choice((10, 1_000, 60_000)) for tenant_id in tenants}
+    given: Counter[str] = Counter()
+    for _ in range(100):
+        for tenant_id in tenants:
+            backlog.submit(tenant_id, 41, size=sizes[tenant_id])
+        for name in backlog.send():
+            given[name[0]] += EACH + sizes[name[0]]
+        assert max(given.values()) - min(given[each] for each in tenants) <= 2 * (EACH + max(sizes.values()))
+
+
+def test_tenant_fills_the_queue_only_so_far_that_others_find_room() -> None:
+    limits = BatchLimits(queue_commands=100, queue_bytes=10_000)
+    batching: Batching[int] = Batching(limits, Random(0), alone=lambda: False)
+
+    def held(tenant_id: str, size: int) -> int:
+        for count in range(1000):
+            try:
+                batching.submit(Command(Scope(tenant_id), "s", TouchSession(0), "local", "r", size=size), 0)
+            except QueueFull:
+                return count
+        raise AssertionError("the queue has no bound")
+
+    assert held("a", 1) == 75
+    assert held("b", 500) == 14  # of bytes: 7 000, three times of what is left beside those of a
+    assert held("c", 1) > 0

@@ -5,8 +5,9 @@ from random import Random
 
 import pytest
 
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyCalls
-from sessiond_server.rpc.shares import Places, Shares
+from sessiond_server.rpc.shares import Places
 from tests.support.waiting import until
 
 

@@ -19,6 +19,7 @@ from sessiond.v1 import (
 )
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.blobs.access import AttachmentAccess
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import Starting
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
@@ -47,7 +48,7 @@ from sessiond_server.rpc.methods import generic_handler, unknown_methods
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
-from sessiond_server.rpc.shares import Places, Shares
+from sessiond_server.rpc.shares import Places
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.commits import Writer
@@ -211,9 +212,7 @@ class RpcServer:
         self._occupancy = Occupancy()
         self._refusals = Refusals()
 
-        def alone() -> bool:
-            return authenticator.tenants == 1
-
+        alone = authenticator.alone
         waiting = Shares(settings.most_waiting, alone=alone)
         unsent = Shares(settings.most_unsent_bytes, alone=alone)
         admission = Admission(

@@ -1,15 +1,13 @@
-"""How much of what is bounded each tenant may hold: amounts that are refused, and places that calls wait for."""
+"""Places that calls wait for, tenants by turns."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from sessiond_server.domain.shares import Shares, never_alone
 from sessiond_server.errors import TooManyCalls
 
-TIMES_WHAT_IS_LEFT: Final = 3
-"""A tenant that holds something may hold three times of what it leaves to others: alone three quarters of all, one of
-two three sevenths. So a tenant that comes later finds something, however many callers others have."""
 RETRY_AFTER: Final = 0.5
 """Seconds that a refused caller is asked to wait."""
 NEWEST_FIRST_AFTER: Final = 1.0
@@ -17,40 +15,10 @@ NEWEST_FIRST_AFTER: Final = 1.0
 more than can be served: callers are about to give up what is at its head, and serving it would be for nothing."""
 
 
-class Shares:
-    """Amounts of one thing. What was taken must be given back, however a call ends."""
-
-    def __init__(self, most: int, *, alone: Callable[[], bool] = lambda: False) -> None:
-        """`alone`: whether there is only one tenant, which may then hold all."""
-        self.most = most
-        self._alone = alone
-        self._held: dict[str, int] = {}
-        self.used = 0
-
-    def take(self, tenant_id: str, amount: int = 1) -> bool:
-        """Takes the amount where there is enough of it for this tenant."""
-        left = self.most - self.used - amount
-        held = self._held.get(tenant_id, 0)
-        if left < 0 or (held and held + amount > TIMES_WHAT_IS_LEFT * left and not self._alone()):
-            return False
-        self._held[tenant_id] = held + amount
-        self.used += amount
-        return True
-
-    def give(self, tenant_id: str, amount: int = 1) -> None:
-        """Gives back what was taken."""
-        self.used -= amount
-        held = self._held[tenant_id] - amount
-        if held:
-            self._held[tenant_id] = held
-        else:
-            del self._held[tenant_id]
-
-
 class Places:
     """Places of one kind, with a queue for each tenant. Tenants get free places by turns."""
 
-    def __init__(self, most: int, *, waiting: Shares, alone: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, most: int, *, waiting: Shares, alone: Callable[[], bool] = never_alone) -> None:
         """`waiting` bounds how many calls wait, here and wherever else it is used."""
         self._shares = Shares(most, alone=alone)
         self._waiting = waiting

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -13,7 +13,7 @@ from typing import Final
 
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
-from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
+from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket, one_tenant
 from sessiond_server.store.commits import Commits
 
 _log = logging.getLogger("sessiond.batcher")
@@ -46,9 +46,12 @@ class Batcher:
     Each shard has one task that calls the store, so a caller's cancellation never reaches a commit.
     """
 
-    def __init__(self, commits: Commits, limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self, commits: Commits, limits: BatchLimits | None = None, *, alone: Callable[[], bool] = one_tenant
+    ) -> None:
+        """`alone` as of Batching."""
         self._commits = commits
-        self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or BatchLimits(), Random())
+        self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or BatchLimits(), Random(), alone=alone)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: dict[int, asyncio.Future[None]] = {}
         """Shard -> future that its task waits for while the shard has nothing to send."""

@@ -1,7 +1,8 @@
 """Group commit without I/O: which commands go to the store together, when to retry, and how each caller is answered.
 
 Commands queue in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch in flight. The
-commands that queue up meanwhile form the next batch, which is sent at once unless the process is busy (`linger`). A
+commands that queue up meanwhile form the next batch, tenants by turns (`turns.py`), which is sent at once unless the
+process is busy (`linger`). No tenant may fill a queue so far that another finds no room (`domain/shares.py`). A
 batch that fails with an unforeseen error is bisected until the faulty command is alone. A batch whose outcome is
 unknown is applied again with the same commands, which the request ids make idempotent. In both cases the shard sends
 nothing else before every command of the batch has its answer, so no command overtakes an earlier one of its session.
@@ -10,7 +11,6 @@ Nothing here awaits, sleeps or reads a clock: `batcher.py` runs it on asyncio, a
 from a seed. Times are seconds of any one monotonic clock.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -19,7 +19,9 @@ from typing import Final, Generic, TypeVar
 from zlib import crc32
 
 from sessiond_server.domain.commands import Command, Outcome, Result
+from sessiond_server.domain.shares import may_hold
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable
+from sessiond_server.store.turns import Turns
 
 Waiter = TypeVar("Waiter")
 Answer = Outcome | Exception
@@ -55,6 +57,11 @@ class BatchLimits:
     """Longest lingering in seconds."""
 
 
+def one_tenant() -> bool:
+    """There is one tenant only."""
+    return True
+
+
 BUSY: Final = 0.7
 """CPU share of the loop's thread, since the last batch was sent, from which on the next batch lingers. From there on
 the CPU limits throughput, and fewer, larger batches cost less CPU for each command. Below it the database is the limit,
@@ -73,8 +80,7 @@ class Ticket(Generic[Waiter]):
 
 @dataclass(slots=True)
 class _Shard(Generic[Waiter]):
-    queue: OrderedDict[Ticket[Waiter], None] = field(default_factory=OrderedDict)
-    queued_bytes: int = 0
+    queue: Turns[Ticket[Waiter]] = field(default_factory=Turns)
     under_way: list[Ticket[Waiter]] | None = None
     """The batch in flight: sent and not answered yet."""
     again: list[list[Ticket[Waiter]]] = field(default_factory=list)
@@ -93,16 +99,19 @@ class Batching(Generic[Waiter]):
     """The state of all shards. Each ticket that `submit` returns is answered exactly once, by `next_batch`, `expire`,
     `done`, `failed`, `unknown` or `abandon`, unless it is withdrawn."""
 
-    def __init__(self, limits: BatchLimits, chance: Random) -> None:
+    def __init__(self, limits: BatchLimits, chance: Random, *, alone: Callable[[], bool] = one_tenant) -> None:
+        """`alone`: whether there is only one tenant, which may then fill the queues."""
         self.limits = limits
         self.closed = False
         self._chance = chance
+        self._alone = alone
         self._shards: list[_Shard[Waiter]] = [_Shard() for _ in range(limits.shards)]
 
     def submit(
         self, command: Command, waiter: Waiter, deadline: float = inf, now: float | None = None
     ) -> Ticket[Waiter]:
-        """Queues the command, which is not sent after `deadline`. Raises QueueFull, and Draining once closed.
+        """Queues the command, which is not sent after `deadline`. Raises QueueFull, also where
+        only the tenant's share is full, and Draining once closed.
 
         Raises StoreUnavailable if at `now` the database has been lost for longer than `outage` and a command is probing
         it: each attempt may take seconds, in which another replica could answer.
@@ -114,22 +123,29 @@ class Batching(Generic[Waiter]):
         shard = self._shards[number]
         if self._out(shard, now) and (shard.under_way is not None or shard.queue):
             raise StoreUnavailable
-        queued_bytes = shard.queued_bytes + command.size
         # An empty queue accepts a command of any size: the gRPC layer has bounded it.
-        if len(shard.queue) >= self.limits.queue_commands or (shard.queue and queued_bytes > self.limits.queue_bytes):
+        if shard.queue and not self._has_room(shard.queue, tenant_id, command.size):
             raise QueueFull(self._retry_after(shard))
         ticket = Ticket(command, waiter, deadline, number)
-        shard.queue[ticket] = None
-        shard.queued_bytes = queued_bytes
+        shard.queue.append(ticket)
         return ticket
+
+    def _has_room(self, queue: Turns[Ticket[Waiter]], tenant_id: str, size: int) -> bool:
+        limits = self.limits
+        left, bytes_left = limits.queue_commands - len(queue) - 1, limits.queue_bytes - queue.size - size
+        if left < 0 or bytes_left < 0:
+            return False
+        if 4 * left >= limits.queue_commands and 4 * bytes_left >= limits.queue_bytes:
+            return True  # a quarter is left: no tenant has more than its share
+        held, held_bytes = queue.held(tenant_id)
+        return (may_hold(held, 1, left) and may_hold(held_bytes, size, bytes_left)) or self._alone()
 
     def withdraw(self, ticket: Ticket[Waiter]) -> bool:
         """Removes a command from the queue. False if it was sent or answered already."""
         shard = self._shards[ticket.shard]
         if ticket not in shard.queue:
             return False
-        del shard.queue[ticket]
-        shard.queued_bytes -= ticket.command.size
+        shard.queue.remove(ticket)
         return True
 
     def expire(self, now: float) -> list[tuple[Ticket[Waiter], Answer]]:
@@ -203,7 +219,6 @@ class Batching(Generic[Waiter]):
         # Those that wait too: the next try has nothing to do with them, and may take as long.
         shard.again.insert(0, list(shard.queue))
         shard.queue.clear()
-        shard.queued_bytes = 0
         return delay, self._give_up(shard, StoreUnavailable)
 
     def _out(self, shard: _Shard[Waiter], now: float | None) -> bool:
@@ -224,7 +239,6 @@ class Batching(Generic[Waiter]):
             answers += self._give_up(shard, StoreUnavailable)
             shard.again.append(list(shard.queue))
             shard.queue.clear()
-            shard.queued_bytes = 0
             answers += self._give_up(shard, Draining if self.closed else StoreUnavailable)
         return answers
 
@@ -238,7 +252,7 @@ class Batching(Generic[Waiter]):
 
     def queued(self) -> tuple[int, int]:
         """(number, request bytes) of the queued commands of all shards."""
-        return sum(len(shard.queue) for shard in self._shards), sum(shard.queued_bytes for shard in self._shards)
+        return sum(len(shard.queue) for shard in self._shards), sum(shard.queue.size for shard in self._shards)
 
     def _take(
         self, shard: _Shard[Waiter], now: float, late: list[tuple[Ticket[Waiter], Answer]]
@@ -247,17 +261,13 @@ class Batching(Generic[Waiter]):
         size = 0
         queue = shard.queue
         while queue and len(batch) < self.limits.batch_commands:
-            ticket, _ = queue.popitem(last=False)
+            ticket = queue.take(self.limits.batch_bytes - size if batch else inf)
+            if ticket is None:
+                break
             if ticket.deadline < now:
-                shard.queued_bytes -= ticket.command.size
                 late.append((ticket, DeadlinePassed()))
                 continue
             size += ticket.command.size
-            if batch and size > self.limits.batch_bytes:
-                queue[ticket] = None
-                queue.move_to_end(ticket, last=False)
-                break
-            shard.queued_bytes -= ticket.command.size
             batch.append(ticket)
         return batch
 

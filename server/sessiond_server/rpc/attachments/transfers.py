@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyTransfers, TransferStalled
-from sessiond_server.rpc.shares import Shares
 
 RETRY_AFTER: Final = 1.0
 """Seconds that whoever comes when all places are taken is told to wait."""

@@ -3,9 +3,10 @@
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyCalls
 from sessiond_server.rpc.call import Call, Handler, Method
-from sessiond_server.rpc.shares import RETRY_AFTER, Places, Shares
+from sessiond_server.rpc.shares import RETRY_AFTER, Places
 
 SEARCHES: Final = frozenset(
     (

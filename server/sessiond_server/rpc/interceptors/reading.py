@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from grpc.aio import EOF
 
+from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import MalformedRequest, TooManyCalls, TransferStalled
 from sessiond_server.rpc.call import Call, Handler, Method
-from sessiond_server.rpc.shares import RETRY_AFTER, Places, Shares
+from sessiond_server.rpc.shares import RETRY_AFTER, Places
 
 SMALL: Final = 4 * 1024
 """Bytes of a request that no budget is asked for: the places of calls bound them."""
