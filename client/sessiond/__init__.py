@@ -4,8 +4,8 @@
         session = await client.create_session(user_id="ada", active=True)
         await client.append_messages(session.session_id, [sessiond.user("hi")])
 
-Everything in `__all__` loads on first use: the service itself imports `sessiond.v1` through this package, and its rules
-must not load grpc by that.
+Everything in `__all__` is imported on first use: the service itself imports `sessiond.v1` through this package, and its
+rules must not import grpc that way.
 """
 
 from importlib import import_module
@@ -276,17 +276,17 @@ _ELSEWHERE = {
     "ToolCallCancelReason": "v1.tool_call_pb2",
     "ToolCallStatus": "v1.tool_call_pb2",
 }
-"""Name to the submodule that has it. Of the rest, lower-case names are in `messages`, the others in `errors`."""
+"""The submodule of each name. Of the other names, the lower-case ones are in `messages` and the rest in `errors`."""
 
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that exists
+if not TYPE_CHECKING:  # a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         submodule = _ELSEWHERE.get(name) or ("messages" if name.islower() else "errors")
         value = getattr(import_module(f"{__name__}.{submodule}"), name)
-        globals()[name] = value  # the next access does not come here
+        globals()[name] = value  # the next access does not call __getattr__
         return value
 
 

@@ -1,4 +1,4 @@
-"""The methods of a client that deal with attachments."""
+"""The client's methods for attachments."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -24,7 +24,7 @@ from sessiond.v1.attachment_service_pb2 import (
 
 
 class AttachmentCalls:
-    """AttachmentService; see `Client` for what all methods have in common. All raise SessionNotFound."""
+    """AttachmentService; see `Client` for what all methods have in common. All methods raise SessionNotFound."""
 
     _connection: Connection
     _reconnect: Reconnect
@@ -44,21 +44,21 @@ class AttachmentCalls:
         give_up_after: float = GIVE_UP_AFTER,
         request_id: str = "",
     ) -> Attachment:
-        """Uploads a file, given as a path, as bytes, or as an async iterator of bytes; the attachment, which exists
-        from then on.
+        """Uploads a file, given as a path, as bytes, or as an async iterator of bytes, and returns the complete
+        attachment.
 
-        It is read once for its size and SHA-256 before anything is sent, and an iterator is read to its end, into a
-        temporary file beyond 8 MiB. `name` None: that of the path, in which bytes that are not UTF-8 and control
-        characters become U+FFFD; `media_type` None: by the end of the name.
+        The source is read once for its size and SHA-256 before anything is sent. An iterator is read to its end first,
+        into a temporary file beyond 8 MiB. Without `name` the attachment has the file name of the path, in which bytes
+        that are not UTF-8 and control characters become U+FFFD. Without `media_type` the extension of the name decides.
 
-        Where the connection breaks it goes on with another one, behind the bytes that are safe; the last error is
-        raised when there was no progress for `give_up_after` seconds. Something must move every `idle_timeout` seconds.
-        With an `attachment_id` it goes on with what another process has begun, also after this one was cancelled. It
-        has no deadline.
+        When the connection breaks, the upload resumes on another one, after the bytes that are stored. The last error
+        is raised when there was no progress for `give_up_after` seconds. An attempt fails when no bytes move for
+        `idle_timeout` seconds. With an `attachment_id` the upload resumes one that another process, or a cancelled
+        call, has begun. It has no deadline.
 
         Raises SessionEnded, AttachmentAlreadyExists, UploadDeclaredOtherwise, AttachmentLimitReached,
-        AttachmentTooLarge, AttachmentSpaceExhausted, RunFenced, ChecksumMismatch, UploadSuperseded (another call goes
-        on with it); OSError of the file.
+        AttachmentTooLarge, AttachmentSpaceExhausted, RunFenced, ChecksumMismatch, UploadSuperseded (another call
+        continues the upload); OSError of the file.
         """
         patience = self._patience(idle_timeout, give_up_after)
         async with opened(source) as (file, own_name):
@@ -89,8 +89,8 @@ class AttachmentCalls:
         idle_timeout: float = IDLE_TIMEOUT,
         give_up_after: float = GIVE_UP_AFTER,
     ) -> Download:
-        """An attachment's bytes from `offset` on, at most `length` of them (0: all), to be read as they come, at once,
-        or into a file; see Download. Goes on by itself as `upload` does.
+        """Downloads an attachment's bytes from `offset` on, at most `length` of them (0: all), as a stream, as one
+        value, or into a file; see Download. It resumes by itself as `upload` does.
 
         Raises, when it is read: AttachmentNotFound, AttachmentLost, ChecksumMismatch.
         """
@@ -105,21 +105,22 @@ class AttachmentCalls:
     async def get_upload_status(
         self, session_id: str, attachment_id: str, *, timeout: float | None = None
     ) -> UploadStatus:
-        """Where an upload is, complete ones included. Raises UploadNotFound."""
+        """Returns how far an upload has come; complete uploads included. Raises UploadNotFound."""
         request = GetUploadStatusRequest(session_id=session_id, attachment_id=attachment_id)
         return await self._connection.call(self._connection.attachments.GetUploadStatus, request, timeout)
 
     async def get_attachment(self, session_id: str, attachment_id: str, *, timeout: float | None = None) -> Attachment:
-        """What is known of an attachment. Raises AttachmentNotFound."""
+        """Returns an attachment without its bytes. Raises AttachmentNotFound."""
         request = GetAttachmentRequest(session_id=session_id, attachment_id=attachment_id)
         return await self._connection.call(self._connection.attachments.GetAttachment, request, timeout)
 
     def list_attachments(
         self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pages[ListAttachmentsResponse, Attachment]:
-        """A session's attachments, in the order in which they became visible, for `async for`; see Pages.
+        """Lists a session's attachments, in the order in which they became visible, for `async for`; see Pages.
 
-        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: InvalidPageToken.
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
         """
 
         async def fetch(token: str) -> ListAttachmentsResponse:
@@ -138,7 +139,8 @@ class AttachmentCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> int:
-        """Deletes an attachment, or gives up an unfinished upload; the session's version after it, 0 for an upload.
+        """Deletes an attachment or abandons an unfinished upload. Returns the session's version afterwards; 0 for an
+        upload.
 
         Raises AttachmentNotFound, SessionEnded, RunFenced.
         """

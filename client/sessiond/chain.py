@@ -23,15 +23,15 @@ class Chain:
         self._seq: int | None = None
         self._event_id = ""
         self.over = False
-        """Whether the last event was the last there can be: the session is deleted."""
+        """Whether the last event was the session's deletion, after which there is no other."""
 
     @property
     def seq(self) -> int:
-        """Of the last event; 0 where none is known."""
+        """The seq of the last event; 0 where none is known."""
         return self._seq or 0
 
     def begin(self, seq: int, event_id: str) -> None:
-        """What the next event follows: a snapshot's last event, or (0, "")."""
+        """Sets the event that the next one must follow: a snapshot's last event, or (0, "")."""
         self._seq, self._event_id = seq, event_id
 
     def take(self, event: Event) -> bool:

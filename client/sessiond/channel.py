@@ -1,4 +1,4 @@
-"""How a channel to the service is made."""
+"""Opens channels to the service."""
 
 import json
 import pkgutil
@@ -33,8 +33,8 @@ NO_PROXY: Sequence[tuple[str, str | int]] = (
 
 
 def open_channel(target: str, tls: TLS | None, options: list[tuple[str, str | int]]) -> grpc.aio.Channel:
-    """A channel that connects when it is first used. Raises ValueError where `tls` names no authorities and grpc brings
-    none."""
+    """Returns a channel that connects when it is first used. Raises ValueError if neither `tls` nor the grpcio package
+    has authorities."""
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
     # Without roots grpc would trust the file that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
@@ -45,7 +45,7 @@ def open_channel(target: str, tls: TLS | None, options: list[tuple[str, str | in
 
 @cache
 def _bundled_authorities() -> bytes:
-    """PEM of the authorities that the grpcio package brings: Mozilla's list."""
+    """Returns the PEM of the authorities in the grpcio package: Mozilla's list."""
     try:
         roots = pkgutil.get_data("grpc._cython", "_credentials/roots.pem")
     except OSError:

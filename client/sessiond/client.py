@@ -69,13 +69,11 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
             tls: How to encrypt the connection; None: no encryption.
             allow_insecure_key: Send the key although neither TLS nor loopback protects it. Without it that raises
                 ValueError here.
-            timeout: Seconds for each call without a `timeout` of its own.
-            wait_for_ready: Let calls wait for a connection until their time is over, rather than fail with Unavailable
-                once it could not be made.
-            retry: When calls are retried.
-            reconnect: When watches and transfers open their next stream.
-            keepalive: How dead connections are detected.
-            max_message_bytes: Largest request to send and answer to take. The service's own limit for requests, 4 MiB
+            timeout: Seconds for each call without a `timeout` of its own. wait_for_ready: Let calls wait for a
+            connection until their deadline, instead of failing with Unavailable when connecting fails. retry: When
+            calls are retried. reconnect: When watches and transfers open their next stream. keepalive: How dead
+            connections are detected. max_message_bytes: Largest request to send and answer to take. The service's own
+            limit for requests, 4 MiB
                 unless configured, holds besides.
             user_agent: The program's name, put before the library's own.
         """
@@ -110,12 +108,13 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
         interval: float = 0.05,
         timeout: float | None = None,
     ) -> Draft:
-        """A message that those who watch the session with deltas see while it is written; see Draft.
+        """Returns a Draft: a message that is published as deltas while it is written and appended at the end; see
+        Draft.
 
-        Without `message_id` it gets one here. `run` is the run that writes; `run_id`, or the id of that run, is shown
-        with the deltas. `interval` is the least time between two showings, in seconds. `timeout` is for the append at
-        the end, which raises what `append_messages` raises. Raises InvalidFields for a `message_id`, a `name` or
-        `metadata` that no message can have.
+        Without `message_id` the client generates one. `run` is the run that writes; the deltas carry `run_id`, or the
+        id of that run. `interval` is the minimum time between two PublishDelta calls, in seconds. `timeout` is for the
+        append at the end, which raises what `append_messages` raises. Raises InvalidFields for a `message_id`, a `name`
+        or `metadata` that no message can have.
         """
         message = Message(
             message_id=message_id or new_request_id(),
@@ -146,10 +145,11 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
         request_id: str = "",
         timeout: float | None = None,
     ) -> LiveRun:
-        """A run as a block: begun, kept alive, and finished as the block ends; see LiveRun.
+        """Returns a LiveRun: a block that begins a run, sends its heartbeats, and finishes it at the end; see LiveRun.
 
-        With the policy "enqueue" entering it waits until the run is live, for as long as that takes; `timeout` is for
-        the call that begins it. The rest as of `begin_run`. Raises, when it is entered, what `begin_run` raises.
+        With the policy "enqueue", entering the block waits until the run is live, without a time limit; `timeout` is
+        for the call that begins the run. The other parameters are those of `begin_run`. Raises, when it is entered,
+        what `begin_run` raises.
         """
 
         async def begin(run_id: str) -> Run:
@@ -168,10 +168,10 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, At
         return LiveRun(self, session_id, run_id, begin)
 
     async def wait_for_decision(self, session_id: str, tool_call_id: str) -> ToolCall:
-        """The tool call once it is not PENDING any more: APPROVED or REJECTED, by whoever decides, or CANCELLED. Waits
-        without asking again and again, and for as long as that takes; asyncio.timeout bounds it.
+        """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED. It waits for
+        an event, without polling and without a time limit; use asyncio.timeout to bound it.
 
-        In a call that was decided meanwhile, the arguments may be missing, as in events. Raises ToolCallNotFound,
+        If the call was decided during the wait, its arguments may be missing, as in events. Raises ToolCallNotFound,
         SessionNotFound.
         """
 

@@ -22,15 +22,15 @@ except ImportError:  # Windows
 
 
 class Download:
-    """An attachment's bytes; see `Client.download`. Nothing happens before they are read, in one of three ways:
+    """A download of an attachment's bytes; see `Client.download`. It begins when it is read, in one of three ways:
 
         content = await client.download(session_id, attachment_id).read()
         attachment = await client.download(session_id, attachment_id).save(path)
         async for chunk in client.download(session_id, attachment_id): ...
 
-    Where a connection breaks it goes on with another one, at the byte where it was. The SHA-256 of a whole attachment
-    is verified: ChecksumMismatch comes at the end, instead of it. That of a part cannot be. Each is read once, by one
-    task; who stops in the midst of it calls `aclose`.
+    When a connection breaks, the download resumes on another one at the next byte. The SHA-256 of a whole attachment is
+    verified, and the end raises ChecksumMismatch if it differs; a part cannot be verified. A download is read once, by
+    one task. A reader that stops early calls `aclose`.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Download:
         return b"".join([chunk async for chunk in self])
 
     async def save(self, path: "str | os.PathLike[str]") -> Attachment:
-        """A whole attachment, in a file that is there when all of it is; what had the path before is replaced.
+        """Saves a whole attachment to a file, which appears when it is complete and replaces an existing file.
 
-        Until then its bytes are in a file beside it, whose name ends in `.part`: the next call with the same path goes
-        on where this one was cut, in another process too. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch;
-        OSError of the file, BlockingIOError while another call saves the same to the same path; ValueError for a part
-        of an attachment.
+        Until then its bytes are in a file beside it, whose name ends in `.part`. The next call with the same path, in
+        any process, resumes where this one stopped. Raises AttachmentNotFound, AttachmentLost, ChecksumMismatch;
+        OSError of the file, BlockingIOError while another call saves the same attachment to the same path; ValueError
+        for a part of an attachment.
         """
         if not self._whole:
             raise ValueError("save: takes a whole attachment")

@@ -1,4 +1,4 @@
-"""A message that watchers see while it is written, and that is appended at the end."""
+"""Streams a message to watchers while it is written, and appends it at the end."""
 
 import asyncio
 import re
@@ -17,28 +17,28 @@ from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond.v1.session_pb2 import TokenUsage
 
 PIECE_BYTES = 32 * 1024
-"""Most of one delta; the service takes twice as much."""
+"""Maximum bytes of one delta; the service accepts twice as much."""
 PUBLISHED_BYTES = 192 * 1024
-"""Most of one PublishDelta; the service takes 256 KiB with all that is around the text."""
+"""Maximum bytes of text in one PublishDelta; the service accepts a request of 256 KiB."""
 PUBLISHED_PIECES = 64
-"""Most of one PublishDelta."""
+"""Maximum deltas in one PublishDelta."""
 LANDING = 0.1
-"""Seconds that the append waits for what is being shown."""
+"""Seconds that the append waits for a PublishDelta in flight."""
 
 Publish = Callable[[Sequence[Delta]], Awaitable[None]]
 Append = Callable[[Sequence[Message], str], Awaitable[AppendMessagesResponse]]
 Kind = Literal["text", "thinking", "arguments"]
 
 MESSAGE_BYTES = 1024 * 1024
-"""Most of one message, serialised, as the service takes it."""
+"""Maximum bytes of one serialised message that the service accepts."""
 MESSAGE_PARTS = 256
-"""Most parts of one message."""
+"""Maximum parts of one message."""
 APPENDED_BYTES = 3 * 1024 * 1024
 APPENDED_MESSAGES = 256
-"""Most of one AppendMessages."""
+"""Maximum messages in one AppendMessages."""
 METADATA_BYTES = 64 * 1024
 _SPARE = 256
-"""Bytes of a message that are kept for its usage and its run."""
+"""Bytes of a message that are reserved for its usage and its run."""
 _PART = 24
 """Bytes of a part around its content, at most."""
 
@@ -49,15 +49,15 @@ _FIND_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 
 @dataclass(slots=True)
 class _Written:
-    """One part so far."""
+    """One part of the draft, as far as it is written."""
 
     kind: Kind
     message: int
-    """Which of the draft's messages it is of."""
+    """Index of the draft's message that contains it."""
     index: int
-    """Its place among the parts of that message."""
+    """Its index among the parts of that message."""
     call: ToolCallPart | None = None
-    """What of a tool call is known before its arguments."""
+    """The tool call without its arguments."""
     content: bytearray = field(default_factory=bytearray)
 
     def part(self) -> Part:
@@ -75,21 +75,22 @@ class _Written:
 
 
 class Draft:
-    """An answer as a model streams it: each `write` is shown to those who watch the session with deltas, and leaving
-    the block appends the whole as one message, whose `message_id` the deltas name.
+    """Streams a model's answer. Each `write` is published to the watchers of the session that ask for deltas, and
+    leaving the block appends the whole text as one message, whose `message_id` the deltas name.
 
         async with client.draft(session_id) as draft:
             async for token in model:
                 await draft.write(token)
 
-    What is written within a short time is shown together; what cannot be shown in time is shown later or not at all,
-    and never holds up the writer. Only the append counts: its errors are raised when the block is left. Where the block
-    is left by an exception, or cancelled, nothing is appended; `append` may still be called. For one task.
+    Text written within a short time is published together. Text that cannot be published in time is published later or
+    not at all, and never blocks the writer. Only the append is durable: its errors are raised when the block is left.
+    When the block is left by an exception or a cancellation, nothing is appended; `append` may still be called. A draft
+    is for one task.
 
-    What a model wrote is stored, whatever it is: U+0000 and lone surrogates, which no message can hold, become U+FFFD
-    (halves of a surrogate pair that come one after the other are joined); what is too much for one message, of 1 MiB or
-    256 parts, goes on in another one (see `message_ids`). A piece that cannot be repaired, which only calls of tools
-    have, is refused where it is written, with InvalidFields, and the rest stays.
+    Everything that a model writes is stored. U+0000 and lone surrogates, which no message can contain, become U+FFFD
+    (two halves of a surrogate pair in a row are joined). Text that exceeds one message, of 1 MiB or 256 parts,
+    continues in another message (see `message_ids`). A piece that cannot be repaired, which occurs only in tool calls,
+    raises InvalidFields where it is written, and the rest of the draft stays.
     """
 
     def __init__(self, publish: Publish, append: Append, message: Message, run_id: str, interval: float) -> None:
@@ -103,34 +104,35 @@ class Draft:
         self._interval = interval
         self._parts: list[_Written] = []
         self._ids = [message.message_id]
-        """Of the messages that the parts are of."""
+        """The ids of the messages that contain the parts."""
         self._room = self._most = MESSAGE_BYTES - message.ByteSize() - _SPARE
-        """Bytes that the last message can still hold, and that an empty one can."""
+        """The bytes that the last message can still hold, and the bytes that an empty message can hold."""
         self._count = 0
-        """Parts of the last message."""
+        """Number of parts in the last message."""
         self._half: tuple[Kind, str] | None = None
-        """The first half of a surrogate pair, if what was written last ended with one."""
+        """The first half of a surrogate pair, if the last text ended with one."""
         self._call_refused: InvalidFields | None = None
-        """Why there is no call that arguments could be of."""
+        """Why the last `call_tool` was refused; None if it was accepted."""
         self._answered = 0
-        """Requests of the append that were answered."""
+        """Number of append requests that were answered."""
         self._request_ids = [""]
-        """Of these and of the next; `request_id` is that of the first."""
+        """The request ids of these and of the next one; the first one's is in `request_id`."""
         self._first_seq = 0
         self._shown = (0, 0)
-        """Part and byte up to which it was shown."""
+        """The part and the byte up to which the draft was published."""
         self._changed = asyncio.Event()
         self._landed = asyncio.Event()
-        """Set while nothing is being shown."""
+        """Set while no PublishDelta is in flight."""
         self._landed.set()
         self._publisher: asyncio.Task[None] | None = None
         self._refusal: SessiondError | None = None
         self.request_id = new_request_id()
-        """Of the append."""
+        """The request id of the append."""
         self.usage: TokenUsage | None = None
-        """What the message cost; set it before the end."""
+        """The tokens that the message used; set it before the end."""
         self.appended: AppendMessagesResponse | None = None
-        """Where the message is, once it is. Of several: all ids, the place of the first, the version after the last."""
+        """The answer of the append; None before it. For several messages it has all ids, the seq of the first, and the
+        version after the last."""
 
     @property
     def message_id(self) -> str:
@@ -138,17 +140,17 @@ class Draft:
 
     @property
     def message_ids(self) -> Sequence[str]:
-        """Of the messages that the draft is appended as: as a rule one. Each goes on where the one before ends."""
+        """The ids of the messages that the draft is appended as, usually one. Each message continues the one before."""
         return tuple(self._ids)
 
     @property
     def message(self) -> Message:
-        """The message as it is so far; of several, the first."""
+        """The message so far; the first one if there are several."""
         return self.messages[0]
 
     @property
     def messages(self) -> list[Message]:
-        """All messages as they are so far; the last has the usage. For a caller who wants to append them otherwise, as
+        """All messages so far; the last one has the usage. For a caller that appends them in another way, for example
         after ToolBlocked."""
         messages = []
         for message_id in self._ids:
@@ -163,17 +165,17 @@ class Draft:
         return messages
 
     async def write(self, text: str) -> None:
-        """Adds to what is said. Raises what the service says of a session that takes no messages (any more), where it
-        is known already: SessionNotFound, SessionNotActive, SessionEnded. The draft has the text all the same."""
+        """Adds text to the message. Raises SessionNotFound, SessionNotActive or SessionEnded if the service has already
+        refused a delta because the session accepts no messages. The draft keeps the text in that case, too."""
         await self._add("text", text)
 
     async def think(self, text: str) -> None:
-        """Adds to what is thought. Raises as `write`."""
+        """Adds text to the model's thinking. Raises as `write`."""
         await self._add("thinking", text)
 
     async def call_tool(self, tool_call_id: str, name: str) -> None:
-        """Begins the call of a tool; `write_arguments` follows. Raises as `write`; InvalidFields for an id or a name
-        that no call can have, which leaves the draft as it was."""
+        """Begins a tool call; `write_arguments` follows. Raises as `write`; InvalidFields for an id or a name that no
+        call can have, which leaves the draft unchanged."""
         self._check_open()
         self._flush_half()
         try:
@@ -187,8 +189,8 @@ class Draft:
         await self._add("arguments", "")
 
     async def write_arguments(self, text: str) -> None:
-        """Adds to the call's arguments, as the model writes them. Raises as `write`; InvalidFields for arguments that
-        are too large for a message, which leaves what was there before, and after a call that was refused;
+        """Adds text to the call's arguments, as the model writes them. Raises as `write`; InvalidFields for arguments
+        that are too large for a message, which leaves the arguments written before, and after a refused `call_tool`;
         RuntimeError without a call."""
         if self._call_refused is not None:
             raise self._call_refused
@@ -197,10 +199,10 @@ class Draft:
         await self._add("arguments", text)
 
     async def append(self) -> AppendMessagesResponse:
-        """Appends the message now rather than at the end of the block. After an error it can be called again: it acts
-        once. Raises what `append_messages` raises."""
+        """Appends the message now instead of at the end of the block. After an error it can be called again; the
+        message is appended once. Raises what `append_messages` raises."""
         if self.appended is None:
-            # A piece that comes behind the message would look like the beginning of another one.
+            # A delta that arrives after its message would look like the beginning of another message.
             with suppress(TimeoutError):
                 async with asyncio.timeout(LANDING):
                     await self._landed.wait()
@@ -246,7 +248,7 @@ class Draft:
             self._changed.set()
         if self._refusal is not None:
             raise self._refusal
-        # A writer that waits for nothing else would never let anything be shown.
+        # A writer that awaits nothing else would never let the publishing task run.
         await asyncio.sleep(0)
 
     def _check_open(self) -> None:
@@ -254,7 +256,7 @@ class Draft:
             raise RuntimeError("the draft has been appended")
 
     def _encoded(self, kind: Kind, text: str) -> bytes:
-        """The text in UTF-8, without what no message can hold."""
+        """Encodes the text in UTF-8, with the characters replaced that no message can contain."""
         if self._half is not None and self._half[0] == kind:
             text, self._half = self._half[1] + text, None
         self._flush_half()
@@ -263,7 +265,7 @@ class Draft:
         return _repaired(text)
 
     def _flush_half(self) -> None:
-        """What would have been the second half did not come."""
+        """Replaces a first half of a surrogate pair whose second half did not follow."""
         half, self._half = self._half, None
         if half is not None:
             content = _REPLACEMENT.encode()
@@ -285,14 +287,14 @@ class Draft:
                 self._go_on()
 
     def _add_arguments(self, content: bytes) -> None:
-        """Arguments are of one part: they cannot go on in another message."""
+        """Adds to the last part, because arguments must stay in one part and cannot continue in another message."""
         written = self._parts[-1]
         assert written.call is not None
         if len(content) > self._room:
             size = written.call.ByteSize() + len(written.content)
             if self._count == 1 or size + len(content) + _PART > self._most:
                 raise _invalid("arguments_json", f"must fit in a message of {MESSAGE_BYTES} bytes with all around them")
-            # The whole call goes to the next message, and is shown there from its beginning.
+            # The whole call moves to the next message, and is published there from its beginning.
             self._go_on()
             written.message, written.index, self._count = len(self._ids) - 1, 0, 1
             self._room -= size + _PART
@@ -302,7 +304,7 @@ class Draft:
         self._room -= len(content)
 
     def _begin(self, kind: Kind, size: int, call: ToolCallPart | None = None) -> None:
-        """A new part, in the next message where this one has no room for it."""
+        """Begins a part, in the next message if this one has no room for it."""
         if self._count == MESSAGE_PARTS or self._room < size + 2 * _PART:
             self._go_on()
         self._parts.append(_Written(kind, len(self._ids) - 1, self._count, call))
@@ -310,12 +312,12 @@ class Draft:
         self._room -= size + _PART
 
     def _go_on(self) -> None:
-        """In another message."""
+        """Begins another message."""
         self._ids.append(new_request_id())
         self._room, self._count = self._most, 0
 
     async def _show(self) -> None:
-        """Publishes what is new, again and again, until it is cancelled or refused."""
+        """Publishes new text repeatedly, until it is cancelled or refused."""
         deltas: Sequence[Delta] = [self._delta(0, 0, typing=True)]
         while True:
             self._landed.clear()
@@ -325,7 +327,7 @@ class Draft:
                 self._refusal = error
                 return
             except SessiondError:
-                pass  # it is not what counts; who watches sees a hole, and later the message
+                pass  # deltas may be lost: watchers see a gap, and later the message
             finally:
                 self._landed.set()
             await asyncio.sleep(self._interval)
@@ -334,7 +336,7 @@ class Draft:
                 await self._changed.wait()
 
     def _take(self) -> Iterator[Delta]:
-        """What has not been shown yet, as much as goes at once."""
+        """Yields the deltas not published yet, as many as fit in one request."""
         room = PUBLISHED_BYTES
         index, offset = self._shown
         while index < len(self._parts) and room > 0:
@@ -370,14 +372,14 @@ class Draft:
             publisher.cancel()
             await asyncio.wait([publisher])
             if not publisher.cancelled() and (failure := publisher.exception()) is not None:
-                # The append counts, and must not be lost for this; the loop's exception handler logs it.
+                # This error must not prevent the append; the loop's exception handler logs it.
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a draft could not be shown", "exception": failure, "task": publisher}
                 )
 
 
 def _batches(messages: Sequence[Message]) -> list[list[Message]]:
-    """As many messages for each request as it takes."""
+    """Splits the messages into requests that the service accepts."""
     batches: list[list[Message]] = [[]]
     size = 0
     for message in messages:
@@ -393,13 +395,14 @@ def _repaired(text: str) -> bytes:
     try:
         content = text.encode()
     except UnicodeEncodeError:
-        # By UTF-16, which joins the halves of a pair.
+        # The way through UTF-16 joins the halves of a pair.
         content = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
     return content.replace(b"\0", _REPLACEMENT.encode())
 
 
 def _check(outline: Message) -> None:
-    """Raises InvalidFields for what no message can have: found only at the end, it would cost all that was written."""
+    """Raises InvalidFields for values that no message can have. The append at the end would fail with the whole text
+    otherwise."""
     if not _IS_ID(outline.message_id):
         raise _invalid("message_id", "must be 1 to 128 characters of [A-Za-z0-9._:~-]")
     if len(outline.name) > 128 or _FIND_CONTROL(outline.name):
@@ -421,7 +424,7 @@ def _invalid(field: str, rule: str) -> InvalidFields:
 
 
 def _boundary(content: bytes | bytearray, end: int) -> int:
-    """The last place at or before `end` that is between two characters."""
+    """Returns the last offset at or before `end` that lies between two characters."""
     if end >= len(content):
         return len(content)
     while content[end] & 0xC0 == 0x80:

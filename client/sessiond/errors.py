@@ -1,4 +1,5 @@
-"""What a call can raise, as a tree. The names are those of the service's own errors; needs neither grpc nor protobuf.
+"""The errors that a call can raise, as a tree. The service's own errors have the same names. This module imports
+neither grpc nor protobuf.
 
     SessiondError
     ├── InvalidRequest
@@ -72,9 +73,9 @@
 
     ClientClosed, ClientForked (RuntimeErrors: defects of the caller, not answers)
 
-A leaf stands for one `ErrorReason`. A reason that this version does not know comes as the nearest parent by its status
-code, and as `SessiondError` itself where there is none, so `except Refused` goes on working with newer servers.
-No error carries contents of messages.
+Each leaf stands for one `ErrorReason`. A reason that this version does not know is raised as the parent class of its
+status code, and as `SessiondError` itself where the code has no class, so `except Refused` keeps working with newer
+servers. No error contains message contents.
 """
 
 from collections.abc import Iterable, Mapping
@@ -87,7 +88,7 @@ class Violation:
     """One field that breaks its rule."""
 
     field: str
-    """Path of the field in the request message, such as `messages[3].parts[0].text`."""
+    """The path of the field in the request message, such as `messages[3].parts[0].text`."""
     description: str
     """The rule, without the value."""
 
@@ -108,20 +109,20 @@ class SessiondError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        """For people; decide by class or reason, never by text."""
+        """A text for people. Programs decide by class or reason, never by text."""
         self.reason = reason
-        """Name of the `ErrorReason` without prefix, such as SESSION_NOT_FOUND; empty when the service gave none, as
-        when it could not be reached."""
+        """The name of the `ErrorReason` without its prefix, such as SESSION_NOT_FOUND; empty when the service gave
+        none, for example when it could not be reached."""
         self.code = code
-        """Name of the gRPC status code, such as NOT_FOUND."""
+        """The name of the gRPC status code, such as NOT_FOUND."""
         self.metadata: Mapping[str, str] = dict(metadata or {})
-        """What `ErrorReason` documents for the reason."""
+        """The values that `ErrorReason` documents for the reason."""
         self.violations = tuple(violations)
-        """The fields at fault, where fields are."""
+        """The fields that are at fault; empty when the error has another cause."""
         self.retry_after = retry_after
-        """Seconds after which another attempt makes sense; None where the service did not say."""
+        """Seconds to wait before the next attempt; None when the service gave no time."""
         self.request_id = request_id
-        """Idempotency key of the write that failed, for a retry of the same write; empty for reads."""
+        """The idempotency key of the write that failed, for a retry of the same write; empty for reads."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r}, reason={self.reason!r}, code={self.code!r})"
@@ -132,7 +133,7 @@ class SessiondError(Exception):
 
 
 class InvalidRequest(SessiondError):
-    """The request can never succeed as it is; `violations` names the fields, where fields are at fault."""
+    """The request can never succeed unchanged. `violations` names the fields that are at fault, if any."""
 
 
 class MalformedRequest(InvalidRequest):
@@ -140,11 +141,11 @@ class MalformedRequest(InvalidRequest):
 
 
 class InvalidFields(InvalidRequest):
-    """Fields break their rules; see `violations`."""
+    """Fields of the request break their rules; `violations` names them."""
 
 
 class RequestTooLarge(InvalidRequest):
-    """The request is larger than the service takes."""
+    """The request is larger than the service accepts."""
 
     @property
     def size_bytes(self) -> int:
@@ -156,15 +157,15 @@ class RequestTooLarge(InvalidRequest):
 
 
 class InvalidPageToken(InvalidRequest):
-    """The page token does not belong to this list with this filter and order."""
+    """The page token was not made for this list with this filter and order."""
 
 
 class InvalidPosition(InvalidRequest):
-    """The position is of another stream, filter, tenant or user."""
+    """The position was not made for this stream, filter, tenant and user."""
 
 
 class UploadIncomplete(InvalidRequest):
-    """The bytes of an upload ended before the declared size; it can be resumed."""
+    """The bytes of an upload ended before the declared size. The upload can be resumed."""
 
     @property
     def size_bytes(self) -> int:
@@ -173,12 +174,12 @@ class UploadIncomplete(InvalidRequest):
 
     @property
     def committed_bytes(self) -> int:
-        """What is safe: where to resume."""
+        """The number of bytes that are stored: the offset to resume at."""
         return self._number("committed_bytes")
 
 
 class UploadTooLong(InvalidRequest):
-    """More bytes than were declared; the upload is given up."""
+    """More bytes arrived than were declared. The service has abandoned the upload."""
 
     @property
     def size_bytes(self) -> int:
@@ -187,7 +188,7 @@ class UploadTooLong(InvalidRequest):
 
 
 class ChecksumMismatch(InvalidRequest):
-    """The bytes do not have the declared SHA-256; the upload is given up."""
+    """The bytes do not have the declared SHA-256. The service has abandoned the upload."""
 
     @property
     def session_id(self) -> str:
@@ -203,11 +204,11 @@ class RequestIdReused(InvalidRequest):
 
 
 class NotFound(SessiondError):
-    """There is no such thing, or it is not the caller's to see: the two look the same."""
+    """The resource does not exist, or the caller may not see it: the two cases look the same."""
 
 
 class SessionNotFound(NotFound):
-    """No such session."""
+    """The session does not exist."""
 
     @property
     def session_id(self) -> str:
@@ -215,7 +216,7 @@ class SessionNotFound(NotFound):
 
 
 class MessageNotFound(NotFound):
-    """No such message in the session."""
+    """The session has no such message."""
 
     @property
     def session_id(self) -> str:
@@ -227,7 +228,7 @@ class MessageNotFound(NotFound):
 
 
 class AttachmentNotFound(NotFound):
-    """No such attachment in the session."""
+    """The session has no such attachment."""
 
     @property
     def session_id(self) -> str:
@@ -251,7 +252,7 @@ class UploadNotFound(NotFound):
 
 
 class RunNotFound(NotFound):
-    """No such run in the session."""
+    """The session has no such run."""
 
     @property
     def session_id(self) -> str:
@@ -263,7 +264,7 @@ class RunNotFound(NotFound):
 
 
 class ToolCallNotFound(NotFound):
-    """No such tool call in the session."""
+    """The session has no such tool call."""
 
     @property
     def session_id(self) -> str:
@@ -279,7 +280,7 @@ class AlreadyExists(SessiondError):
 
 
 class SessionAlreadyExists(AlreadyExists):
-    """There is a session with the chosen id, or there was one until recently."""
+    """A session has the chosen id, or had it until recently."""
 
     @property
     def session_id(self) -> str:
@@ -347,7 +348,7 @@ class ToolCallAlreadyExists(AlreadyExists):
 
 
 class Refused(SessiondError):
-    """The session's state, or its config, does not allow it."""
+    """The session's state or its config does not allow the call."""
 
     @property
     def session_id(self) -> str:
@@ -364,7 +365,7 @@ class IllegalTransition(Refused):
 
     @property
     def action(self) -> str:
-        """What was tried, such as suspend."""
+        """The action that was refused, such as suspend."""
         return self.metadata.get("action", "")
 
 
@@ -378,11 +379,11 @@ class SessionNotActive(Refused):
 
 
 class SessionEnded(Refused):
-    """The session has ended, or its time has run out."""
+    """The session has ended or expired."""
 
     @property
     def end_reason(self) -> str:
-        """Why, such as EXPIRED."""
+        """The reason, such as EXPIRED."""
         return self.metadata.get("end_reason", "")
 
 
@@ -411,7 +412,7 @@ class AttachmentLimitReached(Refused):
 
 
 class AttachmentTooLarge(Refused):
-    """The session, or the service, takes no file of that size."""
+    """The file is larger than the session or the service allows."""
 
     @property
     def size_bytes(self) -> int:
@@ -423,7 +424,7 @@ class AttachmentTooLarge(Refused):
 
 
 class AttachmentSpaceExhausted(Refused):
-    """The session's attachments may not take more bytes."""
+    """The attachments of the session would exceed their limit in bytes."""
 
     @property
     def limit_bytes(self) -> int:
@@ -431,7 +432,7 @@ class AttachmentSpaceExhausted(Refused):
 
 
 class RunInProgress(Refused):
-    """Another run is live: `run_id`."""
+    """Another run, `run_id`, is live."""
 
     @property
     def run_id(self) -> str:
@@ -439,7 +440,7 @@ class RunInProgress(Refused):
 
 
 class RunEnded(Refused):
-    """The run is over."""
+    """The run has ended."""
 
     @property
     def run_id(self) -> str:
@@ -465,12 +466,12 @@ class IllegalToolCallTransition(Refused):
 
     @property
     def action(self) -> str:
-        """What was tried, such as approve."""
+        """The action that was refused, such as approve."""
         return self.metadata.get("action", "")
 
 
 class ApprovalRequired(Refused):
-    """The tool call needs somebody's approval before it can start."""
+    """The tool call must be approved before it can start."""
 
     @property
     def tool_call_id(self) -> str:
@@ -494,7 +495,7 @@ class VersionNotReached(Refused):
 
 
 class VersionMismatch(SessiondError):
-    """`expected_version` is not the session's version: read, decide again, retry."""
+    """`expected_version` is not the session's version. Read the session, decide again, and retry."""
 
     @property
     def session_id(self) -> str:
@@ -506,7 +507,7 @@ class VersionMismatch(SessiondError):
 
 
 class RunFenced(SessiondError):
-    """The run is not the live one any more, or its lease has run out: stop."""
+    """The run is no longer live, or its lease has run out. The caller must stop."""
 
     @property
     def session_id(self) -> str:
@@ -518,16 +519,16 @@ class RunFenced(SessiondError):
 
     @property
     def live_run_id(self) -> str:
-        """Empty while there is none."""
+        """The id of the live run; empty while no run is live."""
         return self.metadata.get("live_run_id", "")
 
 
 class TransferBroken(SessiondError):
-    """An upload or a download could not go on. Another call can go on where it was."""
+    """An upload or a download was interrupted. Another call can resume it."""
 
 
 class UploadOffsetMismatch(TransferBroken):
-    """The upload has not got as far as the offset that it was to be resumed at."""
+    """The upload has fewer bytes than the offset at which the call wanted to resume it."""
 
     @property
     def session_id(self) -> str:
@@ -539,12 +540,12 @@ class UploadOffsetMismatch(TransferBroken):
 
     @property
     def committed_bytes(self) -> int:
-        """Where to resume."""
+        """The offset to resume at."""
         return self._number("committed_bytes")
 
 
 class UploadSuperseded(TransferBroken):
-    """Another call goes on with the upload, or it was given up."""
+    """Another call continues the upload, or the upload was abandoned."""
 
     @property
     def session_id(self) -> str:
@@ -556,11 +557,11 @@ class UploadSuperseded(TransferBroken):
 
 
 class TransferStalled(TransferBroken):
-    """The caller sent, or took, nothing for too long."""
+    """The caller sent or received nothing for too long."""
 
 
 class AttachmentLost(SessiondError):
-    """The attachment is there, but its bytes are gone from the service's storage, or damaged."""
+    """The attachment exists, but its bytes are missing from the service's storage or damaged."""
 
     @property
     def session_id(self) -> str:
@@ -572,30 +573,30 @@ class AttachmentLost(SessiondError):
 
 
 class PositionGone(SessiondError):
-    """A reader cannot go on where it was: something that it has not seen is no longer there."""
+    """A reader cannot resume at its position: events that it has not read no longer exist."""
 
     @property
     def session_id(self) -> str:
-        """Empty where a feed cannot name one."""
+        """Empty when the position of a feed cannot name a session."""
         return self.metadata.get("session_id", "")
 
 
 class PositionCompacted(PositionGone):
-    """What followed the position has been removed."""
+    """Events after the position have been removed."""
 
     @property
     def oldest_seq(self) -> int:
-        """The first event that is left."""
+        """The `seq` of the oldest event that remains."""
         return self._number("oldest_seq")
 
 
 class PositionLost(PositionGone):
-    """The position belongs to a history that no longer exists: the database has lost acknowledged commits. Begin with a
-    snapshot, or read anew."""
+    """The position belongs to a history that no longer exists: the database has lost acknowledged commits. Begin again
+    with a snapshot, or read from the beginning."""
 
     @property
     def seq(self) -> int:
-        """Of the event that is no longer there."""
+        """The `seq` of the event that no longer exists."""
         return self._number("seq")
 
 
@@ -604,32 +605,33 @@ class Exhausted(SessiondError):
 
 
 class QueueFull(Exhausted):
-    """More writes are waiting than the service is willing to hold."""
+    """The service's queue of writes is full."""
 
 
 class TooManyCalls(Exhausted):
-    """The service serves as many calls as it is willing to at once."""
+    """The service has reached its limit of calls that it serves or holds at once."""
 
 
 class TooManyWatchers(Exhausted):
-    """The server has as many watchers as it is willing to."""
+    """The server has reached its limit of watchers."""
 
 
 class WatcherTooSlow(Exhausted):
-    """The watcher took too long to take what it was sent. `watch` goes on by itself from the last position received."""
+    """The watcher is a slow consumer: it read its frames too slowly. `watch` resumes by itself at the last position
+    that it received."""
 
     @property
     def position(self) -> str:
-        """After the last frame that the server handed to the transport."""
+        """The position after the last frame that the server handed to the transport."""
         return self.metadata.get("position", "")
 
 
 class TooManyTransfers(Exhausted):
-    """The server has as many uploads and downloads in progress as it is willing to."""
+    """The server has reached its limit of concurrent uploads and downloads."""
 
 
 class TooManyUploads(Exhausted):
-    """The session has as many unfinished uploads as it may have: resume or delete some."""
+    """The session has reached its limit of unfinished uploads. Resume or delete some."""
 
     @property
     def limit(self) -> int:
@@ -637,7 +639,7 @@ class TooManyUploads(Exhausted):
 
 
 class RunQueueFull(Exhausted):
-    """As many runs wait in the session as may."""
+    """The session's queue of runs is full."""
 
     @property
     def session_id(self) -> str:
@@ -649,7 +651,7 @@ class RunQueueFull(Exhausted):
 
 
 class SessionQuotaReached(Exhausted):
-    """The tenant has as many sessions that have not ended as it may have."""
+    """The tenant has reached its limit of sessions that have not ended."""
 
     @property
     def limit(self) -> int:
@@ -657,7 +659,7 @@ class SessionQuotaReached(Exhausted):
 
 
 class Unauthenticated(SessiondError):
-    """No key, or one that the service does not know."""
+    """The call carries no key, or one that the service does not know."""
 
 
 class ScopeMissing(SessiondError):
@@ -669,7 +671,8 @@ class ScopeMissing(SessiondError):
 
 
 class Unavailable(SessiondError):
-    """The service could not be reached, or can't answer now. A write may have happened: retry it with the same id."""
+    """The service could not be reached, or cannot answer now. A write may have happened: retry it with the same
+    `request_id`."""
 
 
 class Starting(Unavailable):
@@ -681,7 +684,7 @@ class Draining(Unavailable):
 
 
 class SessionLocked(Unavailable):
-    """Another transaction of the database holds the session. Nothing was written."""
+    """Another database transaction holds the lock of the session. Nothing was written."""
 
     @property
     def session_id(self) -> str:
@@ -697,7 +700,7 @@ class StoreUnavailable(Unavailable):
 
 
 class DeadlinePassed(SessiondError):
-    """No answer in time. A write may have happened: retry it with the same `request_id`."""
+    """The deadline passed without an answer. A write may have happened: retry it with the same `request_id`."""
 
 
 class InternalError(SessiondError):
@@ -705,20 +708,20 @@ class InternalError(SessiondError):
 
     @property
     def error_id(self) -> str:
-        """Finds the record in the service's log."""
+        """The id of the error's record in the service's log."""
         return self.metadata.get("error_id", "")
 
 
 class ClientClosed(RuntimeError):
-    """The client was closed before the call, or while it waited; a write that was under way may have happened."""
+    """The client was closed before or during the call. A write that was in flight may have happened."""
 
     def __init__(self) -> None:
         super().__init__("the client is closed")
 
 
 class ClientForked(RuntimeError):
-    """The process was forked after a client had connected. grpc does not work in the child: calls would wait for ever,
-    or crash it. Fork before the first call, or start processes with multiprocessing's "spawn" or "forkserver"."""
+    """The process was forked after a client had connected. grpc does not work in such a child: calls would wait for
+    ever or crash it. Fork before the first call, or start processes with multiprocessing's "spawn" or "forkserver"."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -791,7 +794,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "INTERNAL": InternalError,
     }
 )
-"""The leaves, by reason: one for each `ErrorReason`."""
+"""The leaf for each `ErrorReason`."""
 
 BY_CODE: Mapping[str, type[SessiondError]] = MappingProxyType(
     {
@@ -802,9 +805,9 @@ BY_CODE: Mapping[str, type[SessiondError]] = MappingProxyType(
         "RESOURCE_EXHAUSTED": Exhausted,
         "UNAUTHENTICATED": Unauthenticated,
         "UNAVAILABLE": Unavailable,
-        # By a server that stopped, or a proxy: a caller who cancels gets asyncio.CancelledError.
+        # A server that stopped or a proxy sends it. A caller that cancels gets asyncio.CancelledError instead.
         "CANCELLED": Unavailable,
         "DEADLINE_EXCEEDED": DeadlinePassed,
     }
 )
-"""Where an unknown reason, or none, leads; any other code: SessiondError."""
+"""The class for an unknown or missing reason, by status code. Any other code is raised as SessiondError."""

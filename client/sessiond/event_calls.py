@@ -1,4 +1,4 @@
-"""The methods of a client that deal with events."""
+"""The client's methods for events."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -91,16 +91,16 @@ class EventCalls:
         give_up_after: float | None = None,
         bookmark_interval: float | None = None,
     ) -> Watch[Event] | Watch[Event | Delta]:
-        """A session's events, for `async for`; see Watch. Nothing happens before it is read.
+        """Watches a session's events, for `async for`; see Watch. The watch connects when it is first read.
 
-        It begins with a snapshot of the session (`view` says how much of it) and goes on with what follows that; with a
-        `position`, with what follows the position; with `from_beginning`, with the first event. `types`, such as
-        "message_appended", selects events besides the deletion, and belongs to the position. With `deltas` it yields
-        what is not stored, too.
+        It begins with a snapshot of the session (`view` says which fields) and continues with the events after that.
+        With a `position` it begins after the position, with `from_beginning` at the first event. `types`, such as
+        "message_appended", selects events; the deletion is always yielded. A position is valid with the same `types`
+        only. With `deltas` the watch yields deltas, which are not stored, too.
 
-        With a `store` it begins where the store says, if it says anything, and saves there what was dealt with: after
-        so many events or seconds, and at the end. `idle_timeout`, `give_up_after` and `bookmark_interval` stand in for
-        those of the client's `reconnect`.
+        With a `store` it begins at the stored position, if there is one, and saves the position of the processed
+        events: the first one at once, then after `save_events` events or `save_seconds` seconds, and at the end.
+        `idle_timeout`, `give_up_after` and `bookmark_interval` override those of the client's `reconnect`.
 
         Raises, when it is read: SessionNotFound, InvalidPosition, PositionLost, PositionCompacted.
         """
@@ -150,11 +150,13 @@ class EventCalls:
         give_up_after: float | None = None,
         bookmark_interval: float | None = None,
     ) -> Feed:
-        """The events of all of the tenant's sessions, for `async for`; see Feed. Nothing happens before it is read.
+        """Watches the events of all sessions of the tenant, for `async for`; see Feed. The feed connects when it is
+        first read.
 
-        It begins with what is committed after its first frame (as a context manager it has that when it is entered);
-        with a `position`, with what follows the position; with `from_beginning`, with the oldest event that is stored.
-        All filters that are given must hold; they belong to the position. `store` and the rest as of `watch`.
+        It begins with the events that are committed after its first frame (as a context manager it has received that
+        frame when the block is entered). With a `position` it begins after the position, with `from_beginning` at the
+        oldest stored event. An event must match all given filters; a position is valid with the same filters only.
+        `store` and the other parameters are those of `watch`.
 
         Raises, when it is read: InvalidPosition, PositionLost, PositionCompacted.
         """
@@ -189,11 +191,11 @@ class EventCalls:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> EventPages:
-        """A session's events so far, from the first one or from a position of this session and these `types`, for
-        `async for`; see Pages.
+        """Lists a session's stored events, from the first one or after a position of this session and these `types`,
+        for `async for`; see Pages.
 
-        `page_size` 0 means 50; the most is 1000. `timeout` is for each page. Raises, when it is read: SessionNotFound,
-        InvalidPosition, PositionLost, PositionCompacted.
+        `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPosition, PositionLost, PositionCompacted.
         """
         selected = _session_filter(types)
 
@@ -204,8 +206,8 @@ class EventCalls:
         return EventPages(fetch, lambda page: page.events, position or "")
 
     async def publish_delta(self, session_id: str, deltas: Iterable[Delta], *, timeout: float | None = None) -> None:
-        """Shows 1 to 64 pieces to those who watch the session with deltas. They are not stored and may be lost; a Draft
-        sees to them by itself. Raises SessionNotFound, SessionNotActive, SessionEnded."""
+        """Publishes 1 to 64 deltas to the watchers of the session that ask for deltas. They are not stored and may be
+        lost; a Draft publishes them by itself. Raises SessionNotFound, SessionNotActive, SessionEnded."""
         request = PublishDeltaRequest(session_id=session_id, deltas=deltas)
         await self._connection.call(self._connection.events.PublishDelta, request, timeout)
 
@@ -239,7 +241,7 @@ def _types(types: Iterable[EventTypeLike]) -> Sequence[EventType.ValueType]:
 
 
 def _session_filter(types: Iterable[EventTypeLike]) -> SessionEventFilter | None:
-    """None for all: what is not set is the same as an empty filter, in a position too."""
+    """Returns None where all events are selected: an unset filter equals an empty one, in a position too."""
     listed = _types(types)
     return SessionEventFilter(types=listed) if listed else None
 

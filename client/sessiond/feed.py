@@ -20,7 +20,7 @@ class Feed(Subscription[Event, FeedFrame]):
             async for event in feed:
                 index(event)
 
-    That each session's events follow each other is checked for the 4 096 sessions that were active last.
+    The order of each session's events is checked for the 4 096 sessions that were active last.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Python values as fields of requests."""
+"""Converts Python values to fields of requests."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -78,11 +78,11 @@ EventTypeLike = Union[
 
 
 Fence = Run | RunFence
-"""Which run writes: the run as it was when it began or started, or what it is known by."""
+"""The run that writes: the Run as BeginRun or its start returned it, or its RunFence."""
 
 
 class Unset(Enum):
-    """The type of UNSET: tells "leave it as it is" from None and empty values, which clear."""
+    """The type of UNSET, which leaves a field unchanged; None and empty values clear it."""
 
     UNSET = "UNSET"
 
@@ -91,7 +91,7 @@ UNSET: Final = Unset.UNSET
 
 
 class SessionWhere(TypedDict, total=False):
-    """Which sessions: all that is given must hold; see `SessionFilter`."""
+    """The filter of a list of sessions: a session must match all given fields; see `SessionFilter`."""
 
     type: TypeLike
     component_id: str
@@ -110,7 +110,7 @@ class SessionWhere(TypedDict, total=False):
 
 
 def enum_value(enum: EnumDescriptor, value: str | int | None) -> Any:
-    """The enum's number for a name such as "active"; 0 for None. Raises ValueError for a name that it has not."""
+    """Returns the enum's number for a name such as "active"; 0 for None. Raises ValueError for an unknown name."""
     if value is None:
         return 0
     if isinstance(value, int):
@@ -153,7 +153,7 @@ def run_fence(run: Fence | None) -> RunFence | None:
 
 
 def session_filter(where: SessionWhere) -> SessionFilter:
-    """Raises TypeError for a name that the filter has not."""
+    """Raises TypeError for a name that the filter does not have."""
     fields: dict[str, Any] = {**where}
     if "type" in fields:
         fields["type"] = enum_value(SessionType.DESCRIPTOR, fields["type"])

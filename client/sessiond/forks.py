@@ -1,17 +1,17 @@
-"""Whether this process can use grpc: a child that was forked while its parent used it cannot."""
+"""Tracks whether this process can use grpc: a child that was forked after its parent had used grpc cannot."""
 
 import os
 
 from sessiond.errors import ClientForked
 
 _connected = False
-"""This process, or one that it was forked from, has opened a channel."""
+"""Whether this process, or one that it was forked from, has opened a channel."""
 _forked = False
-"""It was forked after that."""
+"""Whether it was forked after that."""
 
 
 def connecting() -> None:
-    """To be called before a channel is opened. Raises ClientForked."""
+    """Must be called before a channel is opened. Raises ClientForked."""
     global _connected
     if _forked:
         raise ClientForked
@@ -19,7 +19,7 @@ def connecting() -> None:
 
 
 def forked() -> bool:
-    """Whether nothing of grpc may be touched, not even to end it."""
+    """Returns whether grpc must not be used at all, not even to end a call."""
     return _forked
 
 

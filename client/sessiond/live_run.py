@@ -1,4 +1,4 @@
-"""A run as a context manager: entering begins it, leaving finishes it."""
+"""A run as a context manager: entering the block begins the run, leaving it finishes the run."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from sessiond.fields import AttachmentTypeLike, ModeLike, RoleLike
 
 PARTING = 5.0
-"""Seconds that a cancelled block waits until its run is cancelled too."""
+"""Maximum seconds that a cancelled block waits for CancelRun."""
 PAUSE = 0.1
-"""Least seconds between two attempts to finish."""
+"""Minimum seconds between two attempts of FinishRun."""
 
 
 class SessionUpdate(TypedDict, total=False):
-    """What `LiveRun.update_session` takes: as `Client.update_session`."""
+    """The keyword arguments of `LiveRun.update_session`, which are those of `Client.update_session`."""
 
     agent_id: str
     team_id: str
@@ -61,14 +61,14 @@ class LiveRun:
             await run.append_messages([sessiond.assistant("On it.")])
             run.usage = sessiond.TokenUsage(input_tokens=900, output_tokens=4)
 
-    Entering begins the run and, where it is QUEUED, waits for its turn. The lease is kept by heartbeats at each third
-    of it. What is done through the run carries its fence. Leaving finishes it: COMPLETED, with the usage; FAILED when
-    `error` is set or the block raises (the error's code is then the exception's type; its text stays here); CANCELLED
-    when the block is cancelled.
+    Entering the block begins the run and, if it is QUEUED, waits for its turn. Heartbeats at each third of the lease
+    extend it. Every write through the run carries its fence. Leaving the block ends the run: COMPLETED, with the usage;
+    FAILED when `error` is set or the block raises (the error's code is then the exception's type; the exception's text
+    is not sent); CANCELLED when the block is cancelled.
 
-    When the run is lost, because its lease ran out, another one interrupted it, or somebody cancelled it, or its
-    session ended, the block is cancelled, and RunFenced (or what else the service said of it) is raised where it ends.
-    Cancelling the block does not stop work in other threads; the block must stop that itself.
+    When the run is lost, because its lease ran out, another run interrupted it, another caller cancelled it, or its
+    session ended, the block is cancelled, and its end raises RunFenced (or the error with which the service reported
+    the loss). Cancelling the block does not stop work in other threads; the block must stop that itself.
 
     A run belongs to the task that enters it; other tasks may call its methods.
     """
@@ -83,17 +83,17 @@ class LiveRun:
         self._lease: Lease | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
-        """How many cancellations the task had pending when it entered the block."""
+        """The number of pending cancellations of the task when it entered the block."""
         self._lost: Exception | None = None
         self._leaving = False
         self.usage: TokenUsage | None = None
-        """Tokens spent that no message has reported; set it before the end."""
+        """The tokens that the run used and no message has reported; set it before the end."""
         self.model = ""
-        """The model that did the work, where it is not the one that the run was begun with."""
+        """The model that did the work, if it is not the one that the run was begun with."""
         self.error: Failure | None = None
-        """What went wrong, in words that may be stored; set it before the end."""
+        """The failure, in a text that may be stored; set it before the end."""
         self.finished: Run | None = None
-        """The run once the service has it as COMPLETED or FAILED."""
+        """The run as COMPLETED or FAILED; None before."""
 
     @property
     def session_id(self) -> str:
@@ -105,7 +105,7 @@ class LiveRun:
 
     @property
     def run(self) -> Run:
-        """As it was when it started. Raises RuntimeError before."""
+        """The run as it was at its start. Raises RuntimeError before the start."""
         if self._run is None:
             raise RuntimeError("the run has not started: use it as `async with`")
         return self._run
@@ -250,8 +250,8 @@ class LiveRun:
         )
 
     async def __aenter__(self) -> Self:
-        """Raises what `Client.begin_run` raises; RunEnded where somebody cancelled the run while it was QUEUED, and
-        RunFenced where it was lost before anything could be done with it. Cancelled, it cancels the run."""
+        """Raises what `Client.begin_run` raises; RunEnded when another caller cancelled the run while it was QUEUED;
+        RunFenced when the run was lost before the block began. A cancellation cancels the run."""
         if self._task is not None:
             raise RuntimeError("a run is begun once")
         self._task = asyncio.current_task()
@@ -290,7 +290,7 @@ class LiveRun:
         self._leaving = True
         try:
             if self._lost is not None:
-                # As asyncio.timeout does: if someone else cancelled the task too, the cancellation goes on.
+                # As asyncio.timeout does: if other code cancelled the task too, the cancellation goes on.
                 ours = self._task.uncancel() <= self._cancelling
                 if error is None or (ours and isinstance(error, asyncio.CancelledError)):
                     raise self._lost

@@ -1,4 +1,4 @@
-"""The methods of a client that deal with messages."""
+"""The client's methods for messages."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -36,7 +36,8 @@ class MessageCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> AppendMessagesResponse:
-        """Appends 1 to 256 messages, all or none, in order; tells where they are. `run` is the run that writes.
+        """Appends 1 to 256 messages in order, all or none, and returns their ids and `seq`. `run` is the run that
+        writes.
 
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
         RunFenced.
@@ -60,7 +61,7 @@ class MessageCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Message:
-        """A message. Raises SessionNotFound, MessageNotFound, VersionNotReached."""
+        """Returns a message. Raises SessionNotFound, MessageNotFound, VersionNotReached."""
         request = GetMessageRequest(
             session_id=session_id,
             message_id=message_id,
@@ -82,10 +83,10 @@ class MessageCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> MessagePages:
-        """A session's messages between two `seq` (both excluded; 0: no bound), for `async for`; see Pages.
+        """Lists a session's messages between two `seq` (both exclusive; 0: no bound), for `async for`; see Pages.
 
-        `page_size` 0 means 50; the most is 1000. `timeout` is for each page. Raises, when it is read: SessionNotFound,
-        InvalidPageToken, VersionNotReached.
+        `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken, VersionNotReached.
         """
         order = enum_value(MessageOrder.DESCRIPTOR, order_by)
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
@@ -115,7 +116,8 @@ class MessageCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Message:
-        """Removes a message's content for ever; what remains of it. `reason` is kept with it (at most 200 characters).
+        """Removes a message's content for ever and returns the redacted message. `reason` (at most 200 characters) is
+        stored with it.
 
         Raises SessionNotFound, MessageNotFound, SessionEnded.
         """

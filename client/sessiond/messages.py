@@ -1,10 +1,10 @@
-"""Messages made, read, and translated from and to the common chat form.
+"""Builds messages, reads their text, and converts them from and to the common chat form.
 
-The chat form is what chat completion interfaces speak: `role`, `content`, `name`, `tool_call_id` and `tool_calls`, a
-list of `{"id", "type": "function", "function": {"name", "arguments"}}`. `to_chat(from_chat(chat)) == chat`, but two
-ways to write the same become one: a key whose value is None or empty (other than `content`) is absent afterwards, a
-`content` that is absent or an empty list is None, a list of one text is that text (except in a tool's answer, where it
-stays a list), and arguments that came as an object are JSON text.
+The chat form is the dict of chat completion interfaces: `role`, `content`, `name`, `tool_call_id` and `tool_calls`, a
+list of `{"id", "type": "function", "function": {"name", "arguments"}}`. `to_chat(from_chat(chat)) == chat`, except that
+equivalent forms become one: a key other than `content` whose value is None or empty is absent afterwards, a `content`
+that is absent or an empty list becomes None, a list of one text becomes that text (except in a tool's answer, where it
+stays a list), and arguments given as an object become JSON text.
 """
 
 import json
@@ -17,7 +17,7 @@ from sessiond.v1.message_pb2 import FilePart, Message, Part, Role, ToolCallPart,
 from sessiond.v1.session_pb2 import TokenUsage
 
 Content = str | Mapping[str, Any] | Part
-"""One piece of content: text, a JSON object, or a part made elsewhere."""
+"""One piece of content: text, a JSON object, or a `Part`."""
 
 _ROLES: Mapping[str, Role.ValueType] = MappingProxyType(
     {
@@ -33,12 +33,12 @@ _ROLE_NAMES: Mapping[Role.ValueType, str] = MappingProxyType({role: name for nam
 def system(
     *content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = ""
 ) -> Message:
-    """Instructions. Without `message_id` the service makes one."""
+    """A message with instructions. Without `message_id` the service generates one."""
     return _message(Role.ROLE_SYSTEM, map(_part, content), name, metadata, None, message_id)
 
 
 def user(*content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = "") -> Message:
-    """What a person says: `user("hi")`."""
+    """A message of a person: `user("hi")`."""
     return _message(Role.ROLE_USER, map(_part, content), name, metadata, None, message_id)
 
 
@@ -51,7 +51,8 @@ def assistant(
     usage: TokenUsage | None = None,
     message_id: str = "",
 ) -> Message:
-    """What the model says: its thinking, its words, and the calls it asks for (see `tool_call`), in this order."""
+    """A message of the model: its thinking, its content, and the tool calls it asks for (see `tool_call`), in this
+    order."""
     parts = [Part(thinking=thinking)] if thinking is not None else []
     parts += map(_part, content)
     parts += tool_calls
@@ -67,7 +68,7 @@ def tool(
     metadata: Mapping[str, Any] | None = None,
     message_id: str = "",
 ) -> Message:
-    """What the tool `name` answered to the call; None: nothing."""
+    """The result of a call of the tool `name`; None for an empty result."""
     answer = ToolResultPart(tool_call_id=tool_call_id, is_error=is_error)
     if isinstance(result, str):
         answer.text = result
@@ -77,7 +78,8 @@ def tool(
 
 
 def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] | None = None) -> Part:
-    """A call that the assistant asks for. Arguments given as text are kept byte for byte, valid JSON or not."""
+    """A tool call that the assistant asks for. Arguments given as text are stored byte for byte, whether they are valid
+    JSON or not."""
     call = ToolCallPart(tool_call_id=tool_call_id, name=name)
     if isinstance(arguments, str):
         call.arguments_json = arguments
@@ -87,7 +89,7 @@ def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] |
 
 
 def text_of(message: Message) -> str:
-    """The message's text: its text parts, or what the tool answered in text, joined by newlines."""
+    """The message's text: its text parts and the text results of tools, joined by newlines."""
     texts = []
     for part in message.parts:
         match part.WhichOneof("kind"):
@@ -99,10 +101,10 @@ def text_of(message: Message) -> str:
 
 
 def from_chat(chat: Mapping[str, Any]) -> Message:
-    """The message that a chat message stands for.
+    """Converts a chat message to a Message.
 
-    Raises ValueError or TypeError, naming the key and not its value, for what has no place in a message: another role,
-    an unknown key with a value, a tool call that is not of a function.
+    Raises ValueError or TypeError for input that a Message cannot represent: another role, an unknown key with a value,
+    a tool call that is not of a function. The error names the key and not its value.
     """
     for key, value in chat.items():
         if key not in _CHAT_KEYS and value not in (None, "", [], {}):
@@ -133,10 +135,10 @@ def from_chat(chat: Mapping[str, Any]) -> Message:
 
 
 def to_chat(message: Message) -> dict[str, Any]:
-    """The chat message that a message stands for; ids, times, metadata and usage have no place in it.
+    """Converts a Message to a chat message. The message's id, times, metadata and usage are left out.
 
-    Struct arguments and a tool's answer that is an object become JSON text. Raises ValueError for a message with
-    several answers of tools, or without a role.
+    Struct arguments and a tool result that is an object become JSON text. Raises ValueError for a message with several
+    tool results, without a role, or with a part that has no content.
     """
     if message.role not in _ROLE_NAMES:
         raise ValueError("role: not one that the chat form has")
@@ -217,7 +219,8 @@ _TEXT_KEYS = {"type", "text"}
 
 
 def _part_from_chat(item: Mapping[str, Any], index: int) -> Part:
-    """Text, thinking and files have parts of their own; whatever else (images, audio ...) is kept as it is, as data."""
+    """Text, thinking and files have parts of their own. Everything else (images, audio ...) is stored unchanged as
+    data."""
     if not isinstance(item, Mapping):
         raise TypeError(f"content[{index}]: must be an object")
     kind = item.get("type")
@@ -259,7 +262,7 @@ def _call_from_chat(call: Mapping[str, Any], index: int) -> Part:
 
 
 def _call_to_chat(call: ToolCallPart) -> dict[str, Any]:
-    """A call without arguments has the empty object: the chat form wants text there."""
+    """A call without arguments gets the text of an empty object, because the chat form requires text there."""
     match call.WhichOneof("arguments"):
         case "arguments_json":
             arguments = call.arguments_json

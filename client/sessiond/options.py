@@ -8,8 +8,8 @@ class TLS:
     """How to encrypt the connection. The defaults trust public authorities and show no certificate of the client."""
 
     root_certificates: bytes | None = None
-    """PEM of the authorities to trust, and no others. None: Mozilla's list, as the grpcio package brings it. Variables
-    of the environment change neither."""
+    """PEM of the only authorities to trust. None: Mozilla's list in the grpcio package. Environment variables change
+    neither."""
     client_certificate: bytes | None = None
     """PEM of the certificate to show, with its chain; goes with `client_key`."""
     client_key: bytes | None = field(default=None, repr=False)
@@ -24,28 +24,28 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a call is sent again: after UNAVAILABLE, or a CANCELLED that came from the server, and nothing else, within
-    the call's deadline, with the same request id.
+    """When a call is retried: only after UNAVAILABLE, or a CANCELLED that came from the server, within the call's
+    deadline and with the same request id.
 
-    The n-th pause is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, give or take a fifth; the
-    service can ask for another. The defaults pause for about 4 s in all, enough for a database or a server
-    to come back.
+    The n-th backoff is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, plus or minus a fifth; the
+    service can ask for another one. The default backoffs add up to about 4 s, enough for a database or a server to come
+    back.
     """
 
     max_attempts: int = 5
-    """The first one included; 1: no retries. 1 to 5 (grpc takes no more)."""
+    """Attempts including the first one; 1 disables retries. 1 to 5 (the maximum of grpc)."""
     initial_backoff: float = 0.1
-    """Seconds; 0.01 or more: grpc loses a retry whose pause rounds to no milliseconds (grpc/grpc issue 41036)."""
+    """Seconds; 0.01 or more: grpc loses a retry whose backoff rounds to zero milliseconds (grpc/grpc issue 41036)."""
     max_backoff: float = 3.0
     """Seconds; 0.01 or more."""
     multiplier: float = 3.0
     """1 or more."""
     tokens: int = 1000
-    """Retries stop while more than half of these are used up, by all clients of the process that have the same target:
-    each UNAVAILABLE takes one. A server that stops takes one for each call under way, so a few hundred of those should
-    fit in. 1 to 1000."""
+    """The tokens of the retry throttle, which all clients of the process with the same target share. Each UNAVAILABLE
+    takes one, and retries stop while more than half of the tokens are used. A server that stops takes one for each call
+    in flight, so there should be enough for a few hundred calls. 1 to 1000."""
     token_ratio: float = 0.1
-    """What each success gives back. Above 0; thousandths count."""
+    """The tokens that each success gives back. Above 0, in thousandths."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:
@@ -62,10 +62,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """How a dead connection is found out. The service allows a ping every 10 s or more."""
+    """How a dead connection is detected. The service allows one ping every 10 s or less often."""
 
     interval: float = 30.0
-    """Seconds between pings, also while no call is under way."""
+    """Seconds between pings, also while no call is in flight."""
     timeout: float = 10.0
     """Seconds without an answer after which the connection counts as dead."""
 
@@ -76,11 +76,11 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """When a watch that lost its stream opens the next one, and how it finds out that it lost it.
+    """When a watch that lost its stream opens the next one, and how it detects the loss.
 
-    The n-th pause in a row is `initial_backoff * 2 ** (n - 1)`, at most `max_backoff`, and of that any part between
-    half and all; the service can ask for a longer one. A frame with something new ends the row, and so does a stream
-    that lasted a second after it had begun.
+    The n-th backoff in a row is a random part, between half and all, of `initial_backoff * 2 ** (n - 1)`, at most
+    `max_backoff`; the service can ask for a longer one. A frame with something new ends the row, and so does a stream
+    that lasted a second after its first frame.
     """
 
     initial_backoff: float = 0.1
@@ -88,14 +88,14 @@ class Reconnect:
     max_backoff: float = 2.0
     """Seconds; above 0."""
     idle_timeout: float = 30.0
-    """Seconds without any frame after which the stream counts as dead, also while it connects; above 0. The service
-    sends one every 10 s at least, unless configured otherwise."""
+    """Seconds without a frame after which the stream counts as dead, also while it connects; above 0. The service sends
+    a frame at least every 10 s, unless configured otherwise."""
     give_up_after: float | None = None
-    """Seconds without a stream after which the last error is raised; None: never. Above 0. A stream that began where
-    the watch was begins a new count."""
+    """Seconds without a stream after which the last error is raised; None: never. Above 0. A stream that began at the
+    watch's position starts a new count."""
     bookmark_interval: float | None = None
-    """Seconds of silence after which the service is asked to send a frame; None: as the service is configured. 1 or
-    more; services that are configured to send one more often do so. For proxies that cut idle streams."""
+    """Seconds of silence after which the service is asked to send a frame; None: the service's own interval. 1 or more.
+    A service with a shorter interval uses its own. For proxies that cut idle streams."""
 
     def __post_init__(self) -> None:
         if min(self.initial_backoff, self.max_backoff, self.idle_timeout) <= 0:

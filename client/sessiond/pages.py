@@ -1,4 +1,4 @@
-"""Lists that are fetched page by page."""
+"""Lists that are fetched one page at a time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Pages(Generic[Page, Item]):
-    """A list that is fetched as it is read, page by page; nothing is asked for before it is needed.
+    """A list that is fetched one page at a time, as it is read.
 
-    `async for item in pages` goes through all items, `async for page in pages.pages()` through the answers of the
-    service, which also carry tokens and versions; each use starts at the first page, or at the list's `page_token`.
-    Where a page could not be fetched, or the wait for it was cancelled, the next step of the same iterator asks for it
-    again. An iterator serves one task and holds nothing that would need closing.
+    `async for item in pages` iterates over all items, `async for page in pages.pages()` over the answers of the
+    service, which also carry tokens and versions. Each iteration starts at the first page, or at the list's
+    `page_token`. When a page could not be fetched, or the wait for it was cancelled, the next step of the same iterator
+    requests it again. An iterator is for one task and need not be closed.
     """
 
     fetch: Callable[[str], Awaitable[Page]]
-    """The page of a token."""
+    """Fetches the page of a token."""
     items: Callable[[Page], Sequence[Item]]
     first_token: str = ""
 
@@ -38,20 +38,21 @@ class Pages(Generic[Page, Item]):
         return _Items(self.pages(), self.items)
 
     def pages(self) -> AsyncIterator[Page]:
-        """The pages from here on."""
+        """Iterates over the pages from the list's `page_token` on."""
         return _PageIterator(self.fetch, self.first_token, cast("Callable[[Page], str]", _next_token))
 
     async def page(self) -> Page:
-        """One page: the first, or that of the list's `page_token`."""
+        """Fetches one page: the first, or that of the list's `page_token`."""
         return await self.fetch(self.first_token)
 
 
 @dataclass(frozen=True, slots=True)
 class MessagePages(Pages[ListMessagesResponse, Message]):
-    """The messages of a session: Pages that can also be turned back."""
+    """The messages of a session: Pages that can also be read backwards."""
 
     def pages(self, *, back: bool = False) -> AsyncIterator[ListMessagesResponse]:
-        """The pages from here on; with `back`, from here towards the first one, each still in the order of the list.
+        """Iterates over the pages from the list's `page_token` on; with `back`, towards the first page. Each page keeps
+        the order of the list.
 
         To go back from a page, start at its `previous_page_token`.
         """
@@ -60,11 +61,11 @@ class MessagePages(Pages[ListMessagesResponse, Message]):
 
 @dataclass(frozen=True, slots=True)
 class EventPages(Pages[ListEventsResponse, Event]):
-    """The events of a session: Pages whose tokens are positions. Each page's `position` is one to go on from, or to
-    watch from, also that of the last page."""
+    """The events of a session: Pages whose tokens are positions. A list or a watch can continue at each page's
+    `position`, also at that of the last page."""
 
     def pages(self) -> AsyncIterator[ListEventsResponse]:
-        """The pages from here on, up to the end of the log as it is then."""
+        """Iterates over the pages from the list's position on, up to the end of the log at the time of the read."""
         return _PageIterator(self.fetch, self.first_token, _next_position)
 
 

@@ -1,4 +1,4 @@
-"""The methods of a client that deal with runs."""
+"""The client's methods for runs."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -35,8 +35,8 @@ from sessiond.v1.session_pb2 import Consistency, TokenUsage
 
 
 class RunCalls:
-    """RunService; see `Client` for what all methods have in common, and `Client.run` for what does all this by
-    itself."""
+    """RunService; see `Client` for what all methods have in common, and `Client.run` for a block that makes these calls
+    by itself."""
 
     _connection: Connection
 
@@ -54,7 +54,8 @@ class RunCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Run:
-        """Begins a run: RUNNING, or, with the policy "enqueue", perhaps QUEUED; "interrupt" ends the one that is live.
+        """Begins a run, which is then RUNNING or, with the policy "enqueue" while another run is live, QUEUED. The
+        policy "interrupt" cancels the live run.
 
         The lease (seconds, if a number; None: 30) must be extended by `heartbeat_run` before it runs out. Raises
         SessionNotFound, SessionNotActive, SessionEnded, RunInProgress, RunQueueFull, RunAlreadyExists.
@@ -75,7 +76,7 @@ class RunCalls:
         return await self._connection.call(self._connection.runs.BeginRun, request, timeout, request.request_id)
 
     async def heartbeat_run(self, session_id: str, run: Fence, *, timeout: float | None = None) -> HeartbeatRunResponse:
-        """Extends the lease of the live run; until when. Raises SessionNotFound, RunFenced."""
+        """Extends the lease of the live run and returns when it runs out. Raises SessionNotFound, RunFenced."""
         request = HeartbeatRunRequest(session_id=session_id, run=run_fence(run))
         return await self._connection.call(self._connection.runs.HeartbeatRun, request, timeout)
 
@@ -92,8 +93,8 @@ class RunCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Run:
-        """Ends the live run, "completed" or "failed"; `error` goes with the latter. `usage` is what no message has
-        reported. Raises SessionNotFound, RunFenced."""
+        """Ends the live run as "completed" or "failed"; `error` belongs to the latter. `usage` has the tokens that no
+        message has reported. Raises SessionNotFound, RunFenced."""
         request = FinishRunRequest(
             session_id=session_id,
             run=run_fence(run),
@@ -115,7 +116,7 @@ class RunCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Run:
-        """Stops a queued or the live run, whoever holds it. Raises SessionNotFound, RunNotFound, RunEnded."""
+        """Cancels a queued run or the live run, without its fence. Raises SessionNotFound, RunNotFound, RunEnded."""
         request = CancelRunRequest(
             session_id=session_id,
             run_id=run_id,
@@ -133,7 +134,7 @@ class RunCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Run:
-        """A run. Raises SessionNotFound, RunNotFound, VersionNotReached."""
+        """Returns a run. Raises SessionNotFound, RunNotFound, VersionNotReached."""
         request = GetRunRequest(
             session_id=session_id,
             run_id=run_id,
@@ -153,10 +154,10 @@ class RunCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Pages[ListRunsResponse, Run]:
-        """A session's runs, those begun last first, for `async for`; see Pages.
+        """Lists a session's runs, newest first, for `async for`; see Pages.
 
-        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: SessionNotFound,
-        InvalidPageToken, VersionNotReached.
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken, VersionNotReached.
         """
         selected = [enum_value(RunStatus.DESCRIPTOR, status) for status in statuses]
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)

@@ -1,4 +1,4 @@
-"""The methods of a client that deal with sessions."""
+"""The client's methods for sessions."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -90,11 +90,11 @@ class SessionCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Session:
-        """Creates a session, CREATED or, with `active`, ACTIVE; without `session_id` under an id made by the service.
+        """Creates a session, CREATED or, with `active`, ACTIVE. Without `session_id` the service generates the id.
 
         `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
-        holds. `runs` are those that it had elsewhere, oldest first, all of them over. Raises SessionAlreadyExists,
-        SessionQuotaReached.
+        applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended. Raises
+        SessionAlreadyExists, SessionQuotaReached.
         """
         session = Session(
             session_id=session_id,
@@ -128,7 +128,7 @@ class SessionCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Session:
-        """A session. Raises SessionNotFound, VersionNotReached."""
+        """Returns a session. Raises SessionNotFound, VersionNotReached."""
         request = GetSessionRequest(
             session_id=session_id,
             view=enum_value(SessionView.DESCRIPTOR, view),
@@ -146,9 +146,9 @@ class SessionCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> BatchGetSessionsResponse:
-        """1 to 100 sessions at once; those not found, and those to ask for again, are named in the answer.
+        """Returns 1 to 100 sessions. The answer names the sessions that were not found, and those to request again.
 
-        `min_versions`: one for each of the ids, in their order, or none. Raises VersionNotReached.
+        `min_versions` has one entry for each id, in the same order, or is empty. Raises VersionNotReached.
         """
         request = BatchGetSessionsRequest(
             session_ids=session_ids,
@@ -169,9 +169,10 @@ class SessionCalls:
         timeout: float | None = None,
         **where: Unpack[SessionWhere],
     ) -> Pages[ListSessionsResponse, Session]:
-        """The sessions that `where` selects, for `async for`; see Pages.
+        """Lists the sessions that `where` selects, for `async for`; see Pages.
 
-        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: InvalidPageToken.
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
         """
         selected = session_filter(where)
         order, shown = enum_value(SessionOrder.DESCRIPTOR, order_by), enum_value(SessionView.DESCRIPTOR, view)
@@ -197,7 +198,7 @@ class SessionCalls:
         timeout: float | None = None,
         **where: Unpack[SessionWhere],
     ) -> int:
-        """How many sessions `where` selects."""
+        """Returns the number of sessions that `where` selects."""
         request = CountSessionsRequest(
             filter=session_filter(where), consistency=enum_value(Consistency.DESCRIPTOR, consistency)
         )
@@ -226,12 +227,12 @@ class SessionCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Session:
-        """Changes the fields that are given (None or an empty value clears one); the session after it.
+        """Changes the given fields and returns the session after the change. None or an empty value clears a field.
 
         `metadata`, `state` and `agent_data` replace the old objects or, with `merge`, are merged into them: a member
-        that is None goes. A SessionConfig replaces the config; a mapping writes the fields that it names. `run` is
-        the run that writes. Raises SessionNotFound, SessionEnded, VersionMismatch, RunFenced; ValueError when nothing
-        is given.
+        that is None is removed. A SessionConfig replaces the config; a mapping writes the fields that it names. `run`
+        is the run that writes. Raises SessionNotFound, SessionEnded, VersionMismatch, RunFenced; ValueError when no
+        field is given.
         """
         request = update_request(
             Session(session_id=session_id),
@@ -262,7 +263,8 @@ class SessionCalls:
     async def activate_session(
         self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
     ) -> Session:
-        """CREATED or SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        """Changes the status from CREATED or SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition,
+        SessionEnded."""
         request = ActivateSessionRequest(
             session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
         )
@@ -272,7 +274,7 @@ class SessionCalls:
     async def suspend_session(
         self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
     ) -> Session:
-        """ACTIVE to SUSPENDED. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        """Changes the status from ACTIVE to SUSPENDED. Raises SessionNotFound, IllegalTransition, SessionEnded."""
         request = SuspendSessionRequest(
             session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
         )
@@ -282,7 +284,7 @@ class SessionCalls:
     async def resume_session(
         self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
     ) -> Session:
-        """SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition, SessionEnded."""
+        """Changes the status from SUSPENDED to ACTIVE. Raises SessionNotFound, IllegalTransition, SessionEnded."""
         request = ResumeSessionRequest(
             session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
         )
@@ -298,7 +300,7 @@ class SessionCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Session:
-        """Any status to ENDED, for ever; an ended session stays as it is. Raises SessionNotFound."""
+        """Ends a session of any status for ever; an ended session stays unchanged. Raises SessionNotFound."""
         request = EndSessionRequest(
             session_id=session_id,
             reason=enum_value(EndReason.DESCRIPTOR, reason),
@@ -317,7 +319,8 @@ class SessionCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Session:
-        """Says that the session is in use: it lives at least `extend` (seconds, if a number; None: its ttl) from now.
+        """Marks the session as used: it expires `extend` from now at the earliest (seconds, if a number; None: its
+        ttl).
 
         Raises SessionNotFound, SessionEnded.
         """
@@ -333,7 +336,8 @@ class SessionCalls:
     async def delete_session(
         self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
     ) -> int:
-        """Removes the session and everything it owns; `seq` of the final event. Raises SessionNotFound."""
+        """Deletes the session with everything that it owns and returns the `seq` of its final event. Raises
+        SessionNotFound."""
         request = DeleteSessionRequest(
             session_id=session_id, request_id=request_id or new_request_id(), expected_version=expected_version
         )
@@ -343,9 +347,10 @@ class SessionCalls:
     async def batch_delete_sessions(
         self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None
     ) -> BatchDeleteSessionsResponse:
-        """Deletes 1 to 100 sessions, each on its own; those not found are named in the answer.
+        """Deletes 1 to 100 sessions, each in its own write. The answer names the sessions that were not found.
 
-        After an error a retry with the same `request_id` (`SessiondError.request_id`) goes on where it stopped.
+        After an error, a retry with the same `request_id` (`SessiondError.request_id`) continues where the call
+        stopped.
         """
         request = BatchDeleteSessionsRequest(session_ids=session_ids, request_id=request_id or new_request_id())
         call = self._connection.sessions.BatchDeleteSessions
@@ -359,7 +364,7 @@ class SessionCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SessionMetrics:
-        """Figures about a session and, as `runs`, about its runs, from counters. Raises SessionNotFound,
+        """Returns the metrics of a session and, in `runs`, of its runs, from counters. Raises SessionNotFound,
         VersionNotReached."""
         request = GetSessionMetricsRequest(
             session_id=session_id,

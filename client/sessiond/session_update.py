@@ -1,4 +1,4 @@
-"""Keyword arguments as an UpdateSessionRequest: the mask names exactly what was given."""
+"""Builds an UpdateSessionRequest from keyword arguments. Its mask names exactly the given fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from sessiond.v1.session_service_pb2 import StructUpdate, UpdateSessionRequest
 
 
 def update_request(session: Session, given: Mapping[str, Any], *, merge: bool) -> UpdateSessionRequest:
-    """`session` has its id only, and is filled in. Raises ValueError when all of `given` is UNSET, and for an unknown
+    """Fills in `session`, which has only its id. Raises ValueError when all of `given` is UNSET, and for an unknown
     field of a config."""
     request = UpdateSessionRequest(
         session=session,
@@ -25,7 +25,7 @@ def update_request(session: Session, given: Mapping[str, Any], *, merge: bool) -
 
 
 def _write(session: Session, name: str, value: Any) -> list[str]:
-    """Sets the field, unless the value is one that clears it; the paths for the mask."""
+    """Sets the field, unless the value clears it, and returns the paths for the mask."""
     match name:
         case "metadata" | "state" | "agent_data" if value is not None:
             getattr(session, name).CopyFrom(to_struct(value))

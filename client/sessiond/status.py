@@ -1,4 +1,4 @@
-"""An `AioRpcError` as the typed error that it stands for."""
+"""Converts an `AioRpcError` to a typed error."""
 
 import grpc.aio
 from google.protobuf.any_pb2 import Any
@@ -9,13 +9,13 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from sessiond.errors import BY_CODE, BY_REASON, SessiondError, Violation
 
 DOMAIN = "sessiond"
-"""`ErrorInfo.domain` of the service's own reasons; those of a proxy in between mean something else."""
+"""The `ErrorInfo.domain` of the service's own reasons; a proxy's reasons have another domain."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
 def typed_error(error: grpc.aio.AioRpcError, request_id: str = "") -> SessiondError:
-    """The error to raise from `error`. Details that cannot be read are passed over: the status code remains."""
+    """Returns the error to raise from `error`. Details that cannot be parsed are ignored; the status code remains."""
     info, request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in _details(error):
         for known in (info, request, retry):

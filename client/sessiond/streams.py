@@ -27,9 +27,9 @@ an error until another call ends, and streams do not end."""
 
 
 class Stream(Generic[Response]):
-    """One streamed answer. For one task; holds no more than what it is asked for, the rest waits in the transport.
+    """One streamed answer. For one task. It holds at most one message; the rest waits in the transport.
 
-    Dropping it without `cancel` cancels the call too, when it is collected.
+    A stream that is dropped without `cancel` cancels its call when it is garbage-collected.
     """
 
     def __init__(self, call: "grpc.aio.UnaryStreamCall[Any, Response]") -> None:
@@ -43,9 +43,10 @@ class Stream(Generic[Response]):
                 self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def read(self) -> Response | None:
-        """The next message; None where the stream ended with OK.
+        """Returns the next message; None when the stream ended with OK.
 
-        Raises what `errors` says; ClientClosed when the client is closed meanwhile. Cancelling ends the stream.
+        Raises the errors of `sessiond.errors`; ClientClosed when the client is closed meanwhile. Cancelling ends the
+        stream.
         """
         try:
             message = await self._call.read()
@@ -62,13 +63,13 @@ class Stream(Generic[Response]):
 
 
 class Sending(Generic[Request, Response]):
-    """One streamed request. For one task; holds no more than the message that is on its way."""
+    """One streamed request. For one task. It holds at most the message in flight."""
 
     def __init__(self, call: "grpc.aio.StreamUnaryCall[Request, Response]") -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._broken = False
-        """A message was on its way when the call ended. grpc.aio then forgets how it ended, and says INTERNAL."""
+        """Whether a message was in flight when the call ended. grpc.aio then loses the status and reports INTERNAL."""
 
     def __del__(self) -> None:
         with suppress(RuntimeError):
@@ -76,7 +77,7 @@ class Sending(Generic[Request, Response]):
                 self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def write(self, message: Request) -> bool:
-        """Returns once the transport has taken it; False where the service takes no more: `answer` tells why.
+        """Returns once the transport has accepted the message; False if the call has ended: `answer` raises the reason.
 
         Cancelling ends the call.
         """
@@ -93,7 +94,7 @@ class Sending(Generic[Request, Response]):
         return True
 
     async def begun(self) -> Mapping[str, str | bytes]:
-        """What the service says before it takes more; empty where it has ended the call.
+        """Returns the initial metadata of the service; empty if it has ended the call.
 
         Cancelling ends the call.
         """
@@ -105,12 +106,13 @@ class Sending(Generic[Request, Response]):
             raise
 
     async def answer(self) -> Response:
-        """Says that this was all, and waits for the answer.
+        """Ends the request stream and waits for the answer.
 
-        Raises what `errors` says; ClientClosed when the client is closed meanwhile. Cancelling ends the call.
+        Raises the errors of `sessiond.errors`; ClientClosed when the client is closed meanwhile. Cancelling ends the
+        call.
         """
         try:
-            # What it failed with is what the call ends with.
+            # An error here is also the status of the call, which is raised below.
             with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await self._call.done_writing()
             return await self._call
@@ -136,7 +138,7 @@ def _unless_cancelled(error: Exception) -> None:
 
 
 class Stubs:
-    """The services that have calls which stream, on one channel."""
+    """The stubs of the services with streaming calls, on one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.events = cast("EventServiceAsyncStub", EventServiceStub(channel))
@@ -147,18 +149,18 @@ Streaming = Stream[Any] | Sending[Any, Any]
 Started = TypeVar("Started", bound=Streaming)
 
 _Place = tuple[grpc.aio.Channel, Stubs, WeakSet[Streaming]]
-"""A channel, its stubs, and its streams: those that were dropped without an end leave by themselves."""
+"""A channel, its stubs, and its streams. Streams that are garbage-collected leave the set by themselves."""
 
 
 class StreamChannels:
-    """Channels for streams, apart from that of other calls, and as many as the streams need."""
+    """Channels for streams, separate from the channel of unary calls, and as many as the streams need."""
 
     def __init__(self, connect: Callable[[], grpc.aio.Channel]) -> None:
         self._connect = connect
         self._channels: list[_Place] = []
 
     def open(self, start: Callable[[Stubs], Started]) -> Started:
-        """The stream that `start` makes of stubs."""
+        """Returns the stream that `start` makes on a channel with room for it."""
         free = (place for place in self._channels if len(place[2]) < MOST_STREAMS)
         _, stubs, streams = next(free, None) or self._add()
         stream = start(stubs)
@@ -172,13 +174,13 @@ class StreamChannels:
         return place
 
     def end(self, stream: Streaming) -> None:
-        """Cancels the stream; its place is free."""
+        """Cancels the stream and frees its place on the channel."""
         stream.cancel()
         for _, _, streams in self._channels:
             streams.discard(stream)
 
     async def close(self, grace: float | None) -> None:
-        """Ends all streams: none ends by itself, so `grace` is only for the connections."""
+        """Cancels all streams at once, because none ends by itself. `grace` applies to the connections only."""
         for _, _, streams in self._channels:
             for stream in list(streams):
                 stream.cancel()

@@ -7,17 +7,18 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct, Value
 
 _MOST_LEVELS = 64
-"""Far above what the service takes (24), far below where recursion ends: stops objects that contain themselves."""
+"""Far above the service's limit (24) and far below Python's recursion limit. It stops objects that contain
+themselves."""
 
 _EXACT = 2**53
-"""Struct numbers are doubles: integers up to here keep their value."""
+"""Struct numbers are doubles: integers up to this one keep their value."""
 
 
 def to_struct(value: Mapping[str, Any]) -> Struct:
-    """A Struct of a mapping of str to None, bool, int, float, str, mappings and sequences of these.
+    """Converts a mapping of str to None, bool, int, float, str, mappings and sequences of these to a Struct.
 
-    Nothing is bent to fit. Raises TypeError for another type; ValueError for NaN, infinity, an integer that a double
-    cannot hold (beyond 2^53) and more than 64 levels. The error names the place, never the value.
+    No value is changed to fit. Raises TypeError for another type; ValueError for NaN, infinity, an integer beyond 2^53,
+    which a double cannot hold, and more than 64 levels. The error names the place, never the value.
     """
     struct = Struct()
     _fill_struct(struct, value, "", 1)
@@ -25,9 +26,9 @@ def to_struct(value: Mapping[str, Any]) -> Struct:
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """The dict that a Struct stands for. Numbers without a fraction come as int, where that is exact.
+    """Converts a Struct to a dict. Numbers without a fraction become int where that is exact.
 
-    A Struct keeps no order: keys come sorted, so that equal Structs give equal JSON.
+    A Struct keeps no order. The keys are sorted, so that equal Structs give equal JSON.
     """
     return {key: _plain(struct.fields[key]) for key in sorted(struct.fields)}
 

@@ -25,9 +25,9 @@ Response = TypeVar("Response", bound=WatchSessionResponse | WatchEventsResponse)
 Frame = Snapshot | Resumed | EventBatch | Bookmark | DeltaBatch
 
 _MOST_SUSPECT = 5
-"""Failures in a row, of kinds that may pass or may be here to stay, after which the last one is raised."""
+"""Failures in a row, of kinds that may be temporary or permanent, after which the last one is raised."""
 _STEADY = 1.0
-"""Seconds that a stream must last, once it has begun well, for its end to be of no weight."""
+"""Seconds that a stream must last after it has begun well, so that its end does not count as a failure in a row."""
 
 
 class Tail(Generic[Response]):
@@ -56,14 +56,14 @@ class Tail(Generic[Response]):
         self._begun = False
         self._closed = asyncio.Event()
         self._failures = 0
-        """Failures since something new was received; the next two count from there too."""
+        """Failures since something new was received; the next two attributes count from the same moment."""
         self._suspect = 0
         self._waited = 0.0
         """Seconds without a stream before `_waiting_since`."""
         self._waiting_since: float | None = None
         """None while a stream is up."""
         self._begun_at: float | None = None
-        """When the stream that is up began well: by a first frame that fits what came before."""
+        """The time at which the current stream began well, with a first frame that continues the one before."""
 
     async def next(self) -> Frame | None:
         """Returns the next frame; None once `close` was called.

@@ -1,4 +1,4 @@
-"""The methods of a client that deal with calls of tools."""
+"""The client's methods for tool calls."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -31,8 +31,8 @@ from sessiond.v1.tool_call_service_pb2 import (
 class ToolCallCalls:
     """ToolCallService; see `Client` for what all methods have in common.
 
-    Every write takes `run`, the run that writes: it is refused with RunFenced when that is not the live one. All raise
-    SessionNotFound, and writes SessionNotActive and SessionEnded.
+    Every write takes `run`, the run that writes, and raises RunFenced when that run is not live. All methods raise
+    SessionNotFound, and writes also SessionNotActive and SessionEnded.
     """
 
     _connection: Connection
@@ -52,11 +52,11 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """Asks for a call of the tool `name`; it is PENDING. With `requires_approval` it can't start before somebody
-        has approved it.
+        """Requests a call of the tool `name`, which is then PENDING. With `requires_approval` it cannot start before it
+        is approved.
 
-        `message_id` is the message that asks for it, `model_call_id` the id that the model gave it. Raises ToolBlocked,
-        ToolCallAlreadyExists, ToolCallLimitReached, RunFenced.
+        `message_id` is the message that asks for the call, `model_call_id` the id that the model gave it. Raises
+        ToolBlocked, ToolCallAlreadyExists, ToolCallLimitReached, RunFenced.
         """
         request = RequestToolCallRequest(
             session_id=session_id,
@@ -87,8 +87,8 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """PENDING to APPROVED; `approver` and `reason` are kept. Raises ToolCallNotFound, IllegalToolCallTransition,
-        RunFenced."""
+        """Changes the status from PENDING to APPROVED and stores `approver` and `reason`. Raises ToolCallNotFound,
+        IllegalToolCallTransition, RunFenced."""
         request = ApproveToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -113,8 +113,8 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """PENDING to REJECTED, for ever; `approver` and `reason` are kept. Raises ToolCallNotFound,
-        IllegalToolCallTransition, RunFenced."""
+        """Changes the status from PENDING to REJECTED, for ever, and stores `approver` and `reason`. Raises
+        ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
         request = RejectToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -137,8 +137,9 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """APPROVED, or PENDING where no approval is required, to RUNNING; of two who try, one fails. Raises
-        ToolCallNotFound, ApprovalRequired, IllegalToolCallTransition, ToolBlocked, RunFenced."""
+        """Changes the status from APPROVED, or from PENDING if no approval is required, to RUNNING. Of two concurrent
+        callers one fails. Raises ToolCallNotFound, ApprovalRequired, IllegalToolCallTransition, ToolBlocked,
+        RunFenced."""
         request = StartToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -160,8 +161,8 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """RUNNING to COMPLETED. What comes after a call that was started is over is kept as an event and changes
-        nothing. Raises ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        """Changes the status from RUNNING to COMPLETED. A result that arrives after a started call has ended is stored
+        as an event and does not change the call. Raises ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
         request = CompleteToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -186,7 +187,8 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """RUNNING to FAILED: `code` for programs, `message` for people. As `complete_tool_call` in everything else."""
+        """Changes the status from RUNNING to FAILED, with a `code` for programs and a `message` for people. Otherwise
+        as `complete_tool_call`."""
         request = FailToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -209,7 +211,8 @@ class ToolCallCalls:
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
-        """PENDING, APPROVED or RUNNING to CANCELLED. Raises ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        """Changes the status from PENDING, APPROVED or RUNNING to CANCELLED. Raises ToolCallNotFound,
+        IllegalToolCallTransition, RunFenced."""
         request = CancelToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -229,7 +232,7 @@ class ToolCallCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> ToolCall:
-        """A tool call. Raises ToolCallNotFound, VersionNotReached."""
+        """Returns a tool call. Raises ToolCallNotFound, VersionNotReached."""
         request = GetToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -250,10 +253,10 @@ class ToolCallCalls:
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Pages[ListToolCallsResponse, ToolCall]:
-        """A session's tool calls, those requested last first, for `async for`; see Pages.
+        """Lists a session's tool calls, newest first, for `async for`; see Pages.
 
-        `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: InvalidPageToken,
-        VersionNotReached.
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken, VersionNotReached.
         """
         selected = [enum_value(ToolCallStatus.DESCRIPTOR, status) for status in statuses]
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
@@ -275,8 +278,8 @@ class ToolCallCalls:
     def list_pending_approvals(
         self, *, user_id: str = "", page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pages[ListPendingApprovalsResponse, ToolCall]:
-        """The inbox of whoever decides: all calls of the tenant's sessions, or of those of a user, that wait for an
-        approval, those that have waited longest first, for `async for`; see Pages.
+        """Lists the tool calls that wait for an approval, in all sessions of the tenant or of one user, oldest first,
+        for `async for`; see Pages.
 
         `page_size` 0 means 20; the most is 100. `timeout` is for each page. Raises, when it is read: InvalidPageToken.
         """

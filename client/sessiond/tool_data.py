@@ -1,4 +1,4 @@
-"""Arguments and results of tools, as Python has them."""
+"""Converts arguments and results of tools between Python values and ToolData."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from sessiond.structs import from_struct, to_struct
 from sessiond.v1.tool_call_pb2 import ToolData
 
 ToolValue = Mapping[str, Any] | str | bytes
-"""A JSON object, text, such as JSON as the model wrote it, or bytes."""
+"""A JSON object, a text (for example JSON as the model wrote it), or bytes."""
 
 
 def to_tool_data(value: ToolValue) -> ToolData:
@@ -23,7 +23,7 @@ def to_tool_data(value: ToolValue) -> ToolData:
 
 
 def from_tool_data(data: ToolData) -> dict[str, Any] | str | bytes | None:
-    """What it holds, as `to_tool_data` takes it; None where it holds nothing."""
+    """Returns the value as `to_tool_data` takes it; None if there is none."""
     match data.WhichOneof("kind"):
         case "data":
             return from_struct(data.data)

@@ -10,7 +10,7 @@ from sessiond.options import Reconnect
 from sessiond.recovery import may_pass, passes
 
 Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
-"""What is uploaded: a str is a path."""
+"""The source of an upload; a str is a path."""
 Progress = Callable[[int, int], None]
 """Called with the bytes transferred so far and the bytes of the whole transfer. The first number may fall: after a cut
 connection, bytes that had not arrived are sent again."""
@@ -21,7 +21,7 @@ IDLE_TIMEOUT = 60.0
 GIVE_UP_AFTER = 60.0
 """Seconds without any progress after which the last error is raised."""
 _MOST_SUSPECT = 5
-"""Failures in a row, of kinds that may pass or may be here to stay, after which the last one is raised."""
+"""Failures in a row, of kinds that may be temporary or permanent, after which the last one is raised."""
 
 
 class Patience:
@@ -31,7 +31,7 @@ class Patience:
         self._reconnect = reconnect
         self._give_up_after = give_up_after
         self._failures = 0
-        """Failures since the last progress; the next two count from there too."""
+        """Failures since the last progress; the next two attributes count from the same moment."""
         self._suspect = 0
         self._since: float | None = None
 
@@ -40,7 +40,7 @@ class Patience:
         self._since = None
 
     async def after(self, error: SessiondError) -> None:
-        """Returns when the next attempt is due. Raises the error where there is to be none."""
+        """Returns when the next attempt is due. Raises the error when there must be no other attempt."""
         loop = asyncio.get_running_loop()
         if self._since is None:
             self._since = loop.time()

@@ -99,7 +99,7 @@ class Upload:
             await asyncio.to_thread(self._content.seek, place)
             async with asyncio.timeout(self._idle_timeout) as limit:
                 taken = await sending.write(UploadAttachmentRequest(header=header))
-                # Whatever refuses the upload comes before any of its bytes is sent; grpc would lose it behind them.
+                # A refusal arrives before any byte is sent; grpc would lose it after them.
                 begun = await sending.begun()
                 if CALL_KEY in begun:
                     self._calls, self._untold = int(begun[CALL_KEY]), 0
@@ -132,11 +132,12 @@ def superseded(header: UploadHeader) -> UploadSuperseded:
 
 @asynccontextmanager
 async def opened(source: Source) -> AsyncIterator[tuple[BinaryIO, str]]:
-    """What can be read from any place, and the name that it has by itself. An iterator is read to its end first."""
+    """Opens the source as a seekable file and yields it with the source's own name. An iterator is read to its end
+    first."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if stat.S_ISFIFO(path.stat().st_mode):  # noqa: ASYNC240 - as quick as opening it
-            # Opening one waits, and keeps the event loop waiting, until somebody writes to it.
+            # Opening a pipe blocks the event loop until a writer opens it.
             raise OSError(errno.ESPIPE, "a pipe cannot be uploaded by its path; pass an iterator of bytes", str(path))
         file, name = cast("BinaryIO", path.open("rb")), storable(path.name, MOST_NAME)  # noqa: ASYNC230 - a thread's could leak
     elif isinstance(source, bytes | bytearray | memoryview):
