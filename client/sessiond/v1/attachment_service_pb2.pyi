@@ -130,7 +130,7 @@ global___GetUploadStatusRequest = GetUploadStatusRequest
 
 @typing.final
 class UploadStatus(google.protobuf.message.Message):
-    """Where an upload is."""
+    """The status of an upload."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -144,7 +144,7 @@ class UploadStatus(google.protobuf.message.Message):
     attachment_id: builtins.str
     """The attachment."""
     committed_bytes: builtins.int
-    """How many of its first bytes are safe: the `offset` to resume with. All of them when it is complete."""
+    """How many of its first bytes are stored: the `offset` to resume with. All of them when it is complete."""
     size_bytes: builtins.int
     """Size of the whole file, as declared."""
     sha256: builtins.bytes

@@ -30,7 +30,7 @@ class AttachmentServiceStub(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
@@ -83,7 +83,7 @@ class AttachmentServiceServicer(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
@@ -117,7 +117,7 @@ class AttachmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetUploadStatus(self, request, context):
-        """Says where an upload is. Errors: UPLOAD_NOT_FOUND.
+        """Answers with the status of an upload. Errors: UPLOAD_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,7 +135,7 @@ class AttachmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAttachment(self, request, context):
-        """Answers with what is known of an attachment, without its bytes. Errors: ATTACHMENT_NOT_FOUND.
+        """Answers with an attachment without its bytes. Errors: ATTACHMENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,8 +149,9 @@ class AttachmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAttachment(self, request, context):
-        """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
+        """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
+        afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
+        RUN_FENCED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +202,7 @@ class AttachmentService(object):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 

@@ -22,7 +22,7 @@ class AttachmentServiceStub:
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
@@ -60,7 +60,7 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_service_pb2.GetUploadStatusRequest,
         sessiond.v1.attachment_service_pb2.UploadStatus,
     ]
-    """Says where an upload is. Errors: UPLOAD_NOT_FOUND."""
+    """Answers with the status of an upload. Errors: UPLOAD_NOT_FOUND."""
 
     DownloadAttachment: grpc.UnaryStreamMultiCallable[
         sessiond.v1.attachment_service_pb2.DownloadAttachmentRequest,
@@ -77,7 +77,7 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_service_pb2.GetAttachmentRequest,
         sessiond.v1.attachment_pb2.Attachment,
     ]
-    """Answers with what is known of an attachment, without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
+    """Answers with an attachment without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
 
     ListAttachments: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.attachment_service_pb2.ListAttachmentsRequest,
@@ -89,15 +89,16 @@ class AttachmentServiceStub:
         sessiond.v1.attachment_service_pb2.DeleteAttachmentRequest,
         sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse,
     ]
-    """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
+    """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
+    afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
+    RUN_FENCED.
     """
 
 class AttachmentServiceAsyncStub:
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
@@ -134,7 +135,7 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_service_pb2.GetUploadStatusRequest,
         sessiond.v1.attachment_service_pb2.UploadStatus,
     ]
-    """Says where an upload is. Errors: UPLOAD_NOT_FOUND."""
+    """Answers with the status of an upload. Errors: UPLOAD_NOT_FOUND."""
 
     DownloadAttachment: grpc.aio.UnaryStreamMultiCallable[
         sessiond.v1.attachment_service_pb2.DownloadAttachmentRequest,
@@ -151,7 +152,7 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_service_pb2.GetAttachmentRequest,
         sessiond.v1.attachment_pb2.Attachment,
     ]
-    """Answers with what is known of an attachment, without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
+    """Answers with an attachment without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
 
     ListAttachments: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.attachment_service_pb2.ListAttachmentsRequest,
@@ -163,15 +164,16 @@ class AttachmentServiceAsyncStub:
         sessiond.v1.attachment_service_pb2.DeleteAttachmentRequest,
         sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse,
     ]
-    """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-    unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
+    """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
+    afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
+    RUN_FENCED.
     """
 
 class AttachmentServiceServicer(metaclass=abc.ABCMeta):
     """Files of sessions. Errors that any RPC can fail with, and idempotency: see SessionService.
 
     An upload first declares name, type, size and SHA-256, and then sends the bytes; the server checks size and SHA-256
-    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are safe, for as long
+    while they arrive. An upload that was cut can be resumed: GetUploadStatus says how many bytes are stored, for as long
     as the upload is kept (24 hours after its last byte, unless configured). Equal content is stored once for each
     tenant. Each upload must send all of it, so that knowing a checksum is not enough to read a file.
 
@@ -212,7 +214,7 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.attachment_service_pb2.GetUploadStatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.attachment_service_pb2.UploadStatus, collections.abc.Awaitable[sessiond.v1.attachment_service_pb2.UploadStatus]]:
-        """Says where an upload is. Errors: UPLOAD_NOT_FOUND."""
+        """Answers with the status of an upload. Errors: UPLOAD_NOT_FOUND."""
 
     @abc.abstractmethod
     def DownloadAttachment(
@@ -233,7 +235,7 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.attachment_service_pb2.GetAttachmentRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.attachment_pb2.Attachment, collections.abc.Awaitable[sessiond.v1.attachment_pb2.Attachment]]:
-        """Answers with what is known of an attachment, without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
+        """Answers with an attachment without its bytes. Errors: ATTACHMENT_NOT_FOUND."""
 
     @abc.abstractmethod
     def ListAttachments(
@@ -249,8 +251,9 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.attachment_service_pb2.DeleteAttachmentRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse, collections.abc.Awaitable[sessiond.v1.attachment_service_pb2.DeleteAttachmentResponse]]:
-        """Deletes an attachment, or gives up an unfinished upload, which is no event. The bytes are removed soon afterwards,
-        unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED, RUN_FENCED.
+        """Deletes an attachment, or abandons an unfinished upload, which makes no event. The bytes are removed soon
+        afterwards, unless another attachment of the tenant has the same. Errors: ATTACHMENT_NOT_FOUND, SESSION_ENDED,
+        RUN_FENCED.
         """
 
 def add_AttachmentServiceServicer_to_server(servicer: AttachmentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

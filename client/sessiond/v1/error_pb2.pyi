@@ -25,7 +25,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. The request's bytes are no such protobuf message (invalid UTF-8 included).
+    """INVALID_ARGUMENT. The request's bytes cannot be parsed as the RPC's request message (invalid UTF-8 included).
     Sample: "the request is not a valid sessiond.v1.GetSessionRequest".
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "session_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The request is larger than the server takes. Metadata: `limit_bytes`, `size_bytes`.
+    """INVALID_ARGUMENT. The request is larger than the server accepts. Metadata: `limit_bytes`, `size_bytes`.
     Sample: "the request has 5242880 bytes; the limit is 4194304".
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 4
@@ -45,33 +45,31 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "request_id: was used for a request with another content".
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 10
-    """NOT_FOUND. No such session, or not the caller's to see. Metadata: `session_id`.
+    """NOT_FOUND. The session does not exist, or the caller may not see it. Metadata: `session_id`.
     Sample: "session not found".
     """
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. No such message in the session. Metadata: `session_id`, `message_id`.
-    Sample: "message not found".
-    """
+    """NOT_FOUND. The session has no such message. Metadata: `session_id`, `message_id`. Sample: "message not found"."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 12
-    """NOT_FOUND. No such run in the session. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
+    """NOT_FOUND. The session has no such run. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
     ERROR_REASON_TOOL_CALL_NOT_FOUND: _ErrorReason.ValueType  # 13
-    """NOT_FOUND. No such tool call in the session. Metadata: `session_id`, `tool_call_id`.
+    """NOT_FOUND. The session has no such tool call. Metadata: `session_id`, `tool_call_id`.
     Sample: "tool call not found".
     """
     ERROR_REASON_SESSION_ALREADY_EXISTS: _ErrorReason.ValueType  # 20
-    """ALREADY_EXISTS. The chosen id is taken or was deleted less than the retention ago. Metadata: `session_id`.
-    Sample: "session already exists".
+    """ALREADY_EXISTS. The chosen id is taken, or its session was deleted and the tombstone still exists. Metadata:
+    `session_id`. Sample: "session already exists".
     """
     ERROR_REASON_MESSAGE_ALREADY_EXISTS: _ErrorReason.ValueType  # 21
-    """ALREADY_EXISTS. The session has a message of the chosen id. Metadata: `session_id`, `message_id`.
+    """ALREADY_EXISTS. The session has a message with the chosen id. Metadata: `session_id`, `message_id`.
     Sample: "message already exists".
     """
     ERROR_REASON_RUN_ALREADY_EXISTS: _ErrorReason.ValueType  # 22
-    """ALREADY_EXISTS. The session has a run of the chosen id. Metadata: `session_id`, `run_id`.
+    """ALREADY_EXISTS. The session has a run with the chosen id. Metadata: `session_id`, `run_id`.
     Sample: "run already exists".
     """
     ERROR_REASON_TOOL_CALL_ALREADY_EXISTS: _ErrorReason.ValueType  # 23
-    """ALREADY_EXISTS. The session has a tool call of the chosen id. Metadata: `session_id`, `tool_call_id`.
+    """ALREADY_EXISTS. The session has a tool call with the chosen id. Metadata: `session_id`, `tool_call_id`.
     Sample: "tool call already exists".
     """
     ERROR_REASON_ILLEGAL_TRANSITION: _ErrorReason.ValueType  # 30
@@ -83,7 +81,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "the session is SUSPENDED, not ACTIVE".
     """
     ERROR_REASON_SESSION_ENDED: _ErrorReason.ValueType  # 32
-    """FAILED_PRECONDITION. The session has ended, or its time has run out. Metadata: `session_id`, `end_reason`.
+    """FAILED_PRECONDITION. The session has ended or expired. Metadata: `session_id`, `end_reason`.
     Sample: "the session has ended (CLIENT)".
     """
     ERROR_REASON_TOOL_BLOCKED: _ErrorReason.ValueType  # 33
@@ -91,7 +89,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "messages[0].parts[1].tool_call.name: the session's config does not allow this tool".
     """
     ERROR_REASON_MESSAGE_LIMIT_REACHED: _ErrorReason.ValueType  # 34
-    """FAILED_PRECONDITION. The append would pass the session's `max_messages`. Metadata: `session_id`, `limit`.
+    """FAILED_PRECONDITION. The append would exceed the session's `max_messages`. Metadata: `session_id`, `limit`.
     Sample: "the session may hold 100 messages".
     """
     ERROR_REASON_VERSION_NOT_REACHED: _ErrorReason.ValueType  # 35
@@ -99,28 +97,30 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `current_version`. Sample: "the session is at version 7; min_version is 9".
     """
     ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 40
-    """ABORTED. `expected_version` is not the session's version. Read, decide again, retry. Metadata: `session_id`,
-    `current_version`. Sample: "the session is at version 7; expected_version is 6".
+    """ABORTED. `expected_version` is not the session's version. Read the session, decide again, and retry. Metadata:
+    `session_id`, `current_version`. Sample: "the session is at version 7; expected_version is 6".
     """
     ERROR_REASON_RUN_FENCED: _ErrorReason.ValueType  # 41
-    """ABORTED. The write carries the fence of a run that is not the live one, or whose lease has run out: stop. Metadata:
-    `session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
+    """ABORTED. The write carries the fence of a run that is not live, or whose lease has run out. The caller must stop.
+    Metadata: `session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 50
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More writes are waiting than the server
-    is willing to hold. Sample: "the write queue is full".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The queue of writes is full.
+    Sample: "the write queue is full".
     """
     ERROR_REASON_SESSION_QUOTA_REACHED: _ErrorReason.ValueType  # 51
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has as many sessions that have not ended as it may
-    have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has reached its limit of sessions that have not ended.
+    Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 52
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More calls wait, or more bytes of
-    requests and answers are held, than the server is willing to, or than one tenant may have of that. Sample: "too
-    many calls are in progress".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server, or the tenant's share of
+    it, has reached its limit of calls that wait or of bytes of requests and answers that it holds.
+    Sample: "too many calls are in progress".
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 60
-    """UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""
+    """UNAUTHENTICATED. The call carries no key, or one that the server does not know.
+    Sample: "a valid bearer key is required".
+    """
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 61
     """PERMISSION_DENIED. The key lacks the scope that the call needs. Metadata: `scope`.
     Sample: "the key lacks the scope sessions:write".
@@ -145,28 +145,29 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "position: not a position of this stream".
     """
     ERROR_REASON_POSITION_COMPACTED: _ErrorReason.ValueType  # 36
-    """OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event
-    that is left. Sample: "what followed the position has been removed".
+    """OUT_OF_RANGE. Events after the position have been removed. Metadata: `session_id`, `oldest_seq` of the oldest event
+    that remains. Sample: "what followed the position has been removed".
     """
     ERROR_REASON_POSITION_LOST: _ErrorReason.ValueType  # 37
     """DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
-    Begin with a snapshot, or read anew. Metadata: `session_id` where one is known, `seq` of the position.
-    Sample: "the position belongs to a history that no longer exists".
+    Begin again with a snapshot, or read from the beginning. Metadata: `session_id` where one is known, `seq` of the
+    position. Sample: "the position belongs to a history that no longer exists".
     """
     ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 53
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what
-    it was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher is a slow consumer: it read
+    its frames too slowly. Resume at the last position received. Metadata: `position`.
+    Sample: "the watcher is too slow".
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 54
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it
-    is willing to. Sample: "too many watchers".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has reached its limit of
+    watchers. Sample: "too many watchers".
     """
     ERROR_REASON_STARTING: _ErrorReason.ValueType  # 73
     """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
     database. Sample: "the server is starting".
     """
     ERROR_REASON_ATTACHMENT_NOT_FOUND: _ErrorReason.ValueType  # 100
-    """NOT_FOUND. No such attachment in the session. Metadata: `session_id`, `attachment_id`.
+    """NOT_FOUND. The session has no such attachment. Metadata: `session_id`, `attachment_id`.
     Sample: "attachment not found".
     """
     ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 101
@@ -174,11 +175,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "upload not found".
     """
     ERROR_REASON_ATTACHMENT_ALREADY_EXISTS: _ErrorReason.ValueType  # 102
-    """ALREADY_EXISTS. The session has, or had, an attachment of the chosen id. Metadata: `session_id`, `attachment_id`.
+    """ALREADY_EXISTS. The session has, or had, an attachment with the chosen id. Metadata: `session_id`, `attachment_id`.
     Sample: "attachment already exists".
     """
     ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: _ErrorReason.ValueType  # 103
-    """ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose
+    """ALREADY_EXISTS. An unfinished upload with this id declared another file. Resume that upload, delete it, or choose
     another id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
     """
     ERROR_REASON_ATTACHMENT_LIMIT_REACHED: _ErrorReason.ValueType  # 104
@@ -191,67 +192,65 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: _ErrorReason.ValueType  # 106
     """FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the
-    server allows one session. Metadata: `session_id`, `limit_bytes`. Sample: "the session's attachments may take
-    10737418240 bytes".
+    server allows one session. Metadata: `session_id`, `limit_bytes`.
+    Sample: "the session's attachments may take 10737418240 bytes".
     """
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 107
     """INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
     `committed_bytes`. Sample: "the upload ended after 512 of 1024 bytes".
     """
     ERROR_REASON_UPLOAD_TOO_LONG: _ErrorReason.ValueType  # 108
-    """INVALID_ARGUMENT. More bytes came than were declared. The upload is given up. Metadata: `size_bytes`.
-    Sample: "more bytes than the declared 1024".
+    """INVALID_ARGUMENT. More bytes arrived than were declared. The server has abandoned the upload. Metadata:
+    `size_bytes`. Sample: "more bytes than the declared 1024".
     """
     ERROR_REASON_CHECKSUM_MISMATCH: _ErrorReason.ValueType  # 109
-    """INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The upload is given up. Metadata: `session_id`,
-    `attachment_id`. Sample: "the bytes do not have the declared checksum".
+    """INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The server has abandoned the upload. Metadata:
+    `session_id`, `attachment_id`. Sample: "the bytes do not have the declared checksum".
     """
     ERROR_REASON_UPLOAD_OFFSET_MISMATCH: _ErrorReason.ValueType  # 110
-    """ABORTED. The upload has not got as far as `offset`. Resume at `committed_bytes`, or before. Metadata: `session_id`,
+    """ABORTED. The upload has fewer bytes than `offset`. Resume at `committed_bytes` or before. Metadata: `session_id`,
     `attachment_id`, `committed_bytes`. Sample: "the upload has 512 bytes; offset is 1024".
     """
     ERROR_REASON_UPLOAD_SUPERSEDED: _ErrorReason.ValueType  # 111
-    """ABORTED. Another call goes on with this upload, or it was given up. Metadata: `session_id`, `attachment_id`.
+    """ABORTED. Another call continues this upload, or the upload was abandoned. Metadata: `session_id`, `attachment_id`.
     Sample: "another call goes on with this upload".
     """
     ERROR_REASON_TRANSFER_STALLED: _ErrorReason.ValueType  # 112
-    """DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a
-    download can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+    """DEADLINE_EXCEEDED. The client of a transfer sent or read nothing for too long. An upload can be resumed; a download
+    can continue at the next byte. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
     """
     ERROR_REASON_TOO_MANY_TRANSFERS: _ErrorReason.ValueType  # 113
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
-    downloads in progress as it is willing to. Sample: "too many transfers are in progress".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has reached its limit of
+    concurrent uploads and downloads. Sample: "too many transfers are in progress".
     """
     ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 55
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as
-    may. Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The session's queue of runs is full.
+    Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
     """
     ERROR_REASON_RUN_IN_PROGRESS: _ErrorReason.ValueType  # 90
     """FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
     Sample: "run r1 is in progress".
     """
     ERROR_REASON_RUN_ENDED: _ErrorReason.ValueType  # 91
-    """FAILED_PRECONDITION. The run is over. Metadata: `session_id`, `run_id`, `status`.
-    Sample: "the run is COMPLETED".
-    """
+    """FAILED_PRECONDITION. The run has ended. Metadata: `session_id`, `run_id`, `status`. Sample: "the run is COMPLETED"."""
     ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: _ErrorReason.ValueType  # 92
     """FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`,
     `status`, `action`. Sample: "cannot approve a tool call that is RUNNING".
     """
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 93
-    """FAILED_PRECONDITION. The tool call needs an approval before it can start. Metadata: `session_id`, `tool_call_id`.
+    """FAILED_PRECONDITION. The tool call must be approved before it can start. Metadata: `session_id`, `tool_call_id`.
     Sample: "the tool call requires an approval".
     """
     ERROR_REASON_TOOL_CALL_LIMIT_REACHED: _ErrorReason.ValueType  # 94
-    """FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
+    """FAILED_PRECONDITION. The session has reached its limit of open tool calls. Metadata: `session_id`, `limit`.
     Sample: "the session may have 256 open tool calls".
     """
     ERROR_REASON_TOO_MANY_UPLOADS: _ErrorReason.ValueType  # 114
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have.
-    Resume, or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has reached its limit of unfinished uploads. Resume
+    or delete some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
     """
     ERROR_REASON_ATTACHMENT_LOST: _ErrorReason.ValueType  # 115
-    """DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,
+    """DATA_LOSS. The attachment exists, but its bytes are missing from the storage or damaged. Metadata: `session_id`,
     `attachment_id`. Sample: "the attachment's bytes are lost".
     """
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 116
@@ -259,20 +258,20 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "the storage of attachments cannot be reached".
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
-    """INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.
+    """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed. Every error that sessiond answers with carries a google.rpc.ErrorInfo in
-    `grpc-status-details-bin`: `domain` is "sessiond", `reason` is one of these names without the prefix, and `metadata`
-    holds the values listed here. Error texts never carry message contents or secrets. Decide by reason, never by text.
+    """Why a call failed. Every error of sessiond carries a google.rpc.ErrorInfo in `grpc-status-details-bin`: `domain` is
+    "sessiond", `reason` is one of these names without the prefix, and `metadata` has the values listed here. Error texts
+    never contain message contents or secrets. Programs decide by reason, never by text.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. The request's bytes are no such protobuf message (invalid UTF-8 included).
+"""INVALID_ARGUMENT. The request's bytes cannot be parsed as the RPC's request message (invalid UTF-8 included).
 Sample: "the request is not a valid sessiond.v1.GetSessionRequest".
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
@@ -280,7 +279,7 @@ ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
 Sample: "session_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The request is larger than the server takes. Metadata: `limit_bytes`, `size_bytes`.
+"""INVALID_ARGUMENT. The request is larger than the server accepts. Metadata: `limit_bytes`, `size_bytes`.
 Sample: "the request has 5242880 bytes; the limit is 4194304".
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 4
@@ -292,33 +291,31 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 5
 Sample: "request_id: was used for a request with another content".
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 10
-"""NOT_FOUND. No such session, or not the caller's to see. Metadata: `session_id`.
+"""NOT_FOUND. The session does not exist, or the caller may not see it. Metadata: `session_id`.
 Sample: "session not found".
 """
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. No such message in the session. Metadata: `session_id`, `message_id`.
-Sample: "message not found".
-"""
+"""NOT_FOUND. The session has no such message. Metadata: `session_id`, `message_id`. Sample: "message not found"."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 12
-"""NOT_FOUND. No such run in the session. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
+"""NOT_FOUND. The session has no such run. Metadata: `session_id`, `run_id`. Sample: "run not found"."""
 ERROR_REASON_TOOL_CALL_NOT_FOUND: ErrorReason.ValueType  # 13
-"""NOT_FOUND. No such tool call in the session. Metadata: `session_id`, `tool_call_id`.
+"""NOT_FOUND. The session has no such tool call. Metadata: `session_id`, `tool_call_id`.
 Sample: "tool call not found".
 """
 ERROR_REASON_SESSION_ALREADY_EXISTS: ErrorReason.ValueType  # 20
-"""ALREADY_EXISTS. The chosen id is taken or was deleted less than the retention ago. Metadata: `session_id`.
-Sample: "session already exists".
+"""ALREADY_EXISTS. The chosen id is taken, or its session was deleted and the tombstone still exists. Metadata:
+`session_id`. Sample: "session already exists".
 """
 ERROR_REASON_MESSAGE_ALREADY_EXISTS: ErrorReason.ValueType  # 21
-"""ALREADY_EXISTS. The session has a message of the chosen id. Metadata: `session_id`, `message_id`.
+"""ALREADY_EXISTS. The session has a message with the chosen id. Metadata: `session_id`, `message_id`.
 Sample: "message already exists".
 """
 ERROR_REASON_RUN_ALREADY_EXISTS: ErrorReason.ValueType  # 22
-"""ALREADY_EXISTS. The session has a run of the chosen id. Metadata: `session_id`, `run_id`.
+"""ALREADY_EXISTS. The session has a run with the chosen id. Metadata: `session_id`, `run_id`.
 Sample: "run already exists".
 """
 ERROR_REASON_TOOL_CALL_ALREADY_EXISTS: ErrorReason.ValueType  # 23
-"""ALREADY_EXISTS. The session has a tool call of the chosen id. Metadata: `session_id`, `tool_call_id`.
+"""ALREADY_EXISTS. The session has a tool call with the chosen id. Metadata: `session_id`, `tool_call_id`.
 Sample: "tool call already exists".
 """
 ERROR_REASON_ILLEGAL_TRANSITION: ErrorReason.ValueType  # 30
@@ -330,7 +327,7 @@ ERROR_REASON_SESSION_NOT_ACTIVE: ErrorReason.ValueType  # 31
 Sample: "the session is SUSPENDED, not ACTIVE".
 """
 ERROR_REASON_SESSION_ENDED: ErrorReason.ValueType  # 32
-"""FAILED_PRECONDITION. The session has ended, or its time has run out. Metadata: `session_id`, `end_reason`.
+"""FAILED_PRECONDITION. The session has ended or expired. Metadata: `session_id`, `end_reason`.
 Sample: "the session has ended (CLIENT)".
 """
 ERROR_REASON_TOOL_BLOCKED: ErrorReason.ValueType  # 33
@@ -338,7 +335,7 @@ ERROR_REASON_TOOL_BLOCKED: ErrorReason.ValueType  # 33
 Sample: "messages[0].parts[1].tool_call.name: the session's config does not allow this tool".
 """
 ERROR_REASON_MESSAGE_LIMIT_REACHED: ErrorReason.ValueType  # 34
-"""FAILED_PRECONDITION. The append would pass the session's `max_messages`. Metadata: `session_id`, `limit`.
+"""FAILED_PRECONDITION. The append would exceed the session's `max_messages`. Metadata: `session_id`, `limit`.
 Sample: "the session may hold 100 messages".
 """
 ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 35
@@ -346,28 +343,30 @@ ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 35
 `current_version`. Sample: "the session is at version 7; min_version is 9".
 """
 ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 40
-"""ABORTED. `expected_version` is not the session's version. Read, decide again, retry. Metadata: `session_id`,
-`current_version`. Sample: "the session is at version 7; expected_version is 6".
+"""ABORTED. `expected_version` is not the session's version. Read the session, decide again, and retry. Metadata:
+`session_id`, `current_version`. Sample: "the session is at version 7; expected_version is 6".
 """
 ERROR_REASON_RUN_FENCED: ErrorReason.ValueType  # 41
-"""ABORTED. The write carries the fence of a run that is not the live one, or whose lease has run out: stop. Metadata:
-`session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
+"""ABORTED. The write carries the fence of a run that is not live, or whose lease has run out. The caller must stop.
+Metadata: `session_id`, `run_id` of the fence, `live_run_id` (empty: none). Sample: "run r1 is not the live run".
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 50
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More writes are waiting than the server
-is willing to hold. Sample: "the write queue is full".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The queue of writes is full.
+Sample: "the write queue is full".
 """
 ERROR_REASON_SESSION_QUOTA_REACHED: ErrorReason.ValueType  # 51
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has as many sessions that have not ended as it may
-have. Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The tenant has reached its limit of sessions that have not ended.
+Metadata: `limit`. Sample: "the tenant may have 1000 sessions that have not ended".
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 52
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. More calls wait, or more bytes of
-requests and answers are held, than the server is willing to, or than one tenant may have of that. Sample: "too
-many calls are in progress".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server, or the tenant's share of
+it, has reached its limit of calls that wait or of bytes of requests and answers that it holds.
+Sample: "too many calls are in progress".
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 60
-"""UNAUTHENTICATED. No key, or one that the server does not know. Sample: "a valid bearer key is required"."""
+"""UNAUTHENTICATED. The call carries no key, or one that the server does not know.
+Sample: "a valid bearer key is required".
+"""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 61
 """PERMISSION_DENIED. The key lacks the scope that the call needs. Metadata: `scope`.
 Sample: "the key lacks the scope sessions:write".
@@ -392,28 +391,29 @@ ERROR_REASON_INVALID_POSITION: ErrorReason.ValueType  # 6
 Sample: "position: not a position of this stream".
 """
 ERROR_REASON_POSITION_COMPACTED: ErrorReason.ValueType  # 36
-"""OUT_OF_RANGE. What followed the position has been removed. Metadata: `session_id`, `oldest_seq`: the first event
-that is left. Sample: "what followed the position has been removed".
+"""OUT_OF_RANGE. Events after the position have been removed. Metadata: `session_id`, `oldest_seq` of the oldest event
+that remains. Sample: "what followed the position has been removed".
 """
 ERROR_REASON_POSITION_LOST: ErrorReason.ValueType  # 37
 """DATA_LOSS. The position belongs to a history that no longer exists: the database has lost acknowledged commits.
-Begin with a snapshot, or read anew. Metadata: `session_id` where one is known, `seq` of the position.
-Sample: "the position belongs to a history that no longer exists".
+Begin again with a snapshot, or read from the beginning. Metadata: `session_id` where one is known, `seq` of the
+position. Sample: "the position belongs to a history that no longer exists".
 """
 ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 53
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher took too long to take what
-it was sent. Go on with the last position received. Metadata: `position`. Sample: "the watcher is too slow".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The watcher is a slow consumer: it read
+its frames too slowly. Resume at the last position received. Metadata: `position`.
+Sample: "the watcher is too slow".
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 54
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many watchers as it
-is willing to. Sample: "too many watchers".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has reached its limit of
+watchers. Sample: "too many watchers".
 """
 ERROR_REASON_STARTING: ErrorReason.ValueType  # 73
 """UNAVAILABLE. The server is not ready yet: it is bringing the database's schema up to date, or waiting for the
 database. Sample: "the server is starting".
 """
 ERROR_REASON_ATTACHMENT_NOT_FOUND: ErrorReason.ValueType  # 100
-"""NOT_FOUND. No such attachment in the session. Metadata: `session_id`, `attachment_id`.
+"""NOT_FOUND. The session has no such attachment. Metadata: `session_id`, `attachment_id`.
 Sample: "attachment not found".
 """
 ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 101
@@ -421,11 +421,11 @@ ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 101
 Sample: "upload not found".
 """
 ERROR_REASON_ATTACHMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 102
-"""ALREADY_EXISTS. The session has, or had, an attachment of the chosen id. Metadata: `session_id`, `attachment_id`.
+"""ALREADY_EXISTS. The session has, or had, an attachment with the chosen id. Metadata: `session_id`, `attachment_id`.
 Sample: "attachment already exists".
 """
 ERROR_REASON_UPLOAD_DECLARED_OTHERWISE: ErrorReason.ValueType  # 103
-"""ALREADY_EXISTS. An unfinished upload of this id declared something else. Resume that one, delete it, or choose
+"""ALREADY_EXISTS. An unfinished upload with this id declared another file. Resume that upload, delete it, or choose
 another id. Metadata: `session_id`, `attachment_id`. Sample: "an upload of this id declared something else".
 """
 ERROR_REASON_ATTACHMENT_LIMIT_REACHED: ErrorReason.ValueType  # 104
@@ -438,67 +438,65 @@ ERROR_REASON_ATTACHMENT_TOO_LARGE: ErrorReason.ValueType  # 105
 """
 ERROR_REASON_ATTACHMENT_SPACE_EXHAUSTED: ErrorReason.ValueType  # 106
 """FAILED_PRECONDITION. The session's attachments, those that are being uploaded included, would take more than the
-server allows one session. Metadata: `session_id`, `limit_bytes`. Sample: "the session's attachments may take
-10737418240 bytes".
+server allows one session. Metadata: `session_id`, `limit_bytes`.
+Sample: "the session's attachments may take 10737418240 bytes".
 """
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 107
 """INVALID_ARGUMENT. The stream ended before the declared size. The upload can be resumed. Metadata: `size_bytes`,
 `committed_bytes`. Sample: "the upload ended after 512 of 1024 bytes".
 """
 ERROR_REASON_UPLOAD_TOO_LONG: ErrorReason.ValueType  # 108
-"""INVALID_ARGUMENT. More bytes came than were declared. The upload is given up. Metadata: `size_bytes`.
-Sample: "more bytes than the declared 1024".
+"""INVALID_ARGUMENT. More bytes arrived than were declared. The server has abandoned the upload. Metadata:
+`size_bytes`. Sample: "more bytes than the declared 1024".
 """
 ERROR_REASON_CHECKSUM_MISMATCH: ErrorReason.ValueType  # 109
-"""INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The upload is given up. Metadata: `session_id`,
-`attachment_id`. Sample: "the bytes do not have the declared checksum".
+"""INVALID_ARGUMENT. The bytes do not have the declared SHA-256. The server has abandoned the upload. Metadata:
+`session_id`, `attachment_id`. Sample: "the bytes do not have the declared checksum".
 """
 ERROR_REASON_UPLOAD_OFFSET_MISMATCH: ErrorReason.ValueType  # 110
-"""ABORTED. The upload has not got as far as `offset`. Resume at `committed_bytes`, or before. Metadata: `session_id`,
+"""ABORTED. The upload has fewer bytes than `offset`. Resume at `committed_bytes` or before. Metadata: `session_id`,
 `attachment_id`, `committed_bytes`. Sample: "the upload has 512 bytes; offset is 1024".
 """
 ERROR_REASON_UPLOAD_SUPERSEDED: ErrorReason.ValueType  # 111
-"""ABORTED. Another call goes on with this upload, or it was given up. Metadata: `session_id`, `attachment_id`.
+"""ABORTED. Another call continues this upload, or the upload was abandoned. Metadata: `session_id`, `attachment_id`.
 Sample: "another call goes on with this upload".
 """
 ERROR_REASON_TRANSFER_STALLED: ErrorReason.ValueType  # 112
-"""DEADLINE_EXCEEDED. The client of a transfer sent, or took, nothing for too long. An upload can be resumed; a
-download can go on from where it was. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
+"""DEADLINE_EXCEEDED. The client of a transfer sent or read nothing for too long. An upload can be resumed; a download
+can continue at the next byte. Metadata: `limit_seconds`. Sample: "nothing moved for 30 s".
 """
 ERROR_REASON_TOO_MANY_TRANSFERS: ErrorReason.ValueType  # 113
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has as many uploads and
-downloads in progress as it is willing to. Sample: "too many transfers are in progress".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The server has reached its limit of
+concurrent uploads and downloads. Sample: "too many transfers are in progress".
 """
 ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 55
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. As many runs wait in the session as
-may. Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and `grpc-retry-pushback-ms`. The session's queue of runs is full.
+Metadata: `session_id`, `limit`. Sample: "64 runs are waiting already".
 """
 ERROR_REASON_RUN_IN_PROGRESS: ErrorReason.ValueType  # 90
 """FAILED_PRECONDITION. Another run is live. Metadata: `session_id`, `run_id` of the live run.
 Sample: "run r1 is in progress".
 """
 ERROR_REASON_RUN_ENDED: ErrorReason.ValueType  # 91
-"""FAILED_PRECONDITION. The run is over. Metadata: `session_id`, `run_id`, `status`.
-Sample: "the run is COMPLETED".
-"""
+"""FAILED_PRECONDITION. The run has ended. Metadata: `session_id`, `run_id`, `status`. Sample: "the run is COMPLETED"."""
 ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: ErrorReason.ValueType  # 92
 """FAILED_PRECONDITION. The tool call's status has no such transition. Metadata: `session_id`, `tool_call_id`,
 `status`, `action`. Sample: "cannot approve a tool call that is RUNNING".
 """
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
-"""FAILED_PRECONDITION. The tool call needs an approval before it can start. Metadata: `session_id`, `tool_call_id`.
+"""FAILED_PRECONDITION. The tool call must be approved before it can start. Metadata: `session_id`, `tool_call_id`.
 Sample: "the tool call requires an approval".
 """
 ERROR_REASON_TOOL_CALL_LIMIT_REACHED: ErrorReason.ValueType  # 94
-"""FAILED_PRECONDITION. The session has as many open tool calls as it may have. Metadata: `session_id`, `limit`.
+"""FAILED_PRECONDITION. The session has reached its limit of open tool calls. Metadata: `session_id`, `limit`.
 Sample: "the session may have 256 open tool calls".
 """
 ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 114
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has as many unfinished uploads as it may have.
-Resume, or delete, some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure. The session has reached its limit of unfinished uploads. Resume
+or delete some. Metadata: `limit`. Sample: "the session may have 64 unfinished uploads".
 """
 ERROR_REASON_ATTACHMENT_LOST: ErrorReason.ValueType  # 115
-"""DATA_LOSS. The attachment is there, but its bytes are gone from the storage, or damaged. Metadata: `session_id`,
+"""DATA_LOSS. The attachment exists, but its bytes are missing from the storage or damaged. Metadata: `session_id`,
 `attachment_id`. Sample: "the attachment's bytes are lost".
 """
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 116
@@ -506,7 +504,7 @@ ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 116
 Sample: "the storage of attachments cannot be reached".
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
-"""INTERNAL. A defect of the server. Metadata: `error_id`, which the server's log has too.
+"""INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".
 """
 global___ErrorReason = ErrorReason

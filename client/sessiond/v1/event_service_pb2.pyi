@@ -258,7 +258,7 @@ global___EventBatch = EventBatch
 class Bookmark(google.protobuf.message.Message):
     """Proof that nothing is missing: a read of the database has shown that no event which the filter selects lies between
     what the stream has sent and `position`. Sent when nothing else was for 10 seconds (unless configured, or asked for
-    with `bookmark_interval`); that one comes then says that the stream is alive.
+    with `bookmark_interval`); it also shows that the stream is alive.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -272,8 +272,8 @@ class Bookmark(google.protobuf.message.Message):
     """WatchSession: `seq` of the session's last event."""
     @property
     def read_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the database was read, by its clock, and nothing followed `position`. Absent while there is more that may:
-        events come without end, and the filter has passed over all of late.
+        """When the database was read, by its clock, and nothing followed `position`. Absent while more events may follow:
+        they arrive continuously, and the filter has skipped all of the recent ones.
         """
 
     def __init__(
@@ -348,8 +348,9 @@ class Delta(google.protobuf.message.Message):
     part_index: builtins.int
     """Of which part of the message. 0 to 255."""
     offset: builtins.int
-    """Where in that part this piece begins: bytes of UTF-8 before it. Pieces that follow each other without a loss join
-    here; a reader who finds a hole, or a piece that begins before the end of what it has, knows. 0 to 2^53.
+    """Where in that part this piece begins: bytes of UTF-8 before it. Without a loss, each piece begins where the one
+    before ends. A gap, or a piece that begins before the end of the text so far, tells the reader that the pieces do
+    not join. 0 to 2^53.
     """
     text: builtins.str
     """Of a text. At most 65 536 bytes."""
@@ -358,7 +359,7 @@ class Delta(google.protobuf.message.Message):
     arguments: builtins.str
     """Of the arguments of a tool call, as the model writes them. At most 65 536 bytes."""
     typing: builtins.bool
-    """Nothing yet: somebody is writing."""
+    """No content yet: the speaker is writing."""
     name: builtins.str
     """Name of the speaker. 0 to 128 characters, no control characters."""
     run_id: builtins.str
@@ -384,7 +385,7 @@ global___Delta = Delta
 
 @typing.final
 class FeedFilter(google.protobuf.message.Message):
-    """Which events of the tenant: all that every field which is set selects. Part of the position."""
+    """Which events of the tenant: those that match every field which is set. Part of the position."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -496,7 +497,7 @@ class WatchEventsResponse(google.protobuf.message.Message):
 
     @property
     def bookmark(self) -> global___Bookmark:
-        """Nothing that the filter selects happened, for sure. `head_seq` is 0."""
+        """Proof that the filter selects no further events. `head_seq` is 0."""
 
     @property
     def going_away(self) -> global___GoingAway:

@@ -128,10 +128,10 @@ class EventServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PublishDelta(self, request, context):
-        """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
-        session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
-        of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+        """Sends deltas, which are not stored, to the watchers of a session: pieces of the answer that a model is still
+        writing, or the sign that a person is typing. Answers once they were passed on; delivery is not promised. Needs the
+        scope of writes and a session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message
+        with the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

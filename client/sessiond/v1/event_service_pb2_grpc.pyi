@@ -73,10 +73,10 @@ class EventServiceStub:
         sessiond.v1.event_service_pb2.PublishDeltaRequest,
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
-    """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
-    session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
-    of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+    """Sends deltas, which are not stored, to the watchers of a session: pieces of the answer that a model is still
+    writing, or the sign that a person is typing. Answers once they were passed on; delivery is not promised. Needs the
+    scope of writes and a session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message
+    with the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceAsyncStub:
@@ -134,10 +134,10 @@ class EventServiceAsyncStub:
         sessiond.v1.event_service_pb2.PublishDeltaRequest,
         sessiond.v1.event_service_pb2.PublishDeltaResponse,
     ]
-    """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-    that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
-    session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
-    of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+    """Sends deltas, which are not stored, to the watchers of a session: pieces of the answer that a model is still
+    writing, or the sign that a person is typing. Answers once they were passed on; delivery is not promised. Needs the
+    scope of writes and a session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message
+    with the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
     """
 
 class EventServiceServicer(metaclass=abc.ABCMeta):
@@ -203,10 +203,10 @@ class EventServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.event_service_pb2.PublishDeltaRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.event_service_pb2.PublishDeltaResponse, collections.abc.Awaitable[sessiond.v1.event_service_pb2.PublishDeltaResponse]]:
-        """Shows watchers of a session something that is not stored: a piece of the answer that a model is still writing, or
-        that a person is typing. Answers once it was passed on; delivery is not promised. Needs the scope of writes and a
-        session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message with the `message_id`
-        of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
+        """Sends deltas, which are not stored, to the watchers of a session: pieces of the answer that a model is still
+        writing, or the sign that a person is typing. Answers once they were passed on; delivery is not promised. Needs the
+        scope of writes and a session that is ACTIVE, as a cached entry shows it. Append what is to be stored as a message
+        with the `message_id` of its deltas. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

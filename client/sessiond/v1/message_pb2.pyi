@@ -77,7 +77,7 @@ class Message(google.protobuf.message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     message_id: builtins.str
     """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    append: the server then makes a UUIDv7. Immutable.
+    append: the server then generates a UUIDv7. Immutable.
     """
     seq: builtins.int
     """Place in the session's log; 1 to `Session.version`. Output only."""
@@ -90,8 +90,8 @@ class Message(google.protobuf.message.Message):
     redact_reason: builtins.str
     """Why its content was removed. 0 to 200 characters. Output only."""
     run_id: builtins.str
-    """The run in which it was written. On append: set to the run of the request's RunFence; without one, what the client
-    says, which is not looked up. 0 to 128 characters of `[A-Za-z0-9._:~-]`.
+    """The run in which it was written. On append, the server sets it to the run of the request's RunFence. Without a
+    RunFence it keeps the client's value unchecked. 0 to 128 characters of `[A-Za-z0-9._:~-]`.
     """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
@@ -151,7 +151,7 @@ class Part(google.protobuf.message.Message):
     text: builtins.str
     """Text. 0 to 1 048 576 bytes."""
     thinking: builtins.str
-    """What the model thought before it answered, where its provider shows it."""
+    """The model's thinking before its answer, if the provider returns it."""
     @property
     def data(self) -> google.protobuf.struct_pb2.Struct:
         """Structured content. At most 24 levels; no NaN, no infinity."""
@@ -199,7 +199,7 @@ class ToolCallPart(google.protobuf.message.Message):
     name: builtins.str
     """The tool. Required; 1 to 128 characters, no control characters. Must be allowed by `SessionConfig`."""
     arguments_json: builtins.str
-    """As the model wrote them, byte for byte. Need not be valid JSON: models err."""
+    """The text as the model wrote it, byte for byte. It need not be valid JSON, because models make mistakes."""
     @property
     def arguments_struct(self) -> google.protobuf.struct_pb2.Struct:
         """As a JSON object. At most 24 levels; no NaN, no infinity."""
@@ -262,8 +262,8 @@ class FilePart(google.protobuf.message.Message):
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Where. Required; 1 to 2 048 characters, no control characters. Never fetched by sessiond. `attachment:` followed by
-    an `attachment_id` means that attachment of the session.
+    """Location of the file. Required; 1 to 2 048 characters, no control characters. sessiond never fetches it.
+    `attachment:` followed by an `attachment_id` means that attachment of the session.
     """
     media_type: builtins.str
     """IANA media type. 0 to 255 characters, no control characters."""

@@ -138,12 +138,12 @@ class Run(google.protobuf.message.Message):
     version: builtins.int
     """`seq` of the event that changed it last: usable as `min_version` of a read. Output only."""
     status: global___RunStatus.ValueType
-    """Where it is in its life. Output only, except for the runs of CreateSession."""
+    """The run's status. Output only, except for the runs of CreateSession."""
     end_reason: global___RunEndReason.ValueType
     """Why it ended, where it did not end by FinishRun. Output only."""
     fence: builtins.int
-    """What the run's writes carry: unique within the session, and greater than that of every run that was live before. 0
-    until the run has started. Output only.
+    """The number that the run's writes carry: unique within the session, and greater than that of every run that was live
+    before. 0 until the run has started. Output only.
     """
     agent_id: builtins.str
     """The agent or worker that begins it, in the caller's own naming. 0 to 128 characters, no control characters."""

@@ -38,7 +38,7 @@ class _SessionTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A workflow."""
 
 class SessionType(_SessionType, metaclass=_SessionTypeEnumTypeWrapper):
-    """What takes part in a session."""
+    """Who works in a session."""
 
 SESSION_TYPE_UNSPECIFIED: SessionType.ValueType  # 0
 """On create: SESSION_TYPE_AGENT. In a filter: any."""
@@ -59,7 +59,7 @@ class _AgentModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     AGENT_MODE_UNSPECIFIED: _AgentMode.ValueType  # 0
     """On create: AGENT_MODE_GENERAL."""
     AGENT_MODE_BUILD: _AgentMode.ValueType  # 1
-    """It changes things."""
+    """It makes changes."""
     AGENT_MODE_PLAN: _AgentMode.ValueType  # 2
     """It plans and changes nothing."""
     AGENT_MODE_GENERAL: _AgentMode.ValueType  # 3
@@ -71,7 +71,7 @@ class AgentMode(_AgentMode, metaclass=_AgentModeEnumTypeWrapper):
 AGENT_MODE_UNSPECIFIED: AgentMode.ValueType  # 0
 """On create: AGENT_MODE_GENERAL."""
 AGENT_MODE_BUILD: AgentMode.ValueType  # 1
-"""It changes things."""
+"""It makes changes."""
 AGENT_MODE_PLAN: AgentMode.ValueType  # 2
 """It plans and changes nothing."""
 AGENT_MODE_GENERAL: AgentMode.ValueType  # 3
@@ -87,13 +87,13 @@ class _SessionStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     SESSION_STATUS_UNSPECIFIED: _SessionStatus.ValueType  # 0
     """On create: SESSION_STATUS_CREATED."""
     SESSION_STATUS_CREATED: _SessionStatus.ValueType  # 1
-    """Made, not yet in use."""
+    """Created, not yet in use."""
     SESSION_STATUS_ACTIVE: _SessionStatus.ValueType  # 2
     """In use."""
     SESSION_STATUS_SUSPENDED: _SessionStatus.ValueType  # 3
     """Paused; can be resumed."""
     SESSION_STATUS_ENDED: _SessionStatus.ValueType  # 4
-    """Over, for ever."""
+    """Ended, for ever."""
 
 class SessionStatus(_SessionStatus, metaclass=_SessionStatusEnumTypeWrapper):
     """CREATED -> ACTIVE <-> SUSPENDED -> ENDED; any status can end. Messages, runs and tool calls need ACTIVE. ENDED
@@ -103,13 +103,13 @@ class SessionStatus(_SessionStatus, metaclass=_SessionStatusEnumTypeWrapper):
 SESSION_STATUS_UNSPECIFIED: SessionStatus.ValueType  # 0
 """On create: SESSION_STATUS_CREATED."""
 SESSION_STATUS_CREATED: SessionStatus.ValueType  # 1
-"""Made, not yet in use."""
+"""Created, not yet in use."""
 SESSION_STATUS_ACTIVE: SessionStatus.ValueType  # 2
 """In use."""
 SESSION_STATUS_SUSPENDED: SessionStatus.ValueType  # 3
 """Paused; can be resumed."""
 SESSION_STATUS_ENDED: SessionStatus.ValueType  # 4
-"""Over, for ever."""
+"""Ended, for ever."""
 global___SessionStatus = SessionStatus
 
 class _EndReason:
@@ -158,7 +158,7 @@ class _SessionViewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Everything."""
 
 class SessionView(_SessionView, metaclass=_SessionViewEnumTypeWrapper):
-    """How much of a session to answer with."""
+    """Which fields of a session an answer has."""
 
 SESSION_VIEW_UNSPECIFIED: SessionView.ValueType  # 0
 """Get, batch get: SESSION_VIEW_FULL. Lists: SESSION_VIEW_BASIC."""
@@ -197,12 +197,12 @@ class Session(google.protobuf.message.Message):
     """A session: one conversation or one job of an agent, a team of agents or a workflow.
 
     Every change to a session is one Event with the next `seq` (1, 2, 3 ... without a gap) in the session's own log;
-    `version` is the `seq` of the last one. The fields come in two parts. The core is small and bounded and is what
-    lists show (SESSION_VIEW_BASIC). The content (`metadata`, `state`, `agent_data`, `summary`, `config`) may be large;
-    it is kept apart, so that appending a message costs the same whatever the session carries.
+    `version` is the `seq` of the last one. The fields come in two parts. The core is small and bounded and is what lists
+    show (SESSION_VIEW_BASIC). The content (`metadata`, `state`, `agent_data`, `summary`, `config`) may be large; it is
+    stored separately, so that appending a message costs the same however large the content is.
 
     Strings are Unicode text; U+0000 is refused everywhere (INVALID_ARGUMENT, INVALID_FIELD). "Output only" fields are
-    set by the server; a value that a client sends in one is ignored, except in an `update_mask`, which may not name it.
+    set by the server. It ignores a client's value for such a field, but refuses an `update_mask` that names it.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -261,10 +261,10 @@ class Session(google.protobuf.message.Message):
     CONFIG_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Identifier, unique within the tenant. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    create: the server then makes a UUID (see CreateSessionRequest.request_id). Immutable.
+    create: the server then generates a UUID (see CreateSessionRequest.request_id). Immutable.
     """
     type: global___SessionType.ValueType
-    """What takes part. Default: SESSION_TYPE_AGENT. Immutable."""
+    """Who works in the session. Default: SESSION_TYPE_AGENT. Immutable."""
     agent_id: builtins.str
     """The agent that answers, in the caller's own naming. 0 to 128 characters, no control characters."""
     team_id: builtins.str
@@ -282,44 +282,44 @@ class Session(google.protobuf.message.Message):
     50 characters of that text (white space folded).
     """
     status: global___SessionStatus.ValueType
-    """Where the session is in its life. On create: SESSION_STATUS_CREATED (default) or SESSION_STATUS_ACTIVE. Afterwards
-    output only: ActivateSession, SuspendSession, ResumeSession, EndSession and expiry change it.
+    """The session's status. On create: SESSION_STATUS_CREATED (default) or SESSION_STATUS_ACTIVE. Afterwards output only:
+    ActivateSession, SuspendSession, ResumeSession, EndSession and expiry change it.
     """
     end_reason: global___EndReason.ValueType
     """Why the session ended. Output only; unspecified until it has ended."""
     request_count: builtins.int
-    """Accepted writes, creation included. Output only."""
+    """Number of accepted writes, creation included. Output only."""
     message_count: builtins.int
-    """Messages ever appended, redacted ones included. Output only."""
+    """Number of messages ever appended, redacted ones included. Output only."""
     run_count: builtins.int
-    """Runs ever begun, those that the session was created with included. Output only."""
+    """Number of runs ever begun, including those that the session was created with. Output only."""
     version: builtins.int
     """`seq` of the last event; 1 after creation. Output only."""
     content_version: builtins.int
     """The version at which a field of the content (metadata, state, agent_data, summary, config) was last written; 0 if
-    none ever was. Unchanged: a copy of the content that the caller holds is still good. Output only.
+    none ever was. While it is unchanged, a caller's copy of the content is current. Output only.
     """
     last_event_id: builtins.str
-    """`event_id` of the last event: with `version` it says exactly which state of the session this is. Output only."""
+    """`event_id` of the last event. With `version` it identifies this state of the session exactly. Output only."""
     live_run_id: builtins.str
-    """The run that is live (RUN_STATUS_RUNNING); empty while there is none. Output only."""
+    """`run_id` of the live run (RUN_STATUS_RUNNING); empty while no run is live. Output only."""
     live_run_fence: builtins.int
-    """The fence of the live run; 0 while there is none. Output only."""
+    """The fence of the live run; 0 while no run is live. Output only."""
     queued_run_count: builtins.int
-    """Runs that wait for the live one to end (RUN_STATUS_QUEUED). Output only."""
+    """Number of runs that wait for the live one to end (RUN_STATUS_QUEUED). Output only."""
     open_tool_call_count: builtins.int
-    """Tool calls that are not over (PENDING, APPROVED or RUNNING). Output only."""
+    """Number of tool calls that have not ended (PENDING, APPROVED or RUNNING). Output only."""
     pending_approval_count: builtins.int
-    """Tool calls that are PENDING and require an approval. Output only."""
+    """Number of tool calls that are PENDING and require an approval. Output only."""
     attachment_count: builtins.int
-    """Attachments that the session holds: uploaded and not deleted. Output only."""
+    """Number of attachments that the session has: uploaded and not deleted. Output only."""
     attachment_bytes: builtins.int
-    """Their sizes together, in bytes. Output only."""
+    """Total size of these attachments in bytes. Output only."""
     summary: builtins.str
-    """What the conversation has been about. 0 to 65 536 characters."""
+    """Summary of the conversation. 0 to 65 536 characters."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Labels to select by. 0 to 64 of them; keys of 1 to 63 characters of `[A-Za-z0-9._/-]`, values of 0 to 255
+        """Labels for filters. 0 to 64 of them; keys of 1 to 63 characters of `[A-Za-z0-9._/-]`, values of 0 to 255
         characters; keys and values together at most 16 KiB.
         """
 
@@ -357,7 +357,7 @@ class Session(google.protobuf.message.Message):
 
     @property
     def usage(self) -> global___TokenUsage:
-        """Tokens: the sum of what messages and runs reported. Output only."""
+        """The sum of the tokens that messages and runs reported. Output only."""
 
     @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
@@ -371,7 +371,7 @@ class Session(google.protobuf.message.Message):
 
     @property
     def agent_data(self) -> google.protobuf.struct_pb2.Struct:
-        """What the agent platform keeps with the session. JSON object of at most 1 MiB serialised and 24 levels; no NaN, no
+        """Data of the agent platform about the session. JSON object of at most 1 MiB serialised and 24 levels; no NaN, no
         infinity.
         """
 
@@ -437,11 +437,11 @@ class SessionConfig(google.protobuf.message.Message):
     BLOCKED_TOOLS_FIELD_NUMBER: builtins.int
     SYSTEM_PROMPT_FIELD_NUMBER: builtins.int
     max_messages: builtins.int
-    """Most messages that the session may hold; 0 for no limit. An append that would pass it is refused whole
+    """Maximum number of messages in the session; 0 for no limit. An append that would exceed it is refused as a whole
     (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). 0 to 1 000 000 000.
     """
     max_attachments: builtins.int
-    """Most attachments that the session may hold; 0 for no limit. An upload that would pass it is refused
+    """Maximum number of attachments in the session; 0 for no limit. An upload that would exceed it is refused
     (FAILED_PRECONDITION, ATTACHMENT_LIMIT_REACHED), when it begins and again when it completes. 0 to 1 000 000.
     """
     max_attachment_bytes: builtins.int

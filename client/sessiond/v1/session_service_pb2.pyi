@@ -114,11 +114,12 @@ class CreateSessionRequest(google.protobuf.message.Message):
 
     @property
     def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
-        """Runs that the session had elsewhere, oldest first: `run_id`, `status` (RUN_STATUS_COMPLETED, _FAILED or _CANCELLED;
-        required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and `end_time` (none
-        in the future, in this order; absent: the session's creation; `start_time`, only with `end_time`, has no default
-        and without it the run has no duration). They are in the session's first event. They count in the session's
-        `run_count` and `usage` and in GetSessionMetrics. 0 to 1 000, without duplicate ids, at most 1 MiB together.
+        """The session's earlier runs in another system, oldest first: `run_id`, `status` (RUN_STATUS_COMPLETED, _FAILED or
+        _CANCELLED; required), `agent_id`, `model`, `metadata`, `usage`, `error`, and `create_time`, `start_time` and
+        `end_time` (none in the future, in this order; absent: the session's creation; `start_time`, only with `end_time`,
+        has no default and without it the run has no duration). They are in the session's first event. They count in the
+        session's `run_count` and `usage` and in GetSessionMetrics. 0 to 1 000, without duplicate ids, at most 1 MiB
+        together.
         """
 
     def __init__(
@@ -830,9 +831,7 @@ class RunMetrics(google.protobuf.message.Message):
     cancelled_count: builtins.int
     """CANCELLED."""
     success_rate: builtins.float
-    """completed_count / (completed_count + failed_count): who cancels a run says nothing of its success. 0 while there is
-    none of either.
-    """
+    """completed_count / (completed_count + failed_count); cancelled runs do not count. 0 while both counts are 0."""
     @property
     def average_duration(self) -> google.protobuf.duration_pb2.Duration:
         """From start to end, by the database's clock, over all runs that have started and ended. Absent while there is none."""

@@ -205,17 +205,17 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EndSession(self, request, context):
-        """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
-        session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
-        session after it, SESSION_VIEW_FULL.
+        """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the
+        unchanged session. The live run, all that wait and all open tool calls are CANCELLED, each with its event before
+        the session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with
+        the session after it, SESSION_VIEW_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TouchSession(self, request, context):
-        """Says that the session is in use: extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+        """Marks the session as used and extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
         SESSION_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -224,8 +224,8 @@ class SessionServiceServicer(object):
 
     def DeleteSession(self, request, context):
         """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-        an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
-        not taken anew meanwhile, and the final event.
+        an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
+        used again until then, and the final event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

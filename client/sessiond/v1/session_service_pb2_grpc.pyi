@@ -103,17 +103,17 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.EndSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
-    session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
-    session after it, SESSION_VIEW_FULL.
+    """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the
+    unchanged session. The live run, all that wait and all open tool calls are CANCELLED, each with its event before
+    the session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with
+    the session after it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.TouchSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Says that the session is in use: extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+    """Marks the session as used and extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
     SESSION_ENDED.
     """
 
@@ -122,8 +122,8 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-    an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
-    not taken anew meanwhile, and the final event.
+    an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
+    used again until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.UnaryUnaryMultiCallable[
@@ -226,17 +226,17 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.EndSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-    as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
-    session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
-    session after it, SESSION_VIEW_FULL.
+    """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the
+    unchanged session. The live run, all that wait and all open tool calls are CANCELLED, each with its event before
+    the session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with
+    the session after it, SESSION_VIEW_FULL.
     """
 
     TouchSession: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.TouchSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Says that the session is in use: extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+    """Marks the session as used and extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
     SESSION_ENDED.
     """
 
@@ -245,8 +245,8 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-    an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
-    not taken anew meanwhile, and the final event.
+    an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
+    used again until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.aio.UnaryUnaryMultiCallable[
@@ -369,10 +369,10 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.EndSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
-        """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the session
-        as it is. The live run, all that wait and all open tool calls are CANCELLED, each with its event before the
-        session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with the
-        session after it, SESSION_VIEW_FULL.
+        """Any status to ENDED, for ever. Ending an ended session changes nothing, emits no event and answers with the
+        unchanged session. The live run, all that wait and all open tool calls are CANCELLED, each with its event before
+        the session's own; expiry does the same. Unfinished uploads cannot complete any more and are removed. Answers with
+        the session after it, SESSION_VIEW_FULL.
         """
 
     @abc.abstractmethod
@@ -381,7 +381,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.TouchSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
-        """Says that the session is in use: extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
+        """Marks the session as used and extends its life. Answers with the session after it, SESSION_VIEW_FULL. Errors:
         SESSION_ENDED.
         """
 
@@ -392,8 +392,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
         """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-        an event for each. What remains for 30 days (unless configured) is a tombstone without content: the id, which is
-        not taken anew meanwhile, and the final event.
+        an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
+        used again until then, and the final event.
         """
 
     @abc.abstractmethod

@@ -41,7 +41,7 @@ class _ToolCallStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     TOOL_CALL_STATUS_FAILED: _ToolCallStatus.ValueType  # 6
     """The tool has failed."""
     TOOL_CALL_STATUS_CANCELLED: _ToolCallStatus.ValueType  # 7
-    """Given up. If it had been RUNNING, what the tool did is unknown, and a result may arrive late."""
+    """Cancelled. If it had been RUNNING, it is unknown what the tool did, and a result may arrive late."""
 
 class ToolCallStatus(_ToolCallStatus, metaclass=_ToolCallStatusEnumTypeWrapper):
     """PENDING -> APPROVED | REJECTED; PENDING | APPROVED -> RUNNING -> COMPLETED | FAILED. A call that has not ended can be
@@ -63,7 +63,7 @@ TOOL_CALL_STATUS_COMPLETED: ToolCallStatus.ValueType  # 5
 TOOL_CALL_STATUS_FAILED: ToolCallStatus.ValueType  # 6
 """The tool has failed."""
 TOOL_CALL_STATUS_CANCELLED: ToolCallStatus.ValueType  # 7
-"""Given up. If it had been RUNNING, what the tool did is unknown, and a result may arrive late."""
+"""Cancelled. If it had been RUNNING, it is unknown what the tool did, and a result may arrive late."""
 global___ToolCallStatus = ToolCallStatus
 
 class _ToolCallCancelReason:
@@ -167,7 +167,7 @@ class ToolCall(google.protobuf.message.Message):
     requires_approval: builtins.bool
     """Whether the call needs an approval before it can start. Immutable."""
     status: global___ToolCallStatus.ValueType
-    """Where it is. Output only."""
+    """The call's status. Output only."""
     requester: builtins.str
     """Who asks for it: the name of the API key, as in `Event.actor`. Output only."""
     cancel_reason: global___ToolCallCancelReason.ValueType
@@ -186,7 +186,7 @@ class ToolCall(google.protobuf.message.Message):
 
     @property
     def approval(self) -> global___ToolApproval:
-        """Who decided, when and why; absent until there is a decision. Output only."""
+        """The decision, with who made it, when and why; absent until it is made. Output only."""
 
     @property
     def result(self) -> global___ToolData:
