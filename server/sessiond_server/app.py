@@ -158,7 +158,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         files = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
         bus, begin_bus = await stack.enter_async_context(_opened_bus(settings, dsn, redis_url))
-        hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings)))
+        hub = await stack.enter_async_context(EventHub(truth, bus, _event_limits(settings), alone=authenticator.alone))
         commits: Commits = AnnouncedCommits(truth, Announcer(hub, bus))
         sessions: SessionReads = truth
         cache = await stack.enter_async_context(_opened_cache(settings, redis_url))

@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -396,6 +397,26 @@ async def test_number_of_watchers_is_bounded() -> None:
                     await opening.__aenter__()
         async with w.watch():
             assert w.hub.state().streams == 1
+
+
+@run
+async def test_watchers_of_one_tenant_leave_places_to_another() -> None:
+    async with world() as w, AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(EventHub(w.store, w.bus, HubLimits(watchers=8), alone=lambda: False))
+
+        async def opened(tenant_id: str) -> int:
+            for count in range(9):
+                try:
+                    await stack.enter_async_context(
+                        hub.watch_feed(replace(CALLER.scope, tenant_id=tenant_id), None, from_beginning=True)
+                    )
+                except TooManyWatchers:
+                    return count
+            raise AssertionError("watchers have no bound")
+
+        assert await opened("loud") == 6
+        assert await opened("quiet") == 1
+        assert hub.state().streams == 7
 
 
 @run

@@ -317,5 +317,6 @@ class Schedule:
                 self.verdict.find("memory", ring.size)
             if len(sizes) > max(1, self.limits.ring_events):
                 self.verdict.find("memory", len(sizes))
-        if hub._rings.held > held or (len(hub._rings._sizes) > 1 and held > 2 * self.limits.total_ring_bytes):
+        full = sum(len(tenant.sizes) for tenant in hub._rings._tenants.values())
+        if hub._rings.held > held or (full > 1 and held > 2 * self.limits.total_ring_bytes):
             self.verdict.find("memory", (hub._rings.held, held))

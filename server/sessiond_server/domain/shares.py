@@ -19,6 +19,11 @@ def never_alone() -> bool:
     return False
 
 
+def one_tenant() -> bool:
+    """For what belongs to one tenant."""
+    return True
+
+
 class Shares:
     """Amounts of one thing. What was taken must be given back, however a call ends."""
 

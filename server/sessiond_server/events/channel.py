@@ -153,6 +153,11 @@ class Channel:
         """(batch, cursor after it), by the batch's start index in the ring."""
         self._redactions: deque[int] | None = None
 
+    @property
+    def tenant_id(self) -> str:
+        """Whose session it is."""
+        return self.key[0]
+
     def take_over(self, dead: "Channel") -> None:
         """Takes the redactions over from the replaced channel `dead`, so that they hold for reads in flight."""
         self.redaction_count, self._redactions = dead.redaction_count, dead._redactions

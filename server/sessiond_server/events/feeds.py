@@ -264,7 +264,7 @@ class Feeds:
             return after
         if from_beginning:
             return BEGINNING
-        end = await self._reads.run(lambda: self._store.feed_end(tenant_id))
+        end = await self._reads.run(tenant_id, lambda: self._store.feed_end(tenant_id))
         return FeedCursor(end[-1][0], tuple(end)) if end else BEGINNING
 
     async def _check(self, stream: FeedWatcher, cursor: FeedCursor) -> None:
@@ -274,7 +274,7 @@ class Feeds:
         if not named:
             return
         tenant_id = stream.feed.tenant_id
-        lost = await self._reads.run(lambda: self._store.find_lost(tenant_id, named))
+        lost = await self._reads.run(tenant_id, lambda: self._store.find_lost(tenant_id, named))
         if lost is not None:
             raise PositionLost(lost.session_id, lost.seq) if stream.names_sessions else PositionLost("", 0)
 
@@ -285,7 +285,7 @@ class Feeds:
             at_least_once = feed.hint_pending = False
             tip = feed.tip
             assert tip is not None
-            page = await self._reads.run(partial(self._read, feed, tip))
+            page = await self._reads.run(feed.tenant_id, partial(self._read, feed, tip))
             if page is None:
                 feed.hint_pending = True
                 at_least_once = True
@@ -349,7 +349,7 @@ class Feeds:
         feed = self._feeds.get(tenant_id)
         if feed is None:
             return None
-        page = await self._reads.run(lambda: self._read(feed, cursor))
+        page = await self._reads.run(tenant_id, lambda: self._read(feed, cursor))
         if page is None:
             return None
         run = FeedBatch(page.entries) if page.entries else None

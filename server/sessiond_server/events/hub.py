@@ -5,7 +5,8 @@ session, or of a tenant, when the bus says that there is something. Below both l
 all watched logs every second, which bounds the cost of anything that was not heard, and proves bookmarks.
 
 Bounded: streams by HubLimits.watchers (TooManyWatchers), memory by the rings' limits (slower streams read from the
-store), reads by HubLimits.reads (others wait their turn). A stream has no queue: one that is not read costs nothing.
+store), reads by HubLimits.reads (others wait their turn). Of each a tenant has a share (domain/shares.py). A stream has
+no queue: one that is not read costs nothing.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Final
 
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.rows import Writes
+from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
 from sessiond_server.events.bus import Bus, Deltas, Hint
 from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, PrimaryReads, SessionStream
@@ -57,18 +59,26 @@ class EventHub:
     nor bus. Belongs to the loop that it is made on.
     """
 
-    def __init__(self, store: PrimaryReads, bus: Bus, limits: HubLimits | None = None) -> None:
+    def __init__(
+        self,
+        store: PrimaryReads,
+        bus: Bus,
+        limits: HubLimits | None = None,
+        *,
+        alone: Callable[[], bool] = one_tenant,
+    ) -> None:
+        """`alone`: whether there is only one tenant, which may then have all streams."""
         self._limits = limits or HubLimits()
         self._store = store
         self._bus = bus
         self._clock = asyncio.get_running_loop().time
-        reads, rings = Reads(self._limits.reads), Rings(self._limits.total_ring_bytes)
+        reads, rings = Reads(self._limits.reads, alone=alone), Rings(self._limits.total_ring_bytes)
         self._rings = rings
         self._sessions = Sessions(store, self._limits, reads, rings)
         self._feeds = Feeds(store, self._limits, reads, rings)
         self._sessions.on_redacted = self._feeds.redacted
         self._feeds.on_redacted = self._sessions.redacted
-        self._streams = 0
+        self._streams = Shares(self._limits.watchers, alone=alone)
         self._watched = asyncio.Event()
         """Set while there is a stream."""
         self._poll_now = asyncio.Event()
@@ -98,7 +108,7 @@ class EventHub:
         await self._feeds.end()
 
     def state(self) -> HubState:
-        return HubState(self._streams, len(self._sessions), len(self._feeds), self._rings.held, self._away)
+        return HubState(self._streams.used, len(self._sessions), len(self._feeds), self._rings.held, self._away)
 
     @asynccontextmanager
     async def watch_session(
@@ -106,7 +116,7 @@ class EventHub:
     ) -> AsyncIterator[tuple[SessionStream, SessionSnapshot | None]]:
         """As Hub.watch_session. For a deleted session, raises SessionNotFound if `after` is its final event, and
         PositionCompacted if `after` is before its first event."""
-        self._admit()
+        self._admit(scope.tenant_id)
         try:
             stream, snapshot = await self._sessions.open(scope, session_id, after, content=content, deltas=deltas)
             try:
@@ -114,14 +124,14 @@ class EventHub:
             finally:
                 self._sessions.close(stream)
         finally:
-            self._dismiss()
+            self._dismiss(scope.tenant_id)
 
     @asynccontextmanager
     async def watch_feed(
         self, scope: Scope, after: FeedCursor | None, *, from_beginning: bool
     ) -> AsyncIterator[FeedStream]:
         """As Hub.watch_feed."""
-        self._admit()
+        self._admit(scope.tenant_id)
         try:
             stream = await self._feeds.open(scope, after, from_beginning=from_beginning)
             try:
@@ -129,7 +139,7 @@ class EventHub:
             finally:
                 self._feeds.close(stream)
         finally:
-            self._dismiss()
+            self._dismiss(scope.tenant_id)
 
     def transaction_start(self) -> TransactionStart:
         """Call before a transaction begins; pass the result to `committed`."""
@@ -140,13 +150,13 @@ class EventHub:
 
         Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.
         """
-        if self._streams:
+        if self._streams.used:
             self._sessions.committed(writes, start)
             self._feeds.committed(writes)
 
     def on_hints(self, hints: Sequence[Hint]) -> None:
         """As Listener.on_hints."""
-        if self._streams:
+        if self._streams.used:
             for hint in hints:
                 self._sessions.on_hint(hint.key, hint.seq)
                 self._feeds.on_hint(hint.key[0])
@@ -159,19 +169,18 @@ class EventHub:
         """As Listener.on_gap."""
         self._poll_now.set()
 
-    def _admit(self) -> None:
+    def _admit(self, tenant_id: str) -> None:
         if self._closed:
             raise Draining
-        if self._streams >= self._limits.watchers:
+        if not self._streams.take(tenant_id):
             raise TooManyWatchers(RETRY_AFTER)
-        self._streams += 1
         if not self._watched.is_set():
             self._answered = self._clock()
             self._watched.set()
 
-    def _dismiss(self) -> None:
-        self._streams -= 1
-        if not self._streams:
+    def _dismiss(self, tenant_id: str) -> None:
+        self._streams.give(tenant_id)
+        if not self._streams.used:
             self._watched.clear()
 
     def _fail(self, failure: Callable[[], Exception]) -> None:

@@ -6,6 +6,9 @@ from typing import Protocol
 class Ring(Protocol):
     """Recent events kept in memory for streams that are a little behind."""
 
+    @property
+    def tenant_id(self) -> str: ...
+
     size: int
     """Bytes."""
 
@@ -15,7 +18,8 @@ class Ring(Protocol):
 
 
 class Rings:
-    """Keeps the total size of all rings below `most` bytes: the ring that has grown least recently is emptied first.
+    """Keeps the total size of all rings below `most` bytes. Of the tenant whose rings are the largest together, the
+    ring that has grown least recently is emptied first, so that no tenant takes the memory of others.
 
     After that, each slower stream of the ring needs one read of the store; no stream loses events.
     """
@@ -24,19 +28,42 @@ class Rings:
         self.held = 0
         """Total bytes of all rings."""
         self._most = most
-        self._sizes: dict[Ring, int] = {}
-        """Sizes of the rings that are not empty, the one that grew least recently first."""
+        self._tenants: dict[str, _Tenant] = {}
 
     def changed(self, ring: Ring) -> None:
         """To be called whenever a ring may have grown or shrunk."""
-        self.held += ring.size - self._sizes.pop(ring, 0)
+        self.removed(ring)
         if ring.size:
-            self._sizes[ring] = ring.size
-        while self.held > self._most and len(self._sizes) > 1:
-            oldest = next(iter(self._sizes))
+            tenant = self._tenants.setdefault(ring.tenant_id, _Tenant())
+            tenant.sizes[ring] = ring.size
+            tenant.held += ring.size
+            self.held += ring.size
+        while self.held > self._most and (oldest := self._oldest(ring)) is not None:
             oldest.evict()
-            self.held -= self._sizes.pop(oldest)
+            self.removed(oldest)
 
     def removed(self, ring: Ring) -> None:
         """Stops counting a ring that is no longer used."""
-        self.held -= self._sizes.pop(ring, 0)
+        tenant = self._tenants.get(ring.tenant_id)
+        if tenant is not None and ring in tenant.sizes:
+            size = tenant.sizes.pop(ring)
+            tenant.held -= size
+            self.held -= size
+            if not tenant.sizes:
+                del self._tenants[ring.tenant_id]
+
+    def _oldest(self, grown: Ring) -> Ring | None:
+        """The ring to empty; never the one that has just grown. It is the newest of its tenant, and so the oldest too
+        only where the tenant has no other."""
+        others = (tenant for tenant in self._tenants.values() if next(iter(tenant.sizes)) is not grown)
+        largest = max(others, key=lambda tenant: tenant.held, default=None)
+        return None if largest is None else next(iter(largest.sizes))
+
+
+class _Tenant:
+    __slots__ = ("held", "sizes")
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.sizes: dict[Ring, int] = {}
+        """Sizes of the rings that are not empty, the one that grew least recently first."""

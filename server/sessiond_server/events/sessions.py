@@ -87,7 +87,7 @@ class Sessions:
                 stream.deltas_taken = channel.lane.count
             snapshot = await self._start(stream, scope, content) if after is None else None
             if after is not None:
-                await self._reads.run(lambda: prove_owner(self._store, key, scope.user_id))
+                await self._reads.run(key[0], lambda: prove_owner(self._store, key, scope.user_id))
                 await self._resume(stream, after)
             if deltas:
                 await self._prime(stream)
@@ -226,7 +226,7 @@ class Sessions:
         while True:
             incarnation = self.incarnation
             snapshot = await self._reads.run(
-                lambda: self._store.get_session(scope, key[1], content=content, freshness=_STRONG)
+                key[0], lambda: self._store.get_session(scope, key[1], content=content, freshness=_STRONG)
             )
             event_id = Session.FromString(snapshot.core).last_event_id
             if not event_id:
@@ -240,7 +240,7 @@ class Sessions:
 
     async def _event_id(self, key: Key, seq: int) -> str:
         """Reads the id of the last event, for sessions that are older than the field `last_event_id`."""
-        page = await self._reads.run(lambda: self._store.read_log(key, after_seq=seq, limit=1))
+        page = await self._reads.run(key[0], lambda: self._store.read_log(key, after_seq=seq, limit=1))
         if page.before is None:
             raise SessionNotFound(key[1])
         return page.before.event_id
@@ -271,14 +271,16 @@ class Sessions:
         """Makes the DeltaLane drop late deltas of messages that were committed before the stream's cursor."""
         channel = stream.channel
         after = max(0, stream.cursor.seq - _PRIMED)
-        page = await self._reads.run(lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED))
+        page = await self._reads.run(
+            channel.key[0], lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED)
+        )
         _supersede(stream.channel, page.entries)
 
     async def _read(self, what: tuple[Key, Cursor]) -> LogRead | None:
         """Reads after a cursor, for all streams at that cursor, and adds the events to the channel."""
         key, cursor = what
         while True:
-            page = await self._reads.run(lambda: self._read_once(key, cursor))
+            page = await self._reads.run(key[0], lambda: self._read_once(key, cursor))
             if page is not None:
                 return page
             if key not in self._channels:

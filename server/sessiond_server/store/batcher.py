@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Final
 
 from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.domain.shares import one_tenant
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
-from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket, one_tenant
+from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Commits
 
 _log = logging.getLogger("sessiond.batcher")

@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 from zlib import crc32
 
 from sessiond_server.domain.commands import Command, Outcome, Result
-from sessiond_server.domain.shares import may_hold
+from sessiond_server.domain.shares import may_hold, one_tenant
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable
 from sessiond_server.store.turns import Turns
 
@@ -55,11 +55,6 @@ class BatchLimits:
     """Seconds of lingering for each queued command."""
     linger_most: float = 0.003
     """Longest lingering in seconds."""
-
-
-def one_tenant() -> bool:
-    """There is one tenant only."""
-    return True
 
 
 BUSY: Final = 0.7
