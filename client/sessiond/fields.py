@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, overload
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -14,13 +13,22 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
 from sessiond.v1.run_pb2 import Run, RunFence
-from sessiond.v1.session_pb2 import AgentMode, Consistency, EndReason, SessionStatus, SessionType, SessionView
+from sessiond.v1.session_pb2 import (
+    AgentMode,
+    Consistency,
+    EndReason,
+    SessionConfig,
+    SessionStatus,
+    SessionType,
+    SessionView,
+)
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 
 if TYPE_CHECKING:
     from sessiond.v1.attachment_pb2 import AttachmentType
     from sessiond.v1.run_pb2 import RunStatus
     from sessiond.v1.run_service_pb2 import RunPolicy
+    from sessiond.v1.session_service_pb2 import StructUpdate
     from sessiond.v1.tool_call_pb2 import ToolCallStatus
 
 # Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
@@ -36,6 +44,7 @@ SessionOrderLike = Union[
     Literal["create_time_desc", "create_time_asc", "update_time_desc", "update_time_asc", "name_asc", "name_desc"],
     "SessionOrder.ValueType",
 ]
+StructUpdateLike = Union[Literal["replace", "merge", "set_keys"], "StructUpdate.ValueType"]
 RoleLike = Union[Literal["system", "user", "assistant", "tool"], "Role.ValueType"]
 RunStatusLike = Union[Literal["queued", "running", "completed", "failed", "cancelled"], "RunStatus.ValueType"]
 RunPolicyLike = Union[Literal["reject", "enqueue", "interrupt"], "RunPolicy.ValueType"]
@@ -81,13 +90,25 @@ Fence = Run | RunFence
 """The run that writes: the Run as BeginRun or its start returned it, or its RunFence."""
 
 
-class Unset(Enum):
-    """The type of UNSET, which leaves a field unchanged; None and empty values clear it."""
+class SessionChanges(TypedDict, total=False):
+    """What to change in a session: the fields that are given. None or an empty value clears a field.
 
-    UNSET = "UNSET"
+    `ttl` is in seconds, if a number. A SessionConfig replaces the config; a mapping writes the fields that it names.
+    """
 
-
-UNSET: Final = Unset.UNSET
+    agent_id: str
+    team_id: str
+    workflow_id: str
+    agent_mode: ModeLike
+    name: str
+    labels: Mapping[str, str] | None
+    ttl: timedelta | float | None
+    expire_time: datetime | None
+    metadata: Mapping[str, Any] | None
+    state: Mapping[str, Any] | None
+    agent_data: Mapping[str, Any] | None
+    summary: str
+    config: SessionConfig | Mapping[str, Any] | None
 
 
 class SessionWhere(TypedDict, total=False):

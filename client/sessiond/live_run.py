@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from sessiond.draft import Draft
 from sessiond.errors import DeadlinePassed, Exhausted, RunEnded, RunFenced, SessiondError, Unavailable
+from sessiond.fields import SessionChanges, StructUpdateLike
 from sessiond.lease import Lease, quietly
 from sessiond.request_ids import new_request_id
 from sessiond.tool_data import ToolValue
@@ -18,13 +18,13 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse
-from sessiond.v1.session_pb2 import Session, SessionConfig, TokenUsage
+from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond.waiting import found
 
 if TYPE_CHECKING:
     from sessiond.client import Client
-    from sessiond.fields import AttachmentTypeLike, ModeLike, RoleLike
+    from sessiond.fields import AttachmentTypeLike, RoleLike
 
 PARTING = 5.0
 """Maximum seconds that a cancelled block waits for CancelRun."""
@@ -32,23 +32,11 @@ PAUSE = 0.1
 """Minimum seconds between two attempts of FinishRun."""
 
 
-class SessionUpdate(TypedDict, total=False):
-    """The keyword arguments of `LiveRun.update_session`, which are those of `Client.update_session`."""
+class _Update(SessionChanges, total=False):
+    """The arguments of `LiveRun.update_session`, which are those of `Client.update_session` but the run."""
 
-    agent_id: str
-    team_id: str
-    workflow_id: str
-    agent_mode: "ModeLike"
-    name: str
-    labels: Mapping[str, str] | None
-    ttl: timedelta | float | None
-    expire_time: datetime | None
-    metadata: Mapping[str, Any] | None
-    state: Mapping[str, Any] | None
-    agent_data: Mapping[str, Any] | None
-    summary: str
-    config: SessionConfig | Mapping[str, Any] | None
-    merge: bool
+    struct_update: StructUpdateLike
+    remove_keys: Iterable[str]
     expected_version: int
     request_id: str
     timeout: float | None
@@ -119,6 +107,9 @@ class LiveRun:
         self,
         messages: Iterable[Message],
         *,
+        update: SessionChanges | None = None,
+        struct_update: StructUpdateLike = "replace",
+        remove_keys: Iterable[str] = (),
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
@@ -127,6 +118,9 @@ class LiveRun:
         return await self._client.append_messages(
             self._session_id,
             messages,
+            update=update,
+            struct_update=struct_update,
+            remove_keys=remove_keys,
             run=self.fence,
             expected_version=expected_version,
             request_id=request_id,
@@ -155,7 +149,7 @@ class LiveRun:
             timeout=timeout,
         )
 
-    async def update_session(self, **fields: Unpack[SessionUpdate]) -> Session:
+    async def update_session(self, **fields: Unpack[_Update]) -> Session:
         """As `Client.update_session`."""
         return await self._client.update_session(self._session_id, run=self.fence, **fields)
 

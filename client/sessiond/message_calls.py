@@ -5,9 +5,18 @@
 from collections.abc import Iterable
 
 from sessiond.connection import Connection
-from sessiond.fields import ConsistencyLike, Fence, MessageOrderLike, enum_value, run_fence
+from sessiond.fields import (
+    ConsistencyLike,
+    Fence,
+    MessageOrderLike,
+    SessionChanges,
+    StructUpdateLike,
+    enum_value,
+    run_fence,
+)
 from sessiond.pages import MessagePages
 from sessiond.request_ids import new_request_id
+from sessiond.session_update import session_update
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
@@ -31,6 +40,9 @@ class MessageCalls:
         session_id: str,
         messages: Iterable[Message],
         *,
+        update: SessionChanges | None = None,
+        struct_update: StructUpdateLike = "replace",
+        remove_keys: Iterable[str] = (),
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -39,8 +51,11 @@ class MessageCalls:
         """Appends 1 to 256 messages in order, all or none, and returns their ids and `seq`. `run` is the run that
         writes.
 
+        `update`, such as `{"state": {"step": 2}}`, and `remove_keys` change the session in the same transaction; they
+        and `struct_update` are as in `update_session`.
+
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
-        RunFenced.
+        RunFenced; ValueError for an update that names no field.
         """
         request = AppendMessagesRequest(
             session_id=session_id,
@@ -49,6 +64,9 @@ class MessageCalls:
             request_id=request_id or new_request_id(),
             expected_version=expected_version,
         )
+        keys = tuple(remove_keys)
+        if update or keys:
+            request.update.CopyFrom(session_update(update or {}, struct_update, keys))
         call = self._connection.messages.AppendMessages
         return await self._connection.call(call, request, timeout, request.request_id)
 

@@ -8,15 +8,15 @@ from typing import Any, Unpack
 
 from sessiond.connection import Connection
 from sessiond.fields import (
-    UNSET,
     ConsistencyLike,
     EndReasonLike,
     Fence,
     ModeLike,
+    SessionChanges,
     SessionOrderLike,
     SessionWhere,
+    StructUpdateLike,
     TypeLike,
-    Unset,
     ViewLike,
     duration,
     enum_value,
@@ -26,7 +26,7 @@ from sessiond.fields import (
 )
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
-from sessiond.session_update import update_request
+from sessiond.session_update import session_update
 from sessiond.structs import to_struct
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import (
@@ -58,6 +58,7 @@ from sessiond.v1.session_service_pb2 import (
     SessionOrder,
     SuspendSessionRequest,
     TouchSessionRequest,
+    UpdateSessionRequest,
 )
 
 
@@ -208,55 +209,32 @@ class SessionCalls:
         self,
         session_id: str,
         *,
-        agent_id: str | Unset = UNSET,
-        team_id: str | Unset = UNSET,
-        workflow_id: str | Unset = UNSET,
-        agent_mode: ModeLike | Unset = UNSET,
-        name: str | Unset = UNSET,
-        labels: Mapping[str, str] | Unset | None = UNSET,
-        ttl: timedelta | float | Unset | None = UNSET,
-        expire_time: datetime | Unset | None = UNSET,
-        metadata: Mapping[str, Any] | Unset | None = UNSET,
-        state: Mapping[str, Any] | Unset | None = UNSET,
-        agent_data: Mapping[str, Any] | Unset | None = UNSET,
-        summary: str | Unset = UNSET,
-        config: SessionConfig | Mapping[str, Any] | Unset | None = UNSET,
-        merge: bool = False,
+        struct_update: StructUpdateLike = "replace",
+        remove_keys: Iterable[str] = (),
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,
+        **changes: Unpack[SessionChanges],
     ) -> Session:
-        """Changes the given fields and returns the session after the change. None or an empty value clears a field.
+        """Changes the fields that are given (None or an empty value clears one); returns the session after it.
 
-        `metadata`, `state` and `agent_data` replace the old objects or, with `merge`, are merged into them: a member
-        that is None is removed. A SessionConfig replaces the config; a mapping writes the fields that it names. `run`
-        is the run that writes. Raises SessionNotFound, SessionEnded, VersionMismatch, RunFenced; ValueError when no
-        field is given.
+        `struct_update` says how `metadata`, `state` and `agent_data` are written: "replace" the stored object; "merge"
+        into it, where a member that is None goes; "set_keys", where each member given replaces the stored one whole,
+        and `remove_keys` such as "state.draft" go. `run` is the run that writes. Raises SessionNotFound, SessionEnded,
+        VersionMismatch, RunFenced; ValueError when nothing is given.
         """
-        request = update_request(
-            Session(session_id=session_id),
-            {
-                "agent_id": agent_id,
-                "team_id": team_id,
-                "workflow_id": workflow_id,
-                "agent_mode": agent_mode,
-                "name": name,
-                "labels": labels,
-                "ttl": ttl,
-                "expire_time": expire_time,
-                "metadata": metadata,
-                "state": state,
-                "agent_data": agent_data,
-                "summary": summary,
-                "config": config,
-            },
-            merge=merge,
+        update = session_update(changes, struct_update, remove_keys)
+        update.session.session_id = session_id
+        request = UpdateSessionRequest(
+            session=update.session,
+            update_mask=update.update_mask,
+            struct_update=update.struct_update,
+            remove_keys=update.remove_keys,
+            run=run_fence(run),
+            expected_version=expected_version,
+            request_id=request_id or new_request_id(),
         )
-        if run is not None:
-            request.run.CopyFrom(run_fence(run))
-        request.expected_version = expected_version
-        request.request_id = request_id or new_request_id()
         call = self._connection.sessions.UpdateSession
         return await self._connection.call(call, request, timeout, request.request_id)
 

@@ -1,27 +1,32 @@
-"""Builds an UpdateSessionRequest from keyword arguments. Its mask names exactly the given fields."""
+"""Keyword arguments as an update of a session: the mask names exactly what was given."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sessiond.fields import UNSET, duration, enum_value, timestamp
+from sessiond.fields import SessionChanges, StructUpdateLike, duration, enum_value, timestamp
 from sessiond.structs import to_struct
 from sessiond.v1.session_pb2 import AgentMode, Session, SessionConfig
-from sessiond.v1.session_service_pb2 import StructUpdate, UpdateSessionRequest
+from sessiond.v1.session_service_pb2 import SessionUpdate, StructUpdate
 
 
-def update_request(session: Session, given: Mapping[str, Any], *, merge: bool) -> UpdateSessionRequest:
-    """Fills in `session`, which has only its id. Raises ValueError when all of `given` is UNSET, and for an unknown
-    field of a config."""
-    request = UpdateSessionRequest(
-        session=session,
-        struct_update=StructUpdate.STRUCT_UPDATE_MERGE if merge else StructUpdate.STRUCT_UPDATE_REPLACE,
+def session_update(
+    changes: SessionChanges, struct_update: StructUpdateLike, remove_keys: Iterable[str]
+) -> SessionUpdate:
+    """Raises ValueError when nothing is given, for a field that sessions do not have, and for an unknown field of a
+    config."""
+    update = SessionUpdate(
+        session=Session(),
+        struct_update=enum_value(StructUpdate.DESCRIPTOR, struct_update),
+        remove_keys=remove_keys,
     )
-    for name, value in given.items():
-        if value is not UNSET:
-            request.update_mask.paths.extend(_write(request.session, name, value))
-    if not request.update_mask.paths:
+    unknown = changes.keys() - SessionChanges.__annotations__.keys()
+    if unknown:
+        raise ValueError(f"a session has no such field to change: {min(unknown)}")
+    for name, value in changes.items():
+        update.update_mask.paths.extend(_write(update.session, name, value))
+    if not update.update_mask.paths and not update.remove_keys:
         raise ValueError("an update needs at least one field")
-    return request
+    return update
 
 
 def _write(session: Session, name: str, value: Any) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.message_pb2 import Message
+from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
@@ -404,3 +405,16 @@ async def test_retry_of_upload_or_deletion_invalidates_cached_session(
     (first,) = await accepted(store, retried)
     snapshot = await store.get_session(SCOPE, "s", content=False)
     assert snapshot.version == first.version
+
+
+async def test_update_with_append_reaches_cached_session_and_window(store: CachedSessions, behind: Watched) -> None:
+    await accepted(store, CALLER.create("s", state=struct(step=1)), CALLER.append_ids("s", "m1"))
+    await newest(store)
+    (outcome,) = await accepted(store, CALLER.update_and_append("s", "two", state=struct(step=2)))
+    behind.calls.clear()
+    snapshot = await store.get_session(SCOPE, "s", content=True)
+    cached = Session.FromString(snapshot.core + snapshot.content)
+    assert (cached.version, cached.state) == (outcome.version, struct(step=2))
+    page = await newest(store)
+    assert [Message.FromString(message).seq for message in page.messages] == [4, 2]
+    assert behind.calls == []

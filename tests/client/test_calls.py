@@ -162,7 +162,7 @@ async def test_seconds_or_timedelta(client: sessiond.Client, server: ScriptedSer
 
 async def test_update_names_what_is_given(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.update_session(
-        "s", name="", metadata={"a": 1}, state=None, ttl=60, agent_mode="build", labels={}, merge=True
+        "s", name="", metadata={"a": 1}, state=None, ttl=60, agent_mode="build", labels={}, struct_update="merge"
     )
     request = server.seen[0].request
     assert sorted(request.update_mask.paths) == ["agent_mode", "labels", "metadata", "name", "state", "ttl"]
@@ -225,7 +225,7 @@ async def test_update_of_single_fields_of_the_config(client: sessiond.Client, se
 
 async def test_update_of_nothing_is_a_mistake(client: sessiond.Client, server: ScriptedServer) -> None:
     with pytest.raises(ValueError, match="at least one field"):
-        await client.update_session("s", merge=True)
+        await client.update_session("s", struct_update="merge")
     assert not server.seen
 
 

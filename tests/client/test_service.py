@@ -57,10 +57,36 @@ async def test_a_session_from_beginning_to_end(sessions: sessiond.Client) -> Non
         await sessions.get_session("chat-1")
 
 
+async def test_append_with_state(sessions: sessiond.Client) -> None:
+    session = await sessions.create_session(state={"step": 1, "draft": "x"}, active=True)
+    appended = await sessions.append_messages(
+        session.session_id,
+        [sessiond.user("hello"), sessiond.assistant("hi")],
+        update={"state": {"step": 2, "nothing": None}, "summary": "greeting"},
+        struct_update="set_keys",
+        remove_keys=["state.draft"],
+    )
+    assert (appended.first_seq, appended.version) == (3, 4)
+    after = await sessions.get_session(session.session_id, min_version=4)
+    assert sessiond.from_struct(after.state) == {"step": 2, "nothing": None}
+    assert (after.summary, after.name, after.message_count) == ("greeting", "hello", 2)
+    removed = await sessions.update_session(session.session_id, struct_update="set_keys", remove_keys=["state.step"])
+    assert sessiond.from_struct(removed.state) == {"nothing": None}
+    async with sessions.run(session.session_id) as run:
+        await run.append_messages([sessiond.assistant("done")], update={"state": {"step": 3}}, struct_update="set_keys")
+    assert sessiond.from_struct((await sessions.get_session(session.session_id)).state) == {"nothing": None, "step": 3}
+    with pytest.raises(ValueError, match="no such field to change: colour"):
+        await sessions.update_session(session.session_id, colour="red")  # type: ignore[call-arg]
+    taken = [sessiond.user("again", message_id=appended.message_ids[0])]
+    with pytest.raises(sessiond.MessageAlreadyExists):
+        await sessions.append_messages(session.session_id, taken, update={"name": "never"})
+    assert (await sessions.get_session(session.session_id)).name == "hello"
+
+
 async def test_updates(sessions: sessiond.Client) -> None:
     session = await sessions.create_session(metadata={"a": {"x": 1, "y": 2}, "b": 1}, state={"s": 1}, agent_id="a")
     session_id = session.session_id
-    merged = await sessions.update_session(session_id, metadata={"a": {"x": None, "z": [3]}}, merge=True)
+    merged = await sessions.update_session(session_id, metadata={"a": {"x": None, "z": [3]}}, struct_update="merge")
     assert sessiond.from_struct(merged.metadata) == {"a": {"y": 2, "z": [3]}, "b": 1}
     assert sessiond.from_struct(merged.state) == {"s": 1}
     replaced = await sessions.update_session(session_id, metadata={"c": True}, state=None, agent_id="", name="n")

@@ -20,6 +20,7 @@ from tests.support.store_backend import Open
 
 EVERY_KIND = ["create", "update", "content", "suspend", "end", "touch", "append", "redact", "delete"]
 EVERY_KIND += ["begin", "interrupt", "finish", "cancel run", "request", "approve", "start", "complete", "late"]
+EVERY_KIND.insert(0, "update and append")
 
 
 def _commands(caller: Caller) -> dict[str, c.Command]:
@@ -33,6 +34,7 @@ def _commands(caller: Caller) -> dict[str, c.Command]:
         "end": caller.end("s", "r"),
         "touch": caller.touch("s", 10**13, "r"),
         "append": caller.command("s", c.AppendMessages([message("one"), usage]), "r"),
+        "update and append": caller.update_and_append("s", "one", "two", request_id="r", state=struct(b=2)),
         "redact": caller.redact("s", "m", "privacy", "r"),
         "delete": caller.delete("s", "r"),
         "begin": caller.command("s", begin("r2", ENQUEUE), "r"),

@@ -37,7 +37,7 @@ from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
 from tests.support import run_actions
-from tests.support.model import DAY, LEASE, Answer, Model
+from tests.support.model import DAY, LEASE, REMOVED, Answer, Model
 from tests.support.model import Session as ModelSession
 
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
@@ -48,6 +48,8 @@ REQUESTS = st.sampled_from(["", "", "", "r1", "r2"])
 ROLES = st.sampled_from(["USER", "ASSISTANT"])
 
 KINDS = ["append"] * 6 + [
+    "update_and_append",
+    "update_and_append",
     "create",
     "activate",
     "suspend",
@@ -62,7 +64,7 @@ KINDS = ["append"] * 6 + [
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
 KINDS += [*WORK, "create", "complete", "complete", "remove"]
-WITH_RUN = ("append", "request", "on_call", "rename", "complete")
+WITH_RUN = ("append", "update_and_append", "request", "on_call", "rename", "complete")
 """What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
@@ -87,6 +89,13 @@ Clock = Callable[[float], Coroutine[object, object, None]]
 
 
 @st.composite
+def drawn_messages(draw: st.DrawFn) -> tuple[tuple[str, str, str], ...]:
+    """(id, role, text) of each message of an append."""
+    ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    return tuple((f"m{i}", draw(ROLES), f"text {i}") for i in ids)
+
+
+@st.composite
 def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer]:
     """A command and its whole content."""
     kind = draw(st.sampled_from(kinds))
@@ -98,8 +107,11 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
         )  # fmt: skip
         return kind, (user_id, status, name, ttl, limit)
     if kind == "append":
-        ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-        return kind, (tuple((f"m{i}", draw(ROLES), f"text {i} of {kind}") for i in ids),)
+        return kind, (draw(drawn_messages()),)
+    if kind == "update_and_append":
+        values = st.sampled_from([None, "y", 2.5, REMOVED, REMOVED])
+        changes = draw(st.dictionaries(st.sampled_from("abc"), values, min_size=1, max_size=2))
+        return kind, (tuple(sorted(changes.items())), draw(drawn_messages()))
     if kind in ("activate", "suspend", "resume"):
         return "move", (kind,)
     if kind == "end":
@@ -167,10 +179,14 @@ def action(kind: str, args: Answer) -> c.Action:
             session.config.CopyFrom(SessionConfig(max_messages=limit))
         return c.CreateSession(session)
     if kind == "append":
-        rows: tuple[tuple[str, str, str], ...] = args[0]  # type: ignore[assignment]
-        return c.AppendMessages(
-            [Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)]) for i, role, text in rows]
-        )
+        return c.AppendMessages(messages_of(args[0]))
+    if kind == "update_and_append":
+        changes: dict[str, object] = dict(args[0])  # type: ignore[call-overload]
+        removed = [f"state.{name}" for name, value in changes.items() if value == REMOVED]
+        members = {name: value for name, value in changes.items() if value != REMOVED}
+        session = Session(state=json_format.ParseDict(members, Struct()))
+        update = c.UpdateSession(session, ["state"], StructUpdate.STRUCT_UPDATE_SET_KEYS, removed)
+        return c.UpdateAndAppend(messages_of(args[1]), update)
     if kind == "move":
         return MOVES[str(args[0])]
     if kind == "end":
@@ -202,6 +218,13 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "remove":
         return c.DeleteAttachment(str(args[0]))
     return c.DeleteSession()
+
+
+def messages_of(rows: object) -> list[Message]:
+    return [
+        Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)])
+        for i, role, text in rows  # type: ignore[attr-defined]
+    ]
 
 
 def declared(name: str) -> Attachment:

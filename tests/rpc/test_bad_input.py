@@ -69,6 +69,20 @@ def append(*messages: Message) -> m.AppendMessagesRequest:
     return m.AppendMessagesRequest(session_id="s", messages=messages)
 
 
+def append_and(changes: s.SessionUpdate) -> m.AppendMessagesRequest:
+    return m.AppendMessagesRequest(session_id="s", messages=[said("x")], update=changes)
+
+
+def removal(*keys: str) -> s.SessionUpdate:
+    return s.SessionUpdate(session=Session(), struct_update=s.StructUpdate.STRUCT_UPDATE_SET_KEYS, remove_keys=keys)
+
+
+def update_removing(
+    keys: list[str], how: s.StructUpdate.ValueType = s.StructUpdate.STRUCT_UPDATE_SET_KEYS, **fields: Any
+) -> s.UpdateSessionRequest:
+    return s.UpdateSessionRequest(session=Session(session_id="s", **fields), struct_update=how, remove_keys=keys)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def before(common_wire: Wire) -> Session:
     return await common_wire.create("s")
@@ -188,6 +202,21 @@ BAD: list[tuple[str, ProtoMessage, str]] = [
     ("AppendMessages", append(said("a", message_id="a b")), "messages[0].message_id"),
     ("AppendMessages", append(said("a", message_id="a"), said("b", message_id="a")), "messages[1].message_id"),
     ("AppendMessages", append(said("a", metadata=deep(25))), "messages[0].metadata"),
+    ("AppendMessages", append_and(s.SessionUpdate()), "update.session"),
+    ("AppendMessages", append_and(s.SessionUpdate(session=Session())), "update.update_mask"),
+    ("AppendMessages", append_and(s.SessionUpdate(session=Session(session_id="t", name="n"))),
+     "update.session.session_id"),
+    ("AppendMessages", append_and(s.SessionUpdate(session=Session(metadata=big(65_536)))), "update.session.metadata"),
+    ("AppendMessages", append_and(s.SessionUpdate(session=Session(), update_mask=FieldMask(paths=["type"]))),
+     "update.update_mask.paths[0]"),
+    ("AppendMessages", append_and(removal("state.a", "state.a")), "update.remove_keys[1]"),
+    ("UpdateSession", update_removing(["state.a"], s.StructUpdate.STRUCT_UPDATE_MERGE), "remove_keys"),
+    ("UpdateSession", update_removing(["state"]), "remove_keys[0]"),
+    ("UpdateSession", update_removing(["labels.a"]), "remove_keys[0]"),
+    ("UpdateSession", update_removing(["state.a\0"]), "remove_keys[0]"),
+    ("UpdateSession", update_removing(["state." + "x" * 1019]), "remove_keys[0]"),
+    ("UpdateSession", update_removing(["state.n"], state=number(1)), "remove_keys[0]"),
+    ("UpdateSession", update_removing([f"state.{i}" for i in range(1001)]), "remove_keys"),
     ("GetMessage", m.GetMessageRequest(session_id="s"), "message_id"),
     ("RedactMessage", m.RedactMessageRequest(session_id="s", message_id="m", reason="x" * 201), "reason"),
 ]  # fmt: skip

@@ -92,6 +92,15 @@ class Caller:
         how = StructUpdate.STRUCT_UPDATE_MERGE if merge else StructUpdate.STRUCT_UPDATE_REPLACE
         return self.command(session_id, c.UpdateSession(Session(**fields), list(fields), how), request_id)
 
+    def update_and_append(
+        self, session_id: str, *texts: str, request_id: str = "", remove_keys: Sequence[str] = (), **fields: Any
+    ) -> c.Command:
+        """An append that sets members of the objects among `fields`, and replaces other fields."""
+        paths = list(dict.fromkeys([*fields, *(key.partition(".")[0] for key in remove_keys)]))
+        update = c.UpdateSession(Session(**fields), paths, StructUpdate.STRUCT_UPDATE_SET_KEYS, remove_keys)
+        messages = [message(text) for text in texts or ("hello",)]
+        return self.command(session_id, c.UpdateAndAppend(messages, update), request_id)
+
     def redact(self, session_id: str, message_id: str, reason: str = "", request_id: str = "") -> c.Command:
         return self.command(session_id, c.RedactMessage(message_id, reason), request_id)
 

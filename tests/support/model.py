@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 DAY = 86400
 LEASE = 30
+REMOVED = "removed"
+"""As the value of a member: the member is to be removed."""
 SETTLING = ("begin", "end_run", "cancel_run", "end")
 """Before these, and before suspending, a lease that has run out is dealt with."""
 
@@ -261,6 +263,21 @@ class Model:
             if not s.name and role == "USER" and text.strip():
                 s.name, s.named_by = " ".join(text.split())[:50], message_id
         return ("appended", s.version, s.version - len(ids) + 1, tuple(ids))
+
+    def _update_and_append(
+        self, s: Session, changes: tuple[tuple[str, object], ...], messages: tuple[tuple[str, str, str], ...]
+    ) -> Answer:
+        """Sets members of the state (REMOVED removes one), then appends; both or neither."""
+        version, state, log = s.version, s.state, list(s.log)
+        s.state = {**state, **dict(changes)}
+        for key, value in changes:
+            if value == REMOVED:
+                del s.state[key]
+        self._event(s, "SESSION_UPDATED")
+        answer = self._append(s, messages)
+        if answer[0] == "error":
+            s.version, s.state, s.log = version, state, log
+        return answer
 
     def _redact(self, s: Session, message_id: str, reason: str) -> Answer:
         if closed := self._closed(s):

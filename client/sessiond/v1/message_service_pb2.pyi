@@ -13,6 +13,7 @@ import google.protobuf.timestamp_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
+import sessiond.v1.session_service_pb2
 import sys
 import typing
 
@@ -58,6 +59,7 @@ class AppendMessagesRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
+    UPDATE_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     request_id: builtins.str
@@ -72,6 +74,13 @@ class AppendMessagesRequest(google.protobuf.message.Message):
     def run(self) -> sessiond.v1.run_pb2.RunFence:
         """The run that writes: its messages get its `run_id`. Absent: no run, as for a person's message during a run."""
 
+    @property
+    def update(self) -> sessiond.v1.session_service_pb2.SessionUpdate:
+        """What to change in the session along with the append: both are done, or neither is. The change comes first: its
+        event (EVENT_TYPE_SESSION_UPDATED) stands before those of the messages, and limits and tools of a new `config`
+        apply to them. Absent: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -80,9 +89,10 @@ class AppendMessagesRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
         run: sessiond.v1.run_pb2.RunFence | None = ...,
+        update: sessiond.v1.session_service_pb2.SessionUpdate | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "run", b"run", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["run", b"run", "update", b"update"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "update", b"update"]) -> None: ...
 
 global___AppendMessagesRequest = AppendMessagesRequest
 

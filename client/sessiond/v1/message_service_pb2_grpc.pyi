@@ -26,7 +26,8 @@ class MessageServiceStub:
         sessiond.v1.message_service_pb2.AppendMessagesRequest,
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
-    """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
+    """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
+    transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
     MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
     """
 
@@ -61,7 +62,8 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_service_pb2.AppendMessagesRequest,
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
-    """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
+    """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
+    transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
     MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
     """
 
@@ -98,7 +100,8 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.message_service_pb2.AppendMessagesRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_service_pb2.AppendMessagesResponse, collections.abc.Awaitable[sessiond.v1.message_service_pb2.AppendMessagesResponse]]:
-        """Appends 1 to 256 messages, all or none, in order, one event each. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
+        """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
+        transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
         MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
         """
 

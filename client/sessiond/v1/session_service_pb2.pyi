@@ -79,6 +79,11 @@ class _StructUpdateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """RFC 7396 (JSON merge patch): members of the given object replace the old ones, objects are merged member by member,
     null removes a member; an absent object changes nothing. The result obeys the field's bounds.
     """
+    STRUCT_UPDATE_SET_KEYS: _StructUpdate.ValueType  # 3
+    """Each member of the given object replaces the stored member of that name whole, and a null is a value like any other;
+    members that `remove_keys` names are removed; all others stay. An absent object sets nothing. The result obeys the
+    field's bounds.
+    """
 
 class StructUpdate(_StructUpdate, metaclass=_StructUpdateEnumTypeWrapper):
     """How an update writes `metadata`, `state` and `agent_data`."""
@@ -90,6 +95,11 @@ STRUCT_UPDATE_REPLACE: StructUpdate.ValueType  # 1
 STRUCT_UPDATE_MERGE: StructUpdate.ValueType  # 2
 """RFC 7396 (JSON merge patch): members of the given object replace the old ones, objects are merged member by member,
 null removes a member; an absent object changes nothing. The result obeys the field's bounds.
+"""
+STRUCT_UPDATE_SET_KEYS: StructUpdate.ValueType  # 3
+"""Each member of the given object replaces the stored member of that name whole, and a null is a value like any other;
+members that `remove_keys` names are removed; all others stay. An absent object sets nothing. The result obeys the
+field's bounds.
 """
 global___StructUpdate = StructUpdate
 
@@ -453,6 +463,7 @@ class UpdateSessionRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
+    REMOVE_KEYS_FIELD_NUMBER: builtins.int
     struct_update: global___StructUpdate.ValueType
     """How to write metadata, state and agent_data. Default: STRUCT_UPDATE_REPLACE."""
     request_id: builtins.str
@@ -475,6 +486,14 @@ class UpdateSessionRequest(google.protobuf.message.Message):
     def run(self) -> sessiond.v1.run_pb2.RunFence:
         """The run that writes. Absent: no run."""
 
+    @property
+    def remove_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only with STRUCT_UPDATE_SET_KEYS: members to remove, each as the field's name, a dot and the member's name:
+        `state.draft` removes the member `draft` of `state`, `metadata.a.b` the member `a.b` of `metadata`. The field counts
+        as named by `update_mask`. A member that is not there is no error; one that `session` sets as well is INVALID_FIELD.
+        At most 1 000, without duplicates, each at most 1 024 bytes.
+        """
+
     def __init__(
         self,
         *,
@@ -484,11 +503,49 @@ class UpdateSessionRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
         run: sessiond.v1.run_pb2.RunFence | None = ...,
+        remove_keys: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["run", b"run", "session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "remove_keys", b"remove_keys", "request_id", b"request_id", "run", b"run", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
 
 global___UpdateSessionRequest = UpdateSessionRequest
+
+@typing.final
+class SessionUpdate(google.protobuf.message.Message):
+    """Changes to a session that another write makes along with its own, such as AppendMessages."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    STRUCT_UPDATE_FIELD_NUMBER: builtins.int
+    REMOVE_KEYS_FIELD_NUMBER: builtins.int
+    struct_update: global___StructUpdate.ValueType
+    """How to write metadata, state and agent_data. Default: STRUCT_UPDATE_REPLACE."""
+    @property
+    def session(self) -> sessiond.v1.session_pb2.Session:
+        """The new values of the fields that `update_mask` names. `session_id`: empty, or that of the request. Required."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """Which fields to write; as UpdateSessionRequest.update_mask."""
+
+    @property
+    def remove_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As UpdateSessionRequest.remove_keys."""
+
+    def __init__(
+        self,
+        *,
+        session: sessiond.v1.session_pb2.Session | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+        struct_update: global___StructUpdate.ValueType = ...,
+        remove_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["remove_keys", b"remove_keys", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
+
+global___SessionUpdate = SessionUpdate
 
 @typing.final
 class ActivateSessionRequest(google.protobuf.message.Message):

@@ -45,6 +45,10 @@ class UpdateSession:
     """Paths of the update mask. Validated, without duplicates. A path such as `config.max_messages` names one field of
     the config."""
     struct_update: StructUpdate.ValueType
+    remove_keys: Sequence[str] = ()
+    """Members to remove with STRUCT_UPDATE_SET_KEYS, as `FIELD.MEMBER`. Validated; each FIELD is one of `paths`."""
+    field: str = "session"
+    """Path of the field of the request that holds `session`, for violations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,13 @@ class DeleteSession:
 class AppendMessages:
     messages: Sequence[Message]
     """1 to 256 messages, validated. The rules fill in an empty `message_id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateAndAppend(AppendMessages):
+    """Changes the session and appends messages to it, both or neither."""
+
+    update: UpdateSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,7 @@ Action = (
     | TouchSession
     | DeleteSession
     | AppendMessages
+    | UpdateAndAppend
     | RedactMessage
     | BeginRun
     | HeartbeatRun

@@ -11,6 +11,7 @@ from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
+from sessiond_server.domain.sessions import rules as session_rules
 from sessiond_server.domain.state import NO_VIEW, State, Step
 from sessiond_server.domain.times import set_timestamp
 from sessiond_server.domain.tool_calls.tools import tool_allowed
@@ -21,15 +22,32 @@ APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
 
 def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
+    lifecycle.check_active(state.core, step.now_us)
+    _check(step, state, state.limits, action)
+    return _append(step, state, action)
+
+
+def update_and_append(step: Step, state: State, action: c.UpdateAndAppend) -> c.Outcome:
+    """The update comes first, so the messages are subject to the limits and tools that it sets."""
+    lifecycle.check_active(state.core, step.now_us)
+    update = session_rules.updated(step, state, action.update)
+    _check(step, state, update.limits, action)
+    session_rules.apply(step, state, update)
+    return _append(step, state, action)
+
+
+def _check(step: Step, state: State, limits: SessionConfig, action: c.AppendMessages) -> None:
     core = state.core
-    lifecycle.check_active(core, step.now_us)
-    limit = state.limits.max_messages
+    limit = limits.max_messages
     if limit and core.message_count + len(action.messages) > limit:
         raise MessageLimitReached(core.session_id, limit)
-    _check_tools(state.limits, core.session_id, action)
+    _check_tools(limits, core.session_id, action)
     _check_message_ids(step, state, action)
 
-    time_us, first_seq = step.time_after(core), core.version + 1
+
+def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesAppended:
+    core = state.core
+    time_us, first_seq, first_index = step.time_after(core), core.version + 1, len(step.events)
     shared_head = step.shared_head(APPENDED, time_us, NO_VIEW)
     shared_body = _shared_body(step.command, time_us)
     message_ids = []
@@ -41,7 +59,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         if not core.name and (title := fold.title(given)):
             core.name = name = title
             state.indexed = True
-        head = shared_head + encoding.event_head(seq, event_id, previous, index, name)
+        head = shared_head + encoding.event_head(seq, event_id, previous, first_index + index, name)
         body = _stored(given, core).SerializeToString() + shared_body + encoding.message_place(seq, message_id)
         step.events.append(
             EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
@@ -49,7 +67,7 @@ def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
         message_ids.append(message_id)
         previous = event_id
     core.last_event_id = previous
-    fold.advance(core, core.version + len(message_ids), time_us, first_of_request=True, activity=True)
+    fold.advance(core, core.version + len(message_ids), time_us, first_of_request=not first_index, activity=True)
     state.new_message_ids.update(message_ids)
     return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)
 
@@ -146,13 +164,16 @@ def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
 
 
 def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppended:
-    first, last = events[0], events[-1]
-    ids = tuple(event.message_id or "" for event in events)
+    # An update of the session, where there was one, came first.
+    appended = [event for event in events if event.message_id is not None]
+    first, last = appended[0], appended[-1]
+    ids = tuple(event.message_id or "" for event in appended)
     return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us)
 
 
 ACTIONS: Final[Mapping[type, Action]] = {
     c.AppendMessages: Action(append, _appended, _ask_to_append),
+    c.UpdateAndAppend: Action(update_and_append, _appended, _ask_to_append, with_content=True),
     c.RedactMessage: Action(
         redact, lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body), _ask_to_redact
     ),

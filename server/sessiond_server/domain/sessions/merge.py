@@ -1,4 +1,4 @@
-"""JSON merge patch (RFC 7396) on protobuf structs."""
+"""Ways to write one protobuf struct into another: JSON merge patch (RFC 7396), and by top-level member."""
 
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -18,6 +18,12 @@ def merge_patch(target: Struct, patch: Struct) -> None:
             merge_patch(target.fields[name].struct_value, value.struct_value)
         else:
             target.fields[name].CopyFrom(value)
+
+
+def set_members(target: Struct, given: Struct) -> None:
+    """Changes `target` in place: each member of `given` replaces the one of that name whole; a null is a value."""
+    for name, value in given.fields.items():
+        target.fields[name].CopyFrom(value)
 
 
 def _object_member(target: Struct, name: str) -> None:

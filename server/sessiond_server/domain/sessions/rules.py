@@ -3,7 +3,8 @@
 Each rule checks everything before it changes anything, so that a refusal leaves the state unchanged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.struct_pb2 import Struct
@@ -23,7 +24,7 @@ from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import validation as session_validation
-from sessiond_server.domain.sessions.merge import merge_patch
+from sessiond_server.domain.sessions.merge import merge_patch, set_members
 from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, content_of, copy_field, core_of, limits_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
@@ -95,62 +96,97 @@ def _preset_run(step: Step, core: Session, given: Run, now_us: int) -> Run:
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A session as an update leaves it, not yet applied."""
+
+    core: Session
+    content: Session | None
+    """None: the update writes no field of the content."""
+    limits: SessionConfig
+    metadata: bool
+    """Whether the update writes the metadata."""
+
+
 def update(step: Step, state: State, action: c.UpdateSession) -> c.Outcome:
     lifecycle.check_open(state.core, step.now_us)
-    time_us = step.time_after(state.core)
+    apply(step, state, updated(step, state, action))
+    return c.SessionWritten(state.snapshot())
+
+
+def updated(step: Step, state: State, action: c.UpdateSession) -> Update:
+    """What the update makes of the session, which it leaves unchanged. Raises InvalidFields."""
     core = core_of(state.core)
     content = _updated_content(state.content, action)
     for path in action.paths:
         if path == "expire_time":
-            _set_expiry(core, action.session, step.now_us)
+            _set_expiry(core, action, step.now_us)
         elif path == "ttl":
-            _set_ttl(core, action.session, time_us)
+            _set_ttl(core, action.session, step.time_after(state.core))
         elif path.partition(".")[0] not in CONTENT_FIELDS:
             copy_field(action.session, core, path)
     core.agent_mode = core.agent_mode or AgentMode.AGENT_MODE_GENERAL
-    state.core = core
-    if content is not None:
-        state.content = content.SerializeToString()
-        state.limits = SessionConfig.FromString(limits_of(content.config))
+    limits = state.limits if content is None else SessionConfig.FromString(limits_of(content.config))
+    return Update(core, content, limits, metadata="metadata" in action.paths)
+
+
+def apply(step: Step, state: State, update: Update) -> None:
+    """Makes the session what the update says, with an event."""
+    time_us = step.time_after(state.core)
+    core = state.core = update.core
+    if update.content is not None:
+        state.content = update.content.SerializeToString()
+        state.limits = update.limits
         core.content_version = core.version + 1
-        state.metadata_changed |= "metadata" in action.paths
+        state.metadata_changed |= update.metadata
     state.indexed = True
     step.advance(core, time_us, activity=False)
     step.emit(
         state,
         EventType.EVENT_TYPE_SESSION_UPDATED,
         time_us,
-        content=None if content is None else state.content,
+        content=None if update.content is None else state.content,
     )
-    return c.SessionWritten(state.snapshot())
 
 
 def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
-    """Returns the content after the update; None if no path is part of the content. Raises InvalidFields if a merge
-    made a field too large."""
+    """Returns the content after the update; None if no path is part of the content. Raises InvalidFields if what stays
+    and what the update adds are together too large."""
     paths = [path for path in action.paths if path.partition(".")[0] in CONTENT_FIELDS]
     if not paths:
         return None
     content = Session.FromString(old)
-    merge = action.struct_update == StructUpdate.STRUCT_UPDATE_MERGE
+    combine = _COMBINE.get(action.struct_update)
     for path in paths:
         name, _, member = path.partition(".")
         given: object = getattr(action.session, name)
         if member:
             _copy_config_field(action.session.config, content.config, member)
-        elif merge and isinstance(given, Struct):
+        elif combine is not None and isinstance(given, Struct):
             kept: Struct = getattr(content, name)
             kept.SetInParent()
-            merge_patch(kept, given)
+            combine(kept, given)
         else:
             copy_field(action.session, content, name)
-    if merge:
+    for key in action.remove_keys:
+        name, _, member = key.partition(".")
+        removed_from: Struct = getattr(content, name)
+        if member in removed_from.fields:
+            del removed_from.fields[member]
+    if combine is not None:
         found = validation.FieldViolations()
         for path in paths:
             if "." not in path:
-                session_validation.mutable_field(found, "session", content, path)
+                session_validation.mutable_field(found, action.field, content, path)
         found.check()
     return content
+
+
+_COMBINE: Final[Mapping[StructUpdate.ValueType, Callable[[Struct, Struct], None]]] = {
+    StructUpdate.STRUCT_UPDATE_MERGE: merge_patch,
+    StructUpdate.STRUCT_UPDATE_SET_KEYS: set_members,
+}
+"""How to write an object into the stored one. Absent: it takes the stored one's place."""
 
 
 def _copy_config_field(source: SessionConfig, target: SessionConfig, name: str) -> None:
@@ -162,9 +198,10 @@ def _copy_config_field(source: SessionConfig, target: SessionConfig, name: str) 
         getattr(target, name).extend(value)
 
 
-def _set_expiry(core: Session, given: Session, now_us: int) -> None:
+def _set_expiry(core: Session, action: c.UpdateSession, now_us: int) -> None:
+    given = action.session
     if given.HasField("expire_time") and microseconds(given.expire_time) <= now_us:
-        raise InvalidFields([Violation("session.expire_time", "must be in the future")])
+        raise InvalidFields([Violation(f"{action.field}.expire_time", "must be in the future")])
     if given.HasField("expire_time") or not given.HasField("ttl"):
         core.ClearField("ttl")
         copy_field(given, core, "expire_time")

@@ -14,6 +14,7 @@ from sessiond_server.domain import commands, text, validation
 from sessiond_server.domain.messages import validation as message_validation
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.sessions import updates
 
 MESSAGES: Final = 256
 APPEND_BYTES: Final = 3 * validation.MIB
@@ -32,7 +33,8 @@ class MessagesList:
 
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
-    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those."""
+    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those.
+    An UpdateAndAppend where the request has an update."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
@@ -59,8 +61,18 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
                 found.add(f"{path}.message_id", f"is that of messages[{first}]")
     if together > APPEND_BYTES:
         found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
+    if request.HasField("update"):
+        return _update_and_append(found, request)
     found.check()
     return commands.AppendMessages(messages)
+
+
+def _update_and_append(found: FieldViolations, request: AppendMessagesRequest) -> commands.UpdateAndAppend:
+    update = updates.check(found, "update.", request.update)
+    if request.update.session.session_id not in ("", request.session_id):
+        found.add("update.session.session_id", "must be empty, or that of the request")
+    found.check()
+    return commands.UpdateAndAppend(request.messages, update)
 
 
 def get_message(request: GetMessageRequest) -> fields.Read:

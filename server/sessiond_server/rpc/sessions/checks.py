@@ -33,7 +33,6 @@ from sessiond.v1.session_service_pb2 import (
     ResumeSessionRequest,
     SessionFilter,
     SessionOrder,
-    StructUpdate,
     SuspendSessionRequest,
     TouchSessionRequest,
     UpdateSessionRequest,
@@ -44,6 +43,7 @@ from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.runs import checks as run_requests
+from sessiond_server.rpc.sessions import updates
 
 BATCH: Final = 100
 SESSIONS_PAGE: Final = (20, 100)
@@ -176,67 +176,14 @@ def count_sessions(request: CountSessionsRequest) -> fields.Read:
 
 
 def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
-    """Only the fields of the mask are checked; without one, the mutable fields that are set are the mask."""
     found = FieldViolations()
     fields.check_write(found, request)
     fields.fence(found, request)
-    validation.enum(found, "struct_update", request.struct_update, StructUpdate.DESCRIPTOR)
-    session = request.session
     if request.HasField("session"):
-        found.add("session.session_id", text.identifier(session.session_id))
-    else:
-        found.add("session", "is required")
-    paths = _update_paths(found, request)
-    for path in paths:
-        name, _, config_field = path.partition(".")
-        if config_field:
-            session_validation.config_field(found, "session.config", session.config, config_field)
-        else:
-            session_validation.mutable_field(found, "session", session, name)
-    if {"ttl", "expire_time"} <= paths.keys() and session.HasField("ttl") and session.HasField("expire_time"):
-        found.add("session.expire_time", session_validation.EXCLUSIVE_RULE)
+        found.add("session.session_id", text.identifier(request.session.session_id))
+    update = updates.check(found, "", request)
     found.check()
-
-    if "agent_mode" in paths and not session.agent_mode:
-        # Clearing it sets the default, as on create.
-        session = Session()
-        session.CopyFrom(request.session)
-        session.agent_mode = AgentMode.AGENT_MODE_GENERAL
-    return commands.UpdateSession(session, tuple(paths), request.struct_update or StructUpdate.STRUCT_UPDATE_REPLACE)
-
-
-def _update_paths(found: FieldViolations, request: UpdateSessionRequest) -> dict[str, None]:
-    """The valid paths of the mask, each once and in its order; a whole config stands for its fields."""
-    session = request.session
-    paths: dict[str, None] = {}
-    if not request.update_mask.paths:
-        set_fields = {field.name for field, _ in session.ListFields()}
-        paths = dict.fromkeys(name for name in session_validation.MUTABLE_FIELDS if name in set_fields)
-        if not paths:
-            found.add("update_mask", "must name a field, or session must set one that an update may write")
-        return paths
-    for index, path in enumerate(request.update_mask.paths):
-        if found.enough:
-            break
-        rule = _path_rule(path)
-        found.add(f"update_mask.paths[{index}]", rule)
-        if rule is None:
-            paths[path] = None
-    if "config" in paths:
-        paths = {path: None for path in paths if not path.startswith("config.")}
-    return paths
-
-
-def _path_rule(path: str) -> str | None:
-    if path in session_validation.MUTABLE_FIELDS or path.removeprefix("config.") in session_validation.CONFIG_FIELDS - {
-        path
-    }:
-        return None
-    if path in ("session_id", "type", "user_id"):
-        return "is immutable"
-    if path in Session.DESCRIPTOR.fields_by_name:
-        return "is output only"
-    return "must be a field that an update may write"
+    return update
 
 
 def activate_session(request: ActivateSessionRequest) -> commands.ActivateSession:
