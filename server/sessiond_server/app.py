@@ -174,6 +174,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         sources = metrics.Sources(
             version=version("sessiond"),
             calls=lambda: server.call_metrics,
+            refused_calls=lambda: server.refused_calls,
             calls_in_progress=lambda: server.calls,
             hub=hub.state,
             writes=batcher.state,

@@ -114,11 +114,11 @@ class Authenticator:
         if not self._keys:
             if self._open_to_all or is_loopback(peer()):
                 return LOCAL_PRINCIPAL
-            raise Unauthenticated
+            raise Unauthenticated("no_key")
         for name, value in metadata:
             if name == "authorization":
                 return self._bearer(value)
-        raise Unauthenticated
+        raise Unauthenticated("no_key")
 
     def holds(self, principal: Principal) -> bool:
         """Whether the key of a call that was let in would be let in now, as the same principal."""

@@ -77,6 +77,7 @@ for the reason.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,19 @@ def _attachment(session_id: str, attachment_id: str) -> Mapping[str, str]:
     return {"session_id": session_id, "attachment_id": attachment_id}
 
 
+REFUSALS: Final = (
+    *("no_key", "wrong_key", "unknown_method"),
+    *("calls", "request_bytes", "answer_bytes", "elements", "request_size", "health", "reflection"),
+    *("queue", "watchers", "slow_watcher", "transfers", "stalled", "uploads", "runs", "sessions"),
+)
+"""Why calls are refused to protect the service or other callers, as metrics name it. docs/metrics.md explains them."""
+
+
 class SessiondError(Exception):
     """Root of all errors that have an answer of their own."""
+
+    refusal: str = ""
+    """One of REFUSALS, where the call is refused to protect the service or other callers."""
 
     def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -118,12 +130,15 @@ class InvalidFields(InvalidRequest):
 
     MOST = 16
 
-    def __init__(self, violations: Iterable[Violation]) -> None:
+    def __init__(self, violations: Iterable[Violation], refusal: str = "") -> None:
+        self.refusal = refusal
         self.violations = tuple(violations)[: self.MOST]
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
 
 
 class RequestTooLarge(InvalidRequest):
+    refusal = "request_size"
+
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
             f"the request has {size_bytes} bytes; the limit is {limit_bytes}",
@@ -389,6 +404,8 @@ class UploadSuperseded(TransferBroken):
 class TransferStalled(TransferBroken):
     """The client sent, or took, nothing for `limit_seconds`."""
 
+    refusal = "stalled"
+
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"nothing moved for {limit_seconds:g} s", {"limit_seconds": f"{limit_seconds:g}"})
 
@@ -427,18 +444,25 @@ class Exhausted(SessiondError):
 
 
 class QueueFull(Exhausted):
+    refusal = "queue"
+
     def __init__(self, retry_after: float) -> None:
         super().__init__("the write queue is full")
         self.retry_after = retry_after
 
 
 class TooManyCalls(Exhausted):
-    def __init__(self, retry_after: float) -> None:
+    """Of the whole service, or of the tenant, which has its share."""
+
+    def __init__(self, retry_after: float, refusal: str = "calls") -> None:
         super().__init__("too many calls are in progress")
+        self.refusal = refusal
         self.retry_after = retry_after
 
 
 class TooManyWatchers(Exhausted):
+    refusal = "watchers"
+
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many watchers")
         self.retry_after = retry_after
@@ -447,18 +471,24 @@ class TooManyWatchers(Exhausted):
 class WatcherTooSlow(Exhausted):
     """`position` is after the last frame that was handed to the transport."""
 
+    refusal = "slow_watcher"
+
     def __init__(self, position: str, retry_after: float) -> None:
         super().__init__("the watcher is too slow", {"position": position})
         self.retry_after = retry_after
 
 
 class TooManyTransfers(Exhausted):
+    refusal = "transfers"
+
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many transfers are in progress")
         self.retry_after = retry_after
 
 
 class TooManyUploads(Exhausted):
+    refusal = "uploads"
+
     def __init__(self, limit: int) -> None:
         super().__init__(f"the session may have {limit} unfinished uploads", {"limit": str(limit)})
 
@@ -466,19 +496,24 @@ class TooManyUploads(Exhausted):
 class RunQueueFull(Exhausted):
     """As many runs wait in the session as may."""
 
+    refusal = "runs"
+
     def __init__(self, session_id: str, limit: int, retry_after: float) -> None:
         super().__init__(f"{limit} runs are waiting already", {"session_id": session_id, "limit": str(limit)})
         self.retry_after = retry_after
 
 
 class SessionQuotaReached(Exhausted):
+    refusal = "sessions"
+
     def __init__(self, limit: int) -> None:
         super().__init__(f"the tenant may have {limit} sessions that have not ended", {"limit": str(limit)})
 
 
 class Unauthenticated(SessiondError):
-    def __init__(self) -> None:
+    def __init__(self, refusal: str = "wrong_key") -> None:
         super().__init__("a valid bearer key is required")
+        self.refusal = refusal
 
 
 class ScopeMissing(SessiondError):

@@ -5,7 +5,7 @@ No label and no value says anything of tenants, sessions or contents. The names 
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -37,6 +37,7 @@ class Sources:
 
     version: str
     calls: Callable[[], Sequence[MethodMetrics]]
+    refused_calls: Callable[[], Mapping[str, int]]
     calls_in_progress: Callable[[], int]
     hub: Callable[[], HubState]
     writes: Callable[[], BatcherState]
@@ -126,6 +127,12 @@ class _Metrics(Collector):
         build.add_metric([sources.version], 1)
         yield build
         yield from _calls(sources.calls())
+        refused = CounterMetricFamily(
+            "sessiond_refused_calls", "Calls refused to protect the service or other callers.", labels=["reason"]
+        )
+        for reason, count in sources.refused_calls().items():
+            refused.add_metric([reason], count)
+        yield refused
         yield _gauge(
             "calls_in_progress", "Calls whose answer is not sent yet, streams too.", sources.calls_in_progress()
         )

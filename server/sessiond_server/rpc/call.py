@@ -133,7 +133,7 @@ class Call:
             await self.context.write(message)
             return
         if not unsent.take(tenant_id, size):
-            raise TooManyCalls(RETRY_AFTER)
+            raise TooManyCalls(RETRY_AFTER, "answer_bytes")
         try:
             await self.context.write(message)
         except asyncio.CancelledError:

@@ -1,7 +1,7 @@
 """Health of each service, as grpc.health.v1 tells it: to anybody, without a key, and so within bounds of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, cast
 
 import grpc
@@ -29,15 +29,16 @@ class Health:
     busy, and would fill the log. Nothing is kept of a name that is not known.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], refused: Callable[[], None]) -> None:
+        """`refused` is called for each call that ends for want of a place."""
         self._services = ("", *services)
         self._statuses: dict[str, Any] = {}
         self._drained = False
         self._closed = False
         self._changed: asyncio.Event = asyncio.Event()
         """Of the statuses as they are; set once they are others, and replaced."""
-        self._checks = OpenCalls(MOST_CHECKS)
-        self._watches = OpenCalls(MOST_WATCHES)
+        self._checks = OpenCalls(MOST_CHECKS, refused)
+        self._watches = OpenCalls(MOST_WATCHES, refused)
 
     async def add_to(self, server: Server) -> None:
         await self.set(False)

@@ -83,7 +83,7 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
 
     def parsing(request: bytes, call: Call) -> Awaitable[bytes | None]:
         if elements.too_many(request, fields):
-            raise InvalidFields([Violation("request", _TOO_MANY)])
+            raise InvalidFields([Violation("request", _TOO_MANY)], "elements")
         try:
             message = parse(request)
         except DecodeError:

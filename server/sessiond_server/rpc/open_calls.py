@@ -21,8 +21,10 @@ PATIENCE: Final = 10.0
 class OpenCalls:
     """Places of which the oldest gives way when all are taken: those who hold places on purpose keep no one out."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, refused: Callable[[], None] = lambda: None) -> None:
+        """`refused` is called for each call that has to end for want of a place."""
         self._most = most
+        self._refused = refused
         self._under_way: dict[asyncio.Task[Any], float] = {}
         """Oldest first, with the time at which each came."""
         self._sent_away: set[asyncio.Task[Any]] = set()
@@ -40,6 +42,7 @@ class OpenCalls:
             assert task is not None
             try:
                 if not self._take(task):
+                    self._refused()
                     return await _end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many such calls")
                 return await serve(messages, context)
             except TimeoutError:
@@ -49,6 +52,7 @@ class OpenCalls:
                 await asyncio.sleep(PATIENCE)
             except asyncio.CancelledError:
                 if task in self._sent_away and not task.uncancel():
+                    self._refused()
                     return await _end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "others need the place")
                 raise
             finally:

@@ -1,7 +1,7 @@
 """gRPC server reflection, which has no keys either: a few calls at a time, each of a bounded age."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, cast
 
 import grpc
@@ -18,8 +18,9 @@ LONGEST_QUESTION: Final = 1024
 """Bytes."""
 
 
-def add_to(server: Server, services: Sequence[str]) -> None:
-    """Answers for the services, and for reflection itself."""
+def add_to(server: Server, services: Sequence[str], refused: Callable[[], None]) -> None:
+    """Answers for the services, and for reflection itself. `refused` is called for each call that ends for want of a
+    place."""
     servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
     async def serve(_: object, context: Context) -> None:
@@ -27,7 +28,7 @@ def add_to(server: Server, services: Sequence[str]) -> None:
             async for answer in servicer.ServerReflectionInfo(_questions(context), context):
                 await context.write(cast(ServerReflectionResponse, answer).SerializeToString())
 
-    bounded = cast(Any, OpenCalls(MOST_CALLS).bounded(serve))
+    bounded = cast(Any, OpenCalls(MOST_CALLS, refused).bounded(serve))
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(bounded)
     handlers = {"ServerReflectionInfo": handler}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, handlers)])

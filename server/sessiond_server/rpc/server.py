@@ -1,8 +1,9 @@
 """The server: a port, the services behind it, and how it starts and stops."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
@@ -45,7 +46,9 @@ from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import generic_handler, unknown_methods
+from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.refused_calls import RefusedCalls
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.shares import Places
@@ -211,6 +214,7 @@ class RpcServer:
         self._gate = Gate(Starting)
         self._occupancy = Occupancy()
         self._refusals = Refusals()
+        self._refused = RefusedCalls()
 
         alone = authenticator.alone
         waiting = Shares(settings.most_waiting, alone=alone)
@@ -224,7 +228,7 @@ class RpcServer:
             Places(settings.most_reading, waiting=waiting, alone=alone),
             Shares(settings.most_request_bytes, alone=alone),
         )
-        self._health = Health([service.full_name for service in SERVICES])
+        self._health = Health([service.full_name for service in SERVICES], self._counting("health"))
         self._tokens = tokens = PageTokens()
         self._positions = positions = Positions()
         self._deliveries = Deliveries(
@@ -242,7 +246,7 @@ class RpcServer:
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
         )
         self._authentication = Authentication(authenticator, self._refusals)
-        self._call_metrics = CallMetrics()
+        self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
             CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the answer, whatever became of the call.
@@ -275,8 +279,8 @@ class RpcServer:
         await self._health.add_to(server)
         if self._settings.reflection:
             services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])
-            reflection.add_to(server, [service.full_name for service in services])
-        server.add_generic_rpc_handlers([unknown_methods(self._refusals.turn)])  # the last: it takes all
+            reflection.add_to(server, [service.full_name for service in services], self._counting("reflection"))
+        server.add_generic_rpc_handlers([unknown_methods(self._turn_of_unknown)])  # the last: it takes all
         if self._settings.certificates is not None:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
@@ -313,6 +317,19 @@ class RpcServer:
     def call_metrics(self) -> Sequence[MethodMetrics]:
         """Of each method; none unless WireSettings.call_metrics, and none before `start`."""
         return self._call_metrics.methods
+
+    @property
+    def refused_calls(self) -> Mapping[str, int]:
+        """How many calls were refused, by why (errors.REFUSALS); none unless WireSettings.call_metrics, but of health,
+        reflection and unknown methods."""
+        return self._refused.counts
+
+    def _counting(self, refusal: str) -> Callable[[], None]:
+        return partial(self._refused.count, refusal)
+
+    async def _turn_of_unknown(self, context: Context) -> None:
+        self._refused.count("unknown_method")
+        await self._refusals.turn(context)
 
     async def stop(self) -> None:
         """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in

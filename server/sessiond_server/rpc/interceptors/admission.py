@@ -56,7 +56,7 @@ class Admission:
             if response is not None and len(response) > SMALL:
                 size = len(response)
                 if not unsent.take(tenant_id, size):
-                    raise TooManyCalls(RETRY_AFTER)
+                    raise TooManyCalls(RETRY_AFTER, "answer_bytes")
                 # When the client has taken it, or has left.
                 call.context.add_done_callback(lambda _: unsent.give(tenant_id, size))  # type: ignore[arg-type]
             return response

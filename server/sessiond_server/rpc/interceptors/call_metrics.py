@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.interceptors.access_log import outcome
+from sessiond_server.rpc.refused_calls import RefusedCalls
 
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 """Seconds, inclusive. The last one is the longest deadline that calls get by default."""
@@ -30,13 +31,15 @@ class MethodMetrics:
 class CallMetrics:
     """Counts every call; costs it half a microsecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: RefusedCalls) -> None:
+        self._refused = refused
         self.methods: list[MethodMetrics] = []
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         metrics = MethodMetrics(method)
         self.methods.append(metrics)
         codes, times, timed = metrics.codes, metrics.times, not metrics.streaming
+        refused = self._refused
 
         async def counted(request: Any, call: Call) -> bytes | None:
             began = perf_counter()
@@ -49,6 +52,8 @@ class CallMetrics:
             finally:
                 code = outcome(call, cancelled)[0] if cancelled or call.error is not None else "OK"
                 codes[code] = codes.get(code, 0) + 1
+                if call.error is not None and call.error.refusal:
+                    refused.count(call.error.refusal)
                 if timed:
                     seconds = perf_counter() - began
                     times[bisect_left(BOUNDS, seconds)] += 1

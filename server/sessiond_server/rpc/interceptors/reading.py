@@ -54,7 +54,7 @@ class Reading:
             if size <= SMALL:
                 return await proceed(request, call)
             if not held.take(tenant_id, size):
-                raise TooManyCalls(RETRY_AFTER)
+                raise TooManyCalls(RETRY_AFTER, "request_bytes")
             try:
                 return await proceed(request, call)
             finally:

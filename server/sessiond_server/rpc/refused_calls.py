@@ -1,0 +1,20 @@
+"""How many calls were refused to protect the service, or other callers, and why."""
+
+from collections.abc import Mapping
+
+from sessiond_server.errors import REFUSALS
+
+
+class RefusedCalls:
+    """Counts of all REFUSALS. Written by the loop alone; other threads may read `counts`, whose keys never change."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(REFUSALS, 0)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._counts
+
+    def count(self, refusal: str) -> None:
+        """One more. Raises KeyError for what is not in REFUSALS."""
+        self._counts[refusal] += 1
