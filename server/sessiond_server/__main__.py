@@ -105,7 +105,8 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
 
 def _explained(error: Exception) -> str | None:
     """What the operator is told; None for errors that nobody foresaw."""
-    from sessiond_server.app import CannotListen, why
+    from sessiond_server.app.database import why
+    from sessiond_server.app.errors import CannotListen
     from sessiond_server.auth import KeysFileInvalid
     from sessiond_server.embedded import EmbeddedError
     from sessiond_server.errors import StoreUnavailable

@@ -5,7 +5,8 @@ import logging
 
 import pytest
 
-from sessiond_server import app, tasks
+from sessiond_server import tasks
+from sessiond_server.app.service import running
 from sessiond_server.rpc import probe
 from sessiond_server.settings import load
 
@@ -16,7 +17,7 @@ async def _fail() -> None:
 
 async def test_failed_background_task_is_logged_and_health_says_not_serving(caplog: pytest.LogCaptureFixture) -> None:
     settings = load({"store": "memory", "listen": "127.0.0.1:0"}, {"HOME": "/nowhere"})
-    async with app.running(settings) as service:
+    async with running(settings) as service:
 
         async def health() -> str:
             return await asyncio.to_thread(probe.health, "127.0.0.1", service.listening.port, 5.0)

@@ -9,12 +9,22 @@ from types import FrameType
 
 import sessiond
 import sessiond_server
-from sessiond_server import app, settings
+from sessiond_server import settings
+from sessiond_server.app.service import running
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(sessiond_server.__file__).parent
 BESIDE = {
-    *("app.py", "background.py", "metrics.py", "store_watch.py", "sweeper.py", "blobs/reaper.py"),
+    *(
+        "app/background.py",
+        "app/cache.py",
+        "app/credentials.py",
+        "app/health.py",
+        "metrics.py",
+        "store_watch.py",
+        "sweeper.py",
+        "blobs/reaper.py",
+    ),
     *("events/feeds.py", "events/outage.py", "events/reads.py", "events/watched.py", "postgres/bus.py"),
     *("postgres/read.py", "postgres/sweep.py", "postgres/statements.py", "postgres/log.py", "redis/link.py"),
 }
@@ -45,7 +55,7 @@ async def test_the_readme_names_every_file_of_an_append(postgres_dsn: str, redis
     named = set(re.findall(r"\(server/sessiond_server/([\w/]+\.py)\)", section))
     loaded = settings.load({"postgres_dsn": postgres_dsn, "redis_url": redis_url, "listen": "127.0.0.1:0"}, {})
     entered: set[str] = set()
-    async with app.running(loaded) as running, sessiond.Client(str(running.listening)) as client:
+    async with running(loaded) as served, sessiond.Client(str(served.listening)) as client:
         session = await client.create_session(active=True)
         await client.append_messages(session.session_id, [sessiond.user("connections and statements are there")])
         for index in range(50):

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from sessiond_server import app
+import sessiond_server
 from sessiond_server.__main__ import main
+from sessiond_server.app import database, service
 from sessiond_server.auth import new_key
 from sessiond_server.settings import SETTINGS, SecretUrl, load, scrub
 from tests.support.serve_process import command, serving
@@ -62,7 +63,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No settings of ours, no patience with servers that are not there, and the logging of pytest again in the end."""
     for variable in (variable for variables in VARIABLES.values() for variable in variables):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(app, "OUTAGE_AT_START", 0.0)
+    monkeypatch.setattr(database, "OUTAGE_AT_START", 0.0)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -148,8 +149,8 @@ def test_an_error_that_was_not_foreseen_prints_no_secret(
     def fail(*values: object, **named: object) -> None:
         raise RuntimeError(f"{values} {named} {MARKERS[0]}")
 
-    for function in ("serve", "database", "bundled"):
-        monkeypatch.setattr(app, function, fail)
+    for module, function in ((service, "serve"), (database, "started"), (database, "bundled")):
+        monkeypatch.setattr(module, function, fail)
     assert main([*arguments(name, ""), "--data-dir", "/nowhere"]) == 1
     text = said(capfd)
     assert "RuntimeError" in text
@@ -182,14 +183,14 @@ def test_what_is_shown_of_a_url(text: str, shown: str | None) -> None:
 
 def test_secrets_are_revealed_only_to_what_connects() -> None:
     """Whoever adds a place here makes sure that what it hands on is neither printed nor logged."""
-    root = Path(app.__file__).parent
+    root = Path(sessiond_server.__file__).parent
     places = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "reveal"
     }
-    assert places == {"app.py", "cli/check.py", "cli/migrate.py"}
+    assert places == {"app/blobs.py", "app/database.py", "cli/check.py", "cli/migrate.py"}
 
 
 async def test_keys_that_cross_the_network_in_the_clear_are_warned_of(tmp_path: Path) -> None:

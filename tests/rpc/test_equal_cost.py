@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
-from sessiond_server import app
+from sessiond_server.app.service import running
 from sessiond_server.auth import digest_of
 from sessiond_server.postgres.read import PING
 from sessiond_server.redis import RedisCache
@@ -87,8 +87,8 @@ async def service(tmp_path: Path, postgres_dsn: str, redis_url: str, sent: list[
         "SESSIOND_GRACE": "1s",
     }
     async with (
-        app.running(load({}, variables)) as running,
-        grpc.aio.insecure_channel(f"127.0.0.1:{running.listening.port}") as channel,
+        running(load({}, variables)) as served,
+        grpc.aio.insecure_channel(f"127.0.0.1:{served.listening.port}") as channel,
     ):
         health: Any = health_pb2_grpc.HealthStub(channel)
 
@@ -97,7 +97,7 @@ async def service(tmp_path: Path, postgres_dsn: str, redis_url: str, sent: list[
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
         await until(cached)
-        wire = Wire(None, running.listening.port, channel, None, None)  # type: ignore[arg-type]
+        wire = Wire(None, served.listening.port, channel, None, None)  # type: ignore[arg-type]
         await use(wire)
         yield wire
 

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import sessiond
-from sessiond_server import app, settings
+from sessiond_server import settings
+from sessiond_server.app.service import running
 
 QUICK = sessiond.Retry(initial_backoff=0.01, max_backoff=0.01)
 """Retries that a test need not wait for."""
@@ -25,5 +26,5 @@ class Service:
 async def serving(flags: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
     """`flags` are settings beside the memory store and a free port."""
     loaded = settings.load({"store": "memory", "listen": "127.0.0.1:0", **(flags or {})}, {})
-    async with app.running(loaded) as running:
-        yield Service(str(running.listening))
+    async with running(loaded) as served:
+        yield Service(str(served.listening))

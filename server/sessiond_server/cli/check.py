@@ -8,7 +8,10 @@ import errno
 import socket
 import time
 
-from sessiond_server import app, auth, redis
+from sessiond_server import auth, redis
+from sessiond_server.app import blobs, database
+from sessiond_server.app.credentials import tls_files
+from sessiond_server.app.errors import CannotListen, CannotReachBlobs
 from sessiond_server.cli.healthcheck import identity, reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
@@ -78,7 +81,7 @@ def _keys(settings: Settings, report: Report) -> None:
 
 
 def _tls(settings: Settings, report: Report) -> None:
-    files = app.tls_files(settings)
+    files = tls_files(settings)
     if files is None:
         return
     try:
@@ -107,7 +110,7 @@ def _listen(settings: Settings, report: Report) -> None:
         if status != "UNREACHABLE":
             report.ok("listen", f"{address}: a gRPC server runs there already, and says {status}")
         else:
-            problem, _, advice = str(app.CannotListen(address, "--listen")).partition("\n")
+            problem, _, advice = str(CannotListen(address, "--listen")).partition("\n")
             report.fail("listen", problem, advice.strip())
     else:
         report.ok("listen", f"{address} is free")
@@ -119,7 +122,7 @@ async def _servers(settings: Settings, report: Report) -> None:
     else:
         where = str(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
         try:
-            async with app.database(settings) as dsn:
+            async with database.started(settings) as dsn:
                 if dsn:
                     await _postgres(settings, dsn, where, report)
                 else:
@@ -142,7 +145,7 @@ async def _postgres(settings: Settings, dsn: str, where: str, report: Report) ->
             fitness.refuse_unsafe(found.fitness)
     except StoreUnavailable as error:
         advice = "is it running, and are host, port, database, name and password right?"
-        report.fail("postgres", scrub(settings, f"{where}: {error}: {app.why(error)}"), advice)
+        report.fail("postgres", scrub(settings, f"{where}: {error}: {database.why(error)}"), advice)
         return
     except fitness.DatabaseUnfit as error:
         problem, _, advice = str(error).partition(": ")
@@ -173,9 +176,9 @@ async def _cache(url: SecretUrl, report: Report) -> None:
 
 async def _blobs(settings: Settings, url: SecretUrl, report: Report) -> None:
     try:
-        async with app.opened_blobs(settings, None) as blobs:
-            await app.reach_blobs(blobs, url)
-    except (SettingError, app.CannotReachBlobs) as error:
+        async with blobs.opened_blobs(settings, None) as storage:
+            await blobs.reach_blobs(storage, url)
+    except (SettingError, CannotReachBlobs) as error:
         problem, _, advice = str(error).partition("\n")
         report.fail("blobs", problem, advice.strip() or "check --blob-store and its credentials")
     else:

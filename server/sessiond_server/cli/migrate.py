@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-from sessiond_server import app
+from sessiond_server.app import database
 from sessiond_server.settings import Settings
 
 
@@ -20,7 +20,7 @@ async def _migrate(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.reveal() if settings.postgres_dsn else running_dsn(settings.data_dir)
         if dsn is None:
-            dsn = (await stack.enter_async_context(app.bundled(settings, cache=False))).postgres_dsn
-        applied = await app.migrated(dsn, settings)
+            dsn = (await stack.enter_async_context(database.bundled(settings, cache=False))).postgres_dsn
+        applied = await database.migrated(dsn, settings)
     print(f"applied {', '.join(applied)}" if applied else "the schema is of this version already")
     return 0

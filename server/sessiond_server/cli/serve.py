@@ -4,7 +4,8 @@ import asyncio
 import os
 from importlib.metadata import version
 
-from sessiond_server import app, telemetry
+from sessiond_server import telemetry
+from sessiond_server.app import service as composed
 from sessiond_server.rpc.call import CALL_ID
 from sessiond_server.settings import Settings
 
@@ -17,12 +18,12 @@ def run(settings: Settings) -> int:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(app.serve(settings, announce))
+        runner.run(composed.serve(settings, announce))
     print("stopped", flush=True)
     return 0
 
 
-def announce(service: app.Service) -> None:
+def announce(service: composed.Service) -> None:
     """Says in a few lines what runs, where the data is and what to do next."""
     settings = service.settings
     if service.embedded:

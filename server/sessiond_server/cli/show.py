@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
-from sessiond_server import app
+from sessiond_server.app import database
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.settings import Settings
@@ -35,7 +35,7 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
         return 1
     from sessiond_server.postgres.store import PostgresStore
 
-    async with app.database(settings) as dsn:
+    async with database.started(settings) as dsn:
         if dsn is None:
             print(f"there is no data in {settings.data_dir} yet")
             return 1

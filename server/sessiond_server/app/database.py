@@ -1,0 +1,122 @@
+"""The database: bundled or another one, its schema, and the store over it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from sessiond_server.app.limits import policy
+from sessiond_server.embedded import EmbeddedServers, running_dsn
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.settings import SecretUrl, Settings
+
+if TYPE_CHECKING:
+    from sessiond_server.memory.store import MemoryStore
+    from sessiond_server.postgres.store import PostgresStore
+
+_log = logging.getLogger("sessiond.app")
+
+OUTAGE_AT_START: Final = 30.0
+"""Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
+
+
+def revealed(url: SecretUrl | None) -> str | None:
+    """For what connects: a URL with its secrets."""
+    return None if url is None else url.reveal()
+
+
+def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
+    """The bundled servers of these settings, not yet started; `cache` False: Postgres alone."""
+    # Beside the pool: room for the operator's commands.
+    return EmbeddedServers(settings.data_dir, cache=cache, max_connections=settings.pool_size + 20)
+
+
+@asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[str | None]:
+    """For commands beside the service: the DSN of its database, for which the bundled Postgres is started if need be.
+
+    None when there is no data yet. Raises EmbeddedError.
+    """
+    running = revealed(settings.postgres_dsn) or running_dsn(settings.data_dir)
+    if running is not None:
+        yield running
+    elif (settings.data_dir / "postgres").is_dir():
+        async with bundled(settings, cache=False) as servers:
+            yield servers.postgres_dsn
+    else:
+        yield None
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["MemoryStore | PostgresStore"]:
+    """The store: in the database of `dsn`, which need not be there yet, or in memory."""
+    request_retention = timedelta(seconds=settings.request_retention)
+    tombstone_retention = timedelta(seconds=settings.tombstone_retention)
+    upload_retention = timedelta(seconds=settings.upload_retention)
+    if settings.store == "memory":
+        from sessiond_server.memory.store import MemoryStore
+
+        yield MemoryStore(
+            policy=policy(settings),
+            request_retention=request_retention,
+            tombstone_retention=tombstone_retention,
+            upload_retention=upload_retention,
+        )
+        return
+    from sessiond_server.postgres.store import PostgresStore
+
+    assert dsn is not None
+    async with PostgresStore(
+        dsn,
+        policy=policy(settings),
+        request_retention=request_retention,
+        tombstone_retention=tombstone_retention,
+        upload_retention=upload_retention,
+        max_connections=settings.store_connections,
+    ) as store:
+        yield store
+
+
+def postgres(truth: "MemoryStore | PostgresStore") -> "PostgresStore | None":
+    """The store, where it is in Postgres."""
+    from sessiond_server.postgres.store import PostgresStore
+
+    return truth if isinstance(truth, PostgresStore) else None
+
+
+async def bring_up_to_date(dsn: str, settings: Settings) -> None:
+    """Gives the database the schema of this version, once it can be reached."""
+    await _once_reachable(lambda: migrated(dsn, settings))
+
+
+async def migrated(dsn: str, settings: Settings) -> Sequence[str]:
+    """The migrations that were applied, by `serve` and `migrate` alike."""
+    from sessiond_server.postgres.schema.migrate import migrate
+
+    return await migrate(dsn, max_wait=settings.migration_wait, require_durable=settings.require_durable)
+
+
+def why(error: StoreUnavailable) -> str:
+    """Why the database cannot be reached, in the server's words or the system's."""
+    cause = error.__cause__
+    return str(cause) or ("it does not answer" if isinstance(cause, TimeoutError) else type(cause).__name__)
+
+
+async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Makes the attempt until the database can be reached; StoreUnavailable after OUTAGE_AT_START seconds."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + OUTAGE_AT_START
+    pause = 0.1
+    while True:
+        try:
+            await attempt()
+            return
+        except StoreUnavailable as error:
+            if loop.time() + pause > until:
+                raise
+            _log.warning("waiting for Postgres", exc_info=error)
+        await asyncio.sleep(pause * (0.5 + Random().random() / 2))
+        pause = min(2 * pause, 3.0)

@@ -1,0 +1,73 @@
+"""The limits of each part, from the settings."""
+
+from typing import Final
+
+from sessiond_server.domain.rows import Policy
+from sessiond_server.events.limits import HubLimits
+from sessiond_server.rpc.server import WireSettings
+from sessiond_server.rpc.tls import Certificates
+from sessiond_server.settings import Settings
+from sessiond_server.store.batching import BatchLimits
+from sessiond_server.store.cached.contract import CacheLimits
+
+_MICROSECOND: Final = 1_000_000
+
+
+def policy(settings: Settings) -> Policy:
+    return Policy(
+        default_ttl_us=round(settings.default_ttl * _MICROSECOND),
+        max_live_sessions=settings.max_live_sessions,
+        max_attachment_bytes=settings.max_attachment_size,
+        max_session_attachment_bytes=settings.max_session_attachments_size,
+    )
+
+
+def batcher(settings: Settings) -> BatchLimits:
+    return BatchLimits(
+        shards=settings.shards,
+        queue_commands=settings.queue_commands,
+        queue_bytes=settings.queue_bytes,
+        batch_commands=settings.batch_commands,
+        batch_bytes=settings.batch_bytes,
+        outage=settings.outage,
+    )
+
+
+def cache(settings: Settings) -> CacheLimits:
+    return CacheLimits(
+        # What is left of a deleted session must be gone before its id can be taken anew, with versions from 1.
+        ttl=min(settings.cache_ttl, settings.tombstone_retention / 2),
+        window=settings.cache_window + 1,
+    )
+
+
+def hub(settings: Settings) -> HubLimits:
+    return HubLimits(
+        bookmark=settings.bookmark_interval,
+        watchers=settings.watchers,
+        tombstone_retention=settings.tombstone_retention,
+    )
+
+
+def wire(settings: Settings, certificates: Certificates | None) -> WireSettings:
+    reflection = settings.reflection
+    if reflection is None:
+        reflection = settings.embedded or settings.store == "memory"
+    return WireSettings(
+        listen=str(settings.listen),
+        certificates=certificates,
+        longest_deadline=settings.longest_deadline,
+        log_successes=settings.access_log == "all",
+        call_metrics=settings.metrics_listen is not None,
+        reflection=reflection,
+        bookmark_interval=settings.bookmark_interval,
+        watch_write_timeout=settings.watch_write_timeout,
+        watch_age=settings.watch_age,
+        drain_pause=settings.drain_pause,
+        grace=settings.grace,
+        most_searches=max(1, settings.pool_size // 2),
+        most_request_bytes=settings.queue_bytes,
+        most_transfers=settings.transfers,
+        transfer_idle=settings.transfer_idle,
+        upload_retention=settings.upload_retention,
+    )

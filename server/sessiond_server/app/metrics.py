@@ -1,0 +1,42 @@
+"""The port of the metrics, and where each of their numbers comes from."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from sessiond_server import metrics
+from sessiond_server.app.database import postgres
+from sessiond_server.app.errors import CannotListen
+from sessiond_server.app.parts import Parts
+from sessiond_server.rpc.server import RpcServer
+from sessiond_server.settings import Address
+from sessiond_server.store_watch import StoreWatch
+
+
+def sources(parts: Parts, server: RpcServer, watch: StoreWatch) -> metrics.Sources:
+    store = postgres(parts.truth)
+    return metrics.Sources(
+        version=version("sessiond"),
+        calls=lambda: server.call_metrics,
+        refused_calls=lambda: server.refused_calls,
+        calls_in_progress=lambda: server.calls,
+        hub=parts.hub.state,
+        writes=parts.batcher.state,
+        cache=parts.cached.state if parts.cached is not None else None,
+        store_reachable=lambda: watch.reachable,
+        store=store.condition if store is not None else None,
+    )
+
+
+@asynccontextmanager
+async def opened_metrics(address: Address | None, sources: metrics.Sources) -> AsyncIterator[Address | None]:
+    """Metrics, where they are wanted. Raises CannotListen."""
+    if address is None:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            port = await stack.enter_async_context(metrics.serving(address.host, address.port, sources))
+        except OSError as error:
+            raise CannotListen(address, "--metrics-listen") from error
+        yield Address(address.host, port)

@@ -1,0 +1,123 @@
+"""The whole service: the order in which it starts, and in reverse stops.
+
+parts -> metrics -> wire, refusing calls -> schema -> background tasks -> wire, serving
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from sessiond_server import auth, failpoints, sweeper
+from sessiond_server.app import limits
+from sessiond_server.app.background import background_tasks, only_error
+from sessiond_server.app.blobs import say_whether_reachable
+from sessiond_server.app.credentials import expire_keys, reloaded, tls_files
+from sessiond_server.app.database import bring_up_to_date, postgres
+from sessiond_server.app.errors import CannotListen
+from sessiond_server.app.health import observed, watch_cache
+from sessiond_server.app.metrics import opened_metrics, sources
+from sessiond_server.app.parts import opened_parts
+from sessiond_server.app.signals import Signals
+from sessiond_server.blobs import reaper
+from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.reloading import Reloader, look
+from sessiond_server.rpc.server import Reads, RpcServer
+from sessiond_server.rpc.tls import Certificates
+from sessiond_server.settings import Address, Settings, keys_in_the_clear, refuse_open_network
+from sessiond_server.store_watch import StoreWatch
+
+_log = logging.getLogger("sessiond.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A server that is up, as the operator needs to know it."""
+
+    settings: Settings
+    listening: Address
+    embedded: EmbeddedServers | None
+    keys: int
+    """0: no keys are needed."""
+    metrics: Address | None
+    """Where they are served."""
+
+
+async def serve(settings: Settings, announce: Callable[[Service], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then stops in grace. `announce` is called once calls are being answered.
+
+    A second signal ends the process at once; the bundled servers then shut down by themselves. Raises SettingError,
+    EmbeddedError, KeysFileInvalid, CannotListen, OSError (a file), StoreUnavailable and MigrationError; all is closed
+    then.
+    """
+    stop = Signals()
+    try:
+        async with running(settings, stop.reload) as service:
+            announce(service)
+            await stop.asked()
+            _log.info("stopping: calls under way have %g s to finish", settings.grace)
+    except asyncio.CancelledError:
+        if not stop.is_asked:
+            raise
+    except BaseExceptionGroup as group:
+        raise only_error(group) from None
+    finally:
+        stop.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings, reload: asyncio.Event | None = None) -> AsyncIterator[Service]:
+    """The whole service, answering calls while the context is open. Errors as `serve`.
+
+    `reload`: once set, keys and certificates are read again, changed or not; it is cleared then.
+    """
+    refuse_open_network(settings)
+    if warning := keys_in_the_clear(settings):
+        _log.warning("%s", warning)
+    failpoints.arm(settings.failpoints)
+    tls = tls_files(settings)
+    began = look([*filter(None, (settings.keys_file,)), *(tls.paths if tls else ())])
+    keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
+    certificates = None if tls is None else Certificates(tls.read())
+    # Only loopback can reach a port that listens there: no need to look at each caller's address.
+    open_to_all = settings.allow_unauthenticated_network or settings.listen.loopback
+    authenticator = auth.Authenticator(keys, open_to_all=open_to_all)
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(opened_parts(settings, authenticator.alone))
+        truth = parts.truth
+        reads = Reads(parts.sessions, truth, truth, truth)
+        wire = limits.wire(settings, certificates)
+        server = RpcServer(reads, parts.batcher, parts.hub, parts.bus, parts.attachments, authenticator, wire)
+        watch = StoreWatch(truth, server.set_serving, parts.batcher.stalled)
+        stack.enter_context(observed(watch))
+        scraped = sources(parts, server, watch)
+        metrics_listening = await stack.enter_async_context(opened_metrics(settings.metrics_listen, scraped))
+        stack.push_async_callback(server.stop)
+        try:
+            port = await server.start()
+        except RuntimeError as error:
+            raise CannotListen(settings.listen, "--listen") from error
+        if settings.store == "postgres" and parts.dsn is not None:
+            await bring_up_to_date(parts.dsn, settings)
+        await watch.begin()
+        token_key = await truth.token_key()
+        parts.begin(token_key)
+        background = await stack.enter_async_context(background_tasks())
+        background(sweeper.run(parts.commits, truth, settings.sweep_interval), "sweeper")
+        background(reaper.run(truth.attachments, parts.blobs, settings.sweep_interval), "reaper")
+        background(watch.run(), "health")
+        if settings.blob_store is not None:
+            background(say_whether_reachable(parts.blobs, settings.blob_store), "blob-store")
+        if (in_postgres := postgres(truth)) is not None:
+            background(in_postgres.watch_feeds(), "feed-holders")
+        reloader = Reloader(reloaded(settings, authenticator, certificates, server, began), reload)
+        background(reloader.run(), "reloader")
+        background(expire_keys(authenticator, server), "key-expiry")
+        if parts.cache is not None:
+            await server.set_cache(parts.cache.ready)
+            background(watch_cache(parts.cache, server), "cache-health")
+        if parts.embedded:
+            background(parts.embedded.keep_running(), "bundled-servers")
+        await server.open(token_key)
+        yield Service(settings, Address(settings.listen.host, port), parts.embedded, len(keys), metrics_listening)

@@ -1,0 +1,40 @@
+"""The operator's signals: stop, and read files again."""
+
+import asyncio
+import os
+import signal
+
+
+class Signals:
+    """The operator's wish to stop, by SIGTERM or SIGINT, or to read files again, by SIGHUP. Belongs to the task that
+    makes it."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self.reload = asyncio.Event()
+        self._waiter: asyncio.Event | None = None
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+
+    async def asked(self) -> None:
+        """Returns when a stop is wished."""
+        self._waiter = asyncio.Event()
+        if not self.is_asked:
+            await self._waiter.wait()
+
+    def _signalled(self, number: int) -> None:
+        if self.is_asked:
+            # Nothing may get in the way: no clean-up. The kernel tells the bundled servers (see embedded/child.py).
+            os._exit(128 + number)
+        self.is_asked = True
+        if self._waiter is not None:
+            self._waiter.set()
+        elif self._task is not None:
+            self._task.cancel()  # still starting
