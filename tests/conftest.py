@@ -11,6 +11,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,11 @@ from typing import Any
 import pytest
 
 from sessiond_server.embedded import EmbeddedServers
+
+# With PYTHONDONTWRITEBYTECODE every worker would rewrite the assertions of every test file (15 s of CPU), and every
+# process that tests start would compile the service (0.7 s). What is imported from here on is kept in __pycache__.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 pytest.register_assert_rewrite("tests.support")  # an assertion that fails there shows its values too
 
