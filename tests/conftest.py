@@ -39,6 +39,7 @@ _MARK = pytest.StashKey[str]()
 _WORKERS = pytest.StashKey[list[int]]()
 _FOUND = pytest.StashKey[list[str]]()
 _LEFT_BEHIND = "left_behind"
+_LONGEST = ("model", "faults", "callers", "hostile", "examples", "demo", "setup")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,6 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The folders with the longest tests come first, so that no worker is alone with one in the end."""
+    if not config.pluginmanager.hasplugin("randomly"):
+        items.sort(key=lambda item: item.path.parent.name not in _LONGEST)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,12 +2,14 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-SERVER = Path(__file__).parents[2] / "server" / "sessiond_server"
-CLIENT = Path(__file__).parents[2] / "client" / "sessiond"
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "server" / "sessiond_server"
+CLIENT = ROOT / "client" / "sessiond"
 OURS = "sessiond_server"
 MODULES = sorted(SERVER.rglob("*.py"))
 
@@ -17,9 +19,14 @@ def name(path: Path) -> str:
     return ".".join(path.relative_to(SERVER).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports anywhere, but for annotations only."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for inner in ast.walk(node):
@@ -112,7 +119,7 @@ def test_imports_between_rooms_have_no_cycle() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_only_settings_reads_the_environment(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
             assert within(name(path), "settings")
 
@@ -121,16 +128,16 @@ def test_only_settings_reads_the_environment(path: Path) -> None:
 def test_only_the_store_speaks_sql(path: Path) -> None:
     if within(name(path), "postgres", "embedded"):
         return
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             words = node.value.lower().split()
             assert not (words[:1] in (["select"], ["insert"], ["delete"]) and {"from", "into"} & set(words))
 
 
-@pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=str)
+@pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_created_task_is_kept(path: Path) -> None:
     """A task that nobody holds may vanish, and its error with it."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = node.value.func
             if isinstance(called, ast.Attribute) and called.attr in ("create_task", "ensure_future"):
@@ -175,7 +182,7 @@ def test_every_tasks_error_is_observed() -> None:
     found: set[str] = set()
     for path in MODULES:
         if name(path) != "tasks":
-            found.update(_makers(ast.parse(path.read_text("utf-8")), name(path)))
+            found.update(_makers(parsed(path), name(path)))
     assert found == AWAITED.keys()
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -17,16 +16,9 @@ from sessiond_server.embedded import EmbeddedError, EmbeddedServers, binaries, r
 from sessiond_server.embedded.folder import DataFolder
 from sessiond_server.embedded.postgres import PostgresServer, is_postmaster, read_postmaster
 from sessiond_server.embedded.process import Account
-from tests.support.serve_process import data_folder
 from tests.support.waiting import PATIENCE, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="concerns root")
-
-
-@pytest.fixture
-def data() -> Iterator[Path]:
-    with data_folder() as path:
-        yield path
 
 
 def bundled(data: Path) -> EmbeddedServers:
@@ -62,43 +54,43 @@ async def test_acknowledged_writes_are_synced_to_disk(data: Path) -> None:
         assert await run(servers.postgres_dsn, "SHOW data_checksums") == "on"
 
 
-async def test_names_compare_by_code_points(data: Path) -> None:
-    async with bundled(data) as servers:
+async def test_names_compare_by_code_points(used_data: Path) -> None:
+    async with bundled(used_data) as servers:
         assert await run(servers.postgres_dsn, "SELECT 'Z' < 'a' AND 'z' < 'ä'") is True
 
 
-async def test_data_folder_is_locked_by_one_process(data: Path) -> None:
-    async with bundled(data) as servers:
+async def test_data_folder_is_locked_by_one_process(used_data: Path) -> None:
+    async with bundled(used_data) as servers:
         with pytest.raises(EmbeddedError, match=f"another sessiond .process {os.getpid()}. is running"):
-            await bundled(data).__aenter__()
+            await bundled(used_data).__aenter__()
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
-async def test_a_server_left_behind_is_stopped_first(data: Path) -> None:
-    async with bundled(data):
+async def test_a_server_left_behind_is_stopped_first(used_data: Path) -> None:
+    async with bundled(used_data):
         pass
-    folder = DataFolder(data)
+    folder = DataFolder(used_data)
     programs = binaries.find(folder.account, folder.runtime)
     # As a killed sessiond leaves it where the kernel gives no parent-death signal.
-    left = PostgresServer(folder, programs, data / "run", durable=False)
+    left = PostgresServer(folder, programs, used_data / "run", durable=False)
     await left.start()
-    before = read_postmaster(data / "postgres")
-    async with bundled(data) as servers:
+    before = read_postmaster(used_data / "postgres")
+    async with bundled(used_data) as servers:
         assert await left.ended() == 0
-        now = read_postmaster(data / "postgres")
+        now = read_postmaster(used_data / "postgres")
         assert before
         assert now
         assert now.pid != before.pid
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
-async def test_stale_pid_file_is_ignored(data: Path) -> None:
-    async with bundled(data):
-        note = (data / "postgres" / "postmaster.pid").read_text().splitlines()
+async def test_stale_pid_file_is_ignored(used_data: Path) -> None:
+    async with bundled(used_data):
+        note = (used_data / "postgres" / "postmaster.pid").read_text().splitlines()
     # As after a crash of the machine, the process id meanwhile given to something else: to us.
-    (data / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *note[1:]]) + "\n")
-    assert running_dsn(data) is None
-    async with bundled(data) as servers:
+    (used_data / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *note[1:]]) + "\n")
+    assert running_dsn(used_data) is None
+    async with bundled(used_data) as servers:
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
@@ -112,14 +104,12 @@ async def test_an_interrupted_first_start_is_begun_anew(data: Path) -> None:
     assert not (data / "postgres.new").exists()
 
 
-async def test_data_of_another_postgres_version_is_left_alone(data: Path) -> None:
-    async with bundled(data):
-        pass
-    (data / "postgres" / "PG_VERSION").write_text("17\n")
+async def test_data_of_another_postgres_version_is_left_alone(used_data: Path) -> None:
+    (used_data / "postgres" / "PG_VERSION").write_text("17\n")
     with pytest.raises(EmbeddedError, match=r"is of Postgres 17; the bundled Postgres is \d+"):
-        await bundled(data).__aenter__()
-    (data / "postgres" / "PG_VERSION").write_text(f"{_major(data)}\n")
-    async with bundled(data) as servers:
+        await bundled(used_data).__aenter__()
+    (used_data / "postgres" / "PG_VERSION").write_text(f"{_major(used_data)}\n")
+    async with bundled(used_data) as servers:
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
@@ -142,27 +132,25 @@ async def test_a_long_path_moves_the_sockets_not_the_data(data: Path) -> None:
     assert not sockets.sockets.exists()
 
 
-async def test_a_start_that_fails_leaves_nothing_running(data: Path) -> None:
-    async with bundled(data):
-        pass
-    (data / "postgres" / "postgresql.conf").write_text("max_connections = many\n")
+async def test_a_start_that_fails_leaves_nothing_running(used_data: Path) -> None:
+    (used_data / "postgres" / "postgresql.conf").write_text("max_connections = many\n")
     with pytest.raises(EmbeddedError, match="did not start"):
-        await bundled(data).__aenter__()
-    assert running_dsn(data) is None
-    assert "max_connections" in (data / "log" / "postgres.log").read_text()
-    with DataFolder(data).locked():
+        await bundled(used_data).__aenter__()
+    assert running_dsn(used_data) is None
+    assert "max_connections" in (used_data / "log" / "postgres.log").read_text()
+    with DataFolder(used_data).locked():
         pass  # given back
 
 
-async def test_server_gets_none_of_our_environment(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_gets_none_of_our_environment(used_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("PGTZ", "Asia/Tokyo")
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    async with bundled(data) as servers:
+    async with bundled(used_data) as servers:
         assert await run(servers.postgres_dsn, "SHOW timezone") == "UTC"
 
 
-async def test_a_killed_parent_takes_its_servers_along(data: Path) -> None:
+async def test_a_killed_parent_takes_its_servers_along(used_data: Path) -> None:
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
@@ -173,18 +161,20 @@ async def test_a_killed_parent_takes_its_servers_along(data: Path) -> None:
         "        await asyncio.sleep(3600)\n"
         "asyncio.run(main())\n"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, data, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, used_data, stdout=asyncio.subprocess.PIPE
+    )
     try:
         assert process.stdout
         async with asyncio.timeout(PATIENCE):
             socket = (await process.stdout.readline()).decode().strip().removeprefix("unix://")
         assert await _connects(socket)
-        running = read_postmaster(data / "postgres")
+        running = read_postmaster(used_data / "postgres")
         assert running
     finally:
         process.send_signal(signal.SIGKILL)
         await process.wait()
-    await until(lambda: not is_postmaster(running.pid, data / "postgres"))
+    await until(lambda: not is_postmaster(running.pid, used_data / "postgres"))
     while await _connects(socket):  # noqa: ASYNC110  another process sets no event
         await asyncio.sleep(0.01)
 

@@ -68,27 +68,25 @@ async def test_bundled_servers_keep_what_was_acknowledged_through_a_kill_and_lea
     assert shown.stdout == again.stdout
 
 
-async def test_starts_the_bundled_postgres_again_when_it_dies() -> None:
-    with data_folder() as data:
-        async with serving("--data-dir", data) as server, sessiond.Client(server.target) as client:
-            await client.create_session(session_id="before")
-            first = read_postmaster(data / "postgres")
-            assert first
-            os.kill(first.pid, signal.SIGKILL)
-            await until(lambda: (now := read_postmaster(data / "postgres")) and now.ready and now.pid != first.pid)
-            await client.create_session(session_id="after", timeout=PATIENCE)
-            assert (await client.get_session("before")).session_id == "before"
-            await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "SERVING")
-            assert await server.stop() == 0
+async def test_starts_the_bundled_postgres_again_when_it_dies(used_data: Path) -> None:
+    async with serving("--data-dir", used_data) as server, sessiond.Client(server.target) as client:
+        await client.create_session(session_id="before")
+        first = read_postmaster(used_data / "postgres")
+        assert first
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: (now := read_postmaster(used_data / "postgres")) and now.ready and now.pid != first.pid)
+        await client.create_session(session_id="after", timeout=PATIENCE)
+        assert (await client.get_session("before")).session_id == "before"
+        await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "SERVING")
+        assert await server.stop() == 0
 
 
-async def test_two_cannot_serve_from_one_data_folder() -> None:
-    with data_folder() as data:
-        async with serving("--data-dir", data) as server:
-            second = command("serve", "--listen", "127.0.0.1:0", "--data-dir", data)
-            assert second.returncode == 1
-            assert f"another sessiond (process {server.process.pid}) is running on the data folder" in second.stderr
-            assert await server.stop() == 0
+async def test_two_cannot_serve_from_one_data_folder(used_data: Path) -> None:
+    async with serving("--data-dir", used_data) as server:
+        second = command("serve", "--listen", "127.0.0.1:0", "--data-dir", used_data)
+        assert second.returncode == 1
+        assert f"another sessiond (process {server.process.pid}) is running on the data folder" in second.stderr
+        assert await server.stop() == 0
 
 
 async def test_migrates_a_given_database_and_prints_no_password(empty_postgres_dsn: str) -> None:
@@ -102,23 +100,22 @@ async def test_migrates_a_given_database_and_prints_no_password(empty_postgres_d
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes of Postgres through /proc")
-async def test_health_follows_the_database() -> None:
-    with data_folder() as data:
-        async with serving("--data-dir", data, "--outage", "0", "--metrics-listen", "127.0.0.1:0") as server:
-            assert (await server.metrics())["sessiond_store_reachable"] == 1
-            running = read_postmaster(data / "postgres")
-            assert running
-            os.kill(running.pid, signal.SIGSTOP)
-            for child in _children(running.pid):
-                os.kill(child, signal.SIGSTOP)
-            await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "NOT_SERVING")
-            await server.until_metric("sessiond_store_reachable", 0)
-            for child in _children(running.pid):
-                os.kill(child, signal.SIGCONT)
-            os.kill(running.pid, signal.SIGCONT)
-            await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "SERVING")
-            await server.until_metric("sessiond_store_reachable", 1)
-            assert await server.stop() == 0
+async def test_health_follows_the_database(used_data: Path) -> None:
+    async with serving("--data-dir", used_data, "--outage", "0", "--metrics-listen", "127.0.0.1:0") as server:
+        assert (await server.metrics())["sessiond_store_reachable"] == 1
+        running = read_postmaster(used_data / "postgres")
+        assert running
+        os.kill(running.pid, signal.SIGSTOP)
+        for child in _children(running.pid):
+            os.kill(child, signal.SIGSTOP)
+        await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "NOT_SERVING")
+        await server.until_metric("sessiond_store_reachable", 0)
+        for child in _children(running.pid):
+            os.kill(child, signal.SIGCONT)
+        os.kill(running.pid, signal.SIGCONT)
+        await until(lambda: probe.health("127.0.0.1", server.port, 1.0) == "SERVING")
+        await server.until_metric("sessiond_store_reachable", 1)
+        assert await server.stop() == 0
 
 
 def _children(pid: int) -> list[int]:

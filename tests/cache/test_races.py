@@ -6,12 +6,13 @@ import pytest
 
 from tests.support import virtual_time
 from tests.support.cache_simulation import Schedule, Verdict
+from tests.support.effort import batches
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
 """In each of seven batches."""
 
 
-@pytest.mark.parametrize("batch", range(5))
+@pytest.mark.parametrize("batch", batches(1, 5))
 def test_no_race_leaves_a_trace(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
@@ -22,7 +23,7 @@ def test_no_race_leaves_a_trace(batch: int) -> None:
         assert total.seen[happened] > SCHEDULES // 20
 
 
-@pytest.mark.parametrize("batch", range(2))
+@pytest.mark.parametrize("batch", batches(1, 2))
 def test_what_a_crashed_process_told_nobody_is_over_with_its_time_to_live(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):

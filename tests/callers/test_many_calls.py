@@ -30,6 +30,7 @@ GET = s.GetSessionRequest(session_id="busy").SerializeToString()
 WATCH = WatchSessionRequest(session_id="busy").SerializeToString()
 PATIENCE = 240.0
 COMBINATIONS = ((1, 0), (256, 50), (600, 300), (1000, 1000), (2000, 0))
+QUICK = ((1, 0), (256, 50), (1000, 1000))
 """(calls at once, streams that are open meanwhile)."""
 EACH = 2
 """Calls that each caller makes, one after the other."""
@@ -42,7 +43,10 @@ async def busy() -> AsyncIterator[Wire]:
         yield wire
 
 
-COMBINED = pytest.mark.parametrize(("callers", "streams"), COMBINATIONS)
+COMBINED = pytest.mark.parametrize(
+    ("callers", "streams"),
+    [pytest.param(*each, marks=() if each in QUICK else pytest.mark.long) for each in COMBINATIONS],
+)
 
 
 @COMBINED

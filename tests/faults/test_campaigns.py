@@ -17,22 +17,27 @@ from tests.faults import (
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
 from tests.support.attacks import NAMES
+from tests.support.effort import left_to_long
 
 SMALL = Scale(sessions=6, quiet=1, hot_watchers=4, watchers=12, workers=16, pause=(0.1, 0.5))
 
 
-async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgres_dsn: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("faults", [1, *left_to_long(3)])
+async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
+    postgres_dsn: str, tmp_path: Path, faults: int
+) -> None:
     log = tmp_path / "server.log"
-    report = await server_kills.campaign(postgres_dsn, log, faults=2, seed=7, rate=300, progress=lambda text: None)
+    report = await server_kills.campaign(postgres_dsn, log, faults=faults, seed=7, rate=300, progress=lambda text: None)
     assert report.sound, report.line()
 
 
+@pytest.mark.parametrize("faults", [1, *left_to_long(3)])
 @pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
 async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
-    postgres_dsn: str, tmp_path: Path, local: bool
+    postgres_dsn: str, tmp_path: Path, local: bool, faults: int
 ) -> None:
     report = await upload_kills.campaign(
-        postgres_dsn, tmp_path / "server.log", faults=2, seed=7, progress=lambda text: None, writers=6,
+        postgres_dsn, tmp_path / "server.log", faults=faults, seed=7, progress=lambda text: None, writers=6,
         folder=tmp_path / "blobs" if local else None,
     )  # fmt: skip
     assert report.sound, report.line()

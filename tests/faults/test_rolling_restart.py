@@ -5,12 +5,14 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 import sessiond
+from tests.support.effort import left_to_long
 from tests.support.replica import Replica
 
 SESSIONS = 4
 WRITERS = 16
-ROUNDS = 2
 
 
 class Traffic:
@@ -60,7 +62,8 @@ async def seqs_of_feed(client: sessiond.Client, session_ids: list[str]) -> dict[
     return found
 
 
-async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [1, *left_to_long(3)])
+async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Path, rounds: int) -> None:
     replicas = [Replica(postgres_dsn, tmp_path / f"server-{number}.log") for number in range(2)]
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
     async with AsyncExitStack() as stack:
@@ -77,7 +80,7 @@ async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Pat
         feed = tasks.create_task(seqs_of_feed(client, session_ids))
         under_way = [tasks.create_task(traffic.write(number)) for number in range(WRITERS)]
         under_way.append(tasks.create_task(traffic.read()))
-        for replica in replicas * ROUNDS:
+        for replica in replicas * rounds:
             before = traffic.appended.total() + traffic.reads
             assert await replica.stop() == 0
             await replica.start()

@@ -1,7 +1,7 @@
 """The stores against a plain model: the same commands, the same answers, the same state and log afterwards.
 
 Commands come one at a time or several in a batch, some of them retries, some stale, some from the wrong user, and time
-passes. `SESSIOND_MODEL_EXAMPLES` chooses how many examples beyond the default.
+passes. `SESSIOND_MODEL_EXAMPLES` is the number of examples of the long run.
 """
 
 import asyncio
@@ -37,9 +37,11 @@ from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
 from tests.support import run_actions
+from tests.support.effort import left_to_long
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model
 from tests.support.model import Session as ModelSession
 
+QUICK_EXAMPLES = 30
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
 
 SESSIONS = st.sampled_from(["s1", "s2"])
@@ -497,7 +499,7 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         await connection.close()
 
 
-def compare(*stores: AbstractAsyncContextManager[tuple[Store, Clock]]) -> None:
+def compare(examples: int, *stores: AbstractAsyncContextManager[tuple[Store, Clock]]) -> None:
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
 
@@ -510,7 +512,7 @@ def compare(*stores: AbstractAsyncContextManager[tuple[Store, Clock]]) -> None:
             run_state_machine_as_test(
                 Comparison,
                 settings=settings(
-                    max_examples=EXAMPLES,
+                    max_examples=examples,
                     stateful_step_count=25,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
@@ -520,5 +522,6 @@ def compare(*stores: AbstractAsyncContextManager[tuple[Store, Clock]]) -> None:
             runner.run(stack.aclose())
 
 
-def test_the_stores_behave_as_the_model(postgres_dsn: str) -> None:
-    compare(memory(), postgres(postgres_dsn))
+@pytest.mark.parametrize("examples", [QUICK_EXAMPLES, *left_to_long(EXAMPLES)])
+def test_the_stores_behave_as_the_model(examples: int, postgres_dsn: str) -> None:
+    compare(examples, memory(), postgres(postgres_dsn))
