@@ -1,8 +1,8 @@
 """Converts Python values to fields of requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict, Union, overload
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -90,6 +90,38 @@ Fence = Run | RunFence
 """The run that writes: the Run as BeginRun or its start returned it, or its RunFence."""
 
 
+class SessionFields(TypedDict, total=False):
+    """The fields of a session to create, all but its id. With `active` it is ACTIVE, else CREATED.
+
+    `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
+    applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended.
+    """
+
+    type: TypeLike
+    agent_id: str
+    team_id: str
+    workflow_id: str
+    user_id: str
+    agent_mode: ModeLike
+    name: str
+    active: bool
+    labels: Mapping[str, str] | None
+    ttl: timedelta | float | None
+    expire_time: datetime | None
+    metadata: Mapping[str, Any] | None
+    state: Mapping[str, Any] | None
+    agent_data: Mapping[str, Any] | None
+    summary: str
+    config: SessionConfig | None
+    runs: Iterable[Run]
+
+
+class NewSessionFields(SessionFields, total=False):
+    """One session of `Client.batch_create_sessions`. Without `session_id` the service generates the id."""
+
+    session_id: str
+
+
 class SessionChanges(TypedDict, total=False):
     """What to change in a session: the fields that are given. None or an empty value clears a field.
 
@@ -109,6 +141,16 @@ class SessionChanges(TypedDict, total=False):
     agent_data: Mapping[str, Any] | None
     summary: str
     config: SessionConfig | Mapping[str, Any] | None
+
+
+class ChangedSession(SessionChanges, total=False):
+    """One session of `Client.batch_update_sessions`: its id, and what to change in it. `struct_update` and
+    `remove_keys` as in `Client.update_session`."""
+
+    session_id: Required[str]
+    struct_update: StructUpdateLike
+    remove_keys: Iterable[str]
+    expected_version: int
 
 
 class SessionWhere(TypedDict, total=False):

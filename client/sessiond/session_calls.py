@@ -2,49 +2,43 @@
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
-from typing import Any, Unpack
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Unpack, cast
 
 from sessiond.connection import Connection
+from sessiond.errors import SessiondError
 from sessiond.fields import (
+    ChangedSession,
     ConsistencyLike,
     EndReasonLike,
     Fence,
-    ModeLike,
+    NewSessionFields,
     SessionChanges,
+    SessionFields,
     SessionOrderLike,
     SessionWhere,
     StructUpdateLike,
-    TypeLike,
     ViewLike,
     duration,
     enum_value,
     run_fence,
     session_filter,
-    timestamp,
 )
+from sessiond.new_session import new_session
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import session_update
-from sessiond.structs import to_struct
-from sessiond.v1.run_pb2 import Run
-from sessiond.v1.session_pb2 import (
-    AgentMode,
-    Consistency,
-    EndReason,
-    Session,
-    SessionConfig,
-    SessionStatus,
-    SessionType,
-    SessionView,
-)
+from sessiond.status import item_error
+from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionView
 from sessiond.v1.session_service_pb2 import (
     ActivateSessionRequest,
+    BatchCreateSessionsRequest,
     BatchDeleteSessionsRequest,
     BatchDeleteSessionsResponse,
     BatchGetSessionsRequest,
     BatchGetSessionsResponse,
+    BatchUpdateSessionsRequest,
     CountSessionsRequest,
     CreateSessionRequest,
     DeleteSessionRequest,
@@ -56,6 +50,7 @@ from sessiond.v1.session_service_pb2 import (
     ResumeSessionRequest,
     SessionMetrics,
     SessionOrder,
+    SessionResult,
     SuspendSessionRequest,
     TouchSessionRequest,
     UpdateSessionRequest,
@@ -71,54 +66,33 @@ class SessionCalls:
         self,
         session_id: str = "",
         *,
-        type: TypeLike = "agent",
-        agent_id: str = "",
-        team_id: str = "",
-        workflow_id: str = "",
-        user_id: str = "",
-        agent_mode: ModeLike = "general",
-        name: str = "",
-        active: bool = False,
-        labels: Mapping[str, str] | None = None,
-        ttl: timedelta | float | None = None,
-        expire_time: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        state: Mapping[str, Any] | None = None,
-        agent_data: Mapping[str, Any] | None = None,
-        summary: str = "",
-        config: SessionConfig | None = None,
-        runs: Iterable[Run] = (),
         request_id: str = "",
         timeout: float | None = None,
+        **fields: Unpack[SessionFields],
     ) -> Session:
-        """Creates a session, CREATED or, with `active`, ACTIVE. Without `session_id` the service generates the id.
+        """Creates a session; see SessionFields. Without `session_id` the service generates the id.
 
-        `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
-        applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended. Raises
-        SessionAlreadyExists, SessionQuotaReached.
+        Raises SessionAlreadyExists, SessionQuotaReached; ValueError for a field that sessions do not have.
         """
-        session = Session(
-            session_id=session_id,
-            type=enum_value(SessionType.DESCRIPTOR, type),
-            agent_id=agent_id,
-            team_id=team_id,
-            workflow_id=workflow_id,
-            user_id=user_id,
-            agent_mode=enum_value(AgentMode.DESCRIPTOR, agent_mode),
-            name=name,
-            status=SessionStatus.SESSION_STATUS_ACTIVE if active else SessionStatus.SESSION_STATUS_CREATED,
-            labels=labels,
-            ttl=duration(ttl) if ttl is not None else None,
-            expire_time=timestamp(expire_time) if expire_time is not None else None,
-            metadata=to_struct(metadata) if metadata is not None else None,
-            state=to_struct(state) if state is not None else None,
-            agent_data=to_struct(agent_data) if agent_data is not None else None,
-            summary=summary,
-            config=config,
-        )
-        request = CreateSessionRequest(session=session, runs=runs, request_id=request_id or new_request_id())
+        new = new_session({"session_id": session_id, **fields})
+        request = CreateSessionRequest(session=new.session, runs=new.runs, request_id=request_id or new_request_id())
         call = self._connection.sessions.CreateSession
         return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def batch_create_sessions(
+        self, sessions: Iterable[NewSessionFields], *, request_id: str = "", timeout: float | None = None
+    ) -> list[Session | SessiondError]:
+        """Creates 1 to 100 sessions, each on its own, and returns for each, in order, the session without its content,
+        or the error that `create_session` would have raised.
+
+        After an error that is raised, a retry with the same `request_id` (`SessiondError.request_id`) continues where
+        the first attempt stopped. Raises InvalidFields where a field breaks its rule: then none is created.
+        """
+        request = BatchCreateSessionsRequest(sessions=map(new_session, sessions))
+        request.request_id = request_id or new_request_id()
+        call = self._connection.sessions.BatchCreateSessions
+        answer = await self._connection.call(call, request, timeout, request.request_id)
+        return [_result(result, request.request_id) for result in answer.results]
 
     async def get_session(
         self,
@@ -238,6 +212,24 @@ class SessionCalls:
         call = self._connection.sessions.UpdateSession
         return await self._connection.call(call, request, timeout, request.request_id)
 
+    async def batch_update_sessions(
+        self, updates: Iterable[ChangedSession], *, request_id: str = "", timeout: float | None = None
+    ) -> list[Session | SessiondError]:
+        """Changes 1 to 100 sessions, each on its own, and returns for each, in order, the session without its content,
+        or the error that `update_session` would have raised. Errors that are raised: as of `batch_create_sessions`."""
+        request = BatchUpdateSessionsRequest(request_id=request_id or new_request_id())
+        for given in updates:
+            changes: dict[str, Any] = {**given}
+            session_id, version = changes.pop("session_id"), changes.pop("expected_version", 0)
+            how, keys = changes.pop("struct_update", "replace"), changes.pop("remove_keys", ())
+            update = session_update(cast("SessionChanges", changes), how, keys)
+            update.session.session_id = session_id
+            request.updates.append(update)
+            request.expected_versions.append(version)
+        call = self._connection.sessions.BatchUpdateSessions
+        answer = await self._connection.call(call, request, timeout, request.request_id)
+        return [_result(result, request.request_id) for result in answer.results]
+
     async def activate_session(
         self, session_id: str, *, expected_version: int = 0, request_id: str = "", timeout: float | None = None
     ) -> Session:
@@ -350,3 +342,7 @@ class SessionCalls:
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
         )
         return await self._connection.call(self._connection.sessions.GetSessionMetrics, request, timeout)
+
+
+def _result(result: SessionResult, request_id: str) -> Session | SessiondError:
+    return result.session if result.HasField("session") else item_error(result.error, request_id)

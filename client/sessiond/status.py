@@ -7,6 +7,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # typ
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from sessiond.errors import BY_CODE, BY_REASON, SessiondError, Violation
+from sessiond.v1.error_pb2 import ErrorReason, ItemError
 
 DOMAIN = "sessiond"
 """The `ErrorInfo.domain` of the service's own reasons; a proxy's reasons have another domain."""
@@ -31,6 +32,23 @@ def typed_error(error: grpc.aio.AioRpcError, request_id: str = "") -> SessiondEr
         metadata=info.metadata if reason else None,
         violations=[Violation(v.field, v.description) for v in request.field_violations],
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        request_id=request_id,
+    )
+
+
+def item_error(item: ItemError, request_id: str = "") -> SessiondError:
+    """Returns the typed error for an item of a batch."""
+    # Numbers of later versions of the service have no name here: the status code remains.
+    known = item.reason in ErrorReason.values()
+    reason = ErrorReason.Name(item.reason).removeprefix("ERROR_REASON_") if known else ""
+    code = next((code.name for code in grpc.StatusCode if code.value[0] == item.code), "UNKNOWN")
+    kind = BY_REASON.get(reason) or BY_CODE.get(code, SessiondError)
+    return kind(
+        item.message or code,
+        reason=reason,
+        code=code,
+        metadata=item.metadata,
+        violations=[Violation(v.field, v.description) for v in item.violations],
         request_id=request_id,
     )
 

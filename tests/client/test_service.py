@@ -57,6 +57,34 @@ async def test_a_session_from_beginning_to_end(sessions: sessiond.Client) -> Non
         await sessions.get_session("chat-1")
 
 
+async def test_batches(sessions: sessiond.Client) -> None:
+    created = await sessions.batch_create_sessions(
+        [
+            {"session_id": "b-1", "name": "one", "active": True},
+            {"session_id": "b-1x", "state": {"n": 1}},
+            {"name": "three"},
+        ]
+    )
+    assert [session.name for session in created if isinstance(session, sessiond.Session)] == ["one", "", "three"]
+    (again,) = await sessions.batch_create_sessions([{"session_id": "b-1"}])
+    assert isinstance(again, sessiond.SessionAlreadyExists)
+    assert (again.session_id, again.code, again.reason) == ("b-1", "ALREADY_EXISTS", "SESSION_ALREADY_EXISTS")
+    renamed, stale, missing = await sessions.batch_update_sessions(
+        [
+            {"session_id": "b-1", "name": "uno"},
+            {"session_id": "b-1x", "state": {"n": 2}, "struct_update": "set_keys", "expected_version": 9},
+            {"session_id": "b-none", "name": "x"},
+        ]
+    )
+    assert isinstance(renamed, sessiond.Session)
+    assert renamed.name == "uno"
+    assert isinstance(stale, sessiond.VersionMismatch)
+    assert stale.current_version == 1
+    assert isinstance(missing, sessiond.SessionNotFound)
+    with pytest.raises(ValueError, match="no such field: colour"):
+        await sessions.batch_create_sessions([{"colour": "red"}])  # type: ignore[typeddict-unknown-key]
+
+
 async def test_append_with_state(sessions: sessiond.Client) -> None:
     session = await sessions.create_session(state={"step": 1, "draft": "x"}, active=True)
     appended = await sessions.append_messages(

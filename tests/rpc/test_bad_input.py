@@ -15,6 +15,7 @@ from grpc import StatusCode
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import encoding as encoding
 from tests.support.requests import VALID
@@ -31,6 +32,8 @@ NAMELESS = (
     "CountSessions",
     "BatchGetSessions",
     "BatchDeleteSessions",
+    "BatchCreateSessions",
+    "BatchUpdateSessions",
     "WatchEvents",
     "ListPendingApprovals",
 )
@@ -67,6 +70,10 @@ def update(*paths: str, **fields: Any) -> s.UpdateSessionRequest:
 
 def append(*messages: Message) -> m.AppendMessagesRequest:
     return m.AppendMessagesRequest(session_id="s", messages=messages)
+
+
+def renaming(session_id: str, **fields: Any) -> s.SessionUpdate:
+    return s.SessionUpdate(session=Session(session_id=session_id, name="n", **fields))
 
 
 def append_and(changes: s.SessionUpdate) -> m.AppendMessagesRequest:
@@ -183,6 +190,25 @@ BAD: list[tuple[str, ProtoMessage, str]] = [
     ("BatchGetSessions", s.BatchGetSessionsRequest(session_ids=["s", "t"], min_versions=[1, -1]), "min_versions[1]"),
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["s", "a b"]), "session_ids[1]"),
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(), "session_ids"),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(), "sessions"),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession()] * 101), "sessions"),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession(session=Session()), s.NewSession()]),
+     "sessions[1].session"),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession(session=Session(session_id="t"))] * 2),
+     "sessions[1].session.session_id"),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession(session=Session(), runs=[Run()])]),
+     "sessions[0].runs[0].status"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(), "updates"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(updates=[s.SessionUpdate(session=Session(name="n"))]),
+     "updates[0].session.session_id"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(updates=[renaming("s"), renaming("t")], expected_versions=[1]),
+     "expected_versions"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(updates=[renaming("s")], expected_versions=[-1]),
+     "expected_versions[0]"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(updates=[renaming("s"), renaming("s")]),
+     "updates[1].session.session_id"),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(updates=[renaming("s"), renaming("t", state=deep(25))]),
+     "updates[1].session.state"),
     ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(name_contains="\0")), "filter.name_contains"),
     ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(statuses=[UNKNOWN_ENUM])), "filter.statuses[0]"),
     ("ListSessions", s.ListSessionsRequest(filter=s.SessionFilter(metadata=big(4097))), "filter.metadata"),

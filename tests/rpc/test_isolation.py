@@ -11,11 +11,19 @@ from grpc import StatusCode
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.session_pb2 import Session
 from tests.support.requests_by_session import named, use
 from tests.support.wire import ALICE, BOB, OTHER_TENANT, RPCS, TENANT, Failure, Wire
 
-NAMELESS = {"CreateSession", "ListSessions", "CountSessions", "WatchEvents", "ListPendingApprovals"}
+NAMELESS = {
+    "CreateSession",
+    "BatchCreateSessions",
+    "ListSessions",
+    "CountSessions",
+    "WatchEvents",
+    "ListPendingApprovals",
+}
 
 
 def test_every_rpc_has_an_isolation_case() -> None:
@@ -58,6 +66,10 @@ async def test_session_of_another_tenant_or_user_is_not_found(untouched: Wire, r
         assert str(unknown).replace(other, "bobs") == str(foreign)
     if isinstance(foreign, tuple):
         assert foreign[:4] == (StatusCode.NOT_FOUND, "session not found", "SESSION_NOT_FOUND", {"session_id": "bobs"})
+    elif rpc == "BatchUpdateSessions":
+        (result,) = foreign.results
+        assert result.error.reason == ErrorReason.ERROR_REASON_SESSION_NOT_FOUND
+        assert (result.error.message, result.error.metadata) == ("session not found", {"session_id": "bobs"})
     else:
         assert foreign.not_found == ["bobs"]
     assert await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
@@ -174,3 +186,13 @@ async def test_equal_request_ids_of_two_callers_make_two_sessions(wire: Wire) ->
         (await wire.call("CreateSession", request, key=key)).session_id for key in (ALICE, BOB, OTHER_TENANT, TENANT)
     }
     assert len(made) == 4
+
+
+async def test_key_bound_to_a_user_creates_sessions_of_that_user_only_in_batches_too(wire: Wire) -> None:
+    given = [Session(session_id="alice~1"), Session(session_id="bob~1"), Session(user_id="bob")]
+    request = s.BatchCreateSessionsRequest(sessions=[s.NewSession(session=session) for session in given])
+    failure = await wire.failure("BatchCreateSessions", request, key=ALICE)
+    assert sorted(failure.violations) == ["sessions[1].session.session_id", "sessions[2].session.user_id"]
+    del request.sessions[1:]
+    (result,) = (await wire.call("BatchCreateSessions", request, key=ALICE)).results
+    assert result.session.user_id == "alice"

@@ -15,6 +15,7 @@ from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
+from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
@@ -67,6 +68,15 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "TouchSession": lambda a: (a.status, a.version, a.summary) == (ACTIVE, 3, "so far"),
     "DeleteSession": lambda a: a.version == 3,
     "BatchDeleteSessions": lambda a: (a.deleted, a.not_found) == (["active", "ended"], ["none"]),
+    "BatchCreateSessions": lambda a: (
+        (a.results[0].session.session_id, a.results[0].session.version) == ("fresh", 1)
+        and a.results[1].error.reason == ErrorReason.ERROR_REASON_SESSION_ALREADY_EXISTS
+    ),
+    "BatchUpdateSessions": lambda a: (
+        (a.results[0].session.name, a.results[0].session.version) == ("Renamed", 3)
+        and [one.error.reason for one in a.results[1:]]
+        == [ErrorReason.ERROR_REASON_SESSION_NOT_FOUND, ErrorReason.ERROR_REASON_SESSION_ENDED]
+    ),
     "GetSessionMetrics": lambda a: (a.session_id, a.version, a.message_count, a.request_count) == ("active", 2, 1, 2),
     "AppendMessages": lambda a: (
         (a.version, a.first_seq, a.message_ids[1]) == (4, 3, "given") and a.message_ids[0] != ""
@@ -167,6 +177,8 @@ REFUSALS: list[Refusal] = [
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["a", "a"]), INVALID, "INVALID_FIELD", {}),
     ("GetSessionMetrics", s.GetSessionMetricsRequest(session_id="active", min_version=3), PRECONDITION,
      "VERSION_NOT_REACHED", MISMATCH),
+    ("BatchCreateSessions", s.BatchCreateSessionsRequest(), INVALID, "INVALID_FIELD", {}),
+    ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(), INVALID, "INVALID_FIELD", {}),
     ("AppendMessages", m.AppendMessagesRequest(session_id="suspended", messages=[said("x")]), PRECONDITION,
      "SESSION_NOT_ACTIVE", {"session_id": "suspended", "status": "SUSPENDED"}),
     ("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[said("x", message_id="m1")]),
@@ -346,7 +358,7 @@ async def test_a_retry_has_one_effect_and_gets_the_first_outcome(stocked: Wire, 
     assert await stocked.call(rpc, request) == first
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in COMMITS if rpc != "BatchDeleteSessions"])
+@pytest.mark.parametrize("rpc", [rpc for rpc in COMMITS if not rpc.startswith("Batch")])
 async def test_the_same_request_id_with_another_content_is_refused(stocked: Wire, rpc: str) -> None:
     request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
     request.request_id = "r-1"  # type: ignore[attr-defined]

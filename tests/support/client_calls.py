@@ -34,6 +34,10 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "TouchSession": lambda client: lambda **kw: client.touch_session("s", **kw),
     "DeleteSession": lambda client: lambda **kw: client.delete_session("s", **kw),
     "BatchDeleteSessions": lambda client: lambda **kw: client.batch_delete_sessions(["s"], **kw),
+    "BatchCreateSessions": lambda client: lambda **kw: client.batch_create_sessions([{"session_id": "s"}], **kw),
+    "BatchUpdateSessions": lambda client: (
+        lambda **kw: client.batch_update_sessions([{"session_id": "s", "name": "n"}], **kw)
+    ),
     "AppendMessages": lambda client: lambda **kw: client.append_messages("s", [sessiond.user("hi")], **kw),
     "RedactMessage": lambda client: lambda **kw: client.redact_message("s", "m", **kw),
     "BeginRun": lambda client: lambda **kw: client.begin_run("s", **kw),

@@ -30,6 +30,14 @@ WRITES = {
     "TouchSession": s.TouchSessionRequest(session_id="active"),
     "DeleteSession": s.DeleteSessionRequest(session_id="active"),
     "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
+    "BatchCreateSessions": s.BatchCreateSessionsRequest(
+        sessions=[s.NewSession(session=Session(session_id=name)) for name in ("fresh", "active")]
+    ),
+    "BatchUpdateSessions": s.BatchUpdateSessionsRequest(
+        updates=[
+            s.SessionUpdate(session=Session(session_id=name, name="Renamed")) for name in ("active", "none", "ended")
+        ]
+    ),
     "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
     "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
     "PublishDelta": e.PublishDeltaRequest(session_id="active", deltas=[e.Delta(message_id="m2", text="so")]),

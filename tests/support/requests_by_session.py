@@ -31,6 +31,9 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "TouchSession": s.TouchSessionRequest(session_id=session_id),
         "DeleteSession": s.DeleteSessionRequest(session_id=session_id, expected_version=77),
         "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=[session_id]),
+        "BatchUpdateSessions": s.BatchUpdateSessionsRequest(
+            updates=[s.SessionUpdate(session=Session(session_id=session_id, name="x"))], expected_versions=[77]
+        ),
         "GetSessionMetrics": s.GetSessionMetricsRequest(session_id=session_id, min_version=1000),
         "AppendMessages": m.AppendMessagesRequest(session_id=session_id, messages=[said("x", message_id="m1")]),
         "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),

@@ -4,8 +4,11 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
+import google.protobuf.message
 import sys
 import typing
 
@@ -508,3 +511,79 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 Sample: "internal error".
 """
 global___ErrorReason = ErrorReason
+
+@typing.final
+class ItemError(google.protobuf.message.Message):
+    """Why one item of a batch failed: what a call for the item alone would have failed with."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    CODE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    VIOLATIONS_FIELD_NUMBER: builtins.int
+    code: builtins.int
+    """The status code, as in google.rpc.Code."""
+    reason: global___ErrorReason.ValueType
+    """The reason."""
+    message: builtins.str
+    """A text for people, at most 512 characters."""
+    @property
+    def metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What ErrorReason lists for the reason."""
+
+    @property
+    def violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FieldViolation]:
+        """The fields that break their rules, where that is the reason."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.int = ...,
+        reason: global___ErrorReason.ValueType = ...,
+        message: builtins.str = ...,
+        metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        violations: collections.abc.Iterable[global___FieldViolation] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason", "violations", b"violations"]) -> None: ...
+
+global___ItemError = ItemError
+
+@typing.final
+class FieldViolation(google.protobuf.message.Message):
+    """A field that breaks its rule."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    field: builtins.str
+    """Its path in the request, such as `updates[3].session.state`."""
+    description: builtins.str
+    """The rule. Never the value."""
+    def __init__(
+        self,
+        *,
+        field: builtins.str = ...,
+        description: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["description", b"description", "field", b"field"]) -> None: ...
+
+global___FieldViolation = FieldViolation

@@ -13,6 +13,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
+import sessiond.v1.error_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
 import sys
@@ -783,6 +784,157 @@ class BatchDeleteSessionsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "not_found", b"not_found"]) -> None: ...
 
 global___BatchDeleteSessionsResponse = BatchDeleteSessionsResponse
+
+@typing.final
+class NewSession(google.protobuf.message.Message):
+    """One session to create; see CreateSessionRequest."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    @property
+    def session(self) -> sessiond.v1.session_pb2.Session:
+        """The session. `session_id` empty: the server makes one, which a retry with the same `request_id` finds. Required."""
+
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
+        """As CreateSessionRequest.runs."""
+
+    def __init__(
+        self,
+        *,
+        session: sessiond.v1.session_pb2.Session | None = ...,
+        runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["runs", b"runs", "session", b"session"]) -> None: ...
+
+global___NewSession = NewSession
+
+@typing.final
+class BatchCreateSessionsRequest(google.protobuf.message.Message):
+    """Request of BatchCreateSessions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Idempotency key; see SessionService. Applies to each session."""
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NewSession]:
+        """1 to 100, without duplicate ids. A field that breaks its rule refuses the whole request."""
+
+    def __init__(
+        self,
+        *,
+        sessions: collections.abc.Iterable[global___NewSession] | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "sessions", b"sessions"]) -> None: ...
+
+global___BatchCreateSessionsRequest = BatchCreateSessionsRequest
+
+@typing.final
+class BatchCreateSessionsResponse(google.protobuf.message.Message):
+    """Answer of BatchCreateSessions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SessionResult]:
+        """One for each session, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___SessionResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+global___BatchCreateSessionsResponse = BatchCreateSessionsResponse
+
+@typing.final
+class BatchUpdateSessionsRequest(google.protobuf.message.Message):
+    """Request of BatchUpdateSessions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: builtins.int
+    EXPECTED_VERSIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Idempotency key; see SessionService. Applies to each session."""
+    @property
+    def updates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SessionUpdate]:
+        """1 to 100, without duplicate ids; `session.session_id` is required. A field that breaks its rule refuses the whole
+        request.
+        """
+
+    @property
+    def expected_versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The versions that the sessions must be at: none, or one for each of `updates`, 0 for any. Not negative."""
+
+    def __init__(
+        self,
+        *,
+        updates: collections.abc.Iterable[global___SessionUpdate] | None = ...,
+        expected_versions: collections.abc.Iterable[builtins.int] | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_versions", b"expected_versions", "request_id", b"request_id", "updates", b"updates"]) -> None: ...
+
+global___BatchUpdateSessionsRequest = BatchUpdateSessionsRequest
+
+@typing.final
+class BatchUpdateSessionsResponse(google.protobuf.message.Message):
+    """Answer of BatchUpdateSessions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SessionResult]:
+        """One for each update, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___SessionResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+global___BatchUpdateSessionsResponse = BatchUpdateSessionsResponse
+
+@typing.final
+class SessionResult(google.protobuf.message.Message):
+    """What a batch did with one session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def session(self) -> sessiond.v1.session_pb2.Session:
+        """The session right after the write, SESSION_VIEW_BASIC."""
+
+    @property
+    def error(self) -> sessiond.v1.error_pb2.ItemError:
+        """Why nothing was written."""
+
+    def __init__(
+        self,
+        *,
+        session: sessiond.v1.session_pb2.Session | None = ...,
+        error: sessiond.v1.error_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "result", b"result", "session", b"session"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "result", b"result", "session", b"session"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["session", "error"] | None: ...
+
+global___SessionResult = SessionResult
 
 @typing.final
 class GetSessionMetricsRequest(google.protobuf.message.Message):

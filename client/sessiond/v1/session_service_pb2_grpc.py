@@ -112,6 +112,16 @@ class SessionServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.FromString,
                 _registered_method=True)
+        self.BatchCreateSessions = channel.unary_unary(
+                '/sessiond.v1.SessionService/BatchCreateSessions',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsResponse.FromString,
+                _registered_method=True)
+        self.BatchUpdateSessions = channel.unary_unary(
+                '/sessiond.v1.SessionService/BatchUpdateSessions',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.FromString,
+                _registered_method=True)
         self.GetSessionMetrics = channel.unary_unary(
                 '/sessiond.v1.SessionService/GetSessionMetrics',
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.GetSessionMetricsRequest.SerializeToString,
@@ -239,6 +249,22 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchCreateSessions(self, request, context):
+        """Creates many sessions, each on its own. One that is refused for a reason that a retry cannot change is an error in
+        its place, and no obstacle to the others. When a retry is needed, the same `request_id` continues where the first
+        attempt stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchUpdateSessions(self, request, context):
+        """Changes fields of many sessions, each on its own. As BatchCreateSessions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSessionMetrics(self, request, context):
         """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
         the database. Errors: VERSION_NOT_REACHED.
@@ -314,6 +340,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.BatchDeleteSessions,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.SerializeToString,
+            ),
+            'BatchCreateSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateSessions,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsResponse.SerializeToString,
+            ),
+            'BatchUpdateSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchUpdateSessions,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.SerializeToString,
             ),
             'GetSessionMetrics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSessionMetrics,
@@ -684,6 +720,60 @@ class SessionService(object):
             '/sessiond.v1.SessionService/BatchDeleteSessions',
             sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.SerializeToString,
             sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/BatchCreateSessions',
+            sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__service__pb2.BatchCreateSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchUpdateSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/BatchUpdateSessions',
+            sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

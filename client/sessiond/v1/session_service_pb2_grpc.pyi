@@ -134,6 +134,21 @@ class SessionServiceStub:
     the same `request_id` continues where the first attempt stopped.
     """
 
+    BatchCreateSessions: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
+        sessiond.v1.session_service_pb2.BatchCreateSessionsResponse,
+    ]
+    """Creates many sessions, each on its own. One that is refused for a reason that a retry cannot change is an error in
+    its place, and no obstacle to the others. When a retry is needed, the same `request_id` continues where the first
+    attempt stopped.
+    """
+
+    BatchUpdateSessions: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.BatchUpdateSessionsRequest,
+        sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse,
+    ]
+    """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
+
     GetSessionMetrics: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
@@ -256,6 +271,21 @@ class SessionServiceAsyncStub:
     """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
     the same `request_id` continues where the first attempt stopped.
     """
+
+    BatchCreateSessions: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
+        sessiond.v1.session_service_pb2.BatchCreateSessionsResponse,
+    ]
+    """Creates many sessions, each on its own. One that is refused for a reason that a retry cannot change is an error in
+    its place, and no obstacle to the others. When a retry is needed, the same `request_id` continues where the first
+    attempt stopped.
+    """
+
+    BatchUpdateSessions: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.BatchUpdateSessionsRequest,
+        sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse,
+    ]
+    """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
 
     GetSessionMetrics: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
@@ -405,6 +435,25 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
         the same `request_id` continues where the first attempt stopped.
         """
+
+    @abc.abstractmethod
+    def BatchCreateSessions(
+        self,
+        request: sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_service_pb2.BatchCreateSessionsResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.BatchCreateSessionsResponse]]:
+        """Creates many sessions, each on its own. One that is refused for a reason that a retry cannot change is an error in
+        its place, and no obstacle to the others. When a retry is needed, the same `request_id` continues where the first
+        attempt stopped.
+        """
+
+    @abc.abstractmethod
+    def BatchUpdateSessions(
+        self,
+        request: sessiond.v1.session_service_pb2.BatchUpdateSessionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse]]:
+        """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
 
     @abc.abstractmethod
     def GetSessionMetrics(

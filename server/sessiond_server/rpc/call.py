@@ -40,6 +40,17 @@ class Method:
     """Bytes of one request message that are taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a request for several sessions does with one of them."""
+
+    session_id: str
+    action: Action
+    size: int
+    """Bytes of the request that are for this session."""
+    expected_version: int = 0
+
+
 class Call:
     """One call. Belongs to one task."""
 
@@ -86,26 +97,35 @@ class Call:
         fence: Fence | None = None,
     ) -> Command:
         """The command that a write request means. `fence`: of the run that writes; None: nobody's."""
-        request_id, fingerprint = request.request_id, b""
-        if request_id:
-            fingerprint = hashlib.blake2b(
-                request.SerializeToString(deterministic=True),
-                digest_size=_FINGERPRINT_BYTES,
-                key=self.method.path.encode()[-hashlib.blake2b.MAX_KEY_SIZE :],
-            ).digest()
-        else:
-            request_id = INTERNAL_REQUEST_PREFIX + ids.uuid7()
-        return Command(
-            scope,
-            session_id,
-            action,
-            self.principal.name,
-            request_id,
-            fingerprint,
-            expected_version,
-            self.request_bytes,
-            fence,
-        )
+        request_id, fingerprint = self._identity(request)
+        size, actor = self.request_bytes, self.principal.name
+        return Command(scope, session_id, action, actor, request_id, fingerprint, expected_version, size, fence)
+
+    def commands(self, scope: Scope, request: "WriteRequest", items: Iterable["Item"]) -> list[Command]:
+        """The commands that a request for several sessions means. Each has the request's id: no session may occur
+        twice."""
+        request_id, fingerprint = self._identity(request)
+        return [
+            Command(
+                scope,
+                item.session_id,
+                item.action,
+                self.principal.name,
+                request_id if fingerprint else INTERNAL_REQUEST_PREFIX + ids.uuid7(),
+                fingerprint,
+                item.expected_version,
+                item.size,
+            )
+            for item in items
+        ]
+
+    def _identity(self, request: "WriteRequest") -> tuple[str, bytes]:
+        """(request id, fingerprint). A request without an id gets one, and no fingerprint."""
+        if not request.request_id:
+            return INTERNAL_REQUEST_PREFIX + ids.uuid7(), b""
+        content, key = request.SerializeToString(deterministic=True), self.method.path.encode()
+        key = key[-hashlib.blake2b.MAX_KEY_SIZE :]
+        return request.request_id, hashlib.blake2b(content, digest_size=_FINGERPRINT_BYTES, key=key).digest()
 
     def repeatable(self, scope: Scope, session_id: str, action: Action, fence: Fence | None) -> Command:
         """The command of a request without a `request_id`, since doing it again does no more than doing it once."""

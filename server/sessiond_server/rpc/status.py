@@ -18,7 +18,7 @@ from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
     RetryInfo,
 )
 
-from sessiond.v1.error_pb2 import ErrorReason
+from sessiond.v1.error_pb2 import ErrorReason, ItemError
 from sessiond_server import errors
 from sessiond_server.errors import (
     Exhausted,
@@ -131,6 +131,20 @@ class Answer:
     code: grpc.StatusCode
     text: str
     trailers: Metadata
+
+
+def item_error(error: SessiondError) -> ItemError | None:
+    """The error as that of one item of a batch; None for one that a retry of the call may mend, and for a defect."""
+    row = TABLE.get(type(error))
+    retried = isinstance(error, Exhausted) and error.retry_after is not None
+    if row is None or retried or row.code in (_C.UNAVAILABLE, _C.DEADLINE_EXCEEDED, _C.INTERNAL):
+        return None
+    code: int = row.code.value[0]
+    item = ItemError(code=code, reason=row.reason, message=_clipped(error.message), metadata=error.metadata)
+    if isinstance(error, InvalidRequest):
+        for violation in error.violations:
+            item.violations.add(field=_clipped(violation.field), description=_clipped(violation.description))
+    return item
 
 
 def answer(error: SessiondError) -> Answer:

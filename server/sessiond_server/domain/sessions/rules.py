@@ -35,7 +35,7 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
     """Creates a session with its first event. Raises InvalidFields for times that contradict the clock."""
     session, now = action.session, step.now_us
     if session.HasField("expire_time") and microseconds(session.expire_time) <= now:
-        raise InvalidFields([Violation("session.expire_time", "must be in the future")])
+        raise InvalidFields([Violation(f"{action.prefix}session.expire_time", "must be in the future")])
     _check_preset(action, now)
     core = core_of(session)
     core.session_id = step.command.session_id
@@ -67,7 +67,7 @@ def _check_preset(action: c.CreateSession, now_us: int) -> None:
     for index, run in enumerate(action.runs):
         for name in ("create_time", "start_time", "end_time"):
             if microseconds(getattr(run, name)) > now_us:
-                found.add(f"runs[{index}].{name}", "must not be in the future")
+                found.add(f"{action.prefix}runs[{index}].{name}", "must not be in the future")
     found.check()
 
 

@@ -119,22 +119,22 @@ def list_runs(request: ListRunsRequest) -> RunsList:
     return RunsList(statuses, limit)
 
 
-def preset_runs(found: FieldViolations, runs: Sequence[Run]) -> None:
+def preset_runs(found: FieldViolations, here: str, runs: Sequence[Run]) -> None:
     """The runs that a session is created with. Whether they lie in the past, the rules check."""
     if len(runs) > PRESET_RUNS:
-        found.add("runs", f"must be at most {PRESET_RUNS}")
+        found.add(here, f"must be at most {PRESET_RUNS}")
         return
     if sum(run.ByteSize() for run in runs) > PRESET_BYTES:
-        found.add("runs", f"must be at most {PRESET_BYTES} bytes together")
+        found.add(here, f"must be at most {PRESET_BYTES} bytes together")
         return
     seen: dict[str, int] = {}
     for index, run in enumerate(runs):
         if found.enough:
             break
-        path = f"runs[{index}]"
+        path = f"{here}[{index}]"
         run_validation.run(found, path, run)
         if run.run_id and (first := seen.setdefault(run.run_id, index)) != index:
-            found.add(f"{path}.run_id", f"is that of runs[{first}]")
+            found.add(f"{path}.run_id", f"is that of {here}[{first}]")
         if run.status not in _ENDED:
             found.add(f"{path}.status", "must be that of a run that has ended")
         if run.HasField("usage"):

@@ -9,7 +9,7 @@ Not checked here: page tokens (they are signed; who opens them knows), and all t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from sessiond.v1.session_pb2 import (
     AgentMode,
@@ -21,8 +21,10 @@ from sessiond.v1.session_pb2 import (
 )
 from sessiond.v1.session_service_pb2 import (
     ActivateSessionRequest,
+    BatchCreateSessionsRequest,
     BatchDeleteSessionsRequest,
     BatchGetSessionsRequest,
+    BatchUpdateSessionsRequest,
     CountSessionsRequest,
     CreateSessionRequest,
     DeleteSessionRequest,
@@ -44,6 +46,11 @@ from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import updates
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+    from sessiond.v1.run_pb2 import Run
 
 BATCH: Final = 100
 SESSIONS_PAGE: Final = (20, 100)
@@ -106,31 +113,91 @@ def create_session(
     """
     found = FieldViolations()
     fields.request_id(found, request)
-    if not request.HasField("session"):
-        found.add("session", "is required")
-    session_validation.new_session(found, "session", request.session)
-    if scope.user_id and request.session.user_id not in ("", scope.user_id):
-        found.add("session.user_id", "must be the user that the key is bound to")
-    if scope.user_id and request.session.session_id:
-        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0022-ids-of-bound-keys.md).
-        prefix = ids.own_prefix(scope.user_id)
-        if not request.session.session_id.startswith(prefix):
-            found.add("session.session_id", f"must begin with {prefix} as the key is bound to a user")
-    run_requests.preset_runs(found, request.runs)
+    _new_session(found, "", request, scope)
     found.check()
+    derived = request.request_id and ids.derived(scope.tenant_id, scope.user_id, request.request_id)
+    return _creation(request, scope, derived or new_id)
 
+
+class New(Protocol):
+    """The fields that CreateSessionRequest and NewSession share."""
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def runs(self) -> "RepeatedCompositeFieldContainer[Run]": ...
+
+    def HasField(self, field_name: Literal["session"]) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.Scope) -> None:
+    """`prefix`: what the names of the fields begin with in violations, such as `sessions[3].`."""
+    path, session = f"{prefix}session", new.session
+    if not new.HasField("session"):
+        found.add(path, "is required")
+    session_validation.new_session(found, path, session)
+    if scope.user_id and session.user_id not in ("", scope.user_id):
+        found.add(f"{path}.user_id", "must be the user that the key is bound to")
+    if scope.user_id and session.session_id:
+        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0022-ids-of-bound-keys.md).
+        own = ids.own_prefix(scope.user_id)
+        if not session.session_id.startswith(own):
+            found.add(f"{path}.session_id", f"must begin with {own} as the key is bound to a user")
+    run_requests.preset_runs(found, f"{prefix}runs", new.runs)
+
+
+def _creation(
+    new: New, scope: commands.Scope, session_id: str | Callable[[], str], prefix: str = ""
+) -> commands.CreateSession:
+    """The action for a checked session. `session_id`: for a session without an id, or what makes one."""
     session = Session()
-    session.CopyFrom(request.session)
+    session.CopyFrom(new.session)
     for name in OUTPUT_ONLY:
         session.ClearField(name)
     if not session.session_id:
-        derived = request.request_id and ids.derived(scope.tenant_id, scope.user_id, request.request_id)
-        session.session_id = derived or new_id()
+        session.session_id = session_id if isinstance(session_id, str) else session_id()
     session.type = session.type or SessionType.SESSION_TYPE_AGENT
     session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
     session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
     session.user_id = session.user_id or scope.user_id
-    return commands.CreateSession(session, request.runs)
+    return commands.CreateSession(session, new.runs, prefix)
+
+
+def batch_create_sessions(
+    request: BatchCreateSessionsRequest, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
+) -> list[commands.CreateSession]:
+    """The action for each session, as create_session makes it."""
+    found = FieldViolations()
+    fields.request_id(found, request)
+    if not 1 <= len(request.sessions) <= BATCH:
+        found.add("sessions", f"must be 1 to {BATCH}")
+        found.check()
+    seen: dict[str, int] = {}
+    for index, new in enumerate(request.sessions):
+        if found.enough:
+            break
+        _new_session(found, f"sessions[{index}].", new, scope)
+        if session_id := new.session.session_id:
+            _once(found, f"sessions[{index}].session.session_id", seen, session_id, index, "sessions")
+    found.check()
+    return [
+        _creation(
+            new,
+            scope,
+            # A request id has no "/": no single creation derives the same id.
+            ids.derived(scope.tenant_id, scope.user_id, f"{request.request_id}/{index}")
+            if request.request_id
+            else new_id,
+            f"sessions[{index}].",
+        )
+        for index, new in enumerate(request.sessions)
+    ]
+
+
+def _once(found: FieldViolations, path: str, seen: dict[str, int], session_id: str, index: int, items: str) -> None:
+    first = seen.setdefault(session_id, index)
+    if first != index:
+        found.add(path, f"is that of {items}[{first}]")
 
 
 def get_session(request: GetSessionRequest) -> SessionRead:
@@ -184,6 +251,30 @@ def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     update = updates.check(found, "", request)
     found.check()
     return update
+
+
+def batch_update_sessions(request: BatchUpdateSessionsRequest) -> list[commands.UpdateSession]:
+    """The action for each session."""
+    found = FieldViolations()
+    fields.request_id(found, request)
+    if not 1 <= len(request.updates) <= BATCH:
+        found.add("updates", f"must be 1 to {BATCH}")
+        found.check()
+    if request.expected_versions and len(request.expected_versions) != len(request.updates):
+        found.add("expected_versions", "must be one for each of updates, or none")
+    for index, version in enumerate(request.expected_versions[:BATCH]):
+        fields.not_negative(found, f"expected_versions[{index}]", version)
+    seen: dict[str, int] = {}
+    actions: list[commands.UpdateSession] = []
+    for index, update in enumerate(request.updates):
+        if found.enough:
+            break
+        path = f"updates[{index}].session.session_id"
+        found.add(path, text.identifier(update.session.session_id))
+        _once(found, path, seen, update.session.session_id, index, "updates")
+        actions.append(updates.check(found, f"updates[{index}].", update))
+    found.check()
+    return actions
 
 
 def activate_session(request: ActivateSessionRequest) -> commands.ActivateSession:

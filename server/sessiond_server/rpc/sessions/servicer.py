@@ -1,13 +1,19 @@
 """SessionService. Each RPC makes four moves: check, authorise, call, answer."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
+from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import (
     ActivateSessionRequest,
+    BatchCreateSessionsRequest,
+    BatchCreateSessionsResponse,
     BatchDeleteSessionsRequest,
     BatchDeleteSessionsResponse,
     BatchGetSessionsRequest,
+    BatchUpdateSessionsRequest,
+    BatchUpdateSessionsResponse,
     CountSessionsRequest,
     CountSessionsResponse,
     CreateSessionRequest,
@@ -18,15 +24,16 @@ from sessiond.v1.session_service_pb2 import (
     GetSessionRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
+    SessionResult,
     SuspendSessionRequest,
     TouchSessionRequest,
     UpdateSessionRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
-from sessiond_server.errors import SessionNotFound
-from sessiond_server.rpc import answers, fields
-from sessiond_server.rpc.call import Call
+from sessiond_server.errors import SessiondError, SessionNotFound
+from sessiond_server.rpc import answers, fields, status
+from sessiond_server.rpc.call import Call, Item
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.store.commits import Writer
@@ -142,6 +149,41 @@ class SessionServicer:
             else:
                 response.deleted.append(command.session_id)
         return response.SerializeToString()
+
+    async def batch_create_sessions(self, request: BatchCreateSessionsRequest, call: Call) -> bytes:
+        principal = call.principal
+        actions = requests.batch_create_sessions(request, Scope(principal.tenant_id, principal.user_id))
+        scope = call.admit(SESSIONS_WRITE)
+        items = [
+            Item(action.session.session_id, action, new.ByteSize())
+            for action, new in zip(actions, request.sessions, strict=True)
+        ]
+        results = await self._each(call.commands(scope, request, items))
+        return BatchCreateSessionsResponse(results=results).SerializeToString()
+
+    async def batch_update_sessions(self, request: BatchUpdateSessionsRequest, call: Call) -> bytes:
+        actions = requests.batch_update_sessions(request)
+        scope = call.admit(SESSIONS_WRITE)
+        versions = request.expected_versions or [0] * len(actions)
+        items = [
+            Item(update.session.session_id, action, update.ByteSize(), version)
+            for action, update, version in zip(actions, request.updates, versions, strict=True)
+        ]
+        results = await self._each(call.commands(scope, request, items))
+        return BatchUpdateSessionsResponse(results=results).SerializeToString()
+
+    async def _each(self, commands: Sequence[Command]) -> list[SessionResult]:
+        """Applies the commands, each on its own. Raises an error that a retry may mend, once all have their outcome."""
+        results: list[SessionResult] = []
+        for outcome in await asyncio.gather(*map(self._writer.write, commands), return_exceptions=True):
+            if not isinstance(outcome, BaseException):
+                core = answers.outcome(SessionWritten, outcome).session.core
+                results.append(SessionResult(session=Session.FromString(core)))
+            elif isinstance(outcome, SessiondError) and (error := status.item_error(outcome)) is not None:
+                results.append(SessionResult(error=error))
+            else:
+                raise outcome
+        return results
 
     async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
         requests.get_session_metrics(request)
