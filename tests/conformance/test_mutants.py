@@ -37,9 +37,9 @@ async def test_without_the_second_statement(
     early: dict[asyncpg.Connection, Known] = {}
 
     async def look_up_and_lock(connection: asyncpg.Connection, commands: Sequence[c.Command]) -> dict[Key, Head]:
-        wishes = sorted({write.wish(command) for command in commands})
-        rows = await connection.fetch(unlocked, *columns(wishes, 3))
-        heads = {wishes[row[0] - 1][:2]: write.head(row, 1) for row in rows}
+        head_keys = sorted({write.head_key(command) for command in commands})
+        rows = await connection.fetch(unlocked, *columns(head_keys, 3))
+        heads = {head_keys[row[0] - 1][:2]: write.head(row, 1) for row in rows}
         early[connection] = await look_up(connection, batch.needs(commands, heads, Policy()))
         return await lock_heads(connection, commands)
 

@@ -13,7 +13,7 @@ from sessiond_server.errors import SessionLocked, StoreUnavailable
 from sessiond_server.postgres import connection as connections
 from sessiond_server.postgres import locked, transactions
 from sessiond_server.postgres.bus import NotifyBus, NotifyTimeouts
-from sessiond_server.postgres.connection import Connections, Door, hosts_of
+from sessiond_server.postgres.connection import Connections, Connector, hosts_of
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import BatchLimits
@@ -122,10 +122,10 @@ async def test_first_of_two_servers_that_is_silent_does_not_hide_the_second(post
     target = server_of(postgres_dsn)
     async with Proxy(*target) as silent, Proxy(*target) as other:
         silent.stall()
-        door = Door(postgres_through(postgres_dsn, silent, other), 2.0)
+        connector = Connector(postgres_through(postgres_dsn, silent, other), 2.0)
         for _ in range(2):  # from the second on it is asked first
             async with asyncio.timeout(WITHIN):
-                connection = await door.open()
+                connection = await connector.open()
             await connection.close()
 
 
@@ -158,13 +158,13 @@ async def test_the_kernel_looks_after_connections(postgres_dsn: str) -> None:
 
 async def test_settings_that_are_refused_are_left_out(postgres_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
     """As by a pooler."""
-    door = Door(postgres_dsn, 5.0, {"application_name": "sessiond", "no_such_setting": "1"})
+    connector = Connector(postgres_dsn, 5.0, {"application_name": "sessiond", "no_such_setting": "1"})
     for _ in range(2):
-        connection = await door.open()
+        connection = await connector.open()
         assert await connection.fetchval("show application_name") == "sessiond"
         await connection.close()
-    assert [record.message for record in caplog.records if "refuses settings" in record.message] == [
-        "what stands before Postgres refuses settings of a session: they are left out"
+    assert [record.message for record in caplog.records if "refuses session settings" in record.message] == [
+        "the pooler before Postgres refuses session settings: connecting without them"
     ]
 
 
@@ -177,11 +177,11 @@ async def test_limits_hold_behind_a_transaction_pooler(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with transaction_pooler(postgres_dsn, unused_tcp_port_factory()) as pooled:
-        connection = await Door(pooled, 5.0).open()
+        connection = await Connector(pooled, 5.0).open()
         await connection.close()
         assert any("refuses settings" in record.getMessage() for record in caplog.records)
         pool = await asyncpg.create_pool(
-            pooled, min_size=0, max_size=2, statement_cache_size=0, connect=Door(pooled, 5.0).open
+            pooled, min_size=0, max_size=2, statement_cache_size=0, connect=Connector(pooled, 5.0).open
         )
         async with pool, pool.acquire() as one:
             await transactions.begin(one, 0.3)

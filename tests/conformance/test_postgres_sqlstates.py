@@ -53,7 +53,7 @@ async def _lost(store: PostgresStore, database: asyncpg.Connection) -> None:
         asking = asyncio.create_task(connection.fetch(SLEEP))
         await asyncio.sleep(0)
         connection.terminate()
-        with store.causes.told():
+        with store.causes.translating():
             await asking
     finally:
         await store._connections.release(connection)

@@ -133,7 +133,7 @@ async def test_bus_is_not_ready_until_it_receives_its_own_notification(
     """Behind a pooler, LISTEN is taken and says nothing."""
     monkeypatch.setattr(notify, "_NOTIFY", "select $1 || payload from unnest($2::text[]) as payload")
     bus = await opened_notify(stack, own_dsn, bus_prefix, BRISK, ready=False)
-    await until(lambda: bus.reason == "the server does not pass notifications on")
+    await until(lambda: bus.reason == "the server does not deliver notifications on this connection")
     assert not bus.ready
     monkeypatch.undo()
     await until(lambda: bus.ready)

@@ -234,7 +234,7 @@ async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
     await reader.fetch("select from session_heads")
     migrating = asyncio.create_task(migrate(empty_postgres_dsn))
     async with asyncio.timeout(20):
-        while "waits for another transaction to end" not in caplog.text:  # noqa: ASYNC110  # a record sets no event
+        while "is waiting for another transaction" not in caplog.text:  # noqa: ASYNC110  # a record sets no event
             await asyncio.sleep(0.005)
     await empty.execute("set statement_timeout = '5s'; update session_heads set version = version")
     await transaction.commit()

@@ -1,1 +1,1 @@
-"""All that speaks to Postgres: store, bus by NOTIFY, blobs, schema. The only package that imports asyncpg."""
+"""Everything that uses Postgres: store, bus by NOTIFY, blobs, schema. The only package that imports asyncpg."""

@@ -1,4 +1,4 @@
-"""Attachments in Postgres, beside the write path: an AttachmentStore (see store/attachments.py)."""
+"""Attachments in Postgres, except for their part of the write path (`file_rows.py`)."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -45,7 +45,7 @@ _AT_ONCE = timedelta(0)
 
 
 class PostgresAttachments:
-    """Belongs to a PostgresStore, and shares its connections."""
+    """Implements `store.attachments.AttachmentStore`. Belongs to a PostgresStore and shares its connections."""
 
     def __init__(
         self, transactions: Transactions, policy: Policy, new_id: Callable[[], str], upload_retention: timedelta
@@ -127,7 +127,7 @@ class PostgresAttachments:
     async def _check(
         self, connection: asyncpg.Connection, scope: Scope, session_id: str, declared: Attachment
     ) -> int | None:
-        """The time, with the session locked and the upload found to be allowed; None where the id is taken."""
+        """Locks the session, checks that the upload is allowed, and returns the time; None if the id is taken."""
         head = await connection.fetchrow(LOCK_SESSION, scope.tenant_id, session_id, scope.user_id)
         if head is None:
             raise SessionNotFound(session_id)
@@ -188,14 +188,14 @@ class PostgresAttachments:
         return [pieces[place - 1] for (place,) in rows]
 
     async def _read(self, statement: str, scope: Scope, session_id: str, *parameters: Any) -> Sequence[Any]:
-        """At least one row. Raises SessionNotFound."""
+        """The rows of a read; at least one. Raises SessionNotFound."""
         rows = await self._transactions.fetch(statement, scope.tenant_id, session_id, scope.user_id, *parameters)
         if not rows:
             raise SessionNotFound(session_id)
         return rows
 
     async def _count(self, statement: str, *parameters: Any) -> int:
-        """Rows that a statement changed, in a transaction of its own."""
+        """Executes a statement in its own transaction and returns the number of rows that it changed."""
 
         async def work(connection: asyncpg.Connection) -> int:
             status = await connection.execute(statement, *parameters)

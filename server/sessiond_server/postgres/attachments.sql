@@ -1,8 +1,8 @@
--- Attachments, uploads, and the pieces that their bytes are in. Why some compare by "POSIX" stands at the indexes of
--- events; why "(select $2)" and "lateral", in write.sql. In reads $1 to $3 are tenant, session and owner.
+-- Attachments, uploads, and the pieces that hold their bytes. schema.sql explains "POSIX" at the indexes of events;
+-- write.sql explains "(select $2)" and "lateral". In reads, $1 to $3 are tenant, session and owner.
 
 -- name: get_attachment  index: session_heads_pkey attachments_pkey
--- No row: no session; a row of null: no attachment.
+-- No row: no session; a row of null: no such attachment.
 select a.body
 from session_heads h
 left join lateral (
@@ -32,7 +32,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by p.start
 
 -- name: list_attachments  index: session_heads_pkey attachments_by_seq
--- seq > $4, at most $5 and one more. No row: no session; one row without seq: no attachment.
+-- Attachments with seq > $4, at most $5 + 1. No row: no session; one row without seq: no attachments.
 select h.version, a.seq, a.body
 from session_heads h
 left join lateral (
@@ -68,7 +68,7 @@ where tenant_id = $1 and session_id = $2 and delete_time is null and ($3::text =
 for update
 
 -- name: beside  index: uploads_pkey attachments_pkey
--- The clock, other unfinished uploads of the session, and whether the id is an attachment's. After lock_session.
+-- The time, the session's other unfinished uploads, and whether an attachment has the id. Run it after lock_session.
 select clock_timestamp() as now,
   (
     select count(*) from uploads where tenant_id = $1 and session_id = $2 and attachment_id <> $3
@@ -104,7 +104,8 @@ update uploads set epoch = epoch + 1, touch_time = $4::timestamptz
 where tenant_id = $1 and session_id = $2 and attachment_id = $3
 
 -- name: settle_pieces  index: pieces_by_blob
--- Of the pieces of blob $2, those in $3 have the lengths $4 from now on; the others go in $5. Before take_up_upload.
+-- Gives the pieces $3 of blob $2 the lengths $4, and marks its other pieces to be dropped after $5. Run it before
+-- take_up_upload.
 update pieces p
 set length = coalesce(k.length, p.length), drop_time = case when k.length is null then now() + $5::interval end
 from (
@@ -140,7 +141,7 @@ where ctid = any (array(
 ))
 
 -- name: find_uploads  index: uploads_pkey
--- For the rules: locked, so that nobody gives up what is about to be complete.
+-- Uploads that the rules need. Locked, so that no transaction discards an upload that is about to complete.
 select k.place, u.blob_id, u.epoch, u.body
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, attachment_id, place)
@@ -163,7 +164,8 @@ cross join lateral (
 ) a
 
 -- name: find_blobs  index: blobs_pkey
--- Locked in the order of the arrays, which all writers sort: what a new attachment is about to refer to must stay.
+-- Locks blobs in the order of the arrays, which all writers sort, so that a blob stays until a new attachment refers to
+-- it.
 select k.place, b.blob_id
 from unnest((select $1::text[]), (select $2::bytea[]), (select $3::bigint[]))
   with ordinality as k (tenant_id, sha256, size_bytes, place)
@@ -174,7 +176,7 @@ cross join lateral (
 ) b
 
 -- name: write_attachments
--- Fewer `kept` than asked: another transaction has stored the same content first, start over.
+-- Fewer `kept` than requested: another transaction has stored the same content first; the caller starts over.
 with kept as (
   insert into blobs (tenant_id, sha256, size_bytes, blob_id)
   select * from unnest($1::text[], $2::bytea[], $3::bigint[], $4::uuid[])
@@ -191,7 +193,7 @@ with kept as (
 select count(*) as kept from kept
 
 -- name: finish_uploads  index: uploads_pkey pieces_by_blob
--- The last piece gets its length; the pieces of content that was there already go.
+-- Sets the length of the last piece. Drops the pieces of an upload whose content was stored already.
 with done as materialized (
   select * from unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::boolean[])
     as k (tenant_id, session_id, attachment_id, blob_id, size_bytes, kept)
@@ -221,7 +223,8 @@ from (
 where p.ctid = k.place
 
 -- name: delete_files  index: attachments_pkey uploads_pkey pieces_by_blob
--- All that sessions have of attachments. Whoever is writing a piece is given the grace $3 to notice.
+-- Deletes everything of the sessions' attachments. Pieces that are being written are dropped after the grace period $3, in
+-- which their writers notice.
 with keys as materialized (
   select * from unnest($1::text[], $2::text[]) as k (tenant_id, session_id)
 ), removed as (
@@ -291,7 +294,7 @@ limit $1
 for update skip locked
 
 -- name: lock_released_blobs  index: blobs_by_id
--- Those that nobody is about to refer to. `there` without `locked`: somebody is.
+-- Locks blobs that no other transaction has locked. `there` without `locked`: a transaction may be about to refer to it.
 select k.place, b.locked is not null as locked, exists (
   select from blobs where blobs.tenant_id = k.tenant_id and blobs.blob_id = k.blob_id
 ) as there
@@ -303,7 +306,7 @@ left join lateral (
 ) b on true
 
 -- name: drop_blobs  index: blobs_by_id attachments_by_blob pieces_by_blob
--- A statement of its own after lock_released_blobs: it must see what whoever held a lock before has committed.
+-- Must be a separate statement after lock_released_blobs, to see what earlier holders of the locks have committed.
 with gone as (
   delete from blobs where ctid = any (array(
     select b.ctid

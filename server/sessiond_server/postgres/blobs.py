@@ -1,7 +1,7 @@
-"""Blobs in the database itself: nothing else is needed to keep attachments.
+"""Blob storage in the database itself, so that attachments need no other service.
 
-A piece is a row for each 7 936 bytes: what fits into one page of the table beside its key. Large values would be cut
-into rows of 2 000 bytes in a table of their own, which costs twice as much. COPY writes the rows of a segment.
+A piece has one row per 7 936 bytes, which with its key fills one page of the table. Postgres would store larger values
+out of line, in rows of 2 000 bytes, at twice the cost. COPY writes the rows of a segment.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.postgres.connection import Connections, abandoned_copies, cut
 from sessiond_server.postgres.statements import BLOBS
-from sessiond_server.postgres.transactions import FAREWELL_SECONDS, TRANSACTION_SECONDS, Transactions
+from sessiond_server.postgres.transactions import POOL_CLOSE_SECONDS, TRANSACTION_SECONDS, Transactions
 
 LENGTH = BLOBS["length"].text
 READ = BLOBS["read"].text
@@ -26,15 +26,16 @@ DELETE = BLOBS["delete"].text
 PIECES = BLOBS["pieces"].text
 
 ROW_BYTES: Final = 7936
-"""Of 8 160 in a page: 24 of the row's head, up to 132 of the tenant, 16 of the piece, 8 of numbers, and alignment."""
+"""Data bytes per row. A page has 8 160: the row header takes 24, the tenant up to 132, the piece 16, numbers 8, and
+alignment the rest."""
 _COLUMNS = ("tenant_id", "piece_id", "number", "data")
 _ROWS_READ = 33
-"""Rows that make what `read` gives at a time: 261 888 bytes."""
+"""Rows that `read` fetches at a time: 261 888 bytes."""
 _ROWS_DELETED = 4096
 _PIECES_LISTED = 500
 _NONE = UUID(int=0)
 
-# PostgreSQL's documentation of COPY, "Binary Format": all numbers in network order, a length before each value.
+# Source: PostgreSQL's documentation of COPY, "Binary Format". Numbers are in network order; values follow their length.
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _KEY: Final = Struct("!hi")
 _UUID: Final = Struct("!i16s")
@@ -45,9 +46,9 @@ _T = TypeVar("_T")
 
 
 class PostgresBlobs:
-    """A BlobStore (see blobs/contract.py) on a migrated database. Use as `async with PostgresBlobs(dsn) as blobs`.
+    """Implements `blobs.contract.BlobStore` on a migrated database. Use as `async with PostgresBlobs(dsn) as blobs`.
 
-    On connections of its own: transfers must not take those that sessions are written with.
+    It has its own connections, so that transfers do not take those of session writes.
     """
 
     segment = 66 * ROW_BYTES
@@ -68,27 +69,27 @@ class PostgresBlobs:
     ) -> None:
         with self._stack:
             await self._transactions.close()
-            await self._connections.close(FAREWELL_SECONDS)
+            await self._connections.close(POOL_CLOSE_SECONDS)
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        with _translated(), self._transactions.causes.told():
+        with _translated(), self._transactions.causes.translating():
             connection = await self._connections.acquire()
             try:
-                # Here, not before: whoever waits for a connection holds the bytes once only. A view, for asyncpg would
-                # take bytes for the name of a file.
+                # The rows are built after the wait for a connection, so that waiting calls hold their bytes only once.
+                # asyncpg needs a memoryview here: it would take bytes for a file name.
                 rows = memoryview(_binary_rows(piece, offset // ROW_BYTES, data))
-                # A transaction by itself: two trips to the server less for each segment.
+                # COPY is a transaction by itself, which saves two round trips per segment.
                 with self._connections.limited(connection, TRANSACTION_SECONDS):
                     await connection.copy_to_table("blob_rows", source=rows, columns=_COLUMNS, format="binary")
             except BaseException:
-                # In the middle of a COPY nothing else can be done with it; the server rolls back by itself.
+                # A connection in the middle of a COPY is not usable; the server rolls back by itself.
                 cut(connection)
                 raise
             finally:
                 await self._connections.release(connection)
 
     async def commit(self, piece: Piece) -> None:
-        """Every append was a commit."""
+        """Does nothing: every append was committed."""
 
     async def length(self, piece: Piece) -> int:
         rows = await self._fetch(LENGTH, piece.tenant_id, UUID(piece.piece_id))
@@ -142,8 +143,8 @@ class PostgresBlobs:
 def _binary_rows(piece: Piece, first: int, data: Sequence[Buffer]) -> bytes:
     """The data as rows numbered from `first`, in the binary format of COPY.
 
-    By hand: asyncpg's own way takes each value through a codec into a buffer that grows by a KiB at a time, which cost
-    as much as all else that this process does with a segment (docs/decisions/0020).
+    This replaces asyncpg's own encoding, which passes each value through a codec into a buffer that grows by 1 KiB at a
+    time. That cost as much CPU time as all other work on a segment in this process (docs/decisions/0020).
     """
     tenant_id = piece.tenant_id.encode()
     key = _KEY.pack(len(_COLUMNS), len(tenant_id)) + tenant_id + _UUID.pack(16, UUID(piece.piece_id).bytes)

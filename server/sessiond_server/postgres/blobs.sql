@@ -1,4 +1,4 @@
--- Bytes of attachments. $1 and $2 are tenant and piece; rows are numbered from 0 and of one size, but for the last.
+-- Bytes of attachments. $1 and $2 are tenant and piece. Rows are numbered from 0; all but the last have the same size.
 
 -- name: length  index: blob_rows_pkey
 select number, octet_length(data) from blob_rows
@@ -7,13 +7,13 @@ order by number desc
 limit 1
 
 -- name: read  index: blob_rows_pkey
--- As one value: a value for each row costs Postgres a third more, and us twice as much. A row that is missing shows in
--- its length, since all but a piece's last are of one size.
+-- Returns one value: a value per row costs Postgres a third more CPU time, and this process twice as much. A missing row
+-- shows in the length, because all rows but a piece's last have the same size.
 select string_agg(data, ''::bytea order by number) from blob_rows
 where tenant_id = $1 and piece_id = $2 and number >= $3 and number < $4
 
 -- name: delete  index: blob_rows_pkey
--- Some at a time: a transaction that deletes gigabytes would hold up the clean-up of everything else.
+-- Deletes some rows at a time: a transaction that deletes gigabytes would delay the clean-up of everything else.
 delete from blob_rows where ctid = any (array(
   select ctid from blob_rows
   where tenant_id = $1 and piece_id = $2
@@ -22,7 +22,7 @@ delete from blob_rows where ctid = any (array(
 ))
 
 -- name: pieces  index: blob_rows_pkey
--- The next pieces behind the one given, at most $3: hops from piece to piece in the index.
+-- At most $3 pieces after the given one; steps from piece to piece in the index.
 with recursive found as (
   (
     select tenant_id, piece_id, 1 as place from blob_rows

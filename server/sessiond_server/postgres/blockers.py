@@ -1,4 +1,4 @@
-"""Who holds the locks that this service's transactions wait for: asked of the database, and logged."""
+"""Finds and logs which sessions of the database hold the locks that this service's transactions wait for."""
 
 import asyncio
 import logging
@@ -14,13 +14,13 @@ _log = logging.getLogger("sessiond.postgres")
 BLOCKERS = WATCH["blockers"].text
 
 QUIET_SECONDS: Final = 30.0
-"""A holder that was logged is logged again after so long."""
+"""Least time between two log records about the same holder, in seconds."""
 MOST_HOLDERS: Final = 64
 ANSWER_SECONDS: Final = 3.0
 
 
 class Blockers:
-    """Asks through `fetch`, once at a time, in a task of its own."""
+    """Looks for holders of locks through `fetch`, in its own task, one query at a time."""
 
     def __init__(
         self, fetch: Callable[[str], Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic
@@ -32,7 +32,7 @@ class Blockers:
         self._task: asyncio.Task[None] | None = None
 
     def look(self) -> None:
-        """Begins to look, unless it does already."""
+        """Starts a query, unless one is running."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._look(), name="blockers")
 
@@ -46,9 +46,9 @@ class Blockers:
             async with asyncio.timeout(ANSWER_SECONDS):
                 rows = await self._fetch(BLOCKERS)
         except (StoreUnavailable, TimeoutError):
-            return  # its user logs what is wrong with the database
+            return  # the transaction that waits logs what is wrong with the database
         except Exception as error:
-            _log.warning("the holders of locks cannot be asked for", exc_info=error)
+            _log.warning("cannot find out which sessions hold locks", exc_info=error)
             return
         now = self._clock()
         for row in rows:
@@ -67,7 +67,7 @@ def _lock(row: Any) -> str:
 
 
 def holder_of(row: Any) -> str:
-    """Who it is, in words: nothing that it does or holds."""
+    """Describes the session that holds a lock, without its query or data."""
     if not row["pid"]:
         return row["application"] or "a prepared transaction"
     words = [f"process {row['pid']}"]

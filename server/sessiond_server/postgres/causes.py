@@ -1,4 +1,4 @@
-"""Why the database cannot be used: each cause logged once, counted, and raised to callers without its text."""
+"""Counts and logs the causes for which the database cannot be used, and hides their text from callers."""
 
 import logging
 from collections import Counter
@@ -13,26 +13,26 @@ from sessiond_server.postgres.sqlstates import Meaning, cause, meaning
 _log = logging.getLogger("sessiond.postgres")
 
 QUIET_SECONDS: Final = 60.0
-"""A cause that was logged is logged again when it comes up after so long, with how often it did meanwhile."""
+"""Least time between two log records of one cause, in seconds. The later record says how often it occurred between."""
 MOST_CAUSES: Final = 64
-"""Different ones that are kept; all others count as "other"."""
+"""Most distinct causes; all further ones count as "other"."""
 _LONGEST: Final = 300
 
 
 class Causes:
-    """The causes that one user of the database has met."""
+    """Causes of failure, with their counts."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         """`clock`: seconds."""
         self.counts: Counter[str] = Counter()
-        """Times that each came up, by SQLSTATE or class of error."""
+        """Number of occurrences by SQLSTATE or class of error."""
         self._clock = clock
         self._logged: dict[str, tuple[float, int]] = {}
-        """When each was logged, and its count then."""
+        """Cause -> (time of its last log record, its count then)."""
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Raises StoreUnavailable in place of the errors that another try or another time can mend."""
+    def translating(self) -> Iterator[None]:
+        """Counts temporary errors of the database and raises StoreUnavailable in their place."""
         try:
             yield
         except Exception as error:
@@ -43,7 +43,7 @@ class Causes:
             raise StoreUnavailable(divisible=found is Meaning.TOO_MUCH) from error
 
     def note(self, error: BaseException) -> None:
-        """Counts the error, and logs it unless it was logged of late."""
+        """Counts the error, and logs it unless it was logged within the last QUIET_SECONDS."""
         name = cause(error)
         if name not in self.counts and len(self.counts) >= MOST_CAUSES:
             name = "other"
@@ -53,15 +53,15 @@ class Causes:
         if now - at < QUIET_SECONDS:
             return
         self._logged[name] = (now, count)
-        # The first line: those after it may quote a row.
+        # Only the first line is logged: the others may quote a row.
         text = str(error).partition("\n")[0][:_LONGEST]
-        often = f" ({count - before} times since it was last said)" if before else ""
-        _log.error("Postgres cannot do its work: %s %s: %s%s", name, type(error).__name__, text, often)
+        often = f" ({count - before} times since the last record)" if before else ""
+        _log.error("Postgres failed: %s %s: %s%s", name, type(error).__name__, text, often)
 
 
 @contextmanager
-def reaching() -> Iterator[None]:
-    """As `Causes.told`, for a single attempt that says itself what is wrong."""
+def translating() -> Iterator[None]:
+    """Raises StoreUnavailable for temporary errors as `Causes.translating` does, without counting or logging them."""
     try:
         yield
     except Exception as error:

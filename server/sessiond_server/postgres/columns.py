@@ -1,4 +1,4 @@
-"""Rows turned into the arrays that a multi-row statement takes."""
+"""Turns rows into the arrays that a multi-row statement takes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ Column = Sequence[Any]
 
 
 def columns(rows: Iterable[Sequence[Any]], width: int) -> list[Column]:
-    """One array for each column; empty ones for no rows."""
+    """One array per column; empty arrays if there are no rows."""
     return list(zip(*rows, strict=True)) or [()] * width
 
 
 def flat(items: Sequence[tuple[Key, Any]]) -> Iterable[tuple[str, str, Any]]:
-    """Keys taken apart into their columns."""
+    """The items with their keys split into columns."""
     return ((tenant_id, session_id, rest) for (tenant_id, session_id), rest in items)

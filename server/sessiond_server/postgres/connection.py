@@ -1,7 +1,7 @@
-"""Connections to Postgres: how one is opened, limited in its silence and cut, and what its errors mean for callers.
+"""Connections to Postgres and their pool: how a connection is opened, limited in time, and cut.
 
-No statement here changes a session setting: nothing need be reset when a connection goes back, which saves a round trip
-on every use, and a transaction pooler may stand between. What a session needs is asked for as it begins.
+No statement changes a session setting. So a connection needs no reset when it is released, which saves a round trip
+per use, and a pooler in transaction mode may stand between. Session settings are requested when a connection opens.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from sessiond_server.postgres.poolers import keeps_prepared_statements
 _log = logging.getLogger("sessiond.postgres")
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
-"""2000-01-01 UTC in microseconds since 1970: where Postgres counts from."""
+"""2000-01-01 UTC, from which Postgres counts times, in microseconds since 1970."""
 
 STATEMENTS_CACHED = 256
-"""Prepared statements kept for each connection: all named ones and the lists that are in use."""
+"""Prepared statements cached per connection. Enough for all named ones and the composed lists in use."""
 
 READ_SECONDS: Final = 8.0
-"""The longest that one statement outside of a transaction may take before its connection is cut."""
+"""Longest time for a statement outside a transaction, before its connection is cut."""
 
 SESSION: Final[Mapping[str, str]] = {
     "application_name": "sessiond",
-    # Sooner than this side gives up: the server then ends what nobody waits for, and the connection stays of use.
+    # Shorter than READ_SECONDS, so that the server ends a slow statement first and the connection stays usable.
     "statement_timeout": f"{round(READ_SECONDS * 900)}ms",
-    # The server, too, must notice that its client is gone: its transaction holds locks.
+    # The server must notice a lost client soon, because that client's transaction holds locks.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
-"""What a session asks for as it begins. A pooler that refuses it gets the name alone: see `Door`."""
+"""Settings requested when a session begins. If a pooler refuses them, only the name is sent: see `Connector`."""
 _NAME_ONLY: Final[Mapping[str, str]] = {"application_name": SESSION["application_name"]}
 
 _REFUSES_SETTINGS: Final = (
@@ -56,11 +56,11 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 8_000),  # milliseconds
 )
-"""With these the kernel ends a connection whose peer acknowledges nothing, idle or not, within 11 seconds."""
+"""With these options the kernel closes a connection, idle or not, within 11 seconds of the last acknowledgement."""
 
 
 def cut(connection: asyncpg.Connection) -> None:
-    """Ends a connection at once, without a word to the server. One that has ended already is left alone."""
+    """Closes the socket of a connection at once, without a message to the server. Does nothing if it is closed."""
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
@@ -69,10 +69,10 @@ def cut(connection: asyncpg.Connection) -> None:
 def limited(
     connection: asyncpg.Connection, seconds: float, silent: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Cuts the connection when the block takes longer: what it waits for then raises that the connection is lost.
+    """Cuts the connection if the block takes longer than `seconds`; the awaited call then raises a connection error.
 
-    Never by a cancel request, as asyncpg's own timeouts do: one that reaches a commit makes Postgres show what it has
-    not made safe, and a server that is silent would not answer it either. `silent` is called after the cut.
+    It sends no cancel request, unlike asyncpg's own timeouts: one that reaches a commit makes Postgres show rows that
+    are not safe yet, and a silent server would not answer it. `silent` is called after the cut.
     """
     timer = asyncio.get_running_loop().call_later(seconds, _give_up, connection, seconds, silent)
     try:
@@ -82,17 +82,17 @@ def limited(
 
 
 def _give_up(connection: asyncpg.Connection, seconds: float, silent: Callable[[], None]) -> None:
-    _log.warning("a connection to Postgres gave no answer for %g s and is closed", seconds)
+    _log.warning("a connection to Postgres gave no answer for %g s and was closed", seconds)
     cut(connection)
     silent()
 
 
 @contextmanager
 def abandoned_copies() -> Iterator[None]:
-    """The running loop does not report what asyncpg leaves behind of a COPY that could not begin.
+    """Suppresses the loop's report of a future that asyncpg leaves behind when a COPY cannot begin.
 
-    On a connection that cannot be used any more (see `sqlstates`) it raises, as it should, but has made a future for
-    the answer that it never awaits (asyncpg 0.32, `copy_in`). It fails when the connection is cut, and nobody has it.
+    On a connection that is no longer usable (see `sqlstates`), `copy_in` of asyncpg 0.32 raises correctly, but it has
+    created a future that it never awaits. The future fails when the connection is cut, without anyone to retrieve it.
     """
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
@@ -113,20 +113,21 @@ def abandoned_copies() -> Iterator[None]:
         loop.set_exception_handler(before)
 
 
-class Door:
-    """Opens connections to the servers that a DSN names, the one that last answered first.
+class Connector:
+    """Opens connections to the servers of a DSN, and tries the server that last answered first.
 
-    asyncpg has one time limit for all of them: a first server that is silent would use it up for ever.
+    Each server gets its own share of the time limit. asyncpg has one limit for all of them, which a silent first server
+    would use up every time.
     """
 
     def __init__(self, dsn: str, seconds: float, session: Mapping[str, str] = SESSION) -> None:
-        """`seconds`: for each connection, shared by the servers. `session`: settings asked for as a session begins."""
+        """`seconds`: time limit of opening a connection, divided among the servers. `session`: settings to request."""
         self._dsns = hosts_of(dsn)
         self._seconds = seconds / len(self._dsns)
         self._session = session
 
     async def open(self, *_: object, **options: Any) -> asyncpg.Connection:
-        """A connection; `options` as of `asyncpg.connect`. Raises what that does: of several servers, the last's."""
+        """Opens a connection with the `options` of `asyncpg.connect`. Raises what that raises for the last server."""
         for place, dsn in enumerate(self._dsns):
             try:
                 connection = await self._open(dsn, options)
@@ -146,18 +147,18 @@ class Door:
             if self._session == _NAME_ONLY:
                 raise
             connection = await asyncpg.connect(**given, server_settings=dict(_NAME_ONLY))
-            _log.warning("what stands before Postgres refuses settings of a session: they are left out")
+            _log.warning("the pooler before Postgres refuses session settings: connecting without them")
             self._session = _NAME_ONLY
         keep_alive(connection)
         return connection
 
 
 def hosts_of(dsn: str) -> list[str]:
-    """A DSN for each server that the DSN names before its path."""
+    """One DSN per server that `dsn` names before its path."""
     try:
         parts = urlsplit(dsn)
     except ValueError:
-        return [dsn]  # asyncpg says what is wrong with it
+        return [dsn]  # asyncpg raises an error that says what is wrong
     user, at, hosts = parts.netloc.rpartition("@")
     if "," not in hosts:
         return [dsn]
@@ -165,8 +166,8 @@ def hosts_of(dsn: str) -> list[str]:
 
 
 def keep_alive(connection: asyncpg.Connection) -> None:
-    """Has the kernel look whether the server is still there; a Unix socket needs none of it."""
-    found = connection._transport.get_extra_info("socket")  # asyncpg gives no other way to it
+    """Enables TCP keepalive on the connection's socket. Does nothing for a Unix socket."""
+    found = connection._transport.get_extra_info("socket")  # asyncpg offers no public way to the socket
     if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
         return
     for level, name, value in _KEEPALIVE:
@@ -175,7 +176,7 @@ def keep_alive(connection: asyncpg.Connection) -> None:
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """A connection of a pool that knows whether it is in use."""
+    """A pooled connection that records whether it is in use."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -189,23 +190,23 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no t
 
 
 class Connections:
-    """A pool that connects when it is used; timestamptz are ints, microseconds since 1970. Open it before use.
+    """A connection pool that connects on demand. Values of timestamptz are ints: microseconds since 1970.
 
-    Its users limit what they wait for with `limited`. Once a connection was found silent, those that lie idle are cut
-    with it: they are most likely as silent, and each would cost its first user as long.
+    Call `open` before use. Users limit their waits with `limited`. When a connection is found silent, all idle ones are
+    cut too: they are most likely silent as well, and each would cost its next user the same wait.
     """
 
     def __init__(self, dsn: str, *, max_connections: int, connect_timeout: float) -> None:
-        """`dsn` may name several hosts (`target_session_attrs=read-write` picks the primary). `connect_timeout`:
-        seconds."""
+        """`dsn` may name several hosts (`target_session_attrs=read-write` selects the primary). `connect_timeout` is in
+        seconds, for each new connection."""
         self.given_up = 0
-        """Connections that were cut because they were silent."""
+        """Number of connections that were cut because they were silent."""
         self.keeps_statements: bool | None = None
-        """Whether prepared statements last; False behind a pooler that does not know them, where a statement needs a
-        transaction around it. None: no connection was opened yet."""
+        """Whether prepared statements persist. False behind a pooler without support for them, where each statement
+        needs a transaction. None until the first connection is opened."""
         self._all: WeakSet[_Connection] = WeakSet()
         self._connect_timeout = connect_timeout
-        self._door = Door(dsn, connect_timeout)
+        self._connector = Connector(dsn, connect_timeout)
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -215,12 +216,12 @@ class Connections:
             connection_class=_Connection,
             connect=self._connect,
             init=self._prepare,
-            reset=_keep,
+            reset=_reset_nothing,
         )
 
     async def _connect(self, *_: object, **options: Any) -> asyncpg.Connection:
         if self.keeps_statements is None:
-            trial = await self._door.open(**{**options, "statement_cache_size": 0})
+            trial = await self._connector.open(**{**options, "statement_cache_size": 0})
             try:
                 with limited(trial, self._connect_timeout):
                     self.keeps_statements = await keeps_prepared_statements(trial)
@@ -230,14 +231,14 @@ class Connections:
                 _log.warning("a pooler without prepared statements stands before Postgres: reads take longer")
         if not self.keeps_statements:
             options["statement_cache_size"] = 0
-        return await self._door.open(**options)
+        return await self._connector.open(**options)
 
     async def open(self) -> None:
-        """Connects to nothing yet."""
+        """Initialises the pool, without a connection."""
         await self._pool
 
     async def close(self, seconds: float) -> None:
-        """Waits for what is in use and says farewell to the server; what takes longer is cut."""
+        """Waits for connections in use and closes all in order; after `seconds`, cuts those that are left."""
         try:
             async with asyncio.timeout(seconds):
                 await self._pool.close()
@@ -246,11 +247,11 @@ class Connections:
             self._pool.terminate()
 
     async def renew(self) -> None:
-        """Has every connection replaced by a new one before it is used again."""
+        """Replaces every connection by a new one before its next use."""
         await self._pool.expire_connections()
 
     def cut_all(self) -> None:
-        """Cuts every connection, those in use too."""
+        """Cuts every connection, including those in use."""
         for connection in list(self._all):
             cut(connection)
 
@@ -260,13 +261,13 @@ class Connections:
         return connection
 
     async def release(self, connection: asyncpg.Connection) -> None:
-        """Takes a connection back, one that was cut too."""
-        with suppress(AttributeError):  # asyncpg has taken it back already, as it was cut
+        """Returns a connection to the pool, also one that was cut."""
+        with suppress(AttributeError):  # asyncpg's pool has already taken back a cut connection
             connection.given_back()
         await self._pool.release(connection)
 
     def limited(self, connection: asyncpg.Connection, seconds: float) -> AbstractContextManager[None]:
-        """See the function of this name."""
+        """See the function `limited`; a cut also calls `_silent`."""
         return limited(connection, seconds, self._silent)
 
     def _silent(self) -> None:
@@ -277,9 +278,9 @@ class Connections:
 
     async def _prepare(self, connection: _Connection) -> None:
         with limited(connection, self._connect_timeout, self._silent):
-            # The name may lead to another cluster than it did for the connection before.
+            # The host name may now lead to another cluster than for the previous connection.
             await feed_order.settle(connection, thorough=False)
-            # It asks the server for the type, for which behind a pooler it needs a transaction.
+            # set_type_codec queries the server for the type, which needs a transaction behind a pooler.
             async with connection.transaction():
                 await connection.set_type_codec(
                     "timestamptz",
@@ -291,5 +292,5 @@ class Connections:
         self._all.add(connection)
 
 
-async def _keep(connection: asyncpg.Connection) -> None:
+async def _reset_nothing(connection: asyncpg.Connection) -> None:
     """Resets nothing."""

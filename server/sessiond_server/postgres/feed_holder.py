@@ -1,4 +1,4 @@
-"""Finds the open transaction that holds the feeds back, of whichever program, and names it."""
+"""Finds and reports an open transaction, of any program, that holds feeds back."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ _log = logging.getLogger("sessiond.feeds")
 FIND = WATCH["feed_holder"].text
 
 PAUSE: Final = 2.0
-"""Seconds between two looks."""
+"""Seconds between two queries."""
 PATIENCE: Final = 5.0
-"""Seconds for which a transaction may hold feeds back before it is named: those of this service take milliseconds."""
+"""Seconds that a transaction may hold feeds back before it is reported. Our own transactions take milliseconds."""
 ANSWER_SECONDS: Final = 3.0
 
 
 class FeedHolders:
-    """Looks through `fetch`."""
+    """Looks through `fetch` for the transaction that holds feeds back; `holder` is the one that was reported."""
 
     def __init__(
         self, fetch: Callable[[str], Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic
@@ -33,19 +33,19 @@ class FeedHolders:
         self._fetch = fetch
         self._clock = clock
         self._xid = 0
-        """The oldest open transaction; 0: none."""
+        """Id of the oldest open transaction; 0: none."""
         self._since = 0.0
-        """When it was first seen."""
+        """When that transaction was first seen."""
         self._failed = False
 
     async def run(self) -> None:
-        """Looks again and again, until cancelled."""
+        """Calls `look` every PAUSE seconds, until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(PAUSE)
 
     async def look(self) -> None:
-        """Raises nothing: a database that cannot be asked has no holder that it could name."""
+        """Updates `holder` from the database. Never raises; a database that does not answer leaves it as it is."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 rows = await self._fetch(FIND)
@@ -53,7 +53,7 @@ class FeedHolders:
             return
         except Exception as error:
             if not self._failed:
-                _log.warning("it cannot be found out who holds feeds back", exc_info=error)
+                _log.warning("cannot find out which transaction holds feeds back", exc_info=error)
             self._failed = True
             return
         self._found(rows[0] if rows else None)

@@ -1,14 +1,14 @@
 """Keeps the order of feeds when a dump is restored into another cluster, whose transaction ids may be lower.
 
 Feeds are ordered by `commit_xid`: the id of the transaction that wrote an event, plus `feed_order.shift`, which is 0 in
-the cluster that the database was made in. A dump restored into another cluster brings ids that the cluster has not
-given out yet, so what is written next would come to stand before what is there. `settle` then raises the shift, once
-for each such restore, by whole epochs of 2^32 ids: what is written from then on comes behind everything restored, and
-behind whatever the old cluster wrote after the dump, of which somebody may hold a position. No position skips an event:
-one within the dump goes on there; one behind its end is found out by its event, which is not there (find_lost).
+the cluster in which the database was created. A dump restored into another cluster brings ids that this cluster has not
+assigned yet, so new events would be ordered before the restored ones. `settle` then raises the shift, once per such
+restore, by whole epochs of 2^32 ids. After that, new events follow everything restored, and also everything that the
+old cluster wrote after the dump, to which subscribers may hold positions. No position skips an event: a position within
+the dump continues there, and a position after its end is detected because its event is missing (find_lost).
 
-Every server settles at start, before it writes, and on each new connection, which may lead to another cluster than the
-one before. One that has been settled costs a look at one row.
+Every server settles the order at start, before it writes, and on each new connection, which may lead to another
+cluster than the previous one. Where the order is settled, this reads a single row.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from sessiond_server.errors import StoreUnavailable
 _log = logging.getLogger("sessiond.feeds")
 
 EPOCH: Final = 2**32
-"""Ids by which the order is raised. A position of the old cluster would have to be so many transactions behind the dump
-to be mistaken."""
+"""Ids by which the shift is raised. The old cluster would have to write this many transactions after the dump before a
+position of it could be mistaken for one of the new cluster."""
 
 LOCK_ATTEMPTS: Final = 40
 LOCK_PAUSE: Final = 0.25
-"""Seconds between two attempts to keep writers out, each of which waits a second at most. Raising the order takes
-milliseconds once it has the lock; a transaction that ends never would keep it from it."""
+"""Seconds between two attempts to lock writers out, each of which waits for at most a second. With the lock, raising
+the shift takes milliseconds; a transaction that never ends prevents the lock."""
 
 _FIND: Final = """
 select pg_is_in_recovery() as standby, to_regclass('feed_order') is not null as known,
@@ -63,20 +63,20 @@ select max(newest) from ends
 
 @dataclass(frozen=True, slots=True)
 class FeedOrder:
-    """Where a database's order stands, in the cluster that it is in."""
+    """State of a database's feed order in its present cluster."""
 
     cluster: int | None
-    """The cluster's system identifier; None where the role may not read it."""
+    """The cluster's system identifier; None if the role may not read it."""
     settled_for: int | None
     shift: int
     next: int
-    """Lowest transaction id that has not been given out, before the shift."""
+    """Lowest transaction id that is not assigned yet, without the shift."""
     newest: int | None
     """Highest commit_xid of any event; None without events."""
 
     @property
     def needed_shift(self) -> int:
-        """The shift with which the order goes on: the present one, unless the events are another cluster's."""
+        """The shift that new events need: the present one, unless existing events come from another cluster."""
         if self.newest is None:
             return self.shift
         moved = self.settled_for is not None and self.cluster is not None and self.settled_for != self.cluster
@@ -91,15 +91,15 @@ class FeedOrder:
 
 
 async def look(connection: asyncpg.Connection) -> FeedOrder | None:
-    """The order as it stands; None on a standby, and in a database that has none yet. Reads an index entry a tenant."""
+    """The state of the order; None on a standby and before the schema has it. Reads one index entry per tenant."""
     return await _look(connection, thorough=True)
 
 
 async def settle(connection: asyncpg.Connection, *, thorough: bool) -> None:
-    """Makes the order go on in the cluster that the connection leads to; does nothing on a standby.
+    """Raises the shift if the connection's cluster needs it, and records the cluster; does nothing on a standby.
 
-    `thorough` also looks at the events where the cluster is the one that was settled for, which finds what was restored
-    into a database that was there. Raises StoreUnavailable when a transaction elsewhere keeps the lock from it.
+    `thorough` also checks the events if the cluster is the recorded one, which detects a restore into an existing
+    database. Raises StoreUnavailable if another transaction holds the lock for too long.
     """
     for _ in range(LOCK_ATTEMPTS):
         order = await _look(connection, thorough=thorough)
@@ -112,13 +112,13 @@ async def settle(connection: asyncpg.Connection, *, thorough: bool) -> None:
             await _raise(connection, order)
         except asyncpg.LockNotAvailableError as error:
             failure = error
-            _log.warning("the order of feeds must be raised after a restore, and waits for a transaction to end")
+            _log.warning("the order of feeds must be raised after a restore; waiting for a transaction to end")
             await asyncio.sleep(LOCK_PAUSE)
     raise StoreUnavailable from failure
 
 
 async def _look(connection: asyncpg.Connection, *, thorough: bool) -> FeedOrder | None:
-    # One transaction: a pooler must not spread it over servers. Each statement sees what was committed before it.
+    # One transaction, so that a pooler uses one server. Read committed: each statement sees the commits before it.
     async with connection.transaction(isolation="read_committed"):
         standby, known, may_identify = await connection.fetchrow(_FIND)
         if standby or not known:
@@ -130,7 +130,7 @@ async def _look(connection: asyncpg.Connection, *, thorough: bool) -> FeedOrder 
         newest = None
         if thorough or row["cluster"] != cluster:
             newest = await connection.fetchval(_NEWEST)
-            # After the events were read: what they have has been given out by then.
+            # Read again after the events, so that `next` is above the ids of all events that were read.
             row = await connection.fetchrow(_ORDER)
         return FeedOrder(cluster, row["cluster"], row["shift"], row["next"], newest)
 
@@ -145,10 +145,10 @@ async def _record(connection: asyncpg.Connection, order: FeedOrder) -> None:
 
 
 async def _raise(connection: asyncpg.Connection, found: FeedOrder) -> None:
-    """Takes no writer's events along: all have ended, and whoever begins reads the new shift."""
+    """Raises the shift while no transaction writes: all writers have ended, and new ones read the new shift."""
     async with connection.transaction(isolation="read_committed"):
         await connection.execute("set local lock_timeout = '1s'")
-        # Every transaction that writes events locks heads first.
+        # Every transaction that writes events locks heads first, so this lock keeps all writers out.
         await connection.execute("lock table session_heads in exclusive mode")
         shift = await connection.fetchval(
             "update feed_order set cluster = $1, shift = $2 where cluster is not distinct from $3 and shift = $4 "

@@ -1,4 +1,4 @@
-"""The part of the write path that attachments have; see write.py."""
+"""The attachments' part of the write path; see write.py."""
 
 from datetime import timedelta
 from typing import Final
@@ -20,12 +20,12 @@ FINISH_UPLOADS = ATTACHMENTS["finish_uploads"].text
 DELETE_FILES = ATTACHMENTS["delete_files"].text
 
 WRITERS_GRACE: Final = timedelta(seconds=60)
-"""How long the bytes of a piece stay whose writer may not have noticed yet that nobody wants it: twice as long as an
-upload can go without a sign of life."""
+"""How long a dropped piece keeps its bytes while its writer may not have noticed yet: twice the longest time that an
+upload can go without activity."""
 
 
 async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) -> None:
-    """What the rules ask for, added to `known`. Locks uploads before blobs, blobs in order, as everybody does."""
+    """Adds what the rules need to `known`. Locks uploads before blobs, and blobs in order, as all transactions do."""
     if needs.attachments:
         asked = needs.attachments
         for place, seq, blob_id, body in await connection.fetch(FIND_ATTACHMENTS, *columns(flat(asked), 3)):
@@ -43,7 +43,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) ->
 
 
 async def write(connection: asyncpg.Connection, writes: Writes) -> None:
-    """Raises Raced when another transaction has stored the same content meanwhile."""
+    """Writes attachments, completed uploads and deletions. Raises Raced if another transaction has stored the same
+    content meanwhile."""
     if writes.attachments:
         kept = sorted(
             (*done.content, UUID(done.blob_id)) for done in writes.completed_uploads if done.kept == done.blob_id

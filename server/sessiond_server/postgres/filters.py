@@ -1,6 +1,6 @@
-"""Lists and counts of sessions as SQL: fixed fragments of list.sql, chosen by the filter, and their parameters.
+"""Composes the SQL of session lists and counts from the fragments of list.sql that the filter needs.
 
-No value ever becomes part of a text, so there are few texts and each is prepared once per connection.
+Values are always parameters, never part of the text. So there are few texts, and each is prepared once per connection.
 """
 
 import json
@@ -24,9 +24,9 @@ _FRAGMENT = re.compile(r"\{([a-z_]+)\}")
 @dataclass(frozen=True, slots=True)
 class Order:
     place: str
-    """What the list is ordered by; the first part of a key."""
+    """Expression by which the list is ordered; the first part of a page key."""
     id: str
-    """Of the same table as `place`, so that one index serves both."""
+    """Tenant column of the same table as `place`, so that one index serves both."""
     descending: bool
     reads_heads: bool = False
 
@@ -63,9 +63,9 @@ def page(
     limit: int,
     content: bool,
 ) -> Query:
-    """Rows of session_id, place, version, core, content, found; see Store.list_sessions.
+    """A query for rows of session_id, place, version, core, content, found; see Store.list_sessions.
 
-    `found` is more than `limit` when there are more. Without `content` there may be one row more than `limit`.
+    `found` exceeds `limit` if there are more sessions. Without `content` there may be one row more than `limit`.
     """
     order = ORDERS[order_by]
     conditions, values = _conditions(scope, where)
@@ -78,7 +78,7 @@ def page(
 
 
 def count(scope: Scope, where: SessionFilter) -> Query:
-    """One row with the number of sessions."""
+    """A query for one row with the number of sessions."""
     conditions, values = _conditions(scope, where)
     return _composed(LIST["count"].text, conditions, values, _CREATED_LAST_FIRST)
 
@@ -86,7 +86,7 @@ def count(scope: Scope, where: SessionFilter) -> Query:
 def _conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
     """Names of the fragments that the filter needs, and the values of their parameters.
 
-    A field of the filter that is set needs the fragment of its name, whose parameter has that name too.
+    Each field of the filter that is set needs the fragment of the same name, whose parameter also has that name.
     """
     values: dict[str, Any] = {"tenant_id": scope.tenant_id}
     if scope.user_id:
@@ -96,7 +96,7 @@ def _conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str
 
 
 def _parameter(name: str, value: Any) -> Any:
-    """A field's value as asyncpg takes it; names compare by case folding."""
+    """The value of a field in the form that asyncpg takes; names are case-folded."""
     if name == "name_contains":
         return value.casefold()
     if isinstance(value, Timestamp):
@@ -109,7 +109,8 @@ def _parameter(name: str, value: Any) -> Any:
 
 
 def microseconds_up(value: Timestamp) -> int:
-    """Rounded up: for stored times, which are whole microseconds, `>=` and `<` then mean the same as with `value`."""
+    """The time in microseconds, rounded up. Stored times are whole microseconds, so for them `>=` and `<` give the same
+    result as with `value`."""
     return value.seconds * 1_000_000 + -(-value.nanos // 1000)
 
 

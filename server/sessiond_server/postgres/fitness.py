@@ -1,6 +1,6 @@
-"""Whether a database is one that this service can work with, and how safe it keeps what it acknowledges.
+"""Checks whether the service can use a database, and whether that database keeps what it acknowledges.
 
-`serve`, `migrate` and `check` ask the same questions, so that they say the same.
+`serve`, `migrate` and `check` share these checks, so that they report the same.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from typing import Final
 import asyncpg
 
 OLDEST_SERVER: Final = 140000
-"""PostgreSQL 14, as server_version_num: the oldest whose features the statements keep to."""
+"""Oldest supported server, PostgreSQL 14, as server_version_num. The statements use no newer features."""
 
 TABLES: Final = (
     "attachments", "blob_rows", "blobs", "events", "feed_order", "pieces", "releases", "requests", "run_figures",
     "runs", "service_keys", "session_heads", "sessions", "tool_calls", "uploads",
 )  # fmt: skip
-"""All but schema_versions."""
+"""All tables except schema_versions."""
 
 _ABOUT: Final = """
 select current_setting('server_version_num')::integer as version, current_setting('server_encoding') as encoding,
@@ -41,23 +41,22 @@ order by c.relname
 
 
 class DatabaseUnfit(Exception):
-    """The database is not one that the service can work with. The text tells the operator what is wrong and what to
-    do."""
+    """The service cannot use the database. The text tells the operator what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitness:
-    """A database that the service can work with."""
+    """Properties of a database that the service can use."""
 
     unsafe: Sequence[str]
-    """Settings with which it loses what it has acknowledged when its machine crashes, such as `fsync`."""
+    """Settings that are off, such as `fsync`, so that a crash of the machine loses acknowledged commits."""
     role: str
     schema: str
     may_create: bool
     """Whether the role may create tables in the schema."""
 
     def check_may_create(self) -> None:
-        """Raises DatabaseUnfit."""
+        """Raises DatabaseUnfit if the role may not create tables."""
         if not self.may_create:
             raise DatabaseUnfit(
                 f"the role {self.role} may not create tables in the schema {self.schema}: migrate as its owner, or "
@@ -66,11 +65,11 @@ class Fitness:
 
     @property
     def durable(self) -> bool:
-        """Whether what was acknowledged survives a crash of the machine."""
+        """Whether acknowledged commits survive a crash of the machine."""
         return not self.unsafe
 
     def warnings(self) -> Sequence[str]:
-        """What an operator must know."""
+        """Warnings for the operator, one line each."""
         return [
             f"the database runs with {name} off: what was acknowledged is lost{how} when its machine crashes"
             for name in self.unsafe
@@ -79,7 +78,7 @@ class Fitness:
 
 
 def refuse_unsafe(fitness: Fitness) -> None:
-    """Raises DatabaseUnfit unless it keeps what it has acknowledged."""
+    """Raises DatabaseUnfit unless acknowledged commits survive a crash of the machine."""
     if not fitness.durable:
         raise DatabaseUnfit(
             f"the database runs with {', '.join(fitness.unsafe)} off, which --require-durable forbids: turn it on"
@@ -87,7 +86,7 @@ def refuse_unsafe(fitness: Fitness) -> None:
 
 
 async def examine(connection: asyncpg.Connection) -> Fitness:
-    """Raises DatabaseUnfit. Reads the catalogue only, which every role may."""
+    """Checks the database. Raises DatabaseUnfit. Reads only the catalogue, which every role may read."""
     async with connection.transaction():
         about = await connection.fetchrow(_ABOUT)
         tables = await connection.fetch(_FOUND, [*TABLES, "schema_versions"])
@@ -147,4 +146,4 @@ _MARKS: Final = {
     "session_heads": {"tenant_id", "session_id", "version"},
     "sessions": {"tenant_id", "session_id", "status"},
 }
-"""Columns by which our tables are known."""
+"""Columns by which the service recognises its own tables."""

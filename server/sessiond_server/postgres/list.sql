@@ -1,6 +1,6 @@
--- Lists of sessions are put together from these: a page or a count, its order, and one condition for each part of the
--- filter that is set, of the name of its field. `:name` is a parameter; `{name}` is filled in from fixed text. h is joined only
--- where a condition or the order reads it.
+-- Fragments from which filters.py composes lists and counts of sessions: a page or a count, its order, and one condition
+-- per field of the filter that is set, named like the field. `:name` is a parameter; `{name}` is replaced by fixed text. h
+-- is joined only if a condition or the order reads it.
 
 -- name: page_of_cores
 with page as materialized (

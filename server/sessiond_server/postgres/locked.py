@@ -1,8 +1,8 @@
-"""Batches in which others hold some of the sessions: those are refused, the rest goes on.
+"""Runs batches when other transactions hold some of their sessions: refuses those sessions and writes the others.
 
-A foreign transaction, or a replica that stands still in the middle of one, may hold a session for as long as it likes.
-The first batch that meets it waits for LOCK_SECONDS; from then on the session is known, and writes to it take its row
-only where it is free, until it is.
+A foreign transaction, or a replica that hangs in the middle of one, may lock a session for any length of time. The
+first batch with such a session waits for LOCK_SECONDS. After that the session is remembered as locked, and batches take
+its row with SKIP LOCKED until it is free.
 """
 
 from collections import OrderedDict
@@ -21,42 +21,42 @@ from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store.commits import Applied
 
 Work = Callable[[asyncpg.Connection, Sequence[Command], Mapping[Key, Head]], Awaitable[Applied]]
-"""What is done with commands whose sessions' heads are locked."""
+"""Applies commands, within the transaction that has locked the heads of their sessions."""
 
 MOST_KNOWN: Final = 10_000
 KNOWN_SECONDS: Final = 60.0
-"""How long a session that was found locked is taken for it, unless it is found again."""
+"""How long a session is remembered as locked after it was last found locked."""
 SHORT_LOCK_SECONDS: Final = 0.1
 ALERT_SECONDS: Final = 10.0
-"""For so long after a lock was waited for in vain, others are waited for SHORT_LOCK_SECONDS only: what holds one
+"""For this long after a lock timeout, batches wait only SHORT_LOCK_SECONDS for each lock: a transaction that holds one
 session often holds more, and all writes of the shard wait meanwhile."""
 
 
-class Locked:
-    """Runs batches, and knows the sessions that were found locked. Belongs to one store."""
+class LockedSessions:
+    """Runs batches and remembers the sessions that were found locked. Belongs to one store."""
 
     def __init__(self, transactions: Transactions, clock: Callable[[], float] = monotonic) -> None:
         """`clock`: seconds."""
         self._transactions = transactions
         self._clock = clock
         self._known: OrderedDict[Key, float] = OrderedDict()
-        """Until when each is taken for locked, the soonest first."""
+        """Session -> time until which it counts as locked, earliest first."""
         self._alert_until = 0.0
 
     async def run(self, commands: Sequence[Command], work: Work) -> Applied:
-        """What `work` does with the commands whose sessions are free; the others' result is SessionLocked.
+        """Runs `work` on the commands whose sessions are free. The result of all others is SessionLocked.
 
-        Raises StoreUnavailable: `divisible` where something else than a session is locked.
+        Raises StoreUnavailable; it is `divisible` if something other than a session is locked.
         """
         suspects = self._suspects(commands)
-        with self._transactions.causes.told():
+        with self._transactions.causes.translating():
             try:
                 return await self._run(commands, work, suspects)
             except asyncpg.PostgresError as error:
                 if meaning(error) is not Meaning.LOCKED:
                     raise
                 self._alert_until = self._clock() + ALERT_SECONDS
-                # Postgres says in the error's context whose row it was: in no context, it was a whole table.
+                # The error's context names the row that was locked. Without a context, a whole table was locked.
                 of_session = "session_heads" in (getattr(error, "context", None) or "")
                 if not of_session or len(suspects) == len({command.key for command in commands}):
                     raise self._refusal(commands, error) from error
@@ -69,7 +69,7 @@ class Locked:
 
     async def _run(self, commands: Sequence[Command], work: Work, suspects: set[Key]) -> Applied:
         alert = self._clock() < self._alert_until
-        locked: set[write.Wish] = set()
+        locked: set[write.HeadKey] = set()
 
         async def attempt(connection: asyncpg.Connection) -> Applied:
             locked.clear()
@@ -80,7 +80,7 @@ class Locked:
                 free, held = await write.lock_free_heads(connection, doubted)
                 heads |= free
                 locked.update(held)
-            mine = [command for command in commands if write.wish(command) not in locked]
+            mine = [command for command in commands if write.head_key(command) not in locked]
             return await work(connection, mine, heads) if mine else Applied((), Writes())
 
         applied = await self._transactions.attempt(attempt, lock_seconds=SHORT_LOCK_SECONDS if alert else None)
@@ -89,7 +89,7 @@ class Locked:
             return applied
         answers = iter(applied.results)
         results: list[Result] = [
-            SessionLocked(command.session_id) if write.wish(command) in locked else next(answers)
+            SessionLocked(command.session_id) if write.head_key(command) in locked else next(answers)
             for command in commands
         ]
         return Applied(results, applied.writes)

@@ -1,4 +1,4 @@
-"""Logs and feeds from the rows of log.sql. What a standby answered raises StoreUnavailable."""
+"""Reads logs and feeds with the statements of log.sql. Raises StoreUnavailable if a standby answered."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Row = Any
 
 
 class RestoredFromDump(Exception):
-    """Events are of transactions that this cluster has not had yet: it is younger than the one they were written in."""
+    """Events have transaction ids that this cluster has not assigned yet: they were written in another cluster."""
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(
@@ -121,7 +121,7 @@ async def find_lost(
 
 
 def _server(rows: Sequence[Row]) -> Row:
-    """The row that describes the server that answered."""
+    """The row that describes the server. Raises StoreUnavailable if it is a standby."""
     server = next(row for row in rows if row["place"] == 0)
     if server["standby"]:
         raise StoreUnavailable
@@ -129,7 +129,7 @@ def _server(rows: Sequence[Row]) -> Row:
 
 
 def _incarnation(server: Row) -> str:
-    """A server that was the primary cannot become a standby without a restart: its start names one primary's life."""
+    """Identifies one lifetime of the primary by the server's start: a primary becomes a standby only by a restart."""
     return str(server["started"])
 
 

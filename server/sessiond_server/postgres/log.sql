@@ -1,6 +1,6 @@
--- The logs as streams read them, whose readers trust that an answer is of the primary: each statement says in its first
--- row whether it has been given to a standby, which may lag. Why some compare by "POSIX" stands at the indexes of
--- events; why "(select $1)", in write.sql. Times are of the statement's beginning: what is committed by then is seen.
+-- Logs, as streams read them. Streams rely on answers of the primary, so the first row of each statement says whether a
+-- standby has answered, which may lag. schema.sql explains "POSIX" at the indexes of events; write.sql explains
+-- "(select $1)". Times are those of the statement's beginning: it sees everything committed before then.
 
 -- name: log_heads  index: session_heads_pkey
 select 0::bigint as place, null::bigint as version, null::boolean as deleted, pg_is_in_recovery() as standby,
@@ -16,8 +16,8 @@ cross join lateral (
 ) h
 
 -- name: read_log  index: session_heads_pkey events_pkey
--- The event at $3, and at most $4 with seq > $3 and $5 bytes. Without a version: no session; without a seq: no event.
--- The constant limit is the largest that is asked for: knowing it, the planner does not sort.
+-- The event at $3, and events with seq > $3, at most $4 of them and $5 bytes. A row without a version: no session;
+-- without a seq: no events. The constant limit is the largest that callers request; with it, the planner avoids a sort.
 select server.standby, h.version, h.deleted, h.user_id, m.seq, m.type, m.head, m.body, m.content
 from (select pg_is_in_recovery() as standby) server
 left join lateral (
@@ -47,11 +47,10 @@ left join lateral (
 order by m.seq
 
 -- name: read_feed  index: events_feed session_heads_pkey sessions_pkey
--- At most $5 events and $6 bytes behind ($2, $3, $4), up to the barrier: every transaction below it has ended, so nothing
--- will yet come to stand there. `found` counts up to one more than $5. As to the constant limit see read_log. Bounds that
--- compare rows, where "tenant_id = $1" would say the same, hide from the planner how few events a tenant has on average:
--- it would think of sorting them all, and of some tenant there are millions. `running`, the transactions under way, is
--- in the first row only.
+-- At most $5 events and $6 bytes after ($2, $3, $4), up to the barrier: every transaction below it has ended, so no event
+-- will appear there later. `found` counts up to $5 + 1. read_log explains the constant limit. The bounds compare rows
+-- instead of "tenant_id = $1" to hide from the planner how few events a tenant has on average: it would otherwise plan to
+-- sort them all, and a tenant may have millions. Only the first row has `running`, the transactions in progress.
 select server.standby, server.started, server.read_time, server.last_xid >= server.barrier as pending,
   server.last_xid::text::bigint >= pg_snapshot_xmax(server.snapshot)::text::bigint + server.shift as impossible,
   m.found, m.commit_xid, m.session_id, m.seq, m.type, m.head, m.body, m.content, m.writer, h.user_id, s.agent_id,
@@ -134,7 +133,8 @@ select pg_is_in_recovery() as standby, impossible, commit_xid, session_id, seq, 
 order by place
 
 -- name: trace  index: session_heads_pkey events_pkey
--- Of each event: the session's end, and the heads of what stands in its place, at the end and at the beginning.
+-- For each delivered event: the state of its session, and the heads of the event now at its seq, of the session's last
+-- event and of its first.
 select 0::bigint as place, null::bigint as version, null::boolean as deleted, null::bytea as here, null::bytea as final,
   null::bytea as first, pg_is_in_recovery() as standby, now() as read_time
 union all

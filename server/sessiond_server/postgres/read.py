@@ -1,4 +1,4 @@
-"""Answers from the rows of read.sql and list.sql."""
+"""Builds the answers of reads from the rows of read.sql and list.sql."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ TOKEN_KEY = READ["token_key"].text
 PING = READ["ping"].text
 
 NO_BOUND = 2**63 - 1
-"""Above every seq."""
+"""A bound above every seq."""
 
 Row = Any
 """An asyncpg.Record: values by place or by name."""
@@ -40,7 +40,7 @@ def sessions(count: int, rows: Sequence[Row]) -> Sequence[SessionSnapshot | None
 
 
 def sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
-    """`rows` of filters.page."""
+    """A page from the rows of `filters.page`."""
     shown = rows[:limit]
     more = bool(rows) and rows[0]["found"] > len(shown)
     last = (shown[-1]["place"], shown[-1]["session_id"]) if more else None
@@ -66,6 +66,6 @@ def messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
 
 
 def check_primary(rows: Sequence[Row]) -> None:
-    """Raises StoreUnavailable when what answered PING takes no writes: a standby, or a read-only database."""
+    """Raises StoreUnavailable if the server that answered PING takes no writes: a standby, or a read-only database."""
     if any(rows[0]):
         raise StoreUnavailable

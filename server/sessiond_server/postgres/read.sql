@@ -1,6 +1,6 @@
--- Reads of one session. Each is one statement, so everything in an answer is of one snapshot. Parameters $1 to $3 are
--- tenant, session and owner; the empty owner is any. Why some compare by "POSIX" stands at the indexes of events;
--- why "(select $2)", in write.sql.
+-- Reads of one session. Each is one statement, so an answer comes from one snapshot. Parameters $1 to $3 are tenant,
+-- session and owner; the empty owner matches any. schema.sql explains "POSIX" at the indexes of events; write.sql
+-- explains "(select $2)".
 
 -- name: get_core  index: session_heads_pkey
 select version, core, ''::bytea as content
@@ -54,8 +54,8 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: list_messages_ascending  index: session_heads_pkey events_messages
--- $4 < seq < $5, at most $6 of them and $7 bytes. Sizes are read without fetching the bodies that lie out of line.
--- `found` counts up to one more than $6. No row: no session; one row without seq: no message.
+-- Messages with $4 < seq < $5, at most $6 of them and $7 bytes. Reading sizes does not fetch bodies stored out of line.
+-- `found` counts up to $6 + 1. No row: no session; one row without seq: no messages.
 select h.version, m.seq, m.body, m.found
 from session_heads h
 left join lateral (
@@ -77,7 +77,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by m.seq
 
 -- name: list_messages_descending  index: session_heads_pkey events_messages
--- As list_messages_ascending, from the upper bound downwards.
+-- As list_messages_ascending, but from the upper bound downwards.
 select h.version, m.seq, m.body, m.found
 from session_heads h
 left join lateral (
@@ -102,5 +102,5 @@ order by m.seq desc
 select secret from service_keys where name = 'tokens'
 
 -- name: ping
--- A standby answers reads too, but cannot be the primary; nor can a database be written that was made read-only.
+-- A standby answers reads but takes no writes, as does a database that was made read-only.
 select pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'

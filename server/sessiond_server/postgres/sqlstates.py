@@ -1,7 +1,7 @@
-"""What Postgres' errors mean for the caller: which of them another try, or another time, can mend.
+"""Classifies Postgres' errors: which of them a retry, now or later, can resolve.
 
-The table goes by SQLSTATE, the longest prefix that fits; what has no row is a defect or a wrong installation, and is
-answered as unforeseen. docs/reliability.md repeats it for operators.
+The table is keyed by SQLSTATE; the longest matching prefix counts. An error without a row is a defect or a wrong
+installation, and callers get INTERNAL. docs/reliability.md has the table for operators.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ import asyncpg
 
 class Meaning(Enum):
     AWAY = auto()
-    """The database cannot be used for now. The outcome of a commit is unknown; the same batch is applied again."""
+    """The database cannot be used now. The outcome of a commit is unknown, so the same batch is applied again."""
     TOO_MUCH = auto()
-    """This statement could not be done for now, and nothing of its transaction was; a smaller batch may succeed."""
+    """The statement failed for lack of resources, and nothing was written. A smaller batch may succeed."""
     RACED = auto()
-    """Others got in the way: the transaction is run again at once."""
+    """The transaction lost a race against another one. It is run again at once."""
     LOCKED = auto()
-    """Another transaction holds what this one needs. Nothing was written."""
+    """Another transaction holds a lock that this one needs. Nothing was written."""
 
 
 TABLE: Final[Mapping[str, Meaning]] = MappingProxyType(
     {
         "08": Meaning.AWAY,  # connection exceptions
         "25006": Meaning.AWAY,  # read-only: the server has become a standby, or was made so by its operator
-        "25P03": Meaning.AWAY,  # idle in a transaction for too long: this process stood still
+        "25P03": Meaning.AWAY,  # idle in a transaction for too long: this process was paused
         "25P04": Meaning.AWAY,  # transaction_timeout
-        "28": Meaning.AWAY,  # refused at the door
+        "28": Meaning.AWAY,  # authentication or authorisation failed
         "3D000": Meaning.AWAY,  # no such database
         "40": Meaning.RACED,  # serialization failure, deadlock and their like
         "40003": Meaning.AWAY,  # statement completion unknown
@@ -52,7 +52,7 @@ TABLE: Final[Mapping[str, Meaning]] = MappingProxyType(
 
 
 def meaning(error: BaseException) -> Meaning | None:
-    """What the error means; None: nothing that another try or another time can mend."""
+    """The meaning of the error; None if no retry can resolve it."""
     if isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):
         # A migration changed a table under a cached statement; asyncpg has dropped it from its cache.
         return Meaning.RACED
@@ -60,20 +60,20 @@ def meaning(error: BaseException) -> Meaning | None:
         sqlstate = error.sqlstate or ""
         return next((TABLE[sqlstate[:size]] for size in (5, 2) if sqlstate[:size] in TABLE), None)
     if isinstance(error, asyncpg.InternalClientError):
-        # No server of the DSN is the primary; or the server's last words came while the connection was idle, and the
-        # driver cannot use it any more but has not seen its end yet.
+        # No server of the DSN is the primary; or the server sent its last error while the connection was idle, so that
+        # the driver cannot use the connection but has not seen it close yet.
         return Meaning.AWAY
     if isinstance(error, asyncpg.InterfaceError):
-        # asyncpg has no class of its own for the use of a connection or pool that has been closed meanwhile, by the
-        # server or by us; its pool has then taken the connection back.
+        # asyncpg has no separate class for the use of a connection or pool that was closed meanwhile, by the server or
+        # by us. Its pool has then taken the connection back.
         return Meaning.AWAY if any(word in str(error) for word in ("clos", "released back to the pool")) else None
     return Meaning.AWAY if isinstance(error, OSError) else None
 
 
 def cause(error: BaseException) -> str:
-    """The error's SQLSTATE, or its class where it has none: what logs and metrics call it.
+    """The name of the error in logs and metrics: its SQLSTATE, or its class if it has none.
 
-    Of a connection that was closed, that of the server's last words.
+    For a closed connection it is the SQLSTATE of the server's last error.
     """
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, asyncpg.PostgresError):
         error = error.__cause__

@@ -1,10 +1,10 @@
-"""SQL in named blocks of the `.sql` files beside this module.
+"""Loads SQL from named blocks of the `.sql` files beside this module.
 
-A block starts with `-- name: lock_heads  index: session_heads_pkey` and ends where the next begins. The indexes are
-those that its plan must use on a filled database; a test explains every statement that declares some.
+A block starts with `-- name: lock_heads  index: session_heads_pkey` and ends where the next one begins. Its plan must
+use the named indexes on a filled database; a test explains every statement that names some.
 
-A parameter is `$1`, or `:name` where there are many: names become numbers in the order in which they first occur, which
-is the order in which the caller passes them. A statement has one kind or the other.
+A parameter is `$1`, or `:name` in statements with many. Names become numbers in the order of their first occurrence,
+which is the order in which the caller passes the values. A statement uses one kind only.
 """
 
 import re
@@ -29,7 +29,7 @@ class Statement:
 def numbered(text: str) -> tuple[str, tuple[str, ...]]:
     """The text with `$1`, `$2` … for its named parameters, and their names in that order.
 
-    Raises ValueError for a text that has numbered ones besides.
+    Raises ValueError for a text that also has numbered parameters.
     """
     names: dict[str, int] = {}
     result = _NAMED.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", text)
@@ -39,9 +39,9 @@ def numbered(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def parse(source: str, *, fragments: bool = False) -> Mapping[str, Statement]:
-    """The blocks of one file by name. With `fragments` names stay names, for whoever puts the texts together.
+    """The blocks of one file by name. With `fragments`, named parameters stay names, for a caller that joins the texts.
 
-    Raises ValueError for a name that occurs twice, and what `numbered` raises.
+    Raises ValueError for a duplicate name, and what `numbered` raises.
     """
     headers = list(_HEADER.finditer(source))
     ends = [header.start() for header in headers[1:]] + [len(source)]

@@ -1,4 +1,4 @@
-"""The truth in Postgres."""
+"""The store on Postgres, which holds the authoritative data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from sessiond_server.postgres import feed_order, filters, log, read, sweep, work
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.feed_holder import FeedHolders
-from sessiond_server.postgres.locked import Locked
-from sessiond_server.postgres.transactions import FAREWELL_SECONDS, Transactions
+from sessiond_server.postgres.locked import LockedSessions
+from sessiond_server.postgres.transactions import POOL_CLOSE_SECONDS, Transactions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 
 class PostgresStore:
-    """A Store (see contract.py) on a migrated database. Use as `async with PostgresStore(dsn) as store`.
+    """Implements `store.contract.Store` on a migrated database. Use as `async with PostgresStore(dsn) as store`.
 
-    Opening it connects to nothing; `ping` tells whether the database is there. Closing it waits for the transactions
-    that are under way. `dsn` may name several hosts, of which `target_session_attrs=read-write` picks the primary.
+    Entering the context does not connect; `ping` checks that the database can be used. Leaving it waits for the
+    transactions in progress. `dsn` may name several hosts, of which `target_session_attrs=read-write` selects the
+    primary.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class PostgresStore:
             dsn, max_connections=max(1, max_connections - 1), connect_timeout=connect_timeout
         )
         self._transactions = Transactions(self._connections)
-        # Health must not wait behind those who use up the others.
+        # Health checks have a pool of their own, so that they never wait for a connection that callers hold.
         self._probing = Connections(dsn, max_connections=1, connect_timeout=connect_timeout)
         self._probes = Transactions(self._probing, self._transactions.causes)
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
-        self._locked = Locked(self._transactions)
+        self._locked = LockedSessions(self._transactions)
         self.causes = self._transactions.causes
-        """Why the database could not be used."""
+        """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
@@ -77,7 +78,7 @@ class PostgresStore:
     ) -> None:
         await self._transactions.close()
         await self._probes.close()
-        await asyncio.gather(self._connections.close(FAREWELL_SECONDS), self._probing.close(FAREWELL_SECONDS))
+        await asyncio.gather(self._connections.close(POOL_CLOSE_SECONDS), self._probing.close(POOL_CLOSE_SECONDS))
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         async def work(
@@ -203,7 +204,8 @@ class PostgresStore:
         return key
 
     async def _in_order(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What is read of a feed, once more when its order had to be settled first."""
+        """Returns what `read` returns. If the order of feeds is not settled after a restore, settles it and reads
+        again."""
         try:
             return await read()
         except log.RestoredFromDump:
@@ -212,8 +214,8 @@ class PostgresStore:
 
     async def ping(self) -> None:
         rows = await self._probes.fetch(read.PING)
-        # A connection keeps the default that it began with. A new one finds out when the database takes writes again,
-        # and has all others replaced then.
+        # A connection keeps the default_transaction_read_only that it began with. While the database is read-only, each
+        # ping uses a new connection; once the database accepts writes again, all other connections are replaced.
         was_read_only, self._read_only = self._read_only, rows[0][1]
         if self._read_only:
             await self._probing.renew()
@@ -222,9 +224,9 @@ class PostgresStore:
         read.check_primary(rows)
 
     def condition(self) -> StoreCondition:
-        """Only reads plain numbers: any thread may call it."""
+        """See `Store.condition`. Reads plain numbers only, so any thread may call it."""
         return StoreCondition(self.causes.counts.copy(), self._connections.given_up, self._feed_holders.holder)
 
     async def watch_feeds(self) -> None:
-        """Names, in the log and in `condition`, what holds feeds back, until cancelled."""
+        """Reports, in the log and in `condition`, which transaction holds feeds back. Runs until cancelled."""
         await self._feed_holders.run()

@@ -1,4 +1,4 @@
-"""Expiry and the end of retentions, in small transactions."""
+"""Ends expired sessions and leases, and removes what is past its retention, in small transactions."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,11 +26,11 @@ PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
 
 SWEEP_SECONDS: Final = 30.0
-"""For one transaction: nobody waits for it."""
+"""Longest time for one transaction, in seconds. It may be long, because no caller waits for it."""
 
 
 async def expire_due(transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str]) -> Writes:
-    """See Store.expire_due. What was extended since is looked at again when its time is over."""
+    """See Store.expire_due. A session that was extended meanwhile gets a later check time."""
     written = Writes()
     while len(written.heads) < limit:
         wanted = limit - len(written.heads)
@@ -48,7 +48,7 @@ async def expire_due(transactions: Transactions, limit: int, policy: Policy, new
 async def _expire(
     connection: asyncpg.Connection, limit: int, policy: Policy, new_id: Callable[[], str]
 ) -> tuple[int, Writes]:
-    """(sessions looked at, what ended them or their live runs)."""
+    """(number of sessions checked, the writes that ended them or their live runs)."""
     rows = await connection.fetch(LOCK_DUE, limit)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
@@ -86,5 +86,5 @@ async def _purge(connection: asyncpg.Connection, statement: str, retention: time
 
 
 def _rows_of(status: str) -> int:
-    """The count in a command's status, such as `DELETE 3`."""
+    """The row count in a command tag, such as `DELETE 3`."""
     return int(status.rpartition(" ")[2])

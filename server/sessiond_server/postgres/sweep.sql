@@ -1,5 +1,4 @@
--- What time brings about: expiry and the end of retentions. Safe on many replicas: rows that another one works on are
--- skipped.
+-- Expiry, and removal after a retention. Safe on many replicas: each skips rows that another one has locked.
 
 -- name: lock_due  index: session_heads_to_check
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,

@@ -1,4 +1,4 @@
-"""One transaction: begun, given to some work, and ended for certain, whatever becomes of the caller."""
+"""Runs work in transactions. A transaction always ends, also when its caller is cancelled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -18,51 +18,55 @@ from sessiond_server.postgres.statements import WRITE
 T = TypeVar("T")
 
 ATTEMPTS = 10
-"""Times that a transaction is run when others get in its way. Each time one of the others has got through."""
+"""Most times that a transaction is run when it loses races against others. Each lost race means that another
+transaction succeeded."""
 
 TRANSACTION_SECONDS: Final = 6.0
-"""From BEGIN to the answer to COMMIT. A connection that takes longer is cut: it is silent, and the server rolls back or
-has committed. Longer than LOCK_SECONDS and IDLE_SECONDS, so that a server that does answer ends things itself."""
+"""Longest time from BEGIN to the answer to COMMIT. A connection that takes longer is cut as silent; the server rolls
+back, or has committed. Longer than LOCK_SECONDS and IDLE_SECONDS, so that a responsive server reaches its own limits
+first."""
 
 LEAST_COMMIT_SECONDS: Final = 2.0
-"""That COMMIT is given, however long the rest took."""
+"""Least time that COMMIT gets, however long the work before it took."""
 
 LOCK_SECONDS: Final = 2.0
-"""For each lock that another transaction holds: theirs take milliseconds."""
+"""Longest wait for each lock that another transaction holds. Our own transactions hold locks for milliseconds."""
 
 IDLE_SECONDS: Final = 5.0
-"""After which the server ends a transaction whose client says nothing: one that was paused must not hold its locks."""
+"""Time after which the server ends a transaction whose client is idle, so that a paused process does not keep its
+locks."""
 
 LOOK_SECONDS: Final = 1.0
-"""A transaction that takes longer asks who holds what it waits for, while it still waits."""
+"""A transaction that takes longer makes `Blockers` look for the holders of locks, while it still waits."""
 
 ROLLBACK_SECONDS: Final = 2.0
-"""A connection that cannot roll back for this long is cut; the server then rolls back by itself."""
+"""Longest time for a rollback. After it the connection is cut, and the server rolls back by itself."""
 
 CLOSE_SECONDS: Final = 2.0
-"""How long closing waits for what is under way."""
+"""Longest time that `close` waits for transactions in progress."""
 
-FAREWELL_SECONDS: Final = 1.0
-"""How long it waits for the server to take leave of idle connections."""
+POOL_CLOSE_SECONDS: Final = 1.0
+"""Longest time that closing a pool waits for its connections to close in order."""
 
 
 class Raced(Exception):
-    """Another transaction created a row first: this one must roll back and run again. Never leaves this package."""
+    """Another transaction created a row first, so this one must roll back and run again. Never leaves this package."""
 
 
 async def begin(connection: Any, lock_seconds: float) -> None:
-    """Begins a transaction that writes. Raises ReadOnlySQLTransactionError at a standby, too."""
+    """Begins a transaction that writes. Raises ReadOnlySQLTransactionError, also on a standby."""
     try:
         await connection.execute(_begin(lock_seconds))
     except asyncpg.FeatureNotSupportedError as error:
-        # What a standby says to READ WRITE.
+        # A standby answers READ WRITE with this error.
         raise asyncpg.ReadOnlySQLTransactionError(str(error)) from error
 
 
 async def _fetch_in_one(
     connection: asyncpg.Connection, statement: str, parameters: Sequence[Any]
 ) -> Sequence[asyncpg.Record]:
-    """In a transaction, which a pooler does not spread over several connections. Cuts the connection when it fails."""
+    """The rows of a read, in a transaction of its own, which a pooler keeps on one connection. Cuts the connection on
+    any error."""
     try:
         await connection.execute("begin isolation level read committed read only")
         rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
@@ -75,10 +79,10 @@ async def _fetch_in_one(
 
 @cache
 def _begin(lock_seconds: float) -> str:
-    """BEGIN and the limits of this transaction alone, in one trip to the server.
+    """BEGIN and the limits of this transaction, in one round trip.
 
-    Local, for behind a pooler the session is shared. No statement_timeout, also where the role has one: it would reach
-    a commit that waits for its synchronous standby, and make it show what is not safe.
+    The settings are local because a pooler shares the session. statement_timeout is off even if the role has one: it
+    would also end a commit that waits for a synchronous standby, and Postgres would then show rows that are not safe.
     """
     return (
         f"{WRITE['begin'].text}; set local lock_timeout = {round(lock_seconds * 1000)};"
@@ -91,13 +95,13 @@ class Transactions:
     """Runs work in transactions of a pool."""
 
     def __init__(self, connections: Connections, causes: Causes | None = None) -> None:
-        """`causes`: those of another one, to share; None: its own."""
+        """`causes`: those of another instance, to share; None: creates its own."""
         self.causes = causes or Causes()
         self.blockers = Blockers(self.fetch)
         self._connections = connections
         self._endings: set[asyncio.Task[None]] = set()
         self._rollbacks: set[asyncio.Future[Any]] = set()
-        """The statements of those that roll back."""
+        """ROLLBACK statements in progress."""
 
     async def run(
         self,
@@ -106,18 +110,18 @@ class Transactions:
         session_id: str | None = None,
         seconds: float | None = None,
     ) -> T:
-        """What `work` returns, once it is committed; nothing is kept when it raises.
+        """Runs `work` in a transaction and returns its result once that is committed. If `work` raises, rolls back.
 
-        Runs the work again, so it must not keep anything itself, when it loses a race. Raises StoreUnavailable when the
-        connection is lost, or silent for `seconds`, TRANSACTION_SECONDS unless given (during the commit: the outcome is
-        unknown), when it has lost ATTEMPTS races, and when others hold its locks for LOCK_SECONDS: SessionLocked where
-        `session_id` is given.
+        After a lost race it runs `work` again, so `work` must keep no state of its own. Raises StoreUnavailable if the
+        connection is lost, or silent for `seconds` (TRANSACTION_SECONDS by default): during the commit, the outcome is
+        then unknown. Raises it also after ATTEMPTS lost races. If others hold a needed lock for LOCK_SECONDS, raises
+        SessionLocked if `session_id` is given, else StoreUnavailable.
 
-        Cancelled before the commit is sent it rolls back. From then on the commit goes on in a task of its own and only
-        the caller stops waiting: cancelling a commit that waits for a synchronous standby would make Postgres commit
+        Cancelling before the commit is sent rolls back. After that, the commit continues in its own task, and only the
+        caller stops waiting: cancelling a commit that waits for a synchronous standby would make Postgres commit
         locally and show the rows, and the caller could not tell.
         """
-        with self.causes.told():
+        with self.causes.translating():
             try:
                 return await self.attempt(work, seconds=seconds)
             except asyncpg.PostgresError as error:
@@ -132,7 +136,7 @@ class Transactions:
         lock_seconds: float | None = None,
         seconds: float | None = None,
     ) -> T:
-        """As `run`, with errors as they are but for lost races."""
+        """As `run`, but raises Postgres' own errors, except for lost races."""
         for _ in range(ATTEMPTS):
             try:
                 return await self._once(work, lock_seconds or LOCK_SECONDS, seconds or TRANSACTION_SECONDS)
@@ -145,13 +149,13 @@ class Transactions:
         raise StoreUnavailable from last
 
     async def fetch(self, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
-        """The rows of one statement that reads, outside of any transaction. Raises StoreUnavailable, also when there is
-        no answer for READ_SECONDS.
+        """The rows of one reading statement, outside any transaction. Raises StoreUnavailable, also if there is no
+        answer within READ_SECONDS.
 
-        Cancelled it returns at once, also when the server does not answer: the connection is given back in the
+        Cancelling takes effect at once, even if the server does not answer: the connection is released in the
         background, or cut.
         """
-        with self.causes.told():
+        with self.causes.translating():
             connection = await self._connections.acquire()
             try:
                 with self._connections.limited(connection, READ_SECONDS):
@@ -166,8 +170,9 @@ class Transactions:
             return rows
 
     async def use(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, seconds: float = 60.0) -> T:
-        """What `work` returns, which begins and ends transactions of its own. Raises StoreUnavailable."""
-        with self.causes.told():
+        """Returns what `work` returns; `work` begins and ends its own transactions. Raises StoreUnavailable, also after
+        `seconds`."""
+        with self.causes.translating():
             connection = await self._connections.acquire()
             try:
                 with self._connections.limited(connection, seconds):
@@ -179,8 +184,8 @@ class Transactions:
                 await self._connections.release(connection)
 
     async def close(self) -> None:
-        """Returns when every transaction has ended, those that nobody waits for any more too. What takes longer than
-        CLOSE_SECONDS is cut: a commit then comes to pass or not."""
+        """Waits until every transaction has ended, including those whose callers were cancelled. After CLOSE_SECONDS it
+        cuts all connections; a commit in flight then happens or not."""
         if self._endings:
             await asyncio.wait(self._endings, timeout=CLOSE_SECONDS)
         if self._endings:
@@ -204,7 +209,7 @@ class Transactions:
                 except BaseException:
                     await self._end(self._roll_back(connection))
                     raise
-            # Its own limit: it goes on when this call is cancelled.
+            # The commit has its own time limit, because it continues when this call is cancelled.
             await self._end(self._commit(connection, max(LEAST_COMMIT_SECONDS, until - loop.time())))
         finally:
             look.cancel()
@@ -222,7 +227,7 @@ class Transactions:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._endings.discard(task)
         if not task.cancelled():
-            task.exception()  # Raised to the caller; one that was cancelled does not want it.
+            task.exception()  # Marks it as retrieved: the caller gets it, unless it was cancelled.
 
     async def _commit(self, connection: asyncpg.Connection, seconds: float) -> None:
         try:
@@ -239,16 +244,17 @@ class Transactions:
             await self._connections.release(connection)
 
     async def _give_back(self, connection: asyncpg.Connection) -> None:
-        """Releases a connection whose statement was cancelled: asyncpg waits until the server has taken notice."""
+        """Releases a connection whose statement was cancelled. asyncpg waits until the server confirms the
+        cancellation."""
         with self._connections.limited(connection, ROLLBACK_SECONDS):
             await self._connections.release(connection)
 
     async def _roll_back(self, connection: asyncpg.Connection) -> None:
-        """Rolls back, or cuts the connection: the server then rolls back by itself. Raises nothing: not this error but
-        the one that made it roll back is the caller's."""
-        # In a task: a statement that asyncpg begins after a cancelled one waits for ever when the connection is cut
-        # before the server has taken notice of the cancellation (asyncpg 0.32).
-        rollback = asyncio.ensure_future(_say_rollback(connection))
+        """Rolls back; if that fails, cuts the connection, and the server rolls back by itself. Never raises: the caller
+        gets the error that caused the rollback."""
+        # ROLLBACK runs in a task: asyncpg 0.32 never completes a statement that follows a cancelled one if the
+        # connection is cut before the server has confirmed the cancellation.
+        rollback = asyncio.ensure_future(_send_rollback(connection))
         self._rollbacks.add(rollback)
         try:
             await asyncio.wait((rollback,), timeout=ROLLBACK_SECONDS)
@@ -261,6 +267,6 @@ class Transactions:
             await self._connections.release(connection)
 
 
-async def _say_rollback(connection: asyncpg.Connection) -> None:
-    # A coroutine: on a connection that was cut, the call itself raises.
+async def _send_rollback(connection: asyncpg.Connection) -> None:
+    # This is a coroutine because on a cut connection the call of `execute` itself raises.
     await connection.execute("rollback")

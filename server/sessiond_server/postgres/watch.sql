@@ -1,8 +1,8 @@
--- What an operator would ask of a database in which nothing moves. All of it is answered from memory.
--- Roles without pg_read_all_stats see of others' sessions their process id and database, and no more.
+-- Diagnoses of a database that makes no progress. The server answers them from memory.
+-- A role without pg_read_all_stats sees only the process id and database of other roles' sessions.
 
 -- name: blockers
--- Who holds what sessions of this role wait for. A process id of 0: a prepared transaction.
+-- Holders of the locks that sessions of this role wait for. A process id of 0 means a prepared transaction.
 select w.pid as waiting, l.locktype, l.mode, l.relation::regclass::text as relation,
   b.pid, coalesce(b.application_name, '') as application, coalesce(b.usename, '') as role, coalesce(b.state, '') as state,
   coalesce(extract(epoch from clock_timestamp() - b.xact_start), 0)::float8 as seconds
@@ -16,8 +16,8 @@ where w.datname = current_database() and w.usename = current_user and w.wait_eve
 limit 8
 
 -- name: feed_holder
--- The oldest transaction that has written and not ended, of any database of the cluster: no feed goes beyond it.
--- No row: none is open.
+-- The oldest transaction that has written and not ended, in any database of the cluster. No feed goes beyond it.
+-- No row: no such transaction.
 select pg_snapshot_xmin(s.now)::text::bigint as xid, coalesce(a.pid, 0) as pid,
   coalesce(nullif(a.application_name, ''), case when p.gid is not null then 'prepared transaction ' || p.gid end, '')
     as application,

@@ -1,4 +1,4 @@
-"""Runs and tool calls in the write path: what a batch looks up of them, and what it writes."""
+"""The part of the write path for runs and tool calls: look-ups and writes of a batch."""
 
 import asyncpg
 
@@ -13,11 +13,11 @@ WRITE_WORK = WORK["write_work"].text
 WRITE_LEASES = WORK["write_leases"].text
 
 _RUN, _CALL = 1, 2
-"""Kinds of rows of FIND_WORK; the others are figures."""
+"""Kinds of rows of FIND_WORK; all other rows are run counters."""
 
 
 async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) -> None:
-    """Adds what the rules ask for. No statement where they ask for nothing."""
+    """Adds what the rules need to `known`. Executes no statement if they need nothing."""
     if needs.runs:
         for place, body in await connection.fetch(FIND_RUNS, *columns(flat(needs.runs), 3)):
             known.runs[needs.runs[place - 1]] = body
@@ -40,7 +40,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs, known: Known) ->
 
 
 async def write(connection: asyncpg.Connection, writes: Writes) -> None:
-    """Writes runs, tool calls, figures and leases. No statement where there are none."""
+    """Writes runs, tool calls, run counters and leases. Executes no statement if there are none."""
     if writes.runs or writes.tool_calls or writes.run_counters:
         runs = ((*run.key, run.run_id, run.place, run.status, run.body) for run in writes.runs)
         calls = (

@@ -1,5 +1,5 @@
--- Runs and tool calls: what batches look up and write, and what is read. How look-ups are written stands in write.sql;
--- why some compare by "POSIX", at the indexes of events.
+-- Runs and tool calls: look-ups and writes of batches, and reads. write.sql explains the form of look-ups; schema.sql
+-- explains "POSIX" at the indexes of events.
 
 -- name: find_runs  index: runs_pkey
 select k.place, r.body
@@ -33,8 +33,8 @@ left join lateral (
 ) ended on true
 
 -- name: find_work  index: runs_by_status tool_calls_by_status run_figures_pkey
--- What of these sessions is not over, and the figures of what is. 1 and 2: QUEUED, RUNNING; 1, 2 and 4: PENDING, APPROVED,
--- RUNNING.
+-- Unfinished runs and tool calls of these sessions, and the counters of ended runs. Of runs, 1 and 2 are QUEUED and
+-- RUNNING; of tool calls, 1, 2 and 4 are PENDING, APPROVED and RUNNING.
 with keys as materialized (
   select * from unnest((select $1::text[]), (select $2::text[])) with ordinality as k (tenant_id, session_id, place)
 )
@@ -89,8 +89,8 @@ on conflict (tenant_id, session_id) do update
 set figures = excluded.figures
 
 -- name: write_leases  index: session_heads_pkey
--- Leases that were extended. The check time stays where it is, too early; the sweeper moves it. It is later only where the
--- clock has gone back.
+-- Extended leases. expire_check_time stays as it is, too early, and the sweeper moves it later. It is after the new lease
+-- only if the clock has gone back.
 update session_heads h
 set lease_expire_time = k.lease_expire_time, expire_check_time = least(h.expire_check_time, k.lease_expire_time)
 from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (tenant_id, session_id, lease_expire_time)
@@ -108,8 +108,8 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: list_runs  index: session_heads_pkey runs_by_status
--- Of the statuses $4, behind $5, at most $6. `found` counts up to one more. No row: no session; one row without place: no
--- run.
+-- Runs with the statuses $4, after $5, at most $6. `found` counts up to $6 + 1. No row: no session; one row without
+-- place: no runs.
 select h.version, h.lease_expire_time, m.place, m.status, m.body, m.found
 from session_heads h
 left join lateral (
@@ -161,8 +161,8 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: list_tool_calls  index: session_heads_pkey tool_calls_by_status events_pkey
--- Of the statuses $4, seq < $5, at most $6 of them and $7 bytes. Sizes are read without fetching what lies out of
--- line. `found` counts up to one more than $6. No row: no session; one row without seq: no call.
+-- Tool calls with the statuses $4 and seq < $5, at most $6 of them and $7 bytes. Reading sizes does not fetch values
+-- stored out of line. `found` counts up to $6 + 1. No row: no session; one row without seq: no calls.
 select h.version, m.seq, m.body, m.arguments, m.result, m.found
 from session_heads h
 left join lateral (
@@ -205,7 +205,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by m.seq desc
 
 -- name: list_tool_calls_of_run  index: session_heads_pkey tool_calls_by_run events_pkey
--- As list_tool_calls, of the run $8.
+-- As list_tool_calls, for the run $8.
 select h.version, m.seq, m.body, m.arguments, m.result, m.found
 from session_heads h
 left join lateral (
@@ -243,7 +243,7 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by m.seq desc
 
 -- name: list_pending  index: tool_calls_pending events_pkey
--- Of the tenant $1, behind ($2, $3, $4), at most $5 of them and $6 bytes. What awaits an approval has no result.
+-- Pending calls of the tenant $1 after ($2, $3, $4), at most $5 of them and $6 bytes. They have no results yet.
 select sized.* from (
   select page.*, row_number() over upwards as place,
     sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0)) over upwards as bytes,
@@ -270,7 +270,7 @@ where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
 order by sized.place
 
 -- name: list_pending_of_user  index: tool_calls_pending_by_user events_pkey
--- As list_pending, of the user $7.
+-- As list_pending, for the user $7.
 select sized.* from (
   select page.*, row_number() over upwards as place,
     sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0)) over upwards as bytes,

@@ -1,4 +1,4 @@
-"""Runs and tool calls from the rows of work.sql."""
+"""Reads runs and tool calls with the statements of work.sql."""
 
 from collections.abc import Sequence
 from typing import Any, Final

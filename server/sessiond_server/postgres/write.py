@@ -1,4 +1,4 @@
-"""The write path: commands in, rows out, in one transaction. domain/rows.py has the order of the steps."""
+"""The write path: applies commands and writes their rows in one transaction. domain/rows.py describes the steps."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,32 +44,32 @@ WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
 
-Wish = tuple[str, str, str]
-"""(tenant_id, session_id, user_id) of a row that a command needs; the empty user is any."""
+HeadKey = tuple[str, str, str]
+"""(tenant_id, session_id, user_id) of a head that a command needs; the empty user id matches any user."""
 
 
-def wish(command: Command) -> Wish:
-    """The row that the command needs. Whether an id is taken does not depend on who asks."""
+def head_key(command: Command) -> HeadKey:
+    """The head that the command needs. For a creation any user matches: an id is taken whoever owns it."""
     user_id = "" if isinstance(command.action, CreateSession) else command.scope.user_id
     return (*command.key, user_id)
 
 
 async def lock_heads(connection: asyncpg.Connection, commands: Iterable[Command]) -> dict[Key, Head]:
-    """Locks the rows of the commands' sessions, in the order that all writers keep, and reads them."""
-    wishes = sorted({wish(command) for command in commands})
-    rows = await connection.fetch(LOCK_HEADS, *columns(wishes, 3))
-    return {wishes[row[0] - 1][:2]: head(row, 1) for row in rows}
+    """Locks and reads the heads of the commands' sessions, in the order that all writers use."""
+    head_keys = sorted({head_key(command) for command in commands})
+    rows = await connection.fetch(LOCK_HEADS, *columns(head_keys, 3))
+    return {head_keys[row[0] - 1][:2]: head(row, 1) for row in rows}
 
 
 async def lock_free_heads(
     connection: asyncpg.Connection, commands: Iterable[Command]
-) -> tuple[dict[Key, Head], set[Wish]]:
-    """(as `lock_heads`, for those whose rows no other transaction has locked; those that one has)."""
-    wishes = sorted({wish(command) for command in commands})
-    rows = await connection.fetch(LOCK_FREE_HEADS, *columns(wishes, 3))
-    present = await connection.fetch(PRESENT_HEADS, *columns(wishes, 3))
-    free = {wishes[row[0] - 1] for row in rows}
-    return {wishes[row[0] - 1][:2]: head(row, 1) for row in rows}, {wishes[row[0] - 1] for row in present} - free
+) -> tuple[dict[Key, Head], set[HeadKey]]:
+    """As `lock_heads`, but skips heads that another transaction has locked. Returns (locked heads, skipped ones)."""
+    head_keys = sorted({head_key(command) for command in commands})
+    rows = await connection.fetch(LOCK_FREE_HEADS, *columns(head_keys, 3))
+    present = await connection.fetch(PRESENT_HEADS, *columns(head_keys, 3))
+    free = {head_keys[row[0] - 1] for row in rows}
+    return {head_keys[row[0] - 1][:2]: head(row, 1) for row in rows}, {head_keys[row[0] - 1] for row in present} - free
 
 
 def head(row: Sequence[Any], start: int) -> Head:
@@ -84,16 +84,16 @@ async def apply(
     policy: Policy,
     new_id: Callable[[], str],
 ) -> Applied:
-    """Decides the commands and writes what they do, within the transaction that holds the locks of `heads`.
+    """Decides the commands and writes their effects, within the transaction that holds the locks of `heads`.
 
-    Raises Raced when a session is there by now that was not when the heads were locked.
+    Raises Raced if another transaction has created a session since the heads were locked.
     """
     known = await look_up(connection, batch.needs(commands, heads, policy))
     decision = batch.decide(commands, heads, known, policy, new_id)
     replays = {place: r for place, r in enumerate(decision.results) if isinstance(r, Replay)}
     outcomes: dict[int, Result] = {}
     if replays:
-        # Before anything is written: a deletion later in the batch removes the events that tell.
+        # Outcomes are rebuilt before anything is written: a deletion later in the batch may remove their events.
         outcomes = await _replayed(connection, commands, replays)
     await _write(connection, decision.writes, heads, known.now_us)
     results = [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
@@ -101,10 +101,10 @@ async def apply(
 
 
 async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
-    """What the rules ask for, and the clock, both as of after the locks were taken."""
+    """What the rules need, and the database's time, both read after the locks were taken."""
     live: dict[str, int] = {}
     if needs.tenants:
-        # Two statements: the count must see what the holders of the locks committed.
+        # The count is a second statement, so that it sees what earlier holders of these locks have committed.
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
     rows = await connection.fetch(LOOK_UP, *columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
@@ -128,7 +128,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
 async def _replayed(
     connection: asyncpg.Connection, commands: Sequence[Command], replays: Mapping[int, Replay]
 ) -> dict[int, Result]:
-    """The first outcomes of commands that were made before, by their place in the batch."""
+    """The first outcomes of commands that are retries, by their place in the batch."""
     places = list(replays)
     asked = [(*replays[place].key, replays[place].first_seq, replays[place].last_seq) for place in places]
     found: dict[int, list[StoredEvent]] = {}
@@ -198,7 +198,7 @@ def _head_columns(row: HeadRow, before: Head | None) -> tuple[Any, ...]:
         row.delete_time_us,
         after.user_id,
         after.core,
-        # None leaves the stored ones where they are, out of line when they are large.
+        # None keeps the stored limits and saves rewriting them, out of line if they are large.
         None if before is not None and before.limits == after.limits else after.limits,
         after.lease_expire_us,
     )

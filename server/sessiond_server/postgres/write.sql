@@ -1,15 +1,15 @@
 -- Statements that change the log. A batch runs them in this order within one transaction.
--- Look-ups probe an index for each key: "cross join lateral (... limit 1)" leaves the planner no other way.
--- "(select $1)" hides the lengths of arrays from the planner, who would otherwise plan anew for every call with few.
--- Why some compare by "POSIX" stands at the indexes of events.
+-- Look-ups probe an index for each key: "cross join lateral (... limit 1)" leaves the planner no other choice.
+-- "(select $1)" hides the lengths of arrays from the planner, which would otherwise replan every call with short arrays.
+-- schema.sql explains "POSIX" at the indexes of events.
 
 -- name: begin
--- Not "read write": a database that its operator has made read-only stays as it is.
+-- It does not say "read write", so that a database that its operator has made read-only stays read-only.
 begin isolation level read committed
 
 -- name: lock_heads  index: session_heads_pkey
--- Locks in the order of the arrays; all writers sort by key. Waits for whoever holds a row, then reads what they left.
--- A row of another user than its command's is left alone, as one that is not there: locking it would show in the time.
+-- Locks rows in the order of the arrays; all writers sort by key. Waits for other holders of a row, then reads what they
+-- have committed. A row of another user than the command's counts as missing: a lock on it would show in response times.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
   h.lease_expire_time
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
@@ -22,7 +22,7 @@ cross join lateral (
 ) h
 
 -- name: lock_free_heads  index: session_heads_pkey
--- As lock_heads, for rows that may be held for long: waits for none of them.
+-- As lock_heads, but skips locked rows instead of waiting for them.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
   h.lease_expire_time
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
@@ -35,7 +35,7 @@ cross join lateral (
 ) h
 
 -- name: present_heads  index: session_heads_pkey
--- Tells a row that lock_free_heads passed over from one that is not there.
+-- Distinguishes a row that lock_free_heads skipped from one that does not exist.
 select k.place
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, user_id, place)
@@ -47,7 +47,7 @@ cross join lateral (
 ) h
 
 -- name: lock_tenants
--- Creations of one tenant that must be counted wait for each other. In the order of the hashes, so that none deadlock.
+-- Counted creations of one tenant wait for each other. Locks are taken in the order of the hashes to avoid deadlocks.
 select pg_advisory_xact_lock(k.hash)
 from (select distinct hashtextextended(tenant_id, 7295) as hash from unnest($1::text[]) as t (tenant_id) order by 1) k
 
@@ -56,8 +56,8 @@ select k.place, (select count(*) from sessions s where s.tenant_id = k.tenant_id
 from unnest((select $1::text[])) with ordinality as k (tenant_id, place)
 
 -- name: look_up  index: requests_pkey events_message_id
--- Must be a statement of its own after lock_heads: that one's snapshot is older than its locks, so it would miss what
--- the holder of a lock committed while it waited.
+-- Must be a separate statement after lock_heads, whose snapshot is older than its locks: it would miss what the holder
+-- of a lock committed while lock_heads waited.
 select 0 as kind, 0::bigint as place, clock_timestamp() as now,
   null::bytea as fingerprint, null::bigint as first_seq, null::bigint as last_seq
 union all
@@ -116,7 +116,8 @@ cross join lateral (
 order by k.place, e.seq
 
 -- name: write_sessions
--- Heads of new sessions, and index rows. Fewer `created` than asked: another transaction was faster, start over.
+-- Heads of new sessions, and index rows. Fewer `created` than requested: another transaction has created one first; the
+-- caller starts over.
 with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
     delete_time, user_id, core, limits, lease_expire_time, commit_xid)
@@ -143,12 +144,12 @@ with created as (
 select count(*) as created from created
 
 -- name: write_log
--- Heads of sessions that were locked, events, idempotency records. The upsert makes the planner probe the primary key,
--- which an update joined to arrays would not.
--- A transaction has its id from the first lock that it takes, so one that waited long for another may have the lower id
--- and yet write later. In the feed, which goes by these ids, a session's events must not change places: hence each is
--- given no lower one than the session's last. That holds none back and hides none: it is not below its own transaction's.
--- feed_order.shift moves the ids of this cluster behind those of the one that a dump came from.
+-- Heads of locked sessions, events, idempotency records. The upsert makes the planner probe the primary key, which an
+-- update joined to arrays would not.
+-- A transaction gets its id with its first lock, so one that waited for another may have the lower id and yet write
+-- later. The feed is ordered by these ids, and a session's events must keep their order in it. So an event's commit_xid is
+-- at least that of the session's last event. This neither delays nor hides an event, because it is never below the id of
+-- its own transaction. feed_order.shift moves the ids of this cluster after those of the cluster that a dump came from.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
     delete_time, user_id, core, limits, lease_expire_time, commit_xid)
@@ -189,7 +190,7 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
 -- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey
--- What a deletion removes besides the head, which stays as the tombstone.
+-- Removes what a deletion removes besides the head, which stays as the tombstone.
 with keys as materialized (
   select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
 ), unlisted as (

@@ -1,1 +1,1 @@
-"""The schema and the migrations that yield it."""
+"""The schema and the migrations that produce it."""

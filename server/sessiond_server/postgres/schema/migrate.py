@@ -1,19 +1,19 @@
-"""Brings a database's schema up to what this code needs, and says where it stands.
+"""Applies migrations to a database, and reports the state of its schema.
 
-`migrations/NNNN_name.sql` are applied in order, each in a transaction of its own, under an advisory lock, so that any
-number of servers may start at once. A database with nothing to apply is neither locked nor waited for. A migration must
-be safe for the previous version of the server to run beside (expand, then contract in a later one), and must not need a
-transaction block of its own making.
+The files `migrations/NNNN_name.sql` are applied in order, each in its own transaction, under an advisory lock, so that
+any number of servers may start at once. A database without pending migrations is not locked, and nothing waits. While a
+migration runs, servers of the previous version must continue to work (expand, and contract in a later migration). A
+migration must not contain BEGIN or COMMIT.
 
-One that begins with the line `-- outside a transaction` is applied line group by line group instead (see `statements`):
-`create index concurrently`, which lets writers go on, runs in no other way. It may be cut off between any two of its
-statements, and must then be fit to be applied from its beginning.
+A file that begins with the line `-- outside a transaction` is applied statement by statement instead (see
+`statements`). `create index concurrently`, which does not block writers, requires this. Such a migration may be
+interrupted between any two statements, so it must be safe to apply again from its beginning.
 
-A migration that needs a lock for which others would queue behind it sets a `lock_timeout`, with `set local`, and is
-then tried again.
+A migration that needs a lock for which others would queue behind it sets a `lock_timeout` with `set local`, and is
+retried after a timeout.
 
 All this works through a pooler that gives each transaction another connection: the advisory lock belongs to a
-transaction, no setting outlives one, and no prepared statement is expected to.
+transaction, and neither settings nor prepared statements have to outlive one.
 """
 
 import asyncio
@@ -28,30 +28,31 @@ from importlib.resources import files
 import asyncpg
 
 from sessiond_server.postgres import feed_order
-from sessiond_server.postgres.causes import reaching
+from sessiond_server.postgres.causes import translating
 from sessiond_server.postgres.fitness import DatabaseUnfit, Fitness, examine, refuse_unsafe
 from sessiond_server.postgres.sqlstates import meaning
 
 _log = logging.getLogger("sessiond.migrate")
 
 LOCK = 0x73657373696F6E64
-"""Key of the advisory lock that migrating processes hold: "sessiond" in ASCII."""
+"""Key of the advisory lock of migrations: "sessiond" in ASCII."""
 
 LOCK_PAUSE = 0.2
-"""Seconds between two attempts to take it. Waiting for it in a statement would hold a snapshot, and building an index
-concurrently waits for every older snapshot: for those, that is, who wait for it."""
+"""Seconds between two attempts to take the lock. A statement that waits for it would hold a snapshot, and an index that
+is built concurrently waits for every older snapshot: both would wait for each other."""
 
 MAX_WAIT = 300.0
-"""Seconds that another process which migrates is waited for, by default; they begin anew with all that it completes."""
+"""Default of the longest wait for another migrating process, in seconds. Starts again with each migration that it
+completes."""
 
 SAID_EVERY = 10.0
-"""Seconds between two records about the same wait."""
+"""Seconds between two log records about the same wait."""
 
 LOCK_ATTEMPTS = 200
-"""Of a migration that waits for its own locks no longer than its `lock_timeout`."""
+"""Most attempts to apply a migration that reaches its own `lock_timeout`."""
 
 _NO_LIMITS = "set local idle_in_transaction_session_timeout = 0; set local statement_timeout = 0"
-"""A role may have limits that suit its other work."""
+"""Removes limits that the role may have for its other work."""
 
 OUTSIDE = "-- outside a transaction\n"
 
@@ -59,7 +60,7 @@ _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 
 
 class MigrationError(DatabaseUnfit):
-    """The schema is not as this code needs it, and cannot be made so. The text tells the operator what to do."""
+    """The schema cannot be migrated to what this code needs. The text tells the operator what to do."""
 
 
 class SchemaTooNew(MigrationError):
@@ -73,21 +74,21 @@ class SchemaTooNew(MigrationError):
 
 
 class MigrationLocked(MigrationError):
-    """Another process has held the lock of migrations for too long."""
+    """Another process has held the lock of migrations for longer than the caller waits."""
 
     def __init__(self, holder: "Holder | None", seconds: float) -> None:
         who = f"{holder} " if holder else "it "
         remedy = f": select pg_terminate_backend({holder.pid})" if holder else ""
         super().__init__(
             f"another process migrates this database: {who}has held the lock of migrations for {seconds:g} s.\n"
-            f"  If it is at work, start again when it is done, or wait longer with --migration-wait; end it only if it "
-            f"is not{remedy}"
+            f"  If it is working, start again once it has finished, or wait longer with --migration-wait. End it only "
+            f"if it is stuck{remedy}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A session of the database that holds the lock of migrations. What may not be seen of it is empty."""
+    """A session of the database that holds the lock of migrations. Fields that this role may not see are empty."""
 
     pid: int
     application: str
@@ -108,19 +109,19 @@ class Migration:
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
     version: int
-    """Of the last migration that the database has; 0: it has none."""
+    """Version of the last migration that the database has; 0: it has none."""
     latest: int
-    """Of the last migration that this code knows."""
+    """Version of the last migration that this code knows."""
     pending: tuple[str, ...]
     """Names of the migrations to apply, in order, such as `0002_runs`."""
     restored: bool = False
-    """Whether it was restored from a dump into another cluster, and the order of feeds is still to be settled."""
+    """Whether the database was restored from a dump into another cluster, and the order of feeds is not settled yet."""
     fitness: Fitness | None = None
-    """Of the database, once it was examined."""
+    """Properties of the database; None until it has been examined."""
 
     @property
     def ready(self) -> bool:
-        """Whether a server can run on it."""
+        """Whether a server of this version can run on the database."""
         return self.version == self.latest
 
     @property
@@ -129,7 +130,7 @@ class SchemaStatus:
 
 
 def migrations() -> Sequence[Migration]:
-    """All of them, ascending. Raises ValueError unless they are numbered 1, 2, 3 ..."""
+    """All migrations, ascending. Raises ValueError unless they are numbered 1, 2, 3 ..."""
     names = ((_FILE.fullmatch(file.name), file) for file in files(__package__).joinpath("migrations").iterdir())
     found = [Migration(int(name["version"]), name["name"], file.read_text("utf-8")) for name, file in names if name]
     found.sort(key=lambda migration: migration.version)
@@ -139,7 +140,7 @@ def migrations() -> Sequence[Migration]:
 
 
 async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
-    """Where the database stands. Raises StoreUnavailable, DatabaseUnfit."""
+    """The state of the database's schema. Raises StoreUnavailable, DatabaseUnfit."""
     async with _connected(dsn, connect_timeout) as connection:
         fitness = await examine(connection)
         found = await _status(connection)
@@ -153,11 +154,11 @@ async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
 async def migrate(
     dsn: str, *, connect_timeout: float = 5.0, max_wait: float = MAX_WAIT, require_durable: bool = False
 ) -> Sequence[str]:
-    """Applies what is pending; the names of the migrations applied, none when there was nothing to do.
+    """Applies pending migrations and returns the names of those applied.
 
-    While another process migrates it waits, and says so, for `max_wait` seconds; MigrationLocked after them. Raises
-    DatabaseUnfit, MigrationError, StoreUnavailable; what was applied before the error stays applied. Cancelling undoes
-    the migration that is under way, or of one outside a transaction the statement.
+    While another process migrates, it waits and logs that it does; after `max_wait` seconds it raises MigrationLocked.
+    Also raises DatabaseUnfit, MigrationError and StoreUnavailable; migrations applied before the error stay applied.
+    Cancelling undoes the migration in progress, or, for one outside a transaction, its current statement.
     """
     applied: list[str] = []
     wait = _Wait(max_wait)
@@ -188,7 +189,7 @@ async def migrate(
 
 
 class _Wait:
-    """For the lock that another process holds."""
+    """Waits for the lock that another process holds, for a limited time without progress."""
 
     def __init__(self, max_wait: float) -> None:
         self._max_wait = max_wait
@@ -198,22 +199,22 @@ class _Wait:
         self._said = -SAID_EVERY
 
     def at(self, version: int) -> None:
-        """A version that was not there before is progress."""
+        """Restarts the time limit if the schema's version has changed, which is progress."""
         if version != self._version:
             self._version = version
             self._since = self._clock()
 
     async def for_lock(self, holder: Holder | None) -> None:
-        """A moment. Raises MigrationLocked when it was the last."""
+        """Sleeps for LOCK_PAUSE. Raises MigrationLocked if the time limit has passed."""
         waited = self._clock() - self._since
         if waited >= self._max_wait:
             raise MigrationLocked(holder, round(waited, 1))
         if self._clock() - self._said >= SAID_EVERY:
             self._said = self._clock()
             _log.warning(
-                "waits for another process that migrates the database, at most %g s more: %s",
+                "waiting for another process that migrates the database, at most %g s more: %s",
                 round(self._max_wait - waited, 1),
-                holder or "it is gone by now",
+                holder or "it has just finished",
             )
         await asyncio.sleep(LOCK_PAUSE)
 
@@ -221,13 +222,13 @@ class _Wait:
 async def _locked(
     connection: asyncpg.Connection, migration: Migration, apply: Callable[[], Awaitable[None]]
 ) -> bool | None:
-    """Applies a migration in a transaction of `connection` that holds the lock.
+    """Applies a migration in a transaction of `connection` that holds the lock. Returns True if it was applied here.
 
-    None: another process has the lock; False: another process has applied the migration meanwhile.
+    None: another process has the lock. False: another process has applied the migration meanwhile.
     """
     for _ in range(LOCK_ATTEMPTS):
         try:
-            # Read committed, also where the role's default is another: nothing is to be seen as of before the lock.
+            # Read committed, whatever the default is: each statement must see all that was committed before the lock.
             async with connection.transaction(isolation="read_committed"):
                 await connection.execute(_NO_LIMITS)
                 if not await connection.fetchval(f"select pg_try_advisory_xact_lock({LOCK})"):
@@ -237,29 +238,32 @@ async def _locked(
                 await apply()
                 return True
         except asyncpg.LockNotAvailableError:
-            _log.warning("migration %d (%s) waits for another transaction to end", migration.version, migration.name)
+            _log.warning("migration %d (%s) is waiting for another transaction", migration.version, migration.name)
         except asyncpg.InsufficientPrivilegeError as error:
             raise MigrationError(
-                f"migration {migration.version} ({migration.name}) needs a privilege that its user lacks: {error}. "
-                "Migrate as the owner of the database, or grant the user CREATE on the schema."
+                f"migration {migration.version} ({migration.name}) needs a privilege that the role lacks: {error}. "
+                "Migrate as the owner of the database, or grant the role CREATE on the schema."
             ) from error
         await asyncio.sleep(LOCK_PAUSE)
     raise MigrationError(
-        f"migration {migration.version} ({migration.name}) waits for transactions that do not end: look for old ones "
+        f"migration {migration.version} ({migration.name}) waited for transactions that did not end: look for old ones "
         "in pg_stat_activity."
     )
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
-    """In the transaction that `connection` is in."""
+    """Applies and records a migration in the current transaction of `connection`."""
     await connection.execute(migration.sql)
     await _record(connection, migration)
 
 
 async def _apply_outside(connection: asyncpg.Connection, holder: asyncpg.Connection, migration: Migration) -> None:
-    """In no transaction, while the one of `holder` has the lock: without a snapshot, which an index being built
-    concurrently would wait for. Recorded in that one, so that it counts only if the lock was held to the end."""
-    await holder.execute("select")  # The server keeps a fetched statement, and its snapshot, until the next one.
+    """Applies a migration outside a transaction, while a transaction of `holder` has the lock.
+
+    That transaction must hold no snapshot, because an index that is built concurrently would wait for it. It also
+    records the migration, so that the migration counts only if the lock was held to the end.
+    """
+    await holder.execute("select")  # Releases the snapshot of the previous fetch, which the server keeps until then.
     for statement in statements(migration.sql):
         await connection.execute(statement)
     await _record(holder, migration)
@@ -272,7 +276,7 @@ async def _record(connection: asyncpg.Connection, migration: Migration) -> None:
 
 
 async def _holder(connection: asyncpg.Connection) -> Holder | None:
-    """Who has the lock; None when nobody has it any more."""
+    """The session that holds the lock; None if no session holds it any more."""
     async with connection.transaction():
         row = await connection.fetchrow(
             "select l.pid, coalesce(a.application_name, ''), coalesce(a.state, '') from pg_locks l"
@@ -285,17 +289,17 @@ async def _holder(connection: asyncpg.Connection) -> Holder | None:
 
 
 def statements(sql: str) -> Sequence[str]:
-    """Those of a migration outside a transaction, each of which ends with a semicolon at the end of a line.
+    """The statements of a migration outside a transaction; each ends with a semicolon at the end of a line.
 
-    Several in one line are one: the server runs them in a transaction, where `set local` has its place.
+    Several statements in one line count as one: the server runs them in one transaction, which `set local` needs.
     """
     return [statement for part in re.split(r";$", sql, flags=re.MULTILINE) if (statement := part.strip())]
 
 
 @asynccontextmanager
 async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
-    with reaching():
-        # Without cached statements: a pooler may give the next transaction another connection.
+    with translating():
+        # Statements are not cached, because a pooler may give the next transaction another connection.
         try:
             connection = await asyncpg.connect(
                 dsn,
@@ -307,7 +311,7 @@ async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.
         except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             if meaning(error) is not None:
                 raise
-            raise DatabaseUnfit(f"no connection can be had with this DSN: {error}") from error
+            raise DatabaseUnfit(f"cannot connect with this DSN: {error}") from error
         try:
             yield connection
         finally:
@@ -322,9 +326,10 @@ async def _status(connection: asyncpg.Connection) -> SchemaStatus:
 
 
 async def _version(connection: asyncpg.Connection) -> int:
-    """In a transaction: a statement outside of one is sent in two parts, which a pooler may part.
+    """The schema's version; 0 without a schema. Call it in a transaction: outside one, a statement is sent in two
+    parts, which a pooler may separate.
 
-    Looks into pg_class: within a transaction to_regclass may miss a table that another one has just made.
+    It reads pg_class, because to_regclass may miss a table that another transaction has just created.
     """
     exists = "select exists (select from pg_class where relname = 'schema_versions' and pg_table_is_visible(oid))"
     if not await connection.fetchval(exists):

@@ -1,4 +1,4 @@
--- The whole current schema, for reading. A test proves that the migrations yield it; nothing executes it elsewhere.
+-- The whole current schema, for reading. Only a test executes it, which proves that the migrations produce it.
 -- Times are the database's; text compares by code points.
 
 -- Which files of migrations/ the database has.
@@ -8,29 +8,30 @@ create table schema_versions (
   apply_time timestamptz not null default clock_timestamp()
 );
 
--- Secrets of the service as a whole, made by migration 1, never changed.
+-- Secrets of the service as a whole, created by migration 1 and never changed.
 create table service_keys (
   name text primary key,
   secret bytea not null
 );
 
--- The hot row of each session: all that an append reads and writes. With a delete_time it is a tombstone.
+-- The hot row of each session: everything of the session that an append reads and writes. With a delete_time, the row is
+-- a tombstone.
 create table session_heads (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
   version bigint not null,
   content_version bigint not null,
   update_time timestamptz not null,
-  -- When the sweeper must look: never after the session's expire_time or the lease_expire_time, perhaps before them.
+  -- When the sweeper checks the session: never after its expire_time or lease_expire_time, possibly before them.
   expire_check_time timestamptz,
   delete_time timestamptz,
   user_id text collate "C" not null,
   core bytea not null,
-  -- Never null in a stored row. A null in the row that an upsert proposes means: as before (not written anew).
+  -- Never null in a stored row. A null in the row that an upsert proposes keeps the stored value, without rewriting it.
   limits bytea,
-  -- Of the session's last event.
+  -- commit_xid of the session's last event.
   commit_xid xid8 default pg_current_xact_id(),
-  -- When the lease of the session's live run runs out; null while there is none. Heartbeats write nothing else.
+  -- When the lease of the session's live run expires; null while no run is live. Heartbeats write only this column.
   lease_expire_time timestamptz,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
@@ -42,7 +43,7 @@ create index session_heads_to_check on session_heads (expire_check_time)
 create index session_heads_deleted on session_heads (delete_time)
   where delete_time is not null;
 
--- What sessions are listed and filtered by. Appends do not write it; a tombstone has none.
+-- The columns by which sessions are listed and filtered. Appends do not write it; a tombstone has no row.
 create table sessions (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -54,7 +55,7 @@ create table sessions (
   workflow_id text collate "C" not null,
   user_id text collate "C" not null,
   name text collate "C" not null,
-  -- Of the name, by Unicode's full case folding: what name_contains looks into, whatever the database's locale.
+  -- The name in Unicode's full case folding, which name_contains searches; independent of the database's locale.
   name_folded text collate "C" not null,
   labels jsonb not null,
   -- As session_heads.limits: never null in a stored row.
@@ -78,13 +79,13 @@ create index sessions_live on sessions (tenant_id)
 create index sessions_labels on sessions using gin (labels jsonb_path_ops);
 create index sessions_metadata on sessions using gin (metadata jsonb_path_ops);
 
--- The logs: seq is 1..version of each session, without a gap, except that deletion leaves the final event alone.
+-- The logs. In each session seq is 1..version without a gap; a deletion leaves only the final event.
 create table events (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
   seq bigint not null,
-  -- Orders the feed of a whole tenant: what is below pg_snapshot_xmin is complete. Of the transaction that wrote the
-  -- event, or higher: never below that of the event before it in the session (see write_log).
+  -- Orders the feed of a tenant, which is complete below pg_snapshot_xmin. It is the id of the transaction that wrote the
+  -- event, or higher, so that it is never below that of the session's previous event (see write_log).
   commit_xid xid8 not null default pg_current_xact_id(),
   create_time timestamptz not null,
   type smallint not null,
@@ -95,14 +96,15 @@ create table events (
   primary key (tenant_id, session_id, seq)
 );
 
--- Out of line uncompressed: compressing costs more than the bytes are worth, and many are compressed data already.
+-- Out of line and uncompressed: compression costs more than the bytes that it saves, and much of the data is compressed
+-- already.
 alter table events alter column body set storage external;
 alter table events alter column content set storage external;
 
--- The planner knows no more than how many events a session has on average, so it may find that reading a whole log
--- costs the same as the right index, which for a long log is ruin. Hence these two compare tenant and session by
--- "POSIX", which is "C" by another name: a query that says so can use no other index, not even the primary key's.
--- And their conditions do not imply each other. 20 is EVENT_TYPE_MESSAGE_APPENDED.
+-- The planner knows only how many events a session has on average. It may therefore estimate that reading a whole log
+-- costs the same as using the right index, which is disastrous for a long log. So these two indexes compare tenant and
+-- session by "POSIX", another name for "C": a query with this collation can use no other index, not even the primary
+-- key's. The conditions of the two do not imply each other. 20 is EVENT_TYPE_MESSAGE_APPENDED.
 create unique index events_message_id
   on events (tenant_id collate "POSIX", session_id collate "POSIX", message_id)
   where message_id is not null;
@@ -110,23 +112,23 @@ create index events_messages
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type = 20;
 
--- All events of a tenant in the order of commits. By "POSIX" for the same reason.
+-- All events of a tenant in commit order. It uses "POSIX" for the same reason.
 create index events_feed
   on events (tenant_id collate "POSIX", commit_xid);
 
--- How the feeds' order goes on in another cluster (postgres/feed_order.py). One row.
+-- How the order of feeds continues in another cluster (postgres/feed_order.py). One row.
 create table feed_order (
   one boolean primary key default true check (one),
-  -- The system identifier of the cluster that shift has been settled for; null: of none yet.
+  -- System identifier of the cluster for which shift was settled; null: not settled yet.
   cluster bigint,
-  -- Added to a transaction's id to make its commit_xid. A multiple of 2^32, so that the lower half stays the id that
-  -- xmin has. It never shrinks.
+  -- Added to a transaction's id to get its commit_xid. A multiple of 2^32, so that the lower half stays the id that xmin
+  -- shows. It never decreases.
   shift bigint not null default 0 check (shift >= 0 and shift % 4294967296 = 0)
 );
 
 insert into feed_order default values;
 
--- What each request did: events first_seq..last_seq.
+-- The events that each request wrote: first_seq..last_seq.
 create table requests (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -145,7 +147,8 @@ create table runs (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
   run_id text collate "C" not null,
-  -- Among the session's runs: seq of the event that began it; of those the session was created with: ... -1, 0.
+  -- Order among the session's runs: seq of the event that began the run; ..., -1, 0 for runs that the session was created
+  -- with.
   place bigint not null,
   status smallint not null,
   body bytea not null,
@@ -155,20 +158,20 @@ create table runs (
 create index runs_by_status
   on runs (tenant_id collate "POSIX", session_id collate "POSIX", status, place);
 
--- The tool calls of each session, without their arguments and results: those are the content of the events at seq and
--- at result_seq (0: none).
+-- The tool calls of each session, without arguments and results, which are the content of the events at seq and at
+-- result_seq (0: none).
 create table tool_calls (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
   tool_call_id text collate "C" not null,
   seq bigint not null,
   status smallint not null,
-  -- PENDING, and requires an approval.
+  -- Whether the call is PENDING and requires an approval.
   awaits_approval boolean not null,
   create_time timestamptz not null,
   result_seq bigint not null,
   run_id text collate "C" not null,
-  -- Of the session.
+  -- The session's user.
   user_id text collate "C" not null,
   body bytea not null,
   primary key (tenant_id, session_id, tool_call_id)
@@ -179,7 +182,7 @@ create index tool_calls_by_status
 create index tool_calls_by_run
   on tool_calls (tenant_id collate "POSIX", session_id collate "POSIX", run_id, seq)
   where run_id <> '';
--- What waits for somebody's decision, over all sessions of a tenant or of a user.
+-- Tool calls that wait for an approval, over all sessions of a tenant or of a user.
 create index tool_calls_pending
   on tool_calls (tenant_id, create_time, session_id, seq)
   where awaits_approval;
@@ -187,7 +190,7 @@ create index tool_calls_pending_by_user
   on tool_calls (tenant_id, user_id, create_time, session_id, seq)
   where awaits_approval and user_id <> '';
 
--- Counters of the runs of each session that have ended. Written when one ends.
+-- Counters of each session's ended runs. Written when a run ends.
 create table run_figures (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -195,7 +198,7 @@ create table run_figures (
   primary key (tenant_id, session_id)
 );
 
--- Attachments. The row of a deleted one stays, without a blob: its id is not taken anew.
+-- Attachments. The row of a deleted attachment stays, without a blob, so that its id cannot be used again.
 create table attachments (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -212,7 +215,7 @@ create index attachments_by_seq
 create index attachments_by_blob on attachments (tenant_id, blob_id)
   where blob_id is not null;
 
--- Uploads that are not complete. The epoch counts the calls that have taken one up: only the last may go on.
+-- Incomplete uploads. The epoch counts the calls that have begun or resumed the upload: only the last one may write.
 create table uploads (
   tenant_id text collate "C" not null,
   session_id text collate "C" not null,
@@ -227,7 +230,7 @@ create table uploads (
 
 create index uploads_by_touch_time on uploads (touch_time);
 
--- Content, once for each tenant: what attachments refer to.
+-- Content of attachments, stored once per tenant.
 create table blobs (
   tenant_id text collate "C" not null,
   sha256 bytea not null,
@@ -238,7 +241,7 @@ create table blobs (
 
 create unique index blobs_by_id on blobs (tenant_id, blob_id);
 
--- Attachments that are no more, whose blobs are to be looked at: they go where nothing refers to them.
+-- Removed attachments whose blobs must be checked: a blob is removed once no attachment refers to it.
 create table releases (
   tenant_id text collate "C" not null,
   blob_id uuid not null,
@@ -247,9 +250,9 @@ create table releases (
   primary key (tenant_id, blob_id, session_id, attachment_id)
 );
 
--- Runs of bytes in the storage of attachments, each written by one call: everything that may have bytes there has a row
--- here. Those of one blob, in the order of `start`, make the file. Without a length a piece is still being written; with
--- a drop_time its bytes go then.
+-- Pieces: runs of bytes in the storage of attachments, each written by one call. Everything that may have bytes there has
+-- a row here. The pieces of one blob, in the order of `start`, are the file. A piece without a length is still being
+-- written. The bytes of a piece with a drop_time are removed at that time.
 create table pieces (
   tenant_id text collate "C" not null,
   piece_id uuid not null,
@@ -264,7 +267,7 @@ create index pieces_by_blob on pieces (tenant_id, blob_id, start);
 create index pieces_to_drop on pieces (drop_time)
   where drop_time is not null;
 
--- Bytes, where this database is the storage of attachments: 7 936 in each row, fewer in the last of a piece.
+-- Bytes of attachments, if this database stores them: 7 936 in each row, fewer in the last row of a piece.
 create table blob_rows (
   tenant_id text collate "C" not null,
   piece_id uuid not null,
@@ -273,5 +276,5 @@ create table blob_rows (
   primary key (tenant_id, piece_id, number)
 );
 
--- As it is, in the page of its row: an out-of-line table would cost twice as much.
+-- In the page of its row, uncompressed: an out-of-line table would cost twice as much.
 alter table blob_rows alter column data set storage plain;
