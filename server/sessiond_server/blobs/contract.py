@@ -1,11 +1,11 @@
-"""What a blob store is: a place for bytes, without any notion of sessions. Every implementation passes tests/blobs.
+"""The contract of blob stores, which store bytes and know nothing of sessions. Every implementation passes tests/blobs.
 
-Bytes lie in pieces (see `Piece`), which grow at their end until their one writer stops. Which piece belongs to what is
-written in the session store before a piece gets its first byte, so that nothing is ever stored that nobody knows.
+Bytes are stored in pieces (see `Piece`), which grow at their end until their single writer stops. The session store
+records each piece before its first byte is written, so that no bytes are ever stored without a record.
 
-No method holds more than a few segments in memory. Any raises StorageUnavailable when the storage cannot be reached.
-Cancelling `append`, the end of the process in it, or an error leave the outcome unknown: the piece then has all of the
-segment, some of its beginning, or nothing. Cancelling anything else abandons it.
+No method holds more than a few segments in memory. Every method raises StorageUnavailable if the storage cannot be
+reached. If `append` is cancelled or fails, or the process ends in it, the outcome is unknown: the piece then has all of
+the segment, a part from its beginning, or nothing of it. Cancelling any other method abandons the call.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,56 +14,58 @@ from typing import Protocol
 from sessiond_server.domain.attachments.rows import Piece
 
 Buffer = bytes | memoryview
-"""Bytes that nobody changes. A view keeps all of what it is a view of: those who wait with one should not wait long."""
+"""Bytes that must not change. A view keeps its whole underlying buffer in memory, so do not hold one for long."""
 
 READ_BYTES = 256 * 1024
-"""Most bytes that `BlobStore.read` gives at a time."""
+"""Most bytes that `BlobStore.read` yields at a time."""
 
 
 class BytesMissing(Exception):
-    """The piece does not have these bytes: it was deleted, or the storage lost it. No answer of a call by itself."""
+    """The piece does not have these bytes: it was deleted, or the storage lost it. Callers turn it into an error of the
+    API."""
 
 
 class BlobStore(Protocol):
-    """Pieces by (tenant, id)."""
+    """Stores pieces by (tenant, id)."""
 
     @property
     def segment(self) -> int:
-        """Bytes that `append` takes at a time. The same for all time, since pieces are stored by it."""
+        """Bytes that `append` takes at a time. It must never change, because stored pieces depend on it."""
         ...
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
-        """Adds `data`, joined, at `offset`, which is where the piece ends; 0 begins it.
+        """Adds the joined `data` at `offset`, which is the end of the piece; 0 creates the piece.
 
-        Exactly `segment` bytes, or fewer (at least one) with the last append of the piece. When it returns, the bytes
-        survive the end of this process. The piece has one writer: concurrent appends to it are a defect.
+        `data` has exactly `segment` bytes, or fewer (at least one) in the last append of the piece. Once `append` has
+        returned, the bytes survive the end of this process. A piece has one writer: concurrent appends are a defect.
         """
         ...
 
     async def commit(self, piece: Piece) -> None:
-        """Returns when every byte that was appended survives the end of this machine, as far as the storage can.
+        """Returns once all appended bytes survive a crash of this machine, as far as the storage can ensure that.
 
-        The piece has bytes. Where it is gone, raises BytesMissing or nothing: not every storage looks.
+        The piece must have bytes. If it is gone, some storages raise BytesMissing, others nothing.
         """
         ...
 
     async def length(self, piece: Piece) -> int:
-        """Bytes that were appended; 0 for a piece that is not there. What an unknown outcome left counts, or not."""
+        """Number of appended bytes; 0 if there is no such piece. Bytes of an append with unknown outcome may count or
+        not."""
         ...
 
     def read(self, piece: Piece, start: int, end: int) -> AsyncIterator[Buffer]:
-        """The bytes from `start` up to before `end`, in order, 1 to READ_BYTES at a time.
+        """The bytes from `start` to `end` (exclusive), in order, 1 to READ_BYTES at a time.
 
-        Raises BytesMissing where the piece does not have them all, which may be after some were given. A piece that is
-        deleted meanwhile gives the right bytes or BytesMissing, never others. Close the iterator when you leave it.
+        Raises BytesMissing if the piece does not have all of them, possibly after some were yielded. A piece that is
+        deleted meanwhile yields the right bytes or raises BytesMissing. Close the iterator if you leave it early.
         """
         ...
 
     async def delete(self, pieces: Sequence[Piece]) -> None:
-        """Removes the pieces, whatever there is of them. Safe to repeat, and for several callers at once."""
+        """Removes everything stored of the pieces. Safe to repeat, and to call concurrently."""
         ...
 
     def pieces(self) -> AsyncIterator[Piece]:
-        """All pieces that have bytes, in any order, each once; what comes and goes meanwhile perhaps. Nothing else that
-        may lie there."""
+        """All pieces that have bytes, in any order, each once. Pieces that appear or disappear meanwhile may be
+        missing. Other objects in the storage are ignored."""
         ...

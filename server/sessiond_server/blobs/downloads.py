@@ -60,7 +60,7 @@ async def _ahead(parts: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, 
         following.cancel()
         await asyncio.wait((following,))
         if not following.cancelled():
-            following.exception()  # told, or of no interest any more
+            following.exception()  # marks it as retrieved: it was raised already, or the download has ended
         await parts.aclose()
 
 

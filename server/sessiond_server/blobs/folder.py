@@ -1,6 +1,6 @@
-"""Blobs in a folder of this machine, or of one that all replicas mount: a file for each piece, `t_<tenant>/<piece>`.
+"""Blobs in a folder of this machine, or in one that all replicas mount; one file per piece, `t_<tenant>/<piece>`.
 
-Not through obstore, whose files are written whole, each with a name of its own first: that took three times the CPU.
+It does not use obstore, which writes each file whole and under a temporary name first: that took three times the CPU.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from sessiond_server.errors import StorageUnavailable
 _log = logging.getLogger("sessiond.blobs")
 
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
-"""Linux: read what is in memory. A change of threads and back costs as much as copying half a MiB."""
+"""Linux flag: read only what is in the page cache. A thread switch and back costs as much as copying half a MiB."""
 _PREFIX: Final = "t_"
-"""Begins the folder of a tenant: some tenants' names are paths."""
+"""Starts the name of a tenant's folder, because some tenant ids would otherwise be special paths."""
 
 _T = TypeVar("_T")
 
 
 class FolderBlobs:
-    """A BlobStore (see contract.py)."""
+    """Implements `contract.BlobStore` in a folder."""
 
     segment = 512 * 1024
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder. Raises ValueError when it cannot."""
+        """Creates the folder if necessary. Raises ValueError if it cannot be used."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -83,8 +83,8 @@ class FolderBlobs:
         return self._root / f"{_PREFIX}{piece.tenant_id}" / piece.piece_id
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Runs what may wait for a disk in a thread. A file that is not there is BytesMissing, unless all are away: a
-        folder that is not there has lost nothing."""
+        """Runs `work`, which may wait for a disk, in a thread. Raises BytesMissing for a missing file, but
+        StorageUnavailable if the whole folder is missing, because then nothing is known to be lost."""
         run = asyncio.get_running_loop().run_in_executor
         try:
             return await run(None, work)
@@ -106,15 +106,15 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 def _write(path: Path, offset: int, data: Sequence[Buffer]) -> None:
     if not offset:
-        path.parent.mkdir(exist_ok=True)  # without the root, which would lie on another disk than before
+        path.parent.mkdir(exist_ok=True)  # never creates the root: while its disk is unmounted, it would be elsewhere
     with _opened(path, os.O_WRONLY | (0 if offset else os.O_CREAT)) as handle:
         written, size = os.pwritev(handle, data, offset), sum(map(len, data))
-        while written < size:  # the disk is nearly full, or a signal came
+        while written < size:  # a short write: the disk is nearly full, or a signal arrived
             written += os.pwrite(handle, memoryview(b"".join(data))[written:], offset + written)
 
 
 def _read_cached(handle: int, start: int, count: int) -> Buffer:
-    """The bytes that the page cache has, read without waiting for the disk; b"" if unknown."""
+    """Bytes from the page cache, read without waiting for the disk; b"" if it does not have them."""
     if not _NOWAIT:
         return b""
     buffer = bytearray(count)
@@ -125,7 +125,7 @@ def _read_cached(handle: int, start: int, count: int) -> Buffer:
 
 
 def _sync(path: Path, root: Path) -> None:
-    """Writes the file, and the names that lead to it, to the disk."""
+    """Flushes the file, and the directories on its path, to the disk."""
     for one in (path, path.parent, root):
         with _opened(one, os.O_RDONLY) as handle:
             os.fsync(handle)

@@ -1,8 +1,8 @@
-"""Blobs in object storage, through obstore: S3 and what speaks like it, Google Cloud Storage, Azure.
+"""Blobs in object storage, through obstore: S3 and compatible services, Google Cloud Storage, Azure.
 
-Each segment is an object of its own, `t_<tenant>/<piece>/<number>`, written whole or not at all. Multipart uploads
-would have to hold parts of 5 MiB in memory for every transfer, could not be taken up again by another process, and what
-is left of an abandoned one is stored, and charged for, where no list shows it.
+Each segment is a separate object, `t_<tenant>/<piece>/<number>`, written completely or not at all. Multipart uploads
+are not used: each transfer would hold parts of 5 MiB in memory, another process could not resume it, and an abandoned
+one would leave data that is charged for but that no listing shows.
 """
 
 import logging
@@ -22,21 +22,21 @@ from sessiond_server.errors import StorageUnavailable
 _log = logging.getLogger("sessiond.blobs")
 
 REQUEST_SECONDS: Final = 8.0
-"""For one request, its body included, which has 512 KiB at most: 64 KiB a second are enough. One that gets no answer,
-or a byte a second, is made once more, on another connection."""
+"""Timeout of one request, including its body of at most 512 KiB, so that 64 KiB per second are enough. A request that
+gets no answer, or a byte per second, is retried once on another connection."""
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
-"""What S3, Azure and Google Cloud Storage say of a bucket that is not there: a wrong setting, not a lost piece."""
+"""How S3, Azure and Google Cloud Storage report a missing bucket, which is a wrong setting, not a lost piece."""
 
 _T = TypeVar("_T")
 
 
 def opened(url: str) -> "ObjectBlobs":
-    """The blobs in a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix`.
+    """Opens the blobs in a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix`.
 
-    The URL's query has settings of obstore's, such as `?region=eu-central-1&endpoint=https://s3.example.org`.
-    Credentials come from where the platform's own tools look for them. Connects to nothing.
-    Raises ValueError, which repeats no value, for a URL or setting that means nothing.
+    The URL's query has settings of obstore, such as `?region=eu-central-1&endpoint=https://s3.example.org`. Credentials
+    come from where the platform's own tools look for them. Does not connect.
+    Raises ValueError, whose text quotes no value, for an invalid URL or setting.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
@@ -50,20 +50,20 @@ def opened(url: str) -> "ObjectBlobs":
                 "allow_http": allow_http,
                 "connect_timeout": "4s",
                 "timeout": timedelta(seconds=REQUEST_SECONDS),
-                # A connection that has been silent since before a request began is not taken for its second try.
+                # Shorter than a request, so that a retry does not use a connection that was idle before the request.
                 "pool_idle_timeout": "3s",
             },
-            # Longer than a hiccup and than one request that gets no answer, shorter than whoever waits for it would.
+            # Longer than a short interruption and than one unanswered request, shorter than any caller's timeout.
             retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=1.5 * REQUEST_SECONDS)},
         )
     except exceptions.BaseError as error:
         given = f" with the settings {', '.join(sorted(options))}" if options else ""
-        raise ValueError(f"obstore takes no {parts.scheme}:// URL like this{given}: {type(error).__name__}") from error
+        raise ValueError(f"obstore rejects this {parts.scheme}:// URL{given}: {type(error).__name__}") from error
     return ObjectBlobs(store)
 
 
 class ObjectBlobs:
-    """A BlobStore (see contract.py). `store` is one of obstore's."""
+    """Implements `contract.BlobStore` over `store`, a store of obstore."""
 
     segment = 512 * 1024
 
@@ -75,14 +75,14 @@ class ObjectBlobs:
         await _translated(obstore.put_async(self._store, name, list(data), use_multipart=False))
 
     async def commit(self, piece: Piece) -> None:
-        """An object is safe once its storage has acknowledged it."""
+        """Does nothing: an object is durable once its storage has acknowledged it."""
 
     async def length(self, piece: Piece) -> int:
         sizes: dict[str, int] = {}
         async for found in self._listed(_folder(piece) + "/"):
             sizes |= {entry["path"]: entry["size"] for entry in found}
         total = number = 0
-        # A hole ends the piece: an append whose outcome stayed unknown may have come to pass after all.
+        # A gap ends the piece: an object after it comes from an append whose outcome was unknown.
         while (size := sizes.get(_segment(piece, number))) is not None:
             total += size
             number += 1
@@ -101,7 +101,8 @@ class ObjectBlobs:
     async def _read(self, name: str, start: int, count: int) -> AsyncIterator[Buffer]:
         """A part of one object.
 
-        It is fetched whole, a segment at most: a client that takes its time would else make the request look silent.
+        It fetches the part, at most a segment, before yielding it: a slow client would otherwise delay the request
+        until it times out.
         """
         try:
             found = await obstore.get_range_async(self._store, name, start=start, end=start + count)
@@ -117,7 +118,7 @@ class ObjectBlobs:
             raise BytesMissing
 
     async def _explain(self, name: str, end: int, error: Exception) -> NoReturn:
-        """Tells a storage that cannot be reached from an object that is not what it should be."""
+        """Raises BytesMissing if the object is missing or too short, else StorageUnavailable."""
         try:
             found = await _translated(obstore.head_async(self._store, name))
         except FileNotFoundError:
@@ -136,7 +137,7 @@ class ObjectBlobs:
         try:
             await _translated(obstore.delete_async(self._store, names))
         except FileNotFoundError:
-            # Some storages mind what another replica has deleted first.
+            # Some storages fail on an object that another replica has deleted first.
             for name in names:
                 try:
                     await _translated(obstore.delete_async(self._store, name))
@@ -153,7 +154,7 @@ class ObjectBlobs:
                     yield piece
 
     async def _listed(self, prefix: str | None) -> AsyncIterator[Sequence[Any]]:
-        """All objects below a folder, or all there are, some at a time."""
+        """Lists all objects below a prefix, or all objects, in batches."""
         stream = obstore.list(self._store, prefix, chunk_size=1000)
         while True:
             try:
@@ -163,7 +164,7 @@ class ObjectBlobs:
 
 
 def _folder(piece: Piece) -> str:
-    # obstore would write a tilde otherwise than it is; tenants have no exclamation marks.
+    # obstore would escape a tilde. Tenant ids contain no exclamation marks.
     return f"t_{piece.tenant_id.replace('~', '!')}/{piece.piece_id}"
 
 
@@ -172,7 +173,7 @@ def _segment(piece: Piece, number: int) -> str:
 
 
 def _piece(name: str) -> Piece | None:
-    """The piece that an object belongs to; None for one that is not ours."""
+    """The piece to which an object belongs; None for an object that is not ours."""
     tenant, _, rest = name.partition("/")
     piece_id, _, _ = rest.partition("/")
     if not tenant.startswith("t_"):
@@ -181,7 +182,7 @@ def _piece(name: str) -> Piece | None:
 
 
 async def _translated(request: Awaitable[_T]) -> _T:
-    """What the storage answers. Raises StorageUnavailable when it does not, FileNotFoundError of a single object."""
+    """Awaits a request. Raises StorageUnavailable if it fails, FileNotFoundError if a single object is missing."""
     try:
         return await request
     except FileNotFoundError as error:
@@ -195,5 +196,5 @@ async def _translated(request: Awaitable[_T]) -> _T:
 def _check_bucket(error: FileNotFoundError) -> None:
     """Raises StorageUnavailable unless the error is about a single object."""
     if any(words in str(error) for words in _NO_BUCKET):
-        _log.warning("the bucket of attachments is not there", exc_info=error)
+        _log.warning("the bucket of attachments does not exist", exc_info=error)
         raise StorageUnavailable from error

@@ -1,6 +1,6 @@
 """Removes the bytes of attachments and uploads that are no longer needed: marks rows, removes bytes, removes rows.
 
-Safe on any number of replicas at once, and safe to end at any moment: the next run finds what was not done.
+Safe on any number of replicas at once, and safe to stop at any moment: the next run continues.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ _log = logging.getLogger("sessiond.reaper")
 BATCH: Final = 100
 """Most uploads, blobs or pieces that one transaction handles."""
 ORPHAN_INTERVAL: Final = 24 * 3600.0
-"""Seconds between two searches for bytes that nobody knows, each of which lists the whole storage. The first one comes
-as late: whoever has begun with an older backup by mistake has so long to notice."""
+"""Seconds between two searches for orphaned bytes, each of which lists the whole storage. The first search is delayed
+by as much, so that an operator who has restored an older backup by mistake has time to notice."""
 ORPHAN_RETRY_INTERVAL: Final = 3600.0
-"""Seconds until a search that failed is begun anew."""
+"""Seconds until a failed search is retried."""
 
 
 async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
@@ -38,10 +38,10 @@ async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
 
 
 async def reap_orphans(store: AttachmentStore, blobs: BlobStore) -> int:
-    """Removes bytes that the store does not know; how many pieces.
+    """Removes pieces of which the store has no record, and returns their number.
 
-    There are none, but for what was written by a process that was stopped in mid-call for longer than the grace of its
-    piece, and after the store has lost commits that it had acknowledged.
+    Normally there are none. They come from a process that was paused in a call for longer than its piece's grace
+    period, or from a store that has lost acknowledged commits.
     """
     removed = 0
     found: list[Piece] = []
@@ -72,7 +72,7 @@ async def run(store: AttachmentStore, blobs: BlobStore, interval: float) -> None
                 removed += await reap_orphans(store, blobs)
                 next_search = clock() + ORPHAN_INTERVAL
             if removed:
-                _log.info("removed %d pieces of attachments that nobody refers to", removed)
+                _log.info("removed %d pieces of attachments without any reference", removed)
         except Unavailable as error:
             _log.warning("cannot reap: %s", error)
         except Exception as error:

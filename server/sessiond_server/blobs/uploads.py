@@ -29,24 +29,26 @@ from sessiond_server.store.attachments import AttachmentStore
 _log = logging.getLogger("sessiond.uploads")
 
 ATTEMPTS: Final = 5
-"""Times that a call tries to take an upload up while others do the same. Each time one of them has."""
+"""Most times that a call tries to begin or resume an upload while other calls do the same. Each failed attempt means
+that another call succeeded."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Times in seconds."""
+    """Bounds of uploads; times in seconds."""
 
     touch: float = 10.0
-    """Pause between two signs of life that an upload gives, and by which it learns that another call has taken it up.
-    With the pause that clients are allowed, and one append, it must stay below the grace that the stores give to
-    writers who do not know yet."""
+    """Interval at which an upload records its activity, and learns whether another call has resumed it. Together with
+    the longest pause of clients and the time of one append, it must be shorter than the stores' grace period for
+    superseded writers."""
     appends: int = 8
-    """Segments on their way to the storage at the same time, of all uploads. Only those uploads take in the next
-    segment meanwhile; for each of these there are up to three in memory, for all others one."""
+    """Most segments in flight to the storage, of all uploads together. Only uploads with a segment in flight receive
+    their next one meanwhile. Such an upload has up to three segments in memory, any other has one."""
     kept: int = 64
-    """Uploads that were cut whose last bytes wait for the storage. Those of more are dropped: they are sent again."""
+    """Most interrupted uploads whose last bytes are still being stored in the background. Beyond that, those bytes are
+    dropped, and the client sends them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,16 @@ class UploadState:
     """The progress of an upload."""
 
     attachment: Attachment
-    """As declared, or as it is."""
+    """The attachment as declared, or as it is once it is complete."""
     committed_bytes: int
     touch_time_us: int
-    """Of its last sign of life; 0 when it is complete."""
+    """Time of the upload's last activity; 0 if it is complete."""
     calls: int
-    """That have taken it up; 0 when it is complete."""
+    """Number of calls that have begun or resumed the upload; 0 if it is complete."""
 
 
 class Uploads:
-    """All uploads that this process receives. Use as an async context: closing it waits for what is being stored."""
+    """Receives all uploads of this process. Use as an async context manager: leaving it waits for storage to finish."""
 
     def __init__(
         self,
@@ -96,14 +98,14 @@ class Uploads:
         complete: Callable[[int], Awaitable[_T]],
         on_taken_up: Callable[[int], Awaitable[None]],
     ) -> _T:
-        """Takes the upload up, stores the chunks, and returns what `complete` does, called with the upload's epoch.
+        """Begins or resumes the upload, stores the chunks, and returns the result of `complete(epoch)`.
 
-        `complete` makes the attachment; it is called with 0 where the id is an attachment's already, before any chunk
-        is read. Else `on_taken_up` is called with the epoch first, once chunks may come. Raises what UploadAttachment
-        documents. Cancelled, or failed, what has arrived is stored in the background, as far as `kept` allows; it is
-        dropped where the upload can never be complete.
+        `complete` creates the attachment. If an attachment already has the id, `complete(0)` is called before any chunk
+        is read. Otherwise `on_taken_up(epoch)` is called first, once chunks may arrive. Raises what UploadAttachment
+        documents. After cancellation or a failure, bytes that have arrived are stored in the background, within the
+        limit `kept`; if the upload can never complete, they are dropped.
         """
-        upload = await self._take_up(scope, session_id, declared, offset)
+        upload = await self._begin_or_resume(scope, session_id, declared, offset)
         if upload is None:
             return await complete(0)
         writing = _Writing(self._blobs, upload, declared, self._appending)
@@ -114,11 +116,11 @@ class Uploads:
             await writing.finish()
             return await complete(upload.epoch)
         except (UploadTooLong, ChecksumMismatch, Refused):
-            await asyncio.shield(self._run_in_background(self._give_up(scope, writing)))
+            await asyncio.shield(self._run_in_background(self._discard(scope, writing)))
             raise
         except BytesMissing:
-            # A storage that has lost what it had acknowledged: nothing of this upload is worth keeping.
-            await asyncio.shield(self._run_in_background(self._give_up(scope, writing)))
+            # The storage has lost bytes that it had acknowledged, so this upload is discarded as a whole.
+            await asyncio.shield(self._run_in_background(self._discard(scope, writing)))
             raise ChecksumMismatch(session_id, declared.attachment_id) from None
         except BaseException:
             if len(self._background) >= self._limits.kept:
@@ -127,7 +129,7 @@ class Uploads:
             raise
 
     async def state(self, scope: Scope, session_id: str, attachment_id: str) -> UploadState:
-        """Where an upload is, complete ones included. Raises SessionNotFound, UploadNotFound."""
+        """The progress of an upload, also of a complete one. Raises SessionNotFound, UploadNotFound."""
         upload = await self._store.get_upload(scope, session_id, attachment_id)
         if upload is not None:
             declared = Attachment.FromString(upload.declared)
@@ -142,7 +144,8 @@ class Uploads:
     async def deleted(
         self, command: Command, attachment_id: str, write: Callable[[Command], Awaitable[_T]]
     ) -> _T | None:
-        """What became of the command that deletes the attachment; None where it was an upload, which is given up."""
+        """Executes the command that deletes an attachment and returns its outcome. If the id is that of an unfinished
+        upload, discards the upload and returns None."""
         try:
             return await write(command)
         except AttachmentNotFound:
@@ -155,8 +158,8 @@ class Uploads:
         declared = Attachment.FromString(upload.declared)
         return min(upload.start + await self._blobs.length(upload.piece), declared.size_bytes)
 
-    async def _take_up(self, scope: Scope, session_id: str, declared: Attachment, offset: int) -> Upload | None:
-        """The upload, begun or resumed; None where the id is an attachment's."""
+    async def _begin_or_resume(self, scope: Scope, session_id: str, declared: Attachment, offset: int) -> Upload | None:
+        """The upload, begun or resumed; None if an attachment has the id."""
         attachment_id = declared.attachment_id
         for _ in range(ATTEMPTS):
             piece = Piece(scope.tenant_id, self._new_id())
@@ -201,15 +204,14 @@ class Uploads:
                     raise UploadSuperseded(writing.upload.key[1], writing.upload.attachment_id)
                 touched = clock()
 
-    async def _give_up(self, scope: Scope, writing: "_Writing") -> None:
-        """Drops what was stored, once nothing more is being stored. What cannot be dropped now goes when it is found to
-        be abandoned."""
+    async def _discard(self, scope: Scope, writing: "_Writing") -> None:
+        """Discards the upload once no segment is in flight. If that fails, the upload is removed later as abandoned."""
         upload = writing.upload
         epoch = upload.epoch if await writing.settled() else None
         try:
             await self._store.discard_upload(scope, upload.key[1], upload.attachment_id, epoch)
         except SessiondError as error:
-            _log.warning("an upload that failed stays until it is abandoned: %s", error)
+            _log.warning("cannot discard a failed upload now; it will be removed as abandoned: %s", error)
 
     def _run_in_background(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(ending)
@@ -219,9 +221,9 @@ class Uploads:
 
 
 class _Writing:
-    """One call's part of an upload: a piece that grows by segments, and the checksum of all before and in it.
+    """One call's part of an upload: a piece that grows by segments, and the checksum of the file up to its end.
 
-    Storing goes on in the background, one segment at a time, while the next one arrives.
+    Segments are stored in the background, one at a time, while the next one arrives.
     """
 
     def __init__(self, blobs: BlobStore, upload: Upload, declared: Attachment, appending: asyncio.Semaphore) -> None:
@@ -231,15 +233,15 @@ class _Writing:
         self._appending = appending
         self._hash = hashlib.sha256()
         self._position = upload.start
-        """In the file: of what has arrived."""
+        """End of the received bytes, as an offset in the file."""
         self._stored = 0
-        """In the piece: of what is stored or on its way."""
+        """End of the bytes that are stored or in flight, as an offset in the piece."""
         self._waiting: list[Buffer] = []
         self._waiting_bytes = 0
         self._storing: asyncio.Task[None] | None = None
 
     async def rehash(self) -> None:
-        """Reads what earlier calls have stored: its checksum cannot be kept anywhere but in their processes.
+        """Reads the bytes that earlier calls have stored into the checksum, whose state cannot be stored.
 
         Raises BytesMissing.
         """
@@ -248,7 +250,7 @@ class _Writing:
                 await asyncio.to_thread(self._hash.update, data)
 
     async def add(self, chunk: Buffer) -> None:
-        """Takes what arrived. Returns when it may have more: the segment before this one has been stored."""
+        """Adds received bytes. Waits, whenever a segment is full, until the previous segment has been stored."""
         size = self._declared.size_bytes
         if self._position + len(chunk) > size:
             raise UploadTooLong(size)
@@ -263,7 +265,7 @@ class _Writing:
             self._waiting_bytes += len(chunk)
 
     async def finish(self) -> None:
-        """Returns when every byte is there, right and safe.
+        """Stores the last bytes, and returns once the file is complete, its checksum is right, and it is durable.
 
         Raises UploadIncomplete, ChecksumMismatch, BytesMissing.
         """
@@ -277,11 +279,11 @@ class _Writing:
             raise ChecksumMismatch(self.upload.key[1], self.upload.attachment_id)
         for extent in self.upload.extents:
             await self._blobs.commit(extent.piece)
-        if self._stored:  # else the calls before this one had brought everything
+        if self._stored:  # otherwise earlier calls had stored everything
             await self._blobs.commit(self.upload.piece)
 
     async def settled(self) -> bool:
-        """Returns when nothing is being stored: whether all of it was. Cancelling it leaves the storing alone."""
+        """Waits until no segment is in flight; returns whether the last one was stored. Cancelling does not stop it."""
         if self._storing is None:
             return True
         await asyncio.wait((self._storing,))
@@ -301,7 +303,8 @@ class _Writing:
             _log.debug("the last bytes of an upload were not stored: %s", error)
 
     async def _settle(self) -> None:
-        """Returns when nothing is being stored. Raises what came of it, every time: nothing may follow a hole."""
+        """Waits until no segment is in flight. Raises the error of the last segment, every time: no segment may follow
+        one that is missing."""
         if self._storing is not None:
             await asyncio.wait((self._storing,))
             self._storing.result()
