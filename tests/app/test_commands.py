@@ -55,7 +55,7 @@ def test_migrate_says_what_it_did(empty_postgres_dsn: str) -> None:
     second = command("migrate", "--postgres-dsn", empty_postgres_dsn)
     assert (first.returncode, second.returncode) == (0, 0)
     assert "0001_" in first.stdout
-    assert second.stdout == "the schema is of this version already\n"
+    assert second.stdout == "the schema already has this version\n"
 
 
 def test_a_database_out_of_reach_is_said_in_words() -> None:

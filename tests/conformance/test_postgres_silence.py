@@ -179,7 +179,7 @@ async def test_limits_hold_behind_a_transaction_pooler(
     async with transaction_pooler(postgres_dsn, unused_tcp_port_factory()) as pooled:
         connection = await Connector(pooled, 5.0).open()
         await connection.close()
-        assert any("refuses settings" in record.getMessage() for record in caplog.records)
+        assert any("refuses session settings" in record.getMessage() for record in caplog.records)
         pool = await asyncpg.create_pool(
             pooled, min_size=0, max_size=2, statement_cache_size=0, connect=Connector(pooled, 5.0).open
         )

@@ -47,7 +47,7 @@ async def test_the_wait_for_another_migration_is_bounded_and_names_its_holder(
         await migrate(empty_postgres_dsn, max_wait=0.5)
     assert f"server process {pid} (the holder" in str(caught.value)
     assert f"pg_terminate_backend({pid})" in str(caught.value)
-    (said,) = [record.getMessage() for record in caplog.records if "waits for" in record.getMessage()]
+    (said,) = [record.getMessage() for record in caplog.records if "waiting for" in record.getMessage()]
     assert f"server process {pid} (the holder" in said
     assert (await status(empty_postgres_dsn)).version == 0
 
@@ -71,7 +71,7 @@ async def test_migrate_says_what_it_waits_for(empty_postgres_dsn: str, holder: a
     )
     assert refused.returncode == 1
     assert "sessiond: another process migrates this database" in refused.stderr
-    assert "waits for" in refused.stderr
+    assert "waiting for" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -1,1 +1,1 @@
-"""The commands of `sessiond`, one module each, loaded when asked for."""
+"""The commands of `sessiond`, one module each, imported when the command is run."""

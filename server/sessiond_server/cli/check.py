@@ -1,6 +1,6 @@
-"""`sessiond check`: is everything there that `serve` with the same settings needs? Changes nothing.
+"""`sessiond check`: checks that everything is there that `serve` with the same settings needs. Changes nothing.
 
-The bundled Postgres is started for the check, if it does not run and there is data.
+If the bundled Postgres is not running and has data, it is started for the check.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from sessiond_server.settings import SecretUrl, SettingError, Settings, keys_in_
 
 
 class Report:
-    """Prints one line for each thing, and remembers whether something failed."""
+    """Prints one line per check, and remembers whether a check failed."""
 
     def __init__(self) -> None:
         self.failed = False
@@ -87,7 +87,7 @@ def _tls(settings: Settings, report: Report) -> None:
     try:
         files.read()
     except TlsInvalid as error:
-        report.fail("tls", str(error), "serve would refuse to start; while it runs, it would go on with what it has")
+        report.fail("tls", str(error), "serve would not start with it; a running one keeps the certificates it has")
     except OSError as error:
         report.fail("tls", f"{error.filename}: {error.strerror}", "name files that the user of sessiond may read")
     else:
@@ -118,7 +118,7 @@ def _listen(settings: Settings, report: Report) -> None:
 
 async def _servers(settings: Settings, report: Report) -> None:
     if settings.store == "memory":
-        report.ok("store", "memory: everything is gone when the service stops")
+        report.ok("store", "memory: all data is lost when the service stops")
     else:
         where = str(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
         try:
@@ -162,7 +162,7 @@ async def _postgres(settings: Settings, dsn: str, where: str, report: Report) ->
     else:
         report.ok("schema", f"version {found.version}; serve or migrate will apply {', '.join(found.pending)}")
     if found.restored:
-        report.ok("feeds", "restored from a dump into another cluster; serve or migrate will move their order on")
+        report.ok("feeds", "restored from a dump into another cluster; serve or migrate will raise their order")
 
 
 async def _cache(url: SecretUrl, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""`sessiond healthcheck`: the probe of containers. Exits with 0 when the server serves, else with 1."""
+"""`sessiond healthcheck`: a probe for containers. Exits with 0 if the server reports SERVING, else with 1."""
 
 from sessiond_server.rpc import probe
 from sessiond_server.settings import Address, Settings
@@ -15,7 +15,7 @@ def run(settings: Settings, timeout: float) -> int:
 
 
 def identity(settings: Settings) -> probe.Identity | None:
-    """What is shown to a server that asks for certificates; None where the files cannot be read or it asks for none."""
+    """The client certificate for a server that requires one; None if it requires none or the files cannot be read."""
     if settings.tls_client_ca_file is None or settings.tls_key_file is None or settings.tls_cert_file is None:
         return None
     try:
@@ -25,5 +25,5 @@ def identity(settings: Settings) -> probe.Identity | None:
 
 
 def reachable(listen: Address) -> Address:
-    """Where a server that listens there can be reached from this machine."""
+    """The address at which this machine can reach a server that listens on `listen`."""
     return Address(_EVERY_INTERFACE.get(listen.host, listen.host), listen.port)

@@ -1,4 +1,4 @@
-"""`sessiond keys new`: an entry for the keys file on standard output, its key, once, on standard error."""
+"""`sessiond keys new`: prints an entry for the keys file on standard output, and the key itself on standard error."""
 
 import sys
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def run(name: str, tenant: str, user: str, scopes: Sequence[str], expires: str) 
 
 
 def _when(text: str) -> datetime:
-    """A duration from now, or a time with its zone. ValueError."""
+    """Parses a duration from now, or a time with a time zone. Raises ValueError."""
     try:
         return datetime.now(UTC) + timedelta(seconds=_LIFETIME(text))
     except ValueError:

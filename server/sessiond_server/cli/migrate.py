@@ -1,4 +1,4 @@
-"""`sessiond migrate`: brings the schema to this version, and nothing else."""
+"""`sessiond migrate`: migrates the schema to this version, and does nothing else."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -22,5 +22,5 @@ async def _migrate(settings: Settings) -> int:
         if dsn is None:
             dsn = (await stack.enter_async_context(database.bundled(settings, cache=False))).postgres_dsn
         applied = await database.migrated(dsn, settings)
-    print(f"applied {', '.join(applied)}" if applied else "the schema is of this version already")
+    print(f"applied {', '.join(applied)}" if applied else "the schema already has this version")
     return 0

@@ -1,4 +1,4 @@
-"""`sessiond serve`: the service, until it is told to stop."""
+"""`sessiond serve`: runs the service until a signal stops it."""
 
 import asyncio
 import os
@@ -24,13 +24,13 @@ def run(settings: Settings) -> int:
 
 
 def announce(service: composed.Service) -> None:
-    """Says in a few lines what runs, where the data is and what to do next."""
+    """Prints in a few lines what runs, where the data is, and what to do next."""
     settings = service.settings
     if service.embedded:
         new, valkey = "new; " if service.embedded.created else "", "" if settings.redis_url else " and Valkey"
         data = f"{settings.data_dir} ({new}bundled Postgres{valkey})"
     elif settings.store == "memory":
-        data = "in memory: gone when this stops"
+        data = "in memory: lost when the service stops"
     else:
         data = str(settings.postgres_dsn)
     if service.keys:

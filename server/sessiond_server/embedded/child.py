@@ -2,9 +2,9 @@
 
     python -I -S child.py UID GID DEATH_SIGNAL PARENT_PID PROGRAM [ARGUMENT ...]
 
-UID and GID are numbers, or -1 to stay as is. On Linux the program gets DEATH_SIGNAL as soon as the *thread* that
-started it ends, so start children in a thread that lives as long as the process: its main thread. Elsewhere the signal
-is not available, and the next start on the same folder ends what was left behind.
+UID and GID are numbers, or -1 to leave them unchanged. On Linux the program gets DEATH_SIGNAL as soon as the *thread*
+that started it ends, so start children in a thread that lives as long as the process: its main thread. Other systems
+have no such signal; there, the next start on the same data folder ends a server that was left behind.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     if uid >= 0:
         os.setuid(uid)
     if sys.platform == "linux":
-        # After setuid, which clears it.
+        # This comes after setuid, which clears the setting.
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
         if os.getppid() != parent_pid:

@@ -1,4 +1,4 @@
-"""What the operator is told when the bundled servers cannot run."""
+"""The error of the bundled servers, with advice for the operator."""
 
 
 class EmbeddedError(Exception):

@@ -21,17 +21,17 @@ from sessiond_server.embedded.errors import EmbeddedError
 from sessiond_server.embedded.process import Account, own_account
 
 _SOCKET_PATH_BYTES = 103
-"""Longest path of a unix socket that every system takes (macOS: 103; Linux: 107)."""
+"""Longest path of a Unix socket that all systems support (macOS: 103; Linux: 107)."""
 _LONGEST_SOCKET = "/.s.PGSQL.5432.lock"
 _LOG_BYTES = 8 * 1024 * 1024
-"""A log larger than this is put aside, replacing the one before, at the next start."""
+"""At a start, a log with more bytes than this is renamed and replaces the previously renamed one."""
 
 
 class DataFolder:
-    """Created if need be. Nothing outside of it changes its permissions or its owner."""
+    """A data folder, created if necessary. Permissions and owners of files outside it are never changed."""
 
     def __init__(self, path: Path) -> None:
-        """Raises EmbeddedError when the folder cannot be used by the account that the servers will run as."""
+        """Raises EmbeddedError if the account under which the servers will run cannot use the folder."""
         self.path = path.absolute()
         self.postgres = self.path / "postgres"
         self.log = self.path / "log"
@@ -50,17 +50,20 @@ class DataFolder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() == 0 and not any(self.path.iterdir()):
-            self.path.chmod(0o711)  # the account passes through to its folders, and lists nothing
+            self.path.chmod(0o711)  # the account can enter its folders, but not list this one
         self.log.mkdir(mode=0o700, exist_ok=True)
 
     def _account(self) -> Account:
-        """Ourselves; for root, which Postgres refuses to run as, the owner of the data or an account without rights."""
+        """The account for the servers: our own. For root, as which Postgres does not run, the owner of the data, or an
+        account without rights."""
         if os.geteuid() != 0:
             return own_account()
         if self.postgres.is_dir():
             owner = self.postgres.stat()
             if owner.st_uid == 0:
-                raise EmbeddedError(f"{self.postgres} belongs to root", "give it to the account that Postgres ran as")
+                raise EmbeddedError(
+                    f"{self.postgres} belongs to root", "change its owner to the account under which Postgres ran"
+                )
             try:
                 return Account(pwd.getpwuid(owner.st_uid).pw_name, owner.st_uid, owner.st_gid)
             except KeyError:
@@ -75,7 +78,7 @@ class DataFolder:
                 continue
             return Account(name, entry.pw_uid, entry.pw_gid)
         raise EmbeddedError(
-            "Postgres does not run as root, and there is neither an account postgres nor nobody",
+            "Postgres does not run as root, and neither the account postgres nor the account nobody exists",
             "run sessiond as an ordinary user",
         )
 
@@ -100,7 +103,7 @@ class DataFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises EmbeddedError, naming the holder, when another one has it."""
+        """Locks the folder for this process. Raises EmbeddedError, naming the holder, if another process has it."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
@@ -118,9 +121,9 @@ class DataFolder:
             os.close(descriptor)
 
     def sockets(self, stack: ExitStack | AsyncExitStack) -> Path:
-        """The folder for the sockets, in which only the account has rights.
+        """The folder for sockets, to which only the account has access.
 
-        Where the data folder's path is too long for a socket it is a temporary one, which `stack` removes.
+        If the data folder's path is too long for a socket, this is a temporary folder, which `stack` removes.
         """
         folder = self.path / "run"
         if len(os.fsencode(folder)) + len(_LONGEST_SOCKET) > _SOCKET_PATH_BYTES:
@@ -131,12 +134,12 @@ class DataFolder:
         return folder
 
     def give(self, path: Path) -> None:
-        """Makes the account the owner of a folder or file of ours."""
+        """Makes the account the owner of a folder or file of this process."""
         if self.account.other:
             os.chown(path, self.account.uid, self.account.gid)
 
     def log_file(self, name: str) -> Path:
-        """Where a server's output is appended."""
+        """The file to which a server's output is appended."""
         path = self.log / f"{name}.log"
         if path.exists() and path.stat().st_size > _LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))

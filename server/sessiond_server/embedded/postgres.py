@@ -1,4 +1,4 @@
-"""The bundled Postgres: a cluster of its own in the data folder, reached through a unix socket."""
+"""The bundled Postgres: a cluster in the data folder, which listens on a Unix socket only."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from sessiond_server.embedded.process import Child
 
 ROLE = DATABASE = "sessiond"
 _PORT = 5432
-"""Names the socket file; nothing listens on the network."""
+"""The port in the name of the socket file. The server does not listen on the network."""
 _START_SECONDS = 600
-"""Recovery after a crash takes as long as there is log to replay."""
+"""Longest time for a start. Recovery after a crash takes as long as the log to replay is long."""
 _STOP_SECONDS = 30
 
-# Anyone who can reach the socket is the superuser; the socket's folder lets in only the account (and root).
+# Every process that can reach the socket is the superuser. Only the account and root can enter the socket's folder.
 _INITDB = (
     "--username", ROLE, "--auth-local", "trust", "--auth-host", "reject", "--encoding", "UTF8", "--no-locale",
     "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
@@ -51,7 +51,7 @@ class PostgresServer:
     def __init__(
         self, folder: DataFolder, binaries: Binaries, sockets: Path, *, durable: bool, max_connections: int = 100
     ) -> None:
-        """`durable` False is for tests: a crash of the machine may destroy the data."""
+        """`durable` False is for tests: a crash of the machine may then destroy the data."""
         self._folder = folder
         self._binaries = binaries
         self._sockets = sockets
@@ -64,13 +64,13 @@ class PostgresServer:
         }
         self._child: Child | None = None
         self.created = False
-        """Whether this start made the cluster."""
+        """Whether this start created the cluster."""
         self.dsn = dsn(sockets)
 
     async def start(self) -> None:
-        """Returns when it accepts connections: seconds, or as long as the recovery after a crash takes.
+        """Starts the server and waits until it accepts connections: seconds, or as long as crash recovery takes.
 
-        A server that a killed sessiond left behind on the same data is stopped first. Raises EmbeddedError.
+        First stops a server that a killed sessiond left behind on the same data. Raises EmbeddedError.
         """
         self._check_version()
         await self._stop_left_behind()
@@ -79,7 +79,7 @@ class PostgresServer:
             self.created = True
         log = self._folder.log_file("postgres")
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
-        # On SIGINT Postgres ends its sessions and shuts down cleanly ("fast").
+        # On SIGINT Postgres performs a clean ("fast") shutdown.
         self._child = Child(
             self._folder.account,
             [self._binaries.postgres, "-D", self._folder.postgres, *settings],
@@ -98,12 +98,12 @@ class PostgresServer:
             ) from None
 
     async def stop(self) -> None:
-        """A clean ("fast") shutdown."""
+        """Performs a clean ("fast") shutdown."""
         if self._child is not None:
             await self._child.stop(signal.SIGINT, _STOP_SECONDS)
 
     async def ended(self) -> int:
-        """Waits until the server has ended, for whatever reason; its exit code."""
+        """Waits until the server has ended, for any reason, and returns its exit code."""
         assert self._child is not None
         return await self._child.ended(poll=0.25)
 
@@ -125,7 +125,7 @@ class PostgresServer:
             )
 
     async def _initialise(self) -> None:
-        """Makes the cluster beside its place and moves it there, so that an interrupted attempt leaves nothing."""
+        """Creates the cluster in a temporary folder and renames it, so that an interrupted attempt has no effect."""
         fresh = self._folder.postgres.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -147,9 +147,9 @@ class PostgresServer:
             raise EmbeddedError(f"the bundled Postgres could not be set up: {name} ended with {code}", f"see {log}")
 
     async def _stop_left_behind(self) -> None:
-        """Ends the server of a sessiond that was killed, and removes the note of one that is gone.
+        """Ends the server of a killed sessiond, and removes the PID file of a server that is gone.
 
-        Postgres alone would refuse to start when the noted process id was given to something else meanwhile.
+        Postgres itself would not start if another process now has the recorded process id.
         """
         left = read_postmaster(self._folder.postgres)
         if left is None:
@@ -166,13 +166,13 @@ class PostgresServer:
         except TimeoutError:
             raise EmbeddedError(
                 f"a Postgres left behind on {self._folder.postgres} (process {left.pid}) does not stop",
-                f"look into it; as a last resort: kill -QUIT {left.pid}",
+                f"find out why; as a last resort: kill -QUIT {left.pid}",
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Postmaster:
-    """What a Postgres server notes in its data folder."""
+    """Content of the PID file that a Postgres server writes into its data folder."""
 
     pid: int
     sockets: Path
@@ -185,7 +185,7 @@ def dsn(sockets: Path) -> str:
 
 
 def read_postmaster(data: Path) -> Postmaster | None:
-    """The note in the data folder; None when there is none, or when it is being written."""
+    """The PID file of the data folder; None if there is none, or if it is incomplete."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         return Postmaster(int(lines[0]), Path(lines[4]), len(lines) > 7 and lines[7].strip() == "ready")
@@ -194,10 +194,10 @@ def read_postmaster(data: Path) -> Postmaster | None:
 
 
 def is_postmaster(pid: int, data: Path) -> bool:
-    """Whether the process is a Postgres server on this data folder, rather than a later process of the same id."""
+    """Whether the process is a Postgres server on this data folder, and not another process with the same id."""
     if Path("/proc/self/cwd").exists():
         try:
-            return Path(f"/proc/{pid}/cwd").samefile(data)  # a server works in its data folder
+            return Path(f"/proc/{pid}/cwd").samefile(data)  # the working directory of a server is its data folder
         except OSError:
             return False
     listed = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)

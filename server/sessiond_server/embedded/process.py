@@ -1,4 +1,4 @@
-"""Child processes that belong to this one: in a session of their own, so that Ctrl-C in a terminal reaches only us."""
+"""Child processes that end with this one. They have their own session, so that Ctrl-C reaches only this process."""
 
 import asyncio
 import os
@@ -16,15 +16,15 @@ from sessiond_server.embedded.errors import EmbeddedError
 
 _CHILD = Path(__file__).with_name("child.py")
 _POLL = 0.02
-"""Seconds between two looks at a child that is starting or ending."""
+"""Seconds between two checks of a child that is starting or ending."""
 
-# Nothing of our environment reaches a child: PGDATA, PGOPTIONS or a locale must not change what the servers do.
+# Children do not inherit our environment: PGDATA, PGOPTIONS or a locale must not change the servers' behaviour.
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who the servers run as. Negative ids: whoever runs sessiond."""
+    """The account under which servers run. Negative ids: the account that runs sessiond."""
 
     name: str
     uid: int = -1
@@ -32,7 +32,7 @@ class Account:
 
     @property
     def other(self) -> bool:
-        """True when it is not the account that runs sessiond."""
+        """Whether this is another account than the one that runs sessiond."""
         return self.uid >= 0
 
 
@@ -49,8 +49,9 @@ def own_account() -> Account:
 def tied(
     command: Sequence[str | Path], death_signal: signal.Signals, account: Account = Account("ourselves")
 ) -> list[str]:
-    """A command that becomes the given one, which gets the signal when this process ends, however it ends. Its first
-    word is a path. To be started in the main thread, and on Linux (see child.py).
+    """Wraps a command so that its program gets `death_signal` when this process ends for any reason.
+
+    The first word of `command` is a path. Start the result in the main thread; works on Linux only (see child.py).
     """
     return [
         sys.executable, "-I", "-S", str(_CHILD),
@@ -70,12 +71,12 @@ class Child:
         death_signal: signal.Signals,
         feed: bytes = b"",
     ) -> None:
-        """Starts it. Call in the main thread (see child.py). `log` None: the output is kept for `output`.
+        """Starts the program. Call it in the main thread (see child.py). `log` None: `output` returns the output.
 
-        `feed` is its standard input, at most 4096 bytes, which a pipe takes without waiting for the reader.
+        `feed` is the program's standard input, at most 4096 bytes: a pipe takes that many before its reader reads.
         """
         wrapped = tied(command, death_signal, account)
-        # Popen without preexec_fn forks and executes without running Python in between: safe after importing grpc.
+        # Popen without preexec_fn runs no Python between fork and exec, which is safe after importing grpc.
         if log is None:
             self._process = self._popen(wrapped, subprocess.PIPE)
         else:
@@ -105,21 +106,23 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """The exit code; None while the program runs; negative: the signal that ended it."""
         return self._process.poll()
 
     def output(self) -> str:
-        """Waits for the end and gives what was printed, of a child started without a log. Seconds at most."""
+        """Waits for the end and returns the output of a child that was started without a log. Blocks up to 60 s."""
         return self._process.communicate(timeout=60)[0].decode(errors="replace").strip()
 
     async def ended(self, poll: float = _POLL) -> int:
-        """Waits for the end, looking every `poll` seconds; the exit code. Cancelling leaves the child alone."""
+        """Waits for the end, with a check every `poll` seconds, and returns the exit code. Cancelling does not affect
+        the child."""
         while (code := self.exit_code) is None:  # noqa: ASYNC110  another process gives no asyncio.Event
             await asyncio.sleep(poll)
         return code
 
     async def stop(self, how: signal.Signals, max_wait: float) -> None:
-        """Asks it to end; kills it after `max_wait` seconds. Returns when it has ended; cancelling kills it at once."""
+        """Sends the signal `how`, waits for the end, and kills the child after `max_wait` seconds. Cancelling kills it
+        at once."""
         if self.exit_code is None:
             self._process.send_signal(how)
         try:

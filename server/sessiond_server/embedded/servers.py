@@ -1,4 +1,4 @@
-"""The bundled servers together, for as long as a context is open."""
+"""Runs the bundled servers while a context is open."""
 
 import asyncio
 import logging
@@ -14,19 +14,20 @@ from sessiond_server.embedded.valkey import ValkeyServer
 
 _log = logging.getLogger(__name__)
 _RESTART_PAUSE = 1.0
-"""Seconds between the unexpected end of a server and its new start."""
+"""Seconds between the unexpected end of a server and its restart."""
 
 
 class EmbeddedServers:
     """Postgres and Valkey on one data folder. Entering starts them, in the main thread; leaving stops them cleanly.
 
-    Entering raises EmbeddedError, with everything stopped again. The data stays; the cache does not.
+    If a server does not start, entering stops everything again and raises EmbeddedError. The database's data persists;
+    the cache's does not.
     """
 
     postgres_dsn: str
     redis_url: str
     created: bool
-    """Whether entering made the database."""
+    """Whether entering created the database."""
 
     def __init__(self, data_dir: Path, *, durable: bool = True, cache: bool = True, max_connections: int = 100) -> None:
         """`durable` False is for tests (see PostgresServer); `cache` False leaves Valkey out."""
@@ -65,9 +66,9 @@ class EmbeddedServers:
         await self._stack.aclose()
 
     async def keep_running(self) -> None:
-        """Starts a server again whenever it ends; runs until cancelled, in the main thread's loop.
+        """Restarts a server whenever it ends. Runs until cancelled, in the main thread's loop.
 
-        Addresses stay the same. Raises EmbeddedError when one does not start again.
+        Addresses stay the same. Raises EmbeddedError if a restart fails.
         """
         async with asyncio.TaskGroup() as tasks:
             for server in self._servers:
@@ -82,7 +83,7 @@ class EmbeddedServers:
 
 
 def running_dsn(data_dir: Path) -> str | None:
-    """The address of the bundled Postgres that runs on the folder; None when none does."""
+    """The DSN of the bundled Postgres that runs on the folder; None if none is running."""
     data = data_dir.absolute() / "postgres"
     running = read_postmaster(data)
     if running is None or not is_postmaster(running.pid, data):

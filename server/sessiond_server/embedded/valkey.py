@@ -1,4 +1,4 @@
-"""The bundled Valkey: a cache that forgets everything when it stops."""
+"""The bundled Valkey: a cache in memory, which loses everything when it stops."""
 
 import asyncio
 import signal
@@ -15,7 +15,8 @@ _MAX_MEMORY = "256mb"
 
 
 class ValkeyServer:
-    """Listens on a unix socket only. Keeps nothing on disk; at its memory's limit it drops what was least used."""
+    """One Valkey server, which listens on a Unix socket only. Stores nothing on disk; at its memory limit it evicts the
+    least used keys."""
 
     def __init__(self, folder: DataFolder, program: Path, sockets: Path) -> None:
         self._folder = folder
@@ -25,7 +26,7 @@ class ValkeyServer:
         self.url = f"unix://{self._socket}"
 
     async def start(self) -> None:
-        """Returns when it answers. Raises EmbeddedError."""
+        """Starts the server and waits until it answers. Raises EmbeddedError."""
         self._socket.unlink(missing_ok=True)
         log = self._folder.log_file("valkey")
         self._child = Child(
@@ -61,7 +62,7 @@ class ValkeyServer:
         self._socket.unlink(missing_ok=True)
 
     async def ended(self) -> int:
-        """Waits until the server has ended, for whatever reason; its exit code."""
+        """Waits until the server has ended, for any reason, and returns its exit code."""
         assert self._child is not None
         return await self._child.ended(poll=0.25)
 

@@ -1,9 +1,9 @@
-"""What an operator decides: flags first, then environment variables, then defaults. The only reader of the environment.
+"""The settings, from flags, then environment variables, then defaults. Only this package reads the environment.
 
-values.py       how values are written
-urls.py         those that may hold passwords
-connections.py  those of Postgres and Redis, as services give them
-table.py        the settings
+values.py       parsers of values
+urls.py         URLs, which may contain passwords
+connections.py  URLs of Postgres and Redis, as managed services give them
+table.py        the table of settings
 """
 
 import argparse
@@ -32,11 +32,11 @@ __all__ = [
 
 
 class SettingError(Exception):
-    """A setting has no valid value. The text names it as the operator wrote it, and the rule."""
+    """A setting has no valid value. The text names the setting as the operator gave it, and the rule."""
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
-    """Adds a flag for each named setting, or for all."""
+    """Adds a flag to `parser` for each setting in `names`; for all settings if None."""
     wanted = None if names is None else set(names)
     group = parser.add_argument_group("settings (flag, else environment variable, else default)")
     for setting in SETTINGS:
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = Non
 
 
 def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings from parsed flags (by name; None: not given) and the environment (None: the process's).
+    """Reads the settings from parsed flags (name -> value, None if not given) and `environ` (None: the process's).
 
     Raises SettingError. A variable that is set but empty counts as not set.
     """
@@ -70,7 +70,7 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
         settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
     if settings.store == "postgres" and settings.shards >= settings.store_connections - 1:
         raise SettingError(
-            f"--shards {settings.shards} leaves reads no connection: of --pool-size {settings.pool_size}, "
+            f"--shards {settings.shards} leaves no connection for reads: of --pool-size {settings.pool_size}, "
             f"{settings.store_connections - 1} are for sessions; set --pool-size higher"
         )
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
@@ -81,7 +81,7 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
 
 
 def scrub(settings: Settings, text: str) -> str:
-    """What a server or a library has said, without the secrets of any setting."""
+    """`text`, such as a server's or library's error message, without the secrets of any setting."""
     for setting in SETTINGS:
         value = getattr(settings, setting.name)
         if isinstance(value, SecretUrl):
@@ -90,28 +90,28 @@ def scrub(settings: Settings, text: str) -> str:
 
 
 def refuse_open_network(settings: Settings) -> None:
-    """Raises SettingError when anyone on the network could use the service without a key."""
+    """Raises SettingError if clients on the network could use the service without a key and no setting allows that."""
     if settings.listen.loopback or settings.keys_file or settings.allow_unauthenticated_network:
         return
     raise SettingError(
         f"refusing to listen on {settings.listen}, which is reachable from the network, without keys.\n"
         "  Make one: sessiond keys new --name me >> keys.toml   and serve with: --keys-file keys.toml\n"
-        "  or listen on 127.0.0.1, or, where something else guards the port, set --allow-unauthenticated-network"
+        "  or listen on 127.0.0.1, or, if something else guards the port, set --allow-unauthenticated-network"
     )
 
 
 def keys_in_the_clear(settings: Settings) -> str:
-    """What to tell an operator whose keys cross the network without TLS; empty when none do."""
+    """A warning for the operator if keys cross the network without TLS; else empty."""
     if not settings.keys_file or settings.tls_cert_file or settings.listen.loopback:
         return ""
     return (
         f"keys cross the network in the clear: {settings.listen} is reachable from the network and serves no TLS. Set "
-        "--tls-cert-file and --tls-key-file, or listen on 127.0.0.1 behind what ends TLS on this machine"
+        "--tls-cert-file and --tls-key-file, or listen on 127.0.0.1 behind a proxy on this machine that terminates TLS"
     )
 
 
 def _given(setting: Setting, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """(name of the source, text); text None when the setting is not given."""
+    """(name of the source, text) of a setting; text is None if the setting is not given."""
     flag = flags.get(setting.name)
     if flag is not None:
         return setting.flag, flag
@@ -122,7 +122,8 @@ def _given(setting: Setting, flags: Mapping[str, str | None], environ: Mapping[s
 
 
 def _default_data_dir(environ: Mapping[str, str], *, needed: bool) -> Path:
-    """`needed` False: nothing will be put there."""
+    """The default data folder. Raises SettingError if there is none and `needed`; it is not needed if nothing will be
+    stored in it."""
     if os.geteuid() == 0 or not needed:
         return Path("/var/lib/sessiond")
     if environ.get("XDG_DATA_HOME"):
@@ -132,5 +133,5 @@ def _default_data_dir(environ: Mapping[str, str], *, needed: bool) -> Path:
         try:
             home = pwd.getpwuid(os.geteuid()).pw_dir
         except KeyError:
-            raise SettingError("--data-dir: there is no home folder to put the data in; name a folder") from None
+            raise SettingError("--data-dir: there is no home folder for the data; name a folder") from None
     return Path(home) / ".local/share/sessiond"

@@ -1,8 +1,8 @@
-"""URLs of Postgres and Redis as services give them, made into what the drivers know.
+"""Converts URLs of Postgres and Redis, as managed services give them, into the form that the drivers accept.
 
-Managed services, and other libraries' documentation, write parameters into URLs that the drivers here would take for
-settings of the server, or for arguments that do not exist. Each parameter is kept, translated, left out because
-sessiond decides on it itself, or refused by name.
+URLs of managed services, and of other libraries' documentation, have parameters that our drivers would treat as server
+settings or as unknown arguments. Each parameter is kept, translated, left out because sessiond decides on it itself, or
+refused by name.
 """
 
 import os
@@ -65,7 +65,7 @@ _POSTGRES_KEPT: Final[Mapping[str, Rule]] = {
 }  # fmt: skip
 
 _POSTGRES_LEFT_OUT: Final[Mapping[str, Rule]] = {
-    # How long to wait, how many connections to open and what to prepare is decided here.
+    # sessiond itself decides on timeouts, the number of connections, and prepared statements.
     "connect_timeout": _WHOLE,
     "connection_limit": _WHOLE,
     "keepalives": _BOOL,
@@ -78,14 +78,14 @@ _POSTGRES_LEFT_OUT: Final[Mapping[str, Rule]] = {
     "socket_timeout": _WHOLE,
     "statement_cache_size": _WHOLE,
     "tcp_user_timeout": _WHOLE,
-    # What the driver does anyway.
+    # The driver behaves like this anyway.
     "client_encoding": _matches(r"(?i)utf-?8|auto"),
     "fallback_application_name": _any,
     "gssencmode": _one_of("disable", "allow", "prefer"),
     "load_balance_hosts": _one_of("disable", "random"),
     "sslcompression": _one_of("0"),
     "sslsni": _one_of("1"),
-    # Marks of services and of other languages' drivers.
+    # Parameters for services themselves and for drivers of other languages.
     "supa": _any,
     "uselibpqcompat": _BOOL,
     "workaround": _any,
@@ -135,7 +135,7 @@ _REDIS_LEFT_OUT: Final[Mapping[str, Rule]] = {
 
 
 def postgres_dsn(text: str) -> SecretUrl:
-    """A DSN as the driver needs it. Raises ValueError, which names the parameter and the rule, never the value."""
+    """A DSN in the driver's form. Raises ValueError, whose text names the parameter and the rule, never the value."""
     url("postgresql", "postgres")(text)
     parameters = _parameters(text, _POSTGRES_TRANSLATED)
     found = _sorted_out(parameters, _POSTGRES_KEPT, _POSTGRES_LEFT_OUT)
@@ -156,8 +156,8 @@ def _translate_tls(given: Mapping[str, str], found: dict[str, str]) -> None:
         found["sslrootcert"] = _system_certificates()
     if given.get("channel_binding") == "require" and found.get("sslmode") not in _VERIFYING:
         raise ValueError(
-            "has channel_binding=require, which the driver cannot do: set sslmode=verify-full, which keeps out "
-            "whoever channel binding would find out, beside it or instead of it"
+            "has channel_binding=require, which the driver does not support: set sslmode=verify-full, which prevents "
+            "the same attacks, beside it or instead of it"
         )
 
 
@@ -179,7 +179,7 @@ def _system_certificates() -> str:
 
 
 def redis_url(text: str) -> SecretUrl:
-    """A URL of Redis as the driver needs it. Raises ValueError as `postgres_dsn`."""
+    """A URL of Redis in the driver's form. Raises ValueError as `postgres_dsn`."""
     parsed = url("redis", "rediss", "unix")(text)
     tls = parsed.scheme == "rediss"
     parameters = _parameters(text, {} if tls else _REDIS_TLS)
@@ -197,7 +197,7 @@ def redis_url(text: str) -> SecretUrl:
 
 
 def _parameters(text: str, more: Mapping[str, Rule]) -> Mapping[str, str]:
-    """Those of the query, each once. `more` have rules here already."""
+    """The parameters of the query, each of which occurs once. `more` holds rules for their values."""
     pairs: Sequence[tuple[str, str]] = parse_qsl(urlsplit(text).query, keep_blank_values=True)
     found: dict[str, str] = {}
     for name, value in pairs:

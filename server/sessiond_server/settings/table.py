@@ -1,4 +1,4 @@
-"""The table of all settings. All else about settings is made from it: flags, variables, help, docs/settings.md."""
+"""The table of all settings, from which flags, environment variables, help and docs/settings.md are derived."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -17,17 +17,17 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as the operator knows it."""
+    """One setting as operators see it."""
 
     name: str
     parse: Callable[[str], Any]
     default: str
-    """As written; or, in brackets, what decides."""
+    """The default as one would write it; or, in parentheses, a text that says what decides."""
     help: str
     kind: str
-    """What to write: the metavariable of the flag."""
+    """Form of the value, shown as the metavariable of the flag."""
     variables: tuple[str, ...]
-    """Environment variables; the first that is set and not empty counts."""
+    """Names of environment variables; the first that is set and not empty counts."""
 
     @property
     def flag(self) -> str:
@@ -41,7 +41,7 @@ class Setting:
 def _setting(
     parse: Callable[[str], Any], default: str | None, kind: str, help: str, *, also: str = "", shown: str = ""
 ) -> Any:
-    """A field with its row of the table. `default` None: not set, `shown` says what happens then."""
+    """A field of Settings with its row of the table. `default` None: not set, and `shown` says what applies then."""
     value = None if default is None else parse(default)
     shown = f"({shown})" if shown else default or ""
     return field(default=value, metadata={"parse": parse, "shown": shown, "help": help, "kind": kind, "also": also})
@@ -58,7 +58,7 @@ _count = values.number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All that an operator decides, parsed. Durations are seconds, sizes bytes. Made by `load` only."""
+    """All settings, parsed. Durations are in seconds, sizes in bytes. Only `load` creates it."""
 
     listen: Address = _setting(
         values.address, "127.0.0.1:50051", "HOST:PORT", "Where to listen. Port 0 takes any free one."
@@ -70,7 +70,7 @@ class Settings:
     )  # fmt: skip
     allow_unauthenticated_network: bool = _setting(
         values.switch, "false", "BOOL",
-        "Listen beyond loopback without keys: whoever reaches the port may read and change everything.",
+        "Listen beyond loopback without keys: every client that reaches the port may read and change everything.",
     )  # fmt: skip
     tls_cert_file: Path | None = _setting(
         values.path, None, "PATH",
@@ -82,7 +82,7 @@ class Settings:
     )
     tls_client_ca_file: Path | None = _setting(
         values.path, None, "PATH",
-        "PEM certificates of authorities. With it a caller must show a certificate of one of them, besides its key.",
+        "PEM certificates of authorities. With it, callers need a certificate of one of them, in addition to a key.",
         shown="callers need no certificate",
     )  # fmt: skip
     reflection: bool | None = _setting(
@@ -108,7 +108,7 @@ class Settings:
     )  # fmt: skip
     require_durable: bool = _setting(
         values.switch, "false", "BOOL",
-        "Refuse a database that runs with `fsync`, `full_page_writes` or `synchronous_commit` off; else it is said.",
+        "Refuse a database that runs with `fsync`, `full_page_writes` or `synchronous_commit` off; else only warn.",
     )  # fmt: skip
     redis_url: SecretUrl | None = _setting(
         redis_url, None, "URL", "The Redis or Valkey cache.",
@@ -116,10 +116,13 @@ class Settings:
     )  # fmt: skip
     cache_ttl: float = _setting(
         _duration(20, 3600), "60s", "DURATION",
-        "How long a cached copy lives at most: what a read may be behind in the worst of failures.",
+        "Longest lifetime of a cached copy, and so the longest that a cached read can be stale after failures.",
     )  # fmt: skip
     cache_window: int = _setting(
-        _count(1, 1000), "100", "N", "Newest messages of a session that are cached: the longest page that can be."
+        _count(1, 1000),
+        "100",
+        "N",
+        "Most of a session's newest messages in the cache: the longest page that it can answer.",
     )
     data_dir: Path = _setting(
         values.path, None, "PATH", "Where the bundled servers keep their data.",
@@ -127,11 +130,11 @@ class Settings:
     )  # fmt: skip
     pool_size: int = _setting(
         _count(5, 1000), "15", "N",
-        "Most connections to Postgres of this process: of shards, reads, transfers, health and bell together.",
+        "Most connections to Postgres of this process: for shards, reads, transfers, health and the bus together.",
     )  # fmt: skip
     default_ttl: float = _setting(
         _duration(0, 3650 * DAY), "24h", "DURATION",
-        "Life time of a session created with neither `ttl` nor `expire_time`, extended by every write. 0: unlimited.",
+        "Lifetime of a session created with neither `ttl` nor `expire_time`, extended by every write. 0: unlimited.",
     )  # fmt: skip
     max_live_sessions: int = _setting(
         _count(0, 10**12), "0", "N", "Most sessions of one tenant that have not ended. 0: unlimited."
@@ -140,18 +143,18 @@ class Settings:
         _duration(60, 365 * DAY), "24h", "DURATION", "How long a `request_id` is remembered."
     )
     tombstone_retention: float = _setting(
-        _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session is not taken anew."
+        _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session cannot be used again."
     )
     blob_store: SecretUrl | None = _setting(
         url_without_credentials("file", "s3", "gs", "az"), None, "URL",
-        "Where the bytes of attachments lie: `s3://bucket/prefix`, `gs://bucket`, `az://account/container` or "
+        "Where the bytes of attachments are stored: `s3://bucket/prefix`, `gs://bucket`, `az://account/container` or "
         "`file:///folder`, with settings such as `?region=...&endpoint=...`; credentials come from the environment.",
         shown="the Postgres database, or memory with `--store memory`",
     )  # fmt: skip
     max_attachment_size: int = _setting(values.size(0, 2**53), "1GiB", "BYTES", "Largest attachment. 0: unlimited.")
     max_session_attachments_size: int = _setting(
         values.size(0, 2**53), "10GiB", "BYTES",
-        "Most bytes of the attachments of one session together, unfinished uploads included. 0: unlimited.",
+        "Most bytes of all attachments of one session, including unfinished uploads. 0: unlimited.",
     )  # fmt: skip
     upload_retention: float = _setting(
         _duration(60, 365 * DAY), "24h", "DURATION", "How long an unfinished upload is kept after its last byte."
@@ -160,7 +163,7 @@ class Settings:
         _count(1, 10_000), "64", "N", "Most uploads and downloads at the same time; each takes up to 3 MiB of memory."
     )
     transfer_idle: float = _setting(
-        _duration(1, 45), "30s", "DURATION", "How long the client of a transfer may send, or take, nothing."
+        _duration(1, 45), "30s", "DURATION", "How long a transfer may wait for its client to send or receive."
     )
     longest_deadline: float = _setting(
         _duration(1, 3600), "30s", "DURATION", "A call without a deadline, or with a longer one, gets this."
@@ -169,7 +172,7 @@ class Settings:
         _duration(0.05, DAY), "5s", "DURATION", "Pause between two searches for expired sessions."
     )
     shards: int = _setting(
-        _count(1, 64), "1", "N", "Batches of writes under way at the same time, each on a connection of its own."
+        _count(1, 64), "1", "N", "Batches of writes in flight at the same time, each on its own connection."
     )
     queue_commands: int = _setting(
         _count(1, 10**6), "2048", "N", "Most writes that wait in one shard; one more gets RESOURCE_EXHAUSTED."
@@ -182,7 +185,7 @@ class Settings:
         values.size(64 * 1024, 1024 * MIB), "4MiB", "BYTES", "Most request bytes in one transaction of several writes."
     )
     outage: float = _setting(
-        _duration(0, 600), "10s", "DURATION", "How long writes are tried again after Postgres was lost."
+        _duration(0, 600), "10s", "DURATION", "How long writes are retried after Postgres became unavailable."
     )
     watchers: int = _setting(
         _count(0, 10**6), "20000", "N", "Most streams of events at once; one more gets RESOURCE_EXHAUSTED."
@@ -192,18 +195,18 @@ class Settings:
     )
     watch_write_timeout: float = _setting(
         _duration(0.1, 600), "10s", "DURATION",
-        "How long a watcher may take to make room for the next frame; slower ones get RESOURCE_EXHAUSTED.",
+        "How long a watcher may block the next frame; slow consumers get RESOURCE_EXHAUSTED.",
     )  # fmt: skip
     watch_age: float = _setting(
         _duration(10, DAY), "30m", "DURATION",
-        "Age at which a stream of events ends, up to a tenth sooner. Its watcher comes back, perhaps elsewhere.",
+        "Age at which a stream of events ends, up to a tenth sooner. Its watcher reconnects, perhaps elsewhere.",
     )  # fmt: skip
     drain_pause: float = _setting(
         _duration(0, 600), "0", "DURATION",
         "On a stop: pause between reporting NOT_SERVING and refusing calls, for load balancers to notice.",
     )  # fmt: skip
     grace: float = _setting(
-        _duration(0, 3600), "10s", "DURATION", "On a stop: how long calls under way may take to finish."
+        _duration(0, 3600), "10s", "DURATION", "On a stop: how long calls in progress may take to finish."
     )
     uvloop: bool = _setting(values.switch, "true", "BOOL", "Run on uvloop rather than on asyncio's own loop.")
     log_level: str = _setting(
@@ -211,31 +214,31 @@ class Settings:
     )
     access_log: str = _setting(
         values.one_of("failures", "all"), "failures", "failures|all",
-        "Which calls are logged, one record each. `all` costs about a tenth of a small call.",
+        "Which calls are logged, one record each. `all` adds about a tenth to the CPU time of a small call.",
     )  # fmt: skip
     log_format: str = _setting(
         values.one_of("text", "json"), "text", "text|json", "Form of log records; json is one object a line."
     )
     failpoints: str = _setting(
-        _faults, "", "PLACE=FAULT,...", "For tests of sessiond itself: faults to suffer (docs/reliability.md).",
+        _faults, "", "PLACE=FAULT,...", "For tests of sessiond itself: faults to inject (docs/reliability.md).",
         shown="none",
     )  # fmt: skip
 
     @property
     def blob_connections(self) -> int:
-        """Those of `pool_size` that transfers have for themselves: they must not take those of sessions."""
+        """Connections of `pool_size` that are reserved for transfers, so that these do not take those of sessions."""
         if self.blob_store is not None or self.store == "memory":
             return 0
         return min(4, self.pool_size // 4)
 
     @property
     def store_connections(self) -> int:
-        """Those of `pool_size` for sessions, and one of them for health. One more is the bell's."""
+        """Connections of `pool_size` for sessions, including one for health. The bus has one more."""
         return self.pool_size - self.blob_connections - 1
 
     @property
     def embedded(self) -> bool:
-        """Whether the bundled Postgres is used, with the bundled Valkey unless `redis_url` names another."""
+        """Whether the bundled Postgres is used, together with the bundled Valkey unless `redis_url` is set."""
         return self.store == "postgres" and self.postgres_dsn is None
 
 

@@ -1,4 +1,4 @@
-"""URLs of servers, which may hold passwords: the one place that takes them apart, and the one that shows them."""
+"""URLs of servers, which may contain passwords. Only this module parses and displays them."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ _SHOWN: Final = frozenset(
         "virtual_hosted_style_request",
     )
 )  # fmt: skip
-"""Parameters whose values are shown. Of all others, only the names are."""
+"""Parameters whose values are shown. Of all other parameters only the names are shown."""
 
 _CREDENTIALS: Final = re.compile(r"secret|token|password|credential|sas|access_key|key(?!_id)", re.IGNORECASE)
-"""In the names of parameters that hold secrets."""
+"""Words in the names of parameters that hold secrets."""
 
 _ESCAPES: Final = (
     "must be SCHEME://USER:PASSWORD@HOST:PORT/NAME, with / # ? @ and % in the user, the password and the rest written "
@@ -30,22 +30,22 @@ _ESCAPES: Final = (
 )
 _HIDDEN: Final = "***"
 _SHORT: Final = 4
-"""Characters below which a secret is looked for as a word of its own only."""
+"""A secret with fewer characters than this is scrubbed only where it is a whole word."""
 
 
 class SecretUrl:
-    """A URL that was understood to its end. As text it shows no secret: `reveal` is for what connects."""
+    """A completely parsed URL. Its text form shows no secret; code that connects uses `reveal`."""
 
     __slots__ = ("_secrets", "_shown", "_text")
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError, which repeats nothing of it, where a secret could be taken for what is shown."""
+        """Raises ValueError, which quotes nothing of `text`, if a secret could end up in a part that is shown."""
         found = _URL.fullmatch(text)
         if found is None or "#" in text or _BAD_PERCENT.search(text) or not text.isprintable() or " " in text:
             raise ValueError(_ESCAPES)
         scheme, authority, path, query = found[1], found[2], found[3] or "", found[4] or ""
         login, at, hosts = authority.rpartition("@")
-        # A slash or question mark within a password ends the authority early: its @ then stands behind.
+        # An unescaped slash or question mark in a password ends the authority early, so that its @ comes later.
         misplaced = "@" in login or "@" in query or ("@" in path and scheme != "file")
         if misplaced or not all(_HOSTS.fullmatch(host) for host in hosts.split(",")):
             raise ValueError(_ESCAPES)
@@ -53,7 +53,7 @@ class SecretUrl:
             raise ValueError("must have parameters such as ?name=value&other=value")
         user, colon, password = login.partition(":")
         if not colon and scheme in ("redis", "rediss", "unix"):
-            user, password = "", user  # a name alone may as well be a password in the wrong place
+            user, password = "", user  # a name alone may be a password in the wrong place
         self._text = text
         self._secrets = tuple(sorted({*_forms(text), *_forms(password), *_hidden_values(query)}, key=len, reverse=True))
         hidden = f":{_HIDDEN}" if password else ""
@@ -64,11 +64,11 @@ class SecretUrl:
         return self._text.partition(":")[0]
 
     def reveal(self) -> str:
-        """As it was given, secrets included. Never print or log what has it."""
+        """The URL as it was given, including secrets. Never print or log it."""
         return self._text
 
     def scrub(self, text: str) -> str:
-        """What others have said, without the secrets of this URL."""
+        """`text`, such as a server's error message, without the secrets of this URL."""
         for secret in self._secrets:
             pattern = re.escape(secret)
             text = re.sub(rf"\b{pattern}\b" if len(secret) < _SHORT else pattern, _HIDDEN, text)
@@ -88,7 +88,7 @@ class SecretUrl:
 
 
 def url(*schemes: str) -> Callable[[str], SecretUrl]:
-    """A URL of one of the schemes."""
+    """A parser for URLs with one of the schemes."""
 
     def parse(text: str) -> SecretUrl:
         if not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -99,7 +99,7 @@ def url(*schemes: str) -> Callable[[str], SecretUrl]:
 
 
 def url_without_credentials(*schemes: str) -> Callable[[str], SecretUrl]:
-    """A URL of one of the schemes in which nothing is a secret, nor in the URLs among its parameters."""
+    """A parser for URLs with one of the schemes that contain no secret, also not in URLs among their parameters."""
 
     def parse(text: str) -> SecretUrl:
         found = url(*schemes)(text)
@@ -107,7 +107,7 @@ def url_without_credentials(*schemes: str) -> Callable[[str], SecretUrl]:
         named = any(_CREDENTIALS.search(parameter.partition("=")[0]) for parameter in query.split("&"))
         if named or "@" in authority.partition("/")[0] or "@" in unquote(query):
             raise ValueError(
-                "must not have credentials, which belong into the environment: settings are shown and logged"
+                "must not contain credentials, which belong in the environment: settings are shown and logged"
             )
         return found
 

@@ -1,4 +1,4 @@
-"""How settings are written: one parser for each kind of value. Each raises ValueError with the rule, not the value."""
+"""Parsers for the values of settings, one per kind. Each raises ValueError with the rule, never with the value."""
 
 import ipaddress
 import re
@@ -14,7 +14,7 @@ _SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens: a host and a port, 0 for any free one."""
+    """Where a server listens: a host, and a port or 0 for any free one."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it. A name other than `localhost` never counts."""
+        """Whether only this machine can reach the address. False for every host name except `localhost`."""
         if self.host == "localhost":
             return True
         try:
@@ -57,7 +57,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def show_seconds(value: float) -> str:
-    """As `seconds` reads it, in the largest unit that gives a whole number."""
+    """A duration in the form that `seconds` parses, in the largest unit that gives a whole number."""
     if value == 0:
         return "0"
     microseconds = round(value * 1_000_000)
@@ -95,7 +95,7 @@ def size(least: int, most: int) -> Callable[[str], int]:
 
 
 def show_size(value: int) -> str:
-    """As `size` reads it."""
+    """A size in the form that `size` parses."""
     for unit, factor in reversed(_SIZES.items()):
         if value and value % factor == 0:
             return f"{value // factor}{unit}"
