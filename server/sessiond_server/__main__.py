@@ -1,4 +1,4 @@
-"""The command `sessiond`. Exit codes: 0 done, 1 it could not be done, 2 asked for wrongly."""
+"""The command `sessiond`. Exit codes: 0 success, 1 failure, 2 wrong usage."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ _PROBE = ("listen", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Does not repeat what stands in the wrong place, which may be a URL with a password."""
+    """An argument parser whose errors do not quote misplaced arguments, which may be URLs with passwords."""
 
     def error(self, message: str) -> NoReturn:
         for argument in sorted(sys.argv[1:] if self.given is None else self.given, key=len, reverse=True):
@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def process() -> int:
-    """The whole process: `main`, and an end of which nothing can take the exit code.
+    """Runs `main`, and ends the process so that its exit code cannot be lost.
 
     Threads of obstore may call into an interpreter that is shutting down. Python then ends them by unwinding their
     stack, at which Rust aborts the process: 1 of 10 runs of `check` with a dead storage ended with SIGABRT.
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = None
     try:
         settings = load({setting.name: getattr(asked, setting.name, None) for setting in SETTINGS})
-        # Records of all commands are written by the rules of telemetry; `serve` sets the operator's wishes.
+        # All commands log through telemetry; `serve` configures it again from its settings.
         telemetry.configure("warning", "text", str)
         return _run(asked, settings)
     except SettingError as error:
@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _explained(error)
         if text is None:
-            text = f"an error that was not foreseen; please report it\n{telemetry.describe(error)}"
+            text = f"unexpected error; please report it\n{telemetry.describe(error)}"
         print(f"sessiond: {scrub(settings, text) if settings else text}", file=sys.stderr)
         return 1
 
 
 def _run(asked: argparse.Namespace, settings: Settings) -> int:
-    # Each command is imported when it is asked for: a probe must not load the rules, nor `--help` anything.
+    # Each command is imported only when it runs: a probe must not load the rules, and `--help` must load nothing.
     if asked.command == "serve":
         from sessiond_server.cli import serve
 
@@ -139,29 +139,29 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(migrate, (*_DATABASE, "migration_wait", "require_durable"))
     check = commands.add_parser(
         "check",
-        help="say whether everything is there that serve needs",
-        description="Says for each thing that serve needs whether it is there, and what to do. Exits with 1 if not.",
+        help="check that everything is there that serve needs",
+        description="Checks everything that serve needs, and says what to do. Exits with 1 if a check fails.",
     )
     add_flags(check)
     show = commands.add_parser(
         "show",
-        help="print a session and its log, contents included",
-        description="Prints a session and its log from the database, contents included.",
+        help="print a session and its log, including contents",
+        description="Prints a session and its log from the database, including contents.",
     )
     show.add_argument("session", metavar="SESSION", help="id of the session")
     show.add_argument("--tenant", default="default", help="whose session (default: default)")
-    show.add_argument("--full", action="store_true", help="cut no text, and show what each event wrote")
+    show.add_argument("--full", action="store_true", help="do not truncate texts, and show what each event wrote")
     add_flags(show, _DATABASE)
     keys = commands.add_parser("keys", help="make bearer keys", description="Bearer keys.")
     new = keys.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
         "new",
-        help="make a key",
-        description="Makes a key: its entry for the keys file goes to standard output, the key to standard error.",
+        help="create a key",
+        description="Creates a key: prints its entry for the keys file on standard output, the key on standard error.",
         epilog="Example: sessiond keys new --name billing --tenant acme >> keys.toml",
     )
-    new.add_argument("--name", required=True, help="who will use it; the log of a session names it")
-    new.add_argument("--tenant", default="default", help="whose sessions it opens (default: default)")
-    new.add_argument("--user", default="", help="opens only sessions of this user (default: of all users)")
+    new.add_argument("--name", required=True, help="name of its user, which the log of a session shows")
+    new.add_argument("--tenant", default="default", help="tenant whose sessions it opens (default: default)")
+    new.add_argument("--user", default="", help="restricts it to sessions of this user (default: all users)")
     new.add_argument("--scope", action="append", default=[], help="what it allows; may be repeated (default: all)")
     new.add_argument(
         "--expires",
@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     probe = commands.add_parser(
         "healthcheck",
         help="ask the running service for its health",
-        description="Exits with 0 when the service serves.",
+        description="Exits with 0 if the service reports SERVING, else with 1.",
     )
     probe.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="(default: 3)")
     add_flags(probe, _PROBE)

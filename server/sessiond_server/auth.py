@@ -1,6 +1,6 @@
-"""Who calls: the keys file, and the Principal that a call's metadata proves.
+"""Authentication by bearer key: the keys file, and the Principal that a call's metadata proves.
 
-A keys file is TOML. It holds SHA-256 digests of keys, never keys, so reading it lets nobody in:
+A keys file is TOML. It holds SHA-256 digests of keys, never keys, so a reader of the file cannot sign in with it:
 
     [[keys]]
     name = "billing"
@@ -8,7 +8,7 @@ A keys file is TOML. It holds SHA-256 digests of keys, never keys, so reading it
     tenant = "acme"
     user = "u-17"            # optional: the key sees only sessions of this user
     scopes = ["sessions:read", "sessions:write"]
-    expires = 2027-01-31T00:00:00Z    # optional: the key is refused from then on
+    expires = 2027-01-31T00:00:00Z    # optional: the key is refused from that time on
 """
 
 import base64
@@ -33,7 +33,7 @@ SCOPES: Final = frozenset((SESSIONS_READ, SESSIONS_WRITE))
 
 DEFAULT_TENANT: Final = "default"
 LOCAL: Final = "local"
-"""Name of the caller on loopback of a server without keys."""
+"""Name of a caller on loopback, at a server without keys."""
 
 KEY_PREFIX: Final = "sd_"
 """Lets secret scanners recognise a key."""
@@ -49,18 +49,18 @@ _LOOPBACK = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)::1(\]|%5D):|unix:")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """On whose behalf a call acts."""
+    """The identity with which a call acts."""
 
     tenant_id: str
     user_id: str
-    """Not empty: only sessions of this user exist for the caller."""
+    """If not empty, only sessions of this user exist for the caller."""
     name: str
-    """Of the key; `Event.actor` of what it writes."""
+    """Name of the key; `Event.actor` of the events that it writes."""
     scopes: frozenset[str]
     key: bytes = field(default=b"", repr=False, compare=False)
-    """SHA-256 of the key that proved it; empty without keys."""
+    """SHA-256 of the key; empty without keys."""
     expires: float | None = field(default=None, compare=False)
-    """Of the key, in seconds since 1970."""
+    """When the key expires, in seconds since 1970; None: never."""
 
 
 LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES)
@@ -71,9 +71,9 @@ class KeysFileInvalid(Exception):
 
 
 class Authenticator:
-    """Tells callers apart by bearer key.
+    """Authenticates callers by bearer key.
 
-    Without any keys it knows one caller, LOCAL_PRINCIPAL, and only on loopback, unless `open_to_all` allows every peer.
+    Without keys, every caller on loopback is LOCAL_PRINCIPAL, and all others are refused unless `open_to_all` is set.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Authenticator:
         open_to_all: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`keys` maps the SHA-256 digest of a key to its principal. `clock` gives seconds since 1970."""
+        """`keys` maps the SHA-256 digest of a key to its principal. `clock` returns seconds since 1970."""
         self._keys: Mapping[bytes, Principal] = {}
         self._tenants = 1
         self._know(keys or {})
@@ -92,8 +92,8 @@ class Authenticator:
         self._checked = clock()
 
     def use(self, keys: Mapping[bytes, Principal]) -> None:
-        """Knows these keys from now on, and no others. There is at least one: keys are not taken away from a server
-        that has them, which would open it."""
+        """Replaces the keys. Both the old and the new set must have at least one key: a server with keys must never
+        become one without, which would let every caller in."""
         assert keys
         assert self._keys
         self._know(keys)
@@ -103,13 +103,13 @@ class Authenticator:
         self._tenants = len({principal.tenant_id for principal in keys.values()}) or 1
 
     def alone(self) -> bool:
-        """Whether there are keys of one tenant only, or none."""
+        """Whether all keys belong to one tenant, or there are none."""
         return self._tenants == 1
 
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: Callable[[], str]) -> Principal:
-        """The principal of a call. `peer` gives gRPC's address of the caller. Raises Unauthenticated.
+        """The principal of a call. `peer` returns gRPC's address of the caller. Raises Unauthenticated.
 
-        Keys are looked up by digest: what the time of the look-up tells is about the digest, not about the key.
+        Keys are looked up by digest, so that the time of the look-up reveals nothing about a key.
         """
         if not self._keys:
             if self._open_to_all or is_loopback(peer()):
@@ -121,13 +121,13 @@ class Authenticator:
         raise Unauthenticated("no_key")
 
     def holds(self, principal: Principal) -> bool:
-        """Whether the key of a call that was let in would be let in now, as the same principal."""
+        """Whether the key of an authenticated call is still valid, for the same principal."""
         if not principal.key:
             return not self._keys
         return self._keys.get(principal.key) == principal and not self._is_over(self._keys[principal.key])
 
     def some_expired(self) -> bool:
-        """Whether a key has expired since this was asked last."""
+        """Whether a key has expired since the last call of this method."""
         since, self._checked = self._checked, self._clock()
         return any(p.expires is not None and since < p.expires <= self._checked for p in self._keys.values())
 
@@ -144,12 +144,12 @@ class Authenticator:
 
 
 def is_loopback(peer: str) -> bool:
-    """Whether gRPC's address of a peer is on this machine."""
+    """Whether the peer with this gRPC address is on this machine."""
     return _LOOPBACK.match(peer) is not None
 
 
 def digest_of(key: str) -> bytes:
-    """SHA-256. Keys are 256 random bits, so no slow hash is needed."""
+    """The SHA-256 digest of a key. Keys have 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -160,7 +160,8 @@ def new_key(
     scopes: Iterable[str] = SCOPES,
     expires: datetime | None = None,
 ) -> tuple[str, str]:
-    """(a new key, its entry for the keys file). The key exists nowhere else. ValueError: no file may hold it."""
+    """Creates a key; returns (the key, its entry for the keys file). The key is not stored anywhere. Raises ValueError
+    if the entry would not be valid."""
     key = KEY_PREFIX + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).rstrip(b"=").decode()
     entry: dict[str, object] = {"name": name, "sha256": digest_of(key).hex(), "tenant": tenant_id}
     if user_id:
@@ -170,7 +171,7 @@ def new_key(
         entry["expires"] = expires
     if fault := _fault(entry):
         raise ValueError(fault)
-    # JSON strings and arrays of them are TOML too; the checks above leave no character that the two escape differently.
+    # JSON strings and arrays of them are valid TOML: the checks exclude characters that the two escape differently.
     return key, "[[keys]]\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in entry.items())
 
 
@@ -181,9 +182,9 @@ def _toml(value: object) -> str:
 
 
 def load_keys(path: Path) -> Mapping[bytes, Principal]:
-    """The keys of a file, by digest, those that have expired too; at least one.
+    """The keys of a file by digest, including expired ones; at least one.
 
-    Raises KeysFileInvalid; OSError when the file cannot be read.
+    Raises KeysFileInvalid, and OSError if the file cannot be read.
     """
     try:
         parsed = tomllib.loads(path.read_text("utf-8"))
@@ -209,7 +210,7 @@ def _principals(path: Path, entries: Sequence[object]) -> dict[bytes, Principal]
             raise KeysFileInvalid(f"{path}: entry {number} of keys: {fault}")
         digest = bytes.fromhex(entry["sha256"])
         if digest in keys:
-            raise KeysFileInvalid(f"{path}: entry {number} of keys: the key is that of {keys[digest].name}")
+            raise KeysFileInvalid(f"{path}: entry {number} of keys: has the same key as {keys[digest].name}")
         expires = entry["expires"].timestamp() if "expires" in entry else None
         keys[digest] = Principal(
             entry["tenant"], entry.get("user", ""), entry["name"], frozenset(entry["scopes"]), digest, expires
@@ -218,7 +219,7 @@ def _principals(path: Path, entries: Sequence[object]) -> dict[bytes, Principal]
 
 
 def _fault(entry: Mapping[str, object]) -> str | None:
-    """What is wrong with an entry, without any value that could be a key."""
+    """The rule that an entry breaks, without any value that could be a key; None if it is valid."""
     if set(entry) - _FIELDS:
         return f"has a field other than {', '.join(sorted(_FIELDS))}"
     digest, tenant, scopes = entry.get("sha256"), entry.get("tenant"), entry.get("scopes")
@@ -240,7 +241,7 @@ def _fault(entry: Mapping[str, object]) -> str | None:
         return f"scopes must be a list of {', '.join(sorted(SCOPES))}"
     expires = entry.get("expires", datetime.now(UTC))
     if not isinstance(expires, datetime) or expires.tzinfo is None:
-        return "expires must be a time with its zone, such as 2027-01-31T00:00:00Z"
+        return "expires must be a time with a time zone, such as 2027-01-31T00:00:00Z"
     return None
 
 

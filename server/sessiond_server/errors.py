@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Knows no grpc: `rpc/status.py` holds the one table from these classes to status codes.
+"""The errors of the service, as a tree, without grpc: the table in `rpc/status.py` maps these classes to status codes.
 
     SessiondError
     ├── InvalidRequest
@@ -70,9 +70,9 @@
     ├── DeadlinePassed
     └── InternalError
 
-The leaves are what code raises, or returns as the value of a command that the rules refuse. Every text is safe to show
-to the caller: it names fields, limits and states, never contents. `metadata` is what `ErrorReason` documents
-for the reason.
+Code raises only leaves, or returns them as the result of a command that the rules refuse. Every text is safe to show to
+the caller: it names fields, limits and states, never contents. `metadata` is what `ErrorReason` documents for the
+reason.
 """
 
 from collections.abc import Iterable, Mapping
@@ -103,7 +103,7 @@ REFUSALS: Final = (
 
 
 class SessiondError(Exception):
-    """Root of all errors that have an answer of their own."""
+    """Root of all errors with a defined answer on the wire."""
 
     refusal: str = ""
     """One of REFUSALS, where the call is refused to protect the service or other callers."""
@@ -115,7 +115,7 @@ class SessiondError(Exception):
 
 
 class InvalidRequest(SessiondError):
-    """The request can never succeed as it is. `violations` names the fields, where fields are at fault."""
+    """The request can never succeed unchanged. `violations` names the fields that are wrong, if any."""
 
     violations: tuple[Violation, ...] = ()
 
@@ -126,7 +126,7 @@ class MalformedRequest(InvalidRequest):
 
 
 class InvalidFields(InvalidRequest):
-    """Fields break their rules. Holds at most `MOST` violations; the first ones found."""
+    """Fields break their rules. Holds the first violations found, at most `MOST`."""
 
     MOST = 16
 
@@ -159,7 +159,7 @@ class InvalidPosition(InvalidRequest):
 
 
 class UploadIncomplete(InvalidRequest):
-    """The stream of an upload ended before the declared size; it can be resumed."""
+    """The stream of an upload ended before the declared size; the upload can be resumed."""
 
     def __init__(self, size_bytes: int, committed_bytes: int) -> None:
         super().__init__(
@@ -169,14 +169,14 @@ class UploadIncomplete(InvalidRequest):
 
 
 class UploadTooLong(InvalidRequest):
-    """More bytes came than were declared; the upload is given up."""
+    """The client sent more bytes than it declared; the upload is discarded."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"more bytes than the declared {size_bytes}", {"size_bytes": str(size_bytes)})
 
 
 class ChecksumMismatch(InvalidRequest):
-    """The bytes do not have the declared SHA-256; the upload is given up."""
+    """The bytes do not have the declared SHA-256; the upload is discarded."""
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("the bytes do not have the declared checksum", _attachment(session_id, attachment_id))
@@ -189,7 +189,7 @@ class RequestIdReused(InvalidRequest):
 
 
 class NotFound(SessiondError):
-    """There is no such thing, or it is not the caller's to see: the two look the same."""
+    """The resource does not exist, or the caller may not see it; both cases look the same."""
 
 
 class SessionNotFound(NotFound):
@@ -223,7 +223,7 @@ class ToolCallNotFound(NotFound):
 
 
 class AlreadyExists(SessiondError):
-    """The chosen id is taken; the same text whoever owns it."""
+    """The chosen id is taken. The text is the same whoever owns the resource."""
 
 
 class SessionAlreadyExists(AlreadyExists):
@@ -242,7 +242,7 @@ class AttachmentAlreadyExists(AlreadyExists):
 
 
 class UploadDeclaredOtherwise(AlreadyExists):
-    """An unfinished upload of this id is of another file."""
+    """An unfinished upload with this id declares another file."""
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("an upload of this id declared something else", _attachment(session_id, attachment_id))
@@ -259,7 +259,7 @@ class ToolCallAlreadyExists(AlreadyExists):
 
 
 class Refused(SessiondError):
-    """The session's state, or its config, does not allow it."""
+    """The session's state or its config does not allow the request."""
 
 
 class IllegalTransition(Refused):
@@ -338,7 +338,7 @@ class IllegalToolCallTransition(Refused):
 
 
 class ApprovalRequired(Refused):
-    """Nobody has approved the tool call yet."""
+    """The tool call has not been approved yet."""
 
     def __init__(self, session_id: str, tool_call_id: str) -> None:
         super().__init__("the tool call requires an approval", {"session_id": session_id, "tool_call_id": tool_call_id})
@@ -370,8 +370,8 @@ class VersionMismatch(SessiondError):
 
 
 class RunFenced(SessiondError):
-    """The write carries the fence of a run that is not the live one, or whose lease has run out. `live_run_id` is empty
-    while there is none."""
+    """The write carries the fence of a run that is not live, or whose lease has expired. `live_run_id` is empty while
+    no run is live."""
 
     def __init__(self, session_id: str, run_id: str, live_run_id: str) -> None:
         what = "has no lease any more" if run_id == live_run_id else "is not the live run"
@@ -381,11 +381,11 @@ class RunFenced(SessiondError):
 
 
 class TransferBroken(SessiondError):
-    """An upload or a download cannot go on in this call. Another call can go on where it was."""
+    """An upload or a download cannot continue in this call. Another call can resume it."""
 
 
 class UploadOffsetMismatch(TransferBroken):
-    """The upload has not got as far as the offset that it was to be resumed at."""
+    """The upload has fewer bytes than the offset at which the call would resume it."""
 
     def __init__(self, session_id: str, attachment_id: str, committed_bytes: int, offset: int) -> None:
         super().__init__(
@@ -395,14 +395,14 @@ class UploadOffsetMismatch(TransferBroken):
 
 
 class UploadSuperseded(TransferBroken):
-    """Another call goes on with the upload, or it was given up."""
+    """Another call has resumed the upload, or the upload was discarded."""
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("another call goes on with this upload", _attachment(session_id, attachment_id))
 
 
 class TransferStalled(TransferBroken):
-    """The client sent, or took, nothing for `limit_seconds`."""
+    """The client neither sent nor received anything for `limit_seconds`."""
 
     refusal = "stalled"
 
@@ -411,14 +411,14 @@ class TransferStalled(TransferBroken):
 
 
 class AttachmentLost(SessiondError):
-    """The attachment is there, but its bytes are gone from the storage, or damaged."""
+    """The attachment exists, but its bytes are missing from the storage, or damaged."""
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("the attachment's bytes are lost", _attachment(session_id, attachment_id))
 
 
 class PositionGone(SessiondError):
-    """A reader cannot go on where it was: something that it has not seen is no longer there."""
+    """A reader cannot resume from its position, because events after it no longer exist."""
 
 
 class PositionCompacted(PositionGone):
@@ -429,7 +429,7 @@ class PositionCompacted(PositionGone):
 
 
 class PositionLost(PositionGone):
-    """The database has lost commits that it had acknowledged. `session_id` is empty where a feed cannot name one."""
+    """The database has lost acknowledged commits. `session_id` is empty if a feed cannot name a session."""
 
     def __init__(self, session_id: str, seq: int) -> None:
         super().__init__(
@@ -438,7 +438,7 @@ class PositionLost(PositionGone):
 
 
 class Exhausted(SessiondError):
-    """A limit of the server or of the tenant is reached. `retry_after` is in seconds; None: waiting does not help."""
+    """A limit of the server or of the tenant is reached. `retry_after` is in seconds; None: a retry does not help."""
 
     retry_after: float | None = None
 
@@ -469,7 +469,7 @@ class TooManyWatchers(Exhausted):
 
 
 class WatcherTooSlow(Exhausted):
-    """`position` is after the last frame that was handed to the transport."""
+    """The watcher is too slow. `position` is after the last frame that the transport has accepted."""
 
     refusal = "slow_watcher"
 
@@ -494,7 +494,7 @@ class TooManyUploads(Exhausted):
 
 
 class RunQueueFull(Exhausted):
-    """As many runs wait in the session as may."""
+    """The session's queue of runs is full."""
 
     refusal = "runs"
 
@@ -522,7 +522,7 @@ class ScopeMissing(SessiondError):
 
 
 class Unavailable(SessiondError):
-    """Not now, not here; another attempt or another replica may succeed."""
+    """The server cannot serve the call now; a retry, or another replica, may succeed."""
 
 
 class Starting(Unavailable):
@@ -536,7 +536,7 @@ class Draining(Unavailable):
 
 
 class SessionLocked(Unavailable):
-    """Another transaction has held the session's rows for longer than writers wait; nothing was written."""
+    """Another transaction has locked the session's rows for longer than writers wait; nothing was written."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {session_id} is locked by another transaction", {"session_id": session_id})
@@ -550,11 +550,10 @@ class StorageUnavailable(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """The database cannot be reached, or cannot do its work for now; a write whose commit was under way may have
-    happened."""
+    """The database cannot be reached, or fails temporarily. A write whose commit was in flight may have happened."""
 
     def __init__(self, divisible: bool = False) -> None:
-        """`divisible`: nothing of the batch was written, and a smaller part of it may succeed."""
+        """`divisible`: nothing of the batch was written, and a smaller batch may succeed."""
         super().__init__("the database cannot be reached")
         self.divisible = divisible
 
@@ -565,7 +564,7 @@ class DeadlinePassed(SessiondError):
 
 
 class InternalError(SessiondError):
-    """Anything unforeseen. The text is constant; `error_id` finds the log record."""
+    """An unforeseen error. The text is constant; `error_id` identifies the log record."""
 
     def __init__(self, error_id: str) -> None:
         super().__init__("internal error", {"error_id": error_id})

@@ -1,13 +1,13 @@
-"""Named places between a decision and its delivery where tests make the server die, wait or leave out a step.
+"""Fault injection: named places between a decision and its delivery where tests kill, delay or skip.
 
     SESSIOND_FAILPOINTS="after_commit=exit:0.01,before_deliver=sleep:0.2:0.5,before_hint=drop:0.3"
 
 Each place has one action: `exit:PROBABILITY` kills the process as SIGKILL does, `sleep:SECONDS[:PROBABILITY]` waits,
-`drop[:PROBABILITY]` leaves out the step that follows; probabilities are 1 unless given. Off, which is always but in
-tests of the service itself, a place costs one look at `armed`. Call sites are single conditions:
+`drop[:PROBABILITY]` skips the following step; the default probability is 1. Unless armed, which happens only in tests
+of the service itself, a place costs one check of `armed`. Call sites are single conditions:
 
-    if failpoints.armed and await failpoints.reach("before_read"): ...     # True: leave the step out
-    if failpoints.armed and failpoints.hit("before_hint"): ...             # where nothing may await; sleeping blocks
+    if failpoints.armed and await failpoints.reach("before_read"): ...     # True: skip the step
+    if failpoints.armed and failpoints.hit("before_hint"): ...             # in synchronous code; sleeping blocks
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from random import Random
 from typing import Final
 
 DROPPABLE: Final = frozenset({"before_announce", "before_cache", "before_hint"})
-"""Where leaving the step out is a fault that the service must bear: what follows is only ever a help."""
+"""Places where the service must tolerate that the following step is skipped: the step only speeds things up."""
 
 PLACES: Final = frozenset({"before_commit", "after_commit", "before_read", "before_deliver"}) | DROPPABLE
 """
 before_commit    everything is written, the commit is not sent yet
-after_commit     the commit is acknowledged to us, and nobody else knows
+after_commit     the commit is acknowledged to us, and nothing has been announced yet
 before_announce  the hub of this process does not know yet
 before_cache     the cache does not know yet
 before_hint      the other replicas do not know yet
@@ -35,22 +35,22 @@ before_deliver   a frame is about to be written to a watcher
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens at a place."""
+    """A fault to inject at a place."""
 
     action: str
     probability: float = 1.0
     seconds: float = 0.0
-    """To sleep."""
+    """Duration of a sleep."""
 
 
 armed: dict[str, Fault] = {}
-"""By place. Empty unless `arm` was called. The process's: a fault of a process is nobody's in particular."""
+"""Place -> fault. Empty unless `arm` was called. Module state, because a fault concerns the whole process."""
 
 _random = Random()
 
 
 def parse(text: str) -> dict[str, Fault]:
-    """What SESSIOND_FAILPOINTS says. Raises ValueError with the rule."""
+    """Parses SESSIOND_FAILPOINTS. Raises ValueError with the rule."""
     faults = {}
     for item in filter(None, (item.strip() for item in text.split(","))):
         place, _, words = item.partition("=")
@@ -61,7 +61,7 @@ def parse(text: str) -> dict[str, Fault]:
 
 
 def arm(text: str, random: Random | None = None) -> None:
-    """From now on the process suffers what `text` says; "": nothing. Raises ValueError."""
+    """Injects the faults that `text` describes from now on; "": none. Raises ValueError."""
     global _random
     faults = parse(text)
     _random = random or Random()
@@ -70,7 +70,7 @@ def arm(text: str, random: Random | None = None) -> None:
 
 
 async def reach(place: str) -> bool:
-    """Suffers what is armed at the place. True: the step that follows is to be left out."""
+    """Injects the fault that is armed at the place. True: the caller must skip the following step."""
     fault = _due(place)
     if fault is not None and fault.action == "sleep":
         await asyncio.sleep(fault.seconds)
@@ -78,7 +78,7 @@ async def reach(place: str) -> bool:
 
 
 def hit(place: str) -> bool:
-    """As `reach`, where nothing may await: a sleep holds up the whole process."""
+    """As `reach`, for synchronous code: a sleep blocks the whole process."""
     fault = _due(place)
     if fault is not None and fault.action == "sleep":
         time.sleep(fault.seconds)

@@ -1,6 +1,6 @@
-"""What operators watch, for Prometheus to scrape: the figures that the parts keep, read when they are asked for.
+"""Metrics for Prometheus, read from the parts of the service at each scrape.
 
-No label and no value says anything of tenants, sessions or contents. The names are documented in docs/metrics.md.
+No label and no value reveals anything about tenants, sessions or contents. docs/metrics.md documents the names.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from sessiond_server.store.condition import StoreCondition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the figures are asked for, from the thread that answers a scrape: each only reads plain numbers."""
+    """Functions that return the metrics of each part. The thread of a scrape calls them, so they only read numbers."""
 
     version: str
     calls: Callable[[], Sequence[MethodMetrics]]
@@ -42,7 +42,7 @@ class Sources:
     hub: Callable[[], HubState]
     writes: Callable[[], BatcherState]
     cache: Callable[[], CachedState] | None
-    """None: the service has no cache, and no metrics of one."""
+    """None: the service has no cache, and its metrics are left out."""
     store_reachable: Callable[[], bool]
     store: Callable[[], StoreCondition] | None
     """None: the store is in memory."""
@@ -50,49 +50,50 @@ class Sources:
 
 @asynccontextmanager
 async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
-    """Answers scrapes over HTTP, from threads of its own, while the context is open; gives the port, for 0 a free one.
+    """Serves scrapes over HTTP, in separate threads, while the context is open. Yields the port; for port 0, a free one.
 
-    Raises OSError when the address cannot be had.
+    Raises OSError if it cannot listen on the address.
     """
     registry = CollectorRegistry()
     registry.register(_Metrics(sources))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    # In a thread, since it looks up the name of the host.
+    # It runs in a thread because it looks up the host name.
     server = await asyncio.to_thread(_Server, host, port, registry)
     thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
         yield server.server_port
     finally:
-        # It notices within half a second, and whoever is being answered is not waited for.
+        # It stops within half a second and does not wait for scrapes in progress.
         await asyncio.to_thread(server.shutdown)
         server.server_close()
         thread.join()
 
 
 MOST_SCRAPES: Final = 16
-"""Connections at once, each of which has a thread; one more ends the oldest."""
+"""Most connections at a time, each with its own thread; one more closes the oldest."""
 SCRAPE_SECONDS: Final = 5.0
-"""That a peer may be silent."""
+"""Longest silence of a peer, in seconds."""
 
 
 class _Scrape(WSGIRequestHandler):
     timeout = SCRAPE_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not logged."""
+        """Logs nothing: scrapes are frequent."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Anybody who reaches the port may connect and say nothing: such connections keep no one out, and end."""
+    """The HTTP server. Any client that reaches the port may connect and stay silent, so silent connections are closed,
+    and when there are too many, the oldest connection."""
 
     daemon_threads = True
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         self._open: dict[socket.socket, None] = {}
-        """Oldest first."""
+        """Open connections, oldest first."""
         self._lock = Lock()
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         super().__init__((host, port), _Scrape)
@@ -114,7 +115,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Peers that leave, or are silent, are nothing to tell of."""
+        """Ignores errors: they come from peers that disconnect or stay silent."""
 
 
 class _Metrics(Collector):
@@ -134,9 +135,9 @@ class _Metrics(Collector):
             refused.add_metric([reason], count)
         yield refused
         yield _gauge(
-            "calls_in_progress", "Calls whose answer is not sent yet, streams too.", sources.calls_in_progress()
+            "calls_in_progress", "Calls whose answer is not sent yet, including streams.", sources.calls_in_progress()
         )
-        yield _gauge("watchers", "Streams of events that are open.", sources.hub().streams)
+        yield _gauge("watchers", "Open streams of events.", sources.hub().streams)
         yield from _writes(sources.writes())
         yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
         if sources.store is not None:
@@ -145,13 +146,13 @@ class _Metrics(Collector):
             yield from _cache(sources.cache())
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering it must not ask the parts."""
+        """Describes nothing, so that registering the collector does not call the sources."""
         return iter(())
 
 
 def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
     ended = CounterMetricFamily("sessiond_calls", "Calls that ended, by gRPC code.", labels=["method", "code"])
-    times = HistogramMetricFamily("sessiond_call_seconds", "Time that unary calls took.", labels=["method"])
+    times = HistogramMetricFamily("sessiond_call_seconds", "Duration of unary calls.", labels=["method"])
     for method in methods:
         for code, count in method.codes.copy().items():
             ended.add_metric([method.method, code], count)
@@ -165,17 +166,15 @@ def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
 
 def _writes(state: BatcherState) -> Iterator[Metric]:
     yield _gauge("queue_commands", "Writes that wait for a transaction.", state.queued_commands)
-    yield _gauge("queue_bytes", "Bytes of their requests.", state.queued_bytes)
+    yield _gauge("queue_bytes", "Request bytes of writes that wait for a transaction.", state.queued_bytes)
     yield _gauge("writes_under_way", "Writes that were sent and have no answer yet.", state.under_way)
-    yield _gauge("writes_stalled_seconds", "Time for which the oldest of them has had none.", state.stalled_seconds)
+    yield _gauge("writes_stalled_seconds", "Age of the oldest write that has no answer yet.", state.stalled_seconds)
     yield _counter("batches", "Transactions of writes that the store answered.", state.batches)
     yield _counter("batched_commands", "Writes in these transactions.", state.batched_commands)
 
 
 def _store(condition: StoreCondition) -> Iterator[Metric]:
-    errors = CounterMetricFamily(
-        "sessiond_store_errors", "Times that Postgres could not do its work, by SQLSTATE.", labels=["cause"]
-    )
+    errors = CounterMetricFamily("sessiond_store_errors", "Failures of Postgres, by SQLSTATE.", labels=["cause"])
     for cause, count in condition.causes.items():
         errors.add_metric([cause], count)
     yield errors
@@ -191,12 +190,12 @@ def _store(condition: StoreCondition) -> Iterator[Metric]:
 
 
 def _cache(state: CachedState) -> Iterator[Metric]:
-    yield _gauge("cache_usable", "1 while the cache can be used, each server of a cluster.", state.cache.ready)
+    yield _gauge("cache_usable", "1 while the cache, with all servers of a cluster, can be used.", state.cache.ready)
     yield _counter("cache_hits", "Reads answered from the cache.", state.hits)
-    yield _counter("cache_misses", "Reads that had to ask the store instead.", state.misses)
-    yield _counter("cache_unreadable", "Reads that found no whole copy where one should be.", state.cache.unreadable)
-    yield _counter("cache_epochs", "Times that all copies became void for this process.", state.cache.epochs)
-    yield _gauge("cache_dirty_sessions", "Sessions whose changes the cache has still to hear of.", state.dirty)
+    yield _counter("cache_misses", "Reads answered from the store after a cache miss.", state.misses)
+    yield _counter("cache_unreadable", "Reads that found a damaged cache entry.", state.cache.unreadable)
+    yield _counter("cache_epochs", "Times that all cache entries became invalid for this process.", state.cache.epochs)
+    yield _gauge("cache_dirty_sessions", "Sessions with changes that are not in the cache yet.", state.dirty)
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
@@ -204,5 +203,5 @@ def _gauge(name: str, meaning: str, value: float) -> Metric:
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:
-    """The library adds `_total` to the name."""
+    """A counter with one value. The library adds `_total` to the name."""
     return CounterMetricFamily(f"sessiond_{name}", meaning, value=value)

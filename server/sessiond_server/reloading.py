@@ -1,4 +1,4 @@
-"""Files that an operator changes while the service runs: read again when they change, or on a signal."""
+"""Reloads files that an operator replaces while the service runs, when they change or on a signal."""
 
 import asyncio
 import logging
@@ -10,41 +10,41 @@ from typing import Final
 _log = logging.getLogger("sessiond.app")
 
 PAUSE: Final = 1.0
-"""Seconds between two looks. A change is taken up when two looks in a row have found the same: several files are rarely
-replaced at once."""
+"""Seconds between two checks. A change is loaded once two checks in a row have found the same state, because several
+files are rarely replaced at the same moment."""
 
 Look = tuple[tuple[int, int, int] | None, ...]
-"""(modified, size, inode) of each file; None: it is not there."""
+"""(modification time, size, inode) of each file; None for a missing file."""
 
 
 @dataclass(slots=True)
 class Reloaded:
-    """Some files that are used together."""
+    """A set of files that are used together."""
 
     name: str
-    """For the log: "keys"."""
+    """Name for the log, such as "keys"."""
     paths: Sequence[Path]
     load: Callable[[], Callable[[], str]]
-    """Reads the files, in a thread of its own, and returns what makes the loop use them and tells what is used now.
-    Raises where they cannot be used; the text of `safe` errors is logged."""
+    """Reads the files, in a thread. Returns a function that puts them to use, in the loop, and describes what is used
+    now. Raises if the files cannot be used; the text of errors of the classes `safe` is logged."""
     safe: tuple[type[Exception], ...]
     seen: Look
-    """How they were when they were last taken up, or found unfit."""
+    """State of the files when they were last loaded, or found unusable."""
     before: Look = ()
-    """At the look before this one."""
+    """State of the files at the previous check."""
 
 
 class Reloader:
-    """Keeps what the service uses at what its files say. What cannot be used leaves what is used as it is."""
+    """Reloads files that have changed. Files that cannot be used change nothing."""
 
     def __init__(self, files: Sequence[Reloaded], asked: asyncio.Event | None = None, pause: float = PAUSE) -> None:
-        """`asked`, once set, makes `run` read all files, changed or not; it is cleared then."""
+        """When `asked` is set, `run` clears it and reads all files, changed or not."""
         self._files = files
         self._pause = pause
         self._asked = asked or asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Checks the files every `pause` seconds, until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(self._pause):
@@ -77,7 +77,7 @@ class Reloader:
 
 
 def look(paths: Sequence[Path]) -> Look:
-    """How the files are. Take it before they are read."""
+    """The state of the files. Take it before reading them, so that a later change is noticed."""
     return tuple(_state(path) for path in paths)
 
 

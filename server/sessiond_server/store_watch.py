@@ -1,4 +1,4 @@
-"""One look at the store every second, for whoever must know whether it answers."""
+"""Checks every second whether the store answers, for all parts that depend on it."""
 
 import asyncio
 import logging
@@ -12,37 +12,38 @@ _log = logging.getLogger("sessiond.app")
 
 PING_PAUSE: Final = 1.0
 PING_PATIENCE: Final = 2.0
-"""Seconds between two looks at the store, and for one; health follows within their sum."""
+"""Seconds between two checks of the store, and longest time of one; health changes within their sum."""
 STALL_SECONDS: Final = 4.0
-"""Writes that have had no answer for so long say that the store is not of use, whatever else it answers: a batch takes
-milliseconds, and waits for a lock half as long."""
+"""Once a write has had no answer for this many seconds, the store counts as unusable, even if it answers pings. A batch
+takes milliseconds, and waits for a lock at most half as long as this."""
 
 
 class StoreWatch:
-    """Knows whether the store answered of late; False until `begin`."""
+    """Records whether the store answers: `reachable` is False until `begin` has succeeded."""
 
     def __init__(self, store: Upkeep, changed: Callable[[bool], Awaitable[None]], stalled: Callable[[], float]) -> None:
-        """`stalled`: for how many seconds writes have had no answer."""
+        """`changed` is called whenever `reachable` has changed. `stalled` returns the age, in seconds, of the oldest
+        write without an answer."""
         self._store = store
         self._changed = changed
         self._stalled = stalled
         self.reachable = False
         self.failed: str | None = None
-        """Name of a background task that has failed: the store counts as not answering from then on."""
+        """Name of a background task that has failed; from then on the store counts as not answering."""
 
     async def begin(self) -> None:
-        """The first look, with no bound but the store's own. Raises what the store raises."""
+        """The first check, with no time limit but the store's own. Raises what the store raises."""
         await self._store.ping()
         self.reachable = True
 
     async def run(self) -> None:
-        """Tells `changed` whenever the answer is another one, until cancelled."""
+        """Checks every PING_PAUSE seconds, until cancelled."""
         while True:
             await asyncio.sleep(PING_PAUSE)
             await self.look()
 
     async def look(self) -> None:
-        """One look, within PING_PATIENCE."""
+        """One check, which takes at most PING_PATIENCE seconds."""
         reachable = await self._answers()
         stalled = self._stalled()
         if reachable and stalled >= STALL_SECONDS:

@@ -1,6 +1,6 @@
-"""The periodic work on the store: sessions whose time is over end, and what is past its retention goes.
+"""Periodic work on the store: ends expired sessions, and removes records that are past their retention.
 
-Safe on any number of replicas at once: they skip what another one is working on.
+Safe on any number of replicas at once: each skips rows that another one is working on.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from sessiond_server.store.upkeep import Upkeep
 _log = logging.getLogger("sessiond.sweeper")
 
 BATCH = 200
-"""Most sessions ended, and most records removed, in one transaction."""
+"""Most sessions that one transaction ends, and most records that one removes."""
 
 
 async def sweep(commits: Commits, upkeep: Upkeep) -> tuple[int, int]:
-    """Works until nothing is due: (sessions ended, records removed). Cancelling loses nothing."""
+    """Works until nothing is due; returns (sessions ended, records removed). Cancelling loses nothing."""
     ended = removed = 0
     while True:
         count = len((await commits.expire_due(BATCH)).heads)

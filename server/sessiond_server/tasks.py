@@ -1,19 +1,19 @@
-"""Tasks in the background: work that its creator does not wait for, and that must not die unobserved."""
+"""Background tasks, for which their creator does not wait and whose failure must not stay unobserved."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
 FAILED: Final = "sessiond_background_task"
-"""Key of the name of the task, in the context that the loop's exception handler gets."""
+"""Key of the task's name in the context that the loop's exception handler gets."""
 
 
 def run_in_background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Starts work that goes on until it is cancelled, or has done all there is to do. Its creator holds it, cancels it
-    in the end, and waits for that.
+    """Starts a task that runs until it is finished or cancelled. The creator must keep it, cancel it in the end, and
+    await that.
 
-    When it raises, the loop's exception handler is called at once: it logs the error, and that of `app` takes the
-    service out of use, for what has failed in a way that its own code did not foresee does not go on by itself.
+    If the task raises, the loop's exception handler is called at once, which logs the error. The handler of `app` also
+    takes the service out of use, because a task that has failed unexpectedly does not continue by itself.
     """
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(_report)

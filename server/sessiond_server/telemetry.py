@@ -1,8 +1,8 @@
-"""Log records on standard error: text for people, or JSON, one object a line, for machines.
+"""Log records on standard error, as text for people or as JSON, one object per line, for machines.
 
-Records never carry contents or secrets. What code puts into a record is its author's care; what a foreign exception
-says is not under anyone's, so of exceptions only types, places and error codes are logged, and the text of those whose
-text is known to be safe.
+Records never contain contents or secrets. Authors of log calls ensure that for their own records. The text of foreign
+exceptions is outside our control, so of exceptions only types, places and error codes are logged, and the text of those
+whose text is known to be safe.
 """
 
 import json
@@ -21,9 +21,9 @@ _SAFE_TEXT: Final = (SessiondError, EmbeddedError)
 
 
 def configure(level: str, form: str, call_id: Callable[[], str], stream: TextIO | None = None) -> None:
-    """Sends all records from `level` on to `stream` (default: standard error), as `form`: "text" or "json".
+    """Sends all records of at least `level` to `stream` (default: standard error), in the `form` "text" or "json".
 
-    `call_id` gives the id of the call that the current task serves, or "". Replaces what was configured before.
+    `call_id` returns the id of the call that the current task serves, or "". Replaces any earlier configuration.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -31,14 +31,14 @@ def configure(level: str, form: str, call_id: Callable[[], str], stream: TextIO 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Below its warnings, asyncio and the like talk to their own developers.
+    # Records of asyncio and grpc below warnings are meant for their own developers.
     for name in ("asyncio", "grpc", "grpc._cython.cygrpc"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
 
 
 class _CallIdFilter(logging.Filter):
-    """Notes the call on each record, in the task that logs it. Lets everything through."""
+    """Adds the call's id to each record, in the task that logs it. Passes every record."""
 
     def __init__(self, call_id: Callable[[], str]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _CallIdFilter(logging.Filter):
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=...`, continued by the places of an exception."""
+    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=...`, followed by the places of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         call_id = getattr(record, "call_id", "") or getattr(record, "request_id", "")
@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
         fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
         if record.exc_info and record.exc_info[1]:
             fields["exception"] = describe(record.exc_info[1])
-        # Escaped, so that a lone surrogate or a line separator in a field cannot break the line.
+        # dumps escapes non-ASCII characters, so that a lone surrogate or a line separator cannot break the line.
         return json.dumps(fields, default=str)
 
 
@@ -107,7 +107,7 @@ def _detail(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escaped where it could pass for another record, or steer a terminal."""
+    """The text with characters escaped that could start another record or control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -154,7 +154,7 @@ def test_an_error_that_was_not_foreseen_prints_no_secret(
     assert main([*arguments(name, ""), "--data-dir", "/nowhere"]) == 1
     text = said(capfd)
     assert "RuntimeError" in text
-    assert "not foreseen" in text
+    assert "unexpected error" in text
     assert MARKERS[0] not in text
 
 
