@@ -104,7 +104,7 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
 
 
 def _explained(error: Exception) -> str | None:
-    """What the operator is told; None for errors that nobody foresaw."""
+    """A message for the operator; None for an unforeseen error."""
     from sessiond_server.app.database import why
     from sessiond_server.app.errors import CannotListen
     from sessiond_server.auth import KeysFileInvalid

@@ -50,7 +50,7 @@ class Sources:
 
 @asynccontextmanager
 async def serving(host: str, port: int, sources: Sources) -> AsyncIterator[int]:
-    """Serves scrapes over HTTP, in separate threads, while the context is open. Yields the port; for port 0, a free one.
+    """Serves scrapes over HTTP, in separate threads, while the context is open. Yields the port, for 0 a free one.
 
     Raises OSError if it cannot listen on the address.
     """

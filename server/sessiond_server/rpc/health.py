@@ -1,4 +1,4 @@
-"""Health of each service, as grpc.health.v1 tells it: to anybody, without a key, and so within bounds of its own."""
+"""Health of each service by grpc.health.v1. Callers need no key, so these calls have their own bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,10 +12,10 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthChec
 from sessiond_server.rpc.open_calls import PATIENCE, Context, OpenCalls
 
 LONGEST_NAME: Final = 256
-"""Bytes of a request: names of services are shorter."""
+"""Most bytes of a request; names of services are shorter."""
 MOST_CHECKS: Final = 64
 MOST_WATCHES: Final = 1024
-"""At once; one more ends the oldest."""
+"""Most calls at a time; one more ends the oldest."""
 
 _SERVING: Final = HealthCheckResponse.SERVING
 _NOT_SERVING: Final = HealthCheckResponse.NOT_SERVING
@@ -23,10 +23,10 @@ _UNKNOWN: Final = HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
-    """NOT_SERVING until told otherwise; "" stands for the server as a whole.
+    """The statuses of all services; "" is the server as a whole. Each is NOT_SERVING until it is set.
 
-    Probes pass none of the interceptors: they have no key, must be answered while draining and while the server is
-    busy, and would fill the log. Nothing is kept of a name that is not known.
+    Probes bypass the interceptors: they have no key, must be answered while the server drains or is busy, and would
+    fill the log. Unknown names that callers ask for are not stored.
     """
 
     def __init__(self, services: Sequence[str], refused: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class Health:
         self._drained = False
         self._closed = False
         self._changed: asyncio.Event = asyncio.Event()
-        """Of the statuses as they are; set once they are others, and replaced."""
+        """Set when the statuses change, and replaced by a new event."""
         self._checks = OpenCalls(MOST_CHECKS, refused)
         self._watches = OpenCalls(MOST_WATCHES, refused)
 
@@ -50,28 +50,28 @@ class Health:
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
 
     async def set(self, serving: bool) -> None:
-        """No effect after `drain`."""
+        """Sets the status of all services and of the server. No effect after `drain`."""
         for service in self._services:
             await self.set_part(service, serving)
 
     async def set_part(self, name: str, serving: bool) -> None:
-        """One service, or something behind them that is asked about by a name of its own. No effect after `drain`."""
+        """Sets the status of one service, or of a part of the server with its own name. No effect after `drain`."""
         if not self._drained:
             self._statuses[name] = _SERVING if serving else _NOT_SERVING
-            self._tell()
+            self._notify()
 
     async def drain(self) -> None:
-        """NOT_SERVING for good."""
+        """Sets all statuses to NOT_SERVING for good."""
         self._drained = True
         self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
-        self._tell()
+        self._notify()
 
     def close(self) -> None:
         """Ends all watches."""
         self._closed = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -89,13 +89,13 @@ class Health:
                 await context.write(HealthCheckResponse(status=status).SerializeToString())
 
     async def _changes(self, name: str | None) -> AsyncIterator[Any]:
-        """The status as it is, and whenever it is another one, until the server stops."""
-        told = None
+        """Yields the present status, and then each change, until the server stops."""
+        sent = None
         while True:
             changed = self._changed
             status = _UNKNOWN if name is None else self._statuses.get(name, _UNKNOWN)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 yield status
             if self._closed:
                 return
@@ -103,7 +103,7 @@ class Health:
 
 
 async def _requested(context: Context) -> str | None:
-    """The name that is asked about; None: none that a service can have."""
+    """The requested service's name; None if the request is not valid."""
     async with asyncio.timeout(PATIENCE):
         request: Any = await context.read()
     if request is EOF or len(request) > LONGEST_NAME:

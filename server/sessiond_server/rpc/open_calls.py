@@ -1,4 +1,4 @@
-"""Calls that anybody may make without a key: how many at once, and for how long."""
+"""Bounds calls that need no key: how many there are at a time, and how long each may take."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,23 +10,24 @@ from grpc.aio import ServicerContext
 
 Context = ServicerContext[Any, Any]
 Serve = Callable[[Any, Context], Awaitable[Any]]
-"""What grpc calls: with the messages of the caller, and the context."""
+"""A handler that grpc calls with the caller's messages and the context."""
 
 PROTECTED: Final = 0.5
-"""Seconds that a call has its place for sure. One that is done by then never gives way to others."""
+"""Seconds for which a call is protected from being ended in favour of new calls."""
 PATIENCE: Final = 10.0
-"""Seconds that a peer may take to send what it asks, or to take an answer."""
+"""Longest time, in seconds, that a peer may take to send its request or to receive an answer."""
 
 
 class OpenCalls:
-    """Places of which the oldest gives way when all are taken: those who hold places on purpose keep no one out."""
+    """A fixed number of places for calls. When all are taken, the oldest call is ended in favour of a new one, so that
+    callers who hold places on purpose cannot lock others out."""
 
     def __init__(self, most: int, refused: Callable[[], None] = lambda: None) -> None:
         """`refused` is called for each call that has to end for want of a place."""
         self._most = most
         self._refused = refused
         self._under_way: dict[asyncio.Task[Any], float] = {}
-        """Oldest first, with the time at which each came."""
+        """Calls in progress, oldest first, with the time at which each began."""
         self._sent_away: set[asyncio.Task[Any]] = set()
 
     @property
@@ -34,8 +35,11 @@ class OpenCalls:
         return len(self._under_way)
 
     def bounded(self, serve: Serve) -> Serve:
-        """`serve` within a place. Where there is none left the oldest call ends with RESOURCE_EXHAUSTED, or the new one
-        while all are new; where `serve` raises TimeoutError, with DEADLINE_EXCEEDED."""
+        """Wraps `serve` so that each call needs a place.
+
+        If none is free, the oldest call ends with RESOURCE_EXHAUSTED, or the new one if the oldest is protected. If
+        `serve` raises TimeoutError, the call ends with DEADLINE_EXCEEDED.
+        """
 
         async def bounded(messages: Any, context: Context) -> Any:
             task = asyncio.current_task()
@@ -48,7 +52,8 @@ class OpenCalls:
             except TimeoutError:
                 return await _end(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the peer took too long")
             except TransportError:
-                # The caller has left, of which grpc hears a moment later: what is raised in that moment is logged.
+                # The caller has disconnected. grpc cancels the call a moment later; an error raised until then would be
+                # logged.
                 await asyncio.sleep(PATIENCE)
             except asyncio.CancelledError:
                 if task in self._sent_away and not task.uncancel():
@@ -75,7 +80,8 @@ class OpenCalls:
 
 
 async def _end(context: Context, code: grpc.StatusCode, text: str) -> None:
-    """Behind an answer that the peer does not take a status may wait for ever: grpc keeps it, the call ends here."""
+    """Ends the call with a status, within PATIENCE seconds: behind an answer that the peer does not receive, the status
+    could wait for ever. After that, grpc still keeps the status."""
     try:
         async with asyncio.timeout(PATIENCE):
             await context.abort(code, text)

@@ -68,118 +68,118 @@ TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallS
 SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS)
 
 CACHE: Final = "cache"
-"""Asked of health as a service: NOT_SERVING while the cache cannot be used. Unknown where there is none."""
+"""Name of the cache in health checks: NOT_SERVING while it cannot be used; an unknown service if there is no cache."""
 
 CONNECTION_GRACE: Final = 60.0
-"""Seconds that an old connection outlives the streams that began on it, for calls without a stream."""
+"""Seconds that an old connection lives longer than its streams, for its unary calls."""
 
 PENDING: Final = 16 * 1024
-"""Calls that wait to be taken in by the event loop, of all connections. They cost some KiB each."""
+"""Most calls, of all connections, that wait for the event loop to accept them. Each costs a few KiB."""
 
 LOOKAHEAD: Final = 16 * 1024
-"""Bytes that a stream may send before it is read. They bound what callers without a key can make the server hold."""
+"""Bytes that a stream may send before it is read. This bounds the memory that callers without a key can use."""
 
 HANDSHAKE: Final = 10.0
-"""Seconds that a new connection may take until it speaks HTTP/2."""
+"""Longest time, in seconds, until a new connection speaks HTTP/2."""
 
 MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class WireSettings:
-    """How the server meets the network. Times in seconds."""
+    """Settings of the server's network side. Times are in seconds."""
 
     listen: str = "127.0.0.1:50051"
     """host:port; port 0 takes a free one."""
     certificates: Certificates | None = None
-    """None: plain text."""
+    """None: no TLS."""
     longest_deadline: float = 30.0
-    """Of calls that have no deadline or a later one."""
+    """Deadline of calls that have none or a later one."""
     most_calls: int = 1024
-    """Served at once, streams not counted; more wait, before their requests are read."""
+    """Most calls served at a time, without streams; more calls wait, before their requests are read."""
     most_waiting: int = 16 * 1024
-    """Calls that wait so; more are refused with TooManyCalls."""
+    """Most calls that wait for a place; more are refused with TooManyCalls."""
     most_searches: int = 5
-    """Of `most_calls`, those that may take the database long: below the number of its connections."""
+    """Most calls, of `most_calls`, that may need long queries. Must be below the number of database connections."""
     most_reading: int = 32
-    """Requests that arrive at the same time; each may hold `transport_limit` meanwhile."""
+    """Most requests that are received at a time; each may hold `transport_limit` bytes meanwhile."""
     most_request_bytes: int = 64 * MIB
-    """Of requests in progress larger than 4 KiB. As many as may wait to be written: what one tenant may hold of them
-    leaves room in that queue."""
+    """Most bytes of requests in progress that are larger than 4 KiB. Equal to the limit of the write queue, so that one
+    tenant's share of them leaves room in that queue."""
     most_unsent_bytes: int = 256 * MIB
-    """Of large answers and frames that clients have yet to take."""
+    """Most bytes of large answers and frames that clients have not received yet."""
     most_connections: int = 4096
-    """More are closed as they come."""
+    """Most connections; more are closed at once."""
     connection_idle: float = 600.0
-    """Seconds without a call after which a connection is told to go: anybody can open one."""
+    """Seconds without a call after which a connection is closed in order: any client can open one."""
     most_streams: int = 2048
-    """Calls in progress on one connection, streams among them; more wait in the client."""
+    """Most calls in progress on one connection, including streams; more wait in the client."""
     log_successes: bool = True
-    """Whether the access log has calls that went well, too."""
+    """Whether the access log also has successful calls."""
     call_metrics: bool = False
     """Whether calls are counted, for `RpcServer.call_metrics`."""
     reflection: bool = False
     so_reuseport: bool = False
     """Whether several processes may listen on the same port."""
     drain_pause: float = 0.0
-    """Between NOT_SERVING and refusing calls: load balancers need it to look elsewhere."""
+    """Time between NOT_SERVING and refusing calls, in which load balancers switch to other servers."""
     grace: float = 10.0
     """How long calls in progress may take to finish when the server stops."""
     flush: float = 2.0
-    """How long answers may then take to leave once no call is in progress. Without it a peer that takes none, or a call
-    that grpc has lost (decision 14), would use up all of `grace`."""
+    """How long answers may take to be sent once no call is in progress. Without this limit, a peer that does not
+    receive, or a call that grpc has lost (decision 14), would take all of `grace`."""
     largest_request: int = 4 * MIB
-    """Bytes. Larger ones are RequestTooLarge; `transport_limit` is what is read at all."""
+    """Largest request in bytes; a larger one is RequestTooLarge, and one above `transport_limit` is not even read."""
     transport_limit: int = 8 * MIB
     metadata_limit: int = 8 * 1024
-    """Bytes of a call's metadata."""
+    """Most bytes of a call's metadata."""
     keepalive_time: float = 30.0
     keepalive_timeout: float = 10.0
     max_connection_age: float = 1800.0
-    """Connections are closed then, in grace, so that load spreads over servers that came later."""
-    """Those that streams are open on stay until the last of them has reached `watch_age`, and no longer."""
+    """Age at which connections are closed in order, so that load spreads to servers that were added later. A connection
+    with open streams stays until the last of them has reached `watch_age`, and no longer."""
     watch_age: float = 1800.0
     """Greatest age of a stream; up to a tenth less, so that streams which began together do not end together."""
     watch_write_timeout: float = 10.0
-    """How long a watcher may take to make room for a frame, and any peer for the answer of a call that failed."""
+    """How long a watcher may block a frame, and any peer the answer of a failed call."""
     most_transfers: int = 64
-    """Uploads and downloads in progress at once; more are refused with TooManyTransfers."""
+    """Most uploads and downloads in progress; more are refused with TooManyTransfers."""
     transfer_idle: float = 30.0
-    """How long the client of a transfer may send, or take, nothing."""
+    """How long a transfer may wait for its client to send or receive."""
     upload_retention: float = 86400.0
-    """How long the store keeps an upload without a sign of life."""
+    """How long the store keeps an upload without activity."""
     bookmark_interval: float = 10.0
-    """Longest silence of a stream whose filter passes over what happens. Idle ones are the hub's."""
+    """Longest silence of a stream whose filter excludes all new events. The hub sends those of idle streams."""
 
     def options(self) -> list[tuple[str, int]]:
         """gRPC's channel arguments."""
         return [
             ("grpc.so_reuseport", int(self.so_reuseport)),
             ("grpc.max_receive_message_length", self.transport_limit),
-            # Stored data is bounded when it is written; a response that has grown past a limit must still be readable.
+            # Data is limited when it is written; a response that has grown past a limit must still be readable.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self.most_streams),
             ("grpc.http2.lookahead_bytes", LOOKAHEAD),
             ("grpc.max_allowed_incoming_connections", self.most_connections),
             ("grpc.max_connection_idle_ms", round(self.connection_idle * 1000)),
             ("grpc.server_handshake_timeout_ms", round(HANDSHAKE * 1000)),
-            # It resets calls that the client was allowed to send while those before them are being cleaned up. Clients
-            # in C++ and Python show that as UNAVAILABLE: half of all calls of a channel with 256 callers.
+            # It resets calls that the client was allowed to send while earlier ones are being cleaned up. Clients in
+            # C++ and Python report these as UNAVAILABLE: half of all calls of a channel with 256 callers.
             ("grpc.http.overload_protection", 0),
-            # Beyond these, calls that have not been taken in yet are dropped, which clients see as CANCELLED.
+            # Beyond these limits, calls that are not accepted yet are dropped, which clients see as CANCELLED.
             ("grpc.server.max_pending_requests", PENDING),
             ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
-            # Else each connection takes in what its bandwidth and delay can hold, read or not: 20 uploads took 500 MiB
-            # where now they take 50. The message that is being read comes in at once all the same.
+            # With the probe, each connection buffers its bandwidth-delay product, read or not: 20 uploads took 500 MiB,
+            # without it they take 50. A message that is being read still arrives at full speed.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.max_metadata_size", self.metadata_limit),
             ("grpc.absolute_max_metadata_size", 2 * self.metadata_limit),
             ("grpc.keepalive_time_ms", round(self.keepalive_time * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout * 1000)),
-            # What ends a connection whose peer does not answer; the timeout of the keepalive does not (grpc 1.85).
+            # This closes a connection whose peer does not answer; the keepalive timeout does not (grpc 1.85).
             ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
-            # Clients that ping as often as this server does are not sent away.
+            # Allows clients to ping as often as this server does.
             ("grpc.http2.min_ping_interval_without_data_ms", round(self.keepalive_timeout * 1000)),
             ("grpc.max_connection_age_ms", round(self.max_connection_age * 1000)),
             ("grpc.max_connection_age_grace_ms", round((self.watch_age + CONNECTION_GRACE) * 1000)),
@@ -188,17 +188,17 @@ class WireSettings:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Where the services read, by ability."""
+    """The sources of reads, by ability."""
 
     sessions: SessionReads
-    """A cache may answer."""
+    """May answer from a cache."""
     queries: SessionQueries
     logs: LogReads
     work: WorkStore
 
 
 class RpcServer:
-    """Serves sessiond.v1, and health and reflection beside it. For one event loop; started and stopped once."""
+    """Serves sessiond.v1, health and reflection. Belongs to one event loop; can be started and stopped once."""
 
     def __init__(
         self,
@@ -249,27 +249,27 @@ class RpcServer:
         self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
             CallId(),  # outside the log: the log record and every error carry the id
-            # Outside the boundary: it records the answer, whatever became of the call.
+            # Outside the boundary: it records the final answer of every call.
             AccessLog(successes=settings.log_successes),
             *(
                 (self._call_metrics,) if settings.call_metrics else ()
-            ),  # as the log, and inside it: what it costs is not counted
-            Boundary(settings.watch_write_timeout),  # outside all that raises
-            self._gate,  # before anything is counted or spent on a call that is to go elsewhere
-            self._authentication,  # before anything of the request is read, or counted
-            self._occupancy,  # before work is done
-            Deadline(settings.longest_deadline),  # around all waiting
+            ),  # outside the boundary as the log, and inside the log, so that the log's time is not counted
+            Boundary(settings.watch_write_timeout),  # outside everything that raises
+            self._gate,  # before any work for a call that must go to another server
+            self._authentication,  # before the request is read or counted
+            self._occupancy,  # before any work is done
+            Deadline(settings.longest_deadline),  # around all waits
             admission,  # before the request takes memory
             reading,
-            Gathering(),  # all that follows is done for several calls in a row
+            Gathering(),  # innermost: everything after it runs for several calls in a row
         )
         self._server: Server | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listens, and refuses calls with Starting until `open`; health says NOT_SERVING. Returns the port.
+        """Listens and returns the port. Until `open`, refuses calls with Starting, and health reports NOT_SERVING.
 
-        Raises RuntimeError when the address cannot be had.
+        Raises RuntimeError if it cannot listen on the address.
         """
         server = grpc.aio.server(options=self._settings.options())
         largest = self._settings.largest_request
@@ -280,7 +280,7 @@ class RpcServer:
         if self._settings.reflection:
             services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])
             reflection.add_to(server, [service.full_name for service in services], self._counting("reflection"))
-        server.add_generic_rpc_handlers([unknown_methods(self._turn_of_unknown)])  # the last: it takes all
+        server.add_generic_rpc_handlers([unknown_methods(self._turn_of_unknown)])  # must be last: it matches all
         if self._settings.certificates is not None:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
@@ -290,32 +290,33 @@ class RpcServer:
         return port
 
     async def open(self, token_key: bytes) -> None:
-        """Serves from now on: the store is ready, and `token_key` is Upkeep.token_key's. Health says SERVING."""
+        """Starts serving: the store is ready, and `token_key` comes from Upkeep.token_key. Health reports SERVING."""
         self._tokens.key = self._positions.key = token_key
         self._gate.open()
         await self.set_serving(True)
 
     def revoke(self, holds: Callable[[Principal], bool]) -> int:
-        """Ends the streams of callers whose principals are no longer valid, watchers behind a GoingAway. How many."""
+        """Ends the streams of callers whose keys are no longer valid; watchers get a GoingAway first. Returns their
+        number."""
         self._deliveries.revoke(holds)
         return self._authentication.revoke(holds)
 
     async def set_serving(self, serving: bool) -> None:
-        """What health says. No effect once `stop` was called."""
+        """Sets what health reports for the server. No effect once `stop` was called."""
         await self._health.set(serving)
 
     async def set_cache(self, used: bool) -> None:
-        """What health says of CACHE, which no other answer depends on."""
+        """Sets what health reports for CACHE. The status of the server does not depend on it."""
         await self._health.set_part(CACHE, used)
 
     @property
     def calls(self) -> int:
-        """Calls in progress."""
+        """Number of calls in progress."""
         return self._occupancy.calls
 
     @property
     def call_metrics(self) -> Sequence[MethodMetrics]:
-        """Of each method; none unless WireSettings.call_metrics, and none before `start`."""
+        """Metrics of each method; empty unless WireSettings.call_metrics is set, and before `start`."""
         return self._call_metrics.methods
 
     @property
@@ -332,10 +333,11 @@ class RpcServer:
         await self._refusals.turn(context)
 
     async def stop(self) -> None:
-        """Health says NOT_SERVING; after a pause clients are told to go elsewhere, watchers get a GoingAway; calls in
-        progress get `grace` to finish, and their answers `flush` to leave; then they are cancelled.
+        """Drains and stops. Health reports NOT_SERVING; after `drain_pause`, connections are closed in order and
+        watchers get a GoingAway. Calls in progress get `grace` to finish, and their answers `flush` to be sent; then
+        they are cancelled.
 
-        Returns when the port is closed. Cancelling it skips the pause; the rest then goes on by itself.
+        Returns once the port is closed. Cancelling skips the pause; the rest continues in the background.
         """
         server, self._server = self._server, None
         if server is None:
@@ -346,14 +348,15 @@ class RpcServer:
         try:
             await asyncio.sleep(self._settings.drain_pause)
         finally:
-            # Once, and never cancelled: with two calls of grpc's `stop` under way, one may use what the other freed.
+            # Runs once and is never cancelled: of two concurrent calls of grpc's `stop`, one may use freed memory.
             self._closing = asyncio.create_task(self._close(server), name="rpc-closing")
             await asyncio.shield(self._closing)
 
     async def _close(self, server: Server) -> None:
-        """What the transport has handed over by now is served: only watchers are sent away (decision 14)."""
+        """Stops grpc's server. Calls that the transport has delivered by now are served; only watchers are disconnected
+        (decision 14)."""
         closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-grace")
-        # One turn: connections have been told to go away before watchers are, who come back at once.
+        # One turn of the loop, so that connections get a GOAWAY before watchers disconnect, who reconnect at once.
         await asyncio.sleep(0)
         self._health.close()
         self._deliveries.drain()
@@ -364,7 +367,7 @@ class RpcServer:
             quiet.cancel()
             await closing
             return
-        # One after the other: see `stop`.
+        # The two calls of grpc's `stop` must not overlap: see `stop`.
         closing.cancel()
         await asyncio.wait({closing})
         await server.stop(None)
