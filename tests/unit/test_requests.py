@@ -34,6 +34,7 @@ from sessiond_server.domain import commands
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.ids import own_prefix
 from sessiond_server.errors import InvalidFields
+from sessiond_server.rpc import fields
 from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
@@ -60,16 +61,16 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "BatchDeleteSessions": requests.batch_delete_sessions,
     "BatchCreateSessions": lambda request: requests.batch_create_sessions(request, TENANT),
     "BatchUpdateSessions": requests.batch_update_sessions,
-    "GetSessionMetrics": requests.get_session_metrics,
+    "GetSessionMetrics": fields.named_read,
     "AppendMessages": message_requests.append_messages,
-    "GetMessage": message_requests.get_message,
+    "GetMessage": lambda request: fields.named_read(request, "message_id"),
     "ListMessages": message_requests.list_messages,
     "RedactMessage": message_requests.redact_message,
     "BeginRun": run_requests.begin_run,
     "HeartbeatRun": run_requests.heartbeat_run,
     "FinishRun": run_requests.finish_run,
     "CancelRun": run_requests.cancel_run,
-    "GetRun": run_requests.get_run,
+    "GetRun": lambda request: fields.named_read(request, "run_id"),
     "ListRuns": run_requests.list_runs,
     "RequestToolCall": tool_call_requests.request_tool_call,
     "ApproveToolCall": tool_call_requests.approve_tool_call,
@@ -78,7 +79,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "CompleteToolCall": tool_call_requests.complete_tool_call,
     "FailToolCall": tool_call_requests.fail_tool_call,
     "CancelToolCall": tool_call_requests.cancel_tool_call,
-    "GetToolCall": tool_call_requests.get_tool_call,
+    "GetToolCall": lambda request: fields.named_read(request, "tool_call_id"),
     "ListToolCalls": tool_call_requests.list_tool_calls,
     "ListPendingApprovals": tool_call_requests.list_pending_approvals,
 }

@@ -1,12 +1,15 @@
-"""Builds the answers of reads from the rows of read.sql and list.sql."""
+"""Reads sessions and messages with the statements of read.sql and list.sql."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sessiond_server.domain.commands import SessionSnapshot
+from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
+from sessiond_server.postgres import filters
 from sessiond_server.postgres.statements import READ
-from sessiond_server.store.session_reads import MessagesPage, SessionsPage
+from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
 
 GET_CORE = READ["get_core"].text
 GET_SESSION = READ["get_session"].text
@@ -25,21 +28,88 @@ Row = Any
 """An asyncpg.Record: values by place or by name."""
 
 
-def session(session_id: str, rows: Sequence[Row]) -> SessionSnapshot:
+class PostgresSessionReads:
+    """SessionReads and SessionQueries of the store (see store/session_reads.py)."""
+
+    _transactions: Transactions
+
+    async def get_session(
+        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
+    ) -> SessionSnapshot:
+        rows = await self._transactions.fetch(
+            GET_SESSION if content else GET_CORE, scope.tenant_id, session_id, scope.user_id
+        )
+        return _session(session_id, rows)
+
+    async def get_sessions(
+        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
+    ) -> Sequence[SessionSnapshot | None]:
+        rows = await self._transactions.fetch(
+            GET_SESSIONS if content else GET_CORES, scope.tenant_id, session_ids, scope.user_id
+        )
+        return _sessions(len(session_ids), rows)
+
+    async def list_sessions(
+        self,
+        scope: Scope,
+        where: SessionFilter,
+        order_by: SessionOrder.ValueType,
+        *,
+        after: tuple[int | str, str] | None,
+        limit: int,
+        content: bool,
+    ) -> SessionsPage:
+        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
+        return _sessions_page(limit, await self._transactions.fetch(query.text, *query.parameters))
+
+    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
+        query = filters.count(scope, where)
+        count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
+        return count
+
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+        rows = await self._transactions.fetch(GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
+        return _message(session_id, message_id, rows)
+
+    async def list_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+        freshness: Freshness = CACHED,
+    ) -> MessagesPage:
+        rows = await self._transactions.fetch(
+            LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING,
+            scope.tenant_id,
+            session_id,
+            scope.user_id,
+            after_seq,
+            before_seq or NO_BOUND,
+            limit,
+            PAGE_BYTES,
+        )
+        return _messages_page(session_id, rows)
+
+
+def _session(session_id: str, rows: Sequence[Row]) -> SessionSnapshot:
     if not rows:
         raise SessionNotFound(session_id)
     version, core, content = rows[0]
     return SessionSnapshot(version, core, content)
 
 
-def sessions(count: int, rows: Sequence[Row]) -> Sequence[SessionSnapshot | None]:
+def _sessions(count: int, rows: Sequence[Row]) -> Sequence[SessionSnapshot | None]:
     found: list[SessionSnapshot | None] = [None] * count
     for place, version, core, content in rows:
         found[place - 1] = SessionSnapshot(version, core, content)
     return found
 
 
-def sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
+def _sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
     """A page from the rows of `filters.page`."""
     shown = rows[:limit]
     more = bool(rows) and rows[0]["found"] > len(shown)
@@ -47,7 +117,7 @@ def sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
     return SessionsPage([SessionSnapshot(row["version"], row["core"], row["content"]) for row in shown], last)
 
 
-def message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int, bytes]:
+def _message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int, bytes]:
     if not rows:
         raise SessionNotFound(session_id)
     version, body = rows[0]
@@ -56,7 +126,7 @@ def message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int,
     return version, body
 
 
-def messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
+def _messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
     if not rows:
         raise SessionNotFound(session_id)
     version, first_seq, _, found = rows[0]

@@ -1,4 +1,4 @@
-"""The store on Postgres, which holds the authoritative data."""
+"""The store on Postgres, which holds the authoritative data. Its reads are in read.py and work_reads.py."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,27 +8,26 @@ from typing import TypeVar
 
 import asyncpg
 
-from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import ids
-from sessiond_server.domain.commands import Command, Scope, SessionSnapshot
+from sessiond_server.domain.commands import Command
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Head, Key, Policy, Writes
-from sessiond_server.postgres import feed_order, filters, log, read, sweep, work_reads, write
+from sessiond_server.postgres import feed_order, log, read, sweep, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.locked import LockedSessions
+from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.transactions import POOL_CLOSE_SECONDS, Transactions
+from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
-from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
-from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 T = TypeVar("T")
 
 
-class PostgresStore:
+class PostgresStore(PostgresSessionReads, PostgresWorkReads):
     """Implements `store.contract.Store` on a migrated database. Use as `async with PostgresStore(dsn) as store`.
 
     Entering the context does not connect; `ping` checks that the database can be used. Leaving it waits for the
@@ -88,67 +87,6 @@ class PostgresStore:
 
         return await self._locked.run(commands, work) if commands else Applied((), Writes())
 
-    async def get_session(
-        self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
-    ) -> SessionSnapshot:
-        rows = await self._transactions.fetch(
-            read.GET_SESSION if content else read.GET_CORE, scope.tenant_id, session_id, scope.user_id
-        )
-        return read.session(session_id, rows)
-
-    async def get_sessions(
-        self, scope: Scope, session_ids: Sequence[str], *, content: bool, freshness: Freshness = CACHED
-    ) -> Sequence[SessionSnapshot | None]:
-        rows = await self._transactions.fetch(
-            read.GET_SESSIONS if content else read.GET_CORES, scope.tenant_id, session_ids, scope.user_id
-        )
-        return read.sessions(len(session_ids), rows)
-
-    async def list_sessions(
-        self,
-        scope: Scope,
-        where: SessionFilter,
-        order_by: SessionOrder.ValueType,
-        *,
-        after: tuple[int | str, str] | None,
-        limit: int,
-        content: bool,
-    ) -> SessionsPage:
-        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
-        return read.sessions_page(limit, await self._transactions.fetch(query.text, *query.parameters))
-
-    async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
-        query = filters.count(scope, where)
-        count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
-        return count
-
-    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
-        rows = await self._transactions.fetch(read.GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
-        return read.message(session_id, message_id, rows)
-
-    async def list_messages(
-        self,
-        scope: Scope,
-        session_id: str,
-        *,
-        after_seq: int,
-        before_seq: int,
-        descending: bool,
-        limit: int,
-        freshness: Freshness = CACHED,
-    ) -> MessagesPage:
-        rows = await self._transactions.fetch(
-            read.LIST_MESSAGES_DESCENDING if descending else read.LIST_MESSAGES_ASCENDING,
-            scope.tenant_id,
-            session_id,
-            scope.user_id,
-            after_seq,
-            before_seq or read.NO_BOUND,
-            limit,
-            PAGE_BYTES,
-        )
-        return read.messages_page(session_id, rows)
-
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return await log.heads(self._transactions, keys)
 
@@ -166,35 +104,6 @@ class PostgresStore:
 
     async def expire_due(self, limit: int) -> Writes:
         return await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
-
-    async def get_run(self, scope: Scope, session_id: str, run_id: str) -> tuple[int, bytes]:
-        return await work_reads.run(self._transactions, scope, session_id, run_id)
-
-    async def list_runs(
-        self, scope: Scope, session_id: str, *, statuses: Sequence[int], before: int | None, limit: int
-    ) -> RunsPage:
-        return await work_reads.runs(self._transactions, scope, session_id, statuses, before, limit)
-
-    async def get_metrics(self, scope: Scope, session_id: str) -> tuple[SessionSnapshot, bytes]:
-        return await work_reads.metrics(self._transactions, scope, session_id)
-
-    async def get_tool_call(self, scope: Scope, session_id: str, tool_call_id: str) -> tuple[int, bytes]:
-        return await work_reads.tool_call(self._transactions, scope, session_id, tool_call_id)
-
-    async def list_tool_calls(
-        self,
-        scope: Scope,
-        session_id: str,
-        *,
-        statuses: Sequence[int],
-        run_id: str,
-        before: int | None,
-        limit: int,
-    ) -> ToolCallsPage:
-        return await work_reads.tool_calls(self._transactions, scope, session_id, statuses, run_id, before, limit)
-
-    async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
-        return await work_reads.pending(self._transactions, scope, user_id, after, limit)
 
     async def purge(self, limit: int) -> int:
         return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)

@@ -19,6 +19,15 @@ class Read:
     strong: bool
 
 
+class NamedRead(Protocol):
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def min_version(self) -> int: ...
+    @property
+    def consistency(self) -> Consistency.ValueType: ...
+
+
 class WithRequestId(Protocol):
     @property
     def request_id(self) -> str: ...
@@ -52,6 +61,18 @@ def fence(found: FieldViolations, request: Fenced) -> None:
 def fence_of(request: Fenced) -> commands.Fence | None:
     """The same, of a checked request, as the rules take it."""
     return commands.Fence(request.run.run_id, request.run.fence) if request.HasField("run") else None
+
+
+def named_read(request: NamedRead, *ids: str) -> Read:
+    """The whole check of a read of one session, or of the one thing in it that the fields `ids` name."""
+    found = FieldViolations()
+    session_id(found, request.session_id)
+    for name in ids:
+        found.add(name, text.identifier(getattr(request, name)))
+    not_negative(found, "min_version", request.min_version)
+    strong = consistency(found, request.consistency)
+    found.check()
+    return Read(strong)
 
 
 def named_write(request: NamedWrite) -> None:

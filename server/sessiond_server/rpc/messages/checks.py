@@ -5,7 +5,6 @@ from typing import Final
 
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
-    GetMessageRequest,
     ListMessagesRequest,
     MessageOrder,
     RedactMessageRequest,
@@ -73,16 +72,6 @@ def _update_and_append(found: FieldViolations, request: AppendMessagesRequest) -
         found.add("update.session.session_id", "must be empty, or that of the request")
     found.check()
     return commands.UpdateAndAppend(request.messages, update)
-
-
-def get_message(request: GetMessageRequest) -> fields.Read:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    found.add("message_id", text.identifier(request.message_id))
-    fields.not_negative(found, "min_version", request.min_version)
-    strong = fields.consistency(found, request.consistency)
-    found.check()
-    return fields.Read(strong)
 
 
 def list_messages(request: ListMessagesRequest) -> MessagesList:

@@ -35,7 +35,7 @@ class MessageServicer:
         return answers.appended(answers.outcome(MessagesAppended, await self._writer.write(command)))
 
     async def get_message(self, request: GetMessageRequest, call: Call) -> bytes:
-        requests.get_message(request)
+        fields.named_read(request, "message_id")
         scope = call.admit(SESSIONS_READ)
         version, message = await self._queries.get_message(scope, request.session_id, request.message_id)
         answers.not_before(request.min_version, request.session_id, version)

@@ -11,7 +11,6 @@ from sessiond.v1.run_service_pb2 import (
     BeginRunRequest,
     CancelRunRequest,
     FinishRunRequest,
-    GetRunRequest,
     HeartbeatRunRequest,
     ListRunsRequest,
     RunPolicy,
@@ -97,15 +96,6 @@ def cancel_run(request: CancelRunRequest) -> commands.CancelRun:
     found.add("run_id", text.identifier(request.run_id))
     found.check()
     return commands.CancelRun(request.run_id)
-
-
-def get_run(request: GetRunRequest) -> None:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    found.add("run_id", text.identifier(request.run_id))
-    fields.not_negative(found, "min_version", request.min_version)
-    fields.consistency(found, request.consistency)
-    found.check()
 
 
 def list_runs(request: ListRunsRequest) -> RunsList:

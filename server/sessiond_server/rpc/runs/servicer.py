@@ -53,7 +53,7 @@ class RunServicer:
         return await self._written(call.command(scope, request, request.session_id, action, request.expected_version))
 
     async def get_run(self, request: GetRunRequest, call: Call) -> bytes:
-        requests.get_run(request)
+        fields.named_read(request, "run_id")
         scope = call.admit(SESSIONS_READ)
         version, run = await self._work.get_run(scope, request.session_id, request.run_id)
         answers.not_before(request.min_version, request.session_id, version)

@@ -29,7 +29,6 @@ from sessiond.v1.session_service_pb2 import (
     CreateSessionRequest,
     DeleteSessionRequest,
     EndSessionRequest,
-    GetSessionMetricsRequest,
     GetSessionRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
@@ -325,15 +324,6 @@ def batch_delete_sessions(request: BatchDeleteSessionsRequest) -> commands.Delet
     fields.request_id(found, request)
     found.check()
     return commands.DeleteSession()
-
-
-def get_session_metrics(request: GetSessionMetricsRequest) -> fields.Read:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    fields.not_negative(found, "min_version", request.min_version)
-    strong = fields.consistency(found, request.consistency)
-    found.check()
-    return fields.Read(strong)
 
 
 def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:

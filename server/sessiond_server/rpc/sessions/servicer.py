@@ -186,7 +186,7 @@ class SessionServicer:
         return results
 
     async def get_session_metrics(self, request: GetSessionMetricsRequest, call: Call) -> bytes:
-        requests.get_session_metrics(request)
+        fields.named_read(request)
         scope = call.admit(SESSIONS_READ)
         snapshot, run_counters = await self._work.get_metrics(scope, request.session_id)
         answers.not_before(request.min_version, request.session_id, snapshot.version)

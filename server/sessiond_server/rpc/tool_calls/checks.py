@@ -10,7 +10,6 @@ from sessiond.v1.tool_call_service_pb2 import (
     CancelToolCallRequest,
     CompleteToolCallRequest,
     FailToolCallRequest,
-    GetToolCallRequest,
     ListPendingApprovalsRequest,
     ListToolCallsRequest,
     RejectToolCallRequest,
@@ -95,15 +94,6 @@ def fail_tool_call(request: FailToolCallRequest) -> commands.EndToolCall:
 def cancel_tool_call(request: CancelToolCallRequest) -> commands.CancelToolCall:
     _change(request).check()
     return commands.CancelToolCall(request.tool_call_id)
-
-
-def get_tool_call(request: GetToolCallRequest) -> None:
-    found = FieldViolations()
-    fields.session_id(found, request.session_id)
-    found.add("tool_call_id", text.identifier(request.tool_call_id))
-    fields.not_negative(found, "min_version", request.min_version)
-    fields.consistency(found, request.consistency)
-    found.check()
 
 
 def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:

@@ -66,7 +66,7 @@ class ToolCallServicer:
         return await self._change(request, requests.cancel_tool_call(request), call)
 
     async def get_tool_call(self, request: GetToolCallRequest, call: Call) -> bytes:
-        requests.get_tool_call(request)
+        fields.named_read(request, "tool_call_id")
         scope = call.admit(SESSIONS_READ)
         version, tool_call = await self._work.get_tool_call(scope, request.session_id, request.tool_call_id)
         answers.not_before(request.min_version, request.session_id, version)
