@@ -102,7 +102,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_was_written_is_read_from_the_cache_as_the_same_bytes(
+async def test_written_session_is_read_from_the_cache_with_the_same_bytes(
     store: CachedSessions, behind: Watched
 ) -> None:
     await accepted(store, CALLER.create("s", state=struct(a=1), user_id="u"), CALLER.append("s", "one", "two"))
@@ -116,7 +116,7 @@ async def test_what_was_written_is_read_from_the_cache_as_the_same_bytes(
     assert (store.state().hits, store.state().misses) == (2, 0)
 
 
-async def test_defect_1_a_message_is_seen_after_the_session_was_cached(store: CachedSessions, behind: Watched) -> None:
+async def test_defect_1_message_is_read_after_the_session_was_cached(store: CachedSessions, behind: Watched) -> None:
     """Session cached before a message, served after it: goes red when `apply` does not tell the cache."""
     await accepted(store, CALLER.create("s"))
     before = await store.get_session(SCOPE, "s", content=True)
@@ -128,7 +128,7 @@ async def test_defect_1_a_message_is_seen_after_the_session_was_cached(store: Ca
     assert behind.calls == [], "and all of that from the cache"
 
 
-async def test_defect_2_a_part_of_the_history_is_never_served_as_the_whole(
+async def test_defect_2_part_of_the_history_is_never_served_as_the_whole(
     store: CachedSessions, behind: Watched
 ) -> None:
     """The cache holds the newest 6 of 10: goes red when `windows.page` does not look at how far back they reach."""
@@ -145,7 +145,7 @@ async def test_defect_2_a_part_of_the_history_is_never_served_as_the_whole(
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 6, 100])
 @pytest.mark.parametrize("descending", [True, False])
-async def test_pages_are_what_the_store_would_answer(
+async def test_pages_equal_those_of_the_store(
     store: CachedSessions, behind: Watched, descending: bool, limit: int
 ) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append("s", *"abcdef"), CALLER.suspend("s"))
@@ -158,7 +158,7 @@ async def test_pages_are_what_the_store_would_answer(
     assert store.state().hits > 50
 
 
-async def test_a_poll_for_what_is_new_needs_no_message(
+async def test_poll_for_new_messages_is_answered_by_the_cache(
     store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append("s", *"abcdefghij"))
@@ -185,7 +185,7 @@ async def test_concurrent_misses_are_one_read(store: CachedSessions, behind: Wat
     assert sorted(behind.calls[0][1]) == ["none", "s1", "s2", "s3", "s4"], "s0 is there again"
 
 
-async def test_a_cold_cache_asks_the_store_for_a_few_things_at_once(
+async def test_cold_cache_bounds_the_reads_of_the_store(
     store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     server.flush()
@@ -220,7 +220,9 @@ async def test_a_read_does_not_join_one_from_before_its_callers_write(
     assert [(await read).version for read in late] == [2, 2, 2]
 
 
-async def test_a_cancelled_read_harms_nobody(store: CachedSessions, behind: Watched, server: MemoryServer) -> None:
+async def test_cancelled_read_does_not_affect_others(
+    store: CachedSessions, behind: Watched, server: MemoryServer
+) -> None:
     await accepted(store, CALLER.create("s"))
     server.flush()
     behind.gate.clear()
@@ -280,7 +282,7 @@ async def test_an_entry_below_min_version_is_not_served(store: CachedSessions, b
         assert (await newest(store, freshness=fresh)).version == 4
 
 
-async def test_what_the_cache_did_not_hear_is_told_later_and_not_read_meanwhile(
+async def test_failed_invalidation_is_retried_and_the_entry_is_not_served_meanwhile(
     store: CachedSessions, behind: Watched, cache: Deaf
 ) -> None:
     await accepted(store, CALLER.create("s"))
@@ -303,7 +305,7 @@ async def test_what_the_cache_did_not_hear_is_told_later_and_not_read_meanwhile(
     assert len(behind.calls) == 1, "and filled again"
 
 
-async def test_a_commit_whose_connection_broke_is_believed_of_nobody(
+async def test_commit_of_unknown_outcome_is_read_from_the_store(
     store: CachedSessions, behind: Watched, cache: Deaf
 ) -> None:
     await accepted(store, CALLER.create("s"))
@@ -316,7 +318,7 @@ async def test_a_commit_whose_connection_broke_is_believed_of_nobody(
     assert (await store.get_session(SCOPE, "s", content=True)).version == 2
 
 
-async def test_a_retry_of_what_another_server_did_makes_the_cache_forget(
+async def test_retry_of_another_servers_write_invalidates_the_cache(
     store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
     """It ended between its commit and the cache: nobody else will tell."""
@@ -333,7 +335,7 @@ async def test_a_retry_of_what_another_server_did_makes_the_cache_forget(
         await store.get_session(SCOPE, "s", content=False)
 
 
-async def test_more_dirt_than_there_is_room_for_begins_a_new_epoch(behind: Watched, server: MemoryServer) -> None:
+async def test_overflow_of_pending_invalidations_starts_a_new_epoch(behind: Watched, server: MemoryServer) -> None:
     cache = Deaf(server)
     async with CachedSessions(behind, behind, cache, most_dirty=3) as store:
         await accepted(store, *[CALLER.create(f"s{number}") for number in range(5)])
@@ -346,7 +348,7 @@ async def test_more_dirt_than_there_is_room_for_begins_a_new_epoch(behind: Watch
             assert (await store.get_session(SCOPE, f"s{number}", content=False)).version == 2
 
 
-async def test_a_redacted_message_leaves_the_cache(store: CachedSessions, server: MemoryServer) -> None:
+async def test_redacted_message_is_removed_from_the_cache(store: CachedSessions, server: MemoryServer) -> None:
     await accepted(store, CALLER.create("s"), CALLER.append_ids("s", "m1", "m2"))
     await accepted(store, CALLER.redact("s", "m1"))
     held = server.get(1, KEY, False, ALL)
@@ -356,7 +358,7 @@ async def test_a_redacted_message_leaves_the_cache(store: CachedSessions, server
     assert [Message.FromString(message).HasField("redact_time") for message in page.messages] == [False, True]
 
 
-async def test_sessions_that_expired_are_told(behind: Watched, cache: Deaf) -> None:
+async def test_expired_session_is_updated_in_the_cache(behind: Watched, cache: Deaf) -> None:
     now = 1_700_000_000_000_000
     behind._clock = lambda: now
     async with CachedSessions(behind, behind, cache) as store:
@@ -370,7 +372,7 @@ async def test_sessions_that_expired_are_told(behind: Watched, cache: Deaf) -> N
         assert behind.calls == []
 
 
-async def test_the_last_words_of_a_server_that_stops(behind: Watched, server: MemoryServer) -> None:
+async def test_close_sends_pending_invalidations(behind: Watched, server: MemoryServer) -> None:
     cache = Deaf(server)
     async with CachedSessions(behind, behind, cache) as store:
         await accepted(store, CALLER.create("s"))

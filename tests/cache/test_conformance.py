@@ -9,7 +9,7 @@ from tests.support.cached_copies import KEY, copy, forget, put, seqs, settled
 from tests.support.caches import LIMITS, Backend
 
 
-async def test_a_copy_comes_back_as_it_was_put(cache: Cache) -> None:
+async def test_entry_is_returned_as_it_was_put(cache: Cache) -> None:
     what = copy(7, 3, 5, 6, after=1, content_version=2, content=b"\x00content\xff", core=b"\r\n\x00core")
     assert await put(cache, what)
     assert await cache.get(KEY, content=True, newest=ALL) == what
@@ -19,7 +19,7 @@ async def test_a_copy_comes_back_as_it_was_put(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("newest", [1, 2, 3, 4])
-async def test_the_newest_messages(cache: Cache, newest: int) -> None:
+async def test_newest_messages_are_returned(cache: Cache, newest: int) -> None:
     await put(cache, copy(9, 3, 5, 6, after=1))
     found = await cache.get(KEY, newest=newest)
     assert seqs(found) == [3, 5, 6][-newest:]
@@ -27,7 +27,7 @@ async def test_the_newest_messages(cache: Cache, newest: int) -> None:
     assert found.after_seq == {1: 5, 2: 4, 3: 2, 4: 1}[newest]
 
 
-async def test_what_is_older_never_replaces_what_is_newer(cache: Cache) -> None:
+async def test_older_entry_never_replaces_a_newer_one(cache: Cache) -> None:
     await put(cache, copy(7, 6, after=5))
     assert await put(cache, copy(6, 6, after=0)), "outdone is as good as in place"
     found = await cache.get(KEY, newest=ALL)
@@ -35,7 +35,7 @@ async def test_what_is_older_never_replaces_what_is_newer(cache: Cache) -> None:
     assert (found.version, found.after_seq) == (7, 5)
 
 
-async def test_at_the_same_version_the_longer_reach_wins(cache: Cache) -> None:
+async def test_longer_window_wins_at_the_same_version(cache: Cache) -> None:
     await put(cache, copy(7))
     assert seqs(await cache.get(KEY, newest=ALL)) == []
     await put(cache, copy(7, 3, 5, after=2))
@@ -53,14 +53,14 @@ async def test_a_commit_extends_the_version_it_followed(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("held", [1, 2, 4])
-async def test_nothing_is_extended_over_a_gap_or_an_overlap(cache: Cache, held: int) -> None:
+async def test_window_is_not_extended_over_a_gap_or_an_overlap(cache: Cache, held: int) -> None:
     await put(cache, copy(held, 1, after=0))
     await put(cache, copy(5, 4, 5, after=3), extends=True)
     found = await cache.get(KEY, newest=ALL)
     assert found == copy(5, 4, 5, after=3)
 
 
-async def test_what_was_read_anew_is_not_joined_with_what_was_there(cache: Cache) -> None:
+async def test_window_of_a_fill_is_not_joined_with_the_cached_one(cache: Cache) -> None:
     """A message may have been redacted in between, unheard of."""
     await put(cache, copy(3, 2, 3, after=0))
     await put(cache, copy(4, 4, after=3), extends=False)
@@ -113,7 +113,7 @@ async def test_content_belongs_to_its_version(cache: Cache) -> None:
     assert await content() is None, "too large"
 
 
-async def test_a_forgotten_session_is_gone_and_what_is_older_stays_out(cache: Cache) -> None:
+async def test_tombstone_removes_the_entry_and_refuses_older_ones(cache: Cache) -> None:
     await put(cache, copy(7, 6, after=5, content_version=1, content=b"c"))
     assert await forget(cache, 8)
     assert await cache.get(KEY, content=True, newest=ALL) is None
@@ -124,13 +124,13 @@ async def test_a_forgotten_session_is_gone_and_what_is_older_stays_out(cache: Ca
     assert await cache.get(KEY, content=True, newest=3) == copy(8, content_version=1)
 
 
-async def test_forgetting_what_is_not_there_keeps_it_out(cache: Cache) -> None:
+async def test_tombstone_of_an_absent_entry_refuses_older_ones(cache: Cache) -> None:
     await forget(cache, 8)
     await put(cache, copy(7))
     assert await cache.get(KEY) is None
 
 
-async def test_forgetting_spares_what_is_new_enough(cache: Cache) -> None:
+async def test_tombstone_keeps_newer_entries(cache: Cache) -> None:
     await put(cache, copy(8, 8, after=7))
     await forget(cache, 8)
     assert seqs(await cache.get(KEY, newest=ALL)) == [8]
@@ -140,14 +140,14 @@ async def test_forgetting_spares_what_is_new_enough(cache: Cache) -> None:
     assert await cache.get(KEY) is None, "a later, weaker order took nothing back"
 
 
-async def test_an_embargo_keeps_everything_out(cache: Cache) -> None:
+async def test_embargo_refuses_every_version(cache: Cache) -> None:
     await put(cache, copy(8))
     await forget(cache, EMBARGO)
     await put(cache, copy(10**12))
     assert await cache.get(KEY) is None
 
 
-async def test_what_was_known_too_long_ago_is_not_taken(cache: Cache) -> None:
+async def test_fill_from_a_read_that_is_too_old_is_refused(cache: Cache) -> None:
     assert not await put(cache, copy(8), as_of=earlier(cache, MAX_AGE + 1))
     await settled(cache)
     assert await cache.get(KEY) is None
@@ -160,7 +160,7 @@ def earlier(cache: Cache, seconds: float) -> CacheTime:
     return moment._replace(time=moment.time - seconds)
 
 
-async def test_what_was_known_before_the_epoch_is_not_taken(cache: Cache) -> None:
+async def test_fill_from_before_the_epoch_is_refused(cache: Cache) -> None:
     """Whatever outdid it went with the epoch before: a slow reader's old copy would be the only one."""
     before = cache.moment()
     await put(cache, copy(7))
@@ -175,7 +175,7 @@ async def test_what_was_known_before_the_epoch_is_not_taken(cache: Cache) -> Non
     assert await cache.get(KEY) is None
 
 
-async def test_everything_lives_for_a_while_and_no_longer(backend: Backend) -> None:
+async def test_entries_and_tombstones_expire(backend: Backend) -> None:
     cache = await backend.open()
     for number in range(20):
         key = ("acme", f"s{number}")
@@ -189,7 +189,7 @@ async def test_everything_lives_for_a_while_and_no_longer(backend: Backend) -> N
     assert max(await backend.lifetimes()) > max(MAX_AGE, 0.9 * LIMITS.ttl), "longer than what was read before can take"
 
 
-async def test_keys_are_apart(cache: Cache) -> None:
+async def test_keys_do_not_collide(cache: Cache) -> None:
     keys = [("acme", "a"), ("acme", "b"), ("globex", "a"), ("acm", "e.a"), ("}{", "a"), ("é \n", "a"), ("", "a")]
     for number, key in enumerate(keys, 1):
         await put(
@@ -201,7 +201,7 @@ async def test_keys_are_apart(cache: Cache) -> None:
         )
 
 
-async def test_changes_and_reads_of_many_at_once(cache: Cache) -> None:
+async def test_batches_change_and_read_many_entries(cache: Cache) -> None:
     keys = [("acme", f"s{number}") for number in range(300)]
     changes: list[Change] = [Put(key, copy(number + 1, content_version=1, content=key[1].encode()), cache.moment())
                              for number, key in enumerate(keys)]  # fmt: skip
@@ -220,13 +220,13 @@ async def test_changes_and_reads_of_many_at_once(cache: Cache) -> None:
     assert list(await cache.put([])) == []
 
 
-async def test_what_is_offered_is_taken(cache: Cache) -> None:
+async def test_offered_fill_is_stored(cache: Cache) -> None:
     cache.offer(Put(KEY, copy(5), cache.moment()))
     await put(cache, copy(1), ("acme", "other"))
     assert await cache.get(KEY) == copy(5)
 
 
-async def test_processes_share_copies(backend: Backend) -> None:
+async def test_processes_share_entries(backend: Backend) -> None:
     one, other = await backend.open(), await backend.open()
     await put(one, copy(5))
     assert await other.get(KEY) == copy(5)
@@ -234,7 +234,7 @@ async def test_processes_share_copies(backend: Backend) -> None:
     assert await one.get(KEY) == copy(6)
 
 
-async def test_a_new_epoch_hides_what_was_there_from_everybody(backend: Backend) -> None:
+async def test_new_epoch_hides_entries_from_every_process(backend: Backend) -> None:
     one, other = await backend.open(), await backend.open()
     await put(one, copy(5))
     one.new_epoch()
@@ -248,7 +248,7 @@ async def test_a_new_epoch_hides_what_was_there_from_everybody(backend: Backend)
     assert other.state().epochs >= 1
 
 
-async def test_a_change_made_in_the_wrong_epoch_is_not_called_done(backend: Backend) -> None:
+async def test_change_in_a_past_epoch_is_reported_as_failed(backend: Backend) -> None:
     one, other = await backend.open(), await backend.open()
     one.new_epoch()
     await settled(one)
@@ -261,7 +261,7 @@ async def test_a_change_made_in_the_wrong_epoch_is_not_called_done(backend: Back
     assert await one.get(keys[0]) == copy(5)
 
 
-async def test_a_server_that_lost_its_memory_is_in_a_new_epoch(backend: Backend) -> None:
+async def test_server_that_lost_its_memory_starts_a_new_epoch(backend: Backend) -> None:
     """A slow reader's old copy, put after the loss, stays unseen: nothing is there to outdo it."""
     one, other = await backend.open(), await backend.open()
     await put(one, copy(5))
@@ -274,7 +274,7 @@ async def test_a_server_that_lost_its_memory_is_in_a_new_epoch(backend: Backend)
     assert await put(one, copy(5))
 
 
-async def test_another_server_is_not_believed(backend: Backend) -> None:
+async def test_entries_of_another_server_are_not_served(backend: Backend) -> None:
     """A replica that lagged, or a restart from a file: it has what the old server had, some time ago."""
     one = await backend.open()
     await put(one, copy(5))
@@ -287,7 +287,7 @@ async def test_another_server_is_not_believed(backend: Backend) -> None:
     assert await one.get(KEY) == copy(6)
 
 
-async def test_what_has_vanished_can_come_again(backend: Backend) -> None:
+async def test_expired_entry_can_be_filled_again(backend: Backend) -> None:
     cache = await backend.open()
     await put(cache, copy(5, 4, after=3))
     await backend.lapse()

@@ -167,7 +167,7 @@ async def read(cache: RedisCache, key: Key = KEY) -> Copy | None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_copy_is_a_miss_and_is_replaced(
+async def test_damaged_entry_is_a_miss_and_is_replaced(
     damage: Damage, cache: RedisCache, client: Any, redis_prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await put(cache, WHOLE)
@@ -185,7 +185,7 @@ async def test_a_damaged_copy_is_a_miss_and_is_replaced(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_commit_replaces_a_damaged_copy_that_was_not_read(
+async def test_commit_replaces_a_damaged_entry_that_was_not_read(
     damage: Damage, cache: RedisCache, client: Any, redis_prefix: str
 ) -> None:
     await put(cache, WHOLE)
@@ -196,7 +196,7 @@ async def test_a_commit_replaces_a_damaged_copy_that_was_not_read(
 
 
 @pytest.mark.parametrize("damage", [another_type, noise, an_empty_tail, a_tail_cut_in_its_numbers])
-async def test_a_deletion_takes_a_damaged_copy_away(
+async def test_deletion_removes_a_damaged_entry(
     damage: Damage, cache: RedisCache, client: Any, redis_prefix: str
 ) -> None:
     await put(cache, WHOLE)
@@ -206,7 +206,7 @@ async def test_a_deletion_takes_a_damaged_copy_away(
     assert await client.lrange(name, 0, -1) == [b"F%016d" % 8]
 
 
-async def test_a_copy_under_the_key_of_another_session_is_not_served(
+async def test_entry_under_the_key_of_another_session_is_not_served(
     cache: RedisCache, client: Any, redis_prefix: str
 ) -> None:
     await put(cache, WHOLE)
@@ -219,7 +219,7 @@ async def test_a_copy_under_the_key_of_another_session_is_not_served(
     assert cache.state().unreadable == 1
 
 
-async def test_copies_of_another_layout_are_under_other_keys(
+async def test_entries_of_another_layout_have_other_keys(
     cache: RedisCache, client: Any, redis_prefix: str, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
     """As during an upgrade: servers of two layouts beside each other, of one epoch."""
@@ -238,7 +238,7 @@ async def newest(store: CachedSessions) -> MessagesPage:
     return await store.list_messages(SCOPE, "s", after_seq=0, before_seq=0, descending=True, limit=3)
 
 
-async def test_a_read_of_a_damaged_copy_is_answered_by_the_store(
+async def test_read_of_a_damaged_entry_is_answered_by_the_store(
     cache: RedisCache, client: Any, redis_prefix: str
 ) -> None:
     store, key = MemoryStore(), (SCOPE.tenant_id, "s")

@@ -125,7 +125,9 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-async def test_an_outage_fails_nothing_and_ends(outage: str, valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+async def test_outage_fails_no_call_and_the_cache_recovers(
+    outage: str, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
     hurt, heal = OUTAGES[outage]
     async with cached(valkey.url) as (store, cache):
         await hurt(valkey)
@@ -152,7 +154,7 @@ async def test_an_outage_fails_nothing_and_ends(outage: str, valkey: Valkey, cap
         assert len(said) == 1, "once"
 
 
-async def test_a_flush_is_noticed_at_once(valkey: Valkey) -> None:
+async def test_flush_is_detected_at_once(valkey: Valkey) -> None:
     async with cached(valkey.url) as (store, cache):
         async with valkey.client() as client:
             await client.flushall()
@@ -175,7 +177,7 @@ async def test_scripts_that_were_flushed_are_loaded_again(valkey: Valkey, caplog
         assert not caplog.records, "no outage"
 
 
-async def test_a_promoted_replica_that_lagged_is_not_believed(tmp_path: Path) -> None:
+async def test_entries_of_a_promoted_lagging_replica_are_not_served(tmp_path: Path) -> None:
     master = Valkey(tmp_path / "master", "--repl-diskless-sync-delay", "0")
     replica = Valkey(tmp_path / "replica")
     await master.start()
@@ -211,7 +213,7 @@ async def test_a_promoted_replica_that_lagged_is_not_believed(tmp_path: Path) ->
         replica.stop()
 
 
-async def test_a_server_swapped_behind_open_connections_is_found_out(tmp_path: Path) -> None:
+async def test_server_swapped_behind_open_connections_is_detected(tmp_path: Path) -> None:
     """A proxy that keeps the connections open, while another server answers: the heartbeat tells them apart."""
     # A run id cannot be changed; the epoch of another server's life is as good.
     server = Valkey(tmp_path / "server")
@@ -233,7 +235,7 @@ async def test_a_server_swapped_behind_open_connections_is_found_out(tmp_path: P
         server.stop()
 
 
-async def test_nothing_waits_for_a_server_that_was_never_there() -> None:
+async def test_calls_do_not_wait_for_a_server_that_was_never_up() -> None:
     truth = MemoryStore()
     async with opened("redis://127.0.0.1:1") as cache, CachedSessions(truth, truth, cache) as store:
         await accepted(store, CALLER.create("s1"))
@@ -242,7 +244,7 @@ async def test_nothing_waits_for_a_server_that_was_never_there() -> None:
         await down(cache, "ConnectionError")
 
 
-async def test_a_stalled_read_is_answered_by_the_store_and_nobody_waits_again(valkey: Valkey) -> None:
+async def test_stalled_read_is_answered_by_the_store_and_disables_the_cache(valkey: Valkey) -> None:
     async with Proxy("127.0.0.1", valkey.port) as proxy, cached(url_of(proxy)) as (store, cache):
         proxy.stall()
         reads = [asyncio.create_task(hit(store)) for _ in range(50)]
@@ -270,7 +272,7 @@ async def test_silent_connections_are_replaced_while_new_ones_work(valkey: Valke
         await until(lambda: hit(store))
 
 
-async def test_replies_in_pieces(valkey: Valkey) -> None:
+async def test_sliced_replies_are_reassembled(valkey: Valkey) -> None:
     async with Proxy("127.0.0.1", valkey.port) as proxy:
         proxy.slicing = True
         async with opened(url_of(proxy), timeouts=Timeouts(connect=10, answer=10)) as cache:
@@ -281,7 +283,7 @@ async def test_replies_in_pieces(valkey: Valkey) -> None:
             assert [await answer for answer in answers] == [what] * 20
 
 
-async def test_the_acl_user_of_the_documentation_suffices(valkey: Valkey) -> None:
+async def test_acl_user_of_the_documentation_suffices(valkey: Valkey) -> None:
     text = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
     (rule,) = [line for line in text.splitlines() if line.startswith("ACL SETUSER ")]
     words = rule.replace("sessiond:*", "test:*").replace("PASSWORD", "secret").split()
@@ -299,7 +301,7 @@ async def test_the_acl_user_of_the_documentation_suffices(valkey: Valkey) -> Non
         await down(cache, "refuses the name or the password")
 
 
-async def test_a_write_waits_no_longer_than_its_patience(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_write_waits_for_the_cache_timeout_at_most_once(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes that come while one has waited in vain do not wait at all."""
     waits: list[float] = []
     wait: Any = asyncio.wait

@@ -163,7 +163,7 @@ MUTANTS: list[tuple[Mutation, set[str]]] = [
 
 
 @pytest.mark.parametrize(("mutate", "findings"), MUTANTS, ids=[mutate.__name__ for mutate, _ in MUTANTS])
-def test_a_missing_safeguard_is_found(mutate: Mutation, findings: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_safeguard_is_detected(mutate: Mutation, findings: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     found = Verdict()
     for seed in (*WORTHY, *SEEDS):

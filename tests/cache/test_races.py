@@ -13,7 +13,7 @@ SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
 
 
 @pytest.mark.parametrize("batch", batches(1, 5))
-def test_no_race_leaves_a_trace(batch: int) -> None:
+def test_no_race_leaves_a_stale_entry(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
         verdict = virtual_time.run(Schedule(seed).run())
@@ -24,7 +24,7 @@ def test_no_race_leaves_a_trace(batch: int) -> None:
 
 
 @pytest.mark.parametrize("batch", batches(1, 2))
-def test_what_a_crashed_process_told_nobody_is_over_with_its_time_to_live(batch: int) -> None:
+def test_stale_entry_of_a_crashed_process_ends_with_its_time_to_live(batch: int) -> None:
     total = Verdict()
     for seed in range(batch * SCHEDULES, (batch + 1) * SCHEDULES):
         verdict = virtual_time.run(Schedule(seed, crashes=True).run())

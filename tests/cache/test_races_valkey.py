@@ -121,7 +121,7 @@ class RealSchedule(Schedule):
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-async def test_no_race_leaves_a_trace_in_valkey(batch: int, valkey: Valkey) -> None:
+async def test_no_race_leaves_a_stale_entry_in_valkey(batch: int, valkey: Valkey) -> None:
     total = Verdict()
     async with AsyncExitStack() as stack:
         schedules = [RealSchedule(batch * AT_ONCE + number, valkey, stack) for number in range(AT_ONCE)]

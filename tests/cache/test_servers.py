@@ -42,7 +42,7 @@ async def taken(cache: Cache, version: int) -> bool:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
-async def test_tls(valkey: Valkey, tmp_path: Path) -> None:
+async def test_cache_connects_with_tls(valkey: Valkey, tmp_path: Path) -> None:
     """The bundled server speaks no TLS: something in front of it does."""
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
@@ -63,9 +63,7 @@ async def test_tls(valkey: Valkey, tmp_path: Path) -> None:
             await until(refused)
 
 
-async def test_a_cluster_shares_the_sessions_among_its_servers(
-    cluster_of_three: ClusterOfThree, redis_prefix: str
-) -> None:
+async def test_cluster_spreads_sessions_over_its_servers(cluster_of_three: ClusterOfThree, redis_prefix: str) -> None:
     async with opened(cluster_of_three.servers[2].url, redis_prefix) as cache:
         assert await taken(cache, 3)
         for server in cluster_of_three.servers:
@@ -76,7 +74,7 @@ async def test_a_cluster_shares_the_sessions_among_its_servers(
         assert list(told) == [True] * len(KEYS)
 
 
-async def test_a_slot_that_moves_is_followed_and_begins_anew(tmp_path: Path, redis_prefix: str) -> None:
+async def test_moved_slot_is_followed_and_starts_a_new_epoch(tmp_path: Path, redis_prefix: str) -> None:
     cluster = ClusterOfThree(tmp_path)
     try:
         await cluster.start()
@@ -96,7 +94,7 @@ async def test_a_slot_that_moves_is_followed_and_begins_anew(tmp_path: Path, red
         cluster.stop()
 
 
-async def test_a_master_that_fails_over_to_its_replica_is_followed(tmp_path: Path, redis_prefix: str) -> None:
+async def test_failover_of_a_master_is_followed(tmp_path: Path, redis_prefix: str) -> None:
     cluster = ClusterOfThree(tmp_path)
     try:
         await cluster.start()

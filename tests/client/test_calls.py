@@ -50,7 +50,7 @@ def test_writes_are_the_rpcs_with_a_request_id() -> None:
 
 
 @pytest.mark.parametrize("rpc", WRITES)
-async def test_a_write_makes_its_request_id(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_write_generates_its_request_id(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     call = WRITES[rpc](client)
     await call()
     await call()
@@ -63,13 +63,13 @@ async def test_a_write_makes_its_request_id(rpc: str, client: sessiond.Client, s
 
 
 @pytest.mark.parametrize("rpc", [name for name in WRITES if takes(name, "expected_version")])
-async def test_a_write_takes_the_expected_version(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_write_sends_the_expected_version(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     await WRITES[rpc](client)(expected_version=7)
     assert server.seen[0].request.expected_version == 7
 
 
 @pytest.mark.parametrize("rpc", READS)
-async def test_a_read_takes_its_freshness(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_read_sends_its_freshness(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     versioned = {"min_version": 3} if takes(rpc, "min_version") else {}
     await READS[rpc](client)(consistency="strong", **versioned)
     request = server.seen[0].request
@@ -87,13 +87,13 @@ async def test_every_call_has_a_deadline(rpc: str, client: sessiond.Client, serv
 
 
 @pytest.mark.parametrize("rpc", ALL)
-async def test_a_deadline_is_above_zero(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_timeout_of_zero_or_less_is_refused(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     with pytest.raises(ValueError, match="timeout"):
         await ALL[rpc](client)(timeout=0)
     assert not server.seen
 
 
-async def test_create_session_sets_what_it_is_given(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_create_session_sends_every_argument(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.create_session(
         "id",
         type="team",
@@ -133,7 +133,7 @@ async def test_create_session_sets_what_it_is_given(client: sessiond.Client, ser
     assert server.seen[0].request.session == session
 
 
-async def test_create_session_leaves_the_rest_alone(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_create_session_sends_no_other_fields(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.create_session()
     assert server.seen[0].request.session == Session(
         type=SessionType.SESSION_TYPE_AGENT,
@@ -150,7 +150,7 @@ async def test_times_keep_their_instant(client: sessiond.Client, server: Scripte
         await client.create_session(expire_time=noon.replace(tzinfo=None))
 
 
-async def test_seconds_or_timedelta(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_durations_are_seconds_or_timedeltas(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.touch_session("s", extend=1.5)
     await client.touch_session("s", extend=timedelta(milliseconds=1500))
     await client.touch_session("s")
@@ -160,7 +160,7 @@ async def test_seconds_or_timedelta(client: sessiond.Client, server: ScriptedSer
     assert not third.HasField("extend")
 
 
-async def test_update_names_what_is_given(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_update_mask_names_the_given_fields(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.update_session(
         "s", name="", metadata={"a": 1}, state=None, ttl=60, agent_mode="build", labels={}, struct_update="merge"
     )
@@ -223,13 +223,13 @@ async def test_update_of_single_fields_of_the_config(client: sessiond.Client, se
         await client.update_session("s", config={"colour": 1})
 
 
-async def test_update_of_nothing_is_a_mistake(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_update_without_fields_is_refused(client: sessiond.Client, server: ScriptedServer) -> None:
     with pytest.raises(ValueError, match="at least one field"):
         await client.update_session("s", struct_update="merge")
     assert not server.seen
 
 
-async def test_filters(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_every_filter_is_sent(client: sessiond.Client, server: ScriptedServer) -> None:
     since = datetime(2030, 1, 1, tzinfo=UTC)
     where: fields.SessionWhere = {
         "type": "workflow",
@@ -259,7 +259,7 @@ async def test_filters(client: sessiond.Client, server: ScriptedServer) -> None:
     assert listed.view == SessionView.SESSION_VIEW_FULL
 
 
-async def test_an_unknown_filter_is_a_mistake(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_unknown_filter_is_refused(client: sessiond.Client, server: ScriptedServer) -> None:
     with pytest.raises(TypeError, match="no such filter: colour"):
         client.list_sessions(colour="red")  # type: ignore[call-arg]
 

@@ -50,7 +50,7 @@ async def shown(server: ScriptedServer, end: str) -> None:
         await server.arrived.wait()
 
 
-async def test_tokens_are_shown_and_then_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_tokens_are_published_and_then_appended(client: sessiond.Client, server: ScriptedServer) -> None:
     async with client.draft("s", name="ada", run_id="r", interval=0, metadata={"k": 1}) as draft:
         for token in ("Mild", ": ", "21 °C", ".\n", "🌤️", ""):
             await draft.write(token)
@@ -68,7 +68,7 @@ async def test_tokens_are_shown_and_then_kept(client: sessiond.Client, server: S
     assert (request.session_id, request.request_id) == ("s", draft.request_id)
 
 
-async def test_each_kind_has_its_part(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_text_thinking_and_calls_have_parts_of_their_own(client: sessiond.Client, server: ScriptedServer) -> None:
     async with client.draft("s", interval=0, message_id="m") as draft:
         await draft.think("Weather, ")
         await draft.think("then.")
@@ -94,7 +94,9 @@ async def test_each_kind_has_its_part(client: sessiond.Client, server: ScriptedS
     assert appended(server) == [message]
 
 
-async def test_what_queued_up_is_shown_at_once(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_text_written_during_a_publish_is_published_together(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     released = asyncio.Event()
     server.script.append(Wait(released))
     async with client.draft("s", interval=0) as draft:
@@ -106,7 +108,7 @@ async def test_what_queued_up_is_shown_at_once(client: sessiond.Client, server: 
         assert [len(batch) for batch in published(server)] == [1, 1]
 
 
-async def test_much_is_shown_in_pieces(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_large_text_is_published_in_several_requests(client: sessiond.Client, server: ScriptedServer) -> None:
     released = asyncio.Event()
     server.script.append(Wait(released))
     text = "aé語🌤" * 50_000
@@ -122,7 +124,7 @@ async def test_much_is_shown_in_pieces(client: sessiond.Client, server: Scripted
     assert sessiond.text_of(appended(server)[0]) == text
 
 
-async def test_many_parts_are_shown_in_turn(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_many_parts_are_published_in_order(client: sessiond.Client, server: ScriptedServer) -> None:
     released = asyncio.Event()
     server.script.append(Wait(released))
     async with client.draft("s", interval=0) as draft:
@@ -142,7 +144,7 @@ def test_pieces_end_between_characters(end: int, cut: int) -> None:
     assert drafts._boundary(content, 99) == len(content) == 10
 
 
-async def test_showing_may_fail(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_failed_publish_does_not_stop_the_draft(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Fail(grpc.StatusCode.UNIMPLEMENTED)
     async with client.draft("s", interval=0) as draft:
         for n in range(3):
@@ -155,7 +157,7 @@ async def test_showing_may_fail(client: sessiond.Client, server: ScriptedServer)
     assert sessiond.text_of(appended(server)[0]) == "012"
 
 
-async def test_what_is_being_shown_comes_before_the_message(
+async def test_append_waits_for_the_publish_in_flight(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drafts, "LANDING", 60.0)
@@ -172,7 +174,7 @@ async def test_what_is_being_shown_comes_before_the_message(
     assert not server.cancelled.is_set()
 
 
-async def test_slow_showing_holds_nothing_up(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_slow_publish_does_not_block_the_writer(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(Wait(asyncio.Event()))
     async with client.draft("s") as draft:
         await server.arrived.wait()
@@ -188,7 +190,7 @@ async def test_slow_showing_holds_nothing_up(client: sessiond.Client, server: Sc
         (server_errors.SessionNotFound("s"), sessiond.SessionNotFound),
     ],
 )
-async def test_a_session_that_takes_no_messages(
+async def test_refusal_of_a_delta_is_raised_in_the_writer(
     error: server_errors.SessiondError,
     kind: type[sessiond.SessiondError],
     client: sessiond.Client,
@@ -237,7 +239,7 @@ async def test_cancelling_appends_nothing(client: sessiond.Client, server: Scrip
     assert not {task for task in asyncio.all_tasks() if task.get_name() == "sessiond-draft"}
 
 
-async def test_an_append_that_failed_is_made_again(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_failed_append_is_retried_with_the_same_request(client: sessiond.Client, server: ScriptedServer) -> None:
     draft = client.draft("s")
     server.always = Fail(grpc.StatusCode.DEADLINE_EXCEEDED)
     with pytest.raises(sessiond.DeadlinePassed) as caught:
@@ -251,7 +253,9 @@ async def test_an_append_that_failed_is_made_again(client: sessiond.Client, serv
     assert first == second
 
 
-async def test_appended_before_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_draft_can_be_appended_before_the_end_of_its_block(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     async with client.draft("s", role="user") as draft:
         await draft.write("done")
         await draft.append()
@@ -260,24 +264,24 @@ async def test_appended_before_the_end(client: sessiond.Client, server: Scripted
     assert [message.role for message in appended(server)] == [sessiond.Role.ROLE_USER]
 
 
-async def test_an_answer_without_content(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_empty_draft_appends_a_message_without_parts(client: sessiond.Client, server: ScriptedServer) -> None:
     async with client.draft("s"):
         pass
     assert [len(message.parts) for message in appended(server)] == [0]
 
 
-async def test_arguments_follow_a_call(client: sessiond.Client) -> None:
+async def test_arguments_without_a_call_are_refused(client: sessiond.Client) -> None:
     with pytest.raises(RuntimeError, match="call_tool"):
         async with client.draft("s") as draft:
             await draft.write_arguments("{}")
 
 
-async def test_an_interval_is_not_negative(client: sessiond.Client) -> None:
+async def test_negative_interval_is_refused(client: sessiond.Client) -> None:
     with pytest.raises(ValueError, match="interval"):
         client.draft("s", interval=-1)
 
 
-async def test_typing(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_typing_publishes_a_delta_without_text(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.typing("s", name="ada")
     await client.typing("s", message_id="m")
     first, second = (batch[0] for batch in published(server))
@@ -322,7 +326,9 @@ async def test_text_that_no_message_can_hold_is_repaired(
     assert [part.text for part in message.parts] == [stored]
 
 
-async def test_half_a_character_does_not_move_to_another_part(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_half_a_surrogate_pair_is_not_joined_across_parts(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     async with client.draft("s", interval=0) as draft:
         await draft.think("a\ud83d")
         await draft.write("\ude00b\ud83d")
@@ -336,7 +342,7 @@ async def test_half_a_character_does_not_move_to_another_part(client: sessiond.C
     assert [text for _, text in joined(published(server)).values()] == said
 
 
-async def test_more_than_a_message_holds_goes_on_in_another_one(
+async def test_text_beyond_one_message_continues_in_another(
     sessions: sessiond.Client,
 ) -> None:
     """By the service's own checks."""
@@ -357,7 +363,7 @@ async def test_more_than_a_message_holds_goes_on_in_another_one(
     assert {message.name for message in messages} == {"ada"}
 
 
-async def test_more_parts_than_a_message_holds_go_on_in_another_one(sessions: sessiond.Client) -> None:
+async def test_parts_beyond_one_message_continue_in_another(sessions: sessiond.Client) -> None:
     await sessions.create_session(session_id="s", active=True)
     async with sessions.draft("s") as draft:
         for n in range(300):
@@ -369,7 +375,7 @@ async def test_more_parts_than_a_message_holds_go_on_in_another_one(sessions: se
     assert [part.text for message in messages for part in message.parts if part.text] == [f"w{n}" for n in range(300)]
 
 
-async def test_pieces_of_another_message_are_shown_with_its_id(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_deltas_of_a_further_message_carry_its_id(client: sessiond.Client, server: ScriptedServer) -> None:
     async with client.draft("s", interval=0) as draft:
         for n in range(300):
             await draft.think(f"t{n}")
@@ -387,7 +393,7 @@ async def shown_of(server: ScriptedServer, draft: Draft) -> None:
         await server.arrived.wait()
 
 
-async def test_arguments_that_do_not_fit_go_to_the_next_message_as_a_whole(sessions: sessiond.Client) -> None:
+async def test_arguments_that_do_not_fit_move_to_the_next_message_as_a_whole(sessions: sessiond.Client) -> None:
     await sessions.create_session(session_id="s", active=True)
     async with sessions.draft("s") as draft:
         await draft.write("w" * 600_000)
@@ -437,14 +443,14 @@ async def test_a_call_that_no_message_can_hold_is_refused_where_it_is_written(
 
 
 @pytest.mark.parametrize("fields", [{"message_id": "a b"}, {"name": "a\nb"}, {"metadata": {"k": "v" * 70_000}}])
-async def test_what_no_message_can_have_is_refused_before_anything_is_written(
+async def test_invalid_outline_is_refused_before_anything_is_written(
     fields: dict[str, Any], client: sessiond.Client
 ) -> None:
     with pytest.raises(sessiond.InvalidFields):
         client.draft("s", **fields)
 
 
-async def test_an_append_of_several_requests_goes_on_where_it_failed(
+async def test_append_of_several_requests_continues_where_it_failed(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
     draft = client.draft("s", interval=0)
@@ -470,7 +476,7 @@ async def test_an_append_of_several_requests_goes_on_where_it_failed(
     assert ids == list(draft.message_ids)
 
 
-async def test_a_piece_that_a_session_refuses_is_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_text_is_kept_when_the_session_refuses_its_delta(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = failing(server_errors.SessionNotActive("s", "SUSPENDED"))
     draft = client.draft("s", interval=0)
 
@@ -488,7 +494,7 @@ async def test_a_piece_that_a_session_refuses_is_kept(client: sessiond.Client, s
     assert sessiond.text_of(appended(server)[0]) == "".join(pieces)
 
 
-async def test_a_defect_while_showing_does_not_cost_the_append(
+async def test_unexpected_error_of_a_publish_does_not_prevent_the_append(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[dict[str, Any]] = []

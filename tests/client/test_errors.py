@@ -102,14 +102,14 @@ def classes(module: object) -> dict[str, str]:
     }
 
 
-def test_the_leaves_are_the_reasons() -> None:
+def test_every_reason_has_one_leaf() -> None:
     reasons = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
     assert errors.BY_REASON.keys() == reasons
     assert len(set(errors.BY_REASON.values())) == len(reasons)
     assert all(not kind.__subclasses__() for kind in errors.BY_REASON.values())
 
 
-def test_the_tree_is_that_of_the_service() -> None:
+def test_class_tree_equals_that_of_the_service() -> None:
     assert classes(errors) == classes(server_errors)
     for kind, row in server_status.TABLE.items():
         assert errors.BY_REASON[row.name].__name__ == kind.__name__
@@ -120,7 +120,7 @@ def test_every_error_has_a_sample() -> None:
 
 
 @pytest.mark.parametrize(("sample", "attributes"), SAMPLES, ids=lambda value: type(value).__name__)
-async def test_an_error_arrives_whole(
+async def test_error_arrives_with_all_its_attributes(
     sample: server_errors.SessiondError,
     attributes: Mapping[str, object],
     client: sessiond.Client,
@@ -145,7 +145,7 @@ async def test_an_error_arrives_whole(
 
 
 @pytest.mark.parametrize("code", sorted(set(grpc.StatusCode) - {grpc.StatusCode.OK}, key=str))
-async def test_an_unknown_reason_is_the_nearest_parent(
+async def test_unknown_reason_is_raised_as_the_class_of_its_code(
     code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.always = Fail(code, details=[ErrorInfo(reason="ONE_OF_LATER", domain="sessiond", metadata={"run_id": "r"})])
@@ -168,7 +168,7 @@ async def test_an_unknown_reason_is_the_nearest_parent(
     assert caught.value.request_id == ""
 
 
-async def test_a_reason_of_another_domain_is_not_ours(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_reason_of_another_domain_is_ignored(client: sessiond.Client, server: ScriptedServer) -> None:
     info = ErrorInfo(reason="SESSION_NOT_FOUND", domain="proxy.example", metadata={"session_id": "x"})
     retry = RetryInfo()
     retry.retry_delay.seconds = 3
@@ -183,7 +183,7 @@ BROKEN_DETAIL = Status(details=[Any(type_url="type.googleapis.com/google.rpc.Err
 
 
 @pytest.mark.parametrize("details", [b"\xff\xff", b"", BROKEN_DETAIL.SerializeToString()])
-async def test_unreadable_details_leave_the_code(
+async def test_unreadable_details_are_ignored_and_the_code_remains(
     details: bytes, client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.always = Fail(grpc.StatusCode.NOT_FOUND, trailers=(("grpc-status-details-bin", details),))
@@ -192,7 +192,7 @@ async def test_unreadable_details_leave_the_code(
     assert caught.value.reason == ""
 
 
-def test_numbers_that_are_none() -> None:
+def test_invalid_number_in_metadata_is_zero() -> None:
     assert errors.VersionMismatch("m").current_version == 0
     assert errors.VersionMismatch("m", metadata={"current_version": "-1"}).current_version == 0
     assert errors.VersionMismatch("m", metadata={"current_version": "12"}).current_version == 12

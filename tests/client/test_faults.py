@@ -26,7 +26,7 @@ async def test_a_retried_write_keeps_its_request_id(rpc: str, client: sessiond.C
     assert [seen.metadata.get("grpc-previous-rpc-attempts") for seen in server.seen] == [None, "1", "2"]
 
 
-async def test_a_call_that_the_server_cancelled_is_sent_again(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_call_that_the_server_cancelled_is_retried(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(Fail(grpc.StatusCode.CANCELLED))
     await client.end_session("s")
     first, second = (seen.request for seen in server.seen)
@@ -39,7 +39,7 @@ async def test_a_call_that_the_server_cancelled_is_sent_again(client: sessiond.C
 
 
 @pytest.mark.parametrize("grace", [None, 0.01])
-async def test_a_server_that_stops_fails_no_call(tmp_path: Path, grace: float | None) -> None:
+async def test_server_that_stops_fails_no_call(tmp_path: Path, grace: float | None) -> None:
     """What reaches it while it stops, and what it does not finish, goes to the next one."""
     listen = f"unix:{tmp_path}/rolled"
     # As many tokens as there can be: each stop fails every call that is under way.
@@ -73,7 +73,7 @@ async def test_a_large_write_is_retried_too(client: sessiond.Client, server: Scr
     assert len(server.seen) == 2
 
 
-async def test_the_fifth_failure_is_the_last(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_fifth_failure_is_raised(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = UNAVAILABLE
     with pytest.raises(sessiond.Unavailable) as caught:
         await client.suspend_session("s")
@@ -118,7 +118,7 @@ async def test_retries_stop_when_most_attempts_fail(tmp_path: Path) -> None:
     assert attempts == [5, 5, 1, 1]
 
 
-async def test_a_deadline_passes(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_passed_deadline_is_raised_with_the_request_id(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     with pytest.raises(sessiond.DeadlinePassed) as caught:
         await client.end_session("s", timeout=0.05)
@@ -128,14 +128,14 @@ async def test_a_deadline_passes(client: sessiond.Client, server: ScriptedServer
     assert caught.value.request_id == server.seen[0].request.request_id
 
 
-async def test_the_clients_own_deadline(server: ScriptedServer) -> None:
+async def test_default_timeout_of_the_client_is_applied(server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     async with sessiond.Client(server.target, timeout=0.05) as client:
         with pytest.raises(sessiond.DeadlinePassed):
             await client.get_session("s")
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_unreachable_service_is_unavailable(tmp_path: Path) -> None:
     async with sessiond.Client(f"unix:{tmp_path}/nobody", retry=QUICK) as client:
         with pytest.raises(sessiond.Unavailable) as caught:
             await client.create_session()
@@ -159,7 +159,7 @@ async def test_a_client_can_wait_for_the_service(tmp_path: Path) -> None:
             assert len(server.seen) == 1
 
 
-async def test_what_befell_another_client_is_nothing_to_a_new_one(tmp_path: Path) -> None:
+async def test_new_client_does_not_wait_for_the_backoff_of_another(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/late"
     once = sessiond.Retry(max_attempts=1)
     async with sessiond.Client(listen, retry=once) as early:
@@ -169,7 +169,7 @@ async def test_what_befell_another_client_is_nothing_to_a_new_one(tmp_path: Path
             assert await new.count_sessions() == 0
 
 
-async def test_the_service_comes_back_at_the_same_place(tmp_path: Path) -> None:
+async def test_client_reconnects_to_a_restarted_service(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/restarted"
     async with sessiond.Client(listen, wait_for_ready=True) as client:
         for _ in range(2):
@@ -178,7 +178,7 @@ async def test_the_service_comes_back_at_the_same_place(tmp_path: Path) -> None:
                 assert len(server.seen) == 1
 
 
-async def test_cancelling_takes_the_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_cancelled_task_cancels_its_call(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     call = asyncio.create_task(client.get_session("s"))
     await server.arrived.wait()
@@ -201,7 +201,7 @@ async def test_many_tasks_share_a_client(client: sessiond.Client, server: Script
 
 
 @pytest.mark.parametrize("rpc", ALL)
-async def test_a_closed_client_says_so(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_closed_client_raises_client_closed(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     await client.get_session("s")
     await client.close()
     with pytest.raises(sessiond.ClientClosed, match="closed"):
@@ -211,7 +211,7 @@ async def test_a_closed_client_says_so(rpc: str, client: sessiond.Client, server
 
 
 @pytest.mark.parametrize("rpc", STREAMS)
-async def test_a_closed_client_watches_nothing(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_closed_client_opens_no_watch(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     await client.close()
     with pytest.raises(sessiond.ClientClosed, match="closed"):
         await anext(STREAMS[rpc](client))
@@ -219,21 +219,21 @@ async def test_a_closed_client_watches_nothing(rpc: str, client: sessiond.Client
 
 
 @pytest.mark.parametrize("rpc", TRANSFERS)
-async def test_a_closed_client_moves_nothing(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_closed_client_starts_no_transfer(rpc: str, client: sessiond.Client, server: ScriptedServer) -> None:
     await client.close()
     with pytest.raises(sessiond.ClientClosed, match="closed"):
         await TRANSFERS[rpc](client)
     assert not server.seen
 
 
-async def test_a_client_that_was_never_used_closes() -> None:
+async def test_unused_client_can_be_closed() -> None:
     client = sessiond.Client()
     await client.close()
     with pytest.raises(sessiond.ClientClosed):
         await client.get_session("s")
 
 
-async def test_closing_ends_calls_that_wait(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_close_ends_calls_in_flight(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     call = asyncio.create_task(client.get_session("s"))
     await server.arrived.wait()
@@ -242,7 +242,7 @@ async def test_closing_ends_calls_that_wait(client: sessiond.Client, server: Scr
         await call
 
 
-async def test_closing_with_grace_lets_calls_finish(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_close_with_grace_lets_calls_finish(client: sessiond.Client, server: ScriptedServer) -> None:
     finish = asyncio.Event()
     server.always = Wait(finish)
     call = asyncio.create_task(client.get_session("s"))
@@ -269,7 +269,7 @@ async def test_a_client_belongs_to_one_event_loop(client: sessiond.Client) -> No
     assert "event loop" in str(raised[0])
 
 
-async def test_what_is_too_large_is_not_sent(server: ScriptedServer) -> None:
+async def test_request_above_the_limit_is_not_sent(server: ScriptedServer) -> None:
     async with sessiond.Client(server.target, max_message_bytes=1000) as client:
         with pytest.raises(sessiond.RequestTooLarge) as caught:
             await client.append_messages("s", [sessiond.user("x" * 1000)])
@@ -279,7 +279,7 @@ async def test_what_is_too_large_is_not_sent(server: ScriptedServer) -> None:
     assert [seen.method for seen in server.seen] == ["GetSession"]
 
 
-async def test_a_full_service_is_not_a_large_request(server: ScriptedServer) -> None:
+async def test_full_queue_is_not_reported_as_a_large_request(server: ScriptedServer) -> None:
     server.always = Fail(grpc.StatusCode.RESOURCE_EXHAUSTED)
     async with sessiond.Client(server.target, max_message_bytes=1000) as client:
         with pytest.raises(sessiond.Exhausted) as caught:
@@ -287,7 +287,7 @@ async def test_a_full_service_is_not_a_large_request(server: ScriptedServer) -> 
     assert type(caught.value) is sessiond.Exhausted
 
 
-async def test_errors_carry_no_contents(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_errors_contain_no_message_contents(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Fail(grpc.StatusCode.INTERNAL)
     with pytest.raises(sessiond.SessiondError) as caught:
         await client.append_messages("s", [sessiond.user("open sesame"[::-1])])

@@ -28,7 +28,7 @@ def feed_of(*seqs: str, at: str) -> Step:
     return of_feed(batch(*of(*seqs)), at)
 
 
-async def test_from_now(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_feed_begins_now_by_default(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([of_feed(resumed(0), "now"), feed_of("s4", "t9", "s5", at="x"), QUIET])
     async with client.watch_events() as feed:
         assert (feed.position, feed.caught_up) == ("", False)
@@ -41,7 +41,7 @@ async def test_from_now(client: sessiond.Client, server: ScriptedServer) -> None
     assert server.seen[0].time_remaining > 3600
 
 
-async def test_what_is_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_every_argument_is_sent(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = [of_feed(resumed(0), "p"), QUIET]
     async with client.watch_events(
         from_beginning=True,
@@ -59,7 +59,7 @@ async def test_what_is_asked_for(client: sessiond.Client, server: ScriptedServer
     assert list(request.filter.types) == [EventType.EVENT_TYPE_SESSION_ENDED]
 
 
-async def test_it_is_resumed(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_lost_stream_is_resumed_at_the_position(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend(
         [
             [of_feed(resumed(0), "p0"), feed_of("s1", "t1", at="p1"), UNAVAILABLE],
@@ -73,7 +73,7 @@ async def test_it_is_resumed(client: sessiond.Client, server: ScriptedServer) ->
     assert asked(server) == ["", "p1", "p2", "p2"]
 
 
-async def test_what_came_before_does_not_come_again(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_repeated_events_are_dropped(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend(
         [
             [of_feed(resumed(0), "p0"), feed_of("s1", "t1", "s2", at="p1"), UNAVAILABLE],
@@ -93,7 +93,7 @@ async def test_what_came_before_does_not_come_again(client: sessiond.Client, ser
     ],
     ids=["a hole", "another history", "another event at the same place"],
 )
-async def test_a_broken_chain_is_never_silent(
+async def test_gap_in_a_chain_is_raised(
     then: list[sessiond.Event], client: sessiond.Client, server: ScriptedServer
 ) -> None:
     beyond = failing(server_errors.ScopeMissing("sessions:read"))
@@ -109,7 +109,7 @@ async def test_a_broken_chain_is_never_silent(
     await feed.aclose()
 
 
-async def test_a_filtered_feed_may_leave_out(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_filtered_feed_accepts_gaps(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([of_feed(resumed(0), "p0"), feed_of("s1", "s4", "t2", "s9", at="p1"), QUIET])
     async with client.watch_events(agent_id="a") as feed:
         assert await ids(feed, 4) == ["s1", "s4", "t2", "s9"]
@@ -126,7 +126,7 @@ async def test_deletion_may_follow_anything_and_the_id_may_come_back(
         assert await ids(feed, 5) == ["s1", "s2", "s9", "s1", "s2"]
 
 
-async def test_what_is_remembered_is_bounded(
+async def test_number_of_remembered_sessions_is_bounded(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sessiond.chain._MOST_SESSIONS", 2)
@@ -138,7 +138,7 @@ async def test_what_is_remembered_is_bounded(
     await feed.aclose()
 
 
-async def test_caught_up_with_a_bookmark(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_bookmark_sets_caught_up(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(
         [of_feed(resumed(0), "p0"), of_feed(bookmark(0), "p1"), feed_of("s1", at="p2"), QUIET],
     )
@@ -153,7 +153,7 @@ async def test_caught_up_with_a_bookmark(client: sessiond.Client, server: Script
     assert [type(frame) for frame in got] == [sessiond.Bookmark, sessiond.EventBatch]
 
 
-async def test_it_does_not_end_by_itself(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_feed_does_not_end_by_itself(client: sessiond.Client, server: ScriptedServer) -> None:
     gone = event(9, session_id="s", type=DELETED)
     server.script.extend([[of_feed(resumed(0), "p0"), of_feed(batch(gone), "p1")], [QUIET]])
     async with client.watch_events() as feed:

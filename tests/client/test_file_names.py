@@ -46,7 +46,7 @@ async def test_any_file_can_be_uploaded_and_saved(
     assert os.listdir(os.fsencode(tmp_path)) == [name]
 
 
-async def test_a_named_pipe_is_refused_rather_than_waited_for(
+async def test_named_pipe_is_refused_without_blocking(
     session_id: str, sessions: sessiond.Client, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -64,17 +64,17 @@ async def test_any_file_can_keep_a_position(name: bytes, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "\udcff" * 200])
-def test_a_file_beside_a_long_name_is_another_one_for_each(name: str) -> None:
+def test_long_names_get_different_temporary_files(name: str) -> None:
     one, other = beside(Path(name), ".0123456789abcdef.part"), beside(Path(name[:-1] + "x"), ".0123456789abcdef.part")
     assert one != other
     assert len(os.fsencode(one.name)) <= 255
     assert one.name.endswith(".0123456789abcdef.part")
 
 
-def test_a_short_name_is_kept() -> None:
+def test_short_name_is_unchanged() -> None:
     assert beside(Path("folder/name.csv"), ".part") == Path("folder/name.csv.part")
 
 
-def test_a_name_that_is_too_long_keeps_its_end() -> None:
+def test_shortened_name_keeps_its_extension() -> None:
     assert storable("n" * 300 + ".csv", 255) == "n" * 250 + "…" + ".csv"
     assert len(storable("n." + "e" * 400, 255)) == 255

@@ -78,10 +78,10 @@ async def printed(*arguments: str) -> list[str]:
     return output.decode().split()
 
 
-async def test_a_fork_before_the_first_call_harms_nothing(service: Service) -> None:
+async def test_client_works_after_a_fork_before_its_first_call(service: Service) -> None:
     assert await printed(service.target, "before") == ["1", "1", "1"]
 
 
-async def test_a_fork_after_the_first_call_is_told_at_once(service: Service) -> None:
+async def test_fork_after_the_first_call_raises_client_forked(service: Service) -> None:
     of_children = ["ClientForked"] * 3 + ["None"] + ["ClientForked", "forked"]
     assert await printed(service.target, "after") == [*of_children, "1", "ClientForked"]

@@ -17,7 +17,7 @@ def there_and_back(chat: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("chat", CHATS, ids=range(len(CHATS)))
-def test_chat_there_and_back(chat: dict[str, Any]) -> None:
+def test_chat_messages_round_trip(chat: dict[str, Any]) -> None:
     assert there_and_back(chat) == chat
 
 
@@ -39,7 +39,7 @@ CALLS = st.lists(st.builds(call, TEXT, NAMES, TEXT), min_size=1, max_size=3)
     | spoken("assistant", TEXT | st.none(), tool_calls=CALLS)
     | spoken("tool", TEXT | st.none(), tool_call_id=NAMES)
 )
-def test_any_chat_there_and_back(chat: dict[str, Any]) -> None:
+def test_any_chat_message_round_trips(chat: dict[str, Any]) -> None:
     assert there_and_back(chat) == chat
 
 
@@ -63,7 +63,7 @@ def test_any_chat_there_and_back(chat: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_two_ways_to_write_the_same(chat: dict[str, Any], normal: dict[str, Any]) -> None:
+def test_equivalent_chat_forms_become_one(chat: dict[str, Any], normal: dict[str, Any]) -> None:
     assert there_and_back(chat) == normal
     assert there_and_back(normal) == normal
 
@@ -83,13 +83,13 @@ def test_two_ways_to_write_the_same(chat: dict[str, Any], normal: dict[str, Any]
         ({"role": "assistant", "content": None, "tool_calls": [call("{}") | {"x": 1}]}, r"tool_calls\[0\]: x"),
     ],
 )
-def test_what_has_no_place_is_refused_not_dropped(chat: dict[str, Any], key: str) -> None:
+def test_content_without_a_place_in_a_message_is_refused(chat: dict[str, Any], key: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{key}") as caught:
         sessiond.from_chat(chat)
     assert "classified" not in str(caught.value)
 
 
-def test_parts_by_role() -> None:
+def test_constructors_set_role_and_parts() -> None:
     assert sessiond.user("hi") == sessiond.Message(role=sessiond.Role.ROLE_USER, parts=[sessiond.Part(text="hi")])
     assert sessiond.system("be brief").role == sessiond.Role.ROLE_SYSTEM
     data = sessiond.to_struct({"a": 1})
@@ -116,7 +116,7 @@ def test_parts_by_role() -> None:
     assert (answer.usage.input_tokens, answer.metadata, answer.name, answer.message_id) == (3, data, "bot", "m")
 
 
-def test_answers_of_tools() -> None:
+def test_tool_results_are_text_data_or_empty() -> None:
     def result(message: sessiond.Message) -> ToolResultPart:
         return message.parts[0].tool_result
 
@@ -128,7 +128,7 @@ def test_answers_of_tools() -> None:
     assert (result(failed).is_error, result(failed).tool_call_id, failed.role) == (True, "c", sessiond.Role.ROLE_TOOL)
 
 
-def test_to_chat_of_messages_made_by_hand() -> None:
+def test_to_chat_converts_or_refuses_messages_built_by_hand() -> None:
     made = sessiond.tool({"ü": 1}, tool_call_id="c", name="f")
     assert sessiond.to_chat(made) == {"role": "tool", "name": "f", "content": '{"ü":1}', "tool_call_id": "c"}
     made.parts.add().text = "and more"
@@ -145,7 +145,7 @@ def test_to_chat_of_messages_made_by_hand() -> None:
         sessiond.to_chat(sessiond.user(sessiond.Part()))
 
 
-def test_text_of() -> None:
+def test_text_of_joins_texts_and_text_results() -> None:
     assert sessiond.text_of(sessiond.assistant("a", {"not": "text"}, "b", thinking="hm")) == "a\nb"
     assert sessiond.text_of(sessiond.tool("said", tool_call_id="c")) == "said"
     assert sessiond.text_of(sessiond.tool({"a": 1}, tool_call_id="c")) == ""

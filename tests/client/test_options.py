@@ -49,11 +49,11 @@ KEY = "sd_not-a-key"
         ("", False),
     ],
 )
-def test_what_stays_on_this_machine(target: str, local: bool) -> None:
+def test_local_targets_are_recognised(target: str, local: bool) -> None:
     assert is_local(target) is local
 
 
-async def test_the_key_is_shown_with_every_call(server: ScriptedServer) -> None:
+async def test_key_is_sent_with_every_call(server: ScriptedServer) -> None:
     server.script.append([snapshot(1), QUIET])
     async with sessiond.Client(server.target, api_key=KEY) as client:
         async with client.watch("s"):
@@ -63,7 +63,7 @@ async def test_the_key_is_shown_with_every_call(server: ScriptedServer) -> None:
     assert [seen.metadata["authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 3
 
 
-async def test_no_key_no_header(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_without_a_key_no_header_is_sent(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.get_session("s")
     assert "authorization" not in server.seen[0].metadata
 
@@ -76,7 +76,7 @@ def test_a_key_does_not_cross_the_network_in_clear_text() -> None:
     sessiond.Client("sessiond.example:50051", api_key=KEY, tls=sessiond.TLS())
 
 
-async def test_tls(tmp_path: Path) -> None:
+async def test_tls_verifies_the_server_and_its_name(tmp_path: Path) -> None:
     key, root = self_signed(tmp_path)
     credentials = grpc.ssl_server_credentials([(key, root)])
     async with scripted_server(credentials=credentials) as server:
@@ -92,7 +92,7 @@ async def test_tls(tmp_path: Path) -> None:
         assert len(server.seen) == 1
 
 
-async def test_the_program_and_the_library_name_themselves(server: ScriptedServer) -> None:
+async def test_user_agent_names_program_and_library(server: ScriptedServer) -> None:
     async with sessiond.Client(server.target, user_agent="billing/7") as client:
         await client.get_session("s")
     agent = str(server.seen[0].metadata["user-agent"])
@@ -100,7 +100,7 @@ async def test_the_program_and_the_library_name_themselves(server: ScriptedServe
 
 
 @pytest.mark.parametrize("key", ["sd_secret\n", "sd_secret ", "sd_sécret", "sd_\udcffsecret", "\0sd_secret", ""])
-def test_a_key_that_no_call_can_carry_is_refused_unnamed(key: str) -> None:
+def test_invalid_key_is_refused_and_not_quoted(key: str) -> None:
     with pytest.raises(ValueError, match="api_key: must be") as caught:
         sessiond.Client(api_key=key)
     assert "secret" not in str(caught.value)
@@ -124,17 +124,17 @@ def test_a_key_that_no_call_can_carry_is_refused_unnamed(key: str) -> None:
         lambda: sessiond.TLS(client_certificate=b"without its key"),
     ],
 )
-def test_options_out_of_bounds(make: object) -> None:
+def test_options_out_of_bounds_are_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=r"must|above|together"):
         make()
 
 
-def test_keepalive_is_what_grpc_goes_by() -> None:
+def test_keepalive_sets_the_options_that_grpc_uses() -> None:
     options = dict(channel_options("", None, sessiond.Retry(), sessiond.Keepalive(20, 7), 1000, ""))
     assert options["grpc.keepalive_time_ms"] == 20_000
     assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 7_000
 
 
-def test_a_private_key_does_not_show() -> None:
+def test_repr_does_not_show_a_private_key() -> None:
     assert "secret" not in repr(sessiond.TLS(client_certificate=b"c", client_key=b"secret"))

@@ -22,7 +22,7 @@ def page(number: int, *, of: int, size: int = 2) -> ListMessagesResponse:
     )
 
 
-async def test_items_of_all_pages(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_iteration_yields_items_of_all_pages(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=3), page(2, of=3, size=0), page(3, of=3)])
     listed = client.list_messages("s", order_by="newest_first", page_size=2, after_seq=1, before_seq=90, min_version=5)
     assert [message.seq async for message in listed] == [10, 11, 30, 31]
@@ -33,7 +33,7 @@ async def test_items_of_all_pages(client: sessiond.Client, server: ScriptedServe
         assert (request.page_size, request.after_seq, request.before_seq, request.min_version) == (2, 1, 90, 5)
 
 
-async def test_nothing_is_asked_for_in_advance(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_page_is_fetched_when_it_is_needed(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=2), page(2, of=2)])
     items = aiter(client.list_messages("s"))
     assert not server.seen
@@ -44,12 +44,12 @@ async def test_nothing_is_asked_for_in_advance(client: sessiond.Client, server: 
     assert len(server.seen) == 2
 
 
-async def test_an_empty_list(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_empty_list_yields_nothing(client: sessiond.Client, server: ScriptedServer) -> None:
     assert [session async for session in client.list_sessions()] == []
     assert [len(page.sessions) async for page in client.list_sessions().pages()] == [0]
 
 
-async def test_pages_carry_what_items_do_not(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_pages_carry_versions(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=2), page(2, of=2)])
     assert [p.version async for p in client.list_messages("s").pages()] == [99, 99]
 
@@ -71,14 +71,14 @@ async def test_a_list_starts_at_its_token(client: sessiond.Client, server: Scrip
     assert [seen.request.page_token for seen in server.seen] == ["page-2", "page-3"]
 
 
-async def test_back_to_the_first_page(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_pages_can_be_read_back_to_the_first(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(2, of=3), page(1, of=3)])
     pages = [p async for p in client.list_messages("s", page_token="page-2").pages(back=True)]
     assert [p.messages[0].seq for p in pages] == [20, 10]
     assert [seen.request.page_token for seen in server.seen] == ["page-2", "page-1"]
 
 
-async def test_after_an_error_the_same_page_again(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_failed_page_is_requested_again(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=2), Fail(grpc.StatusCode.INTERNAL), page(2, of=2)])
     items = aiter(client.list_messages("s"))
     seqs = [(await anext(items)).seq, (await anext(items)).seq]
@@ -89,7 +89,7 @@ async def test_after_an_error_the_same_page_again(client: sessiond.Client, serve
     assert [seen.request.page_token for seen in server.seen] == ["", "page-2", "page-2"]
 
 
-async def test_cancelled_then_read_on(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_iteration_continues_after_a_cancellation(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=2, size=1), Wait(asyncio.Event()), page(2, of=2)])
     items = aiter(client.list_messages("s"))
     first = await anext(items)
@@ -107,7 +107,7 @@ async def test_cancelled_then_read_on(client: sessiond.Client, server: ScriptedS
     assert [first.seq, *[message.seq async for message in items]] == [10, 20, 21]
 
 
-async def test_the_end_stays_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_iterator_stays_at_its_end(client: sessiond.Client, server: ScriptedServer) -> None:
     pages = client.list_messages("s").pages()
     await anext(pages)
     for _ in range(2):
@@ -122,7 +122,7 @@ def events(*seqs: int, more: bool) -> ListEventsResponse:
     )
 
 
-async def test_events_page_by_page(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_events_are_listed_page_by_page(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([events(4, 5, more=True), events(6, more=False)])
     listed = client.list_events("s", position="after-3", types=["message_appended"], page_size=2)
     assert [event.seq async for event in listed] == [4, 5, 6]
@@ -133,7 +133,7 @@ async def test_events_page_by_page(client: sessiond.Client, server: ScriptedServ
         assert list(request.filter.types) == [sessiond.EventType.EVENT_TYPE_MESSAGE_APPENDED]
 
 
-async def test_the_last_page_of_events_has_a_position_too(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_last_page_of_events_has_a_position(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([events(1, more=True), events(2, more=False), events(3, more=False)])
     pages = [page async for page in client.list_events("s").pages()]
     assert [page.position for page in pages] == ["after-1", "after-2"]

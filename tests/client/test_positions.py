@@ -34,7 +34,7 @@ class Notes:
         self.changed.set()
 
 
-async def test_it_begins_where_the_store_says(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_watch_begins_at_the_stored_position(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([resumed(7), batch(8), QUIET])
     async with client.watch("s", store=Notes(position(7))) as watch:
         assert watch.position == position(7)
@@ -42,7 +42,7 @@ async def test_it_begins_where_the_store_says(client: sessiond.Client, server: S
     assert asked(server) == [position(7)]
 
 
-async def test_the_first_position_is_saved_at_once(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_first_position_is_saved_at_once(client: sessiond.Client, server: ScriptedServer) -> None:
     """Else a feed from now on, whose reader crashes before the first event, would begin at a later now."""
     notes = Notes()
     server.script.append([snapshot(3), QUIET])
@@ -55,7 +55,7 @@ async def test_the_first_position_is_saved_at_once(client: sessiond.Client, serv
             await waiting
 
 
-async def test_saved_after_so_many_events(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_position_is_saved_after_a_number_of_events(client: sessiond.Client, server: ScriptedServer) -> None:
     notes = Notes(position(3))
     server.script.append([resumed(3), *(batch(seq, seq + 1) for seq in range(4, 16, 2)), QUIET])
     async with client.watch("s", store=notes, save_events=4, save_seconds=3600) as watch:
@@ -65,7 +65,7 @@ async def test_saved_after_so_many_events(client: sessiond.Client, server: Scrip
     assert notes.saved[-1] == position(13)
 
 
-async def test_saved_after_so_many_seconds_also_while_nothing_comes(
+async def test_position_is_saved_after_an_interval_without_events_too(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
     notes = Notes(position(3))
@@ -81,7 +81,7 @@ async def test_saved_after_so_many_seconds_also_while_nothing_comes(
     assert len(server.seen) == 1
 
 
-async def test_saved_at_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_position_is_saved_at_the_end(client: sessiond.Client, server: ScriptedServer) -> None:
     notes = Notes(position(3))
     server.script.append([resumed(3), batch(4), bookmark(4), batch(5), QUIET])
     async with client.watch("s", store=notes, save_seconds=3600) as watch:
@@ -91,7 +91,7 @@ async def test_saved_at_the_end(client: sessiond.Client, server: ScriptedServer)
     assert notes.saved == [position(3), position(5)]
 
 
-async def test_what_was_not_dealt_with_is_not_saved(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_position_of_unprocessed_events_is_not_saved(client: sessiond.Client, server: ScriptedServer) -> None:
     notes = Notes(position(3))
     server.script.append([resumed(3), batch(4), batch(5), QUIET])
 
@@ -144,7 +144,7 @@ async def test_one_save_at_a_time(client: sessiond.Client, server: ScriptedServe
     assert notes.saved == [position(3), position(4)]
 
 
-async def test_frames_are_dealt_with_one_by_one(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_frame_counts_as_processed_when_the_next_is_read(client: sessiond.Client, server: ScriptedServer) -> None:
     notes = Notes()
     server.script.append([snapshot(3), batch(4, 5), batch(6), QUIET])
     async with client.watch("s", store=notes, save_events=1, save_seconds=3600) as watch:
@@ -170,7 +170,7 @@ async def test_a_store_that_fails_loses_no_event(client: sessiond.Client, server
     assert notes.saved == [position(3), position(4), position(5)]
 
 
-async def test_a_frame_that_comes_while_saving_fails_is_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_frame_that_arrives_while_saving_fails_is_kept(client: sessiond.Client, server: ScriptedServer) -> None:
     class Failing(Notes):
         async def save(self, position: str) -> None:
             later.set()
@@ -195,7 +195,9 @@ async def test_a_frame_that_comes_while_saving_fails_is_kept(client: sessiond.Cl
     await watch.aclose()
 
 
-async def test_cancelled_while_it_waits_to_save(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_watch_continues_after_a_cancellation_before_a_save(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     notes = Notes(position(3))
     server.script.extend([[resumed(3), batch(4), QUIET], [resumed(4), batch(5), QUIET]])
     async with client.watch("s", store=notes, save_seconds=3600) as watch:
@@ -207,7 +209,7 @@ async def test_cancelled_while_it_waits_to_save(client: sessiond.Client, server:
     assert asked(server) == [position(3), position(4)]
 
 
-async def test_a_file_from_one_process_to_the_next(
+async def test_file_hands_the_position_to_the_next_client(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "indexer.position"
@@ -241,13 +243,13 @@ async def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"cut off", b"two\nlines\n", b"\xff\n"])
-async def test_a_file_that_holds_something_else(tmp_path: Path, content: bytes) -> None:
+async def test_file_without_a_position_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "position"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="holds no position"):
         await sessiond.FilePositions(path).load()
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+async def test_missing_folder_is_raised(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await sessiond.FilePositions(tmp_path / "nowhere" / "position").save("p")

@@ -61,7 +61,7 @@ async def nothing_is_left() -> AsyncIterator[None]:
     assert not left
 
 
-async def test_a_turn(sessions: sessiond.Client, session_id: str) -> None:
+async def test_block_runs_a_whole_turn(sessions: sessiond.Client, session_id: str) -> None:
     async with sessions.run(session_id, agent_id="agent", model="m1", metadata={"k": 1}, lease=10) as run:
         assert run.run == await sessions.get_run(session_id, run.run_id)
         assert (run.run.status, run.run.agent_id, run.run.lease.seconds) == (Status.RUN_STATUS_RUNNING, "agent", 10)
@@ -106,14 +106,14 @@ async def test_a_turn(sessions: sessiond.Client, session_id: str) -> None:
         await run.append_messages([sessiond.assistant("too late")])
 
 
-async def test_preset_runs(sessions: sessiond.Client) -> None:
+async def test_preset_runs_are_counted(sessions: sessiond.Client) -> None:
     before = sessiond.Run(run_id="old", status=Status.RUN_STATUS_FAILED)
     session = await sessions.create_session(runs=[before])
     assert session.run_count == 1
     assert (await sessions.get_session_metrics(session.session_id)).runs.failed_count == 1
 
 
-async def test_a_rejected_call(sessions: sessiond.Client, session_id: str) -> None:
+async def test_wait_for_decision_returns_a_rejected_call(sessions: sessiond.Client, session_id: str) -> None:
     call = await sessions.request_tool_call(session_id, "rm", '{"path": "/"', requires_approval=True)
     waiting = asyncio.create_task(sessions.wait_for_decision(session_id, call.tool_call_id))
     rejected = await sessions.reject_tool_call(session_id, call.tool_call_id, reason="no")
@@ -124,7 +124,7 @@ async def test_a_rejected_call(sessions: sessiond.Client, session_id: str) -> No
         await sessions.wait_for_decision(session_id, "nothing")
 
 
-async def test_a_block_that_fails(sessions: sessiond.Client, session_id: str) -> None:
+async def test_failed_block_fails_the_run(sessions: sessiond.Client, session_id: str) -> None:
     with pytest.raises(KeyError):
         async with sessions.run(session_id) as run:
             raise KeyError("a secret")
@@ -141,7 +141,7 @@ async def test_a_block_that_fails(sessions: sessiond.Client, session_id: str) ->
     assert (await sessions.get_run(session_id, run.run_id)).status == Status.RUN_STATUS_FAILED
 
 
-async def test_a_block_that_is_cancelled(sessions: sessiond.Client, session_id: str) -> None:
+async def test_cancelled_block_cancels_the_run(sessions: sessiond.Client, session_id: str) -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -157,7 +157,7 @@ async def test_a_block_that_is_cancelled(sessions: sessiond.Client, session_id: 
     assert (await sessions.get_run(session_id, "mine")).status == Status.RUN_STATUS_CANCELLED
 
 
-async def test_a_generator_that_is_left(sessions: sessiond.Client, session_id: str) -> None:
+async def test_closed_generator_cancels_the_run(sessions: sessiond.Client, session_id: str) -> None:
     async def work() -> AsyncGenerator[str, None]:
         async with sessions.run(session_id) as run:
             yield run.run_id
@@ -168,7 +168,7 @@ async def test_a_generator_that_is_left(sessions: sessiond.Client, session_id: s
     assert (await sessions.get_run(session_id, run_id)).status == Status.RUN_STATUS_CANCELLED
 
 
-async def test_runs_wait_for_their_turn(sessions: sessiond.Client, session_id: str) -> None:
+async def test_queued_runs_start_in_order(sessions: sessiond.Client, session_id: str) -> None:
     order: list[int] = []
 
     async def work(number: int) -> None:
@@ -192,7 +192,7 @@ async def test_runs_wait_for_their_turn(sessions: sessiond.Client, session_id: s
     assert statuses == {Status.RUN_STATUS_COMPLETED}
 
 
-async def test_a_run_that_is_stopped_while_it_waits(sessions: sessiond.Client, session_id: str) -> None:
+async def test_queued_run_that_is_cancelled_raises_run_ended(sessions: sessiond.Client, session_id: str) -> None:
     async def work(run_id: str) -> None:
         async with sessions.run(session_id, run_id=run_id, policy="enqueue"):
             pytest.fail("entered")
@@ -212,7 +212,9 @@ async def test_a_run_that_is_stopped_while_it_waits(sessions: sessiond.Client, s
         assert (await sessions.get_run(session_id, "cancelled")).status == Status.RUN_STATUS_CANCELLED
 
 
-async def test_who_waits_for_a_turn_learns_of_the_deletion(sessions: sessiond.Client, session_id: str) -> None:
+async def test_deletion_of_the_session_ends_the_wait_of_a_queued_run(
+    sessions: sessiond.Client, session_id: str
+) -> None:
     async def work() -> None:
         async with sessions.run(session_id, policy="enqueue"):
             pytest.fail("entered")
@@ -240,7 +242,7 @@ async def test_an_interrupted_run_is_fenced(sessions: sessiond.Client, session_i
     assert (await sessions.get_run(session_id, other.run_id)).error.code == "RunFenced"
 
 
-async def test_the_lease_is_kept(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_heartbeats_keep_the_lease(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(live(1.2))
     server.always = extended(1.2)
     async with client.run("s") as run:
@@ -259,7 +261,7 @@ async def test_the_lease_is_kept(client: sessiond.Client, server: ScriptedServer
         (refused("SESSION_NOT_FOUND", grpc.StatusCode.NOT_FOUND), sessiond.SessionNotFound),
     ],
 )
-async def test_a_lost_run_ends_its_block(
+async def test_lost_run_cancels_its_block(
     answer: Fail, error: type[sessiond.SessiondError], client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.script.append(live(0.6))
@@ -280,7 +282,7 @@ async def test_a_lost_run_ends_its_block(
     assert not task.cancelling()
 
 
-async def test_a_lost_run_ends_a_group_in_its_block(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_lost_run_cancels_a_task_group_in_its_block(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(live(0.6))
     server.always = FENCED
     with pytest.raises(sessiond.RunFenced):
@@ -309,7 +311,7 @@ async def test_a_heartbeat_that_hangs_does_not_outlast_the_lease(server: Scripte
     assert isinstance(caught.value.__cause__, sessiond.DeadlinePassed)
 
 
-async def test_who_cancels_a_lost_block_gets_the_cancellation(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_cancellation_of_a_lost_block_is_raised(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(live(0.6))
     server.always = FENCED
     lost = asyncio.Event()
@@ -337,7 +339,7 @@ async def test_a_write_that_is_fenced_ends_the_block(client: sessiond.Client, se
     assert calls(server) == ["BeginRun", "AppendMessages"]
 
 
-async def test_finishing_goes_on_while_the_lease_lasts(server: ScriptedServer) -> None:
+async def test_finish_is_retried_while_the_lease_lasts(server: ScriptedServer) -> None:
     server.script.extend([live(), UNAVAILABLE, UNAVAILABLE, live()])
     async with sessiond.Client(server.target, retry=sessiond.Retry(max_attempts=1)) as client:
         async with client.run("s") as run:
@@ -349,7 +351,7 @@ async def test_finishing_goes_on_while_the_lease_lasts(server: ScriptedServer) -
     assert run.finished is not None
 
 
-async def test_finishing_that_fails_does_not_hide_why(server: ScriptedServer) -> None:
+async def test_failed_finish_does_not_hide_the_error_of_the_block(server: ScriptedServer) -> None:
     server.script.append(live(0.1))
     server.always = UNAVAILABLE
     async with sessiond.Client(server.target, retry=sessiond.Retry(max_attempts=1)) as client:
@@ -362,7 +364,7 @@ async def test_finishing_that_fails_does_not_hide_why(server: ScriptedServer) ->
                 pass
 
 
-async def test_a_begin_that_may_have_happened_is_taken_back(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_cancelled_begin_cancels_the_run(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     entering = asyncio.create_task(client.run("s").__aenter__())
     await server.arrived.wait()
@@ -375,7 +377,7 @@ async def test_a_begin_that_may_have_happened_is_taken_back(client: sessiond.Cli
     assert begun.request.run.run_id == stopped.request.run_id != ""
 
 
-async def test_a_run_is_begun_once(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_run_can_be_entered_once(client: sessiond.Client, server: ScriptedServer) -> None:
     run = client.run("s")
     with pytest.raises(RuntimeError, match="started"):
         run.fence  # noqa: B018
@@ -385,7 +387,7 @@ async def test_a_run_is_begun_once(client: sessiond.Client, server: ScriptedServ
             await run.__aenter__()
 
 
-async def test_a_client_that_closes_ends_the_block(server: ScriptedServer) -> None:
+async def test_close_of_the_client_cancels_the_block(server: ScriptedServer) -> None:
     server.script.append(live(0.6))
     async with sessiond.Client(server.target) as client:
         with pytest.raises(sessiond.ClientClosed):
@@ -394,7 +396,7 @@ async def test_a_client_that_closes_ends_the_block(server: ScriptedServer) -> No
                 await asyncio.Event().wait()
 
 
-async def test_a_lease_counts_from_when_a_heartbeat_was_sent() -> None:
+async def test_lease_counts_from_the_sending_of_a_heartbeat() -> None:
     loop = asyncio.get_running_loop()
     timeouts: list[float] = []
 
@@ -413,7 +415,7 @@ async def test_a_lease_counts_from_when_a_heartbeat_was_sent() -> None:
     await lease.close()
 
 
-async def test_begin_and_finish_set_what_they_are_given(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_begin_and_finish_send_every_argument(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.begin_run("s", run_id="r", policy="interrupt", lease=9, agent_id="a", model="m", metadata={"k": 1})
     error, usage = sessiond.Failure(code="C", message="why"), sessiond.TokenUsage(input_tokens=1)
     await client.finish_run("s", live(), status="failed", error=error, usage=usage, model="m2", expected_version=4)
@@ -426,7 +428,7 @@ async def test_begin_and_finish_set_what_they_are_given(client: sessiond.Client,
     assert (finished.model, finished.expected_version) == ("m2", 4)
 
 
-async def test_a_request_for_a_tool_sets_what_it_is_given(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_tool_call_request_sends_every_argument(client: sessiond.Client, server: ScriptedServer) -> None:
     await client.request_tool_call(
         "s",
         "book",
@@ -474,10 +476,10 @@ async def test_a_write_carries_the_fence(
 
 
 @pytest.mark.parametrize("value", [{}, {"a": [1, None]}, "", "text", b"", b"\xff"])
-def test_tool_data_there_and_back(value: ToolValue) -> None:
+def test_tool_data_round_trips(value: ToolValue) -> None:
     assert sessiond.from_tool_data(sessiond.to_tool_data(value)) == value
 
 
-def test_tool_data_of_anything_else() -> None:
+def test_tool_data_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="list"):
         sessiond.to_tool_data([1])  # type: ignore[arg-type]

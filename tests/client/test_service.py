@@ -111,7 +111,7 @@ async def test_append_with_state(sessions: sessiond.Client) -> None:
     assert (await sessions.get_session(session.session_id)).name == "hello"
 
 
-async def test_updates(sessions: sessiond.Client) -> None:
+async def test_updates_merge_replace_and_clear_fields(sessions: sessiond.Client) -> None:
     session = await sessions.create_session(metadata={"a": {"x": 1, "y": 2}, "b": 1}, state={"s": 1}, agent_id="a")
     session_id = session.session_id
     merged = await sessions.update_session(session_id, metadata={"a": {"x": None, "z": [3]}}, struct_update="merge")
@@ -138,7 +138,7 @@ async def test_touching_extends(sessions: sessiond.Client) -> None:
     assert after - before >= timedelta(seconds=3540)
 
 
-async def test_messages_come_back_as_they_went(sessions: sessiond.Client) -> None:
+async def test_messages_are_listed_as_they_were_appended(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     appended = await sessions.append_messages(session_id, map(sessiond.from_chat, CHATS))
     assert (appended.first_seq, appended.version) == (2, 1 + len(CHATS))
@@ -148,7 +148,7 @@ async def test_messages_come_back_as_they_went(sessions: sessiond.Client) -> Non
     assert await sessions.get_message(session_id, appended.message_ids[1], min_version=appended.version) == listed[1]
 
 
-async def test_messages_both_ways(sessions: sessiond.Client) -> None:
+async def test_messages_are_listed_forwards_and_backwards(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     await sessions.append_messages(session_id, [sessiond.user(str(n)) for n in range(10)])
 
@@ -167,7 +167,7 @@ async def test_messages_both_ways(sessions: sessiond.Client) -> None:
     assert [texts(list(page.messages)) async for page in back.pages(back=True)] == ["4567", "0123"]
 
 
-async def test_redaction(sessions: sessiond.Client) -> None:
+async def test_redaction_removes_content_and_keeps_the_reason(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     appended = await sessions.append_messages(session_id, [sessiond.user("secret", message_id="m")])
     remains = await sessions.redact_message(session_id, "m", reason="asked for", expected_version=appended.version)
@@ -271,7 +271,7 @@ async def test_tasks_share_a_client(sessions: sessiond.Client) -> None:
     assert [message.seq for message in listed] == list(range(2, 52))
 
 
-async def test_keys(tmp_path: Path) -> None:
+async def test_keys_grant_their_scopes_only(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     writer, entry = auth.new_key("writer", "acme")
     reader, second = auth.new_key("reader", "acme", scopes=[auth.SESSIONS_READ])

@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)  # other tests may be using the processor
 @given(st.dictionaries(TEXT, JSON, max_size=5))
-def test_there_and_back(value: dict[str, Any]) -> None:
+def test_structs_round_trip(value: dict[str, Any]) -> None:
     wire = Session(metadata=sessiond.to_struct(value)).SerializeToString()
     assert sessiond.from_struct(Session.FromString(wire).metadata) == value
 
@@ -31,7 +31,7 @@ def test_whole_numbers_are_ints() -> None:
     assert math.copysign(1, back["d"]) == -1
 
 
-def test_tuples_and_empty_things() -> None:
+def test_tuples_become_lists_and_empty_values_are_kept() -> None:
     assert sessiond.from_struct(sessiond.to_struct({"t": (1, ()), "l": [], "d": {}})) == {
         "t": [1, []],
         "l": [],
@@ -52,13 +52,13 @@ def test_tuples_and_empty_things() -> None:
         ({1: 2}, TypeError, "^the object: keys must be str"),
     ],
 )
-def test_what_a_struct_cannot_hold(value: Any, error: type[Exception], place: str) -> None:
+def test_value_that_a_struct_cannot_hold_is_refused(value: Any, error: type[Exception], place: str) -> None:
     with pytest.raises(error, match=place):
         sessiond.to_struct(value)
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: {"a": inner}, lambda inner: [inner]])
-def test_an_object_within_itself(wrap: Any) -> None:
+def test_object_that_contains_itself_is_refused(wrap: Any) -> None:
     endless: dict[str, Any] = {}
     endless["self"] = wrap(endless)
     with pytest.raises(ValueError, match="levels"):

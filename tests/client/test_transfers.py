@@ -53,7 +53,9 @@ async def session_id(sessions: sessiond.Client) -> str:
     return (await sessions.create_session(active=True)).session_id
 
 
-async def test_a_header_says_what_comes(client: sessiond.Client, server: ScriptedServer, tmp_path: Path) -> None:
+async def test_upload_header_describes_the_file(
+    client: sessiond.Client, server: ScriptedServer, tmp_path: Path
+) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(CONTENT)
     fence = sessiond.RunFence(run_id="r", fence=2)
@@ -71,7 +73,9 @@ async def test_a_header_says_what_comes(client: sessiond.Client, server: Scripte
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bytearray", "path", "iterator"])
-async def test_every_source(kind: str, sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
+async def test_every_kind_of_source_is_uploaded(
+    kind: str, sessions: sessiond.Client, session_id: str, tmp_path: Path
+) -> None:
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
     sources: dict[str, Source] = {
@@ -89,7 +93,7 @@ async def test_every_source(kind: str, sessions: sessiond.Client, session_id: st
     assert await sessions.download(session_id, attachment.attachment_id).read() == CONTENT
 
 
-async def test_every_way_to_read(sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
+async def test_download_can_be_read_in_every_way(sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
     attachment_id = (await sessions.upload(session_id, CONTENT, name="n")).attachment_id
     steps: list[tuple[int, int]] = []
     target = tmp_path / "there"
@@ -114,7 +118,7 @@ async def test_every_way_to_read(sessions: sessiond.Client, session_id: str, tmp
         await sessions.download(session_id, attachment_id).read()
 
 
-async def test_what_the_service_refuses(sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
+async def test_refused_upload_raises_its_error(sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
     with pytest.raises(sessiond.InvalidFields):
         await sessions.upload(session_id, b"")
     with pytest.raises(sessiond.SessionNotFound):
@@ -131,7 +135,7 @@ async def test_what_the_service_refuses(sessions: sessiond.Client, session_id: s
         sessions.download(session_id, "a", give_up_after=0)
 
 
-async def test_an_upload_that_was_cut_goes_on(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_cut_upload_is_resumed(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([Take(3, UNAVAILABLE), UploadStatus(committed_bytes=500_000, calls=1), ATTACHMENT])
     steps: list[int] = []
     assert await client.upload("s", CONTENT, progress=lambda done, _: steps.append(done)) == ATTACHMENT
@@ -144,7 +148,7 @@ async def test_an_upload_that_was_cut_goes_on(client: sessiond.Client, server: S
     assert steps[-1] == len(CONTENT)
 
 
-async def test_patience_does_not_count(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_failures_with_progress_do_not_end_an_upload(client: sessiond.Client, server: ScriptedServer) -> None:
     for _ in range(7):
         server.script.extend([Take(3, UNAVAILABLE), UploadStatus()])
     server.script.append(ATTACHMENT)
@@ -152,7 +156,7 @@ async def test_patience_does_not_count(client: sessiond.Client, server: Scripted
     assert len(uploads(server)) == 8
 
 
-async def test_an_upload_of_which_nothing_arrived_begins_anew(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_upload_of_which_nothing_arrived_starts_over(client: sessiond.Client, server: ScriptedServer) -> None:
     nothing = refused("UPLOAD_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
     server.script.extend([Take(0, UNAVAILABLE), nothing, ATTACHMENT])
     await client.upload("s", CONTENT)
@@ -161,7 +165,7 @@ async def test_an_upload_of_which_nothing_arrived_begins_anew(client: sessiond.C
     assert sent(uploads(server)[1]) == CONTENT
 
 
-async def test_a_refusal_is_not_lost_behind_the_bytes(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_refusal_is_received_before_bytes_are_sent(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Take(0, refused("SESSION_ENDED"))
     moved: list[int] = []
     with pytest.raises(sessiond.SessionEnded):
@@ -170,12 +174,12 @@ async def test_a_refusal_is_not_lost_behind_the_bytes(client: sessiond.Client, s
     assert moved == []
 
 
-async def test_an_answer_that_needs_no_bytes(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_answer_before_the_bytes_completes_the_upload(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(Take(0, ATTACHMENT))
     assert await client.upload("s", CONTENT * 20) == ATTACHMENT
 
 
-async def test_an_upload_that_somebody_else_goes_on_with_is_left(
+async def test_upload_that_another_caller_resumed_raises_superseded(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.script.extend([Take(2, UNAVAILABLE), UploadStatus(committed_bytes=500_000, calls=5)])
@@ -190,7 +194,7 @@ async def test_an_upload_that_somebody_else_goes_on_with_is_left(
         await client.upload("s", CONTENT)
 
 
-async def test_a_call_that_was_cut_before_it_was_told_its_number_is_nobody_elses(
+async def test_own_call_without_a_number_is_not_taken_for_another_callers(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.script.extend([Take(2, UNAVAILABLE), UploadStatus(committed_bytes=500_000, calls=1)])
@@ -199,13 +203,15 @@ async def test_a_call_that_was_cut_before_it_was_told_its_number_is_nobody_elses
     assert len(uploads(server)) == 3
 
 
-async def test_an_upload_that_somebody_gave_up_is_left(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_upload_that_another_caller_deleted_raises_superseded(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.script.extend([Take(2, UNAVAILABLE), refused("UPLOAD_NOT_FOUND", grpc.StatusCode.NOT_FOUND)])
     with pytest.raises(sessiond.UploadSuperseded):
         await client.upload("s", CONTENT)
 
 
-async def test_without_progress_an_upload_is_given_up(server: ScriptedServer) -> None:
+async def test_upload_without_progress_raises_the_last_error(server: ScriptedServer) -> None:
     server.always = Take(0, UNAVAILABLE)
     quick = sessiond.Reconnect(initial_backoff=0.01, max_backoff=0.01)
     async with sessiond.Client(server.target, reconnect=quick, retry=sessiond.Retry(max_attempts=1)) as client:
@@ -215,7 +221,9 @@ async def test_without_progress_an_upload_is_given_up(server: ScriptedServer) ->
     assert server.streams == 0
 
 
-async def test_a_service_that_takes_nothing_is_left(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_upload_to_a_service_that_reads_nothing_times_out(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.always = Take(1, Wait(asyncio.Event()))
     with pytest.raises(sessiond.Unavailable, match="nothing moved"):
         await client.upload("s", CONTENT * 20, idle_timeout=0.05, give_up_after=0.01)
@@ -241,7 +249,9 @@ async def test_a_cancelled_upload_can_be_resumed(sessions: sessiond.Client, sess
     assert await sessions.download(session_id, "a").read() == large
 
 
-async def test_a_path_that_is_cut_again_and_again(service: Service, sessions: sessiond.Client, tmp_path: Path) -> None:
+async def test_transfers_complete_through_repeated_cuts(
+    service: Service, sessions: sessiond.Client, tmp_path: Path
+) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     large = Random(2).randbytes(8_000_000)
     host, port = service.target.rsplit(":", 1)
@@ -292,23 +302,23 @@ def parts(request: DownloadAttachmentRequest, *ends: int, then: Step | None = No
         None,
     ],
 )
-async def test_a_download_that_was_cut_goes_on(
-    then: Fail | None, client: sessiond.Client, server: ScriptedServer
-) -> None:
+async def test_cut_download_is_resumed(then: Fail | None, client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(lambda request: parts(request, 1000, 3000, then=then))
     server.always = lambda request: parts(request)
     assert await client.download("s", "a").read() == CONTENT
     assert [request.offset for request in downloads(server)] == [0, 3000]
 
 
-async def test_a_part_that_was_cut_keeps_its_end(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_resumed_range_keeps_its_end(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(lambda request: parts(request, 300, then=UNAVAILABLE))
     server.always = lambda request: parts(request)
     assert await client.download("s", "a", offset=100, length=1000).read() == CONTENT[100:1100]
     assert [(request.offset, request.length) for request in downloads(server)] == [(100, 1000), (300, 800)]
 
 
-async def test_what_came_is_verified(client: sessiond.Client, server: ScriptedServer, tmp_path: Path) -> None:
+async def test_download_with_another_checksum_is_refused(
+    client: sessiond.Client, server: ScriptedServer, tmp_path: Path
+) -> None:
     wrong = bytes(len(CONTENT))
     server.always = lambda request: parts(request, content=wrong)
     with pytest.raises(sessiond.ChecksumMismatch) as caught:
@@ -321,7 +331,7 @@ async def test_what_came_is_verified(client: sessiond.Client, server: ScriptedSe
     assert await client.download("s", "a", length=10).read() == wrong[:10]
 
 
-async def test_a_file_goes_on_where_another_process_was(
+async def test_save_resumes_the_part_file_of_another_call(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:
     server.script.append(lambda request: parts(request, 700_000, then=refused("ATTACHMENT_LOST")))
@@ -336,7 +346,7 @@ async def test_a_file_goes_on_where_another_process_was(
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("there", CONTENT)]
 
 
-async def test_another_attachment_s_rest_is_not_taken_for_this_one_s(
+async def test_save_does_not_resume_the_part_file_of_another_attachment(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:
     server.script.append(lambda request: parts(request, 700_000, then=refused("ATTACHMENT_LOST")))
@@ -347,7 +357,7 @@ async def test_another_attachment_s_rest_is_not_taken_for_this_one_s(
     assert [request.offset for request in downloads(server)] == [0, 0]
 
 
-async def test_two_who_save_to_one_path_do_not_mix(
+async def test_concurrent_saves_to_one_path_do_not_mix(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:
     """What each had received was right, and the file that both had written was told to be."""
@@ -365,7 +375,7 @@ async def test_two_who_save_to_one_path_do_not_mix(
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
-async def test_a_file_that_was_moved_while_it_was_opened_is_not_appended_to(
+async def test_file_that_was_moved_while_it_was_opened_is_not_appended_to(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one before had just finished."""
@@ -384,7 +394,7 @@ async def test_a_file_that_was_moved_while_it_was_opened_is_not_appended_to(
     assert moved[0].read_bytes() == b""
 
 
-async def test_who_stops_reading_ends_the_call(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_aclose_of_a_download_cancels_the_call(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = lambda request: parts(request, 1000, then=Wait(asyncio.Event()))
     download = client.download("s", "a")
     async for chunk in download:
@@ -395,13 +405,13 @@ async def test_who_stops_reading_ends_the_call(client: sessiond.Client, server: 
     await server.cancelled.wait()
 
 
-async def test_a_download_that_moves_nothing_is_given_up(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_download_without_progress_raises_the_last_error(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = lambda request: parts(request, 1000, then=Wait(asyncio.Event())) if not request.offset else ()
     with pytest.raises(sessiond.Unavailable):
         await client.download("s", "a", idle_timeout=0.05, give_up_after=0.01).read()
 
 
-async def test_a_client_that_closes_ends_transfers(server: ScriptedServer) -> None:
+async def test_close_of_the_client_ends_transfers(server: ScriptedServer) -> None:
     server.always = Take(2, Wait(asyncio.Event()))
     async with sessiond.Client(server.target) as client:
         uploading = asyncio.create_task(client.upload("s", CONTENT * 20))

@@ -59,7 +59,7 @@ async def test_events_follow_the_snapshot(client: sessiond.Client, server: Scrip
     assert server.seen[0].time_remaining > 3600
 
 
-async def test_without_a_block(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_watch_works_without_a_block(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), batch(4, 5), QUIET])
     watch = client.watch("s")
     assert (watch.snapshot, watch.position, watch.seq, watch.streams) == (None, "", 0, 0)
@@ -72,7 +72,7 @@ async def test_without_a_block(client: sessiond.Client, server: ScriptedServer) 
     assert [received async for received in watch] == []
 
 
-async def test_what_is_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_every_argument_is_sent(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = [resumed(0), batch(1), UNAVAILABLE]
     types: list[EventTypeLike] = ["message_appended", DELETED]
     async with client.watch("s", types=types, from_beginning=True, deltas=True, view="basic") as watch:
@@ -109,7 +109,7 @@ BREAKS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-async def test_a_broken_stream_is_resumed(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_broken_stream_is_resumed(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend(
         [
             BREAKS[name] if name not in ("going away", "ended with OK") else [UNAVAILABLE],
@@ -134,7 +134,7 @@ async def test_a_bookmark_moves_the_position(client: sessiond.Client, server: Sc
     assert asked(server) == ["", "after what the filter passed over"]
 
 
-async def test_what_came_before_does_not_come_again(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_repeated_events_are_dropped(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend(
         [
             [snapshot(3), batch(2, 3, 4), batch(3, 4), batch(4, 5), UNAVAILABLE],
@@ -145,14 +145,16 @@ async def test_what_came_before_does_not_come_again(client: sessiond.Client, ser
         assert await seqs(watch, 3) == [4, 5, 6]
 
 
-async def test_a_first_stream_that_fails_begins_anew(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_first_stream_that_fails_is_opened_again_from_the_beginning(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.script.extend([[UNAVAILABLE], [resumed(0), batch(1), QUIET]])
     async with client.watch("s", from_beginning=True) as watch:
         assert await seqs(watch, 1) == [1]
     assert [seen.request.from_beginning for seen in server.seen] == [True, True]
 
 
-async def test_resuming_does_not_begin_at_the_beginning(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_resumed_stream_does_not_ask_for_the_beginning(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([[resumed(0), batch(1), UNAVAILABLE], [resumed(1), batch(2), QUIET]])
     async with client.watch("s", from_beginning=True) as watch:
         assert await seqs(watch, 2) == [1, 2]
@@ -162,7 +164,7 @@ async def test_resuming_does_not_begin_at_the_beginning(client: sessiond.Client,
     ]
 
 
-async def test_servers_that_stop_and_come_back(tmp_path: Path) -> None:
+async def test_watch_survives_restarts_of_the_server(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/restarted"
     got = []
     async with sessiond.Client(listen, reconnect=RECONNECT) as client:
@@ -175,7 +177,7 @@ async def test_servers_that_stop_and_come_back(tmp_path: Path) -> None:
     assert got == [1, 2, 3]
 
 
-async def test_replicas_take_turns(tmp_path: Path) -> None:
+async def test_streams_alternate_between_replicas(tmp_path: Path) -> None:
     async with scripted_server() as one, scripted_server() as two:
         target = "ipv4:" + ",".join(server.target for server in (one, two))
         one.always = two.always = [resumed(0), UNAVAILABLE]
@@ -191,7 +193,7 @@ async def test_replicas_take_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last_words", [[], [resumed(1)], [resumed(1), batch(2)]], ids=len)
-async def test_a_silent_stream_is_given_up(
+async def test_silent_stream_is_replaced(
     last_words: list[Step], client: sessiond.Client, server: ScriptedServer
 ) -> None:
     """A half-open connection, or a server that hangs; however often that happens."""
@@ -210,7 +212,7 @@ async def test_a_silent_stream_is_given_up(
         assert watch.streams >= 5
 
 
-async def test_pauses_grow_and_are_bounded(
+async def test_backoff_grows_and_is_bounded(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -247,7 +249,7 @@ async def test_pauses_grow_and_are_bounded(
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-async def test_what_is_raised(
+async def test_permanent_error_is_raised_each_time(
     error: server_errors.SessiondError,
     kind: type[sessiond.SessiondError],
     client: sessiond.Client,
@@ -265,7 +267,7 @@ async def test_what_is_raised(
             pytest.fail("entered")
 
 
-async def test_a_method_that_the_server_has_not(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_missing_method_is_raised(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = [Fail(grpc.StatusCode.UNIMPLEMENTED)]
     with pytest.raises(sessiond.SessiondError) as caught:
         await anext(client.watch("s"))
@@ -275,7 +277,7 @@ async def test_a_method_that_the_server_has_not(client: sessiond.Client, server:
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED]
 )
-async def test_what_may_pass_but_does_not(
+async def test_fifth_ambiguous_failure_in_a_row_is_raised(
     code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.always = [resumed(0), Fail(code)]
@@ -304,7 +306,7 @@ LOST: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("name", LOST)
-async def test_a_broken_chain_is_never_silent(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_gap_in_the_chain_is_raised(name: str, client: sessiond.Client, server: ScriptedServer) -> None:
     streams: list[list[Step]] = [[snapshot(3)]]
     for step in LOST[name]:
         streams[-1].append(step)
@@ -357,7 +359,9 @@ class Clock:
         monkeypatch.setattr("sessiond.tail._now", lambda: self.now)
 
 
-async def test_giving_up(client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_last_error_is_raised_after_give_up_after(
+    client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(monkeypatch)
 
     def answer(request: Any) -> Steps:
@@ -376,13 +380,13 @@ async def test_giving_up(client: sessiond.Client, server: ScriptedServer, monkey
     await watch.aclose()
 
 
-async def test_giving_up_where_nobody_is(tmp_path: Path) -> None:
+async def test_unreachable_service_is_raised_after_give_up_after(tmp_path: Path) -> None:
     async with sessiond.Client(f"unix:{tmp_path}/nobody") as client:
         with pytest.raises(sessiond.Unavailable):
             await anext(client.watch("s", give_up_after=0.05))
 
 
-async def test_a_quiet_stream_is_no_reason_to_give_up(
+async def test_quiet_stream_does_not_count_as_an_outage(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
@@ -394,7 +398,7 @@ async def test_a_quiet_stream_is_no_reason_to_give_up(
         assert await seqs(watch, 1) == [2]
 
 
-async def test_streams_that_begin_well_are_no_reason_to_give_up(
+async def test_streams_that_begin_well_restart_the_count_of_an_outage(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that cuts idle streams, again and again, each after a while without a connection."""
@@ -416,7 +420,7 @@ def begun(server: ScriptedServer, watch: sessiond.Watch[sessiond.Event], streams
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
-async def test_streams_that_were_cut_while_idle_are_not_held_against_the_service(
+async def test_cut_idle_streams_do_not_count_as_failures_in_a_row(
     code: grpc.StatusCode, client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
@@ -434,7 +438,7 @@ async def test_streams_that_were_cut_while_idle_are_not_held_against_the_service
         assert received.seq == 2
 
 
-async def test_a_shorter_silence_can_be_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_shorter_bookmark_interval_is_requested(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([[snapshot(1), QUIET], [of_feed(resumed(1)), QUIET], [snapshot(1), QUIET]])
     async with client.watch("s", bookmark_interval=2.5), client.watch_events(bookmark_interval=1), client.watch("s"):
         asked_for = [seen.request.bookmark_interval.ToMilliseconds() for seen in server.seen]
@@ -442,7 +446,7 @@ async def test_a_shorter_silence_can_be_asked_for(client: sessiond.Client, serve
         assert not server.seen[2].request.HasField("bookmark_interval")
 
 
-async def test_what_comes_begins_a_new_count(
+async def test_new_event_restarts_the_count_of_an_outage(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
@@ -464,7 +468,7 @@ async def test_what_comes_begins_a_new_count(
 # The end.
 
 
-async def test_a_deleted_session_ends_it(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_deletion_of_the_session_ends_the_watch(client: sessiond.Client, server: ScriptedServer) -> None:
     gone = event(9, type=DELETED)
     server.script.append([snapshot(3), batch(4), batch(gone)])
     watch = client.watch("s")
@@ -475,7 +479,7 @@ async def test_a_deleted_session_ends_it(client: sessiond.Client, server: Script
     await watch.aclose()
 
 
-async def test_leaving_takes_the_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_leaving_the_block_cancels_the_call(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(1), batch(2), QUIET])
     async with client.watch("s") as watch:
         await anext(watch)
@@ -487,7 +491,9 @@ async def test_leaving_takes_the_call_back(client: sessiond.Client, server: Scri
     assert not client_tasks
 
 
-async def test_events_that_were_not_read_go_with_it(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_unread_events_are_discarded_when_the_block_is_left(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.script.append([snapshot(1), batch(2, 3, 4), QUIET])
     async with client.watch("s") as watch:
         await anext(watch)
@@ -495,7 +501,9 @@ async def test_events_that_were_not_read_go_with_it(client: sessiond.Client, ser
     assert watch.position == position(1)
 
 
-async def test_a_first_frame_that_was_not_read_goes_with_it(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_unread_first_frame_is_discarded_when_the_block_is_left(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.script.append([snapshot(1), QUIET])
     async with client.watch("s") as watch:
         pass
@@ -503,7 +511,7 @@ async def test_a_first_frame_that_was_not_read_goes_with_it(client: sessiond.Cli
     assert watch.position == ""
 
 
-async def test_a_watch_that_is_dropped_takes_its_call_back(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_garbage_collected_watch_cancels_its_call(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(1), batch(2), QUIET])
     async for _ in client.watch("s"):
         break
@@ -511,7 +519,7 @@ async def test_a_watch_that_is_dropped_takes_its_call_back(client: sessiond.Clie
     await server.cancelled.wait()
 
 
-async def test_a_watch_that_is_never_read(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_unread_watch_opens_no_stream(client: sessiond.Client, server: ScriptedServer) -> None:
     client.watch("s")
     watch = client.watch("s")
     await watch.aclose()
@@ -519,7 +527,7 @@ async def test_a_watch_that_is_never_read(client: sessiond.Client, server: Scrip
     assert not server.seen
 
 
-async def test_closing_from_another_task(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_close_from_another_task_ends_the_iteration(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(1), QUIET])
     watch = client.watch("s")
 
@@ -532,7 +540,7 @@ async def test_closing_from_another_task(client: sessiond.Client, server: Script
     assert await reading == []
 
 
-async def test_closing_during_a_pause(server: ScriptedServer) -> None:
+async def test_close_during_a_backoff_ends_the_iteration(server: ScriptedServer) -> None:
     server.always = [failing(server_errors.TooManyWatchers(3600))]
     async with sessiond.Client(server.target) as client:
         watch = client.watch("s")
@@ -544,7 +552,7 @@ async def test_closing_during_a_pause(server: ScriptedServer) -> None:
             await reading
 
 
-async def test_closing_the_client_ends_it(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_close_of_the_client_ends_the_watch(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(1), batch(2), QUIET])
     watch = client.watch("s")
     await anext(watch)
@@ -557,7 +565,7 @@ async def test_closing_the_client_ends_it(client: sessiond.Client, server: Scrip
         await anext(watch)
 
 
-async def test_cancelling_loses_nothing(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_cancellation_loses_no_event(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([[snapshot(1), batch(2), QUIET], [resumed(2), batch(3), QUIET]])
     async with client.watch("s") as watch:
         assert await seqs(watch, 1) == [2]
@@ -568,7 +576,7 @@ async def test_cancelling_loses_nothing(client: sessiond.Client, server: Scripte
     assert asked(server) == ["", position(2)]
 
 
-async def test_cancelling_before_there_is_a_connection(tmp_path: Path) -> None:
+async def test_watch_continues_after_cancellations_before_the_connection(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/later"
     async with sessiond.Client(listen, reconnect=RECONNECT) as client:
         watch = client.watch("s")
@@ -582,7 +590,7 @@ async def test_cancelling_before_there_is_a_connection(tmp_path: Path) -> None:
             assert len(server.seen) == 1
 
 
-async def test_one_task_at_a_time(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_second_reader_is_refused(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(1), QUIET])
     async with client.watch("s") as watch:
         reading = asyncio.create_task(anext(watch))
@@ -597,7 +605,7 @@ async def test_one_task_at_a_time(client: sessiond.Client, server: ScriptedServe
 # Positions.
 
 
-async def test_the_position_is_after_what_was_dealt_with(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_position_follows_processed_frames(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), batch(4, 5), batch(6), bookmark(6), batch(7), QUIET])
     async with client.watch("s") as watch:
         positions = [watch.position]
@@ -612,7 +620,7 @@ async def test_the_position_is_after_what_was_dealt_with(client: sessiond.Client
     assert watch.position == position(7)
 
 
-async def test_ack_in_the_midst_of_a_frame_is_not_ahead(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_ack_within_a_frame_keeps_the_position_before_it(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), batch(4, 5), QUIET])
     async with client.watch("s") as watch:
         await anext(watch)
@@ -623,7 +631,7 @@ async def test_ack_in_the_midst_of_a_frame_is_not_ahead(client: sessiond.Client,
         assert watch.position == position(5)
 
 
-async def test_frames(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_frames_yields_whole_frames(client: sessiond.Client, server: ScriptedServer) -> None:
     frames = [snapshot(3), batch(4, 5), bookmark(5), deltas("to", "ken"), batch(4, 5, 6, head=8)]
     server.script.append([*frames, QUIET])
     async with client.watch("s", deltas=True) as watch:
@@ -637,14 +645,14 @@ async def test_frames(client: sessiond.Client, server: ScriptedServer) -> None:
         assert watch.position == position(6)
 
 
-async def test_frames_of_one_that_was_resumed(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_frames_omits_resumed(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([[resumed(3), batch(4), UNAVAILABLE], [resumed(4), batch(5), QUIET]])
     async with client.watch("s", position=position(3)) as watch:
         got = [await anext(frames) for frames in itertools.repeat(watch.frames(), 2)]
         assert all(isinstance(frame, sessiond.EventBatch) for frame in got)
 
 
-async def test_by_item_or_by_frame(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_frames_is_refused_while_items_are_left(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), batch(4, 5), QUIET])
     async with client.watch("s") as watch:
         await anext(watch)
@@ -652,7 +660,7 @@ async def test_by_item_or_by_frame(client: sessiond.Client, server: ScriptedServ
             await anext(watch.frames())
 
 
-async def test_deltas_are_items_where_they_are_asked_for(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_requested_deltas_are_yielded_as_items(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([snapshot(3), deltas("to", "ken"), batch(4), QUIET])
     async with client.watch("s", deltas=True) as watch:
         items = [await anext(watch) for _ in range(3)]
@@ -661,7 +669,7 @@ async def test_deltas_are_items_where_they_are_asked_for(client: sessiond.Client
     assert server.seen[0].request.deltas
 
 
-async def test_how_far_behind(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_seq_head_seq_and_caught_up_follow_the_stream(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append([resumed(3, head=6), batch(4, head=6), batch(5, head=7), batch(6, 7), QUIET])
     async with client.watch("s", position=position(3)) as watch:
         told = [(watch.seq, watch.head_seq, watch.caught_up)]
@@ -671,7 +679,9 @@ async def test_how_far_behind(client: sessiond.Client, server: ScriptedServer) -
     assert told == [(0, 6, False), (4, 6, False), (5, 7, False), (7, 7, True)]
 
 
-async def test_a_bookmark_says_that_nothing_is_missing(client: sessiond.Client, server: ScriptedServer) -> None:
+async def test_bookmark_that_disagrees_with_the_chain_is_raised(
+    client: sessiond.Client, server: ScriptedServer
+) -> None:
     server.script.append([resumed(3), bookmark(3), batch(4, head=9), QUIET])
     async with client.watch("s", position=position(3)) as watch:
         frames = watch.frames()
@@ -710,7 +720,7 @@ async def test_a_slow_reader_holds_one_frame(client: sessiond.Client, server: Sc
         assert await seqs(watch, 3) == [3, 4, 5]
 
 
-async def test_more_watches_than_a_connection_takes(server: ScriptedServer) -> None:
+async def test_watches_beyond_one_connection_open_another(server: ScriptedServer) -> None:
     server.always = [snapshot(1), batch(2), QUIET]
     async with sessiond.Client(server.target) as client:
         watches = [client.watch("s") for _ in range(250)]
@@ -744,6 +754,6 @@ async def test_more_watches_than_a_connection_takes(server: ScriptedServer) -> N
         lambda client: client.watch_events(bookmark_interval=0.5),
     ],
 )
-async def test_arguments_out_of_bounds(make: Any, client: sessiond.Client) -> None:
+async def test_arguments_out_of_bounds_are_refused(make: Any, client: sessiond.Client) -> None:
     with pytest.raises(ValueError, match=r"must|comes"):
         make(client)

@@ -28,7 +28,7 @@ def texts(events: list[sessiond.Event]) -> list[str]:
     return [sessiond.text_of(event.message) for event in events]
 
 
-async def test_a_snapshot_and_what_follows(sessions: sessiond.Client) -> None:
+async def test_watch_yields_a_snapshot_and_the_events_after_it(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True, state={"step": 1})).session_id
     await say(sessions, session_id, "before")
     async with sessions.watch(session_id) as watch:
@@ -43,7 +43,7 @@ async def test_a_snapshot_and_what_follows(sessions: sessiond.Client) -> None:
         assert not watch.snapshot.HasField("state")
 
 
-async def test_from_the_beginning_to_the_deletion(sessions: sessiond.Client) -> None:
+async def test_watch_yields_every_event_from_the_first_to_the_deletion(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     async with asyncio.TaskGroup() as group:
         watch = sessions.watch(session_id, from_beginning=True)
@@ -64,7 +64,7 @@ async def test_from_the_beginning_to_the_deletion(sessions: sessiond.Client) -> 
         await anext(sessions.watch(session_id))
 
 
-async def test_a_position_from_another_day(service: Service, sessions: sessiond.Client, tmp_path: Path) -> None:
+async def test_stored_position_resumes_a_watch(service: Service, sessions: sessiond.Client, tmp_path: Path) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     store = sessiond.FilePositions(tmp_path / "position")
     async with sessions.watch(session_id, store=store, from_beginning=True) as watch:
@@ -115,7 +115,7 @@ async def test_filters_belong_to_the_position(sessions: sessiond.Client) -> None
         await anext(sessions.watch(other, types=types, position=position))
 
 
-async def test_what_is_not_there(sessions: sessiond.Client) -> None:
+async def test_watch_of_a_missing_session_raises(sessions: sessiond.Client) -> None:
     with pytest.raises(sessiond.SessionNotFound):
         async with sessions.watch("nobody"):
             pytest.fail("entered")
@@ -123,7 +123,7 @@ async def test_what_is_not_there(sessions: sessiond.Client) -> None:
         await anext(sessions.watch("not an id"))
 
 
-async def test_a_draft_is_watched(sessions: sessiond.Client) -> None:
+async def test_draft_is_received_by_a_watch(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     async with sessions.watch(session_id, deltas=True) as watch:
         async with sessions.draft(session_id, name="agent", interval=0) as draft:
@@ -144,7 +144,7 @@ async def test_a_draft_is_watched(sessions: sessiond.Client) -> None:
     assert kept.seq == draft.appended.version
 
 
-async def test_a_draft_in_a_session_that_has_ended(sessions: sessiond.Client) -> None:
+async def test_draft_in_an_ended_session_raises(sessions: sessiond.Client) -> None:
     session_id = (await sessions.create_session(active=True)).session_id
     await sessions.end_session(session_id)
 
@@ -159,7 +159,7 @@ async def test_a_draft_in_a_session_that_has_ended(sessions: sessiond.Client) ->
         await sessions.typing(session_id)
 
 
-async def test_a_feed_of_all_sessions(sessions: sessiond.Client) -> None:
+async def test_feed_yields_the_events_of_all_sessions(sessions: sessiond.Client) -> None:
     before = (await sessions.create_session(active=True)).session_id
     async with sessions.watch_events() as feed:
         one = (await sessions.create_session(active=True, labels={"team": "a"})).session_id
@@ -177,7 +177,7 @@ async def test_a_feed_of_all_sessions(sessions: sessiond.Client) -> None:
         assert [event.seq for event in await take(feed, 4)] == [1, 2, 3, 3]
 
 
-async def test_a_filtered_feed(sessions: sessiond.Client) -> None:
+async def test_filtered_feed_yields_selected_events_only(sessions: sessiond.Client) -> None:
     async with sessions.watch_events(labels={"team": "a"}, types=["message_appended"]) as feed:
         for team in "ab":
             session = await sessions.create_session(active=True, labels={"team": team})
@@ -188,7 +188,9 @@ async def test_a_filtered_feed(sessions: sessiond.Client) -> None:
         assert texts(await take(feed, 3)) == ["of a", "again a", "last"]
 
 
-async def test_connections_that_are_hurt(service: Service, sessions: sessiond.Client) -> None:
+async def test_events_arrive_once_in_order_through_broken_connections(
+    service: Service, sessions: sessiond.Client
+) -> None:
     """Cut, sliced and stalled under way: each event once, in order, by the watch and by the feed."""
     session_id = (await sessions.create_session(active=True)).session_id
     host, _, port = service.target.rpartition(":")
@@ -229,7 +231,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_reader_that_is_killed_gets_what_it_did_not_deal_with(
+async def test_killed_reader_gets_its_unprocessed_events_again(
     service: Service, sessions: sessiond.Client, tmp_path: Path
 ) -> None:
     session_id = (await sessions.create_session(active=True)).session_id

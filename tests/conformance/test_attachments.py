@@ -279,7 +279,7 @@ async def test_bytes_are_released_with_their_last_reference(backend: Backend, ca
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_content_released_and_wanted_concurrently_is_kept(backend: Backend, caller: Caller) -> None:
+async def test_content_released_and_uploaded_concurrently_is_kept(backend: Backend, caller: Caller) -> None:
     """The reaper races uploads that complete with the same content: no attachment may end up without bytes."""
     _, piece = await uploaded(backend, caller, declared("a0", b"same"))
     live = {piece}

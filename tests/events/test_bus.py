@@ -62,7 +62,7 @@ async def test_hint_reaches_every_listener(backend: Backend) -> None:
         assert ear.hints == {ONE: 3, SAME_ID: 8}
 
 
-async def test_latest_hint_of_a_session_arrives_at_any_rate(backend: Backend) -> None:
+async def test_hints_of_a_session_are_merged_and_the_latest_arrives(backend: Backend) -> None:
     mine, other = await backend.open(), await backend.open()
     ear = Ear(other)
     for seq in range(1, 501):

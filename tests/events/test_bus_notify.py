@@ -51,7 +51,7 @@ def own_dsn(empty_postgres_dsn: str) -> str:
     return empty_postgres_dsn
 
 
-async def test_closed_connection_is_reopened_and_reported_as_missed(
+async def test_closed_connection_is_reopened_and_hints_are_reported_as_missed(
     stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
 ) -> None:
     bus = await opened_notify(stack, own_dsn, bus_prefix)
@@ -164,7 +164,7 @@ async def test_hints_beyond_one_payload_are_split(stack: AsyncExitStack, own_dsn
     assert len(ear.hints) == 500
 
 
-async def test_bus_waits_for_a_database_that_is_not_up_yet(
+async def test_bus_is_not_ready_and_drops_hints_while_the_database_is_missing(
     stack: AsyncExitStack, databases: Databases, own_dsn: str, bus_prefix: str
 ) -> None:
     missing = urlsplit(own_dsn)._replace(path="/sessiond_test_missing").geturl()

@@ -679,7 +679,7 @@ async def test_hub_without_watchers_reads_nothing() -> None:
 
 
 @run
-async def test_slow_stream_causes_no_reads() -> None:
+async def test_slow_stream_causes_no_reads_of_the_log() -> None:
     """It has not asked for more: there is nothing to bring it."""
     async with world(bookmark=10**6) as w, w.watch() as (_, _):
         await asyncio.sleep(2)

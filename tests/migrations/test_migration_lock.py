@@ -27,7 +27,7 @@ async def holder(empty_postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-async def test_a_database_with_nothing_to_migrate_needs_no_lock(
+async def test_migrate_takes_no_lock_when_the_schema_is_current(
     empty_postgres_dsn: str, holder: asyncpg.Connection
 ) -> None:
     await holder.fetchval("select pg_advisory_unlock($1)", LOCK)
@@ -39,7 +39,7 @@ async def test_a_database_with_nothing_to_migrate_needs_no_lock(
             assert await server.stop() == 0
 
 
-async def test_the_wait_for_another_migration_is_bounded_and_names_its_holder(
+async def test_wait_for_another_migration_is_bounded_and_names_its_holder(
     empty_postgres_dsn: str, holder: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid = await holder.fetchval("select pg_backend_pid()")
@@ -52,7 +52,7 @@ async def test_the_wait_for_another_migration_is_bounded_and_names_its_holder(
     assert (await status(empty_postgres_dsn)).version == 0
 
 
-async def test_a_wait_goes_on_when_the_holder_is_done(
+async def test_waiting_migration_continues_when_the_holder_is_done(
     empty_postgres_dsn: str, holder: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="sessiond.migrate"):
@@ -65,7 +65,7 @@ async def test_a_wait_goes_on_when_the_holder_is_done(
         assert len(await waiting) == LATEST
 
 
-async def test_migrate_says_what_it_waits_for(empty_postgres_dsn: str, holder: asyncpg.Connection) -> None:
+async def test_migrate_prints_what_it_waits_for(empty_postgres_dsn: str, holder: asyncpg.Connection) -> None:
     refused = await asyncio.to_thread(
         command, "migrate", "--postgres-dsn", empty_postgres_dsn, "--migration-wait", "1s"
     )

@@ -87,13 +87,15 @@ async def test_migrating_is_idempotent(empty_postgres_dsn: str, empty: asyncpg.C
     assert await empty.fetchval("select secret from service_keys where name = 'tokens'") == key
 
 
-async def test_any_number_may_migrate_at_once(empty_postgres_dsn: str, empty: asyncpg.Connection) -> None:
+async def test_concurrent_migrations_apply_each_version_once(
+    empty_postgres_dsn: str, empty: asyncpg.Connection
+) -> None:
     applied = await asyncio.gather(*(migrate(empty_postgres_dsn) for _ in range(5)))
     assert sum(map(len, applied)) == LATEST
     assert await empty.fetchval("select count(*) from schema_versions") == LATEST
 
 
-async def test_every_database_has_a_key_of_its_own(postgres_dsn: str, empty_postgres_dsn: str) -> None:
+async def test_every_database_has_its_own_token_key(postgres_dsn: str, empty_postgres_dsn: str) -> None:
     await migrate(empty_postgres_dsn)
     async with PostgresStore(postgres_dsn) as one, PostgresStore(empty_postgres_dsn) as two:
         keys = {await one.token_key(), await two.token_key()}
@@ -101,7 +103,7 @@ async def test_every_database_has_a_key_of_its_own(postgres_dsn: str, empty_post
     assert {len(key) for key in keys} == {32}
 
 
-async def test_a_newer_schema_is_refused(postgres_dsn: str) -> None:
+async def test_newer_schema_is_refused(postgres_dsn: str) -> None:
     connection = await asyncpg.connect(postgres_dsn)
     await connection.execute("insert into schema_versions (version, name) values ($1, 'of the future')", LATEST + 1)
     await connection.close()
@@ -111,7 +113,7 @@ async def test_a_newer_schema_is_refused(postgres_dsn: str) -> None:
         await migrate(postgres_dsn)
 
 
-async def test_a_migration_that_fails_leaves_no_trace(
+async def test_failed_migration_is_rolled_back(
     empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = list(migrations())
@@ -137,7 +139,7 @@ async def test_a_missing_privilege_is_named(empty_postgres_dsn: str, empty: asyn
         await empty.execute(f'alter database "{database}" reset role')
 
 
-async def test_no_server(unused_tcp_port_factory: Callable[[], int]) -> None:
+async def test_missing_server_is_store_unavailable(unused_tcp_port_factory: Callable[[], int]) -> None:
     dsn = f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none"
     for call in (migrate, status):
         with pytest.raises(StoreUnavailable):
@@ -193,7 +195,7 @@ async def test_the_feeds_index_is_built_beside_writers(
     assert await empty.fetchval(_VALID) is True
 
 
-async def test_a_build_that_was_cut_off_is_begun_anew(
+async def test_interrupted_index_build_is_started_again(
     empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _at_version(1, empty_postgres_dsn, monkeypatch)
@@ -214,7 +216,7 @@ async def test_a_build_that_was_cut_off_is_begun_anew(
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
+async def test_table_lock_is_awaited_in_short_attempts(
     empty_postgres_dsn: str,
     empty: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -247,6 +249,6 @@ async def test_a_lock_that_others_queue_behind_is_not_waited_for_long(
         await migrate(empty_postgres_dsn)
 
 
-def test_statements_outside_a_transaction() -> None:
+def test_statements_marked_so_run_outside_a_transaction() -> None:
     found = subject.statements("-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n")
     assert [statement.splitlines()[-1] for statement in found] == ["set a = 1", "  ';'"]

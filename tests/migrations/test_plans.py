@@ -161,7 +161,7 @@ async def test_statements_use_the_indexes_they_declare(filled: asyncpg.Connectio
 
 
 @pytest.mark.parametrize("after", [1, 2500])
-async def test_feeds_are_read_from_where_they_go_on(filled: asyncpg.Connection, after: int) -> None:
+async def test_feeds_are_read_from_their_position(filled: asyncpg.Connection, after: int) -> None:
     """However long the tenant's history is: neither what is before the place nor what is behind the page is touched."""
     everything = LOG["read_feed"].text.replace("pg_snapshot_xmin(pg_current_snapshot())", f"'{2**60}'::xid8")
     await filled.execute("set plan_cache_mode = force_generic_plan")
@@ -176,7 +176,7 @@ async def test_feeds_are_read_from_where_they_go_on(filled: asyncpg.Connection, 
     assert not _scans(nodes)
 
 
-async def test_the_end_of_a_feed_is_read_from_the_end(filled: asyncpg.Connection) -> None:
+async def test_end_of_a_feed_is_read_from_the_end(filled: asyncpg.Connection) -> None:
     everything = LOG["feed_end"].text.replace("pg_snapshot_xmin(pg_current_snapshot())", f"'{2**60}'::xid8")
     await filled.execute("set plan_cache_mode = force_generic_plan")
     await filled.execute(f"prepare subject as {everything}")
@@ -189,7 +189,7 @@ async def test_the_end_of_a_feed_is_read_from_the_end(filled: asyncpg.Connection
 
 
 @pytest.mark.parametrize("after", [0, 30000])
-async def test_logs_are_read_from_where_they_go_on(filled: asyncpg.Connection, after: int) -> None:
+async def test_logs_are_read_from_their_position(filled: asyncpg.Connection, after: int) -> None:
     await filled.execute("set plan_cache_mode = force_generic_plan")
     await filled.execute(f"prepare subject as {LOG['read_log'].text}")
     explained = await filled.fetchval(
@@ -312,7 +312,7 @@ def test_orders_are_complete() -> None:
 ORDER = SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
 
 
-def test_no_value_becomes_part_of_a_text() -> None:
+def test_values_are_never_interpolated_into_sql() -> None:
     plain = filters.page(
         Scope("t", "u"), SessionFilter(agent_id="a"), ORDER, after=(0, "x"), limit=1, content=True
     )  # fmt: skip

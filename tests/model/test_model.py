@@ -523,5 +523,5 @@ def compare(examples: int, *stores: AbstractAsyncContextManager[tuple[Store, Clo
 
 
 @pytest.mark.parametrize("examples", [QUICK_EXAMPLES, *left_to_long(EXAMPLES)])
-def test_the_stores_behave_as_the_model(examples: int, postgres_dsn: str) -> None:
+def test_stores_behave_as_the_model(examples: int, postgres_dsn: str) -> None:
     compare(examples, memory(), postgres(postgres_dsn))

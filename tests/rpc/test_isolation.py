@@ -136,7 +136,7 @@ async def test_feeds_omit_sessions_of_others(shared: Wire, key: str) -> None:
     assert seen == [*(("bobs", seq) for seq in range(1, 7)), ("gone", 6)]
 
 
-async def test_feed_position_names_no_session_of_another_owner(shared: Wire) -> None:
+async def test_feed_position_reveals_no_session_ids(shared: Wire) -> None:
     """They are where the tenant's feed is, and have anchors all over it."""
     positions = []
     for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):

@@ -150,7 +150,7 @@ async def test_calls_are_refused_until_the_server_is_opened() -> None:
         assert (await wire.call("CountSessions", s.CountSessionsRequest())).count == 0
 
 
-async def test_taken_port_is_reported() -> None:
+async def test_start_on_a_taken_port_fails() -> None:
     async with serving() as wire:
         with pytest.raises(RuntimeError):
             await unstarted(WireSettings(listen=f"127.0.0.1:{wire.port}")).start()

@@ -40,7 +40,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_is_asked_in_one_turn_goes_together_and_once(reads: Reads) -> None:
+async def test_requests_of_one_turn_share_one_read_and_each_key_is_read_once(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
     answers = [reads_in_flight.ask(key) for key in ("a", "b", "a", "missing")]
     await turn()
@@ -50,7 +50,7 @@ async def test_what_is_asked_in_one_turn_goes_together_and_once(reads: Reads) ->
     assert isinstance(await answers[3], KeyError)
 
 
-async def test_nobody_joins_a_flight_that_has_left(reads: Reads) -> None:
+async def test_caller_does_not_join_a_read_that_has_been_issued(reads: Reads) -> None:
     """It may have been read before the caller's own write; whoever came since shares the next."""
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
     first = reads_in_flight.ask("a")
@@ -82,7 +82,7 @@ async def test_the_numbers_of_keys_and_flights_are_bounded(reads: Reads) -> None
     assert await asyncio.gather(*answers) == ["a0", "b0", "c1", "d1", "e2", "f2", "g3"]
 
 
-async def test_a_cancelled_caller_takes_nobody_along(reads: Reads) -> None:
+async def test_cancelled_caller_does_not_cancel_the_others(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
     leaver, stayer = reads_in_flight.ask("a"), reads_in_flight.ask("a")
     await turn()
@@ -91,7 +91,7 @@ async def test_a_cancelled_caller_takes_nobody_along(reads: Reads) -> None:
     assert await stayer == "a0"
 
 
-async def test_what_nobody_waits_for_any_more_is_not_read(reads: Reads) -> None:
+async def test_key_without_waiting_callers_is_not_read(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
     reads_in_flight.ask("a").cancel()
     kept = reads_in_flight.ask("b")
@@ -101,7 +101,7 @@ async def test_what_nobody_waits_for_any_more_is_not_read(reads: Reads) -> None:
     assert await kept == "b0"
 
 
-async def test_a_read_that_raises_answers_all_aboard_and_no_others(reads: Reads) -> None:
+async def test_failed_read_raises_in_its_own_callers_only(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=1, most_reads=2)
     broken, whole = reads_in_flight.ask("a"), reads_in_flight.ask("b")
     await turn()
@@ -112,7 +112,7 @@ async def test_a_read_that_raises_answers_all_aboard_and_no_others(reads: Reads)
     assert await whole == "b1"
 
 
-async def test_closing_gives_up_those_who_wait_and_those_who_are_away(reads: Reads) -> None:
+async def test_close_fails_waiting_callers_and_reads_in_flight(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=1, most_reads=1)
     away, waiting = reads_in_flight.ask("a"), reads_in_flight.ask("b")
     await turn()

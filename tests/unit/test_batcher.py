@@ -303,7 +303,7 @@ def test_busy_process_waits_for_more_commands_when_many_have_come() -> None:
     assert batching.linger(0, 1.0) == 0.0, "it is sent again as it was"
 
 
-def test_idle_process_sends_its_batch_without_delay() -> None:
+def test_process_that_is_not_busy_sends_its_batch_without_delay() -> None:
     batching: Batching[int] = Batching(BatchLimits(), Random(0))
     for number in range(32):
         batching.submit(command(f"r{number}"), number)

@@ -194,7 +194,7 @@ def test_page_that_contains_its_redaction_is_kept() -> None:
     assert told == [2]
 
 
-def test_page_read_before_a_redaction_is_discarded() -> None:
+def test_page_read_before_a_redaction_may_show_the_redacted_event() -> None:
     one = channel(10)
     since = one.redaction_count
     assert not one.may_show_redacted(since, page(10, 3))

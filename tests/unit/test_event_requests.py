@@ -186,7 +186,7 @@ def test_a_delta(fields: dict[str, Any], at_fault: str | None) -> None:
     assert publish(delta(), delta(**fields)).keys() == ({f"deltas[1].{at_fault}"} if at_fault else set())
 
 
-def test_delta_without_a_payload_is_refused() -> None:
+def test_delta_without_a_piece_is_refused() -> None:
     assert publish(Delta(message_id="m")).keys() == {"deltas[0].piece"}
 
 

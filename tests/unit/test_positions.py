@@ -131,7 +131,7 @@ def test_filters_that_select_the_same_share_positions() -> None:
     assert of_feed(selection=same).open(of_feed(selection=one).seal(feed_cursor(1))) == feed_cursor(1)
 
 
-def test_filters_that_concatenate_alike_have_different_positions() -> None:
+def test_filters_that_concatenate_alike_have_different_digests() -> None:
     digests = {
         FeedSelection(session_ids=frozenset(["a", "b"])).digest,
         FeedSelection(labels=(("a", "b"),)).digest,

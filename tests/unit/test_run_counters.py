@@ -30,7 +30,7 @@ def test_a_quantile_is_near_the_duration_of_its_rank(durations: list[int], share
 
 
 @given(st.lists(st.tuples(st.sampled_from([COMPLETED, FAILED, CANCELLED]), st.none() | st.integers(0, TEN_YEARS))))
-def test_the_encoding_loses_nothing(ended: list[tuple[RunStatus.ValueType, int | None]]) -> None:
+def test_encoded_counters_round_trip(ended: list[tuple[RunStatus.ValueType, int | None]]) -> None:
     counters = RunCounters()
     for status, duration in ended:
         counters.add(status, duration)
@@ -38,7 +38,7 @@ def test_the_encoding_loses_nothing(ended: list[tuple[RunStatus.ValueType, int |
     assert counters.completed + counters.failed + counters.cancelled == len(ended)
 
 
-def test_what_is_cancelled_says_nothing_of_success() -> None:
+def test_cancelled_runs_do_not_change_the_success_rate() -> None:
     counters = RunCounters()
     assert (counters.success_rate, counters.quantile_us(0.95)) == (0.0, None)
     for status in (COMPLETED, COMPLETED, COMPLETED, FAILED, CANCELLED):
@@ -53,5 +53,5 @@ def test_the_encoding_stays_small() -> None:
     assert len(counters.encoded()) < 2048
 
 
-def test_no_figures_at_all() -> None:
+def test_empty_bytes_decode_to_empty_counters() -> None:
     assert RunCounters.decoded(b"") == RunCounters()

@@ -280,7 +280,7 @@ class TestCancel:
         assert isinstance(log.do(c.HeartbeatRun(), fence=fence), RunFenced)
         assert log.ok(c.CancelRun("r1"), request_id="r") == outcome
 
-    def test_cancelling_a_queued_run(self, log: Log) -> None:
+    def test_cancelled_queued_run_never_starts(self, log: Log) -> None:
         begun(log, "r1")
         log.ok(begin("r2", ENQUEUE))
         log.ok(begin("r3", ENQUEUE))
@@ -387,7 +387,7 @@ class TestCascade:
         log.ok(c.StartToolCall("running"), fence=fence)
         return fence
 
-    def test_suspend_cancels_runs_and_started_calls(self, log: Log) -> None:
+    def test_suspend_cancels_runs_and_running_calls_and_keeps_approvals(self, log: Log) -> None:
         fence = self.full(log)
         log.ok(request("nobodys"))
         log.ok(c.SuspendSession())

@@ -213,7 +213,7 @@ class TestApproval:
         assert log.log()[-1].tool_call.approval == approval
         assert not next(iter(log.calls[KEY].values())).awaits_approval
 
-    def test_approval_stays_with_the_call(self, log: Log) -> None:
+    def test_approval_stays_with_the_completed_call(self, log: Log) -> None:
         log.ok(request("t", approval=True))
         log.ok(decide("t", approver="Ada"))
         log.ok(START_CALL)
