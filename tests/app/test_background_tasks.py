@@ -1,4 +1,4 @@
-"""A background task that fails is logged and takes the service out of use; nothing fails unobserved."""
+"""A background task that fails is logged and makes health NOT_SERVING; no task fails unobserved."""
 
 import asyncio
 import logging

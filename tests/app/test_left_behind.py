@@ -1,4 +1,4 @@
-"""A test run or campaign that is killed takes along every process that it has started."""
+"""A killed test run or campaign leaves no process that it has started."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The reaper outlives a storage that is away, and makes good soon what it could not do."""
+"""The reaper survives an outage of the storage and catches up soon afterwards."""
 
 import asyncio
 import logging

@@ -182,7 +182,7 @@ def test_what_is_shown_of_a_url(text: str, shown: str | None) -> None:
 
 
 def test_secrets_are_revealed_only_to_what_connects() -> None:
-    """Whoever adds a place here makes sure that what it hands on is neither printed nor logged."""
+    """An addition to this list must make sure that the secret is neither printed nor logged there."""
     root = Path(sessiond_server.__file__).parent
     places = {
         path.relative_to(root).as_posix()

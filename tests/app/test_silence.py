@@ -1,4 +1,4 @@
-"""A service whose database falls silent: it goes on by itself, says what is wrong meanwhile, and can be stopped."""
+"""A service whose database falls silent recovers by itself, reports the cause meanwhile, and can be stopped."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The sweeper ends what is due in batches of its own, and outlives a store that is away."""
+"""The sweeper ends due sessions and runs in batches of its own, and survives an outage of the store."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What only a folder can do: vanish, be full, and hold what nobody put there."""
+"""Faults of a folder: it vanishes, is full, or holds foreign files."""
 
 import asyncio
 import errno
@@ -39,7 +39,8 @@ async def drained(source: AsyncIterator[object]) -> None:
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["gone", "a file in its place"])
 async def test_a_folder_that_is_away_is_no_lost_attachment(blobs: FolderBlobs, root: Path, replaced: bool) -> None:
-    """What is not mounted must neither look lost, nor be forgotten as deleted, nor be made anew on another disk."""
+    """An attachment on an unmounted disk must not be reported as lost, forgotten as deleted, or stored again on another
+    disk."""
     piece = await begun(blobs)
     disk = root.parent.rename(root.parent.with_name("elsewhere"))
     if replaced:

@@ -1,4 +1,4 @@
-"""What only object storage can do: be configured wrongly, and be away."""
+"""Faults of object storage: it is configured wrongly, or is down."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -94,7 +94,7 @@ async def test_what_others_left_in_a_bucket_is_no_piece() -> None:
 
 @pytest.mark.usefixtures("credentials")
 async def test_a_storage_that_goes_away_in_the_middle_is_unavailable() -> None:
-    """Never bytes that are missing: those of an attachment would be told to be lost, those of an upload given up."""
+    """It must never look like missing bytes: an attachment would be reported as lost, and an upload abandoned."""
     s3.needed()
     with s3.running() as server:
         blobs, piece = opened(server.bucket()), Piece("acme", str(uuid4()))

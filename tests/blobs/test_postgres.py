@@ -1,4 +1,4 @@
-"""What only attachments in Postgres do."""
+"""Attachments whose bytes are in Postgres."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What only rows can do: go missing in the middle."""
+"""Blobs in rows: a row in the middle is missing."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4

@@ -1,4 +1,5 @@
-"""A storage that is killed under uploads, over the wire: told as what it is, nothing half-visible, resumed later."""
+"""A storage is killed during uploads, over the wire: the error is typed, no partial attachment is visible, and the
+upload resumes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ async def test_a_storage_that_is_killed_while_an_upload_completes(
 async def test_a_storage_that_is_killed_once_all_is_stored(
     storage: s3.S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has acknowledged it keeps: completing needs it no more, and nobody is told that bytes are lost."""
+    """It keeps the bytes that it has acknowledged: completing does not need it, and no call reports lost bytes."""
     append, acknowledged = ObjectBlobs.append, asyncio.Semaphore(0)
 
     async def noted(self: ObjectBlobs, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:

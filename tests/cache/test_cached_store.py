@@ -1,4 +1,4 @@
-"""What the cached store does beyond any store: what it asks of the cache and of the store behind, and what it tells."""
+"""The cached store: which reads go to the cache or to the store behind it, and what it writes to the cache."""
 
 import asyncio
 import hashlib
@@ -117,7 +117,7 @@ async def test_written_session_is_read_from_the_cache_with_the_same_bytes(
 
 
 async def test_defect_1_message_is_read_after_the_session_was_cached(store: CachedSessions, behind: Watched) -> None:
-    """Session cached before a message, served after it: goes red when `apply` does not tell the cache."""
+    """A session cached before a message was served after it. The test fails when `apply` does not update the cache."""
     await accepted(store, CALLER.create("s"))
     before = await store.get_session(SCOPE, "s", content=True)
     assert await newest(store) == MessagesPage(1, [], 0, 0, more=False)
@@ -131,7 +131,8 @@ async def test_defect_1_message_is_read_after_the_session_was_cached(store: Cach
 async def test_defect_2_part_of_the_history_is_never_served_as_the_whole(
     store: CachedSessions, behind: Watched
 ) -> None:
-    """The cache holds the newest 6 of 10: goes red when `windows.page` does not look at how far back they reach."""
+    """The cache holds the newest 6 of 10 messages. The test fails when `windows.page` ignores how far back they
+    reach."""
     await accepted(store, CALLER.create("s"), CALLER.append("s", *[str(number) for number in range(10)]))
     everything = await store.list_messages(SCOPE, "s", after_seq=0, before_seq=0, descending=False, limit=100)
     assert texts(everything.messages) == [str(number) for number in range(10)]
@@ -200,7 +201,7 @@ async def test_cold_cache_bounds_the_reads_of_the_store(
 async def test_a_read_does_not_join_one_from_before_its_callers_write(
     store: CachedSessions, behind: Watched, cache: Deaf, server: MemoryServer
 ) -> None:
-    """Goes red when `BatchedReads` lets callers join a flight that has left."""
+    """The test fails when `BatchedReads` lets callers join a read that has been issued."""
     await accepted(store, CALLER.create("s"))
     server.flush()
     behind.gate.clear()
@@ -264,7 +265,7 @@ async def test_a_strong_read_comes_from_the_store_and_leaves_the_cache_alone(
 
 
 async def test_an_entry_below_min_version_is_not_served(store: CachedSessions, behind: Watched) -> None:
-    """Another server wrote, and could not tell the cache. Goes red when `min_version` is not compared."""
+    """Another server wrote and could not update the cache. The test fails when `min_version` is not compared."""
     await accepted(store, CALLER.create("s"))
     await accepted(behind, CALLER.append("s"))
     fresh = Freshness(min_version=2)
@@ -321,7 +322,7 @@ async def test_commit_of_unknown_outcome_is_read_from_the_store(
 async def test_retry_of_another_servers_write_invalidates_the_cache(
     store: CachedSessions, behind: Watched, server: MemoryServer
 ) -> None:
-    """It ended between its commit and the cache: nobody else will tell."""
+    """The server died between its commit and its write to the cache: no other process invalidates the entry."""
     await accepted(store, CALLER.create("s"))
     did = CALLER.append("s", request_id="r")
     await accepted(behind, did)

@@ -1,4 +1,4 @@
-"""What every cache does."""
+"""Every sentence of the cache's contract, over every cache."""
 
 import random
 
@@ -61,7 +61,7 @@ async def test_window_is_not_extended_over_a_gap_or_an_overlap(cache: Cache, hel
 
 
 async def test_window_of_a_fill_is_not_joined_with_the_cached_one(cache: Cache) -> None:
-    """A message may have been redacted in between, unheard of."""
+    """A message may have been redacted in between without an invalidation."""
     await put(cache, copy(3, 2, 3, after=0))
     await put(cache, copy(4, 4, after=3), extends=False)
     assert seqs(await cache.get(KEY, newest=ALL)) == [4]
@@ -161,7 +161,7 @@ def earlier(cache: Cache, seconds: float) -> CacheTime:
 
 
 async def test_fill_from_before_the_epoch_is_refused(cache: Cache) -> None:
-    """Whatever outdid it went with the epoch before: a slow reader's old copy would be the only one."""
+    """Newer entries vanished with the epoch before, so a slow reader's stale entry would be the only one."""
     before = cache.moment()
     await put(cache, copy(7))
     cache.new_epoch()
@@ -262,7 +262,7 @@ async def test_change_in_a_past_epoch_is_reported_as_failed(backend: Backend) ->
 
 
 async def test_server_that_lost_its_memory_starts_a_new_epoch(backend: Backend) -> None:
-    """A slow reader's old copy, put after the loss, stays unseen: nothing is there to outdo it."""
+    """A slow reader's stale entry, put after the loss, is never served: no newer entry exists that would refuse it."""
     one, other = await backend.open(), await backend.open()
     await put(one, copy(5))
     await backend.flush()
@@ -275,7 +275,7 @@ async def test_server_that_lost_its_memory_starts_a_new_epoch(backend: Backend) 
 
 
 async def test_entries_of_another_server_are_not_served(backend: Backend) -> None:
-    """A replica that lagged, or a restart from a file: it has what the old server had, some time ago."""
+    """A lagging replica, or a restart from a file, has entries that the old server had some time ago."""
     one = await backend.open()
     await put(one, copy(5))
     await backend.swap()

@@ -1,4 +1,4 @@
-"""What the cache finds where a copy should be, and cannot be one: it is a miss, it is counted, and it is replaced."""
+"""A value that is no valid entry is a cache miss; it is counted and replaced."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -222,7 +222,7 @@ async def test_entry_under_the_key_of_another_session_is_not_served(
 async def test_entries_of_another_layout_have_other_keys(
     cache: RedisCache, client: Any, redis_prefix: str, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
-    """As during an upgrade: servers of two layouts beside each other, of one epoch."""
+    """During an upgrade, servers of two layouts share one epoch."""
     await put(cache, WHOLE)
     monkeypatch.setattr(entries, "LAYOUT", b"another")
     async with RedisCache(redis_url, limits=LIMITS, timeouts=PATIENT) as upgraded:

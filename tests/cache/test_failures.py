@@ -1,4 +1,4 @@
-"""Redis in every way in which it fails: reads and writes go on, and when it is back, so is the cache."""
+"""Redis fails in every way: reads and writes continue, and the cache recovers with Redis."""
 
 import asyncio
 import logging
@@ -214,7 +214,7 @@ async def test_entries_of_a_promoted_lagging_replica_are_not_served(tmp_path: Pa
 
 
 async def test_server_swapped_behind_open_connections_is_detected(tmp_path: Path) -> None:
-    """A proxy that keeps the connections open, while another server answers: the heartbeat tells them apart."""
+    """A proxy keeps the connections open while another server answers: the heartbeat detects it."""
     # A run id cannot be changed; the epoch of another server's life is as good.
     server = Valkey(tmp_path / "server")
     await server.start()
@@ -302,7 +302,7 @@ async def test_acl_user_of_the_documentation_suffices(valkey: Valkey) -> None:
 
 
 async def test_write_waits_for_the_cache_timeout_at_most_once(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes that come while one has waited in vain do not wait at all."""
+    """Writes after one that has timed out do not wait at all."""
     waits: list[float] = []
     wait: Any = asyncio.wait
 

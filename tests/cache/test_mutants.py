@@ -1,4 +1,4 @@
-"""Each safeguard taken away, one at a time: the schedules of test_races.py find out, and say what is wrong."""
+"""Each safeguard is removed, one at a time: the schedules of test_races.py detect it and name the fault."""
 
 import asyncio
 from collections.abc import Callable, Sequence

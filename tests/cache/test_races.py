@@ -1,4 +1,4 @@
-"""A thousand schedules, each by its seed: nothing stale, nothing below its min_version, nobody back from the dead."""
+"""A thousand seeded schedules leave no stale entry, no answer below its min_version, and no deleted session."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The races of test_races.py against a real Valkey, each process behind a proxy that cuts, stalls and slices."""
+"""The races of test_races.py against a real Valkey; each process is behind a proxy that cuts, stalls and slices."""
 
 import asyncio
 import os

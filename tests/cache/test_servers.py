@@ -1,4 +1,4 @@
-"""Kinds of servers: with TLS, and clusters whose slots move."""
+"""Servers with TLS, and clusters whose slots move."""
 
 import shutil
 import ssl
@@ -43,7 +43,7 @@ async def taken(cache: Cache, version: int) -> bool:
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 async def test_cache_connects_with_tls(valkey: Valkey, tmp_path: Path) -> None:
-    """The bundled server speaks no TLS: something in front of it does."""
+    """The bundled server has no TLS, so a TLS proxy stands in front of it."""
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     named = ["-subj", "/CN=cache", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -74,7 +74,7 @@ async def test_cluster_spreads_sessions_over_its_servers(cluster_of_three: Clust
         assert list(told) == [True] * len(KEYS)
 
 
-async def test_moved_slot_is_followed_and_starts_a_new_epoch(tmp_path: Path, redis_prefix: str) -> None:
+async def test_moved_slot_is_followed(tmp_path: Path, redis_prefix: str) -> None:
     cluster = ClusterOfThree(tmp_path)
     try:
         await cluster.start()

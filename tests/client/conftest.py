@@ -1,4 +1,4 @@
-"""A client, and what it talks to: the scripted server, or the whole service over the memory store."""
+"""Fixtures: a client of a scripted server, and a client of the whole service over the memory store."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Requests as the service sees them: every RPC has its method, every argument its field."""
+"""Requests as the service receives them: every RPC has a method, and every argument has a field."""
 
 import re
 import uuid

@@ -1,4 +1,4 @@
-"""The examples of docs/client.md and README.md do what the pages say, against the real service."""
+"""The examples of docs/client.md and README.md print what the pages say, against the real service."""
 
 import ast
 import asyncio

@@ -1,4 +1,4 @@
-"""Drafts: what watchers are shown, and what is appended."""
+"""Drafts: the deltas that watchers receive, and the messages that are appended."""
 
 import asyncio
 import itertools
@@ -196,7 +196,7 @@ async def test_refusal_of_a_delta_is_raised_in_the_writer(
     client: sessiond.Client,
     server: ScriptedServer,
 ) -> None:
-    """The writer need not wait for the end to hear of it."""
+    """The writer gets the refusal before the end of the block."""
     server.always = failing(error)
 
     async def write() -> None:
@@ -345,7 +345,7 @@ async def test_half_a_surrogate_pair_is_not_joined_across_parts(
 async def test_text_beyond_one_message_continues_in_another(
     sessions: sessiond.Client,
 ) -> None:
-    """By the service's own checks."""
+    """The service's own checks accept the messages."""
     await sessions.create_session(session_id="s", active=True)
     text = "aé語🌤" * 500_000
     async with sessions.draft("s", name="ada", metadata={"k": "v" * 1000}) as draft:

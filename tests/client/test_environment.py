@@ -1,4 +1,4 @@
-"""What the environment of a program names must not decide where a client's key goes."""
+"""Environment variables must not decide where a client sends its key."""
 
 import asyncio
 import os

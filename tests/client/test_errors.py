@@ -1,4 +1,4 @@
-"""Each error of the service arrives as the class of the same name, with all that it carries."""
+"""Each error of the service is raised as the class of the same name, with all its attributes."""
 
 import inspect
 import pickle

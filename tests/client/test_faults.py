@@ -1,4 +1,4 @@
-"""What the client does when the service fails, is slow, or is gone."""
+"""The client while the service fails, is slow, or is down."""
 
 import asyncio
 import threading
@@ -40,7 +40,7 @@ async def test_call_that_the_server_cancelled_is_retried(client: sessiond.Client
 
 @pytest.mark.parametrize("grace", [None, 0.01])
 async def test_server_that_stops_fails_no_call(tmp_path: Path, grace: float | None) -> None:
-    """What reaches it while it stops, and what it does not finish, goes to the next one."""
+    """Calls that reach it while it stops, and calls that it does not finish, are retried at the next server."""
     listen = f"unix:{tmp_path}/rolled"
     # As many tokens as there can be: each stop fails every call that is under way.
     retry = sessiond.Retry(initial_backoff=0.05, tokens=1000)

@@ -1,4 +1,4 @@
-"""The tenant-wide feed: what the caller gets, whatever becomes of the streams."""
+"""The tenant-wide feed: the events that the caller receives over streams that break."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Names that come from a file system: any bytes, and as long as it takes."""
+"""File names of a file system: any bytes, of any length."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What becomes of a client in a forked process: it works, or says that it cannot."""
+"""A client in a forked process works or raises ClientForked."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Messages made by hand, and the common chat form there and back, byte for byte."""
+"""Messages built by hand, and the conversion to and from the common chat form."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a client is made with: keys, TLS, names, bounds."""
+"""The options of a client: keys, TLS, names, bounds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lists: one page is asked for when it is needed, in both directions."""
+"""Lists: a page is fetched when it is needed, in both directions."""
 
 import asyncio
 

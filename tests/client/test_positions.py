@@ -1,4 +1,4 @@
-"""Positions that are kept: when they are saved, and what that means after a crash."""
+"""Stored positions: when they are saved, and which events come again after a crash."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ async def test_watch_begins_at_the_stored_position(client: sessiond.Client, serv
 
 
 async def test_first_position_is_saved_at_once(client: sessiond.Client, server: ScriptedServer) -> None:
-    """Else a feed from now on, whose reader crashes before the first event, would begin at a later now."""
+    """Otherwise a feed from now on whose reader crashes before the first event would begin later and miss events."""
     notes = Notes()
     server.script.append([snapshot(3), QUIET])
     async with client.watch("s", store=notes, save_seconds=3600) as watch:

@@ -1,4 +1,4 @@
-"""Runs as blocks: how they begin, keep their lease, and end, whatever happens in them."""
+"""Runs as blocks: how they begin, keep their lease, and end after success, errors, cancellation and loss."""
 
 # ruff: noqa: PT012, SIM117 - what leaves a block of several statements is what is tested here
 

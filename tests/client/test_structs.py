@@ -1,4 +1,4 @@
-"""dict to Struct and back, without bending anything."""
+"""Conversion of dicts to Structs and back without changing a value."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the package offers, and what its import costs."""
+"""The public names of the package, and the modules that its import loads."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Uploads and downloads: what moves, what is resumed, what is given up."""
+"""Uploads and downloads: which bytes move, what is resumed, and which errors are raised."""
 
 import asyncio
 import fcntl
@@ -360,7 +360,7 @@ async def test_save_does_not_resume_the_part_file_of_another_attachment(
 async def test_concurrent_saves_to_one_path_do_not_mix(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    """What each had received was right, and the file that both had written was told to be."""
+    """Each call received the right bytes, and the file that both had written was reported as verified."""
     go = asyncio.Event()
     server.script.append(lambda request: parts(request, 700_000, then=Wait(go)))
     server.always = lambda request: parts(request)

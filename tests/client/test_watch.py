@@ -1,4 +1,4 @@
-"""Watching one session: what the caller gets, whatever becomes of the streams."""
+"""Watching one session: the events that the caller receives over streams that break."""
 
 import asyncio
 import gc
@@ -196,7 +196,7 @@ async def test_streams_alternate_between_replicas(tmp_path: Path) -> None:
 async def test_silent_stream_is_replaced(
     last_words: list[Step], client: sessiond.Client, server: ScriptedServer
 ) -> None:
-    """A half-open connection, or a server that hangs; however often that happens."""
+    """A half-open connection or a server that hangs, any number of times."""
 
     def answer(request: Any) -> Steps:
         if not request.position:
@@ -401,7 +401,7 @@ async def test_quiet_stream_does_not_count_as_an_outage(
 async def test_streams_that_begin_well_restart_the_count_of_an_outage(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that cuts idle streams, again and again, each after a while without a connection."""
+    """A proxy cuts idle streams repeatedly, each after some time without a connection."""
     clock = Clock(monkeypatch)
 
     def cut(request: Any) -> Steps:
@@ -679,7 +679,7 @@ async def test_seq_head_seq_and_caught_up_follow_the_stream(client: sessiond.Cli
     assert told == [(0, 6, False), (4, 6, False), (5, 7, False), (7, 7, True)]
 
 
-async def test_bookmark_that_disagrees_with_the_chain_is_raised(
+async def test_bookmark_sets_caught_up_and_a_newer_head_clears_it(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
     server.script.append([resumed(3), bookmark(3), batch(4, head=9), QUIET])
@@ -696,7 +696,7 @@ async def test_bookmark_that_disagrees_with_the_chain_is_raised(
 
 
 async def test_a_slow_reader_holds_one_frame(client: sessiond.Client, server: ScriptedServer) -> None:
-    """What is not asked for stays in the transport, which takes no more than its window."""
+    """Frames that were not requested stay in the transport, whose window bounds them."""
     large = "x" * 1_000_000
     sent = 0
 

@@ -191,7 +191,7 @@ async def test_filtered_feed_yields_selected_events_only(sessions: sessiond.Clie
 async def test_events_arrive_once_in_order_through_broken_connections(
     service: Service, sessions: sessiond.Client
 ) -> None:
-    """Cut, sliced and stalled under way: each event once, in order, by the watch and by the feed."""
+    """Connections are cut, sliced and stalled; the watch and the feed yield each event once, in order."""
     session_id = (await sessions.create_session(active=True)).session_id
     host, _, port = service.target.rpartition(":")
     async with (

@@ -180,7 +180,7 @@ async def test_feeds_tell_the_time_of_the_store(backend: Backend, caller: Caller
 
 
 async def test_a_reader_misses_nothing_that_many_write(backend: Backend, caller: Caller) -> None:
-    """Two replicas write to the same sessions in batches of several while a third party reads as fast as it can."""
+    """Two replicas write to the same sessions in batches while a reader reads as fast as it can."""
     sessions = [f"s{i}" for i in range(8)]
     await accepted(backend.store, *(caller.create(session_id) for session_id in sessions))
     entries = await complete(backend.store)
@@ -343,7 +343,7 @@ async def test_without_filing_events_behind_the_one_before(
 async def test_events_with_ids_of_another_cluster_come_before_what_is_written_next(
     postgres_dsn: str, caller: Caller
 ) -> None:
-    """They were restored into a database that is in use: reading a feed finds them out."""
+    """They were restored into a database that is in use; reading a feed detects them."""
     async with PostgresStore(postgres_dsn) as store:
         await accepted(store, caller.create("s"), Caller(c.Scope("other")).create("s"))
         async with connected(postgres_dsn) as database:

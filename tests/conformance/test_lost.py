@@ -1,4 +1,4 @@
-"""What a feed has delivered is found to be lost, if it is, and only then: find_lost."""
+"""find_lost: it reports a delivered event as lost if and only if the log no longer has it."""
 
 import time
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ async def test_position_in_a_deleted_session_is_not_lost(store: Store, caller: C
 
 
 async def test_position_is_lost_when_another_event_has_its_seq(store: Store, caller: Caller) -> None:
-    """The log was written on differently: a seq that was used again."""
+    """The log continued differently, so a seq was used again."""
     await accepted(store, caller.create("a"), caller.append("a", "x", "y", "z"))
     one, two, three, four = anchors(await complete(store))
     for lost in (one, two, three, four):

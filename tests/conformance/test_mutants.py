@@ -1,6 +1,6 @@
 """The write path with one safeguard taken out at a time: what the tests of test_postgres_locks.py then see.
 
-It proves that they would go red, so that nobody takes a safeguard out for speed without learning of it.
+It proves that they would fail, so that no safeguard can be removed for speed unnoticed.
 """
 
 import asyncio

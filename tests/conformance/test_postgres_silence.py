@@ -1,4 +1,4 @@
-"""Connections and transactions that stand still: what waits for them is bounded, and everything happens once."""
+"""Connections and transactions that make no progress: every wait for them is bounded, and every write acts once."""
 
 import asyncio
 import logging
@@ -275,7 +275,7 @@ async def test_locked_table_is_a_typed_refusal(
 async def test_creation_that_waits_for_another_is_a_typed_refusal(
     postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:
-    """Of the same id, by a transaction that does not end: there is no row yet that could be locked."""
+    """A transaction that does not end creates the same id: there is no row yet that could be locked."""
     async with database.transaction():
         await database.execute(
             "insert into session_heads (tenant_id, session_id, version, content_version, update_time, user_id, core,"

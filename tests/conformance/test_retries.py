@@ -1,4 +1,4 @@
-"""Idempotency (G4): a request that is made again has one effect, and gets its first outcome."""
+"""Idempotency (G4): a retried request has one effect and gets its first outcome."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -121,7 +121,7 @@ async def test_a_retry_of_a_redaction_and_of_what_it_redacted(store: Store, call
 
 
 async def test_a_retry_and_a_deletion_in_one_batch(store: Store, caller: Caller) -> None:
-    """The events that tell the first outcome are removed by the same batch."""
+    """The same batch removes the events from which the first outcome is rebuilt."""
     append = caller.append("s", request_id="a")
     create = caller.create("s", "c", state=struct(a=1))
     first = await accepted(store, create, append)

@@ -64,7 +64,7 @@ async def test_ids_are_taken_for_ever(backend: Backend, caller: Caller) -> None:
 
 
 async def test_queued_runs_are_known_to_every_instance(backend: Backend, caller: Caller) -> None:
-    """Each step through another instance, which knows nothing but the database."""
+    """Each step goes through another instance, which shares only the database."""
     await accepted(backend.store, caller.create("s"))
     fence = await begun(backend.store, caller)
     for run_id in ("r2", "r3"):

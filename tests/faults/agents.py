@@ -1,4 +1,4 @@
-"""Agents at work on sessions they share, and people who decide on their tool calls: what the service told them.
+"""Agents that work on shared sessions, and people who decide on their tool calls; records what the service answered.
 
 Some agents fall silent in the middle of a run. Once its lease must be over they come back and write with the fence they
 had: each such write must be refused.

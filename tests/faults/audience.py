@@ -1,4 +1,4 @@
-"""The subscribers of a campaign, in processes of their own: who watches what, and what they have heard so far."""
+"""The subscribers of a campaign, in processes of their own: what each watches, and what it has received so far."""
 
 import asyncio
 import json

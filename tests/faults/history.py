@@ -1,4 +1,4 @@
-"""What one subscriber was told, record by record, in memory and on disk.
+"""The records of what one subscriber received, in memory and on disk.
 
 Times are seconds of the machine's clock, which all processes of a campaign share with its Postgres. Event ids are the
 16 bytes of their UUIDs.

@@ -1,4 +1,4 @@
-"""What a campaign came to: the database in the end against the acknowledgements, and the histories against both."""
+"""The result of a campaign: compares the final database with the acknowledgements, and the histories with both."""
 
 import math
 import statistics

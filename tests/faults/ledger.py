@@ -1,4 +1,4 @@
-"""What was acknowledged, kept outside of the service, and the validators that compare it with what the service says.
+"""A ledger of acknowledged writes outside of the service, and the validators that compare it with the service.
 
 G1 Durable, G2 Gapless, G4 Idempotent: an acknowledged append is there, exactly once, and every log is 1..version.
 """

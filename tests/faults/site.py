@@ -1,4 +1,5 @@
-"""What a campaign hurts: three replicas on one Postgres pair and one Valkey, with a proxy on each link of the last one.
+"""The servers of a campaign: three replicas on one Postgres pair and one Valkey, with a proxy on each link of the last
+replica.
 
 writers, subscribers --- replica 0, replica 1 ------------ Postgres a, b; Valkey
                     \\-- proxy -- replica 2 -- proxies --/

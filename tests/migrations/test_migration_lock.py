@@ -1,4 +1,4 @@
-"""Who migrates while another does: no lock without need, a wait that is bounded and said, nothing left in a pooler."""
+"""Concurrent migrations: no lock without need, a bounded wait that names its cause, and no state left in a pooler."""
 
 import asyncio
 import logging
@@ -79,7 +79,7 @@ async def test_migrate_prints_what_it_waits_for(empty_postgres_dsn: str, holder:
 async def test_behind_a_transaction_pooler_migrations_leave_neither_lock_nor_setting(
     empty_postgres_dsn: str, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
-    """Several at once, through connections that each transaction gets anew."""
+    """Several migrations run at once, and each transaction gets another connection."""
     async with transaction_pooler(empty_postgres_dsn, unused_tcp_port_factory()) as pooled, asyncio.timeout(60):
         applied = await asyncio.gather(*(migrate(pooled) for _ in range(3)))
         assert sum(map(len, applied)) == LATEST

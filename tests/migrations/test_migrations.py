@@ -1,4 +1,4 @@
-"""Migrations yield the schema, once, whoever runs them."""
+"""Migrations yield the schema, and each is applied once, also when several processes run them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -223,7 +223,7 @@ async def test_table_lock_is_awaited_in_short_attempts(
     caplog: pytest.LogCaptureFixture,
     version: int,
 ) -> None:
-    """A column is added when a long read of its table has ended; until then writers get through in between."""
+    """A column is added once a long read of its table has ended; until then writers proceed between the attempts."""
     await _at_version(version, empty_postgres_dsn, monkeypatch)
     impatient = [
         subject.Migration(m.version, m.name, m.sql.replace("lock_timeout = '1s'", "lock_timeout = '5ms'"))
@@ -249,6 +249,6 @@ async def test_table_lock_is_awaited_in_short_attempts(
         await migrate(empty_postgres_dsn)
 
 
-def test_statements_marked_so_run_outside_a_transaction() -> None:
+def test_statements_are_split_outside_comments_and_literals() -> None:
     found = subject.statements("-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n")
     assert [statement.splitlines()[-1] for statement in found] == ["set a = 1", "  ';'"]

@@ -162,7 +162,7 @@ async def test_statements_use_the_indexes_they_declare(filled: asyncpg.Connectio
 
 @pytest.mark.parametrize("after", [1, 2500])
 async def test_feeds_are_read_from_their_position(filled: asyncpg.Connection, after: int) -> None:
-    """However long the tenant's history is: neither what is before the place nor what is behind the page is touched."""
+    """Neither events before the position nor events behind the page are read, however long the history is."""
     everything = LOG["read_feed"].text.replace("pg_snapshot_xmin(pg_current_snapshot())", f"'{2**60}'::xid8")
     await filled.execute("set plan_cache_mode = force_generic_plan")
     await filled.execute(f"prepare subject as {everything}")
@@ -202,7 +202,7 @@ async def test_logs_are_read_from_their_position(filled: asyncpg.Connection, aft
 
 
 async def test_events_find_the_heads_of_their_batch_by_hashing(filled: asyncpg.Connection) -> None:
-    """Comparing each with each would be quadratic in a batch."""
+    """A nested loop would be quadratic in the size of a batch."""
     text = WRITE["write_log"].text
     nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
     joins = {node["Node Type"] for node in nodes if "Join" in node["Node Type"] or "Loop" in node["Node Type"]}
@@ -245,7 +245,7 @@ async def test_pages_of_sessions_come_from_an_index(
     content: bool,
     after: str | None,
 ) -> None:
-    """And read no more rows than they answer with, wherever the page begins."""
+    """They read no more rows than they return, wherever the page begins."""
     place: int | str = "n5" if order.startswith("NAME") else 0
     query = filters.page(
         scope,
@@ -278,7 +278,7 @@ def _literal(value: Any, text: str, number: int) -> str:
 
 
 async def test_every_list_is_valid(filled: asyncpg.Connection) -> None:
-    """Each filter alone, all together, with each order, from the start and from a key."""
+    """Covers each filter alone and all together, with each order, from the start and from a key."""
     fields: dict[str, Any] = {
         "type": 1,
         "component_id": "x",

@@ -1,4 +1,4 @@
-"""What belongs to another user costs what does not exist costs: the same statements and round trips, never fewer.
+"""A request for another user's session costs as much as one for a missing session: the same statements and round trips.
 
 Numbers are compared, not times, in the whole service over Postgres and Redis.
 """
@@ -137,7 +137,7 @@ async def test_a_watch_from_the_beginning_costs_the_same(service: Wire, sent: li
 
 
 async def test_the_owners_own_reads_come_from_the_cache(service: Wire, sent: list[str]) -> None:
-    """What makes another user's cost the same takes the cache from nobody."""
+    """The equal cost for other users does not keep owners from using the cache."""
     for key in (BOB, TENANT):
         await service.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=key)
         sent.clear()

@@ -137,7 +137,7 @@ async def test_feeds_omit_sessions_of_others(shared: Wire, key: str) -> None:
 
 
 async def test_feed_position_reveals_no_session_ids(shared: Wire) -> None:
-    """They are where the tenant's feed is, and have anchors all over it."""
+    """The positions belong to the tenant's feed and hold anchors in sessions of all users."""
     positions = []
     for start in (e.FeedStart.FEED_START_NOW, e.FeedStart.FEED_START_BEGINNING):
         watch = shared.watch("WatchEvents", e.WatchEventsRequest(start=start), key=ALICE)

@@ -1,5 +1,5 @@
-"""Uploads that come to nothing, over the storages that keep: a typed error, nothing half-visible, and once the reaper
-has been there, no row and no byte."""
+"""Uploads that fail, over durable storages: a typed error, no partial attachment, and after the reaper has run no row
+and no byte."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

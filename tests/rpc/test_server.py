@@ -1,4 +1,4 @@
-"""How the server starts, says how it is, and stops."""
+"""How the server starts, reports its health, and stops."""
 
 import asyncio
 from typing import Any

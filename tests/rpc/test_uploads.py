@@ -1,4 +1,4 @@
-"""Uploads over the wire: what goes in comes out, what is wrong is told, and nothing is left behind."""
+"""Uploads over the wire: bytes are stored unchanged, faults are reported, and failed uploads leave nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -525,7 +525,7 @@ async def test_failing_storage_leaves_no_gap_in_the_bytes() -> None:
 
 
 async def test_so_many_cut_uploads_are_kept_in_memory_while_the_storage_hangs() -> None:
-    """Whoever is cut gives its place back: others come, and are cut as well."""
+    """A cut call gives its place back: other calls come and are cut as well."""
 
     class Hanging(CountedBlobs):
         def __init__(self) -> None:
@@ -549,7 +549,7 @@ async def test_so_many_cut_uploads_are_kept_in_memory_while_the_storage_hangs() 
 
 
 async def test_cancelled_storing_does_not_hide_the_first_error() -> None:
-    """As where a storage's client gives up by itself: whoever waits for it is not cancelled."""
+    """A storage's client may give up by itself; the task that waits for it is not cancelled."""
 
     class Cancelled(CountedBlobs):
         async def append(self, piece: Piece, offset: int, data: Any) -> None:

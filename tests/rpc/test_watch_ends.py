@@ -1,4 +1,4 @@
-"""How streams end that nobody ends: drained, too old, too slow, half open. Nothing is lost, nothing is left behind."""
+"""Streams that the server ends: drained, too old, too slow, half open. No event is lost and no resource is kept."""
 
 import asyncio
 import logging
@@ -112,7 +112,7 @@ async def test_a_stream_ends_at_its_age_and_goes_on_at_the_same_server() -> None
 
 
 async def test_watcher_that_does_not_read_is_disconnected_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its connection is well: it is its application that does not read."""
+    """Its connection works, but its application does not read."""
     caplog.set_level(logging.INFO, "sessiond.access")
     async with serving(watch_write_timeout=0.3) as wire, channel_to(wire.port) as channel:
         for session_id in ("s", "other"):
@@ -154,7 +154,7 @@ async def test_watcher_that_does_not_read_is_disconnected_and_loses_nothing(capl
 
 
 async def test_stalled_peer_is_disconnected() -> None:
-    """Nothing comes through any more in either direction, as when a machine has vanished or a process is stopped."""
+    """No bytes pass in either direction, as when a machine has vanished or a process is stopped."""
     async with (
         serving(watch_write_timeout=0.3, keepalive_time=1.0, keepalive_timeout=1.0) as wire,
         Proxy("127.0.0.1", wire.port) as proxy,
@@ -235,7 +235,7 @@ async def test_a_stream_is_recorded_once_at_its_end(caplog: pytest.LogCaptureFix
 
 
 async def test_watchers_who_leave_during_a_write_end_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    """Their writes fail before grpc knows why, or are cancelled, or have succeeded: it is all the same."""
+    """Their writes fail before grpc knows why, are cancelled, or have succeeded; all cases end the same way."""
     caplog.set_level(logging.INFO)
     # However slow the machine: none of them is slow.
     async with serving(watch_write_timeout=600.0) as wire:

@@ -187,7 +187,7 @@ async def test_requested_interval_never_exceeds_the_servers() -> None:
 
 
 async def test_filtered_watcher_of_a_busy_session_gets_bookmarks_in_time() -> None:
-    """Of what the watcher does not want there may be plenty."""
+    """The filter skips many events."""
     async with serving(bookmark_interval=3600.0) as wire:
         await wire.create("s")
         watcher = watch(wire, types=[UPDATED], bookmark_interval=Duration(seconds=1))

@@ -1,4 +1,4 @@
-"""A server whose attachments tests look into: what is stored, and what is left."""
+"""A server over stores whose attachments tests can inspect."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Copies to put and to compare."""
+"""Cache entries to put and to compare."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""A listener that remembers what it heard."""
+"""A listener that records the hints and deltas that it receives."""
 
 import asyncio
 from collections.abc import Callable, Sequence

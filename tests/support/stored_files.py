@@ -1,4 +1,4 @@
-"""What is stored of attachments, counted: rows and bytes, and what of it nobody refers to."""
+"""Counts the rows and bytes that attachments take, and those without a reference."""
 
 import asyncio
 import os

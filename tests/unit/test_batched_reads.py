@@ -1,4 +1,4 @@
-"""Reads gathered from many callers: who shares what, and who does not."""
+"""Reads that many callers share: which calls share a read, and which do not."""
 
 import asyncio
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ async def test_requests_of_one_turn_share_one_read_and_each_key_is_read_once(rea
 
 
 async def test_caller_does_not_join_a_read_that_has_been_issued(reads: Reads) -> None:
-    """It may have been read before the caller's own write; whoever came since shares the next."""
+    """The read may be older than the caller's own write. Later callers share the next read."""
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=10, most_reads=1)
     first = reads_in_flight.ask("a")
     await turn()
@@ -66,7 +66,7 @@ async def test_caller_does_not_join_a_read_that_has_been_issued(reads: Reads) ->
     assert await asyncio.gather(*late) == ["a1", "a1", "b1"]
 
 
-async def test_the_numbers_of_keys_and_flights_are_bounded(reads: Reads) -> None:
+async def test_number_of_keys_and_of_reads_in_flight_is_bounded(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=2, most_reads=2)
     answers = [reads_in_flight.ask(key) for key in "abcdefg"]
     await turn()
@@ -112,7 +112,7 @@ async def test_failed_read_raises_in_its_own_callers_only(reads: Reads) -> None:
     assert await whole == "b1"
 
 
-async def test_close_fails_waiting_callers_and_reads_in_flight(reads: Reads) -> None:
+async def test_close_cancels_waiting_callers_and_reads_in_flight(reads: Reads) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(reads, most_keys=1, most_reads=1)
     away, waiting = reads_in_flight.ask("a"), reads_in_flight.ask("b")
     await turn()

@@ -1,4 +1,4 @@
-"""What commits tell the cache."""
+"""The cache updates that commits cause."""
 
 from google.protobuf.struct_pb2 import Struct
 

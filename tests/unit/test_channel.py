@@ -1,4 +1,4 @@
-"""What a channel takes in, gives out, and lets go of."""
+"""A channel: which events it keeps, delivers and evicts."""
 
 from typing import Any
 

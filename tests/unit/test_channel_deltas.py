@@ -1,4 +1,4 @@
-"""Deltas: in order, bounded, and over once their message is there."""
+"""Deltas arrive in order, are bounded, and end with their stored message."""
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta

@@ -1,4 +1,4 @@
-"""Failpoints: what is written is what happens, and nothing happens unless it is written."""
+"""Failpoints: a specification arms exactly the faults that it names."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Frames: what they say, and that those who are at one place with one filter share one."""
+"""Frames: their contents, and that watchers with the same position and filter share one."""
 
 from collections.abc import Sequence
 from typing import Any

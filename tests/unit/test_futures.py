@@ -1,4 +1,4 @@
-"""No future is left unsettled: a caller who waits for one would wait for ever."""
+"""Every future is settled; otherwise its caller would wait for ever."""
 
 import ast
 import asyncio
@@ -173,7 +173,7 @@ def batcher(*ends: BaseException) -> Batcher:
 
 
 async def test_a_commit_that_cancels_itself_leaves_no_caller_waiting() -> None:
-    """As a library may that loses a race between a result and a timeout."""
+    """A library may do so when a result and a timeout race."""
     async with batcher(asyncio.CancelledError()) as writer, asyncio.timeout(20):
         with pytest.raises(StoreUnavailable):
             await writer.write(CALLER.create("s"))

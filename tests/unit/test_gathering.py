@@ -1,4 +1,4 @@
-"""Calls that arrive at nearly the same time begin together, and none waits for another's sake."""
+"""Calls that arrive at nearly the same time begin together, and the wait of each is bounded."""
 
 import asyncio
 from typing import Any, cast

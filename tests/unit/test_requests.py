@@ -1,4 +1,4 @@
-"""What each RPC accepts: both sides of each rule, the defaults, and that nothing but InvalidFields is ever raised."""
+"""What each RPC accepts: both sides of each rule, the defaults, and that only InvalidFields is ever raised."""
 
 from collections.abc import Callable
 from typing import Any

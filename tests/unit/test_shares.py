@@ -1,4 +1,4 @@
-"""What one tenant may hold of what is bounded, and who is next."""
+"""The share of a bounded resource that one tenant may hold, and which waiting call is next."""
 
 import asyncio
 from random import Random

@@ -1,4 +1,4 @@
-"""What health is told of a store."""
+"""The health status that a store's state leads to."""
 
 import logging
 from typing import Any, cast
