@@ -1,8 +1,8 @@
-"""The empty handler: grpc.aio set up as sessiond sets it up, answering each method with the same bytes every time.
+"""The empty handler: grpc.aio with sessiond's options, which answers each method with constant bytes.
 
     python -m benchmarks.ceiling < {"/package.Service/Method": "base64 of the answer", ...}
 
-Prints its port. What it reaches is the most that any service of these response sizes can reach on grpc.aio.
+Prints its port. Its throughput is the upper limit of any service on grpc.aio with these response sizes.
 """
 
 import base64

@@ -1,9 +1,9 @@
-"""Plain streams: grpc.aio set up as sessiond sets it up, which discards what it gets and sends what nobody has read.
+"""Plain streams: grpc.aio with sessiond's options, which discards the bytes that it receives and sends constant bytes.
 
     python -m benchmarks.discard BYTES
 
 Prints its port. Every client stream is read to its end and answered with nothing; every other call is answered with
-BYTES bytes in messages of 256 KiB. What it reaches is the most that any service on grpc.aio can reach.
+BYTES bytes in messages of 256 KiB. Its throughput is the upper limit of any service on grpc.aio.
 """
 
 import sys

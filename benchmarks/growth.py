@@ -26,7 +26,7 @@ NAMES = (*_CALLS, "growth_list_sessions")
 def measure_lengths(
     names: Sequence[str], site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path
 ) -> list[Measured]:
-    """The rows of `names` that ask what the length of a log costs."""
+    """The rows of `names` that measure how the cost depends on the length of a log."""
     longest = site.fresh("long", SESSIONS, messages=LENGTHS[-1])
     few = Pressure(pressure.seconds, pressure.warmup, CALLERS, CALLERS // 2)
     results = []

@@ -1,4 +1,4 @@
-"""The load generator: a program in Go that sends prepared bytes, so that it is not what is measured."""
+"""The load generator: a program in Go that sends prepared bytes, so that it is not the bottleneck."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ class Pressure:
     callers: int = 64
     connections: int = 4
     rate: float = 0.0
-    """Arrivals per second, whatever becomes of those before."""
+    """Arrivals per second, independent of earlier calls."""
     most_waiting: int = 20_000
     deadline: float = 20.0
     protocol: str = "grpc"

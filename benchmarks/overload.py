@@ -1,4 +1,4 @@
-"""`make bench OVERLOAD=1`: what is left of the throughput when callers ask for more than there is.
+"""`make bench OVERLOAD=1`: the throughput under overload.
 
 Appends in an open loop (arrivals do not wait for answers) at twice and five times the rate that saturates, with
 deadlines of 5 s; then the closed loop again, for whether all is as before. Exits with 1 when the goodput at five times,

@@ -1,4 +1,4 @@
-"""What was measured, as a table to read and as JSON to compare."""
+"""The report of a benchmark, as a table to read and as JSON to compare."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -76,7 +76,7 @@ def _cells(one: Measured) -> Sequence[str]:
 
 
 def remarks(measured: Sequence[Measured]) -> list[str]:
-    """What the table has no column for."""
+    """Figures for which the table has no column."""
     found = []
     for one in measured:
         if "load_against_compiled_server_per_s" in one.extra:
@@ -120,7 +120,7 @@ def _found(one: Watched) -> Sequence[str]:
 
 
 def watched_remarks(watched: Sequence[Watched]) -> list[str]:
-    """What else was found, by name."""
+    """Further figures, by name."""
     return [
         f"{one.name}: " + ", ".join(f"{name} {_number(value)}" for name, value in one.figures.items()) + "."
         for one in watched

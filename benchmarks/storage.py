@@ -1,5 +1,5 @@
-"""What a storage moves by itself: the bytes of transfers, given to its BlobStore and taken from it, without gRPC,
-checksums and sessions. No service on it can be faster.
+"""The throughput of a storage alone: the bytes of transfers are written to its BlobStore and read from it, without
+gRPC, checksums and sessions. No service on it can be faster.
 
     python -m benchmarks.storage < {"place": DSN or folder, "streams": 4, "size": BYTES}
 

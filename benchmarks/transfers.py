@@ -1,8 +1,8 @@
-"""The rows of attachments: what one process takes in and gives out, beside plain streams of the same bytes and beside
-what the storage moves by itself, and what memory many transfers take.
+"""The rows of attachments: the throughput of one process beside that of plain streams of the same bytes and that of the
+storage alone, and the memory of many transfers.
 
-The client is the load generator, in Go: uploads are checked by the server alone, downloads by nobody. Every upload's
-content is new, so that nothing is stored already; the disk takes part as it is.
+The client is the load generator, in Go: the server verifies uploads, and downloads are not verified. Every upload has
+new content, so that none is deduplicated; the disk is used as it is.
 """
 
 import base64
@@ -53,7 +53,7 @@ class File:
 
 
 def upload_plan(files: Sequence[File]) -> dict[str, Any]:
-    """Contents that nobody has stored yet: random at their beginning."""
+    """New contents: random at their beginning."""
     block = os.urandom(CHUNK)
     others = UploadAttachmentRequest(chunk=block).SerializeToString()
     moves = []
@@ -177,7 +177,7 @@ class _Turns:
 def memory(site: Site, load: Load, transfers: int = MANY, size: int = MANY_BYTES) -> Watched:
     """What many transfers at once add to the server's memory."""
     (session_id,) = site.fresh("many", 1)
-    # What any first transfer brings into memory is not this one's.
+    # The memory that the first transfer of a process takes once is not counted.
     warm = [File(session_id, "warm", CHUNK)]
     moved(load, site.port, upload_plan(warm), [site.server])
     moved(load, site.port, download_plan(warm), [site.server])
@@ -232,7 +232,7 @@ def measure_all(
     """The rows of `names`, each storage with a server of its own; `scratch`: where the local folder may be."""
     found: list[Watched] = []
     local = scratch / "blobs"
-    # Postgres last, and its many transfers after all else: it goes on tidying up for a while.
+    # Postgres comes last, and its many transfers after all else, because its autovacuum runs on for a while.
     storages: Sequence[tuple[str, str, Mapping[str, str]]] = (
         ("local", str(local), {"SESSIOND_BLOB_STORE": local.as_uri()}),
         ("postgres", dsn, {}),

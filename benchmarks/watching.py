@@ -1,4 +1,4 @@
-"""The rows of the event stream: what one process delivers, how soon, and what watchers cost that only wait.
+"""The rows of the event stream: the throughput and the latency of one process, and the cost of idle watchers.
 
 Watchers and writers are one program in Go on the machine of the server and the database, so that all times are of one
 clock. An event's time is its `create_time`: read by the database after the session was locked and before the commit, so
@@ -102,7 +102,7 @@ def sample(
     stalled: Sequence[Step] = (),
     told: Callable[[str], None] = lambda event: None,
 ) -> Sample:
-    """Raises RuntimeError when a stream ended or had a gap, or a write failed: what they would tell is no result."""
+    """Raises RuntimeError when a stream ended or had a gap, or a write failed: such figures are no result."""
     plan = {
         **plan_of(site.port, scripts, pressure),
         "streams": steps_of(streams),

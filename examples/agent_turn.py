@@ -2,8 +2,8 @@
 
     python examples/agent_turn.py      and, in another terminal,      python examples/approvals.py
 
-The run has a lease, which the block keeps alive. Should this process die, another agent can take over the session, and
-what the dead one still sends is refused.
+The block sends heartbeats that extend the run's lease. If this process dies, another agent can take over the session,
+and late writes of the dead process are refused.
 """
 
 import asyncio

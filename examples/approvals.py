@@ -1,8 +1,8 @@
-"""The inbox of a person who approves: asks about each tool call that waits, in whatever session.
+"""The inbox of a person who approves: asks about each tool call that waits, in all sessions.
 
     python examples/approvals.py [APPROVER]
 
-Each call is decided once: the second of two who decide at the same time gets IllegalToolCallTransition.
+Each call is decided once: the second of two concurrent decisions raises IllegalToolCallTransition.
 """
 
 import asyncio

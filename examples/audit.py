@@ -2,8 +2,8 @@
 
     python examples/audit.py audit.sqlite
 
-What the events say and the position after them are stored in one transaction. So the program can be stopped or killed
-at any moment: started again, it goes on with the event after the last one that is stored.
+The events and the position after them are stored in one transaction. So the program can be stopped or killed at any
+moment: after a restart it continues with the event after the last stored one.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""A chat in the terminal. What you type and what the model answers is stored, and shown live to those who watch.
+"""A chat in the terminal. It stores the user's messages and the model's answers, and watchers see them live.
 
     python examples/chat.py [SESSION]
 
-Start it again with the session that it prints, and it goes on where it was. Put your model in the place of `answer`.
+Start it again with the session that it prints to continue the chat. Replace `answer` by a call of your model.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def chat(client: sessiond.Client, session_id: str) -> None:
         question = sessiond.user(line.strip())
         await client.append_messages(session_id, [question])
         history.append(question)
-        # Those who watch see each piece at once; the whole answer is stored when the block ends.
+        # Watchers see each piece at once; the whole answer is stored when the block ends.
         async with client.draft(session_id) as draft:
             async for piece in answer(history):
                 print(piece, end="", flush=True)

@@ -1,9 +1,9 @@
-"""Follows a session from its first event, and goes on where it was when it is started again.
+"""Follows a session from its first event, and resumes at its position when it is started again.
 
     python examples/tail.py SESSION POSITION_FILE
 
 Kill it at any moment, on any machine: with the same file it misses nothing. An event that was printed just before it
-died may be printed again; `seq` tells which. Cuts, restarts and failovers of the service are dealt with by the client.
+died may be printed again; `seq` tells which. The client handles cut connections, restarts and failovers of the service.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ async def main(session_id: str, file: str) -> None:
         async for event in watch:
             what = sessiond.EventType.Name(event.type).removeprefix("EVENT_TYPE_").lower()
             print(event.seq, what, sessiond.text_of(event.message), flush=True)
-            watch.ack()  # it is dealt with; without this, that counts only when the next one is asked for
+            watch.ack()  # marks the event as processed; otherwise that happens when the next one is requested
     print("the session was deleted")
 
 

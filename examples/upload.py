@@ -1,9 +1,9 @@
-"""Attaches a file to a session, and shows how far it is.
+"""Attaches a file to a session and shows the progress.
 
     python examples/upload.py SESSION FILE
 
-Cut connections are dealt with by the client. Should the program be killed, start it again: it goes on behind the bytes
-that the service has, since the attachment's id is the same.
+The client handles cut connections. If the program is killed, start it again: the upload resumes after the bytes that
+the service has, because the attachment's id is the same.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def show(done: int, total: int) -> None:
 
 
 def id_of(file: Path) -> str:
-    """The same each time, as long as the file is the same."""
+    """Returns the same id for the same file."""
     return hashlib.sha256(f"{file.resolve()} {file.stat().st_mtime_ns}".encode()).hexdigest()[:32]
 
 
@@ -32,7 +32,7 @@ async def main(session_id: str, file: Path) -> None:
         attachment = await client.upload(session_id, file, attachment_id=id_of(file), progress=show)
         print(file=sys.stderr)
         print(f"attachment {attachment.attachment_id}: {attachment.media_type}, {attachment.size_bytes} bytes")
-        # A message can refer to it; then people see where it belongs.
+        # A message that refers to the attachment shows where it belongs.
         part = sessiond.Part(file=FilePart(uri=f"attachment:{attachment.attachment_id}", name=attachment.name))
         await client.append_messages(session_id, [sessiond.user(part)])
 

@@ -1,4 +1,4 @@
-"""Tells the story of some conversations in sessiond: stores them, works with them, and reads every message back.
+"""Demo: stores some conversations in sessiond, works with them, and reads every message back.
 
     python -m examples.demo                         the conversations beside it
     python -m examples.demo chats.jsonl             others, one {"id": ..., "messages": [...]} a line
@@ -31,11 +31,11 @@ OWN = Path(__file__).parent / "conversations.jsonl"
 
 
 class NoServerError(Exception):
-    """Nothing answers."""
+    """No server answers."""
 
 
 async def check_server(address: str) -> None:
-    """Raises NoServerError when nothing answers at once."""
+    """Raises NoServerError when no server answers at once."""
     async with sessiond.Client(address, retry=sessiond.Retry(max_attempts=1), timeout=5) as client:
         try:
             await client.count_sessions()
@@ -52,7 +52,7 @@ async def tell(arguments: argparse.Namespace, screen: Screen) -> None:
             f"{screen.paint('sessiond', 'bold')} at {arguments.address}: {count(len(conversations), 'conversation')}, "
             f"{count(messages, 'message')} from {arguments.file.name}"
         )
-        # Should the server go away, calls wait for it to come back.
+        # If the server goes down, calls wait until it is back.
         async with sessiond.Client(
             arguments.address, user_agent="sessiond-demo", timeout=arguments.patience, wait_for_ready=True
         ) as client:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("interrupted; what the service acknowledged is stored")
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Python would complain once more when it flushes at exit.
+        # The reader of the output has closed it. Python would report that once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

@@ -4,8 +4,8 @@
     python -m examples.demo.files download SESSION ATTACHMENT FILE
     python -m examples.demo.files list SESSION
 
-Interrupted, or with the connection cut, both go on where they were: a download by itself when it is started again, an
-upload with the same id. Exit status: 0 all is well; 1 an error; 130 interrupted.
+After an interruption or a cut connection both resume: a download when it is started again, an upload when it is started
+again with the same id. Exit status: 0 all is well; 1 an error; 130 interrupted.
 """
 
 import argparse

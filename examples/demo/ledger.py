@@ -1,4 +1,4 @@
-"""What the service has acknowledged, written down as it does so: after a crash it must all still be there."""
+"""A ledger of acknowledged messages, which must all exist after a crash."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, list[Entry]]:
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of acknowledged messages."""
+    """The result of the comparison of acknowledged messages with the service."""
 
     sessions: int = 0
     acked: int = 0
@@ -91,7 +91,7 @@ class Verdict:
     changed: int = 0
     """Another content, or another place, than was acknowledged."""
     doubled: int = 0
-    """Messages that nobody was told of, before ones that were acknowledged: a retry that was applied twice."""
+    """Unacknowledged messages before acknowledged ones: a retry that was applied twice."""
 
     @property
     def good(self) -> bool:
@@ -101,7 +101,7 @@ class Verdict:
 async def verify(client: sessiond.Client, sessions: dict[str, list[Entry]]) -> Verdict:
     """Reads every session of the ledger and looks for each acknowledged message at its place, unchanged, once.
 
-    Messages behind the last acknowledged one may be there: an append whose acknowledgement was on its way.
+    Messages after the last acknowledged one may exist: their acknowledgement was in flight.
     """
     verdict = Verdict(sessions=len(sessions))
     for session_id, entries in sessions.items():

@@ -31,11 +31,11 @@ class Patiently(Protocol):
 
 
 class TailError(Exception):
-    """The tail ended, or did not say what it should have said."""
+    """The tail ended, or did not print what it should have."""
 
 
 class Tail:
-    """`examples.demo.tail` in a process of its own, started as often as it was killed, and what it has said."""
+    """`examples.demo.tail` in a process of its own, which is started again after each kill, and its output."""
 
     def __init__(self, address: str, session_id: str, position: Path, patience: float) -> None:
         self._command = [
@@ -59,7 +59,7 @@ class Tail:
         await self.until(lambda: len(self.began) > began)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Listens until what it said fulfils the condition. Raises TailError when it ends first, or takes too long."""
+        """Reads its output until the condition holds. Raises TailError when it ends first, or takes too long."""
         try:
             async with asyncio.timeout(self._patience):
                 while not condition():
@@ -69,7 +69,7 @@ class Tail:
             raise TailError("the tail did not say in time what it should have said") from None
 
     async def until_drafted(self, seq: int, columns: Columns) -> None:
-        """Listens until it has the message of that number, and shows the pieces that come before."""
+        """Reads its output until it has shown the message with that number, and prints the deltas that come before."""
         seen = len(self.deltas)
         while seq not in self.seqs:
             enough = len(self.deltas) + 1
@@ -77,7 +77,7 @@ class Tail:
             columns.progress("… " + "".join(self.deltas[seen:]))
 
     async def kill(self) -> None:
-        """As the kernel does: it gets no chance to say or to save anything."""
+        """Kills it with SIGKILL, so that it cannot print or save anything."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             while await self._listen():
@@ -85,7 +85,7 @@ class Tail:
             await self._process.wait()
 
     async def end(self) -> int:
-        """Listens to the end; its exit status."""
+        """Reads its output to the end and returns its exit status."""
         assert self._process is not None
         try:
             async with asyncio.timeout(self._patience):

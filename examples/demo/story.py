@@ -1,4 +1,4 @@
-"""What the demo does with the service, and how it tells of it."""
+"""The steps of the demo, and what they print."""
 
 import asyncio
 import os
@@ -21,9 +21,9 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 ROWS = 14
-"""Most rows of a table; longer ones are cut in the middle."""
+"""Maximum rows of a table; longer tables are cut in the middle."""
 SLOW = 2.0
-"""Seconds after which a call without an answer is worth a word."""
+"""Seconds without an answer after which the demo prints that it waits."""
 ROLE_STYLES: dict[str, tuple[str, ...]] = {
     "system": ("dim",),
     "user": ("cyan",),
@@ -33,7 +33,7 @@ ROLE_STYLES: dict[str, tuple[str, ...]] = {
 
 
 class FailedError(Exception):
-    """The service did something else than it promises."""
+    """The service broke one of its promises."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Demo:
         await Turn(self._client, self._address, self._screen, self._patiently, self._patience).show()
         await self._read_back(stored)
 
-    # Storing.
+    # Store the conversations.
 
     async def _store(self, conversations: Sequence[Conversation]) -> list[Stored]:
         screen = self._screen
@@ -182,7 +182,7 @@ class Demo:
         if more > 0:
             screen.line(screen.paint(f"  {pad('', 9)}  … {more} more", "dim"))
 
-    # Working with sessions.
+    # Work with the sessions.
 
     async def _pages(self, stored: Stored) -> None:
         """Forward page by page, back from the last page, and newest first: the same messages each time."""
@@ -321,7 +321,7 @@ class Demo:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _patiently(self, call: Callable[[str], Awaitable[T]]) -> T:
-        """Makes a call again while the server is away, always with the same request id: done twice, it counts once."""
+        """Retries a call while the server is down, always with the same request id, so that it acts once."""
         request_id = sessiond.new_request_id()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._patience

@@ -3,8 +3,8 @@
     python -m examples.demo.tail SESSION                      from now on
     python -m examples.demo.tail SESSION --position FILE      from where it was, all of it the first time
 
-With a position it can be killed at any moment: started again, it goes on behind what it has shown. Exit status: 0 the
-session was deleted; 1 an error; 130 interrupted.
+With a position it can be killed at any moment: started again, it continues after the last event that it has shown. Exit
+status: 0 the session was deleted; 1 an error; 130 interrupted.
 """
 
 import argparse

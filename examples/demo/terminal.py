@@ -1,4 +1,4 @@
-"""Text on a terminal: how wide it is, cut and wrapped by that, coloured where a person looks."""
+"""Text on a terminal: its width in columns, clipping and wrapping, and colours."""
 
 import os
 import shutil
@@ -119,7 +119,7 @@ class Screen:
         self.line(f"{self.paint(text, 'bold')}  {self.paint(aside, 'dim')}")
 
     def progress(self, text: str) -> None:
-        """Overwrites itself until the next line; nothing where nobody watches."""
+        """Prints a line that the next one overwrites; prints nothing without a terminal."""
         if self.live:
             self._out.write("\r\x1b[K  " + clip(text, self.columns - 2))
             self._out.flush()

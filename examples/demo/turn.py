@@ -106,7 +106,7 @@ class Turn:
         await self._told(tail, seq, text, count(shown, "piece"))
 
     async def _approve(self, session_id: str, tool_call_id: str) -> None:
-        """What a person does who looks into the inbox: that of the whole tenant, in which others may wait, too."""
+        """Approves calls in the tenant's inbox as a person would; calls of other sessions may wait there, too."""
         async for waiting in self._client.list_pending_approvals(user_id="demo", page_size=100):
             if (waiting.session_id, waiting.tool_call_id) == (session_id, tool_call_id):
                 await self._client.approve_tool_call(
