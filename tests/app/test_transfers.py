@@ -102,7 +102,7 @@ async def test_transfers_go_on_by_themselves_when_their_server_is_killed(
         assert (attachment.size_bytes, attachment.sha256) == (len(content), sha256(content).digest())
         assert await replaced(client.download("s", "a", progress=progress).save(target)) == attachment
         assert target.read_bytes() == content
-        # What has come out is told from what was stored otherwise than it was sent.
+        # Distinguishes bytes that were changed in storage from bytes that were changed on the way out.
         await _corrupt(postgres_dsn, storage)
         with pytest.raises(sessiond.ChecksumMismatch):
             await client.download("s", "a").save(target)

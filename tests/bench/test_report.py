@@ -44,7 +44,7 @@ def test_a_row_of_the_json_holds_medians_and_the_ratio_of_each_round() -> None:
     assert row["spread"] == 1.1
 
 
-def test_growth_is_told_as_a_multiple_of_the_cost_of_the_small_case() -> None:
+def test_growth_is_reported_as_a_multiple_of_the_cost_of_the_small_case() -> None:
     grown = measured("growth_get_100k", cost_of_growth=1.0512, compared_with="10 messages", calls_per_s={"10": 3.0})
     row = report.record(grown)
     assert (row["value"], row["unit"]) == (1.051, "times the cost at 10 messages")
@@ -52,7 +52,7 @@ def test_growth_is_told_as_a_multiple_of_the_cost_of_the_small_case() -> None:
     assert "1.05 times the cost at 10 messages" in report.remarks([grown])[-1]
 
 
-def test_what_the_cache_saves_postgres_is_told_where_it_was_measured() -> None:
+def test_savings_of_the_cache_are_reported_where_they_were_measured() -> None:
     one = measured("get_session")
     one.uncached = [Sample(400.0, 4.0, 9.0, 300.0, postgres, 25.0, {"OK": 10}, "", 320) for postgres in (200.0, 160.0)]
     row = report.record(one)

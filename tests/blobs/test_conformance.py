@@ -40,7 +40,7 @@ async def take(reading: AsyncIterator[Buffer], given: list[Buffer]) -> None:
         given += [data]
 
 
-async def test_what_was_appended_is_read_by_every_replica(backend: Backend) -> None:
+async def test_appended_bytes_are_read_by_every_replica(backend: Backend) -> None:
     data = noise(2 * backend.blobs.segment + 70_001)
     piece = backend.piece()
     await put(backend.blobs, piece, data)
@@ -126,7 +126,7 @@ async def test_any_tenant_has_its_place(backend: Backend, tenant_id: str) -> Non
     assert await backend.blobs.length(piece) == 0
 
 
-async def test_what_is_deleted_is_gone(backend: Backend) -> None:
+async def test_deleted_piece_cannot_be_read(backend: Backend) -> None:
     blobs, pieces = backend.blobs, [backend.piece() for _ in range(3)]
     data = noise(blobs.segment + 5)
     for piece in pieces:
@@ -139,7 +139,7 @@ async def test_what_is_deleted_is_gone(backend: Backend) -> None:
     assert await get(backend.other, pieces[2], 0, len(data)) == data
 
 
-async def test_deleting_again_and_what_never_was_is_well(backend: Backend) -> None:
+async def test_delete_is_idempotent_and_accepts_unknown_pieces(backend: Backend) -> None:
     piece = backend.piece()
     await put(backend.blobs, piece, b"x")
     await backend.blobs.delete([piece, backend.piece()])

@@ -83,7 +83,7 @@ async def test_a_bucket_that_is_not_there_is_no_missing_piece() -> None:
             await blobs.length(piece)
 
 
-async def test_what_others_left_in_a_bucket_is_no_piece() -> None:
+async def test_foreign_objects_in_a_bucket_are_not_listed_as_pieces() -> None:
     store, piece = obstore.store.MemoryStore(), Piece("acme", str(uuid4()))
     blobs = ObjectBlobs(store)
     await blobs.append(piece, 0, [b"data"])

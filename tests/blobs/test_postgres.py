@@ -14,7 +14,7 @@ from sessiond_server.postgres.blobs import ROW_BYTES, PostgresBlobs
 FAREWELL = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 
 
-async def test_a_connection_that_is_gone_is_told_to_the_caller_and_to_nobody_else(postgres_dsn: str) -> None:
+async def test_lost_connection_raises_in_the_caller_and_reports_nothing_else(postgres_dsn: str) -> None:
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
     piece = Piece("a", str(uuid4()))

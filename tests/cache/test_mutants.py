@@ -86,7 +86,7 @@ def any_flight_joined(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_epoch(patch: pytest.MonkeyPatch) -> None:
-    """What the server holds is believed, whoever it is and whatever it went through."""
+    """Entries of the server are served, although it may be another server or may have lost entries."""
 
     def greet(self: MemoryServer, begin_new: bool) -> int:
         self.epoch = (self.run_id, 1)
@@ -96,7 +96,7 @@ def no_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_new_epoch_after_a_failover(patch: pytest.MonkeyPatch) -> None:
-    """The epoch of the old server is gone on with on the new one."""
+    """The epoch of the old server continues on the new one."""
     original = MemoryServer.restart_from
 
     def restart_from(self: MemoryServer, snapshot: memory.Snapshot) -> None:
@@ -108,7 +108,7 @@ def no_new_epoch_after_a_failover(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_dirty_set(patch: pytest.MonkeyPatch) -> None:
-    """What could not be told is not told later."""
+    """A failed invalidation is not retried."""
     patch.setattr(DirtySessions, "add", lambda self, key, version: True)
 
 
@@ -122,7 +122,7 @@ def late_puts_taken(patch: pytest.MonkeyPatch) -> None:
 
 
 def repeated_commands_not_told(patch: pytest.MonkeyPatch) -> None:
-    """What a lost connection committed is not told when the retry finds it done."""
+    """A commit whose connection broke does not update the cache when the retry finds it."""
 
     def of_repeated(commands: Sequence[Command], results: Sequence[Result], written: object) -> list[Forget]:
         return []
@@ -142,7 +142,7 @@ def redactions_extended(patch: pytest.MonkeyPatch) -> None:
 
 
 def dirty_sessions_read(patch: pytest.MonkeyPatch) -> None:
-    """A session is read from the cache although it is known that the cache has not heard of its last write."""
+    """A session is read from the cache although its last invalidation is known to have failed."""
     patch.setattr(CachedSessions, "_mark_dirty", lambda self, key, version: None)
 
 

@@ -107,7 +107,7 @@ class RealSchedule(Schedule):
         async with self._valkey.client() as client:
             held = await client.get(self._prefix + "epoch")
             if held is None:
-                return  # all was deleted at the end, and nobody has spoken to the cache since: there are no copies
+                return  # all was deleted at the end, and no process has used the cache since: there are no entries
             assert isinstance(held, bytes)
             prefix = Names(self._prefix.encode(), held[40:]).start
             async for name in client.scan_iter(prefix + b"*}"):

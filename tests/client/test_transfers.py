@@ -327,7 +327,7 @@ async def test_download_with_another_checksum_is_refused(
     with pytest.raises(sessiond.ChecksumMismatch):
         await client.download("s", "a").save(tmp_path / "there")
     assert not list(tmp_path.iterdir())
-    # Of a part nobody can tell.
+    # A part cannot be verified.
     assert await client.download("s", "a", length=10).read() == wrong[:10]
 
 

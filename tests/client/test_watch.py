@@ -259,7 +259,7 @@ async def test_permanent_error_is_raised_each_time(
     server.always = [failing(error)]
     watch = client.watch("s")
     assert await seqs(watch, 1) == [4]
-    for _ in range(2):  # nobody who asks again gets silence
+    for _ in range(2):  # the next read raises again
         with pytest.raises(kind):
             await anext(watch)
     with pytest.raises(kind):
@@ -312,7 +312,7 @@ async def test_gap_in_the_chain_is_raised(name: str, client: sessiond.Client, se
         streams[-1].append(step)
         if isinstance(step, Fail):
             streams.append([])
-    # Whoever goes on would hear of that, and not of the loss.
+    # A watch that continued would raise that error, and not the loss.
     server.always = [failing(server_errors.SessionNotFound("s"))]
     streams[-1] += [batch(7), failing(server_errors.SessionNotFound("s"))]
     server.script.extend(streams)

@@ -32,7 +32,7 @@ from tests.support.caller import OTHER_PRINT, Caller, accepted, one, refused, wh
 from tests.support.store_backend import Backend, Open
 
 GRACE = 61
-"""Seconds after which a writer must have noticed that nobody wants its piece."""
+"""Seconds after which a writer must have noticed that its piece was replaced."""
 
 
 def declared(attachment_id: str, content: bytes = b"content", name: str = "a.png") -> Attachment:
@@ -133,7 +133,7 @@ async def test_a_retried_completion_has_one_effect(backend: Backend, caller: Cal
     command = caller.command("s", completion(upload), "r-1")
     first = await one(backend.store, command, c.AttachmentUploaded)
     assert await one(backend.other, command, c.AttachmentUploaded) == first
-    # A retry that found nothing to take up knows no epoch.
+    # A retry that found no upload to resume knows no epoch.
     again = caller.command("s", replace(completion(upload), epoch=0), "r-1")
     assert await one(backend.store, again, c.AttachmentUploaded) == first
     other = caller.command("s", completion(upload), "r-1", fingerprint=OTHER_PRINT)
@@ -208,7 +208,7 @@ async def test_pieces_left_by_a_resumed_upload_are_released_after_the_grace(back
 
 
 @pytest.mark.usefixtures("with_session")
-async def test_a_discarded_upload_goes_at_once_where_nobody_writes(backend: Backend, caller: Caller) -> None:
+async def test_discarded_upload_is_released_at_once_by_its_own_writer_only(backend: Backend, caller: Caller) -> None:
     own = await begun(backend, caller, declared("own"))
     others = await begun(backend, caller, declared("others"))
     assert await backend.attachments.discard_upload(caller.scope, "s", "own", own.epoch)

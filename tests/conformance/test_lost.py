@@ -149,7 +149,7 @@ async def test_a_session_that_has_taken_a_purged_ones_id(kept: Kept, caller: Cal
     assert await store.find_lost("tenant", kept.delivered) is None
 
 
-async def test_what_a_living_session_has_lost_is_lost_for_ever(kept: Kept) -> None:
+async def test_position_lost_in_a_living_session_stays_lost(kept: Kept) -> None:
     """Its first event is older than the lost one: it was not deleted in between."""
     store, (created, *_, last) = kept.backend.store, kept.delivered
     beyond = (FeedPlace(last[0].commit_xid, created[0].session_id, 9), last[1])
@@ -160,7 +160,9 @@ async def test_what_a_living_session_has_lost_is_lost_for_ever(kept: Kept) -> No
 _TABLES = ("session_heads", "sessions", "events", "requests")
 
 
-async def test_a_database_that_went_back(postgres: PostgresStore, database: asyncpg.Connection, caller: Caller) -> None:
+async def test_positions_are_lost_in_a_database_that_went_back(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
     """As a failover to a standby that lagged leaves it, and as it is when others have gone on writing."""
     await accepted(postgres, caller.create("a"), caller.create("b"))
     for table in _TABLES:

@@ -123,7 +123,7 @@ async def test_ended_and_deleted_sessions_do_not_expire(backend: Backend, caller
 
 
 async def test_replicas_share_the_work_of_expiry(backend: Backend, caller: Caller) -> None:
-    """Each session ends once, whoever sweeps."""
+    """Each session ends once, with any number of sweepers."""
     await accepted(backend.store, *(caller.create(f"s{i}", ttl=ttl(60)) for i in range(40)))
     await backend.advance(61)
     swept = await asyncio.gather(*(store.expire_due(8) for store in (backend.store, backend.other) * 4))

@@ -137,7 +137,7 @@ def test_verify_finds_what_is_not_as_it_was(server: Server, tmp_path: Path) -> N
     ledger.write_text("".join(json.dumps(record) + "\n" for record in records))
     verified = demo("--address", server.address, "--verify", ledger)
     lost = 1 + sum(len(record["messages"]) for record in vanished)
-    # What stands where the third message should be, nobody was told of.
+    # The message in place of the third one was never acknowledged.
     doubled = len(twice[0]["messages"]) + 1
     assert verified.stdout.endswith(f" lost={lost} changed=2 doubled={doubled}\n")
     assert verified.returncode == 1
@@ -204,7 +204,7 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, said: str) -> None:
     assert "Traceback" not in told.stderr
 
 
-def test_what_the_service_refuses_is_told(server: Server, tmp_path: Path) -> None:
+def test_refusal_of_the_service_is_printed(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "file.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "nul: \0"}]}))
     told = demo("--address", server.address, file)

@@ -89,7 +89,7 @@ async def test_stalled_server_is_not_ready_and_blocks_no_caller(
 async def test_host_that_accepts_writes_is_used(
     stack: AsyncExitStack, own_dsn: str, connection: asyncpg.Connection, bus_prefix: str
 ) -> None:
-    """A standby is read-only, and so is a database that was told to be."""
+    """A standby is read-only, and so is a database with default_transaction_read_only."""
     bus = await opened_notify(stack, behind_a_dead_host(own_dsn), bus_prefix)
     ear = Ear(bus)
     bus.publish_hints([Hint(ONE, 1)])
@@ -177,7 +177,7 @@ async def test_bus_is_not_ready_and_drops_hints_while_the_database_is_missing(
 
 
 def behind_a_dead_host(dsn: str) -> str:
-    """The DSN with a host before its own at which nobody answers."""
+    """Returns the DSN with a host before its own that does not answer."""
     parts = urlsplit(dsn)
     query = dict(parse_qsl(parts.query))
     if "host" in query:

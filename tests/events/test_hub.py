@@ -307,7 +307,7 @@ async def test_deletion_is_the_last_event_of_every_stream() -> None:
 
 @run
 async def test_at_the_final_event_of_a_deleted_session_there_is_nothing_to_wait_for() -> None:
-    """Also where nobody watches it, and no channel knows of the deletion."""
+    """This also holds when no stream watches the session and no channel knows of the deletion."""
     async with world() as w:
         await accepted(w.elsewhere, CALLER.delete("s"))
         page = await w.elsewhere.read_log((CALLER.scope.tenant_id, "s"), after_seq=1, limit=1)
@@ -487,7 +487,7 @@ async def test_announced_commit_from_before_a_failover_is_read_from_the_store() 
 
 @run
 async def test_announced_commit_older_than_the_channel_is_read_from_the_store() -> None:
-    """It may have been redacted meanwhile, when nobody was there to hear of it."""
+    """It may have been redacted meanwhile, before there was a channel that could note the redaction."""
     async with world() as w:
         start = w.hub.transaction_start()
         async with w.watch() as (stream, _):
@@ -622,7 +622,7 @@ async def test_feed_starts_from_now_from_the_beginning_or_from_a_position() -> N
 
 @pytest.mark.parametrize("waiting", [True, False])
 def test_feed_position_names_a_late_commit(waiting: bool) -> None:
-    """In the ring and behind it; also when only the poll has seen it, as nobody asked for more meanwhile."""
+    """In the ring and behind it; also when only the poll has seen it, because no stream waited meanwhile."""
     virtual_time.run(_overtaken(waiting))
 
 

@@ -52,7 +52,7 @@ def hint_delivered_as_data(patch: pytest.MonkeyPatch) -> None:
 
 
 def bookmark_from_a_timer(patch: pytest.MonkeyPatch) -> None:
-    """A stream that was idle for long enough is told that nothing happened."""
+    """A stream that was idle for long enough gets a bookmark without a read."""
 
     def timed(self: SessionWatcher) -> int:
         time_us: int = self._sessions._store._database.clock()  # type: ignore[attr-defined]

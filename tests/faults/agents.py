@@ -38,7 +38,7 @@ class Account:
     carried: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     """Request id of every write that carried a fence -> its run."""
     promised: defaultdict[RunKey, int] = field(default_factory=lambda: defaultdict(int))
-    """Until when a heartbeat was told that the lease lasts, in microseconds of the database's clock."""
+    """The end of the lease according to the last heartbeat, in microseconds of the database's clock."""
     unsure: set[RunKey] = field(default_factory=set)
     """Runs with a heartbeat that was not answered: the lease may last longer than anybody was told."""
     breaches: list[str] = field(default_factory=list)
@@ -198,7 +198,7 @@ class Agents:
             await self._start(run, call)
 
     async def _carry_out(self, run: Run) -> None:
-        """A call that somebody has approved, whichever run asked for it."""
+        """Returns a call that has been approved, of any run."""
         page = await self._ask(
             lambda client: client.list_tool_calls(run.session_id, statuses=["approved"], page_size=5).page()
         )

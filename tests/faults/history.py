@@ -60,7 +60,7 @@ class Closed(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The subscriber was told that its position belongs to no present history; it begins anew."""
+    """The subscriber got POSITION_LOST and begins again."""
 
     at: float
     reason: str
@@ -71,7 +71,7 @@ Record = Opened | Got | Marked | Closed | Lost
 
 @dataclass
 class Segment:
-    """What a subscriber was told from one beginning to the loss of its position, or to the end."""
+    """The records of a subscriber from one beginning to the loss of its position, or to the end."""
 
     records: list[Record] = field(default_factory=list)
     lost: Lost | None = None

@@ -72,7 +72,7 @@ class Judgement:
     forfeited: int
     """Acknowledged writes that asynchronous failovers took, as they must be expected to."""
     told: int
-    """Times that a subscriber was told that its position is lost."""
+    """Number of times that a subscriber got POSITION_LOST."""
     delivered: int
     bookmarks: int
     streams: int
@@ -248,7 +248,7 @@ def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
     if any(
         f.ended > gone and any(not truth.has(r) for r in life.records if isinstance(r, Got)) for f in truth.failovers
     ):
-        # A failover took what it had been told, and it had left by then: nobody could tell it.
+        # A failover lost events that it had received, and it had left by then, so no server could report the loss.
         life.records.append(Lost(gone, ""))
     found = session_findings(segments(life.records), life.session_id, truth, acks) if life.records else Findings()
     found.lost += life.overdue

@@ -1,4 +1,4 @@
-"""Postgres told to stop at once (`pg_ctl -m immediate`), again and again: no checkpoint, recovery at the start."""
+"""Postgres is stopped at once (`pg_ctl -m immediate`) repeatedly: no checkpoint, recovery at the start."""
 
 import asyncio
 import os

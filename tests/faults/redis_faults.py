@@ -115,7 +115,7 @@ class RedisPair:
             await self._promote(chance)
 
     async def _promote(self, chance: random.Random) -> None:
-        """A replica that has not heard of the last moments takes over."""
+        """A replica that lags by the last moments takes over."""
         replica = self._replica = self._server()
         await replica.start()
         async with replica.client() as client:

@@ -131,7 +131,7 @@ class Silences:
         await self._site.pause(self._chance.choice([one for one in range(REPLICAS) if one != PROXIED]), seconds)
 
     async def _stop_backend(self, seconds: float) -> None:
-        """What it holds, rows or more, nobody can have meanwhile."""
+        """No other transaction can take its locks meanwhile."""
         async with self._site.pair.primary.connected() as connection:
             rows = await connection.fetch("select pid from pg_stat_activity where application_name = 'sessiond'")
         pid = self._chance.choice([row["pid"] for row in rows])

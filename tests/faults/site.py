@@ -91,7 +91,7 @@ class Site:
             self._watched[number] = True
 
     async def drain(self, number: int) -> None:
-        """The replica is told to stop, and starts again once it has: nobody may notice."""
+        """The replica gets SIGTERM and starts again once it has ended; no client may notice."""
         async with self._turns[number]:
             self._watched[number] = False
             await self.replicas[number].stop()

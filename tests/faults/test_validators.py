@@ -117,7 +117,7 @@ ANEW = [opened(3), *events(A, 4, 5)]
         ([opened(4, "x"), LOST, *ANEW], AFTER_LOSS, SOUND),
         # It had been deleted; the deletion is lost.
         ([opened(), *events(A, 1, 2), TAIL[1]._replace(text=DELETION), LOST, *ANEW], AFTER_LOSS, SOUND),
-        # Nobody said so.
+        # The service reported no loss.
         ([opened(), *events(A, 1, 3), *TAIL], AFTER_LOSS, Findings(diverged=2)),
         ([opened(), *events(A, 1, 3), TAIL[0], event(A, 5)], AFTER_LOSS, Findings(diverged=2)),
         # Not even a failover explains it.

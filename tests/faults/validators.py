@@ -174,7 +174,7 @@ def missing(segment: Segment, truth: Truth, starts: Mapping[str, int]) -> Sequen
         came, log = seqs.get(session_id, set()), truth.logs.get(session_id)
         end = max(came, default=0) if segment.lost is not None else len(log.event_ids) if log is not None else 0
         if segment.lost is not None and session_id in deleted:
-            continue  # in a history that is gone: what the deletion had removed, nobody knows
+            continue  # in a history that is gone: what the deletion had removed is unknown
         never = sorted(set(range(start + 1, end + 1)) - came)
         found += [(session_id, seq) for seq in never if log is None or not log.removed(seq)]
     return found
@@ -290,7 +290,8 @@ def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) ->
 
 @dataclass
 class Folding:
-    """A session folded from its events, against every snapshot that somebody was given and the row in the end (G9)."""
+    """Compares a session folded from its events with every snapshot that a subscriber received, and with the row in the
+    end (G9)."""
 
     snapshots: Mapping[int, Sequence[Session]]
     """By version."""

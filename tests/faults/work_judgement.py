@@ -38,11 +38,11 @@ class Verdict:
     """Places in a log that are missing; rows, lists and counters that are not what the log says."""
     alive_past_lease: int = 0
     dangling: int = 0
-    """Open tool calls whose run is over, but those that wait for a person or for whoever carries them out."""
+    """Open tool calls whose run has ended, except those that wait for an approval or, approved, for their start."""
     fence_breaches: int = 0
     """Writes of a run that was not live."""
     queue: int = 0
-    """Runs that started twice, beside another one, or before their turn; queues that nobody led on."""
+    """Runs that started twice, beside another one, or before their turn; queues whose next run did not start."""
 
     @property
     def sound(self) -> bool:
@@ -92,7 +92,7 @@ class Replay:
             self.queue_broken += before is not None or not self.live
             self.queued.append(run.run_id)
         elif event.type == T.EVENT_TYPE_RUN_STARTED:
-            # One at a time, each once, with a fence of its own; from the queue in its order, and nobody else past it
+            # One at a time, each once, with a fence of its own; from the queue in order, and no other run before it
             # while nothing is interrupted.
             self.queue_broken += bool(self.live) or run.fence != event.seq
             if before is not None:

@@ -233,7 +233,7 @@ async def test_every_call_is_recorded_without_contents_or_keys(caplog: pytest.Lo
     assert not re.search("name-of-it|content-of-it|id-of-it|unknown-key", said)
 
 
-async def test_nothing_is_recorded_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
+async def test_access_log_records_nothing_when_its_level_is_off(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "sessiond.access")
     async with serving() as wire:
         await wire.create("s")
@@ -248,7 +248,7 @@ async def test_without_keys_loopback_is_the_default_tenant() -> None:
     assert b"local" in page.entries[0].data
 
 
-async def test_who_wrote_is_in_the_event() -> None:
+async def test_event_names_the_key_that_wrote_it() -> None:
     store = MemoryStore()
     async with serving(store) as wire:
         await wire.create("s", key=TENANT)

@@ -110,7 +110,7 @@ async def cost(wire: Wire, sent: list[str], rpc: str, session_id: str) -> list[s
     return sent.copy()
 
 
-async def test_what_is_another_users_costs_what_is_not_there(service: Wire, sent: list[str]) -> None:
+async def test_session_of_another_user_costs_as_much_as_a_missing_one(service: Wire, sent: list[str]) -> None:
     """Both have been warmed up by their owner: the cache has the session with its content and its messages."""
     for _ in range(2):
         await service.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB)

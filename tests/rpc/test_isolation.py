@@ -168,7 +168,7 @@ async def test_a_bound_key_learns_of_no_id_but_its_users_own(shared: Wire) -> No
     assert (failure.code, failure.metadata) == (StatusCode.ALREADY_EXISTS, {"session_id": "alice~x"})
 
 
-async def test_a_key_of_the_whole_tenant_is_told_that_an_id_is_taken(shared: Wire) -> None:
+async def test_key_of_the_tenant_gets_already_exists_for_a_taken_id(shared: Wire) -> None:
     for session_id in ("bobs", "gone"):
         request = s.CreateSessionRequest(session=Session(session_id=session_id))
         failure = await shared.failure("CreateSession", request)

@@ -47,7 +47,7 @@ async def test_pages_join_without_loss_or_repetition(log: Wire) -> None:
     assert [event.seq for event in (await page(log, position)).events] == [8]
 
 
-async def test_a_page_that_ends_at_the_end_says_so(log: Wire) -> None:
+async def test_page_that_reaches_the_end_has_no_more(log: Wire) -> None:
     assert not (await page(log, size=7)).more
     assert (await page(log, size=6)).more
 
@@ -69,7 +69,9 @@ async def test_filtered_events_still_move_the_position(log: Wire) -> None:
     assert [event.seq for event in (await page(log, rest.position, types=[APPENDED])).events] == [10]
 
 
-async def test_a_rare_type_is_looked_for_some_way_ahead(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_scans_a_bounded_number_of_events_for_a_rare_type(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log_pages, "LOOKED_AT", 4)
     await wire.create("s")
     await wire.append("s", *["text"] * 9)

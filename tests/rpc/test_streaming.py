@@ -59,7 +59,7 @@ def service() -> Any:
 
 
 class Four:
-    """Echoes what it gets; "fail" raises, "break" raises what nobody foresaw, "hold" waits for `go`."""
+    """Echoes its request; "fail" raises a typed error, "break" raises an unforeseen one, "hold" waits for `go`."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()

@@ -89,12 +89,12 @@ async def test_an_upload_in_a_run_carries_its_name(there: Site) -> None:
     failure = await there.failure([_in_run(header("s", "a"), "r", 1), *chunks(b"content")])
     assert (failure.code, failure.reason) == (StatusCode.ABORTED, "RUN_FENCED")
     await nothing_visible(there)
-    # The bytes are there: the run's successor, or nobody's, completes it without sending any.
+    # The bytes are stored: a call with the successor's fence, or without one, completes it without sending any.
     assert (await there.status("s", "a")).committed_bytes == 7
     assert (await there.send([header("s", "a", offset=7)])).run_id == ""
 
 
-async def test_a_call_that_brings_nothing_completes_what_a_folder_holds(tmp_path: Path) -> None:
+async def test_call_without_chunks_completes_an_upload_that_the_folder_has_in_full(tmp_path: Path) -> None:
     """A server that was killed between the last byte and its answer left all of the file, and the next call no file of
     its own: completing it was an internal error, again and again."""
     async with site(blobs=FolderBlobs(tmp_path)) as there:
@@ -236,7 +236,7 @@ async def test_5_gib_are_refused_before_a_byte_is_sent(there: Site) -> None:
     assert there.blobs.pieces_held == 0
 
 
-async def test_a_limit_that_is_reached_meanwhile_refuses_the_completion(there: Site) -> None:
+async def test_completion_beyond_a_limit_that_was_reached_meanwhile_is_refused(there: Site) -> None:
     await there.wire.create("small", config=SessionConfig(max_attachments=1))
     go = asyncio.Event()
 
@@ -260,7 +260,7 @@ def _status(session_id: str, attachment_id: str) -> a.GetUploadStatusRequest:
     return a.GetUploadStatusRequest(session_id=session_id, attachment_id=attachment_id)
 
 
-async def test_a_session_that_ends_meanwhile_completes_nothing(there: Site) -> None:
+async def test_upload_of_a_session_that_ended_meanwhile_is_refused(there: Site) -> None:
     await cut(there, "a", b"content", 7)
     await there.wire.call("EndSession", s.EndSessionRequest(session_id="s"))
     failure = await there.failure([header("s", "a", offset=0), *chunks(b"content")])
@@ -270,7 +270,7 @@ async def test_a_session_that_ends_meanwhile_completes_nothing(there: Site) -> N
     assert (there.blobs.pieces_held, there.store.attachments._pieces) == (0, {})
 
 
-async def test_a_cut_upload_goes_on_where_it_was(there: Site) -> None:
+async def test_cut_upload_is_resumed_at_its_offset(there: Site) -> None:
     content = noise(3 * SEGMENT + 777)
     await cut(there, "a", content, SEGMENT + CHUNK)
     await nothing_visible(there)
@@ -291,8 +291,8 @@ async def test_a_cut_upload_goes_on_where_it_was(there: Site) -> None:
     assert there.blobs.bytes_held == len(content)
 
 
-async def test_what_was_stored_is_checked_again_when_an_upload_goes_on(there: Site) -> None:
-    """The checksum is of the whole, whoever sent which part of it."""
+async def test_resumed_upload_verifies_the_stored_bytes_again(there: Site) -> None:
+    """The checksum covers the whole file, also when several calls sent its parts."""
     content = noise(2 * SEGMENT)
     await cut(there, "a", content, SEGMENT)
     other = noise(2 * SEGMENT, seed=2)
@@ -305,7 +305,7 @@ async def test_what_was_stored_is_checked_again_when_an_upload_goes_on(there: Si
     assert there.blobs.bytes_held == 0
 
 
-async def test_an_upload_can_begin_anew(there: Site) -> None:
+async def test_upload_can_start_over(there: Site) -> None:
     content = noise(2 * SEGMENT)
     await cut(there, "a", content, SEGMENT)
     await there.upload("s", "a", content)
@@ -443,7 +443,7 @@ async def test_more_transfers_than_places_are_refused() -> None:
         await there.upload("s", "c", b"content")
 
 
-async def test_a_session_has_so_many_unfinished_uploads() -> None:
+async def test_number_of_unfinished_uploads_is_bounded() -> None:
     async with site(store_options={"policy": Policy(max_unfinished_uploads=1)}) as there:
         await cut(there, "a", b"content", 7)
         failure = await there.failure([header("s", "b")])
@@ -463,7 +463,7 @@ async def test_a_retry_of_a_completed_upload_gets_its_outcome_without_sending(th
     assert await there.send([header("s", "a", request_id="r-1")]) == first
 
 
-async def test_ids_that_the_server_makes(there: Site) -> None:
+async def test_server_derives_an_id_from_the_request_id_or_generates_one(there: Site) -> None:
     one, two = [await there.upload("s", "", b"content") for _ in range(2)]
     assert one.attachment_id != two.attachment_id
     three = await there.upload("s", "", b"content", request_id="r-1")
@@ -473,7 +473,7 @@ async def test_ids_that_the_server_makes(there: Site) -> None:
     assert four.attachment_id != three.attachment_id
 
 
-async def test_giving_up_an_upload(there: Site) -> None:
+async def test_deleted_upload_leaves_no_bytes_and_frees_its_id(there: Site) -> None:
     await cut(there, "a", b"content", 7)
     deleted = await there.wire.call("DeleteAttachment", a.DeleteAttachmentRequest(session_id="s", attachment_id="a"))
     assert deleted.version == 0
@@ -524,7 +524,7 @@ async def test_failing_storage_leaves_no_gap_in_the_bytes() -> None:
             assert (await there.download("s", "a"))[0] == content
 
 
-async def test_so_many_cut_uploads_are_kept_in_memory_while_the_storage_hangs() -> None:
+async def test_number_of_cut_uploads_kept_in_memory_is_bounded() -> None:
     """A cut call gives its place back: other calls come and are cut as well."""
 
     class Hanging(CountedBlobs):

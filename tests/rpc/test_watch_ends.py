@@ -101,7 +101,7 @@ async def test_the_pause_of_a_drain_still_takes_watchers() -> None:
         await asyncio.gather(stopping, return_exceptions=True)
 
 
-async def test_a_stream_ends_at_its_age_and_goes_on_at_the_same_server() -> None:
+async def test_stream_ends_at_its_maximum_age_and_resumes_at_the_same_server() -> None:
     async with serving(watch_age=0.05) as wire:
         await wire.create("s")
         watcher = watch(wire)
@@ -199,8 +199,8 @@ async def test_drain_waits_for_watchers_that_do_not_read_no_longer_than_the_grac
 
 
 async def test_drain_does_not_wait_for_answers_that_are_not_read() -> None:
-    """Nothing is in progress any more: what is left in the transport gets a moment, not the grace. The same holds for
-    a call that grpc has lost, of which nobody knows but its client."""
+    """Nothing is in progress any more: what is left in the transport gets a moment, not the grace. The same holds for a
+    call that grpc has lost, of which only its client knows."""
     async with serving(grace=600.0, flush=0.1, watch_write_timeout=0.1) as wire, channel_to(wire.port) as channel:
         await wire.create("s")
         stuck = watch(wire, channel=channel)
@@ -234,7 +234,7 @@ async def test_a_stream_is_recorded_once_at_its_end(caplog: pytest.LogCaptureFix
     assert "content-of-it" not in caplog.text
 
 
-async def test_watchers_who_leave_during_a_write_end_quietly(caplog: pytest.LogCaptureFixture) -> None:
+async def test_watchers_that_leave_during_a_write_end_quietly(caplog: pytest.LogCaptureFixture) -> None:
     """Their writes fail before grpc knows why, are cancelled, or have succeeded; all cases end the same way."""
     caplog.set_level(logging.INFO)
     # However slow the machine: none of them is slow.

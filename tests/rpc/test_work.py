@@ -160,7 +160,7 @@ async def test_interrupting_a_run_closes_its_open_tool_calls(there: Site) -> Non
     for name in ("running", "done"):
         await there.call("StartToolCall", tool_call_id=name, run=there.fence)
     await there.call("CompleteToolCall", tool_call_id="done", run=there.fence)
-    # Of no run: it is nobody's to close.
+    # It belongs to no run, so the end of a run does not close it.
     await there.call("RequestToolCall", tool_call=ToolCall(tool_call_id="free", name="search", requires_approval=True))
     await there.call("BeginRun", run=Run(run_id="waits"), policy=ENQUEUE)
     before = len(await there.events())

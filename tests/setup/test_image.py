@@ -107,7 +107,7 @@ def test_the_base_is_an_argument_that_names_one_version() -> None:
     ] * 2
 
 
-def test_the_image_runs_as_nobody_in_particular_and_probes_itself() -> None:
+def test_image_runs_without_root_and_probes_itself() -> None:
     final = dict(IMAGE)
     assert int(final["USER"].split(":")[0]) > 0
     assert final["HEALTHCHECK"].endswith('CMD ["sessiond", "healthcheck"]')

@@ -32,7 +32,7 @@ class Server:
                 break
         else:
             pytest.fail("the server did not start:\n" + "".join(said))
-        # Nobody else reads what it says later; a full pipe would stop it.
+        # Later output must be read, too; a full pipe would block the server.
         self._reader = threading.Thread(target=self.process.stdout.read)
         self._reader.start()
 

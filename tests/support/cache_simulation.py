@@ -91,7 +91,8 @@ class SlowStore:
 
 
 class SlowCache(MemoryCache):
-    """A connection on which commands and replies take their time, get lost, and arrive when nobody waits any more."""
+    """A connection on which commands and replies are delayed, get lost, and arrive after their caller has stopped
+    waiting."""
 
     def __init__(self, server: MemoryServer, chance: Chance) -> None:
         super().__init__(server)
@@ -171,7 +172,7 @@ class Process:
             raise Crashed from None
 
     async def crash(self) -> None:
-        """What it has sent arrives; what it has not told anybody nobody will hear."""
+        """Commands that it has sent arrive; its pending invalidations are lost."""
         for task in [*self.calls, self.store._healer]:
             if task is not None:
                 task.cancel()
@@ -275,7 +276,7 @@ class Schedule:
             cache.cut = False
         elif event == "crash" and self._crashes:
             number = random.randrange(len(self._processes))
-            # Replaced first: the schedule may end while it crashes, and nobody waits for a dead process to heal.
+            # Replaced first: the schedule may end while it crashes, and must not wait for a dead process to recover.
             crashed, self._processes[number] = self._processes[number], await self._process()
             await crashed.crash()
 

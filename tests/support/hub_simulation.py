@@ -168,7 +168,7 @@ class Replica:
     store: AnnouncedCommits
     connection: Connection
     redactions: set[str] = field(default_factory=set)
-    """Ids of those that its watchers, or its writers, were told of."""
+    """Ids of the events that its watchers or its writers received."""
 
 
 class Schedule:

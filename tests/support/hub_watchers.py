@@ -23,7 +23,7 @@ C = TypeVar("C")
 
 
 class Watch(ABC, Generic[C]):
-    """One subscriber: leaves and comes back, to any replica, and goes on where it was."""
+    """One subscriber: it leaves, comes back to any replica, and resumes at its position."""
 
     def __init__(self, schedule: "Schedule") -> None:
         self.schedule = schedule
@@ -104,7 +104,8 @@ class Watch(ABC, Generic[C]):
         """Judges one item of the stream and keeps what it tells."""
 
     def judge_data(self, replica: "Replica", entries: Sequence[LogEntry]) -> None:
-        """Whether the bytes are the database's; and not those of before a redaction that the replica has told of."""
+        """Returns whether the bytes equal those of the database, and are not older than a redaction that the replica
+        has announced."""
         database = self.schedule.database
         for entry in entries:
             if entry.data not in database.data.get(entry.event_id, ()):

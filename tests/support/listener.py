@@ -12,7 +12,7 @@ class Ear:
 
     def __init__(self, bus: Bus) -> None:
         self.hints: dict[Key, int] = {}
-        """The highest `seq` heard of each session."""
+        """The highest `seq` received for each session."""
         self.calls = 0
         """Times that hints came."""
         self.deltas: dict[Key, list[bytes]] = {}

@@ -181,7 +181,7 @@ class PostgresPair:
         await self._link.__aexit__()
 
     def dsn(self, ports: Sequence[int] = ()) -> str:
-        """Names both servers, on these ports or their own; whoever uses it reaches the one that is the primary."""
+        """Returns a DSN that names both servers, on these ports or their own, and leads to the primary."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports or self.ports)
         return f"postgresql://{ROLE}@{hosts}/{DATABASE}?target_session_attrs=read-write"
 

@@ -24,9 +24,9 @@ class Proxy:
         it."""
         self.port = 0
         self.slicing = False
-        """Bytes go on in pieces of any size."""
+        """Bytes are forwarded in pieces of any size."""
         self.crawling = False
-        """What goes on does so a byte a second."""
+        """Bytes are forwarded at one byte a second."""
         self._target = (host, port)
         self._tls = tls
         self._random = random or Random(0)
@@ -65,7 +65,7 @@ class Proxy:
                     way.flowing.clear()
 
     def flow(self) -> None:
-        """What was stalled or silenced goes on, late."""
+        """Forwards the delayed bytes of stalled or silenced connections."""
         self.crawling = False
         for way in (self._onward, self._back, *(way for pair in self._pairs for way in pair)):
             way.flowing.set()

@@ -28,8 +28,8 @@ class Stored:
 
 
 async def reaped(postgres_dsn: str, folder: Path | None) -> Stored:
-    """What is left when all that nobody refers to has been removed, as time would have it removed; `folder` None: the
-    bytes lie in the database."""
+    """Returns what is stored after the bytes without a reference have been removed, as the reaper removes them in time;
+    `folder` None: the bytes lie in the database."""
     async with (
         PostgresStore(postgres_dsn, upload_retention=timedelta(0)) as store,
         PostgresBlobs(postgres_dsn) as in_postgres,

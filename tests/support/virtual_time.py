@@ -29,7 +29,7 @@ class VirtualLoop(asyncio.base_events.BaseEventLoop):
         """There are none."""
 
     def _write_to_self(self) -> None:
-        """Nobody has to be woken."""
+        """Nothing has to be woken up."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

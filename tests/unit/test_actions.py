@@ -20,7 +20,7 @@ def test_every_outcome_has_the_version_of_the_session(kind: type) -> None:
     assert hasattr(kind, "version"), "announcing and the cache read it of any outcome"
 
 
-def test_repeated_command_is_told_with_its_first_outcome() -> None:
+def test_repeated_command_is_announced_with_its_first_outcome() -> None:
     log = Log()
     log.create()
     command = log.command(c.SuspendSession())

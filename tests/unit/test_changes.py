@@ -51,7 +51,7 @@ def test_the_window_goes_on_over_events_that_are_no_messages() -> None:
     assert [seq_of(message) for message in copy.messages] == [3, 5]
 
 
-def test_a_heartbeat_tells_nothing() -> None:
+def test_heartbeat_changes_no_cache_entry() -> None:
     log = Log()
     log.create()
     log.ok(begin("r1"))

@@ -52,7 +52,7 @@ def test_small_requests_are_not_looked_into() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x12", b"\x12\xff", b"\xff" * 20, b"\x12\x7f", b"\x08", b"\x09\x00"])
-def test_what_is_malformed_is_left_to_the_parser(data: bytes) -> None:
+def test_malformed_bytes_are_left_to_the_parser(data: bytes) -> None:
     fields = elements.table(AppendMessagesRequest.DESCRIPTOR)
     assert not elements.too_many(b"\x0a\x7f" + b"x" * 127 + data, fields, 50)
 

@@ -78,7 +78,7 @@ async def answered(waiting: "asyncio.Future[Any]") -> Any:
         return await waiting
 
 
-async def test_replies_that_one_caller_cannot_take_reach_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_callback_that_raises_does_not_keep_replies_from_others(caplog: pytest.LogCaptureFixture) -> None:
     connection = link()
     connection.send(b"", 1, failing)
     other = asyncio.ensure_future(connection.ask(b"PING"))
@@ -88,7 +88,7 @@ async def test_replies_that_one_caller_cannot_take_reach_the_others(caplog: pyte
     assert "a defect" in caplog.text
 
 
-async def test_the_end_of_a_connection_reaches_those_behind_one_who_fails() -> None:
+async def test_closed_connection_answers_callers_behind_a_callback_that_raises() -> None:
     connection = link()
     lost = asyncio.Event()
     connection.on_lost = lost.set
@@ -101,7 +101,7 @@ async def test_the_end_of_a_connection_reaches_those_behind_one_who_fails() -> N
 
 
 @pytest.mark.parametrize("replies", [b"+one\r\n+two\r\n+epoch\r\n", b"-ERR no\r\n-ERR no\r\n-ERR no\r\n"])
-async def test_a_lane_goes_on_when_an_answer_cannot_be_taken(replies: bytes) -> None:
+async def test_lane_continues_after_a_callback_that_raises(replies: bytes) -> None:
     connection = link()
     lane = Lane(connection, b"key", b"epoch", lambda: None, 0)
     for _ in range(2):
@@ -141,7 +141,7 @@ async def _cancelled(keys: Sequence[str]) -> Sequence[str | Exception]:
         (_cancelled, asyncio.CancelledError),
     ],
 )
-async def test_a_flight_answers_all_aboard_however_its_read_ends(
+async def test_read_in_flight_answers_all_its_callers_however_it_ends(
     read: Callable[[Sequence[str]], Any], answer: type[BaseException]
 ) -> None:
     reads_in_flight: BatchedReads[str, str] = BatchedReads(read, most_keys=2, most_reads=1)

@@ -46,7 +46,7 @@ class TestCreation:
         assert session.config.system_prompt == "Be brief."
         assert session.config.max_messages == 5
 
-    def test_a_taken_id_is_refused_whoever_owns_it(self) -> None:
+    def test_taken_id_is_refused_for_every_owner(self) -> None:
         log = Log()
         log.create(user_id="alice")
         texts = set()
@@ -91,7 +91,7 @@ class TestAppend:
         assert (session.message_count, session.request_count, session.version) == (3, 2, 4)
         assert log.folded() == session
 
-    def test_what_the_caller_passed_is_not_changed(self) -> None:
+    def test_commands_do_not_mutate_their_arguments(self) -> None:
         log = Log()
         log.create()
         given = user()

@@ -119,7 +119,7 @@ class TestBegin:
         assert (session.live_run_id, session.queued_run_count, session.open_tool_call_count) == ("r3", 1, 0)
         assert isinstance(log.do(c.AppendMessages([user()]), fence=first), RunFenced)
 
-    def test_a_taken_id_is_refused_also_of_a_run_that_is_over(self, log: Log) -> None:
+    def test_taken_id_is_refused_also_when_its_run_has_ended(self, log: Log) -> None:
         fence = begun(log, "r1")
         assert isinstance(log.do(begin("r1", ENQUEUE)), RunAlreadyExists)
         log.ok(finish(), fence=fence)
@@ -201,18 +201,18 @@ class TestHeartbeat:
         log.ok(c.AppendMessages([user()]), fence=fence)
         assert log.heads[KEY].lease_expire_us == outcome.lease_expire_time_us
 
-    def test_never_shortens_it(self, log: Log) -> None:
+    def test_heartbeat_never_shortens_the_lease(self, log: Log) -> None:
         fence = begun(log, "r1", lease=60)
         log.now -= 10 * SECOND
         outcome = log.ok(c.HeartbeatRun(), fence=fence)
         assert isinstance(outcome, c.LeaseExtended)
         assert outcome.lease_expire_time_us == START + 60 * SECOND
 
-    def test_in_one_batch_with_the_beginning(self, log: Log) -> None:
+    def test_heartbeat_works_in_the_batch_of_its_begin(self, log: Log) -> None:
         log.apply(log.command(begin("r1")), log.command(c.HeartbeatRun(), fence=c.Fence("r1", 2)))
         assert log.heads[KEY].lease_expire_us == START + LEASE * SECOND
 
-    def test_of_a_session_that_has_expired(self, log: Log) -> None:
+    def test_heartbeat_in_an_expired_session_is_refused(self, log: Log) -> None:
         fence = begun(log, "r1", lease=3600)
         log.ok(c.UpdateSession(new_session(ttl={"seconds": 5}), ["ttl"], REPLACE))
         log.now += 6 * SECOND

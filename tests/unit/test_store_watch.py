@@ -48,7 +48,7 @@ async def test_store_that_answers_pings_and_no_writes_is_not_serving(caplog: pyt
     ]
 
 
-async def test_store_that_cannot_be_reached_is_told_once() -> None:
+async def test_unreachable_store_is_reported_to_health_once() -> None:
     health, store = _Health(), _Store()
     watch = StoreWatch(cast("Any", store), health.changed, lambda: health.stalled)
     await watch.begin()

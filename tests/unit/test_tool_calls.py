@@ -168,7 +168,7 @@ class TestRequest:
             assert refusal.metadata["tool"] == "search"
         log.ok(request("t2", "other"))
 
-    def test_a_taken_id_is_refused_also_of_one_that_is_over(self, log: Log) -> None:
+    def test_taken_id_is_refused_also_when_its_call_has_ended(self, log: Log) -> None:
         log.ok(request("t"))
         assert isinstance(log.do(request("t")), ToolCallAlreadyExists)
         log.ok(CANCEL)
