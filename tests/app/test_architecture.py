@@ -136,7 +136,7 @@ def test_only_the_store_speaks_sql(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_created_task_is_kept(path: Path) -> None:
-    """A task that nobody holds may vanish, and its error with it."""
+    """A task without a reference may be garbage-collected, and its error is lost with it."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = node.value.func

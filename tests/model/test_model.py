@@ -1,4 +1,4 @@
-"""The stores against a plain model: the same commands, the same answers, the same state and log afterwards.
+"""The stores and a plain model get the same commands and must have the same answers, state and log.
 
 Commands come one at a time or several in a batch, some of them retries, some stale, some from the wrong user, and time
 passes. `SESSIOND_MODEL_EXAMPLES` is the number of examples of the long run.
