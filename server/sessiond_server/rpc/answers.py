@@ -1,4 +1,4 @@
-"""Responses as bytes, put together from stored bytes wherever nothing must be parsed."""
+"""Builds responses as bytes, from stored bytes wherever nothing needs to be parsed."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -29,26 +29,26 @@ O = TypeVar("O", bound=Outcome)  # noqa: E741 - an outcome
 
 
 def outcome(kind: type[O], value: Outcome) -> O:
-    """What a command of a known action did. Another kind is a defect: TypeError."""
+    """The outcome, checked to be of the expected kind. Raises TypeError for another kind, which is a defect."""
     if not isinstance(value, kind):
         raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
     return value
 
 
 def not_before(min_version: int, session_id: str, version: int) -> None:
-    """Raises VersionNotReached when an answer of `version` would be older than asked for."""
+    """Raises VersionNotReached if `version` is below `min_version`."""
     if version < min_version:
         raise VersionNotReached(session_id, version, min_version)
 
 
 def older(snapshots: Sequence[SessionSnapshot | None], least: Sequence[int]) -> list[int]:
-    """The places of those that are older than asked for; `least` is empty where nothing was asked for."""
+    """Indexes of snapshots below their least version. `least` is empty if the request has no least versions."""
     pairs = zip(snapshots, least, strict=False)
     return [place for place, (had, version) in enumerate(pairs) if had is not None and had.version < version]
 
 
 def session(snapshot: SessionSnapshot) -> bytes:
-    """A Session, with what the snapshot has of its content."""
+    """A serialised Session, with its content if the snapshot has it."""
     return snapshot.core + snapshot.content
 
 
@@ -58,7 +58,7 @@ def listed_sessions(snapshots: Sequence[SessionSnapshot], next_page_token: str) 
 
 
 def batch_of_sessions(session_ids: Sequence[str], snapshots: Sequence[SessionSnapshot | None]) -> bytes:
-    """Ends before the session that would pass PAGE_BYTES, but has at least one; the ids behind are `omitted`."""
+    """Stops before the session that would exceed PAGE_BYTES, but has at least one; all later ids are `omitted`."""
     rest = BatchGetSessionsResponse()
     items: list[bytes] = []
     size = 0

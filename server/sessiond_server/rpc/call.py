@@ -1,4 +1,4 @@
-"""One call in progress: what the interceptors find out, and what the handlers ask of it."""
+"""One call in progress: the state that interceptors set and handlers use."""
 
 import asyncio
 import hashlib
@@ -20,12 +20,12 @@ from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError,
 from sessiond_server.rpc.shares import RETRY_AFTER
 
 CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
-"""`x-request-id` of the call that the current task serves, for log records; empty outside of calls."""
+"""`x-request-id` of the call that the current task serves, for log records; empty outside calls."""
 
 _NOBODY = Principal("", "", "", frozenset())
 _FINGERPRINT_BYTES = 16
 UNCOUNTED: Final = 4 * 1024
-"""Bytes of a message of a stream that no budget is asked for: the number of streams bounds them."""
+"""Largest message of a stream, in bytes, that needs no budget: the number of streams bounds these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Method:
     """An RPC as the interceptors see it."""
 
     path: str
-    """As on the wire: `/sessiond.v1.SessionService/GetSession`."""
+    """Path on the wire: `/sessiond.v1.SessionService/GetSession`."""
     request_streaming: bool
     response_streaming: bool
     largest_request: int
-    """Bytes of one request message that are taken."""
+    """Largest accepted request message, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +62,24 @@ class Call:
         self.method = method
         self.context = context
         self.metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
-        """What the caller sent along. Read once: grpc makes it anew for every question."""
+        """The caller's metadata. Read once, because grpc builds it again for each access."""
         self.id = ""
         """`x-request-id`; not the idempotency key of a request."""
         self.principal = _NOBODY
-        """Nobody until authenticated: no tenant and no scopes."""
+        """The caller; without tenant and scopes until authentication."""
         self.error: SessiondError | None = None
-        """What the call was answered with, if it failed."""
+        """The error with which the call was answered; None unless it failed."""
         self.request_bytes = 0
-        """Of all messages that have arrived."""
+        """Bytes of all request messages received so far."""
         self.response_bytes = 0
         self.unsent: Shares | None = None
-        """Bytes of answers that clients have yet to take."""
+        """Budget for bytes of answers that clients have not received yet."""
 
     def admit(self, scope: str) -> Scope:
-        """Lets a checked request through: whose sessions it may see. Raises RequestTooLarge, ScopeMissing.
+        """Authorises a checked request; returns the scope of sessions that it may access. Raises RequestTooLarge,
+        ScopeMissing.
 
-        The size is judged here, after the checks of the fields, because they name what is too large.
+        The size is checked here, after the checks of the fields, because those name the field that is too large.
         """
         if self.request_bytes > self.method.largest_request and not self.method.request_streaming:
             raise RequestTooLarge(self.request_bytes, self.method.largest_request)
@@ -96,7 +97,7 @@ class Call:
         expected_version: int = 0,
         fence: Fence | None = None,
     ) -> Command:
-        """The command that a write request means. `fence`: of the run that writes; None: nobody's."""
+        """The command for a write request. `fence`: that of the writing run; None: no run writes."""
         request_id, fingerprint = self._identity(request)
         size, actor = self.request_bytes, self.principal.name
         return Command(scope, session_id, action, actor, request_id, fingerprint, expected_version, size, fence)
@@ -128,24 +129,24 @@ class Call:
         return request.request_id, hashlib.blake2b(content, digest_size=_FINGERPRINT_BYTES, key=key).digest()
 
     def repeatable(self, scope: Scope, session_id: str, action: Action, fence: Fence | None) -> Command:
-        """The command of a request without a `request_id`, since doing it again does no more than doing it once."""
+        """The command for a request without a `request_id`, whose action is idempotent by itself."""
         request_id = INTERNAL_REQUEST_PREFIX + ids.uuid7()
         size = self.request_bytes
         return Command(scope, session_id, action, self.principal.name, request_id, size=size, fence=fence)
 
     async def begin_answer(self, key: str, value: str) -> None:
-        """Sends the initial metadata now, before the answer."""
+        """Sends the initial metadata with this entry now, before the answer."""
         await self.context.send_initial_metadata(((key, value),))
 
     def add_trailer(self, key: str, value: str) -> None:
-        """Adds to the trailing metadata of an answer that goes well. At most 8 KiB with all others."""
+        """Adds an entry to the trailing metadata of a successful answer. All entries together have at most 8 KiB."""
         self.context.set_trailing_metadata((*(self.context.trailing_metadata() or ()), (key, value)))
 
     async def write(self, message: bytes) -> None:
-        """Sends one message of a streamed answer; returns when the transport has taken it.
+        """Sends one message of a streamed answer; returns once the transport has accepted it.
 
-        Raises TooManyCalls where there is no room for it beside what other clients do not take. Cancelled, it leaves
-        the message, and its bytes taken, in the transport until the call has ended there.
+        Raises TooManyCalls if the budget for unsent bytes has no room for it. If it is cancelled, the message stays in
+        the transport, and keeps its bytes of the budget, until the call has ended there.
         """
         size, unsent, tenant_id = len(message), self.unsent, self.principal.tenant_id
         self.response_bytes += size
@@ -166,24 +167,27 @@ class Call:
 
 
 class LeftBehind:
-    """Bytes that the transport holds for a call whose handler has ended. grpc keeps what is added as a callback as long
-    as it keeps the call, so they are given back when this is collected."""
+    """Bytes that the transport holds for a call whose handler has ended.
+
+    grpc keeps this object, as a done callback, for as long as it keeps the call. When the object is collected, the
+    bytes are returned to the budget.
+    """
 
     def __init__(self, unsent: Shares, tenant_id: str, size: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._give = partial(unsent.give, tenant_id, size)
 
     def __call__(self, context: object) -> None:
-        """The end of the handler, which is not that of the call."""
+        """Does nothing: the handler has ended, but the call in the transport has not."""
 
     def __del__(self) -> None:
-        # In any thread: wherever the collector runs.
+        # The collector may run in any thread.
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._give)
 
 
 class WriteRequest(Protocol):
-    """What all requests of mutations have."""
+    """Fields that all requests of mutations have."""
 
     @property
     def request_id(self) -> str: ...
@@ -195,27 +199,27 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def taking_bytes(method: _Method) -> _Method:
-    """Marks a servicer's method that gets the messages of its stream as they came; see methods.generic_handler."""
+    """Marks a method of a servicer that receives serialised messages of its stream; see methods.generic_handler."""
     method.takes_bytes = True  # type: ignore[attr-defined]
     return method
 
 
 Handler = Callable[[Any, Call], Awaitable[bytes | None]]
-"""Serves a call, of any of the four kinds.
+"""Serves a call of any of the four kinds.
 
-Takes the serialised request, or an async iterator of them; answers with the serialised response, or with None after it
-has sent a streamed answer by `Call.write`. Raises SessiondError.
+Takes the serialised request, or an async iterator of requests. Returns the serialised response, or None after it has
+sent a streamed answer with `Call.write`. Raises SessiondError.
 """
 
 
 class Interceptor(Protocol):
-    """One concern of every call. Wraps handlers once, when the server is built: a call pays for coroutines only."""
+    """One concern of every call. It wraps handlers once, when the server is built, so a call costs coroutines only."""
 
     def around(self, method: Method, proceed: Handler) -> Handler:
-        """A handler that does its part and calls `proceed`; or `proceed` itself, where the method has no need.
+        """A handler that does this concern's part and calls `proceed`; or `proceed` itself if the method needs none.
 
-        One that has nothing left to do once it has called `proceed` is a plain function that returns what that
-        returned: each call has a coroutine less to suspend and to resume.
+        If it has nothing left to do after `proceed`, it is a plain function that returns the awaitable of `proceed`,
+        which saves a coroutine per call.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""How many elements a serialised request has, counted without parsing it and no further than is allowed.
+"""Counts the elements of a serialised request without parsing it, up to the limit.
 
-Parsing takes about a microsecond for each message, value or entry of a map, in one piece: 4 MiB can hold two million.
+Parsing takes about a microsecond for each message, value or map entry, and blocks the loop: 4 MiB can hold two million.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Final
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 MOST: Final = 20_000
-"""Elements of one request: fields that are set, items of lists, entries and values of objects. 20 ms of parsing."""
+"""Most elements of one request: set fields, items of lists, entries and values of objects. They take 20 ms to parse."""
 
 _LENGTH, _VARINT, _EIGHT, _FOUR = 2, 0, 1, 5
 
 Table = dict[int, "Table | None"]
-"""What the length-delimited fields of a message hold, by number: messages, or (None) packed numbers."""
+"""Field number -> content of a length-delimited field: the table of a message type, or None for packed numbers."""
 
 
 def table(descriptor: Descriptor) -> Table:
@@ -34,7 +34,7 @@ def _table(descriptor: Descriptor, known: dict[str, Table]) -> Table:
 
 
 def too_many(data: bytes, fields: Mapping[int, "Table | None"], most: int = MOST) -> bool:
-    """Whether there are more than `most`. Takes 0.3 microseconds for each; what is malformed is left to the parser."""
+    """Whether the message has more than `most` elements. Takes 0.3 µs per element. Ignores malformed data."""
     if len(data) <= 2 * most:
         return False
     pending: list[tuple[int, int, Mapping[int, Table | None]]] = [(0, len(data), fields)]
@@ -63,14 +63,14 @@ def too_many(data: bytes, fields: Mapping[int, "Table | None"], most: int = MOST
                 elif kind in (_EIGHT, _FOUR):
                     place += 8 if kind == _EIGHT else 4
                 else:
-                    return True  # a group: no field of ours is one
+                    return True  # a group, which none of our fields is
     except IndexError:
         return False
     return count > most
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """(value, place behind it). Raises IndexError where it does not end."""
+    """(value, index after it) of a varint. Raises IndexError if it does not end."""
     byte = data[place]
     place += 1
     if byte < 0x80:

@@ -1,4 +1,4 @@
-"""Checks of the fields that many requests have. Each adds what it finds to `found`."""
+"""Checks of fields that many requests have. Each adds the violations that it finds to `found`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sessiond_server.domain.validation import FieldViolations
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """How to read anything that has no views."""
+    """Options of a read of a resource without views."""
 
     strong: bool
 
@@ -51,7 +51,7 @@ class Fenced(Protocol):
 
 
 def fence(found: FieldViolations, request: Fenced) -> None:
-    """The run that writes, where one does."""
+    """Checks the fence of the writing run, if the request has one."""
     if request.HasField("run"):
         found.add("run.run_id", text.identifier(request.run.run_id))
         if request.run.fence < 1:
@@ -59,7 +59,7 @@ def fence(found: FieldViolations, request: Fenced) -> None:
 
 
 def fence_of(request: Fenced) -> commands.Fence | None:
-    """The same, of a checked request, as the rules take it."""
+    """The fence of a checked request, in the form that the rules take; None if no run writes."""
     return commands.Fence(request.run.run_id, request.run.fence) if request.HasField("run") else None
 
 
@@ -102,20 +102,20 @@ def not_negative(found: FieldViolations, path: str, value: int) -> None:
 
 
 def page_size(found: FieldViolations, value: int, bounds: tuple[int, int]) -> int:
-    """Bounds: (default, most)."""
+    """The checked page size. `bounds`: (default, most)."""
     default, most = bounds
     not_negative(found, "page_size", value)
     return min(value or default, most)
 
 
 def consistency(found: FieldViolations, value: int) -> bool:
-    """Whether it is strong."""
+    """Whether the requested consistency is strong."""
     validation.enum(found, "consistency", value, Consistency.DESCRIPTOR)
     return value == Consistency.CONSISTENCY_STRONG
 
 
 def statuses(found: FieldViolations, values: Sequence[int], known: EnumDescriptor) -> Sequence[int]:
-    """A filter by status: those asked for, each once; all where none is named."""
+    """The statuses of a filter, each once; all known ones if the filter names none."""
     every = [number for number in known.values_by_number if number]
     if len(values) > len(every):
         found.add("statuses", f"must be at most {len(every)}")

@@ -1,8 +1,8 @@
-"""From a service's descriptor to grpc's handlers.
+"""Builds grpc's handlers from the descriptor of a service.
 
-grpc takes every method for one that takes a stream: a request's one message is read by us (interceptors/reading.py),
-once the caller is known and there is a place for the call. Parsing happens inside the interceptors too, so that a
-malformed request is answered, logged and counted like any other; responses need none.
+Every method is registered as one that takes a stream, so that we read a unary request ourselves
+(interceptors/reading.py), once the caller is known and the call has a place. Parsing also happens inside the
+interceptors, so that a malformed request is answered, logged and counted like any other. Responses are bytes already.
 """
 
 import re
@@ -28,9 +28,9 @@ def generic_handler(
 ) -> grpc.GenericRpcHandler:
     """Serves a service by the methods of `servicer`, each named as its RPC in snake case and taking (request, Call).
 
-    A method with a true `takes_bytes` gets the messages of its stream as they came, and parses them itself.
+    A method with a true `takes_bytes` receives the serialised messages of its stream and parses them itself.
 
-    The first interceptor is the outermost. Raises AttributeError when the servicer lacks an RPC.
+    The first interceptor is the outermost. Raises AttributeError if the servicer lacks an RPC.
     """
     handlers = {
         method.name: _method_handler(method, getattr(servicer, snake_case(method.name)), interceptors, largest_request)
@@ -107,7 +107,7 @@ def _parsing_each(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
                 message = parse(request)
             except DecodeError:
                 raise MalformedRequest(name) from None
-            # Whoever takes the message may wait long before the next: bytes that are done with must not wait as well.
+            # The consumer may wait long before it takes the next message; these bytes must not stay in memory so long.
             del request
             yield message
             del message

@@ -1,4 +1,4 @@
-"""Page tokens: opaque, signed, and good only for the list that they continue."""
+"""Page tokens: opaque, signed, and valid only for the list that they continue."""
 
 from typing import Final
 
@@ -7,21 +7,21 @@ from sessiond_server.errors import InvalidPageToken
 from sessiond_server.rpc.seals import Seal, binding
 
 LONGEST_TOKEN: Final = 2048
-"""Characters. The longest position, a name of 200 characters and an id of 128, makes about 1 400."""
+"""Longest token, in characters. The longest position, a name of 200 characters and an id of 128, needs about 1 400."""
 
 Position = list[int | str]
-"""Where a page starts: JSON scalars, whose meaning is the list's own."""
+"""Where a page starts: JSON scalars, whose meaning each list defines."""
 
 
 class PageTokens:
-    """Makes and opens tokens. Replicas that share the key understand each other's tokens."""
+    """Seals and opens tokens. Replicas with the same key accept each other's tokens."""
 
     def __init__(self, key: bytes = b"") -> None:
-        """`key` is secret; see Store.token_key. It may come later, but before the first token."""
+        """`key` is secret; see Store.token_key. It may be set later, but before the first token."""
         self.key = key
 
     def of(self, scope: Scope, method: str, *selection: str | bytes | int) -> "ListTokens":
-        """The tokens of one list: of one caller's view, one RPC, and everything that selects and orders the items."""
+        """The tokens of one list, bound to the caller's scope, the RPC, and all that selects and orders items."""
         return ListTokens(Seal(self.key, binding(scope.tenant_id, scope.user_id, method, *selection)))
 
 

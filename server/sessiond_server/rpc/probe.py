@@ -12,11 +12,11 @@ Identity = tuple[bytes, bytes]
 
 
 def health(host: str, port: int, timeout: float, *, tls: bool = False, identity: Identity | None = None) -> str:
-    """ "SERVING", "NOT_SERVING" and so on; or "UNREACHABLE" when nothing answers within `timeout` seconds.
+    """ "SERVING", "NOT_SERVING" and so on; or "UNREACHABLE" if nothing answers within `timeout` seconds.
 
-    With `tls`, whatever certificate the server presents is trusted, for the name that it was issued for: the probe asks
-    how the server is, sends no secret, and must not take another certificate on the disk for an answer. `identity` is
-    shown to servers that ask for one.
+    With `tls`, any certificate that the server presents is trusted, for the name to which it was issued: the probe only
+    reads the health, sends no secret, and must not depend on the certificates on the disk. `identity` is presented to
+    servers that require a client certificate.
     """
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
@@ -41,17 +41,17 @@ def health(host: str, port: int, timeout: float, *, tls: bool = False, identity:
 
 
 def _presented(host: str, port: int, timeout: float) -> tuple[bytes, str] | None:
-    """(the server's certificate, as PEM, a name that it was issued for); None when it presents none that is valid."""
+    """(the server's certificate as PEM, a name to which it was issued); None if it presents no valid certificate."""
     anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anything.check_hostname = False
     anything.verify_mode = ssl.CERT_NONE
     try:
         with socket.create_connection((host, port), timeout) as plain, anything.wrap_socket(plain) as secured:
             pem = ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"")
-        # Only what was verified is taken apart, so it is met a second time.
+        # The ssl module decodes only verified certificates, so a second connection verifies it against itself.
         context = ssl.create_default_context(cadata=pem)
         context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trust enough
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # accepts the server's own certificate as a trust anchor
         with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secured:
             presented: Any = secured.getpeercert() or {}
     except OSError:

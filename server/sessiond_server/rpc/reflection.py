@@ -1,4 +1,4 @@
-"""gRPC server reflection, which has no keys either: a few calls at a time, each of a bounded age."""
+"""gRPC server reflection. Callers need no key, so few calls run at a time, each of a bounded age."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

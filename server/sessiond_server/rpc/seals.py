@@ -1,7 +1,7 @@
-"""Strings that the server gives away and takes back: good only for what they were made for, signed, and unreadable.
+"""Seals values into strings that clients return later: signed, encrypted, and valid only for their purpose.
 
-Unreadable because a position may say more than its holder may know: that of one user's feed is where the tenant's is,
-at an event of somebody else's session.
+They are encrypted because a position may contain more than its holder may know: the position of one user's feed is a
+place in the tenant's feed, and may name an event of another user's session.
 """
 
 import base64
@@ -16,7 +16,7 @@ _SIGNATURE_BYTES: Final = 16
 
 
 def binding(*parts: str | bytes | int) -> bytes:
-    """32 bytes that stand for all of the parts, in order; no other parts have the same."""
+    """A digest of 32 bytes of all parts, in order; other parts have another digest."""
     digest = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
@@ -26,7 +26,7 @@ def binding(*parts: str | bytes | int) -> bytes:
 
 
 class Seal:
-    """Seals JSON values under one key for one purpose. Replicas that share the key open each other's."""
+    """Seals JSON values with one key for one purpose. Replicas with the same key open each other's strings."""
 
     __slots__ = ("_key", "binding")
 
@@ -35,13 +35,13 @@ class Seal:
         self.binding = binding
 
     def seal(self, value: Any) -> str:
-        """In URL-safe characters; equal for equal values. Costs about 10 microseconds."""
+        """The value as a string of URL-safe characters; equal for equal values. Takes about 10 µs."""
         plain = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         signature = self._signature(plain)
         return base64.urlsafe_b64encode(_VERSION + self._masked(plain, signature) + signature).rstrip(b"=").decode()
 
     def open(self, sealed: str, longest: int) -> Any:
-        """The value that was sealed, in at most `longest` characters. Raises ValueError for anything else."""
+        """The value that was sealed. Raises ValueError for any other string, and for more than `longest` characters."""
         if len(sealed) > longest or not sealed.isascii():
             raise ValueError("not sealed here")
         try:
@@ -53,7 +53,7 @@ class Seal:
         if not hmac.compare_digest(signature, self._signature(plain)) or data[:1] != _VERSION:
             raise ValueError("not sealed here")
         value = json.loads(plain)
-        # base64 leaves bits unused at the end: one value has one string only.
+        # base64 has unused bits at its end. This comparison ensures that one value has only one string.
         if self.seal(value) != sealed:
             raise ValueError("not sealed here")
         return value
@@ -62,7 +62,7 @@ class Seal:
         return hmac.digest(self._key, _VERSION + self.binding + plain, "sha256")[:_SIGNATURE_BYTES]
 
     def _masked(self, data: bytes, signature: bytes) -> bytes:
-        """From plain to masked, and back. The mask is another for every value: it hangs on the signature (as in SIV,
-        RFC 5297), which takes no randomness and leaves equal values equal."""
+        """Encrypts, or decrypts. The mask depends on the signature (as in SIV, RFC 5297), so it differs for each value,
+        needs no randomness, and keeps equal values equal."""
         mask = hashlib.shake_256(b"mask" + self._key + signature).digest(len(data))
         return (int.from_bytes(data) ^ int.from_bytes(mask)).to_bytes(len(data))

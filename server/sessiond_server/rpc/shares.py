@@ -1,4 +1,4 @@
-"""Places that calls wait for, tenants by turns."""
+"""Places for calls, with a fair queue: tenants take turns."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,21 +9,22 @@ from sessiond_server.domain.shares import Shares, never_alone
 from sessiond_server.errors import TooManyCalls
 
 RETRY_AFTER: Final = 0.5
-"""Seconds that a refused caller is asked to wait."""
+"""Seconds after which a refused caller should retry."""
 NEWEST_FIRST_AFTER: Final = 1.0
-"""Seconds that the oldest call of a tenant has waited when the newest one goes first. A queue that is this long holds
-more than can be served: callers are about to give up what is at its head, and serving it would be for nothing."""
+"""Once the oldest call of a tenant has waited this many seconds, the newest call goes first. Such a queue holds more
+than can be served: callers are about to give up the calls at its head, and serving those would be wasted."""
 
 
 class Places:
     """Places of one kind, with a queue for each tenant. Tenants get free places by turns."""
 
     def __init__(self, most: int, *, waiting: Shares, alone: Callable[[], bool] = never_alone) -> None:
-        """`waiting` bounds how many calls wait, here and wherever else it is used."""
+        """`waiting` bounds how many calls wait, here and in all other places that share it."""
         self._shares = Shares(most, alone=alone)
         self._waiting = waiting
         self._queues: OrderedDict[str, OrderedDict[asyncio.Future[None], float]] = OrderedDict()
-        """Of each tenant, the oldest first, with the times at which they came. Thousands may leave at once."""
+        """Tenant -> its waiting calls, oldest first, with the times at which they arrived. Removal must be cheap:
+        thousands may be cancelled at once."""
 
     @property
     def queued(self) -> bool:
@@ -35,7 +36,7 @@ class Places:
         return tenant_id not in self._queues and self._shares.take(tenant_id)
 
     async def take(self, tenant_id: str) -> None:
-        """Returns with a place. Raises TooManyCalls at once where too many wait. Cancelling it takes none."""
+        """Waits for a place and takes it. Raises TooManyCalls at once if too many calls wait. Cancelling takes none."""
         if self.take_now(tenant_id):
             return
         if not self._waiting.take(tenant_id):
@@ -61,7 +62,7 @@ class Places:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Tenants that may have no place now keep their turns."""
+        """Gives free places to waiting tenants in turn. A tenant whose share is used up keeps its turn."""
         for tenant_id in list(self._queues):
             if self._shares.used >= self._shares.most:
                 return
@@ -73,7 +74,7 @@ class Places:
                     turn.set_result(None)
 
     def _next_of(self, tenant_id: str) -> "asyncio.Future[None] | None":
-        """The next one that still waits: a call that is being cancelled has not taken itself out yet."""
+        """The tenant's next call that still waits. Skips calls that are being cancelled but are still in the queue."""
         queue = self._queues[tenant_id]
         overdue = asyncio.get_running_loop().time() - next(iter(queue.values())) > NEWEST_FIRST_AFTER
         found = None
@@ -87,7 +88,7 @@ class Places:
         return found
 
     def _forget(self, tenant_id: str, turn: "asyncio.Future[None]") -> None:
-        """Takes a call out that was cancelled, unless it was passed over before."""
+        """Removes a cancelled call from the queue, unless it was skipped before."""
         queue = self._queues.get(tenant_id)
         if queue is None:
             return

@@ -1,4 +1,4 @@
-"""The one table from what can go wrong to what the wire says, and the status that carries it."""
+"""The table from errors to gRPC status codes and reasons, and the status message with its details."""
 
 import math
 from collections.abc import Mapping
@@ -36,14 +36,14 @@ PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
 MESSAGE_CHARACTERS: Final = 512
 VIOLATION_BYTES: Final = 2048
-"""Bounds of a text and of the violations: with ids they stay below the 8 KiB of metadata that peers take."""
+"""Bounds of the text and of the violations, in bytes. With ids they stay below the peers' metadata limit of 8 KiB."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one class of errors looks on the wire."""
+    """The form of one class of errors on the wire."""
 
     code: grpc.StatusCode
     reason: ErrorReason.ValueType
@@ -121,12 +121,12 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
     }
 )
-"""By exact class. Only leaves of the tree have rows; an error without one is answered as unforeseen."""
+"""Error class -> row. Only leaves of the tree have rows; an error without one is answered as an InternalError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `ServicerContext.abort` takes."""
+    """The arguments of `ServicerContext.abort`."""
 
     code: grpc.StatusCode
     text: str
@@ -148,7 +148,7 @@ def item_error(error: SessiondError) -> ItemError | None:
 
 
 def answer(error: SessiondError) -> Answer:
-    """The status for an error of a class in TABLE. Raises KeyError for any other."""
+    """The status for an error whose class is in TABLE. Raises KeyError for any other."""
     row = TABLE[type(error)]
     text = _clipped(error.message)
     code: int = row.code.value[0]
@@ -179,7 +179,7 @@ def _details(error: SessiondError, row: Row) -> list[Message]:
 
 
 def _bad_request(error: InvalidRequest) -> BadRequest:
-    """The violations that fit into VIOLATION_BYTES, the first always."""
+    """The violations that fit into VIOLATION_BYTES; always the first."""
     bad = BadRequest()
     for violation in error.violations:
         bad.field_violations.add(field=_clipped(violation.field), description=_clipped(violation.description))

@@ -1,4 +1,4 @@
-"""What the server shows to those who connect, and whom it lets connect: certificates, renewed while it runs."""
+"""TLS: the server's certificate and the authorities of client certificates, which can be renewed while it runs."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -14,25 +14,25 @@ class TlsInvalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the material lies."""
+    """Paths of the TLS files."""
 
     certificate: Path
-    """PEM: the server's certificate, and those that lead from it to one that clients trust."""
+    """PEM: the server's certificate chain."""
     key: Path
     """PEM."""
     client_ca: Path | None = None
-    """PEM: whose certificates callers must show; None: callers need none."""
+    """PEM: authorities whose certificates callers must present; None: callers need none."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.certificate, self.key, *((self.client_ca,) if self.client_ca else ()))
 
     def read(self) -> "TlsMaterial":
-        """What the files hold, which belongs together. Raises TlsInvalid; OSError when one cannot be read."""
+        """The content of the files, checked to belong together. Raises TlsInvalid; OSError if one cannot be read."""
         contents = [path.read_bytes() for path in self.paths]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # An empty password: else a key that has one would make it ask on the terminal.
+            # The empty password prevents a prompt on the terminal for an encrypted key.
             context.load_cert_chain(self.certificate, self.key, password=b"")
         except (ssl.SSLError, ValueError) as error:
             raise TlsInvalid(
@@ -55,7 +55,7 @@ def _fault(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
-    """What `TlsFiles.read` found valid."""
+    """Valid TLS material, as read by `TlsFiles.read`."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -63,7 +63,7 @@ class TlsMaterial:
 
 
 class Certificates:
-    """Credentials of a server whose connections begin with what was given last. Those that are open go on."""
+    """Credentials of a server. New connections use the latest material; open ones continue with theirs."""
 
     def __init__(self, material: TlsMaterial) -> None:
         self._next: Any = None
@@ -73,12 +73,12 @@ class Certificates:
         )
 
     def use(self, material: TlsMaterial) -> None:
-        """For connections that begin from now on. Whether callers need certificates does not change."""
+        """Uses the material for new connections. Whether callers need certificates cannot change."""
         assert (material.client_ca is not None) == self._mutual
         self._next = _configuration(material)
 
     def _fetch(self) -> Any:
-        """grpc asks before each handshake; None: nothing has changed since."""
+        """grpc calls this before each handshake. None: nothing has changed since the last call."""
         configuration, self._next = self._next, None
         return configuration
 

@@ -1,4 +1,4 @@
-"""What the RPCs of AttachmentService accept: one function for each, as in requests.py."""
+"""Checks of the requests of AttachmentService: one function per RPC. See rpc/sessions/checks.py."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from sessiond_server.errors import InvalidFields, MalformedRequest, Violation
 CHUNK_BYTES: Final = validation.MIB
 SMALL_CHUNKS: Final = 4096
 SMALL_CHUNK_BYTES: Final = 1024
-"""Chunks of a file may be smaller SMALL_CHUNKS times: each message costs as much as some KiB."""
+"""Least size of chunks on average, in bytes, beyond SMALL_CHUNKS chunks: each message costs as much as a few KiB."""
 ATTACHMENTS_PAGE: Final = (20, 100)
 LARGEST: Final = 2**53
 _SHA256_BYTES: Final = 32
@@ -35,16 +35,16 @@ _CHUNK_TAG: Final = encoding.tag(UploadAttachmentRequest.CHUNK_FIELD_NUMBER)
 
 @dataclass(frozen=True, slots=True)
 class UploadStart:
-    """What an upload's first message says."""
+    """The checked header of an upload, its first message."""
 
     header: UploadHeader
     declared: Attachment
-    """With an id and a type, whatever the client gave."""
+    """The declared attachment, with an id and a media type even if the client gave none."""
     fence: commands.Fence | None
 
 
 def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7) -> UploadStart:
-    """`message` is the stream's first; None where it ended before one came."""
+    """Checks the first message of the stream; None: the stream ended before it."""
     request = None if message is None else upload_message(message)
     if request is None or request.WhichOneof("frame") != "header":
         raise InvalidFields([Violation("header", "is required, as the first message")])
@@ -69,7 +69,7 @@ def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable
 def _declared(header: UploadHeader, scope: commands.Scope, new_id: Callable[[], str]) -> Attachment:
     attachment_id = header.attachment_id
     if not attachment_id:
-        # The same for every retry, and another one in every session.
+        # The id is the same for every retry, and differs between sessions.
         basis = header.request_id and f"{header.request_id}\0{header.session_id}"
         attachment_id = ids.derived(scope.tenant_id, scope.user_id, basis) if basis else new_id()
     return Attachment(
@@ -83,7 +83,7 @@ def _declared(header: UploadHeader, scope: commands.Scope, new_id: Callable[[], 
 
 
 async def upload_chunks(messages: AsyncIterator[bytes], size_bytes: int) -> AsyncIterator[Buffer]:
-    """The bytes of all messages but the first, which are given as they came, of a file of that size."""
+    """The chunks of the messages after the first, serialised as they arrived, for a file of `size_bytes`."""
     left = SMALL_CHUNKS + size_bytes // SMALL_CHUNK_BYTES
     async for message in messages:
         left -= 1
@@ -112,9 +112,9 @@ def upload_message(message: bytes) -> UploadAttachmentRequest:
 
 
 def _plain_chunk(message: bytes) -> memoryview | None:
-    """The chunk of a message that has nothing else, as all have but those of odd clients; None for these.
+    """The chunk of a message with no other field, without a copy; None for other messages, which unusual clients send.
 
-    Parsing would copy it twice: a third of what taking an upload in costs.
+    Parsing would copy the chunk twice, which is a third of the cost of receiving an upload.
     """
     if message[:1] != _CHUNK_TAG:
         return None
@@ -141,7 +141,7 @@ def download_attachment(request: DownloadAttachmentRequest) -> None:
 
 
 def download_range(request: DownloadAttachmentRequest, size_bytes: int) -> tuple[int, int]:
-    """(first byte, byte behind the last) of what is to be sent of an attachment of that size."""
+    """(first byte, byte after the last) to send of an attachment of `size_bytes`."""
     if request.offset > size_bytes:
         raise InvalidFields([Violation("offset", "must be at most the attachment's size")])
     end = request.offset + request.length if request.length else size_bytes
@@ -153,7 +153,7 @@ def get_attachment(request: GetAttachmentRequest) -> None:
 
 
 def list_attachments(request: ListAttachmentsRequest) -> int:
-    """How many to answer with: 1 to 100."""
+    """The page size: 1 to 100."""
     found = FieldViolations()
     _ids(found, request.session_id)
     if request.page_size < 0:

@@ -51,7 +51,7 @@ class AttachmentServicer:
     def __init__(
         self, files: AttachmentAccess, writer: Writer, tokens: PageTokens, transfers: Transfers, upload_retention: float
     ) -> None:
-        """`upload_retention`: seconds that the store keeps an upload without a sign of life."""
+        """`upload_retention`: seconds that the store keeps an upload without activity."""
         self._store = files.store
         self._uploads = files.uploads
         self._downloads = files.downloads
@@ -63,7 +63,7 @@ class AttachmentServicer:
     @taking_bytes
     async def upload_attachment(self, messages: AsyncIterator[bytes], call: Call) -> bytes:
         principal = call.principal
-        # Before anything is read: who sends no header takes a place as well.
+        # The place is taken before anything is read, because a client that sends no header needs one too.
         with self._transfers.place(principal.tenant_id):
             arriving = self._transfers.arriving(messages)
             first = await anext(arriving, None)
@@ -82,10 +82,10 @@ class AttachmentServicer:
     async def _complete(self, call: Call, scope: Scope, start: UploadStart, epoch: int) -> bytes:
         declared, header = start.declared, UploadHeader()
         header.CopyFrom(start.header)
-        header.ClearField("offset")  # of this attempt, not of what is asked for
+        header.ClearField("offset")  # belongs to this attempt, not to the request's content
         action = CompleteUpload(declared.attachment_id, epoch, declared.sha256, declared.size_bytes)
         command = call.command(scope, header, header.session_id, action)
-        # The bytes of the file do not count: they are not the command's.
+        # The size excludes the bytes of the file, which are not part of the command.
         command = replace(command, fence=start.fence, size=header.ByteSize())
         return answers.outcome(AttachmentUploaded, await self._writer.write(command)).attachment
 

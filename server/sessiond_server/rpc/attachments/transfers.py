@@ -1,4 +1,4 @@
-"""Uploads and downloads in progress: how many there may be, and how long nothing may move."""
+"""Bounds uploads and downloads: how many there are at a time, and how long one may stall."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -9,22 +9,22 @@ from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyTransfers, TransferStalled
 
 RETRY_AFTER: Final = 1.0
-"""Seconds that whoever comes when all places are taken is told to wait."""
+"""Seconds after which a client that found no place should retry."""
 
 _T = TypeVar("_T")
 
 
 class Transfers:
-    """All transfers of one server. Their number bounds the memory that they take."""
+    """All transfers of one server. Their number bounds their memory."""
 
     def __init__(self, shares: Shares, *, idle: float) -> None:
-        """`shares`: of the places. `idle`: seconds that a client may send, or take, nothing."""
+        """`shares`: shares of the places. `idle`: seconds for which a client may neither send nor receive."""
         self._shares = shares
         self._idle = idle
 
     @contextmanager
     def place(self, tenant_id: str) -> Iterator[None]:
-        """Held while a transfer goes on. Raises TooManyTransfers at once when there is none left for the tenant."""
+        """Holds a place for a transfer. Raises TooManyTransfers at once if none is left for the tenant."""
         if not self._shares.take(tenant_id):
             raise TooManyTransfers(RETRY_AFTER)
         try:
@@ -33,7 +33,7 @@ class Transfers:
             self._shares.give(tenant_id)
 
     async def moved(self, waiting: Awaitable[_T]) -> _T:
-        """What the client does, in time. Raises TransferStalled."""
+        """Awaits the client's next step for at most `idle` seconds. Raises TransferStalled."""
         try:
             async with asyncio.timeout(self._idle) as timer:
                 return await waiting
@@ -43,11 +43,11 @@ class Transfers:
             raise
 
     async def arriving(self, messages: AsyncIterator[_T]) -> AsyncIterator[_T]:
-        """What a client sends, each in time."""
+        """The client's messages; waits at most `idle` seconds for each. Raises TransferStalled."""
         while True:
             try:
                 message = await self.moved(anext(messages))
             except StopAsyncIteration:
                 return
             yield message
-            del message  # large, and perhaps a while until the next
+            del message  # it is large, and the next one may take long

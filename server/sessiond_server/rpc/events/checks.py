@@ -1,6 +1,6 @@
-"""What the RPCs of EventService accept: one function for each, as in requests.py.
+"""Checks of the requests of EventService: one function per RPC. See rpc/sessions/checks.py.
 
-Positions are not checked here: they are signed, and who opens them knows.
+Positions are not checked here: they are signed, and the code that opens them checks them.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ PIECE_BYTES: Final = 65_536
 MOST_PARTS: Final = 256
 LARGEST_OFFSET: Final = 2**53
 SHORTEST_SILENCE: Final = 1
-"""Second between two bookmarks that a watcher may ask for: what proves them is read once a second."""
+"""Shortest bookmark interval, in seconds, for a watcher: a bookmark needs a read, and reads run once a second."""
 
 _PIECES: Final = ("text", "thinking", "arguments")
 _ALL: Final = SessionSelection()
@@ -41,32 +41,32 @@ _ALL: Final = SessionSelection()
 
 @dataclass(frozen=True, slots=True)
 class SessionWatch:
-    """How to watch a session."""
+    """Options of a watch of a session."""
 
     selection: SessionSelection
     full: bool
     """SESSION_VIEW_FULL for the snapshot."""
     silence: float
-    """Seconds without a frame after which a bookmark is wanted; infinite: the server decides."""
+    """Seconds without a frame after which the watcher wants a bookmark; infinite: the server decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedWatch:
-    """How to watch a tenant's feed."""
+    """Options of a watch of a tenant's feed."""
 
     selection: FeedSelection
     from_beginning: bool
     silence: float
-    """As of SessionWatch."""
+    """As in SessionWatch."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsList:
-    """Which page of events."""
+    """A requested page of events."""
 
     selection: SessionSelection
     limit: int
-    """1 to 1000."""
+    """Page size: 1 to 1000."""
 
 
 def watch_session(request: WatchSessionRequest) -> SessionWatch:
@@ -82,7 +82,7 @@ def watch_session(request: WatchSessionRequest) -> SessionWatch:
 
 
 def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:
-    """`owner` is the user that the caller's key is bound to; empty for none."""
+    """`owner` is the user to whom the caller's key is bound; empty for none."""
     found = FieldViolations()
     validation.enum(found, "start", request.start, FeedStart.DESCRIPTOR)
     where = request.filter
@@ -148,7 +148,7 @@ def _delta(found: FieldViolations, path: str, delta: Delta) -> None:
 
 
 def _feed_filter(found: FieldViolations, where: FeedFilter) -> frozenset[int]:
-    """The types that it selects."""
+    """Checks the filter; returns the event types that it selects, empty for all."""
     if len(where.session_ids) > FILTER_SESSIONS:
         found.add("filter.session_ids", f"must be at most {FILTER_SESSIONS}")
     for index, session_id in enumerate(where.session_ids[:FILTER_SESSIONS]):
@@ -162,7 +162,7 @@ def _feed_filter(found: FieldViolations, where: FeedFilter) -> frozenset[int]:
 
 
 def _types(found: FieldViolations, types: Iterable[int]) -> frozenset[int]:
-    """Empty for all."""
+    """The selected event types; empty for all."""
     given = list(types)
     if len(given) > FILTER_TYPES:
         found.add("filter.types", f"must be at most {FILTER_TYPES}")
@@ -172,5 +172,5 @@ def _types(found: FieldViolations, types: Iterable[int]) -> frozenset[int]:
 
 
 def _session_selection(types: frozenset[int]) -> SessionSelection:
-    # Most watchers filter nothing: one selection serves them all.
+    # Most watchers have no filter, so they share one selection.
     return SessionSelection(types) if types else _ALL

@@ -1,4 +1,4 @@
-"""How frames reach a watcher: one after the other, until the stream ends, the watcher is too slow, or it has to go."""
+"""Delivers frames to watchers, one after the other, until the stream ends or the watcher must be disconnected."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,37 +11,37 @@ from sessiond_server.auth import Principal
 from sessiond_server.errors import Draining, TooManyCalls, Unauthenticated, WatcherTooSlow
 
 Write = Callable[[bytes], Awaitable[None]]
-"""Returns when the transport has taken a frame."""
+"""Sends a frame; returns once the transport has accepted it."""
 
 RETRY_AFTER: Final = 1.0
-"""Seconds that a watcher which was too slow is told to wait."""
+"""Seconds after which a slow consumer should reconnect."""
 AGE_SPREAD: Final = 0.1
-"""Streams that began together end apart: by up to this share of the greatest age earlier."""
+"""Largest share of the maximum age by which a stream ends earlier, so that streams that began together end apart."""
 
 
 class Frames(Protocol):
-    """What one watcher is sent. Cursors mean nothing here."""
+    """The frames for one watcher. Cursors are opaque in this module."""
 
     @property
     def cursor(self) -> Any:
-        """After what `next` has dealt with."""
+        """The cursor after the last frame of `next`."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether nothing follows the last frame."""
+        """Whether the last frame was the end of the stream."""
         ...
 
     async def next(self) -> bytes:
-        """The next frame; empty when what happened is not for this watcher. Cancelling it loses nothing."""
+        """The next frame; empty if the new events are not for this watcher. Cancelling it loses nothing."""
         ...
 
     def bookmark(self) -> bytes:
-        """A frame that says where the watcher is."""
+        """A frame with the watcher's position."""
         ...
 
     def going_away(self, at: Any) -> bytes:
-        """The frame that sends the watcher away, to come back with the position of this cursor."""
+        """The frame that disconnects the watcher, with the position of this cursor to resume from."""
         ...
 
     def position(self, at: Any) -> str: ...
@@ -53,8 +53,8 @@ class Deliveries:
     def __init__(
         self, *, write_timeout: float, max_age: float, bookmark_interval: float, random: Random | None = None
     ) -> None:
-        """Seconds. `write_timeout`: how long the transport may take to take a frame. `max_age`: of a stream.
-        `bookmark_interval`: the longest silence while things happen that are not for the watcher."""
+        """All times are in seconds. `write_timeout`: longest time for the transport to accept a frame. `max_age`: of a
+        stream. `bookmark_interval`: longest silence while there are only events that are not for the watcher."""
         self._max_age = max_age
         self._bookmark_interval = bookmark_interval
         self._random = random or Random()
@@ -68,13 +68,13 @@ class Deliveries:
             raise Draining
 
     def drain(self) -> None:
-        """Sends every watcher away, and admits none any more. Returns at once."""
+        """Disconnects every watcher and admits no more. Returns at once."""
         self._drained = True
         for delivery in list(self._under_way):
             delivery.leave()
 
     def revoke(self, holds: Callable[[Principal], bool]) -> None:
-        """Sends the watchers away whose principals are no longer valid. Returns at once."""
+        """Disconnects watchers whose principals are no longer valid. Returns at once."""
         for delivery in list(self._under_way):
             if not holds(delivery.principal):
                 delivery.leave(Unauthenticated)
@@ -82,11 +82,11 @@ class Deliveries:
     async def deliver(
         self, write: Write, frames: Frames, first: bytes, principal: Principal, silence: float = inf
     ) -> None:
-        """Sends `first` and what follows it; returns when nothing follows. `silence`: seconds, in place of
-        `bookmark_interval` where they are fewer.
+        """Sends `first` and all following frames; returns at the end of the stream. `silence`: seconds that replace
+        `bookmark_interval` if they are fewer.
 
-        Raises, behind a GoingAway, Draining when the watcher has to go, and Unauthenticated when its key is no longer
-        valid; WatcherTooSlow; what `frames.next` raises.
+        Raises, after a GoingAway frame, Draining if the watcher must disconnect, and Unauthenticated if its key is no
+        longer valid. Raises WatcherTooSlow without that frame, and what `frames.next` raises.
         """
         self.admit()
         delivery = _Delivery(write, frames, self._writes, min(self._bookmark_interval, silence), principal)
@@ -101,7 +101,7 @@ class Deliveries:
 
 
 class _Delivery:
-    """One stream. Belongs to the task that makes it."""
+    """One stream. Belongs to the task that creates it."""
 
     __slots__ = (
         "_bookmark_interval", "_frames", "_leaving", "_sent", "_slow", "_take", "_task", "_waiting", "_writes",
@@ -120,24 +120,24 @@ class _Delivery:
         self._writes = writes
         self._bookmark_interval = bookmark_interval
         self._sent = frames.cursor
-        """After what the transport has taken, or what was not for the watcher: where it goes on."""
+        """Cursor from which the watcher resumes: after the last frame that the transport accepted, or skipped ones."""
         self._written = 0.0
         """When the last write began, by the loop's clock."""
         self._waiting = False
-        """For what comes next. Only then does `leave` interrupt the task: a write that has begun cannot be undone."""
+        """Whether the task waits for the next frame. Only then does `leave` cancel it: a write cannot be undone."""
         self._leaving: type[Draining | Unauthenticated] | None = None
-        """What it ends with, once it has to."""
+        """The error with which the stream must end; None while it may continue."""
         self._slow = False
 
     def leave(self, error: type[Draining | Unauthenticated] = Draining) -> None:
-        """Makes `run` end with the error, behind a GoingAway."""
+        """Makes `run` send a GoingAway and raise the error."""
         if self._leaving is None:
             self._leaving = error
             if self._waiting:
                 self._task.cancel()
 
     def give_up(self) -> None:
-        """Makes `run` end with WatcherTooSlow. Only while it writes."""
+        """Makes `run` raise WatcherTooSlow. Call it only during a write."""
         self._slow = True
         self._task.cancel()
 
@@ -156,14 +156,14 @@ class _Delivery:
             self._sent = self._frames.cursor
 
     async def _next(self) -> bytes | None:
-        """The next frame; None: it is time to go."""
+        """The next frame; None if the watcher must disconnect."""
         if self._leaving:
             return None
         self._waiting = True
         try:
             return await self._frames.next()
         except asyncio.CancelledError:
-            # Of `leave`, unless the call was cancelled as well.
+            # `leave` has cancelled the task, unless the call was cancelled as well.
             if self._leaving and not self._task.uncancel():
                 return None
             raise
@@ -186,8 +186,8 @@ class _Delivery:
 
 
 class _Writes:
-    """Writes under way, the oldest first: one timer watches over all of them, where a timeout for each would cost 20
-    microseconds of a frame's 100."""
+    """Writes in progress, oldest first. One timer serves all of them: a timeout per write would cost 20 of the 100 µs
+    that a frame takes."""
 
     __slots__ = ("_loop", "_timeout", "_timer", "_under_way", "clock")
 
@@ -196,11 +196,11 @@ class _Writes:
         self._loop = asyncio.get_running_loop()
         self.clock: Final = self._loop.time
         self._under_way: dict[_Delivery, float] = {}
-        """With the time at which each began."""
+        """Delivery -> time at which its write began."""
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, delivery: _Delivery) -> float:
-        """Now."""
+        """Records the begin of a write; returns the present time."""
         now = self._under_way[delivery] = self.clock()
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._look)

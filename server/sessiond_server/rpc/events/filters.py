@@ -1,4 +1,4 @@
-"""Which events a stream delivers. What it does not select is passed over: the position moves past it all the same."""
+"""Filters of streams. An event that is not selected is skipped, but the position still moves past it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 
 @dataclass(frozen=True)
 class SessionSelection:
-    """Of one session: by type. Its deletion is always selected, because it ends the log."""
+    """A filter of one session's events by type. The session's deletion is always selected, because it ends the log."""
 
     types: frozenset[int] = frozenset()
-    """Empty: all."""
+    """Selected types; empty: all."""
 
     @cached_property
     def digest(self) -> bytes:
-        """Equal for filters that select the same."""
+        """A digest, equal for filters that select the same events."""
         return binding(*sorted(self.types))
 
     def of(self, entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
@@ -33,10 +33,10 @@ class SessionSelection:
 
 @dataclass(frozen=True)
 class FeedSelection:
-    """Of one tenant: what every criterion that is set selects."""
+    """A filter of one tenant's events: selects events that match all criteria that are set."""
 
     owner: str = ""
-    """Scope.user_id: not empty, only sessions of this user exist for the caller (G11)."""
+    """Scope.user_id: if not empty, only sessions of this user exist for the caller (G11)."""
     session_ids: frozenset[str] = frozenset()
     agent_id: str = ""
     user_id: str = ""
@@ -53,7 +53,7 @@ class FeedSelection:
 
     @cached_property
     def digest(self) -> bytes:
-        """As of SessionSelection."""
+        """As in SessionSelection."""
         lists: tuple[Sequence[str | int], ...] = (
             sorted(self.session_ids),
             [part for label in self.labels for part in label],
@@ -70,7 +70,8 @@ class FeedSelection:
         return entries if self._selects_all else [entry for entry in entries if self.selects(entry)]
 
     def selects(self, event: FeedEntry) -> bool:
-        """A deleted session has neither agent nor labels left: its deletion is selected whatever they were."""
+        """Whether the event is selected. A deleted session has no agent or labels left, so those criteria do not apply
+        to its deletion."""
         return (
             (not self.types or event.entry.type in self.types)
             and (not self.session_ids or event.place.session_id in self.session_ids)

@@ -1,6 +1,6 @@
-"""Frames of the streams, put together from stored bytes: no event is parsed on its way to a subscriber.
+"""Builds the frames of streams from stored bytes, so that no event is parsed on its way to a subscriber.
 
-What all streams at one place with one filter get is made once and kept with the batch.
+A frame for all streams at one position with one filter is built once and kept with the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,16 +42,16 @@ _SESSION_DELTAS: Final = encoding.tag(WatchSessionResponse.DELTAS_FIELD_NUMBER)
 _FEED_EVENTS: Final = encoding.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
 
 _DELTAS: Final = "deltas"
-"""Key of the frame of deltas, which is the same for all."""
+"""Key of the frame of deltas, which is the same for all streams."""
 
 FRAMES_KEPT: Final = 64
 FRAME_BYTES_KEPT: Final = 8 * 1024 * 1024
-"""Most frames of one batch that are kept for other streams, and their bytes together. Further filters have theirs made
-for each stream: a batch outlives its delivery, and filters are as many as watchers can think of."""
+"""Most frames of one batch that are kept for other streams, and most bytes of them. For further filters, each stream
+builds its own frames: a batch outlives its delivery, and watchers may use any number of filters."""
 
 
 class SessionFrames:
-    """What one watcher of a session is sent."""
+    """The frames for one watcher of a session."""
 
     __slots__ = ("_positions", "_selection", "_stream", "ended")
 
@@ -60,15 +60,15 @@ class SessionFrames:
         self._positions = positions
         self._selection = selection
         self.ended = False
-        """Whether the last frame says that the session was deleted: nothing follows it."""
+        """Whether the last frame has the session's deletion, after which nothing follows."""
 
     @property
     def cursor(self) -> Cursor:
-        """After what `next` has dealt with."""
+        """The cursor after the last frame of `next`."""
         return self._stream.cursor
 
     def first(self, snapshot: SessionSnapshot | None) -> bytes:
-        """The frame that the stream begins with."""
+        """The first frame of the stream."""
         position = self.position(self.cursor)
         if snapshot is None:
             resumed = Resumed(position=position, head_seq=self._stream.head_seq)
@@ -77,7 +77,7 @@ class SessionFrames:
         return encoding.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
 
     async def next(self) -> bytes:
-        """The frame of what comes next; empty when the filter passed over all of it. Raises as SessionStream.next."""
+        """The frame with the next events; empty if the filter selects none of them. Raises as SessionStream.next."""
         item = await self._stream.next()
         if isinstance(item, CaughtUp):
             return self.bookmark(item)
@@ -89,7 +89,7 @@ class SessionFrames:
         return _once(item.frames, self._positions.binding, lambda: self._events(item))
 
     def bookmark(self, read: CaughtUp | None = None) -> bytes:
-        """None: what was read of the log and passed over is the proof."""
+        """A bookmark. `read` is the read that proves it; None: the events that were read and skipped are the proof."""
         bookmark = Bookmark(position=self.position(self.cursor), head_seq=self._stream.head_seq)
         if read is not None:
             set_timestamp(bookmark.read_time, read.read_time_us)
@@ -112,7 +112,7 @@ class SessionFrames:
 
 
 class FeedFrames:
-    """What one watcher of a tenant's feed is sent."""
+    """The frames for one watcher of a tenant's feed."""
 
     __slots__ = ("_positions", "_selection", "_stream")
 
@@ -129,7 +129,7 @@ class FeedFrames:
         return self._stream.cursor
 
     def first(self) -> bytes:
-        """The frame that the stream begins with."""
+        """The first frame of the stream."""
         return WatchEventsResponse(resumed=Resumed(position=self.position(self.cursor))).SerializeToString()
 
     async def next(self) -> bytes:
@@ -154,7 +154,7 @@ class FeedFrames:
 
     def _events(self, batch: FeedBatch) -> bytes:
         entries = [event.entry for event in self._selection.of(batch.entries)]
-        # All streams that share the batch have read it, and are behind its last event.
+        # All streams that share the batch have read it completely, so they share the position after its last event.
         return _event_batch(_FEED_EVENTS, entries, lambda: EventBatch(position=self.position(self.cursor)))
 
 
@@ -168,7 +168,7 @@ def _once(frames: dict[object, bytes], key: object, make: Callable[[], bytes]) -
 
 
 def _event_batch(frame_tag: bytes, entries: Sequence[LogEntry], rest: Callable[[], EventBatch]) -> bytes:
-    """Empty for no entries."""
+    """A frame with the entries; empty if there are none."""
     if not entries:
         return b""
     events = encoding.repeated(_EVENT, [entry.data for entry in entries], rest().SerializeToString())

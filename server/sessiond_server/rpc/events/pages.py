@@ -1,4 +1,4 @@
-"""Pages of one session's log, from a position on."""
+"""Reads pages of one session's log, starting at a position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from sessiond_server.rpc.events.filters import SessionSelection
 from sessiond_server.store.log_reads import LogReads
 
 LOOKED_AT: Final = 1000
-"""Events that one page of a filtered list reads at most."""
+"""Most events that are read for one page of a filtered list."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsPage:
     entries: Sequence[LogEntry]
-    """What the filter selects."""
+    """The selected events."""
     end: Cursor
-    """After the last event that was looked at."""
+    """The cursor after the last event that was read."""
     more: bool
     version: int
 
@@ -29,9 +29,9 @@ class EventsPage:
 async def read(
     logs: LogReads, scope: Scope, session_id: str, after: Cursor | None, selection: SessionSelection, limit: int
 ) -> EventsPage:
-    """At most `limit` selected events behind `after`; None: from the first event.
+    """At most `limit` selected events after `after`; None: from the first event.
 
-    Raises SessionNotFound (of a deleted session too, without `after`); PositionLost, PositionCompacted.
+    Raises SessionNotFound (also for a deleted session, without `after`), PositionLost and PositionCompacted.
     """
     start = after or Cursor(0, "")
     look_at = LOOKED_AT if selection.types else limit

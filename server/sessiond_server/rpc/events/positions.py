@@ -1,8 +1,8 @@
-"""Positions of streams: opaque, sealed, good for ever, and only for the tenant, user, session or feed, and filter.
+"""Positions of streams: opaque, sealed and without a time limit, valid for one tenant, user, filter, and session or feed.
 
-A session's position is its cursor: seq and event id, so that a log that has another event there is found out. A feed's
-is the place of the last event that was delivered or passed over, with the anchors and late_commits that find_lost asks
-the database for. Page by page and streamed, positions are the same.
+A position of a session is a seq and an event id, so that a log with another event at that seq is detected. A position
+of a feed is the place of the last event that was delivered or skipped, with the anchors and late_commits that find_lost
+looks up in the database. Lists and streams of events use the same positions.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,15 @@ from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 from sessiond_server.rpc.seals import Seal, binding
 
 LONGEST_POSITION: Final = 4096
-"""Characters. A feed's with 8 anchors and 4 late_commits in sessions with ids of 128 characters has about 3 700."""
+"""Longest position, in characters. That of a feed with 8 anchors and 4 late_commits in sessions with ids of 128
+characters has about 3 700."""
 
 
 class Positions:
-    """Makes and opens positions. Replicas that share the key understand each other's."""
+    """Seals and opens positions. Replicas with the same key accept each other's positions."""
 
     def __init__(self, key: bytes = b"") -> None:
-        """`key` is secret; see Store.token_key. It may come later, but before the first position."""
+        """`key` is secret; see Store.token_key. It may be set later, but before the first position."""
         self.key = key
 
     def of_session(self, scope: Scope, session_id: str, selection: SessionSelection) -> "SessionPositions":
@@ -44,14 +45,14 @@ class SessionPositions:
 
     @property
     def binding(self) -> bytes:
-        """Positions with equal bindings are equal for equal cursors."""
+        """The digest to which positions are bound. With equal bindings, equal cursors give equal positions."""
         return self._seal.binding
 
     def seal(self, cursor: Cursor) -> str:
         return self._seal.seal([cursor.seq, cursor.event_id])
 
     def open(self, position: str) -> Cursor | None:
-        """None for the empty position. Raises InvalidPosition for what was not sealed here."""
+        """The cursor; None for the empty position. Raises InvalidPosition for a string that was not sealed here."""
         if not position:
             return None
         seq, event_id = _opened(self._seal, position)
@@ -82,7 +83,7 @@ class FeedPositions:
         """As SessionPositions.open."""
         if not position:
             return None
-        # Positions may be older than late_commits are.
+        # Positions of older servers have no late_commits.
         commit_xid, session_id, seq, *named = _opened(self._seal, position)
         return FeedCursor(
             FeedPlace(commit_xid, session_id, seq),
@@ -95,7 +96,7 @@ def _listed(events: Sequence[tuple[FeedPlace, str]]) -> list[list[Any]]:
 
 
 def _opened(seal: Seal, position: str) -> Any:
-    # What is bound to a session or feed has been sealed here, and so has the shape that it was sealed with.
+    # A string with a valid seal was sealed here, so its value has the expected form.
     try:
         return seal.open(position, LONGEST_POSITION)
     except ValueError:

@@ -87,7 +87,7 @@ class EventServicer:
         deltas = event_requests.publish_delta(request)
         scope = call.admit(SESSIONS_WRITE)
         snapshot = await self._sessions.get_session(scope, request.session_id, content=False)
-        # Whether its time has run out is for the sweeper to find: nothing is decided here that lasts.
+        # Expiry is not checked: deltas are not stored, and the sweeper ends expired sessions.
         lifecycle.check_active(Session.FromString(snapshot.core), now_us=0)
         self._bus.publish_deltas(Deltas((scope.tenant_id, request.session_id), deltas))
         return PublishDeltaResponse().SerializeToString()

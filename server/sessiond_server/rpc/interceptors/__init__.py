@@ -1,1 +1,1 @@
-"""One concern each. Their order, with the reasons, is `ORDER` of rpc/server.py."""
+"""The interceptors, one concern each. `RpcServer` in rpc/server.py has their order, with the reasons."""

@@ -1,4 +1,4 @@
-"""One record for each call, or for each that failed. Never contents, never keys."""
+"""Logs one record per call, or per failed call. Records never have contents or keys."""
 
 import asyncio
 import logging
@@ -12,9 +12,9 @@ log = logging.getLogger("sessiond.access")
 
 FAILURES_A_SECOND: Final = 50.0
 FAILURES_AT_ONCE: Final = 500.0
-"""Records of failed calls: so many at once, and then so many a second. Those left out are counted."""
+"""Most records of failed calls: FAILURES_AT_ONCE, then FAILURES_A_SECOND. Further ones are counted, not logged."""
 LEFT_OUT_EVERY: Final = 10.0
-"""Seconds between two records that say how many."""
+"""Seconds between two records that give this count."""
 
 
 class AccessLog:
@@ -22,7 +22,7 @@ class AccessLog:
     key, request_id, request_bytes, response_bytes."""
 
     def __init__(self, *, successes: bool) -> None:
-        """`successes` False: only calls that failed are recorded. A record costs about a tenth of a small call."""
+        """`successes` False: only failed calls are logged. A record costs about a tenth of a small call."""
         self._successes = successes
         self._credit = FAILURES_AT_ONCE
         self._counted_at = 0.0
@@ -53,7 +53,7 @@ class AccessLog:
         return recorded
 
     def _may_record(self) -> bool:
-        """Whether there is room for one more failure: callers that fail on purpose must not fill the disk."""
+        """Whether one more failure may be logged now: callers that fail on purpose must not fill the disk."""
         now = perf_counter()
         self._credit = min(FAILURES_AT_ONCE, self._credit + (now - self._counted_at) * FAILURES_A_SECOND)
         self._counted_at = now
@@ -63,15 +63,15 @@ class AccessLog:
         self._credit -= 1
         if self._left_out and now - self._told_at >= LEFT_OUT_EVERY:
             self._told_at = now
-            log.warning("%d failed calls were left out here: there were too many", self._left_out)
+            log.warning("%d failed calls were not logged, because there were too many", self._left_out)
             self._left_out = 0
         return True
 
 
 def outcome(call: Call, cancelled: bool) -> tuple[str, str]:
-    """(gRPC code, reason) of a call that has ended; the reason is "" unless an error of ours was answered."""
+    """(gRPC code, reason) of a call that has ended; the reason is "" unless the answer was one of our errors."""
     if cancelled:
-        # The transport cancels a call for its caller, and when its caller's deadline passes.
+        # The transport cancels a call when its caller cancels it, and when its deadline passes.
         return "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0 else "CANCELLED", ""
     if call.error is not None:
         row = TABLE[type(call.error)]

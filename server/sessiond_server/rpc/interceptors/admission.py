@@ -1,4 +1,4 @@
-"""How many calls are served at once, of whom."""
+"""Admission control: bounds how many calls are served at a time, fairly between tenants."""
 
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -15,21 +15,21 @@ SEARCHES: Final = frozenset(
         "/sessiond.v1.ToolCallService/ListPendingApprovals",
     )
 )
-"""What may take the database long: they have places of their own, fewer than it has connections."""
+"""Methods that may need long queries. They have separate places, fewer than there are database connections."""
 SMALL: Final = 64 * 1024
-"""Bytes of an answer that no budget is asked for: places bound them."""
+"""Largest answer, in bytes, that needs no budget: the number of places bounds these."""
 
 
 class Admission:
-    """Holds calls back, before a byte of their requests is read, until there is a place for them.
+    """Delays calls until there is a place for them, before a byte of their requests is read.
 
-    Waiting is better than refusing, which costs three quarters of serving: a call that waits keeps its stream, and with
-    it the next call, in the client. Streams take no place, they have limits of their own. Raises TooManyCalls where too
-    many wait, and for an answer that has no room beside those which clients do not take.
+    Waiting is better than refusing, which costs three quarters of serving: a waiting call occupies its HTTP/2 stream,
+    so the client holds back further calls. Streams take no place; they have separate limits. Raises TooManyCalls if too
+    many calls wait, and for an answer for which the budget of unsent bytes has no room.
     """
 
     def __init__(self, calls: Places, searches: Places, unsent: Shares) -> None:
-        """`unsent`: bytes of answers that clients have yet to take."""
+        """`unsent`: budget for bytes of answers that clients have not received yet."""
         self._calls = calls
         self._searches = searches
         self._unsent = unsent
@@ -57,7 +57,7 @@ class Admission:
                 size = len(response)
                 if not unsent.take(tenant_id, size):
                     raise TooManyCalls(RETRY_AFTER, "answer_bytes")
-                # When the client has taken it, or has left.
+                # The bytes are returned when the client has received the answer or has disconnected.
                 call.context.add_done_callback(lambda _: unsent.give(tenant_id, size))  # type: ignore[arg-type]
             return response
 

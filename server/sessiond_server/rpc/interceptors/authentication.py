@@ -1,4 +1,4 @@
-"""Who calls."""
+"""Authenticates every call, and ends streams whose keys become invalid."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,13 +10,13 @@ from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.interceptors.refusals import Refusals
 
 REVOKED_GRACE: Final = 5.0
-"""Seconds that a stream whose key is no longer valid has to end by itself: watchers are told where they were."""
+"""Seconds that a stream with an invalid key has to end by itself: watchers still get their position."""
 
 
 class Authentication:
-    """Sets `Call.principal`, or raises Unauthenticated at the pace of refusals. The request is not read before.
+    """Sets `Call.principal`, or raises Unauthenticated at the rate of `refusals`, before the request is read.
 
-    Streams are remembered, for `revoke`; a call without one is over before it matters.
+    It records streams, for `revoke`. Unary calls end too soon for that to matter.
     """
 
     def __init__(self, authenticator: Authenticator, refusals: Refusals) -> None:
@@ -25,7 +25,7 @@ class Authentication:
         self._streams: dict[asyncio.Timeout, Principal] = {}
 
     def revoke(self, holds: Callable[[Principal], bool]) -> int:
-        """Ends the streams whose principals are no longer valid, with Unauthenticated; how many there are."""
+        """Ends streams whose principals are no longer valid with Unauthenticated; returns their number."""
         until = asyncio.get_running_loop().time() + REVOKED_GRACE
         gone = [timer for timer, principal in self._streams.items() if not holds(principal)]
         for timer in gone:

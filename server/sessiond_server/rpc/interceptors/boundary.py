@@ -1,4 +1,4 @@
-"""The error boundary: whatever is raised inside becomes a status of the table, and nothing else leaves."""
+"""The error boundary: turns every exception from inside into a status of the table."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ log = logging.getLogger("sessiond.rpc")
 
 
 class Boundary:
-    """Answers SessiondErrors by the table, everything else with INTERNAL, a constant text and an id that the log has.
+    """Answers SessiondErrors by the table, and all other exceptions with INTERNAL, a constant text and the id of a log
+    record.
 
-    A CancelledError passes only when the call's own task was cancelled: grpc leaves the caller of a handler that raises
-    one without an answer.
+    A CancelledError passes only if the call's own task was cancelled: if a handler raises one, grpc sends no answer.
     """
 
     def __init__(self, max_wait: float = 10.0) -> None:
@@ -32,7 +32,7 @@ class Boundary:
             try:
                 return await proceed(request, call)
             except AbortError:
-                # It is an Exception, and the answer has been sent.
+                # AbortError is an Exception; the answer has already been sent.
                 raise
             except TransportError:
                 await self._cancelled()
@@ -63,15 +63,15 @@ class Boundary:
             async with asyncio.timeout(self._max_wait) as timer:
                 await call.context.abort(answer.code, answer.text, (*answer.trailers, (call_id.KEY, call.id)))
         except TransportError:
-            # The caller has left. grpc cancels no call that has its status, and logs what such a call raises, but for
-            # the AbortError that it raises by itself once the handler has returned.
+            # The caller has disconnected. grpc does not cancel a call that has its status, and logs what such a call
+            # raises, except the AbortError that it raises itself once the handler has returned.
             pass
         except TimeoutError:
             if not timer.expired():
                 raise
 
     async def _cancelled(self) -> None:
-        """Waits at most max_wait seconds until grpc cancels the call, whose caller has left.
+        """Waits at most max_wait seconds until grpc cancels the call, whose caller has disconnected.
 
         A write fails a moment before grpc learns the reason. Without this wait grpc would log a traceback although a
         caller may leave at any time.

@@ -1,4 +1,4 @@
-"""Every call has an id that its caller, its log records and its error reports share."""
+"""Gives every call an id, which its caller, its log records and its errors share."""
 
 import random
 import re
@@ -12,8 +12,8 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
 
 
 class CallId:
-    """Takes `x-request-id` where it is well formed, else makes one. What was given is echoed in the trailing metadata;
-    an error always carries the id.
+    """Uses a well-formed `x-request-id`, or creates an id. A given id is echoed in the trailing metadata; an error
+    always carries the id.
     """
 
     def around(self, method: Method, proceed: Handler) -> Handler:
@@ -23,7 +23,7 @@ class CallId:
                 call.context.set_trailing_metadata(((KEY, given),))
             else:
                 call.id = f"{random.getrandbits(128):032x}"
-            # Not reset afterwards: the task, and with it the context, is the call's own.
+            # It needs no reset, because the task and its context belong to this call alone.
             CALL_ID.set(call.id)
             return proceed(request, call)
 

@@ -1,4 +1,4 @@
-"""No call lasts for ever."""
+"""Bounds the duration of unary calls."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -9,10 +9,11 @@ from sessiond_server.rpc.call import Call, Handler, Method
 
 
 class Deadline:
-    """Calls without a deadline, or with one further away than `longest` seconds, get that; expiry is DeadlinePassed.
+    """Gives calls without a deadline, or with one later than `longest` seconds, that deadline. After it, a call ends
+    with DeadlinePassed.
 
-    A nearer deadline needs no timer here: the transport cancels the call when it passes. Streams are not bounded:
-    watching has no end, and a transfer takes as long as it takes.
+    An earlier deadline needs no timer here: the transport cancels the call when it passes. Streams have no such limit:
+    a watch has no end, and the time of a transfer depends on its size.
     """
 
     def __init__(self, longest: float) -> None:

@@ -1,4 +1,4 @@
-"""The gate that is closed until the server is ready."""
+"""Refuses calls until the server is ready."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,10 +8,10 @@ from sessiond_server.rpc.call import Call, Handler, Method
 
 
 class Gate:
-    """Refuses calls until it is opened."""
+    """Refuses calls until `open` is called."""
 
     def __init__(self, refusal: Callable[[], Unavailable] | None = None) -> None:
-        """`refusal` None: open from the start; else what calls are refused with until `open`."""
+        """`refusal` makes the error for calls before `open`; None: the gate is open from the start."""
         self._refusal = refusal
 
     def open(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls that arrive at nearly the same time are served together."""
+"""Starts calls that arrive at nearly the same time together."""
 
 import asyncio
 from typing import Any, Final
@@ -7,14 +7,14 @@ from sessiond_server.rpc.call import Call, Handler, Method
 
 QUIET_TURNS: Final = 10
 ENOUGH: Final = 64
-"""Calls begin once so many turns of the loop brought no other, or so many are there. grpc takes in about one call in
-each turn, so without this each would be parsed, checked and answered in a turn of its own: with cold caches of the
-processor, and with system calls, reads of the cache and commands of a batch one at a time. A loop with nothing else to
-do makes ten turns in microseconds: a lone caller does not notice (docs/decisions/0017-gathered-calls.md)."""
+"""Calls start after QUIET_TURNS turns of the loop without another call, or once ENOUGH calls wait. grpc accepts about
+one call per turn, so without this each call would be parsed, checked and answered in its own turn: with cold CPU
+caches, and with system calls, cache reads and commands of a batch one at a time. An idle loop makes ten turns in
+microseconds, which a single caller does not notice (docs/decisions/0017-gathered-calls.md)."""
 
 
 class Gathering:
-    """Holds unary calls back for a few turns of the loop, so that those which came together begin together."""
+    """Delays unary calls for a few turns of the loop, so that calls that arrive together start together."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
@@ -30,7 +30,7 @@ class Gathering:
         return gathered
 
     def _turn(self) -> "asyncio.Future[None]":
-        """One future for each call: cancelling a call must not cancel its neighbours."""
+        """A new future for each call, so that cancelling one call does not cancel others."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiting.append(turn)
@@ -39,7 +39,7 @@ class Gathering:
         return turn
 
     def _gather(self, loop: asyncio.AbstractEventLoop, seen: int, turns: int) -> None:
-        """Lets the calls begin once `turns` more turns have brought nothing to the `seen` ones."""
+        """Starts the calls once their number has stayed at `seen` for `turns` more turns."""
         count = len(self._waiting)
         if count < ENOUGH and (count > seen or turns):
             loop.call_soon(self._gather, loop, count, turns - 1 if count == seen else QUIET_TURNS)

@@ -1,4 +1,4 @@
-"""How many calls are in progress."""
+"""Counts calls in progress."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -8,7 +8,7 @@ from sessiond_server.rpc.call import Call, Handler, Method
 
 
 class Occupancy:
-    """Counts calls from when their callers are known until their answers have been handed to the transport."""
+    """Counts calls from authentication until their answers have been handed to the transport."""
 
     def __init__(self) -> None:
         self._all = 0
@@ -16,7 +16,7 @@ class Occupancy:
 
     @property
     def calls(self) -> int:
-        """Calls whose answer has not been handed to the transport."""
+        """Number of calls whose answer has not been handed to the transport yet."""
         return self._all
 
     async def emptied(self) -> None:
@@ -32,7 +32,7 @@ class Occupancy:
                 self._empty.set_result(None)
 
         def counted(request: Any, call: Call) -> Awaitable[bytes | None]:
-            # A done callback, not `finally`: the answer is still to be sent when the handler has returned.
+            # A done callback instead of `finally`, because the answer is sent after the handler has returned.
             call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
             self._all += 1
             return proceed(request, call)

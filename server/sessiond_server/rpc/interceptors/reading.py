@@ -1,4 +1,4 @@
-"""The request message: read only once the call has been let in."""
+"""Reads the request message, once the call has been admitted."""
 
 import asyncio
 from typing import Any, Final
@@ -11,26 +11,26 @@ from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.shares import RETRY_AFTER, Places
 
 SMALL: Final = 4 * 1024
-"""Bytes of a request that no budget is asked for: the places of calls bound them."""
+"""Largest request, in bytes, that needs no budget: the number of places bounds these."""
 PATIENCE: Final = 5.0
-"""Seconds that a message may take to arrive while others wait to be read."""
+"""Longest time, in seconds, for a message to arrive while others wait to be read."""
 
 
 class Reading:
-    """Reads the one message of calls that send one. grpc would read it before anything of ours runs, as large as it may
-    be, whether there is a key or not.
+    """Reads the message of unary requests. grpc would read it before any of our code runs, however large it is, with or
+    without a key.
 
-    While a message arrives it may hold as much as the transport's limit; so few arrive at a time. Those that take too
-    long while others wait give way with TransferStalled. Raises MalformedRequest where none comes, and TooManyCalls
-    where there is no room for a large one.
+    A message that is arriving may hold memory up to the transport's limit, so few may arrive at a time. One that takes
+    too long while others wait ends with TransferStalled. Raises MalformedRequest if no message arrives, and
+    TooManyCalls if the budget has no room for a large one.
     """
 
     def __init__(self, places: Places, held: Shares) -> None:
-        """`held`: bytes of requests of calls in progress."""
+        """`held`: budget for request bytes of calls in progress."""
         self._places = places
         self._held = held
         self._under_way: dict[asyncio.Task[Any], float] = {}
-        """Oldest first, with the time at which each began."""
+        """Reads in progress, oldest first, with the time at which each began."""
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -81,7 +81,7 @@ class Reading:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE / 5, self._look)
 
     def _look(self) -> None:
-        """Sends those away that take too long, while others wait."""
+        """Ends reads that take too long while others wait."""
         self._timer = None
         if not self._places.queued:
             return

@@ -1,4 +1,4 @@
-"""Refusals of callers that nobody knows, at a pace: as many as come would take the processor from all others."""
+"""Limits the rate at which unauthenticated calls are refused, so that refusals cannot take the CPU from other calls."""
 
 import asyncio
 import logging
@@ -10,17 +10,17 @@ from sessiond_server.rpc.open_calls import Context
 log = logging.getLogger("sessiond.rpc")
 
 RATE: Final = 50.0
-"""Refusals a second, once BURST of them were spent. Also how fast keys can be tried."""
+"""Refusals per second, after BURST at once. This also limits how fast keys can be guessed."""
 BURST: Final = 100.0
 MOST_HELD: Final = 2048
-"""That wait for their turn; more are refused at once. What they send is not read: each holds at most what a stream may
-send unasked (LOOKAHEAD of rpc/server.py)."""
+"""Most calls that wait for their refusal; more are refused at once. Their requests are not read, so each holds at most
+LOOKAHEAD bytes (rpc/server.py)."""
 REPORT_EVERY: Final = 10.0
 """Seconds between two log records about refusals."""
 
 
 class Refusals:
-    """Paces the refusals of calls without a valid key, or of no known method. Belongs to one event loop."""
+    """Limits the rate of refusals of calls without a valid key, or of an unknown method. Belongs to one event loop."""
 
     def __init__(self, *, rate: float = RATE, burst: float = BURST, most_held: int = MOST_HELD) -> None:
         self._rate = rate
@@ -31,12 +31,12 @@ class Refusals:
         self._timer: asyncio.TimerHandle | None = None
         self._drained = False
         self.count = 0
-        """All of them so far."""
+        """Number of refusals so far."""
         self._reported = 0
         self._report_due: asyncio.TimerHandle | None = None
 
     async def turn(self, context: Context) -> None:
-        """Returns when the call may be refused. Cancelling it gives the turn up."""
+        """Waits until the call may be refused. Cancelling it gives the turn up."""
         loop = asyncio.get_running_loop()
         self.count += 1
         if self._report_due is None:
@@ -53,7 +53,7 @@ class Refusals:
         await turn
 
     def drain(self) -> None:
-        """Refuses all that wait, and holds none any more."""
+        """Lets all waiting calls be refused at once, and delays no more."""
         self._drained = True
         if self._report_due is not None:
             self._report_due.cancel()
@@ -73,7 +73,7 @@ class Refusals:
         loop = asyncio.get_running_loop()
         self._count_credit(loop.time())
         while self._held and self._credit >= 1:
-            # Those whose callers have left cost nothing.
+            # A call whose caller has disconnected takes no credit.
             self._credit -= _let_go(self._held.popleft())
         if self._held:
             self._wake(loop)
@@ -81,7 +81,7 @@ class Refusals:
     def _report(self, peer: str) -> None:
         self._report_due = None
         fresh, self._reported = self.count - self._reported, self.count
-        log.warning("%d calls without a valid key, or of no method, were refused; one of them from %s", fresh, peer)
+        log.warning("%d calls without a valid key or a known method were refused; one of them from %s", fresh, peer)
 
 
 def _let_go(turn: "asyncio.Future[None]") -> bool:

@@ -1,4 +1,4 @@
-"""What each RPC of MessageService accepts: one function for each, named as the RPC. See rpc/sessions/checks.py."""
+"""Checks of the requests of MessageService: one function per RPC. See rpc/sessions/checks.py."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -22,18 +22,18 @@ MESSAGES_PAGE: Final = (50, 1000)
 
 @dataclass(frozen=True, slots=True)
 class MessagesList:
-    """Which page of messages."""
+    """A requested page of messages."""
 
     descending: bool
-    """Newest first."""
+    """Whether the newest messages come first."""
     limit: int
-    """1 to 1000."""
+    """Page size: 1 to 1000."""
     strong: bool
 
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
-    """The messages are the request's own, with whatever they hold in output-only fields: the rules overwrite those.
-    An UpdateAndAppend where the request has an update."""
+    """The action; an UpdateAndAppend if the request has an update. Its messages are the request's own objects; the
+    rules overwrite their output-only fields."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)

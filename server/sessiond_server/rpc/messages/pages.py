@@ -1,4 +1,4 @@
-"""Pages of messages, in either order and in both directions."""
+"""Pages of messages, in both orders and both directions."""
 
 from collections.abc import Sequence
 from typing import Final, cast
@@ -11,31 +11,31 @@ PRECEDING: Final = "preceding"
 
 
 class MessagePages:
-    """What to read for one page of a list, and which tokens lead on from it.
+    """The range to read for one page of a list, and the tokens of its neighbours.
 
-    A token says on which side of which `seq` its page lies, in the order asked for. Messages are only ever appended, so
-    what lay before a page when it was read still does.
+    A token says on which side of which `seq` its page lies, in the requested order. Messages are only appended, so the
+    messages before a page never change.
     """
 
     def __init__(self, tokens: ListTokens, newest_first: bool, after_seq: int, before_seq: int, token: str) -> None:
-        """The bounds are those of the request, before_seq 0 for none. Raises InvalidPageToken."""
+        """The bounds are those of the request; before_seq 0: none. Raises InvalidPageToken."""
         self._tokens = tokens
-        # What this list has sealed has this shape.
+        # A token that this list has sealed has this form.
         self._from = cast("tuple[str, int] | None", tokens.open(token))
         self._backwards = self._from is not None and self._from[0] == PRECEDING
         self.descending = newest_first != self._backwards
-        """Direction of reading: against the order asked for when going back."""
+        """Direction of reading: opposite to the requested order for a previous page."""
         self.after_seq = after_seq
         self.before_seq = before_seq
         if self._from is not None:
-            # The token's seq lies inside the bounds: they are part of what it is bound to.
+            # The token's seq lies inside the bounds, because the token is bound to them.
             if self.descending:
                 self.before_seq = self._from[1]
             else:
                 self.after_seq = self._from[1]
 
     def ordered(self, page: MessagesPage) -> Sequence[bytes]:
-        """The messages in the order asked for."""
+        """The messages in the requested order."""
         return page.messages[::-1] if self._backwards else page.messages
 
     def around(self, page: MessagesPage) -> tuple[str, str]:

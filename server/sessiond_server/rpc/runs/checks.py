@@ -1,4 +1,5 @@
-"""What the RPCs of RunService accept, one function for each, and the runs of CreateSession. As in requests.py."""
+"""Checks of the requests of RunService, one function per RPC, and of the runs in CreateSession. See
+rpc/sessions/checks.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,16 +36,16 @@ _FINISHED: Final = (RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED)
 
 @dataclass(frozen=True, slots=True)
 class RunsList:
-    """Which page of runs."""
+    """A requested page of runs."""
 
     statuses: Sequence[int]
-    """Not empty, each once."""
+    """Selected statuses, each once; never empty."""
     limit: int
-    """1 to 100."""
+    """Page size: 1 to 100."""
 
 
 def begin_run(request: BeginRunRequest) -> commands.BeginRun:
-    """The run is the request's own, or a copy with the default lease."""
+    """The action. Its run is the request's own object, or a copy with the default lease."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
@@ -110,7 +111,7 @@ def list_runs(request: ListRunsRequest) -> RunsList:
 
 
 def preset_runs(found: FieldViolations, here: str, runs: Sequence[Run]) -> None:
-    """The runs that a session is created with. Whether they lie in the past, the rules check."""
+    """Checks the runs with which a session is created. The rules check that their times are in the past."""
     if len(runs) > PRESET_RUNS:
         found.add(here, f"must be at most {PRESET_RUNS}")
         return
@@ -135,7 +136,7 @@ def preset_runs(found: FieldViolations, here: str, runs: Sequence[Run]) -> None:
 
 
 def _preset_times(found: FieldViolations, path: str, run: Run) -> None:
-    """In order; a run that has started has ended, too."""
+    """Checks that the times ascend, and that a run that has started has also ended."""
     before = None
     for name, value in (("create_time", run.create_time), ("start_time", run.start_time), ("end_time", run.end_time)):
         if not run.HasField(name):  # type: ignore[arg-type]  # the stubs want literals

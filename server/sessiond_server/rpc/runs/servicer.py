@@ -64,7 +64,7 @@ class RunServicer:
         scope = call.admit(SESSIONS_READ)
         session_id = request.session_id
         tokens = self._tokens.of(scope, call.method.path, session_id, *read.statuses)
-        # What this list has sealed is the place of a run.
+        # A token that this list has sealed holds the place of a run.
         position = cast("list[int] | None", tokens.open(request.page_token))
         before = position[0] if position else None
         page = await self._work.list_runs(scope, session_id, statuses=read.statuses, before=before, limit=read.limit)

@@ -1,10 +1,11 @@
-"""What each RPC of SessionService accepts: one function for each, named as the RPC.
+"""Checks of the requests of SessionService: one function per RPC, with the RPC's name.
 
-Each checks the whole request and raises InvalidFields with every violation found (at most InvalidFields.MOST), or
-answers with what the request means: the action of a mutation, the options of a read with its defaults applied, or None
-where the request says all. Requests are never changed; an action may hold messages of its request.
+Each function checks the whole request and raises InvalidFields with all violations (at most InvalidFields.MOST).
+Otherwise it returns the action of a mutation, the options of a read with defaults applied, or None if the handler needs
+nothing else. Requests are never changed; an action may refer to messages of its request.
 
-Not checked here: page tokens (they are signed; who opens them knows), and all that needs the stored session or a clock.
+Not checked here: page tokens, which are signed and checked when they are opened, and everything that needs the stored
+session or a clock.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,26 +79,26 @@ OUTPUT_ONLY: Final = (
     "pending_approval_count",
     "last_event_id",
 )
-"""Fields of Session that clients cannot set; `status` is one too, except on create."""
+"""Fields of Session that clients cannot set; except on create, `status` is another."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRead:
-    """How to read sessions."""
+    """Options of a read of sessions."""
 
     full: bool
-    """SESSION_VIEW_FULL; else SESSION_VIEW_BASIC."""
+    """True for SESSION_VIEW_FULL, False for SESSION_VIEW_BASIC."""
     strong: bool
-    """CONSISTENCY_STRONG; else CONSISTENCY_CACHED."""
+    """True for CONSISTENCY_STRONG, False for CONSISTENCY_CACHED."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionsList:
-    """Which page of sessions."""
+    """A requested page of sessions."""
 
     order_by: SessionOrder.ValueType
     limit: int
-    """1 to 100."""
+    """Page size: 1 to 100."""
     full: bool
     strong: bool
 
@@ -105,10 +106,10 @@ class SessionsList:
 def create_session(
     request: CreateSessionRequest, scope: commands.Scope, new_id: Callable[[], str] = ids.uuid7
 ) -> commands.CreateSession:
-    """The session is a copy: output-only fields cleared, defaults set, `session_id` made where it was empty.
+    """The action. Its session is a copy with output-only fields cleared, defaults set, and an id if there was none.
 
-    A scope with a user fills in `user_id` and refuses another one, and an id outside the user's own. Without a
-    request id either, the session's id comes from `new_id`.
+    A scope with a user sets `user_id`, and refuses another user and a session id without the user's prefix. If the
+    request has neither a session id nor a request id, `new_id` makes the session's id.
     """
     found = FieldViolations()
     fields.request_id(found, request)
@@ -138,7 +139,7 @@ def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.
     if scope.user_id and session.user_id not in ("", scope.user_id):
         found.add(f"{path}.user_id", "must be the user that the key is bound to")
     if scope.user_id and session.session_id:
-        # Else whether the id is taken would tell of other users' sessions (docs/decisions/0022-ids-of-bound-keys.md).
+        # Otherwise a taken id would reveal sessions of other users (docs/decisions/0022-ids-of-bound-keys.md).
         own = ids.own_prefix(scope.user_id)
         if not session.session_id.startswith(own):
             found.add(f"{path}.session_id", f"must begin with {own} as the key is bound to a user")
@@ -338,7 +339,7 @@ def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:
 
 
 def _view(found: FieldViolations, value: int, default: int) -> bool:
-    """Whether it is the full one."""
+    """Whether the requested view is the full one."""
     validation.enum(found, "view", value, SessionView.DESCRIPTOR)
     return (value or default) == SessionView.SESSION_VIEW_FULL
 
@@ -361,7 +362,7 @@ def _filter(found: FieldViolations, where: SessionFilter) -> None:
 
 
 def _time_range(found: FieldViolations, where: SessionFilter, name: str) -> None:
-    """`from` is the first instant inside, `until` the first one behind it."""
+    """Checks a time range: `from` is inclusive, `until` exclusive."""
     bounds = [
         getattr(where, end)
         for end in (f"{name}_from", f"{name}_until")

@@ -78,7 +78,8 @@ class SessionServicer:
         fresh = Freshness(strong=read.strong)
         found = [*await self._sessions.get_sessions(scope, ids, content=read.full, freshness=fresh)]
         if older := answers.older(found, least):
-            # Each has a least version of its own: those whose copies are too old are read from the store together.
+            # Each session has its own least version. Those whose cached copies are stale are read from the store in one
+            # read.
             strong = Freshness(strong=True)
             again = await self._sessions.get_sessions(
                 scope, [ids[place] for place in older], content=read.full, freshness=strong
@@ -94,7 +95,7 @@ class SessionServicer:
         where = request.filter
         selected = (where.SerializeToString(deterministic=True), read.order_by, read.full)
         tokens = self._tokens.of(scope, call.method.path, *selected)
-        # What this list has sealed is a key of the store.
+        # A token that this list has sealed holds a key of the store.
         after = cast("tuple[int | str, str] | None", tokens.open(request.page_token))
         page = await self._queries.list_sessions(
             scope, where, read.order_by, after=after and (after[0], after[1]), limit=read.limit, content=read.full
@@ -193,7 +194,7 @@ class SessionServicer:
         return answers.metrics(snapshot, run_counters)
 
     async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
-        """Every RPC that changes one session and answers with it, once its request is checked."""
+        """Executes a checked request that changes one session, and answers with the session."""
         scope = call.admit(SESSIONS_WRITE)
         return await self._written(call.command(scope, request, session_id, action, request.expected_version))
 

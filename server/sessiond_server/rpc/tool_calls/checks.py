@@ -1,4 +1,4 @@
-"""What the RPCs of ToolCallService accept: one function for each, as in requests.py."""
+"""Checks of the requests of ToolCallService: one function per RPC. See rpc/sessions/checks.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ REASON_CHARACTERS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class ToolCallsList:
-    """Which page of tool calls."""
+    """A requested page of tool calls."""
 
     statuses: Sequence[int]
-    """Not empty, each once."""
+    """Selected statuses, each once; never empty."""
     limit: int
-    """1 to 100."""
+    """Page size: 1 to 100."""
 
 
 def request_tool_call(request: RequestToolCallRequest) -> commands.RequestToolCall:
-    """The call is the request's own, with whatever it holds in output-only fields: the rules overwrite those."""
+    """The action. Its tool call is the request's own object; the rules overwrite its output-only fields."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
@@ -110,7 +110,7 @@ def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
 
 
 def list_pending_approvals(request: ListPendingApprovalsRequest) -> int:
-    """How many to answer with: 1 to 100."""
+    """The page size: 1 to 100."""
     found = FieldViolations()
     found.add("user_id", text.line(request.user_id, 0, 128))
     limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
@@ -127,7 +127,7 @@ class _Change(fields.Write, fields.Fenced, Protocol):
 
 
 def _change(request: _Change) -> FieldViolations:
-    """What all changes of a call have."""
+    """Checks the fields that all changes of a tool call have."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)

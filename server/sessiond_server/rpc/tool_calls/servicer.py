@@ -77,7 +77,7 @@ class ToolCallServicer:
         scope = call.admit(SESSIONS_READ)
         session_id, run_id = request.session_id, request.run_id
         tokens = self._tokens.of(scope, call.method.path, session_id, run_id, *read.statuses)
-        # What this list has sealed is the seq of a call.
+        # A token that this list has sealed holds the seq of a tool call.
         position = cast("list[int] | None", tokens.open(request.page_token))
         before = position[0] if position else None
         page = await self._work.list_tool_calls(
@@ -92,7 +92,7 @@ class ToolCallServicer:
         limit = requests.list_pending_approvals(request)
         scope = call.admit(SESSIONS_READ)
         tokens = self._tokens.of(scope, call.method.path, request.user_id)
-        # What this list has sealed is a place in the inbox.
+        # A token that this list has sealed holds a place in the list of pending calls.
         position = cast("tuple[int, str, int] | None", tokens.open(request.page_token))
         after: PendingKey | None = (position[0], position[1], position[2]) if position else None
         page = await self._work.list_pending(scope, user_id=request.user_id, after=after, limit=limit)
@@ -100,7 +100,7 @@ class ToolCallServicer:
         return answers.pending(page.tool_calls, ListPendingApprovalsResponse(next_page_token=following))
 
     async def _change(self, request: _Change, action: Action, call: Call) -> bytes:
-        """Every RPC that changes one call and answers with it, once its request is checked."""
+        """Executes a checked request that changes one tool call, and answers with the call."""
         scope = call.admit(SESSIONS_WRITE)
         fence = fields.fence_of(request)
         command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
