@@ -30,11 +30,15 @@ async def _asleep(store: PostgresStore, database: asyncpg.Connection, end: str) 
     sleeping = asyncio.create_task(store._transactions.fetch(SLEEP))
     find = "select pid from pg_stat_activity where datname = current_database() and query = $1 and state = 'active'"
 
+    pid = None
+
     async def begun() -> bool:
-        return await database.fetchval(find, SLEEP) is not None
+        nonlocal pid
+        pid = await database.fetchval(find, SLEEP)
+        return pid is not None
 
     await until(begun)
-    await database.execute(f"select {end}({await database.fetchval(find, SLEEP)})")
+    await database.execute(f"select {end}({pid})")
     await sleeping
 
 
