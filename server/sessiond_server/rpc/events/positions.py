@@ -1,4 +1,4 @@
-"""Positions of streams: opaque, sealed and without a time limit, valid for one tenant, user, filter, and session or feed.
+"""Positions of streams: opaque, sealed, without a time limit; valid for one tenant, user, filter, and session or feed.
 
 A position of a session is a seq and an event id, so that a log with another event at that seq is detected. A position
 of a feed is the place of the last event that was delivered or skipped, with the anchors and late_commits that find_lost
