@@ -25,7 +25,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run test test-long test-all test-trust verify quick fix protos docs baseline release requirements demo bench faults clean \
-  lint types protos-check docker-check
+  lint types subjects protos-check docker-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -54,7 +54,7 @@ bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,ap
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
-verify: quick protos-check docker-check ## Everything that CI checks beside the tests
+verify: quick subjects protos-check docker-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"
 
 quick: lint types ## The quick half of verify, which the pre-commit hook runs
@@ -62,6 +62,9 @@ quick: lint types ## The quick half of verify, which the pre-commit hook runs
 fix: $(VENV)/.test ## Formats the code and repairs what can be repaired by itself
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+subjects:
+	@$(PYTHON) .ci/subjects
 
 protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)

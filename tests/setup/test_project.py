@@ -117,6 +117,32 @@ def test_the_hook_judges_the_subject_of_a_commit(tmp_path: Path, message: str, a
     assert "Failed" in ran.stdout or accepted
 
 
+def test_subjects_of_commits_since_the_release_are_checked(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ".ci/subjects"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    (tmp_path / ".ci").mkdir()
+    for name in (".ci/subjects", ".pre-commit-config.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text("utf-8"))
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "-m", "A subject before the release")
+    assert check().stdout.startswith("subjects: not checked")
+    git("tag", "v1")
+    git("commit", "--quiet", "--allow-empty", "-m", "store: refuse a batch that is too large")
+    assert check().returncode == 0
+    git("commit", "--quiet", "--allow-empty", "-m", f"store: {'x' * 66}")
+    refused = check()
+    assert refused.returncode == 1
+    assert refused.stderr.count("subject of commit") == 1
+    assert "x" * 66 in refused.stderr
+
+
 def test_every_test_that_the_documentation_names_exists() -> None:
     defined = {
         name
