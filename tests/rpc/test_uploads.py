@@ -134,7 +134,7 @@ def _in_run(message: a.UploadAttachmentRequest, run_id: str, fence: int) -> a.Up
 BAD_HEADERS: list[tuple[dict[str, Any], str]] = [
     ({"size_bytes": 0}, "header.size_bytes"),
     ({"size_bytes": -1}, "header.size_bytes"),
-    ({"size_bytes": 2**53 + 1}, "header.size_bytes"),
+    ({"size_bytes": 2**53}, "header.size_bytes"),
     ({"sha256": b""}, "header.sha256"),
     ({"sha256": bytes(31)}, "header.sha256"),
     ({"sha256": bytes(33)}, "header.sha256"),

@@ -33,7 +33,7 @@ def header(**fields: Any) -> bytes:
     "fields",
     [
         {"size_bytes": 1},
-        {"size_bytes": 2**53},
+        {"size_bytes": 2**53 - 1},
         {"attachment_id": ""},
         {"attachment_id": "x" * 128},
         {"name": "x" * 255},

@@ -124,11 +124,12 @@ class TestAppend:
     def test_token_totals_stop_at_their_bound(self) -> None:
         log = Log()
         log.create()
+        most = 2**53 - 1
         many = user()
-        many.usage.CopyFrom(TokenUsage(input_tokens=2**53, output_tokens=2**53))
+        many.usage.CopyFrom(TokenUsage(input_tokens=2**53 - 1, output_tokens=2**53 - 1))
         log.append(many, many, many)
-        assert log.messages()[0].usage.total_tokens == 2**53
-        assert log.session().usage == TokenUsage(input_tokens=2**53, output_tokens=2**53, total_tokens=2**53)
+        assert log.messages()[0].usage.total_tokens == 2**53 - 1
+        assert log.session().usage == TokenUsage(input_tokens=most, output_tokens=most, total_tokens=most)
         assert log.folded() == log.session()
 
     def test_all_or_nothing_at_the_limit(self) -> None:

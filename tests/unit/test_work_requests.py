@@ -110,7 +110,7 @@ def test_a_run_has_defaults() -> None:
         ("error", {"error": Failure()}, {"status": COMPLETED, "error": Failure()}),
         ("error.code", {"error": Failure(code="c" * 128)}, {"error": Failure(code="c" * 129)}),
         ("error.message", {"error": Failure(message="\n" * 4096)}, {"error": Failure(message="m" * 4097)}),
-        ("usage.input_tokens", {"usage": TokenUsage(input_tokens=2**53)}, {"usage": TokenUsage(input_tokens=-1)}),
+        ("usage.input_tokens", {"usage": TokenUsage(input_tokens=2**53 - 1)}, {"usage": TokenUsage(input_tokens=-1)}),
         ("model", {"model": "m"}, {"model": "m\t"}),
     ],
 )

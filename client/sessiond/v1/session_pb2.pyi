@@ -199,7 +199,9 @@ class Session(google.protobuf.message.Message):
     Every change to a session is one Event with the next `seq` (1, 2, 3 ... without a gap) in the session's own log;
     `version` is the `seq` of the last one. The fields come in two parts. The core is small and bounded and is what lists
     show (SESSION_VIEW_BASIC). The content (`metadata`, `state`, `agent_data`, `summary`, `config`) may be large; it is
-    stored separately, so that appending a message costs the same however large the content is.
+    stored separately, so that appending a message costs the same however large the content is. It is at most 3 407 872
+    bytes serialised (INVALID_FIELD), together with the runs that a session is created with: no event, and no answer with
+    one session, exceeds 3.5 MiB, which clients take that have gRPC's default limit of 4 MiB.
 
     Strings are Unicode text; U+0000 is refused everywhere (INVALID_ARGUMENT, INVALID_FIELD). "Output only" fields are
     set by the server. It ignores a client's value for such a field, but refuses an `update_mask` that names it.
@@ -446,7 +448,7 @@ class SessionConfig(google.protobuf.message.Message):
     """
     max_attachment_bytes: builtins.int
     """Largest attachment in bytes; 0 for no limit of the session's own. A larger upload is refused (FAILED_PRECONDITION,
-    ATTACHMENT_TOO_LARGE). 0 to 2^53.
+    ATTACHMENT_TOO_LARGE). 0 to 2^53 - 1.
     """
     system_prompt: builtins.str
     """Instructions to the model. 0 to 262 144 characters."""
@@ -476,8 +478,8 @@ global___SessionConfig = SessionConfig
 
 @typing.final
 class TokenUsage(google.protobuf.message.Message):
-    """Tokens used, as the model's provider counts them. Each 0 to 2^53. Report every token once, on the message or on the
-    run: totals are sums, which stop at 2^53.
+    """Tokens used, as the model's provider counts them. Each 0 to 2^53 - 1. Report every token once, on the message or on
+    the run: totals are sums, which stop at 2^53 - 1.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -13,6 +13,7 @@ from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView, TokenUs
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, copy_field
 from sessiond_server.domain.times import microseconds, set_timestamp
+from sessiond_server.domain.validation import MOST_INTEGER
 
 # Looked up once: each access through the enum costs most of a microsecond.
 ENDED: Final = SessionStatus.SESSION_STATUS_ENDED
@@ -37,10 +38,6 @@ ACTIVITY: Final = frozenset(
 
 TITLE_CHARACTERS = 50
 """Length of the name that the first user message gives a session."""
-
-
-MOST = 2**53
-"""Largest token count: the largest integer that every client language represents exactly."""
 
 
 def title(message: Message) -> str:
@@ -83,17 +80,17 @@ def add_message(session: Session, message: Message) -> None:
 def fill_in_total(usage: TokenUsage) -> None:
     """Sets `total_tokens` to input plus output tokens where the report left it 0."""
     if not usage.total_tokens:
-        usage.total_tokens = min(usage.input_tokens + usage.output_tokens, MOST)
+        usage.total_tokens = min(usage.input_tokens + usage.output_tokens, MOST_INTEGER)
 
 
 def add_usage(session: Session, usage: TokenUsage) -> None:
     """Adds reported tokens to the session's usage. `usage.total_tokens` is filled in already."""
     total = session.usage
-    total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST)
-    total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST)
-    total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST)
-    total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST)
-    total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST)
+    total.input_tokens = min(total.input_tokens + usage.input_tokens, MOST_INTEGER)
+    total.output_tokens = min(total.output_tokens + usage.output_tokens, MOST_INTEGER)
+    total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST_INTEGER)
+    total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST_INTEGER)
+    total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST_INTEGER)
 
 
 def add_run(session: Session, event_type: EventType.ValueType, run: Run) -> None:

@@ -22,7 +22,8 @@ METADATA_BYTES: Final = 64 * KIB
 LABELS: Final = 64
 LABELS_BYTES: Final = 16 * KIB
 """Keeps a page of 100 sessions without content below 4 MiB."""
-MOST_TOKENS: Final = 2**53
+MOST_INTEGER: Final = 2**53 - 1
+"""Largest integer of the API: the largest that every client language represents exactly, JavaScript too."""
 PATH_CHARACTERS: Final = 160
 """Longest path of a violation. 16 violations must fit into the 8 KiB that gRPC allows for metadata."""
 _EARLIEST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the first instant that a Timestamp may be
@@ -91,5 +92,5 @@ def timestamp(found: FieldViolations, path: str, value: Timestamp) -> bool:
 
 def usage(found: FieldViolations, path: str, value: TokenUsage) -> None:
     for field, tokens in value.ListFields():
-        if not 0 <= tokens <= MOST_TOKENS:
-            found.add(f"{path}.{field.name}", "must be 0 to 2^53")
+        if not 0 <= tokens <= MOST_INTEGER:
+            found.add(f"{path}.{field.name}", "must be 0 to 2^53 - 1")

@@ -151,9 +151,9 @@ class Settings:
         "`file:///folder`, with settings such as `?region=...&endpoint=...`; credentials come from the environment.",
         shown="the Postgres database, or memory with `--store memory`",
     )  # fmt: skip
-    max_attachment_size: int = _setting(values.size(0, 2**53), "1GiB", "BYTES", "Largest attachment. 0: unlimited.")
+    max_attachment_size: int = _setting(values.size(0, 2**53 - 1), "1GiB", "BYTES", "Largest attachment. 0: unlimited.")
     max_session_attachments_size: int = _setting(
-        values.size(0, 2**53), "10GiB", "BYTES",
+        values.size(0, 2**53 - 1), "10GiB", "BYTES",
         "Most bytes of all attachments of one session, including unfinished uploads. 0: unlimited.",
     )  # fmt: skip
     upload_retention: float = _setting(

@@ -173,12 +173,13 @@ def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
         removed_from: Struct = getattr(content, name)
         if member in removed_from.fields:
             del removed_from.fields[member]
+    found = validation.FieldViolations()
     if combine is not None:
-        found = validation.FieldViolations()
         for path in paths:
             if "." not in path:
                 session_validation.mutable_field(found, action.field, content, path)
-        found.check()
+    session_validation.content_size(found, action.field, content.ByteSize())
+    found.check()
     return content
 
 

@@ -10,6 +10,9 @@ from sessiond_server.domain import text, validation
 from sessiond_server.domain.validation import FieldViolations
 
 STATE_BYTES: Final = validation.MIB
+CONTENT_BYTES: Final = 3 * validation.MIB + 256 * validation.KIB
+"""Most bytes of a session's content, with the runs that it is created with. Keeps every event below 3.5 MiB, and so
+every answer below the 4 MiB that gRPC's clients take by default."""
 SUMMARY_CHARACTERS: Final = 65_536
 SYSTEM_PROMPT_CHARACTERS: Final = 262_144
 TOOLS: Final = 256
@@ -17,7 +20,7 @@ TTL_SECONDS: Final = (1, 3650 * 24 * 3600)
 _CONFIG_LIMITS: Final = {
     "max_messages": 1_000_000_000,
     "max_attachments": 1_000_000,
-    "max_attachment_bytes": 2**53,
+    "max_attachment_bytes": validation.MOST_INTEGER,
 }
 CONFIG_FIELDS: Final = frozenset(SessionConfig.DESCRIPTOR.fields_by_name)
 
@@ -77,6 +80,12 @@ def new_session(found: FieldViolations, path: str, session: Session) -> None:
 
 
 EXCLUSIVE_RULE: Final = "excludes ttl: set one of them"
+
+
+def content_size(found: FieldViolations, path: str, size: int) -> None:
+    """Checks the size of the content, and the runs of a new session."""
+    if size > CONTENT_BYTES:
+        found.add(path, f"must have at most {CONTENT_BYTES} bytes of content in all")
 
 
 def mutable_field(found: FieldViolations, path: str, session: Session, name: str) -> None:

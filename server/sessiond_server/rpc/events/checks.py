@@ -31,7 +31,6 @@ DELTAS: Final = 64
 DELTAS_BYTES: Final = 256 * validation.KIB
 PIECE_BYTES: Final = 65_536
 MOST_PARTS: Final = 256
-LARGEST_OFFSET: Final = 2**53
 SHORTEST_SILENCE: Final = 1
 """Shortest bookmark interval, in seconds, for a watcher: a bookmark needs a read, and reads run once a second."""
 
@@ -135,8 +134,8 @@ def _delta(found: FieldViolations, path: str, delta: Delta) -> None:
     found.add(f"{path}.message_id", text.identifier(delta.message_id))
     if not 0 <= delta.part_index < MOST_PARTS:
         found.add(f"{path}.part_index", f"must be 0 to {MOST_PARTS - 1}")
-    if not 0 <= delta.offset <= LARGEST_OFFSET:
-        found.add(f"{path}.offset", "must be 0 to 2^53")
+    if not 0 <= delta.offset <= validation.MOST_INTEGER:
+        found.add(f"{path}.offset", "must be 0 to 2^53 - 1")
     piece = delta.WhichOneof("piece")
     if piece is None:
         found.add(f"{path}.piece", "is required")

@@ -41,6 +41,7 @@ from sessiond.v1.session_service_pb2 import (
 )
 from sessiond_server.domain import commands, ids, text, validation
 from sessiond_server.domain.sessions import validation as session_validation
+from sessiond_server.domain.sessions.parts import content_of
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
@@ -144,6 +145,8 @@ def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.
         if not session.session_id.startswith(own):
             found.add(f"{path}.session_id", f"must begin with {own} as the key is bound to a user")
     run_requests.preset_runs(found, f"{prefix}runs", new.runs)
+    size = len(content_of(session)) if session.ByteSize() > validation.MIB else 0
+    session_validation.content_size(found, path, size + sum(run.ByteSize() for run in new.runs))
 
 
 def _creation(
