@@ -3,8 +3,11 @@
 Appends in an open loop (arrivals do not wait for answers) at twice and five times the rate that saturates, with
 deadlines of 5 s; then the closed loop again, for whether all is as before. Exits with 1 when the goodput at five times,
 or the throughput afterwards, is below 0.8 of the saturated rate.
+
+`make bench OVERLOAD=1 ARGS="--connections 64"`: over so many connections instead of 4.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +24,9 @@ LEAST = 0.8
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench OVERLOAD=1", description=__doc__)
+    parser.add_argument("--connections", type=int, default=4)
+    connections = parser.parse_args().connections
     load = Load(build(ROOT / "build"))
     append = next(row for row in rows(ROOT / "examples/demo/conversations.jsonl") if row.name == "append_1")
     with (
@@ -29,11 +35,19 @@ def main() -> int:
         serving(dsn, Path(scratch), postgres, redis) as site,
     ):
         scripts = append.scripts(site)
-        saturated = load.measure(site.port, scripts, Pressure(SECONDS), site.server).calls_per_second
+        pressure = Pressure(SECONDS, connections=connections)
+        saturated = load.measure(site.port, scripts, pressure, site.server).calls_per_second
         _say(f"saturated   {saturated:7.0f} calls/s, server {_megabytes(site)} MB")
         shares = {}
         for times in (2, 5):
-            pressure = Pressure(SECONDS, callers=0, rate=times * saturated, deadline=DEADLINE, most_waiting=30_000)
+            pressure = Pressure(
+                SECONDS,
+                callers=0,
+                connections=connections,
+                rate=times * saturated,
+                deadline=DEADLINE,
+                most_waiting=30_000,
+            )
             sample = load.measure(site.port, scripts, pressure, site.server)
             shares[times] = sample.calls_per_second / saturated
             codes = ", ".join(f"{code} {count}" for code, count in sorted(sample.codes.items()))
@@ -41,7 +55,8 @@ def main() -> int:
                 f"{times} x         {sample.calls_per_second:7.0f} calls/s = {shares[times]:.2f}, "
                 f"server {_megabytes(site)} MB, p99 {sample.p99_ms:.0f} ms; {codes}"
             )
-        after = load.measure(site.port, scripts, Pressure(SECONDS / 2, warmup=0.5), site.server).calls_per_second
+        pressure = Pressure(SECONDS / 2, warmup=0.5, connections=connections)
+        after = load.measure(site.port, scripts, pressure, site.server).calls_per_second
         _say(f"afterwards  {after:7.0f} calls/s = {after / saturated:.2f}")
     return 0 if min(shares[5], after / saturated) >= LEAST else 1
 

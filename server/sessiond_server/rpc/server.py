@@ -1,6 +1,7 @@
 """The server: a port, the services behind it, and how it starts and stops."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.events.servicer import EventServicer
 from sessiond_server.rpc.health import Health
+from sessiond_server.rpc.intake import Intake
 from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.admission import Admission
 from sessiond_server.rpc.interceptors.authentication import Authentication
@@ -41,6 +43,7 @@ from sessiond_server.rpc.interceptors.call_metrics import CallMetrics, MethodMet
 from sessiond_server.rpc.interceptors.deadline import Deadline
 from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
+from sessiond_server.rpc.interceptors.late import Late
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
@@ -73,8 +76,12 @@ CACHE: Final = "cache"
 CONNECTION_GRACE: Final = 60.0
 """Seconds that an old connection lives longer than its streams, for its unary calls."""
 
-PENDING: Final = 16 * 1024
-"""Most calls, of all connections, that wait for the event loop to accept them. Each costs a few KiB."""
+PENDING: Final = 3 * 1024
+MOST_PENDING: Final = PENDING + 256
+"""Calls, of all connections, that wait for the event loop to accept them: from PENDING on, grpc's C core refuses a
+growing part of new calls, from MOST_PENDING on all. More than one connection carries. A longer queue would
+hold calls whose callers give up before their turn: these are three seconds of writes, and seconds of work even if their
+callers have left, because accepting a call costs the loop almost as much as serving an empty one."""
 
 LOOKAHEAD: Final = 16 * 1024
 """Bytes that a stream may send before it is read. This bounds the memory that callers without a key can use."""
@@ -97,6 +104,9 @@ class WireSettings:
     """Deadline of calls that have none or a later one."""
     most_calls: int = 1024
     """Most calls served at a time, without streams; more calls wait, before their requests are read."""
+    enough_calls: int = 512
+    """Unary calls in progress at which no more are accepted, while there is one tenant (see `Intake`): several batches
+    of writes, a tenth of a second of reads."""
     most_waiting: int = 16 * 1024
     """Most calls that wait for a place; more are refused with TooManyCalls."""
     most_searches: int = 5
@@ -168,7 +178,7 @@ class WireSettings:
             ("grpc.http.overload_protection", 0),
             # Beyond these limits, calls that are not accepted yet are dropped, which clients see as CANCELLED.
             ("grpc.server.max_pending_requests", PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
             # With the probe, each connection buffers its bandwidth-delay product, read or not: 20 uploads took 500 MiB,
             # without it they take 50. A message that is being read still arrives at full speed.
             ("grpc.http2.bdp_probe", 0),
@@ -219,8 +229,10 @@ class RpcServer:
         alone = authenticator.alone
         waiting = Shares(settings.most_waiting, alone=alone)
         unsent = Shares(settings.most_unsent_bytes, alone=alone)
+        calls = Places(settings.most_calls, waiting=waiting, alone=alone)
+        self._intake = Intake(calls, settings.enough_calls, alone=alone, clock=time.monotonic)
         admission = Admission(
-            Places(settings.most_calls, waiting=waiting, alone=alone),
+            calls,
             Places(settings.most_searches, waiting=waiting, alone=alone),
             unsent,
         )
@@ -248,12 +260,11 @@ class RpcServer:
         self._authentication = Authentication(authenticator, self._refusals)
         self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
+            *((self._call_metrics,) if settings.call_metrics else ()),  # outermost: it counts every call
+            Late(),  # before any other work; calls that it ends are counted, and not logged one by one
             CallId(),  # outside the log: the log record and every error carry the id
             # Outside the boundary: it records the final answer of every call.
             AccessLog(successes=settings.log_successes),
-            *(
-                (self._call_metrics,) if settings.call_metrics else ()
-            ),  # outside the boundary as the log, and inside the log, so that the log's time is not counted
             Boundary(settings.watch_write_timeout),  # outside everything that raises
             self._gate,  # before any work for a call that must go to another server
             self._authentication,  # before the request is read or counted
@@ -285,6 +296,7 @@ class RpcServer:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
             port = server.add_insecure_port(self._settings.listen)
+        self._intake.govern(asyncio.get_running_loop())
         await server.start()
         self._server = server
         return port
@@ -355,6 +367,7 @@ class RpcServer:
     async def _close(self, server: Server) -> None:
         """Stops grpc's server. Calls that the transport has delivered by now are served; only watchers are disconnected
         (decision 14)."""
+        self._intake.end()
         closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-grace")
         # One turn of the loop, so that connections get a GOAWAY before watchers disconnect, who reconnect at once.
         await asyncio.sleep(0)

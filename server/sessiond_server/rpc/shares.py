@@ -7,6 +7,7 @@ from typing import Final
 
 from sessiond_server.domain.shares import Shares, never_alone
 from sessiond_server.errors import TooManyCalls
+from sessiond_server.rpc.standing import StandingQueue
 
 RETRY_AFTER: Final = 0.5
 """Seconds after which a refused caller should retry."""
@@ -18,32 +19,57 @@ than can be served: callers are about to give up the calls at its head, and serv
 class Places:
     """Places of one kind, with a queue for each tenant. Tenants get free places by turns."""
 
-    def __init__(self, most: int, *, waiting: Shares, alone: Callable[[], bool] = never_alone) -> None:
-        """`waiting` bounds how many calls wait, here and in all other places that share it."""
+    def __init__(
+        self,
+        most: int,
+        *,
+        waiting: Shares,
+        alone: Callable[[], bool] = never_alone,
+        standing: StandingQueue = StandingQueue(),  # noqa: B008 - frozen
+    ) -> None:
+        """`waiting` bounds how many calls wait, here and in all other places that share it. `standing` bounds how many
+        calls of one tenant wait once its queue is slow."""
         self._shares = Shares(most, alone=alone)
         self._waiting = waiting
+        self._standing = standing
         self._queues: OrderedDict[str, OrderedDict[asyncio.Future[None], float]] = OrderedDict()
         """Tenant -> its waiting calls, oldest first, with the times at which they arrived. Removal must be cheap:
         thousands may be cancelled at once."""
+        self._queued = 0
+        self.left = 0
+        """Places that were given back so far."""
 
     @property
     def queued(self) -> bool:
         """Whether a call waits."""
         return bool(self._queues)
 
+    @property
+    def present(self) -> int:
+        """Calls that have a place or wait for one."""
+        return self._shares.used + self._queued
+
     def take_now(self, tenant_id: str) -> bool:
         """Takes a place if the tenant may have one at once."""
         return tenant_id not in self._queues and self._shares.take(tenant_id)
 
     async def take(self, tenant_id: str) -> None:
-        """Waits for a place and takes it. Raises TooManyCalls at once if too many calls wait. Cancelling takes none."""
+        """Waits for a place and takes it. Raises TooManyCalls at once if too many calls wait, or wait for too long.
+        Cancelling takes none."""
         if self.take_now(tenant_id):
             return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        queue = self._queues.get(tenant_id)
+        if queue:
+            delay = self._standing.refusal(len(queue), now - next(iter(queue.values())))
+            if delay is not None:
+                raise TooManyCalls(delay)
         if not self._waiting.take(tenant_id):
             raise TooManyCalls(RETRY_AFTER)
-        loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        self._queues.setdefault(tenant_id, OrderedDict())[turn] = loop.time()
+        self._queues.setdefault(tenant_id, OrderedDict())[turn] = now
+        self._queued += 1
         try:
             await turn
         except asyncio.CancelledError:
@@ -53,11 +79,13 @@ class Places:
                 self._forget(tenant_id, turn)
             raise
         finally:
+            self._queued -= 1
             self._waiting.give(tenant_id)
 
     def give(self, tenant_id: str) -> None:
         """Gives a place back, to the next tenant that waits."""
         self._shares.give(tenant_id)
+        self.left += 1
         if self._queues:
             self._hand_out()
 

@@ -12,6 +12,8 @@ from sessiond_server.rpc.shares import RETRY_AFTER, Places
 
 SMALL: Final = 4 * 1024
 """Largest request, in bytes, that needs no budget: the number of places bounds these."""
+LEAVING: Final = 0.05
+"""Seconds within which grpc cancels a call whose caller has left."""
 PATIENCE: Final = 5.0
 """Longest time, in seconds, for a message to arrive while others wait to be read."""
 
@@ -49,6 +51,8 @@ class Reading:
             finally:
                 places.give(tenant_id)
             if request is EOF:
+                # So reads also end for callers that have left, of whom grpc tells a moment later.
+                await asyncio.sleep(LEAVING)
                 raise MalformedRequest(method.path)
             call.request_bytes = size = len(request)
             if size <= SMALL:
