@@ -17,7 +17,7 @@ TWO: Key = ("acme", "two")
 SAME_ID: Key = ("other", "one")
 
 
-@pytest.fixture(params=["memory", "redis", "cluster", "notify", "bells"])
+@pytest.fixture(params=["memory", "redis", "cluster", "notify", "combined"])
 def servers(request: pytest.FixtureRequest) -> list[str]:
     """Started here, where no event loop runs yet."""
     match request.param:
@@ -28,8 +28,8 @@ def servers(request: pytest.FixtureRequest) -> list[str]:
             return ["redis", *[server.url for server in cluster.servers]]
         case "notify":
             return ["notify", request.getfixturevalue("bus_dsn")]
-        case "bells":
-            return ["bells", request.getfixturevalue("redis_url"), request.getfixturevalue("bus_dsn")]
+        case "combined":
+            return ["combined", request.getfixturevalue("redis_url"), request.getfixturevalue("bus_dsn")]
         case _:
             return ["memory"]
 
@@ -42,8 +42,8 @@ async def backend(servers: list[str], bus_prefix: str) -> AsyncIterator[Backend]
                 yield buses.redis(stack, urls, bus_prefix)
             case ["notify", dsn]:
                 yield buses.notify(stack, dsn, bus_prefix)
-            case ["bells", url, dsn]:
-                yield buses.bells(stack, url, dsn, bus_prefix)
+            case ["combined", url, dsn]:
+                yield buses.combined(stack, url, dsn, bus_prefix)
             case _:
                 yield buses.memory()
 

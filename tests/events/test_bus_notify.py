@@ -1,4 +1,4 @@
-"""The bell in Postgres, with connections that end and servers that will not do."""
+"""The bus in Postgres, with connections that end and servers that will not do."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The bell on a Redis that is hurt, and on kinds of servers."""
+"""The bus on a Redis that is hurt, and on kinds of servers."""
 
 import asyncio
 import logging

@@ -525,7 +525,7 @@ async def test_events_of_an_unwatched_session_are_not_serialized() -> None:
 async def test_failing_announcement_does_not_fail_the_write() -> None:
     class Broken(MemoryBus):
         def publish_hints(self, hints: Any) -> None:
-            raise RuntimeError("no bell")
+            raise RuntimeError("no bus")
 
     w = World()
     w.here = AnnouncedCommits(w.store, Announcer(w.hub, Broken()))

@@ -34,7 +34,7 @@ STREAMED = {
     "all": "all",
     "kills": "kills",
     "drains": "drains",
-    "bell": "redis",
+    "redis-events": "redis",
     "restarts": "restarts",
     "failover": "failovers",
     "failpoints": "failpoints",
@@ -84,8 +84,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument(
         "--kind", choices=KINDS, default="server",
-        help="what is hurt (KIND=): `all` or one of it (kills, drains, bell, restarts, failover, failpoints, proxy), "
-        "or silence, with three replicas and subscribers; server, postgres, redis: writes and reads alone; "
+        help="what is hurt (KIND=): `all` or one of it (kills, drains, redis-events, restarts, failover, failpoints, "
+        "proxy), or silence, with three replicas and subscribers; server, postgres, redis: writes and reads alone; "
         "uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: clients that "
         "take what they can, beside good ones",
     )  # fmt: skip

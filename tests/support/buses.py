@@ -73,8 +73,8 @@ def notify(stack: AsyncExitStack, dsn: str, prefix: str) -> Backend:
     return Backend("notify", open_bus, deltas_travel=False)
 
 
-def bells(stack: AsyncExitStack, url: str, dsn: str, prefix: str) -> Backend:
+def combined(stack: AsyncExitStack, url: str, dsn: str, prefix: str) -> Backend:
     async def open_bus() -> Bus:
         return CombinedBus(await opened_redis(stack, url, prefix), await opened_notify(stack, dsn, prefix))
 
-    return Backend("bells", open_bus, deltas_travel=True)
+    return Backend("combined", open_bus, deltas_travel=True)

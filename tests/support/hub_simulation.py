@@ -123,8 +123,8 @@ class Connection:
             raise StoreUnavailable
 
 
-class Bell:
-    """What rings between the replicas: badly."""
+class LossyBus:
+    """The bus between the simulated replicas, which loses hints and delays them."""
 
     def __init__(self, chance: Chance, lost: float) -> None:
         self._chance = chance
@@ -201,7 +201,7 @@ class Schedule:
         random = self.chance.random
         self.database = Database(asyncio.get_running_loop().time)
         self._standby = self.database.snapshot()
-        self.bell = Bell(self.chance, self._lost)
+        self.bus = LossyBus(self.chance, self._lost)
         self.replicas = [self._replica() for _ in range(2)]
         for replica in self.replicas:
             await replica.hub.__aenter__()
@@ -233,8 +233,8 @@ class Schedule:
 
     def _replica(self) -> Replica:
         connection: Any = Connection(self.database, self.chance, self._breaks)
-        hub = EventHub(connection, self.bell, self.limits)
-        return Replica(hub, AnnouncedCommits(connection, Announcer(hub, self.bell)), connection)
+        hub = EventHub(connection, self.bus, self.limits)
+        return Replica(hub, AnnouncedCommits(connection, Announcer(hub, self.bus)), connection)
 
     def _calm(self) -> None:
         self.chance.hurried = True
@@ -283,7 +283,7 @@ class Schedule:
                 command = [CALLER.redact(session_id, Message.FromString(body).message_id, request_id=request_id)]
             elif kind == "deltas":
                 data = Delta(message_id=message_id, text="piece").SerializeToString()
-                self.bell.publish_deltas(Deltas(("acme", session_id), [data]))
+                self.bus.publish_deltas(Deltas(("acme", session_id), [data]))
                 command = [CALLER.append_ids(session_id, message_id)]
             else:
                 command = [CALLER.delete(session_id, request_id)]
