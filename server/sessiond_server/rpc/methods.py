@@ -3,8 +3,10 @@
 Every method is registered as one that takes a stream, so that we read a unary request ourselves
 (interceptors/reading.py), once the caller is known and the call has a place. Parsing also happens inside the
 interceptors, so that a malformed request is answered, logged and counted like any other. Responses are bytes already.
+Requests of many elements are parsed in slices, few requests at a time (elements.py).
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import reduce
@@ -19,21 +21,33 @@ from grpc.aio import ServicerContext
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
 from sessiond_server.rpc import elements
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
+from sessiond_server.rpc.shares import Places
 
-_TOO_MANY: Final = f"must have at most {elements.MOST} fields, items and values in all"
+_END: Final[Any] = object()
+_TOO_MANY: Final = (
+    f"must have at most {elements.MOST} fields, items and values in all, and an item of a list at most "
+    f"{elements.UNCUT // elements.ENTRY} entries of objects"
+)
 
 
 def generic_handler(
-    service: ServiceDescriptor, servicer: object, interceptors: Sequence[Interceptor], largest_request: int
+    service: ServiceDescriptor,
+    servicer: object,
+    interceptors: Sequence[Interceptor],
+    largest_request: int,
+    slicing: Places,
 ) -> grpc.GenericRpcHandler:
     """Serves a service by the methods of `servicer`, each named as its RPC in snake case and taking (request, Call).
 
     A method with a true `takes_bytes` receives the serialised messages of its stream and parses them itself.
 
-    The first interceptor is the outermost. Raises AttributeError if the servicer lacks an RPC.
+    The first interceptor is the outermost. `slicing`: places of requests that are parsed in slices. Raises
+    AttributeError if the servicer lacks an RPC.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, snake_case(method.name)), interceptors, largest_request)
+        method.name: _method_handler(
+            method, getattr(servicer, snake_case(method.name)), interceptors, largest_request, slicing
+        )
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -61,12 +75,16 @@ def snake_case(name: str) -> str:
 
 
 def _method_handler(
-    descriptor: MethodDescriptor, behaviour: Handler, interceptors: Sequence[Interceptor], largest_request: int
+    descriptor: MethodDescriptor,
+    behaviour: Handler,
+    interceptors: Sequence[Interceptor],
+    largest_request: int,
+    slicing: Places,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     incoming, outgoing = descriptor.client_streaming, descriptor.server_streaming
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
     method = Method(path, incoming, outgoing, largest_request)
-    innermost = (_parsing_each if incoming else _parsing)(descriptor, behaviour)
+    innermost = _parsing_each(descriptor, behaviour) if incoming else _parsing(descriptor, behaviour, slicing)
     stack = reduce(lambda proceed, one: one.around(method, proceed), reversed(interceptors), innermost)
 
     # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
@@ -77,18 +95,44 @@ def _method_handler(
     return cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", kind)(serve)
 
 
-def _parsing(descriptor: MethodDescriptor, behaviour: Handler) -> Handler:
+def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) -> Handler:
     parse, name = _parser(descriptor)
+    made = GetMessageClass(descriptor.input_type)
     fields = elements.table(descriptor.input_type)
 
     def parsing(request: bytes, call: Call) -> Awaitable[bytes | None]:
-        if elements.too_many(request, fields):
-            raise InvalidFields([Violation("request", _TOO_MANY)], "elements")
+        if not elements.is_small(request):
+            return parsing_slices(request, call)
         try:
             message = parse(request)
         except DecodeError:
             raise MalformedRequest(name) from None
         return behaviour(message, call)
+
+    async def parsing_slices(request: bytes, call: Call) -> bytes | None:
+        message, tenant_id, has_place = made(), call.principal.tenant_id, False
+        walk, pieces = elements.slices(request, fields), list[bytes]()
+        try:
+            # Parsed elements take many times of their bytes, so all are counted first.
+            while (piece := next(walk, _END)) is not _END:
+                if pieces or piece is None:
+                    if not has_place:
+                        await slicing.take(tenant_id)
+                        has_place = True
+                    await asyncio.sleep(0)
+                pieces += () if piece is None else (piece,)
+            for number, piece in enumerate(pieces):
+                if number:
+                    await asyncio.sleep(0)
+                message.MergeFromString(piece)
+        except elements.TooManyElements:
+            raise InvalidFields([Violation("request", _TOO_MANY)], "elements") from None
+        except (DecodeError, elements.Malformed):
+            raise MalformedRequest(name) from None
+        finally:
+            if has_place:
+                slicing.give(tenant_id)
+        return await behaviour(message, call)
 
     return parsing
 

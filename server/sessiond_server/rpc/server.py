@@ -113,6 +113,8 @@ class WireSettings:
     """Most calls, of `most_calls`, that may need long queries. Must be below the number of database connections."""
     most_reading: int = 32
     """Most requests that are received at a time; each may hold `transport_limit` bytes meanwhile."""
+    most_slicing: int = 2
+    """Most requests of many elements that are parsed at a time, in turns of the loop with all other calls."""
     most_request_bytes: int = 64 * MIB
     """Most bytes of requests in progress that are larger than 4 KiB. Equal to the limit of the write queue, so that one
     tenant's share of them leaves room in that queue."""
@@ -240,6 +242,7 @@ class RpcServer:
             Places(settings.most_reading, waiting=waiting, alone=alone),
             Shares(settings.most_request_bytes, alone=alone),
         )
+        self._slicing = Places(settings.most_slicing, waiting=waiting, alone=alone)
         self._health = Health([service.full_name for service in SERVICES], self._counting("health"))
         self._tokens = tokens = PageTokens()
         self._positions = positions = Positions()
@@ -283,9 +286,12 @@ class RpcServer:
         Raises RuntimeError if it cannot listen on the address.
         """
         server = grpc.aio.server(options=self._settings.options())
-        largest = self._settings.largest_request
+        largest, slicing = self._settings.largest_request, self._slicing
         server.add_generic_rpc_handlers(
-            [generic_handler(service, servicer, self._interceptors, largest) for service, servicer in self._servicers]
+            [
+                generic_handler(service, servicer, self._interceptors, largest, slicing)
+                for service, servicer in self._servicers
+            ]
         )
         await self._health.add_to(server)
         if self._settings.reflection:
