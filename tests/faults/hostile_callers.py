@@ -5,8 +5,8 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from tests.support.serve_process import Serving, serving
 ATTACK_SECONDS = 4.0
 BASELINE_SECONDS = 10.0
 GOOD = 16
-LOUD = 32
-"""Callers, of the good tenant and of the other one, which calls as often as it can all the while."""
+"""Callers of the good tenant."""
 MOST_MIB = 1024
 
 
@@ -41,7 +40,10 @@ class Report:
     good: int
     complaints: list[str]
     ratio: float
-    """p99 of the good tenant's calls beside attacks, to that beside the other tenant's honest calls."""
+    """p99 of the good tenant's calls beside attacks, to that beside the other tenant's honest calls alone."""
+    own_ratio: float
+    """The same, to that beside the same attacks on another server of the machine: what is this server's own doing, and
+    not that of attackers who take the processor."""
     peak_mib: float
     seconds: float
 
@@ -52,7 +54,7 @@ class Report:
     def line(self) -> str:
         return (
             f"attacks={self.attacks} good={self.good} seconds={self.seconds:.1f} good_failed={len(self.complaints)} "
-            f"good_p99_ratio={self.ratio:.2f} peak_mib={self.peak_mib:.0f}"
+            f"good_p99_ratio={self.ratio:.2f} own_p99_ratio={self.own_ratio:.2f} peak_mib={self.peak_mib:.0f}"
         )
 
 
@@ -67,38 +69,42 @@ async def campaign(
     loud_key, quiet_key = keys
     order = chance.sample(attacks.NAMES, len(attacks.NAMES))
     complaints: list[str] = []
-    async with serving(
-        "--keys-file", file, "--watch-write-timeout", "1s", SESSIOND_POSTGRES_DSN=postgres_dsn
-    ) as server:
+    flags = ("--keys-file", file, "--watch-write-timeout", "1s")
+    async with (
+        serving(*flags, SESSIOND_POSTGRES_DSN=postgres_dsn) as server,
+        serving("--store", "memory", *flags) as other_server,
+    ):
         once = sessiond.Retry(max_attempts=1)
         async with (
             sessiond.Client(server.target, api_key=quiet_key, timeout=20, retry=once) as quiet,
             sessiond.Client(server.target, api_key=loud_key, timeout=20) as loud,
+            sessiond.Client(other_server.target, api_key=loud_key, timeout=20) as elsewhere,
         ):
-            session_id = await _large_session(loud)
-            stop = asyncio.Event()
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(LOUD):
-                    tasks.create_task(_honest(loud, session_id, stop))
+            session_id, other_session_id = await _large_session(loud), await _large_session(elsewhere)
+            # In a program of its own too: the latency of good calls is not to be that of a busy client.
+            async with _attacking(server, loud_key, session_id, attacks.HONEST, 3600.0):
                 normal = await _good_calls(quiet, rate, asyncio.sleep(BASELINE_SECONDS))
                 complaints += normal.failed
-                beside = Calls()
+                beside, control = Calls(), Calls()
                 for number in range(faults):
                     name = order[number % len(order)]
+                    apart = await _good_calls(quiet, rate, _attack(other_server, loud_key, other_session_id, name))
                     calls = await _good_calls(quiet, rate, _attack(server, loud_key, session_id, name))
+                    control.seconds += apart.seconds
                     beside.seconds += calls.seconds
-                    complaints += [f"{name}: {failure}" for failure in calls.failed]
+                    complaints += [f"{name}: {failure}" for failure in (*apart.failed, *calls.failed)]
                     progress(
                         f"{number + 1} of {faults} attacks: {name}, {len(calls.seconds)} good calls, "
-                        f"{len(calls.failed)} failed, p99 {calls.p99() * 1000:.0f} ms ({normal.p99() * 1000:.0f}), "
-                        f"{_mib(server, 'VmRSS'):.0f} MiB"
+                        f"{len(calls.failed)} failed, p99 {calls.p99() * 1000:.0f} ms, beside the same attack on "
+                        f"another server {apart.p99() * 1000:.0f} ms ({len(apart.seconds)} calls), beside none "
+                        f"{normal.p99() * 1000:.0f} ms; {_mib(server, 'VmRSS'):.0f} MiB"
                     )
-                stop.set()
         peak = _mib(server, "VmHWM")
         log.write_bytes(server.log.read_bytes())
         complaints += [line for line in log.read_text(errors="replace").splitlines() if " ERROR " in line]
-    good = len(normal.seconds) + len(beside.seconds)
-    return Report(faults, good, complaints, beside.p99() / normal.p99(), peak, time.monotonic() - began)
+    good = len(normal.seconds) + len(control.seconds) + len(beside.seconds)
+    ratios = beside.p99() / normal.p99(), beside.p99() / control.p99()
+    return Report(faults, good, complaints, *ratios, peak, time.monotonic() - began)
 
 
 async def _large_session(loud: sessiond.Client) -> str:
@@ -107,13 +113,6 @@ async def _large_session(loud: sessiond.Client) -> str:
         large = Message(role=Role.ROLE_USER, parts=[Part(text="x" * 900_000)])
         await loud.append_messages(session.session_id, [large], timeout=60)
     return session.session_id
-
-
-async def _honest(loud: sessiond.Client, session_id: str, stop: asyncio.Event) -> None:
-    """Whatever comes of it: its tenant is the one that is held back."""
-    while not stop.is_set():
-        with suppress(sessiond.SessiondError):
-            await loud.get_session(session_id)
 
 
 async def _good_calls(quiet: sessiond.Client, rate: float, meanwhile: Awaitable[None]) -> Calls:
@@ -147,17 +146,27 @@ async def _good_calls(quiet: sessiond.Client, rate: float, meanwhile: Awaitable[
 
 
 async def _attack(server: Serving, key: str, session_id: str, name: str) -> None:
+    async with _attacking(server, key, session_id, name, ATTACK_SECONDS) as process:
+        _, wrong = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the attack {name} failed: {wrong.decode()[-2000:]}")
+
+
+@asynccontextmanager
+async def _attacking(
+    server: Serving, key: str, session_id: str, name: str, seconds: float
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The program that does it, killed in the end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.attacks", str(server.port), key, session_id, name, str(ATTACK_SECONDS),
+        sys.executable, "-m", "tests.support.attacks", str(server.port), key, session_id, name, str(seconds),
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, wrong = await process.communicate()
+        yield process
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    if process.returncode:
-        raise RuntimeError(f"the attack {name} failed: {wrong.decode()[-2000:]}")
+        await process.wait()
 
 
 def _mib(server: Serving, what: str) -> float:

@@ -20,6 +20,9 @@ WATCH = "/sessiond.v1.EventService/WatchSession"
 HEALTH = "/grpc.health.v1.Health/Watch"
 STREAMS = 200
 CONNECTIONS = 2
+HONEST = "honest"
+HONEST_CALLS = 10
+"""On each connection, at most 50 times a second."""
 
 Open = Callable[[RawClient], Stream]
 
@@ -33,7 +36,12 @@ class Attacker:
         self._session_id = session_id
 
     async def run(self, name: str, seconds: float) -> None:
-        await self.attacks()[name](seconds)
+        await (self.honest(seconds) if name == HONEST else self.attacks()[name](seconds))
+
+    async def honest(self, seconds: float) -> None:
+        """Reads as many good callers do, at a bounded rate: HONEST_CALLS each time that it looks."""
+        get = message(GetSessionRequest(session_id=self._session_id).SerializeToString())
+        await self._flood(seconds, lambda raw: raw.open(GET, self._key, get, end=True), streams=HONEST_CALLS)
 
     def attacks(self) -> Mapping[str, Callable[[float], Awaitable[None]]]:
         partial = message(bytes(4 * MIB), length=8 * MIB)
