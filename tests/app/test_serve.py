@@ -23,7 +23,7 @@ from tests.support.waiting import PATIENCE, until
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-async def test_serves_from_memory_until_told_to_stop(how: signal.Signals) -> None:
+async def test_serves_from_memory_until_it_gets_a_signal(how: signal.Signals) -> None:
     async with serving("--store", "memory") as server:
         assert "in memory: lost when the service stops" in server.announced
         assert "without keys, from this machine only" in server.announced

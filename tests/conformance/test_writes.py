@@ -218,7 +218,7 @@ async def test_deleting_leaves_a_tombstone(store: Store, caller: Caller) -> None
     assert await one(store, caller.delete("s", "bye"), c.SessionDeleted) == deleted
 
 
-async def test_every_event_says_who_did_it(store: Store, caller: Caller) -> None:
+async def test_every_event_names_its_actor(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("s", "r1"), caller.append("s", "said"), caller.end("s"))
     events = await whole_log(store, caller.scope, "s")
     assert [event.type for event in events] == [

@@ -22,7 +22,7 @@ class Log:
     """One session's log as the database has it in the end."""
 
     event_ids: Sequence[bytes]
-    """At index seq - 1, as in all of these. b"": removed with the session, so nobody must have it and anybody may."""
+    """At index seq - 1, as in all of these. b"": removed with the session, so a subscriber may have it and need not."""
     commit_xids: Sequence[int]
     """0: unknown."""
     texts: Sequence[int]
@@ -199,8 +199,8 @@ def feed_starts(segment: Segment, truth: Truth, acks: Sequence[Ack]) -> dict[str
 
 
 def diverged(segment: Segment, truth: Truth) -> int:
-    """Events of another history than the subscriber was in: not the log's in the end, though nobody said that they were
-    lost; or not chained to the one before; or changed in content."""
+    """Events of another history than the subscriber was in: not the log's in the end, although no answer said that they
+    were lost; or not chained to the one before; or changed in content."""
     found = 0
     last: dict[str, Got] = {}
     for event in segment.events:

@@ -108,8 +108,8 @@ class Replay:
 
 
 def dangles(call: ToolCall, runs: dict[str, Run]) -> bool:
-    """Whether an open call has nobody left who would end it: its run is over, and neither does a person decide on it
-    nor has a person approved it, or whoever carried it out is over."""
+    """Returns whether an open call should have been closed: the run that carries it out has ended, or the run that
+    requested it has ended and the call neither started later nor may wait for its approval or its start."""
     if call.status not in OPEN:
         return False
     asked, doing = runs.get(call.run_id), runs.get(call.start_run_id)

@@ -34,8 +34,8 @@ class LoopThread:
 
 
 class Databases:
-    """Makes and drops databases on one Postgres server. What nobody waits for it does while tests run: drops, and the
-    database of the next test, which both take as long as many a test."""
+    """Makes and drops databases on one Postgres server. Work that no test waits for is done while tests run: drops, and
+    the database of the next test, which both take as long as many a test."""
 
     def __init__(self, server_dsn: str, thread: LoopThread) -> None:
         self._server_dsn = server_dsn
