@@ -552,10 +552,14 @@ class StorageUnavailable(Unavailable):
 class StoreUnavailable(Unavailable):
     """The database cannot be reached, or fails temporarily. A write whose commit was in flight may have happened."""
 
-    def __init__(self, divisible: bool = False) -> None:
-        """`divisible`: nothing of the batch was written, and a smaller batch may succeed."""
-        super().__init__("the database cannot be reached")
+    def __init__(self, divisible: bool = False, locked: bool = False) -> None:
+        """`divisible`: nothing of the batch was written, and a smaller batch may succeed. `locked`: nothing of it was
+        written, and no part of it can be for now, because another transaction has locked a table."""
+        super().__init__(
+            "a table of the database is locked by another transaction" if locked else "the database cannot be reached"
+        )
         self.divisible = divisible
+        self.locked = locked
 
 
 class DeadlinePassed(SessiondError):

@@ -11,7 +11,7 @@ from sessiond_server.domain.commands import Command, MessagesAppended, Outcome, 
 from sessiond_server.domain.rows import Writes
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, SessionNotFound, StoreUnavailable
 from sessiond_server.store.batcher import Batcher, BatcherState
-from sessiond_server.store.batching import BUSY, Batching, BatchLimits
+from sessiond_server.store.batching import BUSY, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.contract import Store
 
@@ -371,3 +371,24 @@ async def test_writes_do_not_wait_for_a_store_that_has_been_away_for_longer_than
         _, answer = await store.next()
         answer.set_result(None)
         await last
+
+
+async def test_halving_ends_in_time_when_each_half_takes_as_long_as_the_whole() -> None:
+    """As where each waits for a lock of another program."""
+    limits = BatchLimits(batch_commands=64, halving=3.0)
+    batching: Batching[str] = Batching(limits, Random(1))
+    for number in range(64):
+        batching.submit(command(f"r{number}"), f"r{number}")
+    now, sent = 0.0, 0
+    answers: list[tuple[Ticket[str], object]] = []
+    while batching.next_batch(0, now)[0]:
+        sent += 1
+        now += 2.0
+        answers += batching.failed(0, StoreUnavailable(divisible=True), now)
+    assert sent == 2
+    assert sorted(ticket.waiter for ticket, _ in answers) == sorted(f"r{number}" for number in range(64))
+    # The next batch is halved again: what held up the one before may be gone.
+    batching.submit(command("a"), "a")
+    batching.submit(command("b"), "b")
+    batching.next_batch(0, now)
+    assert not batching.failed(0, StoreUnavailable(divisible=True), now + 2.0)

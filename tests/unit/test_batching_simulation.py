@@ -58,6 +58,7 @@ class Schedule:
             outage=chance.choice((0.0, 1.0, 5.0)),
             backoff_first=0.1,
             backoff_most=0.8,
+            halving=chance.choice((0.0, 0.3, 5.0)),
             linger_from=chance.choice((2, 3, 8)),
             linger_each=0.05,
             linger_most=0.2,
@@ -67,6 +68,8 @@ class Schedule:
         self.p_poison = chance.choice((0.0, 0.0, 0.1))
         self.p_lost = chance.choice((0.0, 0.2, 0.6))
         self.p_error = chance.choice((0.0, 0.0, 0.2))
+        self.p_locked = chance.choice((0.0, 0.0, 0.2))
+        self.p_too_much = chance.choice((0.0, 0.4))
         self.p_cancel = chance.choice((0.0, 0.3))
         self.p_deadline = chance.choice((0.0, 0.3))
         self.calls: list[Call] = []
@@ -176,9 +179,25 @@ class Schedule:
             self.answer(self.batching.expire(self.now))
             self.at(self.now + delay, lambda: self.free(shard))
             return
+        if chance.random() < self.p_locked:
+            answers = self.batching.locked(shard)
+            assert {ticket for ticket, _ in answers} >= set(batch), "a locked table is there for all of them"
+            self.seen["locked"] += 1
+            self.answer(answers)
+            self.free(shard)
+            return
+        if chance.random() < self.p_too_much:
+            answers = self.batching.failed(shard, StoreUnavailable(divisible=True), self.now)
+            answered = {ticket for ticket, _ in answers}
+            if len(batch) > 1 and answered:
+                assert answered >= set(batch), "once it was halved for long enough, all the rest is refused"
+                self.seen["halved for long enough"] += 1
+            self.answer(answers)
+            self.free(shard)
+            return
         poisoned = [ticket for ticket in batch if ticket.waiter.poison]
         if poisoned or luck < self.p_lost + self.p_error:
-            answers = self.batching.failed(shard, ValueError("poison" if poisoned else "chance"))
+            answers = self.batching.failed(shard, ValueError("poison" if poisoned else "chance"), self.now)
             assert not answers or [ticket for ticket, _ in answers] == list(batch), "only one alone fails"
             assert len(answers) == (1 if len(batch) == 1 else 0)
             self.seen["failed alone" if answers else "halved"] += 1
@@ -292,7 +311,7 @@ def test_schedules_lose_double_and_reorder_nothing(batch: int) -> None:
     for what in (
         *("MessagesAppended", "StoreUnavailable", "DeadlinePassed", "ValueError", "refused", "withdrawn", "retried"),
         *("too late to withdraw", "batches of several", "halved", "failed alone", "given up"),
-        *("lingered", "left to the next batch"),
+        *("lingered", "left to the next batch", "locked", "halved for long enough"),
         *("lost, committed never", "lost, committed now", "lost, committed later"),
     ):
         assert seen[what] >= SCHEDULES // 10, what

@@ -7,11 +7,13 @@ from time import monotonic
 from typing import Any, Final
 
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.fitness import TABLES
 from sessiond_server.postgres.statements import WATCH
 
 _log = logging.getLogger("sessiond.postgres")
 
 BLOCKERS = WATCH["blockers"].text
+TABLE_HOLDER = WATCH["table_holder"].text
 
 QUIET_SECONDS: Final = 30.0
 """Least time between two log records about the same holder, in seconds."""
@@ -22,9 +24,7 @@ ANSWER_SECONDS: Final = 3.0
 class Blockers:
     """Looks for holders of locks through `fetch`, in its own task, one query at a time."""
 
-    def __init__(
-        self, fetch: Callable[[str], Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, fetch: Callable[..., Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic) -> None:
         """`clock`: seconds."""
         self._fetch = fetch
         self._clock = clock
@@ -35,6 +35,26 @@ class Blockers:
         """Starts a query, unless one is running."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._look(), name="blockers")
+
+    async def of_table(self, refused: int) -> bool:
+        """Whether another transaction keeps writers out of one of the tables; logged then, with the number of calls
+        that are refused for it. False when the database does not say."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                rows = await self._fetch(TABLE_HOLDER, TABLES)
+        except (StoreUnavailable, TimeoutError):
+            return False
+        for row in rows:
+            if self._is_new(("table", row["pid"], row["relation"])):
+                _log.warning(
+                    "the table %s is locked (%s, %s) by %s: %d calls, and others that come, are refused",
+                    row["relation"],
+                    row["mode"],
+                    "held" if row["granted"] else "waited for",
+                    holder_of(row),
+                    refused,
+                )
+        return bool(rows)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -50,15 +70,19 @@ class Blockers:
         except Exception as error:
             _log.warning("cannot find out which sessions hold locks", exc_info=error)
             return
-        now = self._clock()
         for row in rows:
-            holder = (row["pid"], row["locktype"], row["relation"])
-            if now - self._logged.get(holder, -QUIET_SECONDS) < QUIET_SECONDS:
-                continue
-            if len(self._logged) >= MOST_HOLDERS:
-                self._logged.clear()
-            self._logged[holder] = now
-            _log.warning("a transaction waits for %s, held by %s", _lock(row), holder_of(row))
+            if self._is_new((row["pid"], row["locktype"], row["relation"])):
+                _log.warning("a transaction waits for %s, held by %s", _lock(row), holder_of(row))
+
+    def _is_new(self, holder: object) -> bool:
+        """Whether it was not logged of late; from now on it was."""
+        now = self._clock()
+        if now - self._logged.get(holder, -QUIET_SECONDS) < QUIET_SECONDS:
+            return False
+        if len(self._logged) >= MOST_HOLDERS:
+            self._logged.clear()
+        self._logged[holder] = now
+        return True
 
 
 def _lock(row: Any) -> str:

@@ -277,18 +277,23 @@ class Connections:
                 cut(connection)
 
     async def _prepare(self, connection: _Connection) -> None:
-        with limited(connection, self._connect_timeout, self._silent):
-            # The host name may now lead to another cluster than for the previous connection.
-            await feed_order.settle(connection, thorough=False)
-            # set_type_codec queries the server for the type, which needs a transaction behind a pooler.
-            async with connection.transaction():
-                await connection.set_type_codec(
-                    "timestamptz",
-                    schema="pg_catalog",
-                    encoder=lambda microseconds: (microseconds - POSTGRES_EPOCH_US,),
-                    decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
-                    format="tuple",
-                )
+        try:
+            with limited(connection, self._connect_timeout, self._silent):
+                # The host name may now lead to another cluster than for the previous connection.
+                await feed_order.settle(connection, thorough=False)
+                # set_type_codec queries the server for the type, which needs a transaction behind a pooler.
+                async with connection.transaction():
+                    await connection.set_type_codec(
+                        "timestamptz",
+                        schema="pg_catalog",
+                        encoder=lambda microseconds: (microseconds - POSTGRES_EPOCH_US,),
+                        decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
+                        format="tuple",
+                    )
+        except BaseException:
+            # asyncpg's pool now closes the connection, for which it would wait forever if the server is silent.
+            cut(connection)
+            raise
         self._all.add(connection)
 
 

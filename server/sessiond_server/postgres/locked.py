@@ -46,7 +46,7 @@ class LockedSessions:
     async def run(self, commands: Sequence[Command], work: Work) -> Applied:
         """Runs `work` on the commands whose sessions are free. The result of all others is SessionLocked.
 
-        Raises StoreUnavailable; it is `divisible` if something other than a session is locked.
+        Raises StoreUnavailable; it is `locked` if a table is locked, `divisible` if something else than a session is.
         """
         suspects = self._suspects(commands)
         with self._transactions.causes.translating():
@@ -56,8 +56,12 @@ class LockedSessions:
                 if meaning(error) is not Meaning.LOCKED:
                     raise
                 self._alert_until = self._clock() + ALERT_SECONDS
-                # The error's context names the row that was locked. Without a context, a whole table was locked.
-                of_session = "session_heads" in (getattr(error, "context", None) or "")
+                # The error's context names the row that was locked, except for the second transaction that waits for
+                # it. So without a context, it may have been a row or a whole table.
+                context = getattr(error, "context", None)
+                if not context and await self._transactions.blockers.of_table(len(commands)):
+                    raise self._refusal(commands, error, of_table=True) from error
+                of_session = not context or "session_heads" in context
                 if not of_session or len(suspects) == len({command.key for command in commands}):
                     raise self._refusal(commands, error) from error
             try:
@@ -94,7 +98,10 @@ class LockedSessions:
         ]
         return Applied(results, applied.writes)
 
-    def _refusal(self, commands: Sequence[Command], error: asyncpg.PostgresError) -> Exception:
+    def _refusal(self, commands: Sequence[Command], error: asyncpg.PostgresError, of_table: bool = False) -> Exception:
+        if of_table:
+            self._transactions.causes.note(error)
+            return StoreUnavailable(locked=True)
         if len(commands) == 1:
             return SessionLocked(commands[0].session_id)
         self._transactions.causes.note(error)

@@ -55,10 +55,10 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._connections = Connections(
             dsn, max_connections=max(1, max_connections - 1), connect_timeout=connect_timeout
         )
-        self._transactions = Transactions(self._connections)
         # Health checks have a pool of their own, so that they never wait for a connection that callers hold.
         self._probing = Connections(dsn, max_connections=1, connect_timeout=connect_timeout)
-        self._probes = Transactions(self._probing, self._transactions.causes)
+        self._probes = Transactions(self._probing)
+        self._transactions = Transactions(self._connections, beside=self._probes)
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
         self._locked = LockedSessions(self._transactions)

@@ -94,10 +94,11 @@ def _begin(lock_seconds: float) -> str:
 class Transactions:
     """Runs work in transactions of a pool."""
 
-    def __init__(self, connections: Connections, causes: Causes | None = None) -> None:
-        """`causes`: those of another instance, to share; None: creates its own."""
-        self.causes = causes or Causes()
-        self.blockers = Blockers(self.fetch)
+    def __init__(self, connections: Connections, beside: "Transactions | None" = None) -> None:
+        """`beside`: another instance. Its causes are shared, and its connections are used to ask who holds locks,
+        because all connections of this instance may be waiting for them. None: creates its own causes."""
+        self.causes: Causes = beside.causes if beside else Causes()
+        self.blockers = Blockers((beside or self).fetch)
         self._connections = connections
         self._endings: set[asyncio.Task[None]] = set()
         self._rollbacks: set[asyncio.Future[Any]] = set()

@@ -31,3 +31,18 @@ left join pg_stat_activity a on a.pid = l.pid
 left join pg_prepared_xacts p on p.transaction = pg_snapshot_xmin(s.now)::xid
 where pg_snapshot_xmin(s.now) < pg_snapshot_xmax(s.now)
 limit 1
+
+-- name: table_holder
+-- Who has, or waits for, a lock that keeps writers out of one of the tables $1. Those who have it come first.
+select l.relation::regclass::text as relation, l.mode, l.granted, coalesce(l.pid, 0) as pid,
+  coalesce(a.application_name, '') as application, coalesce(a.usename, '') as role, coalesce(a.state, '') as state,
+  coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as seconds
+from pg_locks l
+join pg_class c on c.oid = l.relation
+left join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'relation' and l.database = (select oid from pg_database where datname = current_database())
+  and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  and l.pid is distinct from pg_backend_pid()
+  and c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and pg_table_is_visible(c.oid)
+order by l.granted desc, a.xact_start
+limit 1

@@ -160,15 +160,18 @@ class Batcher:
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
             except StoreUnavailable as error:
+                if error.locked:
+                    _settle(batching.locked(number))
+                    continue
                 if error.divisible:
-                    _settle(batching.failed(number, error))
+                    _settle(batching.failed(number, error, loop.time()))
                     continue
                 delay, given_up = batching.unknown(number, loop.time())
                 _settle(given_up)
                 _settle(batching.expire(loop.time()))
                 await asyncio.sleep(delay)
             except Exception as error:
-                _settle(batching.failed(number, error))
+                _settle(batching.failed(number, error, loop.time()))
             else:
                 self._batches += 1
                 self._batched += len(batch)

@@ -3,7 +3,8 @@
 Commands queue in shards, chosen by a stable hash of (tenant, session). A shard has at most one batch in flight. The
 commands that queue up meanwhile form the next batch, tenants by turns (`turns.py`), which is sent at once unless the
 process is busy (`linger`). No tenant may fill a queue so far that another finds no room (`domain/shares.py`). A
-batch that fails with an unforeseen error is bisected until the faulty command is alone. A batch whose outcome is
+batch that fails with an unforeseen error is bisected until the faulty command is alone. One that meets a locked table
+is refused whole. A batch whose outcome is
 unknown is applied again with the same commands, which the request ids make idempotent. In both cases the shard sends
 nothing else before every command of the batch has its answer, so no command overtakes an earlier one of its session.
 
@@ -13,6 +14,7 @@ from a seed. Times are seconds of any one monotonic clock.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from random import Random
 from typing import Final, Generic, TypeVar
@@ -20,7 +22,7 @@ from zlib import crc32
 
 from sessiond_server.domain.commands import Command, Outcome, Result
 from sessiond_server.domain.shares import may_hold, one_tenant
-from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable
+from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable, Unavailable
 from sessiond_server.store.turns import Turns
 
 Waiter = TypeVar("Waiter")
@@ -49,6 +51,9 @@ class BatchLimits:
     """Seconds before the second attempt. Doubles with each attempt; jitter multiplies it by 0.5 to 1.0."""
     backoff_most: float = 1.0
     """Longest backoff in seconds."""
+    halving: float = 5.0
+    """Seconds for which a batch is halved that the database cannot take for now. After that its remaining commands are
+    refused: each half may wait as long as the whole did."""
     linger_from: int = 8
     """Fewest queued commands for which a batch lingers. With fewer callers, each would only wait for the others."""
     linger_each: float = 0.0002
@@ -88,6 +93,8 @@ class _Shard(Generic[Waiter]):
     attempts: int = 0
     since: float | None = None
     """When the batch that has no answer yet was first sent."""
+    halved_since: float | None = None
+    """When the batch of which parts are left in `again` was sent whole; None: none was halved."""
 
 
 class Batching(Generic[Waiter]):
@@ -170,7 +177,11 @@ class Batching(Generic[Waiter]):
         shard = self._shards[number]
         assert shard.under_way is None
         late: list[tuple[Ticket[Waiter], Answer]] = []
-        batch = shard.again.pop() if shard.again else self._take(shard, now, late)
+        if shard.again:
+            batch = shard.again.pop()
+        else:
+            shard.halved_since = None
+            batch = self._take(shard, now, late)
         if batch:
             shard.under_way = batch
             shard.sent_at = now
@@ -184,15 +195,28 @@ class Batching(Generic[Waiter]):
         shard.seconds_each += ((now - shard.sent_at) / len(batch) - shard.seconds_each) / 8
         return zip(batch, results, strict=True)
 
-    def failed(self, number: int, error: Exception) -> Sequence[tuple[Ticket[Waiter], Answer]]:
+    def failed(self, number: int, error: Exception, now: float) -> Sequence[tuple[Ticket[Waiter], Answer]]:
         """The batch in flight was not committed, perhaps because of one command. Bisects it; returns the answer if it
-        was a single command."""
+        was a single command, and the answers of all that is left of the batch once `halving` is over."""
         shard, batch = self._answered(number)
+        answers: list[tuple[Ticket[Waiter], Answer]] = []
+        if shard.halved_since is None:
+            shard.halved_since = shard.sent_at
         if len(batch) == 1:
-            return [(batch[0], error)]
-        middle = len(batch) // 2
-        shard.again += (batch[middle:], batch[:middle])
-        return ()
+            answers.append((batch[0], error))
+        else:
+            middle = len(batch) // 2
+            shard.again += (batch[middle:], batch[:middle])
+        if isinstance(error, Unavailable) and now - shard.halved_since > self.limits.halving:
+            answers += self._give_up(shard, StoreUnavailable)
+        return answers
+
+    def locked(self, number: int) -> Sequence[tuple[Ticket[Waiter], Answer]]:
+        """The batch in flight was not committed, and no part of it can be for now. Returns the answers of it and of all
+        that is left of the batch that it is a part of."""
+        shard, batch = self._answered(number)
+        shard.again.append(batch)
+        return self._give_up(shard, partial(StoreUnavailable, locked=True))
 
     def unknown(self, number: int, now: float) -> tuple[float, Sequence[tuple[Ticket[Waiter], Answer]]]:
         """The database was lost, and whether the batch in flight was committed is unknown.
