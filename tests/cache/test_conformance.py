@@ -7,6 +7,7 @@ import pytest
 from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, CacheTime, Change, Forget, Put
 from tests.support.cached_copies import KEY, copy, forget, put, seqs, settled
 from tests.support.caches import LIMITS, Backend
+from tests.support.waiting import until
 
 
 async def test_entry_is_returned_as_it_was_put(cache: Cache) -> None:
@@ -321,3 +322,40 @@ async def test_any_order_of_changes_leaves_the_newest(cache: Cache, seed: int) -
         if max(puts, default=0) > max(forgets, default=0):
             assert found is not None
             assert seqs(found)[-1] == version
+
+
+@pytest.mark.parametrize("under_it", ["commit", "deletion"])
+async def test_what_an_embargo_kept_out_outlasts_it(cache: Cache, backend: Backend, under_it: str) -> None:
+    """A read from before a commit that was made under the embargo may arrive when the embargo is over."""
+    await forget(cache, EMBARGO)
+    await backend.age(LIMITS.ttl - 0.5)
+    before = cache.moment()
+    if under_it == "commit":
+        assert await put(cache, copy(8, 8, after=7), extends=True)
+    else:
+        assert await forget(cache, 8)
+    assert min(await backend.lifetimes()) > MAX_AGE
+
+    async def newer_ones_are_taken() -> bool:
+        (done,) = await cache.put([Put(KEY, copy(7, 7, after=6), before)])
+        assert done, "outdone is as good as in place"
+        assert await cache.get(KEY) is None, "older than what was committed"
+        await put(cache, copy(8, 8, after=7))
+        return await cache.get(KEY) is not None
+
+    await until(newer_ones_are_taken)
+    assert seqs(await cache.get(KEY, newest=ALL)) == [8]
+
+
+async def test_an_embargo_over_another_lasts_anew(cache: Cache, backend: Backend) -> None:
+    await forget(cache, EMBARGO)
+    await backend.age(LIMITS.ttl - 5.0)
+    assert await forget(cache, EMBARGO)
+    assert min(await backend.lifetimes()) > LIMITS.ttl - 5.0
+    await backend.age(LIMITS.ttl - 5.0)
+    await put(cache, copy(8))
+    assert await forget(cache, EMBARGO)
+    assert min(await backend.lifetimes()) > LIMITS.ttl - 5.0
+    await backend.age(10.0)
+    await put(cache, copy(9))
+    assert await cache.get(KEY) is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.memory.cache import Mark, MemoryCache, MemoryServer
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Cache, CacheLimits
 from tests.support.cached_copies import settled
@@ -29,6 +29,8 @@ class Backend:
     """Lets another server answer that has all that is there."""
     lapse: Callable[[], Awaitable[None]]
     """Lets all copies and contents vanish, as their time to live does in the end."""
+    age: Callable[[float], Awaitable[None]]
+    """Takes so many seconds off the time that each copy, mark and content has left to live, which is more than that."""
     lifetimes: Callable[[], Awaitable[list[float]]]
     """Seconds that each copy and content has left to live."""
 
@@ -49,11 +51,18 @@ def memory_backend() -> Backend:
         server.entries.clear()
         server.contents.clear()
 
+    async def age(seconds: float) -> None:
+        for place, (until, entry) in server.entries.items():
+            entry = entry._replace(ends=entry.ends - seconds) if isinstance(entry, Mark) else entry
+            server.entries[place] = (until - seconds, entry)
+        for place, (until, version, content) in server.contents.items():
+            server.contents[place] = (until - seconds, version, content)
+
     async def lifetimes() -> list[float]:
         kept = [*(e[0] for e in server.entries.values()), *(c[0] for c in server.contents.values())]
         return [until - server.time() for until in kept]
 
-    return Backend(open_cache, flush, swap, lapse, lifetimes)
+    return Backend(open_cache, flush, swap, lapse, age, lifetimes)
 
 
 def redis_backend(stack: AsyncExitStack, url: str, prefix: str, clients: "list[Redis]") -> Backend:
@@ -88,7 +97,12 @@ def redis_backend(stack: AsyncExitStack, url: str, prefix: str, clients: "list[R
             for key in await keys(client, epochs=False):
                 await client.delete(key)
 
+    async def age(seconds: float) -> None:
+        for client in clients:
+            for key in await keys(client, epochs=False):
+                await client.pexpire(key, await client.pttl(key) - round(seconds * 1000))
+
     async def lifetimes() -> list[float]:
         return [await client.pttl(key) / 1000 for client in clients for key in await keys(client, epochs=False)]
 
-    return Backend(open_cache, flush, swap, lapse, lifetimes)
+    return Backend(open_cache, flush, swap, lapse, age, lifetimes)

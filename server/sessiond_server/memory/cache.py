@@ -6,6 +6,7 @@ A `MemoryServer` stands for the server, each `MemoryCache` for one process's con
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import NamedTuple
 
 from sessiond_server.domain.rows import Key
 from sessiond_server.store.cached.contract import (
@@ -20,8 +21,21 @@ from sessiond_server.store.cached.contract import (
     seq_of,
 )
 
-Entry = tuple[float, Copy | int]
-"""(expiry, a copy or the version below which no copy is taken)."""
+
+class Mark(NamedTuple):
+    """Keeps copies below `version` out; from `ends` on those below `floor`: the highest that it kept out before."""
+
+    version: int
+    ends: float
+    floor: int = 0
+
+    def at(self, time: float) -> int:
+        """The version below which no copy is taken."""
+        return self.version if time < self.ends else self.floor
+
+
+Entry = tuple[float, Copy | Mark]
+"""(expiry, a copy or a mark)."""
 
 Content = tuple[float, int, bytes]
 """(expiry, content_version, content)."""
@@ -70,8 +84,18 @@ class MemoryServer:
         return self.epoch, dict(self.entries), dict(self.contents)
 
     def held(self, place: Place) -> Copy | int | None:
+        """The copy, or the version below which no copy is taken."""
         entry = self.entries.get(place)
-        return entry[1] if entry is not None and entry[0] > self.time() else None
+        if entry is None or entry[0] <= self.time():
+            return None
+        return entry[1].at(self.time()) if isinstance(entry[1], Mark) else entry[1]
+
+    def _keep_out(self, place: Place, version: int, until: float) -> None:
+        """Remembers what a mark keeps out: it may be newer than a read that arrives when the mark is over."""
+        expiry, mark = self.entries[place]
+        assert isinstance(mark, Mark)
+        if self.time() < mark.ends:
+            self.entries[place] = (max(expiry, until), mark._replace(floor=max(mark.floor, version)))
 
     def put(self, epoch: int, put: Put) -> bool:
         """Applies the put. False if its copy is older than MAX_AGE."""
@@ -90,6 +114,7 @@ class MemoryServer:
             if put.extends and held.version == new.after_seq:
                 reach, messages = held.after_seq, [*held.messages, *messages]
         elif held is not None and held > new.version:
+            self._keep_out(place, new.version, until)
             return True
         while len(messages) > self.limits.window or sum(map(len, messages)) > self.limits.window_bytes:
             reach = seq_of(messages.pop(0))
@@ -108,11 +133,15 @@ class MemoryServer:
 
     def forget(self, epoch: int, forget: Forget) -> None:
         place = (epoch, forget.key)
-        held = self.held(place)
-        version = held.version if isinstance(held, Copy) else held or 0
-        if version < forget.version:
-            self.entries[place] = (self.time() + self.limits.ttl, forget.version)
-            self.contents.pop(place, None)
+        held, until = self.held(place), self.time() + self.limits.ttl
+        if isinstance(held, Copy):
+            if held.version >= forget.version:
+                return
+        elif held is not None and held > forget.version:
+            self._keep_out(place, forget.version, until)
+            return
+        self.entries[place] = (until, Mark(forget.version, until))
+        self.contents.pop(place, None)
 
     def get(self, epoch: int, key: Key, content: bool, newest: int) -> Copy | None:
         held = self.held((epoch, key))

@@ -23,13 +23,14 @@ from sessiond_server.store.cached.contract import (
     summed,
 )
 
-LAYOUT = b"2"
+LAYOUT = b"3"
 """Version of the layout of entries, which this module and the scripts share. It is part of every key, so that servers
 with different layouts, as during an upgrade, do not read each other's entries. Raise it with every layout change."""
 
 _MARK = b"F"
-_MARK_BYTES = 17
-"""Length of a mark: letter (1), version (16)."""
+_MARK_BYTES = (17, 49)
+"""Lengths of a mark: letter (1), version (16); once it has kept something out, also when it ends, and a second version
+(16 each)."""
 _LIVE = b"S"
 _HEADER = 49
 """Length of the header: letter (1), version, after_seq, bytes of all messages (16 each). The fields after it are read
@@ -86,7 +87,7 @@ def copy(name: bytes, replies: Any, newest: int) -> Copy | None:
     if found is None or found == []:
         return None
     if found[:1] != _LIVE:
-        if found[:1] == _MARK and len(found) == _MARK_BYTES and found[1:].isdigit() and not messages:
+        if found[:1] == _MARK and len(found) in _MARK_BYTES and found[1:].isdigit() and not messages:
             return None
         raise ValueError("neither a copy nor a mark")
     if not is_whole(found[_HEADER:], crc32(found[1:17], crc32(name))):

@@ -3,10 +3,11 @@
 -- KEYS[1]  the copy: a list of placed messages (16 digits of seq, the message, a checksum), oldest first, and at its
 --          end the tail: a letter, version, after_seq and the bytes of all messages (16 digits each), then fields that
 --          only clients read. Letter S: a copy. Letter F: a mark that keeps copies older than its version out; there are
---          no messages.
+--          no messages. A mark that has kept a copy out also has the time at which it ends (16 digits, milliseconds of
+--          this server's clock), and the version (16 digits) that takes the place of its own from then on.
 -- KEYS[2]  the session's content: 16 digits of content_version, the content, a checksum
 -- ARGV[1]  latest time at which the copy may be stored, milliseconds of this server's clock
--- ARGV[2]  time to live, milliseconds
+-- ARGV[2]  time to live of the copy, or of a mark that keeps it out, milliseconds
 -- ARGV[3]  version, 16 digits
 -- ARGV[4]  after_seq, 16 digits: ARGV[9..] are all messages after it, up to the version
 -- ARGV[5]  "1": if the stored copy's version is exactly after_seq, its messages are kept in front of these
@@ -17,8 +18,9 @@
 -- Returns 1: stored; 0: the same or a newer version was there; -1: too late.
 -- A stored value of another form is replaced. Raise LAYOUT in entries.py with every change of the form.
 
-local now = redis.call('TIME')
-if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[1]) then
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > tonumber(ARGV[1]) then
   return -1
 end
 
@@ -31,11 +33,21 @@ if type(held_content) ~= 'string' or not string.find(held_content, '^%d+$') then
 end
 
 local live = type(tail) == 'string' and #tail >= 49 and string.find(string.sub(tail, 1, 49), '^S%d+$')
-local mark = type(tail) == 'string' and #tail == 17 and string.find(tail, '^F%d+$')
+local mark = type(tail) == 'string' and (#tail == 17 or #tail == 49) and string.find(tail, '^F%d+$')
 if tail and not live and not mark then
   redis.call('DEL', KEYS[1])
 elseif tail then
   local held = string.sub(tail, 2, 17)
+  local life = mark and redis.call('PTTL', KEYS[1])
+  local ends = mark and #tail == 49 and string.sub(tail, 18, 33) or string.format('%016d', now + math.max(life or 0, 0))
+  local floor = mark and #tail == 49 and string.sub(tail, 34, 49) or string.rep('0', 16)
+  if mark and ends <= string.format('%016d', now) then
+    held = floor
+  elseif mark and held > version then
+    -- This copy may be newer than a read that arrives after the mark has ended.
+    redis.call('LSET', KEYS[1], -1, 'F' .. held .. ends .. (version > floor and version or floor))
+    redis.call('PEXPIRE', KEYS[1], math.max(life, tonumber(ttl)))
+  end
   if held > version then
     return 0
   end
