@@ -2,7 +2,7 @@
 
 import ast
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,37 +22,59 @@ from tests.support.caller import Caller
 ROOT = Path(__file__).parents[2]
 
 SETTLED_BY = {
-    "server/sessiond_server/events/streams.py": "Stream.wait: the hub's wake, its timer, or its reader's end",
-    "server/sessiond_server/memory/cache.py": "the method that makes it, before it returns",
-    "server/sessiond_server/redis/cache.py": "its node, tested below; became_ready: __aexit__ at the latest",
-    "server/sessiond_server/redis/link.py": "replies, or the end of the connection; tested below",
-    "server/sessiond_server/redis/node.py": "the lane, whatever the replies are: tests/cache/test_damage.py",
-    "server/sessiond_server/rpc/interceptors/boundary.py": "nobody: its caller waits for a time, to be cancelled",
-    "server/sessiond_server/rpc/interceptors/gathering.py": "a callback of the loop that calls nothing which can fail",
-    "server/sessiond_server/rpc/interceptors/occupancy.py": "the end of the last call",
-    "server/sessiond_server/rpc/interceptors/refusals.py": "its timer, which runs while any call is held, or drain",
-    "server/sessiond_server/rpc/shares.py": "who gives a place back, or its caller's end: tests/unit/test_shares.py",
-    "server/sessiond_server/store/batcher.py": "its shard's task, however that ends; tested below",
-    "server/sessiond_server/store/cached/batched_reads.py": "its flight, however that ends; tested below",
+    "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
+    "memory/cache.py MemoryCache.get": "the method itself, before it returns",
+    "memory/cache.py MemoryCache.put": "the method itself, before it returns",
+    "redis/cache.py RedisCache.became_ready": "readiness, or __aexit__",
+    "redis/cache.py RedisCache.get": "the method itself, before it returns",
+    "redis/cache.py RedisCache.put": "its nodes, each of which answers whatever its link does; tested below",
+    "redis/link.py Link.ask": "replies, or the end of the connection; tested below",
+    "redis/node.py Node.get": "the lane, whatever the replies are: tests/cache/test_damage.py",
+    "rpc/interceptors/boundary.py Boundary._cancelled": "its caller, who waits for a time and cancels it",
+    "rpc/interceptors/gathering.py Gathering._turn": "a callback of the loop that calls nothing which can fail",
+    "rpc/interceptors/occupancy.py Occupancy.emptied": "the end of the last call",
+    "rpc/interceptors/refusals.py Refusals.turn": "its timer, which runs while any call is held, or drain",
+    "rpc/shares.py Places.take": "the caller that gives a place back, or its own end: tests/unit/test_shares.py",
+    "store/batcher.py Batcher._drive": "the next command, or close",
+    "store/batcher.py Batcher.write": "its shard's task, however that ends; tested below",
+    "store/cached/batched_reads.py BatchedReads.ask": "its flight, however that ends, or close; tested below",
 }
-"""Every module that makes futures, and what settles them in any case. A new one needs an answer here, and a test."""
+"""Every place that makes futures, and what settles them in any case. A new one needs an answer here, and a test."""
 
 
-def test_every_module_that_makes_futures_says_what_settles_them() -> None:
-    makers = {
-        str(path.relative_to(ROOT))
-        for folder in ("server/sessiond_server", "client/sessiond")
-        for path in (ROOT / folder).rglob("*.py")
-        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")) and makes_futures(path)
-    }
-    assert makers == SETTLED_BY.keys()
+def test_every_place_that_makes_futures_says_what_settles_them() -> None:
+    server = ROOT / "server/sessiond_server"
+    places = [
+        f"{path.relative_to(server) if path.is_relative_to(server) else path.relative_to(ROOT)} {place}"
+        for folder in (server, ROOT / "client/sessiond")
+        for path in folder.rglob("*.py")
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+        for place in makers_of_futures(ast.parse(path.read_text()))
+    ]
+    assert sorted(places) == sorted(SETTLED_BY)
 
 
-def makes_futures(path: Path) -> bool:
-    """Calls `create_future` of a loop, or `Future` of asyncio or of concurrent.futures."""
-    calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
-    return not names.isdisjoint({"create_future", "Future"})
+def makers_of_futures(tree: ast.AST, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """The function around each call of `create_future` of a loop, or of `Future` of asyncio or concurrent.futures."""
+    for node in ast.iter_child_nodes(tree):
+        named = (node.name,) if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ()
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("create_future", "Future"):
+                yield ".".join(within)
+        yield from makers_of_futures(node, (*within, *named))
+
+
+def test_scan_finds_each_place() -> None:
+    source = """
+class A:
+    async def b(self):
+        x = loop.create_future()
+        def c():
+            return asyncio.Future(), get_running_loop().create_future()
+waiter: asyncio.Future[None] = concurrent.futures.Future()
+"""
+    assert list(makers_of_futures(ast.parse(source))) == ["A.b", "A.b.c", "A.b.c", ""]
 
 
 class Silent(asyncio.Transport):
@@ -150,6 +172,25 @@ async def test_read_in_flight_answers_all_its_callers_however_it_ends(
         found = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(each) for each in found] == [answer] * 4
     await reads_in_flight.close()
+
+
+async def test_flight_that_is_cancelled_before_it_begins_cancels_all_aboard() -> None:
+    """Closing may come between the turn that makes its task and the one in which the task first runs."""
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(_raises, most_keys=2, most_reads=1)
+    asked = [reads_in_flight.ask(key) for key in ("a", "b", "a", "c")]
+    reads_in_flight._start_reads()
+    async with asyncio.timeout(20):
+        await reads_in_flight.close()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(each) for each in found] == [asyncio.CancelledError] * 4
+
+
+async def test_read_asked_for_after_closing_is_cancelled() -> None:
+    reads_in_flight: BatchedReads[str, str] = BatchedReads(_too_few, most_keys=2, most_reads=1)
+    await reads_in_flight.close()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await reads_in_flight.ask("a")
 
 
 class Scripted:

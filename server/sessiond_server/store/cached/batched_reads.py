@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -29,11 +30,16 @@ class BatchedReads(Generic[K, V]):
         self._in_flight: set[asyncio.Task[None]] = set()
         self._scheduled = False
         """Whether the loop will call `_start_reads` in its next turn."""
+        self._closed = False
 
     def ask(self, key: K) -> "asyncio.Future[V | Exception]":
-        """The value of the key, an exception as a value. Cancelling the future abandons the answer, not the read."""
+        """The value of the key, an exception as a value. Cancelling the future abandons the answer, not the read. It is
+        cancelled when this is closed, or was before."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[V | Exception] = loop.create_future()
+        if self._closed:
+            waiter.cancel()
+            return waiter
         waiters = self._queue.get(key)
         if waiters is not None:
             waiters.append(waiter)
@@ -46,6 +52,7 @@ class BatchedReads(Generic[K, V]):
 
     async def close(self) -> None:
         """Cancels all reads in flight and all waiting callers."""
+        self._closed = True
         for waiters in self._queue.values():
             for waiter in waiters:
                 waiter.cancel()
@@ -66,10 +73,14 @@ class BatchedReads(Generic[K, V]):
             if batch:
                 task = asyncio.get_running_loop().create_task(self._read_batch(batch))
                 self._in_flight.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, batch))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, batch: dict[K, list[asyncio.Future[V | Exception]]], task: asyncio.Task[None]) -> None:
+        """However it has ended, also before it began: then it has settled none of its callers."""
         self._in_flight.discard(task)
+        for waiters in batch.values():
+            for waiter in waiters:
+                waiter.cancel()
         if self._queue and not self._scheduled:
             self._start_reads()
 
@@ -81,11 +92,6 @@ class BatchedReads(Generic[K, V]):
                 raise RuntimeError(f"{len(answers)} answers for {len(batch)} keys")
         except Exception as error:
             answers = [error] * len(batch)
-        except BaseException:
-            for waiters in batch.values():
-                for waiter in waiters:
-                    waiter.cancel()
-            raise
         for waiters, answer in zip(batch.values(), answers, strict=True):
             for waiter in waiters:
                 if not waiter.done():
