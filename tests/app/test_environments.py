@@ -1,8 +1,10 @@
 """Databases that are not as they should be: `serve`, `migrate` and `check` say the same, and none says "ok"."""
 
 import asyncio
+import signal
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,8 +12,14 @@ import asyncpg
 import pytest
 
 import sessiond
+from sessiond_server.app import database
+from sessiond_server.embedded import binaries
+from sessiond_server.embedded.folder import DataFolder
+from sessiond_server.postgres.causes import reaching
 from sessiond_server.postgres.fitness import DatabaseUnfit, _check_server
+from sessiond_server.postgres.schema.migrate import status
 from tests.support.databases import Databases, LoopThread
+from tests.support.postgres_pair import Node
 from tests.support.serve_process import command, serving
 from tests.support.waiting import until
 
@@ -53,8 +61,8 @@ def encoded(request: pytest.FixtureRequest, empty_postgres_dsn: str, run) -> Ite
     run(empty_postgres_dsn, f'drop database "{name}" with (force)')
 
 
-def same_sentence(sentence: str, *arguments: str) -> None:
-    """Each command fails, and says it."""
+def same_sentence(sentence: str, *arguments: str, waits: bool = True) -> None:
+    """Each command fails, and says it; not `waits`: at once."""
     for name in ("migrate", "check", "serve"):
         listen = () if name == "migrate" else ("--listen", "127.0.0.1:0")
         ended = command(name, *listen, *arguments)
@@ -64,6 +72,63 @@ def same_sentence(sentence: str, *arguments: str) -> None:
         assert "Traceback" not in said
         assert "ok      postgres" not in said
         assert "ok      schema" not in said
+        assert waits or "waits for Postgres" not in said
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[Node]:
+    """A server that lets one role in by password only."""
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o711)
+        folder = DataFolder(Path(path, "clusters"))
+        folder.give(folder.path)
+        node = Node(folder, binaries.find(folder.account, folder.runtime), "guarded", {"fsync": "off"})
+        try:
+            await node.make_primary()
+            rules = node.data / "pg_hba.conf"
+            rules.write_text("host all with_password all scram-sha-256\n" + rules.read_text())
+            async with node.connected() as connection:
+                await connection.execute("create role with_password login password 'right'")
+                await connection.execute("select pg_reload_conf()")
+            yield node
+        finally:
+            await node.stop(signal.SIGQUIT)
+
+
+async def test_refusals_that_waiting_cannot_mend_end_every_command_at_once(guarded: Node) -> None:
+    dsn = guarded.dsn
+    for wrong, sentence in (
+        (with_part(dsn, user="with_password:wrong"), 'password authentication failed for user "with_password"'),
+        (with_part(dsn, user="nobody_like_that"), 'role "nobody_like_that" does not exist'),
+        (with_part(dsn, database="nowhere"), 'database "nowhere" does not exist'),
+    ):
+        await asyncio.to_thread(same_sentence, sentence, "--postgres-dsn", wrong, waits=False)
+
+
+async def test_database_that_is_not_there_yet_is_waited_for_by_name(
+    caplog: pytest.LogCaptureFixture, unused_tcp_port: int
+) -> None:
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await status(f"postgresql://u:secret@127.0.0.1:{unused_tcp_port}/d")
+        if attempts == 2:
+            with reaching():
+                raise asyncpg.CannotConnectNowError("the database system is starting up")
+
+    with caplog.at_level("WARNING", "sessiond.app"):
+        await database._once_reachable(attempt)
+    assert attempts == 3
+    said = [record.getMessage() for record in caplog.records if record.name == "sessiond.app"]
+    assert len(said) == 2
+    assert "waits for Postgres, at most 30 s more: " in said[0]
+    assert f"127.0.0.1', {unused_tcp_port}" in said[0]
+    assert "the database system is starting up" in said[1]
+    assert "secret" not in caplog.text
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_wrong_encoding_is_refused(encoded: str) -> None:

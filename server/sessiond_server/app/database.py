@@ -106,10 +106,13 @@ def why(error: StoreUnavailable) -> str:
 
 
 async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Makes the attempt until the database can be reached; StoreUnavailable after OUTAGE_AT_START seconds."""
+    """Makes the attempt until the database can be reached, and logs what it waits for whenever that changes.
+
+    Raises StoreUnavailable after OUTAGE_AT_START seconds.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + OUTAGE_AT_START
-    pause = 0.1
+    pause, logged = 0.1, ""
     while True:
         try:
             await attempt()
@@ -117,6 +120,8 @@ async def _once_reachable(attempt: Callable[[], Coroutine[Any, Any, object]]) ->
         except StoreUnavailable as error:
             if loop.time() + pause > until:
                 raise
-            _log.warning("waiting for Postgres", exc_info=error)
+            if (cause := why(error)) != logged:
+                logged = cause
+                _log.warning("waits for Postgres, at most %.0f s more: %s", until - loop.time(), cause)
         await asyncio.sleep(pause * (0.5 + Random().random() / 2))
         pause = min(2 * pause, 3.0)

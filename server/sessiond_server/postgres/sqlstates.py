@@ -51,6 +51,16 @@ TABLE: Final[Mapping[str, Meaning]] = MappingProxyType(
 )
 
 
+LASTING: Final = ("0L", "0P", "28", "3D000", "42501")
+"""Refusals of a connection that no wait mends: the role, its password, its right to connect, the database."""
+
+
+def lasts(error: BaseException) -> bool:
+    """Whether the error, met in connecting, stays until an operator changes something. A service that runs already
+    goes on asking: what is restored or renamed in its place comes back."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(LASTING)
+
+
 def meaning(error: BaseException) -> Meaning | None:
     """The meaning of the error; None if no retry can resolve it."""
     if isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):

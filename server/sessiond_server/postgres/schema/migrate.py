@@ -30,7 +30,7 @@ import asyncpg
 from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.causes import translating
 from sessiond_server.postgres.fitness import DatabaseUnfit, Fitness, examine, refuse_unsafe
-from sessiond_server.postgres.sqlstates import meaning
+from sessiond_server.postgres.sqlstates import lasts, meaning
 
 _log = logging.getLogger("sessiond.migrate")
 
@@ -309,7 +309,7 @@ async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.
                 server_settings={"application_name": "sessiond migrate"},
             )
         except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            if meaning(error) is not None:
+            if meaning(error) is not None and not lasts(error):
                 raise
             raise DatabaseUnfit(f"cannot connect with this DSN: {error}") from error
         try:
