@@ -13,8 +13,9 @@ PAUSE: Final = 1.0
 """Seconds between two checks. A change is loaded once two checks in a row have found the same state, because several
 files are rarely replaced at the same moment."""
 
-Look = tuple[tuple[int, int, int] | None, ...]
-"""(modification time, size, inode) of each file; None for a missing file."""
+Look = tuple[tuple[int, int, int, int] | None, ...]
+"""(modification time, change time, size, inode) of each file; None for a missing file. The change time shows changed
+access rights too."""
 
 
 @dataclass(slots=True)
@@ -81,9 +82,9 @@ def look(paths: Sequence[Path]) -> Look:
     return tuple(_state(path) for path in paths)
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
+def _state(path: Path) -> tuple[int, int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

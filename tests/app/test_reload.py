@@ -6,15 +6,21 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
+import sessiond
+from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import session_service_pb2 as s
+from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import new_key
+from sessiond_server.reloading import look
 from tests.support.certificates import Identity, authority, issued
 from tests.support.serve_process import Serving, command, serving
 from tests.support.waiting import until
@@ -91,6 +97,53 @@ async def test_a_removed_key_is_refused_and_its_streams_end_with_their_positions
         assert "the keys were read again: 2 in" in server.log.read_text()
 
 
+async def test_transfers_of_a_removed_key_end_and_those_of_others_go_on(tmp_path: Path) -> None:
+    (kept, kept_entry), (gone, gone_entry) = (new_key(name, "acme") for name in ("kept", "gone"))
+    keys = tmp_path / "keys.toml"
+    keys.write_text(kept_entry + gone_entry)
+    content = bytes(range(256)) * (16 * 1024)
+    half = len(content) // 2
+    async with serving("--store", "memory", "--keys-file", keys) as server, talking(server) as wire:
+        async with sessiond.Client(server.target, api_key=kept) as client:
+            await client.create_session("s", active=True)
+            await client.upload("s", content, attachment_id="there")
+        stub: Any = AttachmentServiceStub(wire.channel)
+        go, uploads, downloads = asyncio.Event(), {}, {}
+
+        async def sending(name: str) -> AsyncIterator[a.UploadAttachmentRequest]:
+            header = a.UploadHeader(
+                session_id="s", attachment_id=name, size_bytes=len(content), sha256=sha256(content).digest()
+            )
+            yield a.UploadAttachmentRequest(header=header)
+            for at in range(0, len(content), half // 8):
+                if at == half:
+                    await go.wait()
+                yield a.UploadAttachmentRequest(chunk=content[at : at + half // 8])
+
+        for name, key in (("kept", kept), ("gone", gone)):
+            metadata = (("authorization", f"Bearer {key}"),)
+            uploads[name] = stub.UploadAttachment(sending(name), metadata=metadata)
+            await uploads[name].initial_metadata()
+            request = a.DownloadAttachmentRequest(session_id="s", attachment_id="there")
+            downloads[name] = stub.DownloadAttachment(request, metadata=metadata)
+            await downloads[name].initial_metadata()
+        replace(keys, kept_entry)
+        await server.until_logged("2 streams end")
+        for ended in (uploads["gone"], drained(downloads["gone"])):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ended
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        go.set()
+        assert (await uploads["kept"]).size_bytes == len(content)
+        assert await drained(downloads["kept"]) == len(content)
+        assert await server.stop() == 0
+
+
+async def drained(download: Any) -> int:
+    """Bytes of all chunks that come."""
+    return sum([len(frame.chunk) async for frame in download])
+
+
 async def until_end(watch: Any) -> AsyncIterator[Any]:
     """The frames, and the failure; `watch.going_away` is the one that announced it."""
     while True:
@@ -139,6 +192,17 @@ async def test_sighup_reads_the_files_again_and_does_not_stop(tmp_path: Path) ->
         server.process.send_signal(signal.SIGHUP)
         await server.until_logged("there are no files to read again")
         assert await server.stop() == 0
+
+
+def test_change_of_rights_alone_is_seen(tmp_path: Path) -> None:
+    """A file that could not be read for want of rights is read again once it has them."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text("")
+    keys.chmod(0o600)
+    before = look((keys,))
+    assert look((keys,)) == before
+    keys.chmod(0o644)
+    assert look((keys,)) != before
 
 
 async def test_a_key_is_refused_from_its_expiry_on(tmp_path: Path) -> None:

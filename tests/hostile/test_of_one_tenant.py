@@ -23,7 +23,7 @@ APPEND = "/sessiond.v1.MessageService/AppendMessages"
 UPLOAD = "/sessiond.v1.AttachmentService/UploadAttachment"
 WATCH = "/sessiond.v1.EventService/WatchSession"
 MIB = 1024 * 1024
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED = 3, 8
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED = 3, 4, 5, 8
 
 
 async def test_partial_messages_hold_bounded_memory_and_do_not_stop_another_tenant(target: Target) -> None:
@@ -35,6 +35,41 @@ async def test_partial_messages_hold_bounded_memory_and_do_not_stop_another_tena
         for _ in range(5):
             await quiet.count_sessions()
         assert target.resident_mib(highest=True) - before < 400
+
+
+async def test_request_that_arrives_a_byte_at_a_time_gives_way_to_others_and_only_to_them() -> None:
+    patience = 0.05
+    whole = message(GetSessionRequest(session_id="s" * 100).SerializeToString())
+    async with serving(most_reading=1, reading_patience=patience) as wire, raw_client(wire.port) as raw:
+        await wire.create("s", key=OTHER_TENANT)
+
+        async def dripped(others_wait: bool) -> tuple[int | None, float]:
+            """The status, and how long it took."""
+            began = asyncio.get_running_loop().time()
+            call = raw.open(GET, TENANT)
+            (number,) = (number for number, stream in raw.streams.items() if stream is call)
+            rest = bytearray(whole)
+
+            async def ended() -> bool:
+                # The last byte is kept back from a call that is to give way.
+                if len(rest) > others_wait and not call.ended:
+                    raw.h2.send_data(number, bytes((rest.pop(0),)), end_stream=not rest)
+                    await raw.flush()
+                return call.ended
+
+            if others_wait:
+                await raw.flush()
+                await until(lambda: wire.server.calls == 1)
+                other = wire.start("GetSession", GetSessionRequest(session_id="s"), key=OTHER_TENANT)
+            await until(ended)
+            if others_wait:
+                await other
+            return call.status, asyncio.get_running_loop().time() - began
+
+        status, seconds = await dripped(others_wait=False)
+        assert (status, seconds > patience) == (NOT_FOUND, True)
+        status, seconds = await dripped(others_wait=True)
+        assert (status, seconds > patience) == (DEADLINE_EXCEEDED, True)
 
 
 async def test_uploads_without_a_header_stop_no_unary_call(target: Target) -> None:

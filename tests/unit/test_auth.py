@@ -158,3 +158,14 @@ def test_without_keys_other_addresses_are_refused(peer: str) -> None:
 
 def test_unauthenticated_network_admits_every_address() -> None:
     assert Authenticator(open_to_all=True).authenticate([], lambda: REMOTE) is auth.LOCAL_PRINCIPAL
+
+
+def test_a_tenant_is_alone_by_the_keys_in_use() -> None:
+    def principal(tenant_id: str) -> Principal:
+        return Principal(tenant_id, "", "n", SCOPES)
+
+    assert Authenticator().alone()
+    authenticator = Authenticator({b"1": principal("a"), b"2": principal("a")})
+    assert authenticator.alone()
+    authenticator.use({b"1": principal("a"), b"2": principal("b")})
+    assert not authenticator.alone()

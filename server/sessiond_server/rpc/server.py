@@ -45,7 +45,7 @@ from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.gathering import Gathering
 from sessiond_server.rpc.interceptors.late import Late
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
-from sessiond_server.rpc.interceptors.reading import Reading
+from sessiond_server.rpc.interceptors.reading import PATIENCE, Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import generic_handler, unknown_methods
@@ -113,6 +113,8 @@ class WireSettings:
     """Most calls, of `most_calls`, that may need long queries. Must be below the number of database connections."""
     most_reading: int = 32
     """Most requests that are received at a time; each may hold `transport_limit` bytes meanwhile."""
+    reading_patience: float = PATIENCE
+    """How long a request may take to arrive while others wait."""
     most_slicing: int = 2
     """Most requests of many elements that are parsed at a time, in turns of the loop with all other calls."""
     most_request_bytes: int = 64 * MIB
@@ -241,6 +243,7 @@ class RpcServer:
         reading = Reading(
             Places(settings.most_reading, waiting=waiting, alone=alone),
             Shares(settings.most_request_bytes, alone=alone),
+            settings.reading_patience,
         )
         self._slicing = Places(settings.most_slicing, waiting=waiting, alone=alone)
         self._health = Health([service.full_name for service in SERVICES], self._counting("health"))

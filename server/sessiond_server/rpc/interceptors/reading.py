@@ -27,10 +27,12 @@ class Reading:
     TooManyCalls if the budget has no room for a large one.
     """
 
-    def __init__(self, places: Places, held: Shares) -> None:
-        """`held`: budget for request bytes of calls in progress."""
+    def __init__(self, places: Places, held: Shares, patience: float = PATIENCE) -> None:
+        """`held`: budget for request bytes of calls in progress. `patience`: seconds that a message may take to arrive
+        while others wait."""
         self._places = places
         self._held = held
+        self._patience = patience
         self._under_way: dict[asyncio.Task[Any], float] = {}
         """Reads in progress, oldest first, with the time at which each began."""
         self._late: set[asyncio.Task[Any]] = set()
@@ -74,7 +76,7 @@ class Reading:
             return await call.context.read()
         except asyncio.CancelledError:
             if task in self._late and not task.uncancel():
-                raise TransferStalled(PATIENCE) from None
+                raise TransferStalled(self._patience) from None
             raise
         finally:
             del self._under_way[task]
@@ -82,14 +84,14 @@ class Reading:
 
     def _watch(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE / 5, self._look)
+            self._timer = asyncio.get_running_loop().call_later(self._patience / 5, self._look)
 
     def _look(self) -> None:
         """Ends reads that take too long while others wait."""
         self._timer = None
         if not self._places.queued:
             return
-        overdue = asyncio.get_running_loop().time() - PATIENCE
+        overdue = asyncio.get_running_loop().time() - self._patience
         for task, began in self._under_way.items():
             if began > overdue:
                 break
