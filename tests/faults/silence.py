@@ -42,6 +42,8 @@ for a synchronous standby that is silent, as they would for a disk."""
 
 SHORTEST, LONGEST = 5.0, 120.0
 TABLES = ("events", "session_heads", "requests", "sessions")
+MODES = ("exclusive", "access exclusive")
+"""Of locks on tables: the second keeps readers out, too."""
 PROMISED = 15.0
 """Seconds that the service may take to go on after silence."""
 
@@ -123,7 +125,8 @@ class Silences:
             if session_id is not None:
                 await connection.fetch("select from session_heads where session_id = $1 for update", session_id)
             else:
-                await connection.execute(f"lock table {self._chance.choice(TABLES)} in exclusive mode")
+                table, mode = self._chance.choice(TABLES), self._chance.choice(MODES)
+                await connection.execute(f"lock table {table} in {mode} mode")
             with self._span(session_id):
                 await asyncio.sleep(seconds)
 
