@@ -283,9 +283,15 @@ class Counted:
     ],
 )
 async def test_locked_table_refuses_the_whole_batch_at_once(
-    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller, caplog: pytest.LogCaptureFixture, lock: str
+    postgres: PostgresStore,
+    database: asyncpg.Connection,
+    caller: Caller,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    lock: str,
 ) -> None:
     """Halving it would not help, and each half would wait for the table again."""
+    monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", WITHIN)  # 64 creations take a while
     names = [f"s{number}" for number in range(64)]
     await accepted(postgres, *(caller.create(name) for name in names))
     await database.execute("set application_name = 'a foreign job'")

@@ -33,6 +33,8 @@ AGE = 30.0
 """Seconds after which a stream is sent away."""
 SILENCE = 3.0
 """Seconds without a frame after which a subscriber looks for another replica."""
+STARTING = 300.0
+"""Seconds that the replicas may take to be up: the machine may be busy."""
 STANDSTILL = 60.0
 """Seconds without an acknowledged write after which the campaign gives up."""
 PATIENCE = 30.0
@@ -298,7 +300,7 @@ class _Run:
 async def _new_session(client: sessiond.Client) -> str:
     """Its id. Waits for the replicas to be up."""
     request_id = sessiond.new_request_id()
-    async with asyncio.timeout(STANDSTILL):
+    async with asyncio.timeout(STARTING):
         while True:
             with suppress(sessiond.Unavailable, sessiond.DeadlinePassed):
                 return (await client.create_session(active=True, request_id=request_id)).session_id
