@@ -15,7 +15,7 @@ import sessiond
 from sessiond_server.app import database
 from sessiond_server.embedded import binaries
 from sessiond_server.embedded.folder import DataFolder
-from sessiond_server.postgres.causes import reaching
+from sessiond_server.postgres.causes import translating
 from sessiond_server.postgres.fitness import DatabaseUnfit, _check_server
 from sessiond_server.postgres.schema.migrate import status
 from tests.support.databases import Databases, LoopThread
@@ -116,7 +116,7 @@ async def test_database_that_is_not_there_yet_is_waited_for_by_name(
         if attempts == 1:
             await status(f"postgresql://u:secret@127.0.0.1:{unused_tcp_port}/d")
         if attempts == 2:
-            with reaching():
+            with translating():
                 raise asyncpg.CannotConnectNowError("the database system is starting up")
 
     with caplog.at_level("WARNING", "sessiond.app"):

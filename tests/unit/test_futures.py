@@ -22,7 +22,7 @@ from tests.support.caller import Caller
 ROOT = Path(__file__).parents[2]
 
 SETTLED_BY = {
-    "events/reads.py Reads._turn": "the read that gives its slot back, or its own end: tests/unit/test_stream_shares.py",
+    "events/reads.py Reads._turn": "a read that gives its slot back, or its own end: tests/unit/test_stream_shares.py",
     "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
     "memory/cache.py MemoryCache.get": "the method itself, before it returns",
     "memory/cache.py MemoryCache.put": "the method itself, before it returns",
