@@ -77,7 +77,7 @@ def test_a_key_that_no_file_may_hold_is_not_made(name: str, tenant: str, user: s
         (ENTRY.replace('["sessions:read"]', "[]"), "entry 1 of keys: scopes"),
         (ENTRY.replace('["sessions:read"]', "[[]]"), "entry 1 of keys: scopes"),
         (ENTRY + 'key = "sd_secret"\n', "entry 1 of keys: has a field other than"),
-        (ENTRY + ENTRY, "entry 2 of keys: the key is that of billing"),
+        (ENTRY + ENTRY, "entry 2 of keys: has the same key as billing"),
         (ENTRY + 'user = "sd_secret\n', "at line 6"),
         ("keys = [1]", "entry 1 of keys: must be a table"),
         ("", "must hold [[keys]] entries"),
