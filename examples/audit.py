@@ -10,6 +10,7 @@ import asyncio
 import os
 import sqlite3
 import sys
+from contextlib import suppress
 
 import sessiond
 
@@ -42,4 +43,5 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
+        asyncio.run(main(*sys.argv[1:]))

@@ -9,6 +9,7 @@ died may be printed again; `seq` tells which. The client handles cut connections
 import asyncio
 import os
 import sys
+from contextlib import suppress
 
 import sessiond
 
@@ -28,4 +29,5 @@ async def main(session_id: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
+        asyncio.run(main(*sys.argv[1:]))
