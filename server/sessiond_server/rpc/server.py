@@ -76,11 +76,11 @@ CACHE: Final = "cache"
 CONNECTION_GRACE: Final = 60.0
 """Seconds that an old connection lives longer than its streams, for its unary calls."""
 
-PENDING: Final = 3 * 1024
+PENDING: Final = 2 * 1024
 MOST_PENDING: Final = PENDING + 256
 """Calls, of all connections, that wait for the event loop to accept them: from PENDING on, grpc's C core refuses a
-growing part of new calls, from MOST_PENDING on all. More than one connection carries. A longer queue would
-hold calls whose callers give up before their turn: these are three seconds of writes, and seconds of work even if their
+growing part of new calls, from MOST_PENDING on all. As many as one connection carries. A longer queue would
+hold calls whose callers give up before their turn: these are two seconds of writes, and seconds of work even if their
 callers have left, because accepting a call costs the loop almost as much as serving an empty one."""
 
 LOOKAHEAD: Final = 16 * 1024
