@@ -1,13 +1,13 @@
-"""The composition: what `sessiond serve` is made of. The only place that knows all parts.
+"""Composes the service from its parts. Only this package imports all of them.
 
-service      the order in which all starts, and in reverse stops
-parts        what the wire serves from: store, storage of attachments, bus, hub, cache, batcher
+service      starts everything in order, and stops it in reverse
+parts        the parts behind the wire: store, storage of attachments, bus, hub, cache, batcher
 database, blobs, bus, cache, metrics
-             one outside thing each: opened as the settings say
-limits       the settings as the limits of each part
-credentials  keys and certificates while the service runs
-health       what health says beside what the store says
-background   the tasks that run while the service does
+             one external service each, opened according to the settings
+limits       the limits of each part, from the settings
+credentials  keys and certificates, reloaded while the service runs
+health       what health reports besides the state of the store
+background   the background tasks of the service
 signals      the operator's signals
-errors       why the service cannot start or be of full use
+errors       why the service cannot start, or lacks a part
 """

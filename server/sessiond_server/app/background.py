@@ -1,4 +1,4 @@
-"""The tasks that run while the service does."""
+"""Runs the background tasks of the service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -8,7 +8,7 @@ from typing import Any
 
 @asynccontextmanager
 async def background_tasks() -> AsyncIterator[Callable[[Coroutine[Any, Any, None], str], None]]:
-    """Gives a function that starts tasks, all cancelled when the context closes. One that fails closes the context."""
+    """Yields a function that starts tasks. Leaving the context cancels them; a task that fails closes the context."""
     async with asyncio.TaskGroup() as group:
         started: list[asyncio.Task[None]] = []
 
@@ -23,6 +23,6 @@ async def background_tasks() -> AsyncIterator[Callable[[Coroutine[Any, Any, None
 
 
 def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of the one task that failed: a TaskGroup raises it as a group of one."""
+    """The error of the single task that failed, which a TaskGroup raises as a group of one."""
     inner = group.exceptions[0]
     return only_error(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,4 +1,4 @@
-"""The storage for the bytes of attachments that the settings name."""
+"""Opens the storage for the bytes of attachments that the settings name."""
 
 import asyncio
 import logging
@@ -18,12 +18,12 @@ from sessiond_server.settings import SecretUrl, SettingError, Settings
 _log = logging.getLogger("sessiond.app")
 
 BLOBS_SECONDS: Final = 10.0
-"""That the storage of attachments has for an answer to the first question."""
+"""Seconds within which the storage of attachments must answer the first request."""
 
 
 @asynccontextmanager
 async def opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[BlobStore]:
-    """Where the bytes of attachments are kept. Raises SettingError."""
+    """The storage for the bytes of attachments. Raises SettingError."""
     if settings.blob_store is not None:
         yield _object_store(settings.blob_store.reveal())
     elif settings.store == "memory":
@@ -37,7 +37,7 @@ async def opened_blobs(settings: Settings, dsn: str | None) -> AsyncIterator[Blo
 
 
 async def reach_blobs(blobs: BlobStore, url: SecretUrl) -> None:
-    """Asks the storage of attachments something. Raises CannotReachBlobs."""
+    """Sends a request to the storage of attachments. Raises CannotReachBlobs."""
     try:
         async with asyncio.timeout(BLOBS_SECONDS):
             async for _ in blobs.pieces():
@@ -50,7 +50,7 @@ async def reach_blobs(blobs: BlobStore, url: SecretUrl) -> None:
 
 
 async def say_whether_reachable(blobs: BlobStore, url: SecretUrl) -> None:
-    """Logs an error when the storage of attachments cannot be reached."""
+    """Logs an error if the storage of attachments cannot be reached."""
     try:
         await reach_blobs(blobs, url)
     except CannotReachBlobs as error:

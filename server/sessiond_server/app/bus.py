@@ -1,4 +1,4 @@
-"""The bus between the processes that serve one database: by Redis where there is one, always by NOTIFY."""
+"""Opens the bus between the processes that serve one database: NOTIFY, and Redis if the settings name one."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from sessiond_server.settings import Settings
 async def opened_bus(
     settings: Settings, dsn: str | None, redis_url: str | None
 ) -> AsyncIterator[tuple[Bus, Callable[[str], None]]]:
-    """The bus, and the function that begins it: its channels need the database's id."""
+    """The bus, and a function that begins it with the database's id, which the names of its channels contain."""
     if settings.store == "memory":
         yield MemoryBus(), lambda prefix: None
         return

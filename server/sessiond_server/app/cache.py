@@ -1,4 +1,4 @@
-"""The cache in Redis, where there is one."""
+"""Opens the cache in Redis, if the settings name one."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -11,7 +11,8 @@ from sessiond_server.settings import Settings
 
 @asynccontextmanager
 async def opened_cache(settings: Settings, url: str | None) -> AsyncIterator[RedisCache | None]:
-    """The cache, not begun yet: its keys need the database's id. None without one, and for the store in memory."""
+    """The cache, not begun yet, because its keys contain the database's id. None without Redis, and with the memory
+    store."""
     if url is None or settings.store == "memory":
         yield None
         return
@@ -20,5 +21,5 @@ async def opened_cache(settings: Settings, url: str | None) -> AsyncIterator[Red
 
 
 def database_id(token_key: bytes) -> str:
-    """Tells one database from another, and nothing about its secret."""
+    """An id of the database, derived from its secret but revealing nothing about it."""
     return hashlib.blake2b(token_key, digest_size=6, person=b"sessiond cache").hexdigest()

@@ -1,4 +1,4 @@
-"""Keys and certificates while the service runs: read again when their files change, and ended when they expire."""
+"""Reloads keys and certificates when their files change, and ends the streams of keys that expire."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ from sessiond_server.settings import Settings
 _log = logging.getLogger("sessiond.app")
 
 EXPIRY_PAUSE: Final = 1.0
-"""Seconds between two looks for keys that have expired."""
+"""Seconds between two checks for expired keys."""
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
-    """Where the certificates lie; None without TLS."""
+    """Paths of the certificates; None without TLS."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     return TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
@@ -65,7 +65,7 @@ def reloaded(
 
 
 async def expire_keys(authenticator: auth.Authenticator, server: RpcServer) -> None:
-    """Ends the streams of keys that expire, until cancelled. Calls are refused without it."""
+    """Ends the streams of keys that expire, until cancelled. Authentication itself refuses new calls."""
     while True:
         await asyncio.sleep(EXPIRY_PAUSE)
         if authenticator.some_expired() and (ended := server.revoke(authenticator.holds)):

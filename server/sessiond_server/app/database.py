@@ -1,4 +1,4 @@
-"""The database: bundled or another one, its schema, and the store over it."""
+"""Opens the database, bundled or another one, migrates its schema, and opens the store on it."""
 
 import asyncio
 import logging
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sessiond.app")
 
 OUTAGE_AT_START: Final = 30.0
-"""Seconds that a Postgres which cannot be reached is waited for: containers start in any order."""
+"""Seconds to wait for a Postgres that cannot be reached yet, because containers start in any order."""
 
 
 def revealed(url: SecretUrl | None) -> str | None:
-    """For what connects: a URL with its secrets."""
+    """A URL with its secrets, for code that connects."""
     return None if url is None else url.reveal()
 
 
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
-    """The bundled servers of these settings, not yet started; `cache` False: Postgres alone."""
-    # Beside the pool: room for the operator's commands.
+    """The bundled servers for these settings, not started yet; `cache` False: only Postgres."""
+    # The extra connections, beyond the pool, are for the operator's commands.
     return EmbeddedServers(settings.data_dir, cache=cache, max_connections=settings.pool_size + 20)
 
 
 @asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[str | None]:
-    """For commands beside the service: the DSN of its database, for which the bundled Postgres is started if need be.
+    """The DSN of the database, for commands that may run without the service. Starts the bundled Postgres if necessary.
 
-    None when there is no data yet. Raises EmbeddedError.
+    None if there is no data yet. Raises EmbeddedError.
     """
     running = revealed(settings.postgres_dsn) or running_dsn(settings.data_dir)
     if running is not None:
@@ -52,7 +52,7 @@ async def started(settings: Settings) -> AsyncIterator[str | None]:
 
 @asynccontextmanager
 async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["MemoryStore | PostgresStore"]:
-    """The store: in the database of `dsn`, which need not be there yet, or in memory."""
+    """The store: in the database of `dsn`, which need not be reachable yet, or in memory."""
     request_retention = timedelta(seconds=settings.request_retention)
     tombstone_retention = timedelta(seconds=settings.tombstone_retention)
     upload_retention = timedelta(seconds=settings.upload_retention)
@@ -81,26 +81,26 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
 
 
 def postgres(truth: "MemoryStore | PostgresStore") -> "PostgresStore | None":
-    """The store, where it is in Postgres."""
+    """The store if it is in Postgres; else None."""
     from sessiond_server.postgres.store import PostgresStore
 
     return truth if isinstance(truth, PostgresStore) else None
 
 
 async def bring_up_to_date(dsn: str, settings: Settings) -> None:
-    """Gives the database the schema of this version, once it can be reached."""
+    """Migrates the database to this version's schema, once it can be reached."""
     await _once_reachable(lambda: migrated(dsn, settings))
 
 
 async def migrated(dsn: str, settings: Settings) -> Sequence[str]:
-    """The migrations that were applied, by `serve` and `migrate` alike."""
+    """Migrates the database, for `serve` and `migrate`; returns the names of the applied migrations."""
     from sessiond_server.postgres.schema.migrate import migrate
 
     return await migrate(dsn, max_wait=settings.migration_wait, require_durable=settings.require_durable)
 
 
 def why(error: StoreUnavailable) -> str:
-    """Why the database cannot be reached, in the server's words or the system's."""
+    """Why the database cannot be reached, in the words of the server or the system."""
     cause = error.__cause__
     return str(cause) or ("it does not answer" if isinstance(cause, TimeoutError) else type(cause).__name__)
 

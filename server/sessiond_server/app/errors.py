@@ -1,10 +1,10 @@
-"""Why the service cannot start or be of full use, in words for the operator: what is wrong, and what to do about it."""
+"""Errors that tell the operator why the service cannot start, or lacks a part, and what to do about it."""
 
 from sessiond_server.settings import Address, SecretUrl
 
 
 class CannotListen(Exception):
-    """The address is another process's, or not this machine's."""
+    """Another process uses the address, or it is not an address of this machine."""
 
     def __init__(self, address: Address, flag: str) -> None:
         super().__init__(
@@ -14,7 +14,7 @@ class CannotListen(Exception):
 
 
 class CannotReachBlobs(Exception):
-    """The storage of attachments does not answer, or not as it should."""
+    """The storage of attachments does not answer, or answers with an error."""
 
     def __init__(self, url: SecretUrl, why: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What health says beside what the store says: of a background task that has failed, and of the cache."""
+"""Makes health report a failed background task, and the state of the cache."""
 
 import asyncio
 import logging
@@ -16,14 +16,15 @@ _log = logging.getLogger("sessiond.app")
 
 @contextmanager
 def observed(watch: StoreWatch) -> Iterator[None]:
-    """The running loop logs what a task or a callback has left unhandled; a background task takes health along."""
+    """Makes the running loop log unhandled errors of tasks and callbacks. A failed background task also makes health
+    NOT_SERVING."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if tasks.FAILED in context:
             watch.failed = context[tasks.FAILED]
-            _log.critical("%s: the service is of no use any more", context["message"], exc_info=context["exception"])
+            _log.critical("%s: the service cannot be used any more", context["message"], exc_info=context["exception"])
         elif before is not None:
             before(loop, context)
         else:
@@ -37,7 +38,7 @@ def observed(watch: StoreWatch) -> Iterator[None]:
 
 
 async def watch_cache(cache: RedisCache, server: RpcServer) -> None:
-    """Keeps what health says of the cache at what the cache says, until cancelled. The cache itself logs it."""
+    """Updates the cache's health from the cache's state, until cancelled. The cache itself logs changes."""
     used = cache.ready
     while True:
         await asyncio.sleep(PING_PAUSE)

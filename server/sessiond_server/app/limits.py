@@ -35,7 +35,7 @@ def batcher(settings: Settings) -> BatchLimits:
 
 def cache(settings: Settings) -> CacheLimits:
     return CacheLimits(
-        # What is left of a deleted session must be gone before its id can be taken anew, with versions from 1.
+        # Traces of a deleted session must be gone before its id can be used again, with versions from 1.
         ttl=min(settings.cache_ttl, settings.tombstone_retention / 2),
         window=settings.cache_window + 1,
     )

@@ -1,4 +1,4 @@
-"""The port of the metrics, and where each of their numbers comes from."""
+"""Opens the port of the metrics, and connects each metric with its source."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,7 +30,7 @@ def sources(parts: Parts, server: RpcServer, watch: StoreWatch) -> metrics.Sourc
 
 @asynccontextmanager
 async def opened_metrics(address: Address | None, sources: metrics.Sources) -> AsyncIterator[Address | None]:
-    """Metrics, where they are wanted. Raises CannotListen."""
+    """Serves metrics if the settings name an address. Raises CannotListen."""
     if address is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""What the wire serves from, opened in order in one stack, closed in reverse.
+"""The parts behind the wire, opened in order in one stack and closed in reverse.
 
 bundled servers -> store -> storage of attachments -> bus -> hub -> announced commits -> cache -> batcher
 """
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything behind the wire. Until `begin`, bus and cache are idle."""
+    """All parts behind the wire. Bus and cache are idle until `begin`."""
 
     embedded: EmbeddedServers | None
     dsn: str | None
-    """Of the database; None for the store in memory."""
+    """Attributes of the database; None for the memory store."""
     truth: "MemoryStore | PostgresStore"
     """The store itself, without cache and announcements."""
     blobs: BlobStore
@@ -48,9 +48,9 @@ class Parts:
     bus: Bus
     hub: EventHub
     commits: Commits
-    """Through the announcements, and through the cache where there is one."""
+    """Commits, wrapped by the announcements and, if there is one, by the cache."""
     sessions: SessionReads
-    """Through the cache where there is one."""
+    """Session reads, wrapped by the cache if there is one."""
     cache: RedisCache | None
     cached: CachedSessions | None
     """None without a cache."""
@@ -67,9 +67,10 @@ class Parts:
 
 @asynccontextmanager
 async def opened_parts(settings: Settings, alone: Callable[[], bool]) -> AsyncIterator[Parts]:
-    """The parts, open while the context is. The database need not be there yet. Raises SettingError, EmbeddedError.
+    """Opens the parts while the context is open. The database need not be reachable yet. Raises SettingError,
+    EmbeddedError.
 
-    `alone`: whether there is only one tenant, which then need not leave room to others.
+    `alone` returns whether there is only one tenant, which then need not leave room for others.
     """
     async with AsyncExitStack() as stack:
         embedded = None

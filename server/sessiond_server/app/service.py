@@ -1,4 +1,4 @@
-"""The whole service: the order in which it starts, and in reverse stops.
+"""The whole service: starts its parts in this order, and stops them in reverse.
 
 parts -> metrics -> wire, refusing calls -> schema -> background tasks -> wire, serving
 """
@@ -33,7 +33,7 @@ _log = logging.getLogger("sessiond.app")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A server that is up, as the operator needs to know it."""
+    """A running service, with what the operator needs to know."""
 
     settings: Settings
     listening: Address
@@ -45,18 +45,18 @@ class Service:
 
 
 async def serve(settings: Settings, announce: Callable[[Service], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then stops in grace. `announce` is called once calls are being answered.
+    """Serves until SIGTERM or SIGINT, then stops gracefully. `announce` is called once calls are answered.
 
     A second signal ends the process at once; the bundled servers then shut down by themselves. Raises SettingError,
-    EmbeddedError, KeysFileInvalid, CannotListen, OSError (a file), StoreUnavailable and MigrationError; all is closed
-    then.
+    EmbeddedError, KeysFileInvalid, CannotListen, OSError (of a file), StoreUnavailable and MigrationError, after it has
+    closed everything.
     """
     stop = Signals()
     try:
         async with running(settings, stop.reload) as service:
             announce(service)
             await stop.asked()
-            _log.info("stopping: calls under way have %g s to finish", settings.grace)
+            _log.info("stopping: calls in progress have %g s to finish", settings.grace)
     except asyncio.CancelledError:
         if not stop.is_asked:
             raise
@@ -68,9 +68,9 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
 
 @asynccontextmanager
 async def running(settings: Settings, reload: asyncio.Event | None = None) -> AsyncIterator[Service]:
-    """The whole service, answering calls while the context is open. Errors as `serve`.
+    """Runs the whole service while the context is open. Errors as `serve`.
 
-    `reload`: once set, keys and certificates are read again, changed or not; it is cleared then.
+    When `reload` is set, it is cleared, and keys and certificates are read again, changed or not.
     """
     refuse_open_network(settings)
     if warning := keys_in_the_clear(settings):
@@ -80,7 +80,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
     began = look([*filter(None, (settings.keys_file,)), *(tls.paths if tls else ())])
     keys = auth.load_keys(settings.keys_file) if settings.keys_file else {}
     certificates = None if tls is None else Certificates(tls.read())
-    # Only loopback can reach a port that listens there: no need to look at each caller's address.
+    # A port on loopback is reachable from there only, so each caller's address need not be checked.
     open_to_all = settings.allow_unauthenticated_network or settings.listen.loopback
     authenticator = auth.Authenticator(keys, open_to_all=open_to_all)
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The operator's signals: stop, and read files again."""
+"""The operator's signals: stop, and reload files."""
 
 import asyncio
 import os
@@ -24,17 +24,17 @@ class Signals:
             self._loop.remove_signal_handler(number)
 
     async def asked(self) -> None:
-        """Returns when a stop is wished."""
+        """Waits until a stop is requested."""
         self._waiter = asyncio.Event()
         if not self.is_asked:
             await self._waiter.wait()
 
     def _signalled(self, number: int) -> None:
         if self.is_asked:
-            # Nothing may get in the way: no clean-up. The kernel tells the bundled servers (see embedded/child.py).
+            # Ends at once, without clean-up. The kernel signals the bundled servers (see embedded/child.py).
             os._exit(128 + number)
         self.is_asked = True
         if self._waiter is not None:
             self._waiter.set()
         elif self._task is not None:
-            self._task.cancel()  # still starting
+            self._task.cancel()  # the service is still starting
