@@ -69,7 +69,7 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
         key, action = command.key, ACTIONS[type(command.action)]
         head = heads.get(key)
         if head is not None and command.scope.user_id not in ("", head.user_id):
-            # Looks for no more than where there is none: what is foreign costs what is missing costs.
+            # As many look-ups as for a missing session: equal costs do not reveal that another user has it.
             continue
         if head is not None:
             asked.requests.append((key, command.request_id))

@@ -96,7 +96,7 @@ class Feed:
         """Incarnation of the database that last proved the tip's anchors."""
         self.proofs = 0
         """How often `incarnation` was set. A late page may set an earlier incarnation again, so the incarnation alone
-        does not show that the tip was proved anew."""
+        does not show that the tip was proved again."""
         self.proof: tuple[FeedPlace, int] | None = None
         """(place, time): at that time, by the store's clock, no deliverable event followed the place."""
         self.redaction_count = 0

@@ -148,7 +148,7 @@ class EventHub:
     def committed(self, writes: Writes, start: TransactionStart) -> None:
         """This process has committed these writes, in a transaction that began after `start`.
 
-        Returns at once and costs a look-up for each session that nobody watches. Batches may come out of order.
+        Returns at once. A session without watchers costs one look-up. Batches may arrive out of order.
         """
         if self._streams.used:
             self._sessions.committed(writes, start)

@@ -1,4 +1,4 @@
-"""How many calls were refused to protect the service, or other callers, and why."""
+"""Counts calls that were refused to protect the service or other callers, by reason."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from sessiond_server.errors import REFUSALS
 
 
 class RefusedCalls:
-    """Counts of all REFUSALS. Written by the loop alone; other threads may read `counts`, whose keys never change."""
+    """Counts of all REFUSALS. Only the loop writes them; other threads may read `counts`, whose keys never change."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(REFUSALS, 0)
@@ -16,5 +16,5 @@ class RefusedCalls:
         return self._counts
 
     def count(self, refusal: str) -> None:
-        """One more. Raises KeyError for what is not in REFUSALS."""
+        """Counts one refusal. Raises KeyError for a reason that is not in REFUSALS."""
         self._counts[refusal] += 1

@@ -21,7 +21,7 @@ _log = logging.getLogger("sessiond.batcher")
 
 
 FLUSH_SECONDS: Final = 2.0
-"""How long the end of the context waits for answers: whoever waited for them has had its grace by then."""
+"""How long leaving the context waits for answers. Callers have had their own grace period by then."""
 
 
 @dataclass(frozen=True, slots=True)

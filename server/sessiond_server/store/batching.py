@@ -227,7 +227,7 @@ class Batching(Generic[Waiter]):
         assert shard.under_way is not None
         batch, shard.under_way = shard.under_way, None
         if shard.lost_at is None:
-            # A database that was silent was lost when it was asked, not when it was given up.
+            # A silent database counts as lost since the batch was sent, not only since the timeout.
             shard.lost_at = now if shard.since is None else shard.since
         delay = min(self.limits.backoff_most, self.limits.backoff_first * 2.0 ** min(shard.attempts, 16))
         delay *= self._chance.uniform(0.5, 1.0)

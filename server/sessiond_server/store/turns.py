@@ -1,8 +1,8 @@
-"""A queue that tenants share by turns, without I/O. A tenant's own commands keep their order.
+"""A fair queue in which tenants take turns, without I/O. A tenant's own commands keep their order.
 
-Start-time fair queueing: each tenant has a mark, the cost of what was taken from it. The tenant with the lowest mark is
-next. One that comes back, or comes new, begins at the mark of what was taken last, so that it can't claim what it did
-not use. Commands of one tenant that is alone cost what those of a plain queue cost.
+It uses start-time fair queueing: each tenant has a mark, the cost of its commands so far, and the tenant with the
+lowest mark is next. A tenant that arrives or returns starts at the mark of the command taken last, so that it cannot
+claim turns that it did not use. A single tenant costs no more CPU time than a plain queue.
 """
 
 from collections import OrderedDict
@@ -19,7 +19,7 @@ without it a tenant of small commands would pay nothing for filling them, with 3
 
 
 class Queued(Protocol):
-    """What the queue holds. Hashed by identity."""
+    """An item of the queue, hashed by identity."""
 
     @property
     def command(self) -> Command: ...
@@ -29,7 +29,7 @@ Q = TypeVar("Q", bound=Queued)
 
 
 class _Lane(Generic[Q]):
-    """What one tenant has queued. Known while its tenant is in the order, even when it is empty."""
+    """The queue of one tenant. It exists while its tenant is in the order, even if it is empty."""
 
     __slots__ = ("size", "tickets")
 
@@ -39,16 +39,16 @@ class _Lane(Generic[Q]):
 
 
 class Turns(Generic[Q]):
-    """The queue. Bounded by its owner; tenants without commands leave a number each, until the queue is empty."""
+    """The queue. Its owner bounds it. A tenant without commands keeps its mark until the queue is empty."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane[Q]] = {}
         self._order: list[tuple[int, int, str]] = []
-        """Heap of the tenants in `_lanes`: mark, when it was set, tenant."""
+        """Heap of the tenants in `_lanes`: (mark, when it was set, tenant)."""
         self._marks: dict[str, int] = {}
-        """Of tenants that have been in the queue since it was empty, where their next command begins."""
+        """Tenant -> mark of its next command, for tenants that were in the queue since it was last empty."""
         self._now = 0
-        """Mark of what was taken last."""
+        """Mark of the command that was taken last."""
         self._moves = 0
         self._count = 0
         self.size = 0
@@ -83,13 +83,13 @@ class Turns(Generic[Q]):
         self._count += 1
 
     def remove(self, ticket: Q) -> None:
-        """Raises KeyError for one that is not in the queue."""
+        """Removes a command. Raises KeyError if it is not in the queue."""
         lane = self._lanes[ticket.command.scope.tenant_id]
         del lane.tickets[ticket]
         self._left(lane, ticket)
 
     def take(self, largest: float = inf) -> Q | None:
-        """The next command; None where it is larger than `largest`. Raises IndexError when the queue is empty."""
+        """Takes the next command; None if it is larger than `largest`. Raises IndexError if the queue is empty."""
         while True:
             mark, _, tenant_id = self._order[0]
             lane = self._lanes[tenant_id]
@@ -116,7 +116,7 @@ class Turns(Generic[Q]):
         return ticket
 
     def clear(self) -> None:
-        """Empties the queue, and forgets what tenants have had."""
+        """Empties the queue and resets all marks."""
         self._lanes.clear()
         self._order.clear()
         self._marks.clear()
@@ -129,12 +129,12 @@ class Turns(Generic[Q]):
         self._count -= 1
 
     def _forget(self, mark: int, tenant_id: str) -> None:
-        """Takes the first tenant out of the order; it has no commands."""
+        """Removes the first tenant, which has no commands, from the order."""
         heappop(self._order)
         del self._lanes[tenant_id]
         self._marks[tenant_id] = mark
 
     def _place(self, mark: int, tenant_id: str) -> tuple[int, int, str]:
-        """Of tenants with one mark, the one that has waited longest is first."""
+        """The key of a tenant in the order. Of tenants with equal marks, the one that has waited longest is first."""
         self._moves += 1
         return mark, self._moves, tenant_id

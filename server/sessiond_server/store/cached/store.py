@@ -266,10 +266,10 @@ class CachedSessions:
     async def _own_copies(
         self, scope: Scope, keys: Sequence[Key], *, content: bool = False, newest: int = 0
     ) -> Sequence[Copy | None]:
-        """The copies that the cache has; None too for those of another user.
+        """The cached copies of the keys; None for a cache miss, and for a session of another user.
 
-        A caller bound to a user is given no more than the core before it is known whose it is, and goes on to the store
-        where it is another's, as where there is none: both cost the same, and tell nothing of the size.
+        For a caller bound to a user, only the core is read until the session's owner is known. Another user's session
+        then counts as a miss and is read from the store: both cases cost the same, and reveal nothing about the size.
         """
         if not scope.user_id or not (content or newest):
             return [
