@@ -160,3 +160,14 @@ def test_slices_together_are_the_message(seed: int, monkeypatch: pytest.MonkeyPa
     append = json_format.Parse(json.dumps({"sessionId": "s", "messages": [message] * 3}), AppendMessagesRequest())
     assert parsed(request) == request
     assert parsed(append) == append
+
+
+def test_slices_leave_two_thirds_of_the_time_to_other_calls() -> None:
+    now = 100.0
+    pace = elements.Pace(lambda: now)
+    now += 0.010
+    assert pace.pause() == pytest.approx(0.020)
+    now += 0.500  # the loop had much else to do
+    pace.go_on()
+    now += 0.004
+    assert pace.pause() == pytest.approx(0.008)

@@ -8,7 +8,7 @@ A serialised message may be cut between any two of its fields, and so may the me
 list: one field, given twice, is merged. Items of lists are never cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,9 @@ MOST: Final = 250_000
 with 50 000 small entries has 200 000."""
 SLICE: Final = 5_000
 """Elements that are counted, and parsed, in one piece, or two: 10 ms at most."""
+REST: Final = 2
+"""What a slice leaves to other calls of the loop's time, in times of what it takes: a request of many elements takes a
+third of the loop."""
 ENTRY: Final = 20
 """What an entry of a map takes the parser, in elements of other kinds."""
 UNCUT: Final = 800_000
@@ -48,6 +51,23 @@ class Inside:
     weight: int
     single: bool
     """Whether it is a message, and no item of a list."""
+
+
+class Pace:
+    """How long slices wait for each other: as long as other calls need, whose turns a large request must not take."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self._since = clock()
+
+    def pause(self) -> float:
+        """Seconds to wait after a slice: REST times what it took."""
+        return REST * (self._clock() - self._since)
+
+    def go_on(self) -> None:
+        """The next slice begins now."""
+        self._since = self._clock()
 
 
 Table = dict[int, Inside]

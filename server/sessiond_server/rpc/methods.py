@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import reduce
+from time import perf_counter
 from typing import Any, Final, cast
 
 import grpc
@@ -111,7 +112,7 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
 
     async def parsing_slices(request: bytes, call: Call) -> bytes | None:
         message, tenant_id, has_place = made(), call.principal.tenant_id, False
-        walk, pieces = elements.slices(request, fields), list[bytes]()
+        walk, pieces, pace = elements.slices(request, fields), list[bytes](), elements.Pace(perf_counter)
         try:
             # Parsed elements take many times of their bytes, so all are counted first.
             while (piece := next(walk, _END)) is not _END:
@@ -119,11 +120,13 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
                     if not has_place:
                         await slicing.take(tenant_id)
                         has_place = True
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(pace.pause())
+                    pace.go_on()
                 pieces += () if piece is None else (piece,)
             for number, piece in enumerate(pieces):
                 if number:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(pace.pause())
+                    pace.go_on()
                 message.MergeFromString(piece)
         except elements.TooManyElements:
             raise InvalidFields([Violation("request", _TOO_MANY)], "elements") from None

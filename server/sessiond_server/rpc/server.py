@@ -115,8 +115,8 @@ class WireSettings:
     """Most requests that are received at a time; each may hold `transport_limit` bytes meanwhile."""
     reading_patience: float = PATIENCE
     """How long a request may take to arrive while others wait."""
-    most_slicing: int = 2
-    """Most requests of many elements that are parsed at a time, in turns of the loop with all other calls."""
+    most_slicing: int = 1
+    """Most requests of many elements that are parsed at a time. Each takes up to a third of the loop's time."""
     most_request_bytes: int = 64 * MIB
     """Most bytes of requests in progress that are larger than 4 KiB. Equal to the limit of the write queue, so that one
     tenant's share of them leaves room in that queue."""
