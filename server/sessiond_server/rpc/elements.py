@@ -57,7 +57,7 @@ class Pace:
     """How long slices wait for each other: as long as other calls need, whose turns a large request must not take."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock`: seconds."""
+        """`clock`: seconds of CPU that the loop's thread has taken."""
         self._clock = clock
         self._since = clock()
 

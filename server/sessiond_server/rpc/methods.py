@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import reduce
-from time import perf_counter
+from time import thread_time
 from typing import Any, Final, cast
 
 import grpc
@@ -112,7 +112,7 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
 
     async def parsing_slices(request: bytes, call: Call) -> bytes | None:
         message, tenant_id, has_place = made(), call.principal.tenant_id, False
-        walk, pieces, pace = elements.slices(request, fields), list[bytes](), elements.Pace(perf_counter)
+        walk, pieces, pace = elements.slices(request, fields), list[bytes](), elements.Pace(thread_time)
         try:
             # Parsed elements take many times of their bytes, so all are counted first.
             while (piece := next(walk, _END)) is not _END:
