@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        text = _explained(error)
+        from sessiond_server.app.errors import message_for_operator
+
+        text = message_for_operator(error)
         if text is None:
             text = f"unexpected error; please report it\n{telemetry.describe(error)}"
         print(f"sessiond: {scrub(settings, text) if settings else text}", file=sys.stderr)
@@ -101,23 +103,6 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         return keys.run(asked.name, asked.tenant, asked.user, asked.scope, asked.expires)
     print(markdown(), end="")
     return 0
-
-
-def _explained(error: Exception) -> str | None:
-    """A message for the operator; None for an unforeseen error."""
-    from sessiond_server.app.database import why
-    from sessiond_server.app.errors import CannotListen
-    from sessiond_server.auth import KeysFileInvalid
-    from sessiond_server.embedded import EmbeddedError
-    from sessiond_server.errors import StoreUnavailable
-    from sessiond_server.postgres.fitness import DatabaseUnfit
-    from sessiond_server.rpc.tls import TlsInvalid
-
-    if isinstance(error, StoreUnavailable):
-        return f"{error}: {why(error)}\n  sessiond check, with the same settings, says more"
-    if isinstance(error, CannotListen | KeysFileInvalid | TlsInvalid | EmbeddedError | DatabaseUnfit | OSError):
-        return str(error)
-    return None
 
 
 def _parser() -> argparse.ArgumentParser:

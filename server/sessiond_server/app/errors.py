@@ -21,3 +21,20 @@ class CannotReachBlobs(Exception):
             f"the storage of attachments cannot be reached at {url}: {why}.\n"
             "  Uploads and downloads are refused until it can; all else works. Check --blob-store and its credentials"
         )
+
+
+def message_for_operator(error: Exception) -> str | None:
+    """The text that a command ends with; None for an unforeseen error, whose traceback is shown."""
+    # Imported here, since some of these modules import this one.
+    from sessiond_server.app.database import why
+    from sessiond_server.auth import KeysFileInvalid
+    from sessiond_server.embedded import EmbeddedError
+    from sessiond_server.errors import StoreUnavailable
+    from sessiond_server.postgres.fitness import DatabaseUnfit
+    from sessiond_server.rpc.tls import TlsInvalid
+
+    if isinstance(error, StoreUnavailable):
+        return f"{error}: {why(error)}\n  sessiond check, with the same settings, says more"
+    if isinstance(error, CannotListen | KeysFileInvalid | TlsInvalid | EmbeddedError | DatabaseUnfit | OSError):
+        return str(error)
+    return None

@@ -18,7 +18,7 @@ from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.postgres.connection import Connections, abandoned_copies, cut
 from sessiond_server.postgres.statements import BLOBS
-from sessiond_server.postgres.transactions import POOL_CLOSE_SECONDS, TRANSACTION_SECONDS, Transactions
+from sessiond_server.postgres.transactions import TRANSACTION_SECONDS, Transactions
 
 LENGTH = BLOBS["length"].text
 READ = BLOBS["read"].text
@@ -69,7 +69,7 @@ class PostgresBlobs:
     ) -> None:
         with self._stack:
             await self._transactions.close()
-            await self._connections.close(POOL_CLOSE_SECONDS)
+            await self._connections.close()
 
     async def append(self, piece: Piece, offset: int, data: Sequence[Buffer]) -> None:
         with _translated(), self._transactions.causes.translating():

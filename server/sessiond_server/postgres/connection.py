@@ -49,6 +49,9 @@ _REFUSES_SETTINGS: Final = (
     asyncpg.CantChangeRuntimeParamError,
 )
 
+CLOSE_SECONDS: Final = 1.0
+"""Longest time that closing a pool waits for its connections to close in order."""
+
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 5),
@@ -237,10 +240,10 @@ class Connections:
         """Initialises the pool, without a connection."""
         await self._pool
 
-    async def close(self, seconds: float) -> None:
-        """Waits for connections in use and closes all in order; after `seconds`, cuts those that are left."""
+    async def close(self) -> None:
+        """Waits for connections in use and closes all in order; after CLOSE_SECONDS, cuts those that are left."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._pool.close()
         except TimeoutError:
             self.cut_all()

@@ -18,7 +18,7 @@ from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.locked import LockedSessions
 from sessiond_server.postgres.read import PostgresSessionReads
-from sessiond_server.postgres.transactions import POOL_CLOSE_SECONDS, Transactions
+from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
@@ -77,7 +77,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
     ) -> None:
         await self._transactions.close()
         await self._probes.close()
-        await asyncio.gather(self._connections.close(POOL_CLOSE_SECONDS), self._probing.close(POOL_CLOSE_SECONDS))
+        await asyncio.gather(self._connections.close(), self._probing.close())
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         async def work(

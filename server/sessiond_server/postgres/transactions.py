@@ -45,9 +45,6 @@ ROLLBACK_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 2.0
 """Longest time that `close` waits for transactions in progress."""
 
-POOL_CLOSE_SECONDS: Final = 1.0
-"""Longest time that closing a pool waits for its connections to close in order."""
-
 
 class Raced(Exception):
     """Another transaction created a row first, so this one must roll back and run again. Never leaves this package."""
