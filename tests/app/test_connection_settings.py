@@ -14,6 +14,7 @@ from sessiond_server.settings.connections import postgres_dsn, redis_url
     [
         ("postgres://u:p%2Fx@h:5432/db", "postgres://u:p%2Fx@h:5432/db"),
         ("postgresql://u@h,i/db?target_session_attrs=read-write", "postgresql://u@h,i/db?target_session_attrs=read-write"),
+        ("postgresql://u@h:1,[::1]:2/db?pool_timeout=1", "postgresql://u@h:1,[::1]:2/db"),
         ("postgresql://u@/db?host=/run/pg&port=5433", "postgresql://u@/db?host=/run/pg&port=5433"),
         ("postgresql://u@h/db?connect_timeout=10&application_name=x", "postgresql://u@h/db?application_name=x"),
         ("postgresql://u@h/db?keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=9",

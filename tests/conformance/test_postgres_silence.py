@@ -138,6 +138,7 @@ def test_hosts_of_a_dsn() -> None:
     ]
     assert hosts_of("postgresql:///d?host=/run/a") == ["postgresql:///d?host=/run/a"]
     assert hosts_of("postgresql://[::1/d") == ["postgresql://[::1/d"]
+    assert hosts_of("postgres://a,b") == ["postgres://a", "postgres://b"]
 
 
 async def test_the_kernel_looks_after_connections(postgres_dsn: str) -> None:
@@ -155,7 +156,7 @@ async def test_the_kernel_looks_after_connections(postgres_dsn: str) -> None:
         assert await connection.fetchval("show statement_timeout") == "7200ms"
     finally:
         await pool.release(connection)
-        await pool.close(5.0)
+        await pool.close()
 
 
 async def test_settings_that_are_refused_are_left_out(postgres_dsn: str, caplog: pytest.LogCaptureFixture) -> None:

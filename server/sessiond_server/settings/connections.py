@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from sessiond_server.settings.urls import SecretUrl, url
 
@@ -188,7 +188,8 @@ def redis_url(text: str) -> SecretUrl:
     found = _sorted_out(parameters, {**_REDIS_KEPT, **(_REDIS_TLS if tls else {})}, _REDIS_LEFT_OUT)
     if "ssl_cert_reqs" in found:
         found["ssl_cert_reqs"] = found["ssl_cert_reqs"].lower().removeprefix("cert_")
-    path = urlsplit(text).path
+    _, slash, rest = text.partition("?")[0].partition("://")[2].partition("/")
+    path = slash + rest
     if parsed.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]{1,9}", path):
         raise ValueError("must name its database by a number, such as redis://host:6379/0")
     if parsed.scheme == "unix" and not path:
@@ -198,7 +199,7 @@ def redis_url(text: str) -> SecretUrl:
 
 def _parameters(text: str, more: Mapping[str, Rule]) -> Mapping[str, str]:
     """The parameters of the query, each of which occurs once. `more` holds rules for their values."""
-    pairs: Sequence[tuple[str, str]] = parse_qsl(urlsplit(text).query, keep_blank_values=True)
+    pairs: Sequence[tuple[str, str]] = parse_qsl(text.partition("?")[2], keep_blank_values=True)
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
