@@ -87,7 +87,7 @@ requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv 
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
 
-faults: $(VENV)/.test $(VENV)/.editable ## Hurts the service under load and counts what was lost [KIND=all N=20 SEED= RATE=500]
+faults: $(TESTED) ## Hurts the service under load and counts what was lost [KIND=all N=20 SEED= RATE=500]
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \
 	  $(if $(RATE),--rate "$(RATE)") $(ARGS)
 
