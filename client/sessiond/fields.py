@@ -93,8 +93,8 @@ Fence = Run | RunFence
 class SessionFields(TypedDict, total=False):
     """The fields of a session to create, all but its id. With `active` it is ACTIVE, else CREATED.
 
-    `ttl` (seconds, if a number) and `expire_time` exclude each other; without either, the service's default ttl
-    applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended.
+    `ttl` (seconds, if a number), `expire_time` and `no_expiry` exclude each other; without any of them, the service's
+    default ttl applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended.
     """
 
     type: TypeLike
@@ -108,6 +108,7 @@ class SessionFields(TypedDict, total=False):
     labels: Mapping[str, str] | None
     ttl: timedelta | float | None
     expire_time: datetime | None
+    no_expiry: bool
     metadata: Mapping[str, Any] | None
     state: Mapping[str, Any] | None
     agent_data: Mapping[str, Any] | None

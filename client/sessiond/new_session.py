@@ -15,6 +15,7 @@ def new_session(fields: NewSessionFields) -> NewSession:
         raise ValueError(f"a new session has no such field: {min(unknown)}")
     values: dict[str, Any] = {**fields}
     runs, active = values.pop("runs", ()), values.pop("active", False)
+    no_expiry = values.pop("no_expiry", False)
     for name in ("metadata", "state", "agent_data"):
         if values.get(name) is not None:
             values[name] = to_struct(values[name])
@@ -29,4 +30,4 @@ def new_session(fields: NewSessionFields) -> NewSession:
             "status": SessionStatus.SESSION_STATUS_ACTIVE if active else SessionStatus.SESSION_STATUS_CREATED,
         }
     )
-    return NewSession(session=session, runs=runs)
+    return NewSession(session=session, runs=runs, no_expiry=no_expiry)

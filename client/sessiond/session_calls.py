@@ -75,7 +75,12 @@ class SessionCalls:
         Raises SessionAlreadyExists, SessionQuotaReached; ValueError for a field that sessions do not have.
         """
         new = new_session({"session_id": session_id, **fields})
-        request = CreateSessionRequest(session=new.session, runs=new.runs, request_id=request_id or new_request_id())
+        request = CreateSessionRequest(
+            session=new.session,
+            runs=new.runs,
+            no_expiry=new.no_expiry,
+            request_id=request_id or new_request_id(),
+        )
         call = self._connection.sessions.CreateSession
         return await self._connection.call(call, request, timeout, request.request_id)
 

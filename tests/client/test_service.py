@@ -57,6 +57,14 @@ async def test_a_session_from_beginning_to_end(sessions: sessiond.Client) -> Non
         await sessions.get_session("chat-1")
 
 
+async def test_session_without_expiry(sessions: sessiond.Client) -> None:
+    usual, alone = await sessions.create_session(), await sessions.create_session(no_expiry=True)
+    (batched,) = await sessions.batch_create_sessions([{"no_expiry": True}])
+    assert isinstance(batched, sessiond.Session)
+    assert [session.HasField("expire_time") for session in (usual, alone, batched)] == [True, False, False]
+    assert not alone.HasField("ttl")
+
+
 async def test_batches(sessions: sessiond.Client) -> None:
     created = await sessions.batch_create_sessions(
         [

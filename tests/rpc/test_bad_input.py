@@ -190,6 +190,7 @@ BAD: list[tuple[str, ProtoMessage, str]] = [
     ("BatchGetSessions", s.BatchGetSessionsRequest(session_ids=["s", "t"], min_versions=[1, -1]), "min_versions[1]"),
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["s", "a b"]), "session_ids[1]"),
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(), "session_ids"),
+    ("CreateSession", s.CreateSessionRequest(session=Session(ttl=Duration(seconds=9)), no_expiry=True), "no_expiry"),
     ("BatchCreateSessions", s.BatchCreateSessionsRequest(), "sessions"),
     ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession()] * 101), "sessions"),
     ("BatchCreateSessions", s.BatchCreateSessionsRequest(sessions=[s.NewSession(session=Session()), s.NewSession()]),

@@ -181,6 +181,7 @@ SHARED: dict[str, list[tuple[Any, bool]]] = {
     "session_ids": [(["a", "b"], True), ([f"i{n}" for n in range(100)], True)],
     "struct_update": [(2, True), (3, True), (4, False)],
     "expected_versions": [([], True), ([1], True), ([-1], False), ([1, 1], False)],
+    "no_expiry": [(False, True), (True, True)],
     "remove_keys": [([], True), (["state.a"], False)],
 }
 

@@ -349,8 +349,8 @@ class Session(google.protobuf.message.Message):
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Sliding life time: every accepted write sets `expire_time` to at least now + `ttl`. 1 second to 3650 days. Default
-        on create when `expire_time` is absent too: the server's `default_ttl` (24 hours unless configured). Updating it
-        sets `expire_time` anew, which may shorten it.
+        on create when `expire_time` is absent too and `no_expiry` is not set: the server's `default_ttl` (24 hours unless
+        configured). Updating it sets `expire_time` anew, which may shorten it.
         """
 
     @property

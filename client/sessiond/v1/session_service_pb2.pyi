@@ -113,8 +113,13 @@ class CreateSessionRequest(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RUNS_FIELD_NUMBER: builtins.int
+    NO_EXPIRY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Idempotency key; see SessionService."""
+    no_expiry: builtins.bool
+    """The session lives until it is ended or deleted: the server's `default_ttl` does not apply. Excludes `ttl` and
+    `expire_time`.
+    """
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """The session. `session_id` empty: the server makes one, a UUIDv7 or, where `request_id` is set, a UUID derived from
@@ -139,9 +144,10 @@ class CreateSessionRequest(google.protobuf.message.Message):
         session: sessiond.v1.session_pb2.Session | None = ...,
         request_id: builtins.str = ...,
         runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
+        no_expiry: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "runs", b"runs", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___CreateSessionRequest = CreateSessionRequest
 
@@ -793,6 +799,9 @@ class NewSession(google.protobuf.message.Message):
 
     SESSION_FIELD_NUMBER: builtins.int
     RUNS_FIELD_NUMBER: builtins.int
+    NO_EXPIRY_FIELD_NUMBER: builtins.int
+    no_expiry: builtins.bool
+    """As CreateSessionRequest.no_expiry."""
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """The session. `session_id` empty: the server makes one, which a retry with the same `request_id` finds. Required."""
@@ -806,9 +815,10 @@ class NewSession(google.protobuf.message.Message):
         *,
         session: sessiond.v1.session_pb2.Session | None = ...,
         runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
+        no_expiry: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["runs", b"runs", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___NewSession = NewSession
 

@@ -36,6 +36,8 @@ class CreateSession:
     runs: Sequence[Run] = ()
     """Runs that the session had in another system, oldest first. Validated; all have ended. The rules fill in empty ids
     and absent times."""
+    no_expiry: bool = False
+    """The policy's default time to live does not apply."""
     prefix: str = ""
     """What the paths of `session` and `runs` in the request begin with, for violations."""
 

@@ -40,7 +40,8 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
     core = core_of(session)
     core.session_id = step.command.session_id
     set_timestamp(core.create_time, now)
-    if not core.HasField("ttl") and not core.HasField("expire_time") and step.policy.default_ttl_us:
+    limited = core.HasField("ttl") or core.HasField("expire_time") or action.no_expiry
+    if not limited and step.policy.default_ttl_us:
         core.ttl.seconds, rest = divmod(step.policy.default_ttl_us, SECOND)
         core.ttl.nanos = rest * 1000
     content = content_of(session)

@@ -127,6 +127,8 @@ class New(Protocol):
     def session(self) -> Session: ...
     @property
     def runs(self) -> "RepeatedCompositeFieldContainer[Run]": ...
+    @property
+    def no_expiry(self) -> bool: ...
 
     def HasField(self, field_name: Literal["session"]) -> bool: ...  # noqa: N802 - protobuf's name
 
@@ -144,6 +146,8 @@ def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.
         own = ids.own_prefix(scope.user_id)
         if not session.session_id.startswith(own):
             found.add(f"{path}.session_id", f"must begin with {own} as the key is bound to a user")
+    if new.no_expiry and (session.HasField("ttl") or session.HasField("expire_time")):
+        found.add(f"{prefix}no_expiry", "excludes ttl and expire_time")
     run_requests.preset_runs(found, f"{prefix}runs", new.runs)
     size = len(content_of(session)) if session.ByteSize() > validation.MIB else 0
     session_validation.content_size(found, path, size + sum(run.ByteSize() for run in new.runs))
@@ -163,7 +167,7 @@ def _creation(
     session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
     session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
     session.user_id = session.user_id or scope.user_id
-    return commands.CreateSession(session, new.runs, prefix)
+    return commands.CreateSession(session, new.runs, new.no_expiry, prefix)
 
 
 def batch_create_sessions(
