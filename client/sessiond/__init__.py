@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     )
     from sessiond.feed import Feed
     from sessiond.live_run import LiveRun
-    from sessiond.messages import assistant, from_chat, system, text_of, to_chat, tool, tool_call, user
+    from sessiond.messages import assistant, blob, from_chat, json_part, system, text_of, to_chat, tool, tool_call, user
     from sessiond.options import TLS, Keepalive, Reconnect, Retry
     from sessiond.pages import Pages
     from sessiond.positions import FilePositions, PositionStore
@@ -218,9 +218,11 @@ __all__ = [
     "Watch",
     "WatcherTooSlow",
     "assistant",
+    "blob",
     "from_chat",
     "from_struct",
     "from_tool_data",
+    "json_part",
     "new_request_id",
     "system",
     "text_of",

@@ -412,8 +412,8 @@ def _check(outline: Message) -> None:
 
 
 def _check_call(tool_call_id: str, name: str) -> None:
-    if len(tool_call_id) > 256 or _FIND_CONTROL(tool_call_id):
-        raise _invalid("tool_call_id", "must be 0 to 256 characters, none of them a control character")
+    if len(tool_call_id) > 8192 or _FIND_CONTROL(tool_call_id):
+        raise _invalid("tool_call_id", "must be 0 to 8192 characters, none of them a control character")
     if not 1 <= len(name) <= 128 or _FIND_CONTROL(name):
         raise _invalid("name", "must be 1 to 128 characters, none of them a control character")
 

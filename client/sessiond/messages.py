@@ -7,13 +7,14 @@ that is absent or an empty list becomes None, a list of one text becomes that te
 stays a list), and arguments given as an object become JSON text.
 """
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from sessiond.structs import from_struct, to_struct
-from sessiond.v1.message_pb2 import FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
+from sessiond.v1.message_pb2 import BlobPart, FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import TokenUsage
 
 Content = str | Mapping[str, Any] | Part
@@ -86,6 +87,16 @@ def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] |
     elif arguments is not None:
         call.arguments_struct.CopyFrom(to_struct(arguments))
     return Part(tool_call=call)
+
+
+def json_part(text: str) -> Part:
+    """A part of JSON text that is stored byte for byte, such as a block that its provider signed."""
+    return Part(json=text)
+
+
+def blob(data: bytes, media_type: str = "") -> Part:
+    """A part of bytes, such as a small image. A message has at most 1 MiB in all."""
+    return Part(blob=BlobPart(data=data, media_type=media_type))
 
 
 def text_of(message: Message) -> str:
@@ -230,10 +241,17 @@ def _part_from_chat(item: Mapping[str, Any], index: int) -> Part:
         return Part(thinking=item["thinking"])
     if kind == "file" and isinstance(file := item.get("file"), Mapping) and file.keys() == _FILE_KEYS:
         return Part(file=FilePart(**file))
-    return Part(data=to_struct(item))
+    if kind == "blob" and isinstance(held := item.get("blob"), Mapping) and held.keys() == _BLOB_KEYS:
+        return blob(base64.b64decode(held["data"], validate=True), held["media_type"])
+    try:
+        return Part(data=to_struct(item))
+    except ValueError:
+        # Such as an integer above 2^53, which a Struct cannot hold. NaN and infinity have no place in JSON either.
+        return json_part(json.dumps(item, ensure_ascii=False, allow_nan=False))
 
 
 _FILE_KEYS = {"uri", "media_type", "name"}
+_BLOB_KEYS = {"media_type", "data"}
 
 
 def _part_to_chat(part: Part) -> dict[str, Any]:
@@ -247,6 +265,14 @@ def _part_to_chat(part: Part) -> dict[str, Any]:
             return {"type": "file", "file": {"uri": file.uri, "media_type": file.media_type, "name": file.name}}
         case "data":
             return from_struct(part.data)
+        case "json":
+            item = json.loads(part.json)
+            if not isinstance(item, dict):
+                raise ValueError("parts: JSON that is no object has no place in the chat form")
+            return item
+        case "blob":
+            data = base64.b64encode(part.blob.data).decode()
+            return {"type": "blob", "blob": {"media_type": part.blob.media_type, "data": data}}
         case _:
             raise ValueError("parts: a part without content")
 

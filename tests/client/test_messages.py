@@ -1,5 +1,6 @@
 """Messages built by hand, and the conversion to and from the common chat form."""
 
+import json
 from typing import Any
 
 import pytest
@@ -150,3 +151,15 @@ def test_text_of_joins_texts_and_text_results() -> None:
     assert sessiond.text_of(sessiond.tool("said", tool_call_id="c")) == "said"
     assert sessiond.text_of(sessiond.tool({"a": 1}, tool_call_id="c")) == ""
     assert sessiond.text_of(sessiond.assistant()) == ""
+
+
+def test_json_is_kept_byte_for_byte_and_bytes_too() -> None:
+    signed = '{"type":"thinking","signature":"a==","n":9007199254740993,"b":1,"a":2}'
+    message = sessiond.assistant(sessiond.json_part(signed), sessiond.blob(b"\x00\xff", "image/png"))
+    stored = sessiond.Message.FromString(message.SerializeToString())
+    assert (stored.parts[0].json, stored.parts[1].blob.data) == (signed, b"\x00\xff")
+    chat = sessiond.to_chat(stored)
+    assert chat["content"][0] == json.loads(signed)
+    assert sessiond.from_chat(chat).parts[1] == stored.parts[1]
+    with pytest.raises(ValueError, match="no object"):
+        sessiond.to_chat(sessiond.user(sessiond.json_part("[1]")))

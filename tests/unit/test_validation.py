@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sessiond.v1.message_pb2 import FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
+from sessiond.v1.message_pb2 import BlobPart, FilePart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
 from sessiond_server.domain import validation
 from sessiond_server.domain.messages import validation as message_validation
@@ -216,7 +216,7 @@ MESSAGE_BOUNDS: list[tuple[Any, ...]] = [
     ("parts[0].tool_call.name", one(tool_call=ToolCallPart(name="t")), one(tool_call=ToolCallPart(name="t\n"))),
     (
         "parts[0].tool_call.tool_call_id",
-        *(one(tool_call=ToolCallPart(name="t", tool_call_id="c" * n)) for n in (256, 257)),
+        *(one(tool_call=ToolCallPart(name="t", tool_call_id="c" * n)) for n in (8192, 8193)),
     ),
     (
         "parts[0].tool_call.arguments_json",
@@ -228,15 +228,18 @@ MESSAGE_BOUNDS: list[tuple[Any, ...]] = [
     ),
     (
         "parts[0].tool_result.tool_call_id",
-        *(one(tool_result=ToolResultPart(tool_call_id="c" * n)) for n in (256, 257)),
+        *(one(tool_result=ToolResultPart(tool_call_id="c" * n)) for n in (8192, 8193)),
     ),
     ("parts[0].tool_result.text", *(one(tool_result=ToolResultPart(text=t)) for t in ("{\n}", "\0"))),
     (
         'parts[0].tool_result.data.fields["n"]',
         *(one(tool_result=ToolResultPart(data=number(n))) for n in (0.0, float("inf"))),
     ),
-    ("parts[0].file.uri", *(one(file=FilePart(uri="u" * n)) for n in (2048, 2049))),
+    ("parts[0].file.uri", *(one(file=FilePart(uri="u" * n)) for n in (8192, 8193))),
     ("parts[0].file.uri", one(file=FilePart(uri="u")), one(file=FilePart())),
+    ("parts[0].json", one(json='{"n": 9007199254740993, "broken'), one(json="\0")),
+    ("parts[0].blob.media_type", *(one(blob=BlobPart(data=b"\0", media_type="m" * n)) for n in (255, 256))),
+    ("parts[0].blob.media_type", one(blob=BlobPart()), one(blob=BlobPart(media_type="a\n"))),
     ("parts[0].file.media_type", *(one(file=FilePart(uri="u", media_type="m" * n)) for n in (255, 256))),
     ("parts[0].file.name", *(one(file=FilePart(uri="u", name=t)) for t in ("n" * 255, "a\nb"))),
     ("parts[0].file.name", *(one(file=FilePart(uri="u", name="ü" * n)) for n in (255, 256))),

@@ -148,10 +148,16 @@ class Part(google.protobuf.message.Message):
     TOOL_RESULT_FIELD_NUMBER: builtins.int
     THINKING_FIELD_NUMBER: builtins.int
     FILE_FIELD_NUMBER: builtins.int
+    JSON_FIELD_NUMBER: builtins.int
+    BLOB_FIELD_NUMBER: builtins.int
     text: builtins.str
     """Text. 0 to 1 048 576 bytes."""
     thinking: builtins.str
     """The model's thinking before its answer, if the provider returns it."""
+    json: builtins.str
+    """JSON text, byte for byte: what a Struct would change, such as signed blocks, the order of members, and integers
+    above 2^53. 0 to 1 048 576 bytes. sessiond never parses it.
+    """
     @property
     def data(self) -> google.protobuf.struct_pb2.Struct:
         """Structured content. At most 24 levels; no NaN, no infinity."""
@@ -168,6 +174,10 @@ class Part(google.protobuf.message.Message):
     def file(self) -> global___FilePart:
         """A file that lies elsewhere."""
 
+    @property
+    def blob(self) -> global___BlobPart:
+        """Bytes, such as a small image."""
+
     def __init__(
         self,
         *,
@@ -177,12 +187,36 @@ class Part(google.protobuf.message.Message):
         tool_result: global___ToolResultPart | None = ...,
         thinking: builtins.str = ...,
         file: global___FilePart | None = ...,
+        json: builtins.str = ...,
+        blob: global___BlobPart | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["data", b"data", "file", b"file", "kind", b"kind", "text", b"text", "thinking", b"thinking", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "file", b"file", "kind", b"kind", "text", b"text", "thinking", b"thinking", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["text", "data", "tool_call", "tool_result", "thinking", "file"] | None: ...
+    def HasField(self, field_name: typing.Literal["blob", b"blob", "data", b"data", "file", b"file", "json", b"json", "kind", b"kind", "text", b"text", "thinking", b"thinking", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["blob", b"blob", "data", b"data", "file", b"file", "json", b"json", "kind", b"kind", "text", b"text", "thinking", b"thinking", "tool_call", b"tool_call", "tool_result", b"tool_result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["text", "data", "tool_call", "tool_result", "thinking", "file", "json", "blob"] | None: ...
 
 global___Part = Part
+
+@typing.final
+class BlobPart(google.protobuf.message.Message):
+    """Bytes within a message. Larger ones belong in an attachment."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The bytes. 0 to 1 048 576."""
+    media_type: builtins.str
+    """IANA media type. 0 to 255 characters, no control characters."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+        media_type: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "media_type", b"media_type"]) -> None: ...
+
+global___BlobPart = BlobPart
 
 @typing.final
 class ToolCallPart(google.protobuf.message.Message):
@@ -195,7 +229,9 @@ class ToolCallPart(google.protobuf.message.Message):
     ARGUMENTS_STRUCT_FIELD_NUMBER: builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
-    """The caller's id of the call, which the result repeats. 0 to 256 characters, no control characters."""
+    """The caller's id of the call, which the result repeats. 0 to 8 192 characters, no control characters: some providers
+    put signatures into it.
+    """
     name: builtins.str
     """The tool. Required; 1 to 128 characters, no control characters. Must be allowed by `SessionConfig`."""
     arguments_json: builtins.str
@@ -229,7 +265,7 @@ class ToolResultPart(google.protobuf.message.Message):
     DATA_FIELD_NUMBER: builtins.int
     IS_ERROR_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
-    """The id of the call that it answers. 0 to 256 characters, no control characters."""
+    """The id of the call that it answers. 0 to 8 192 characters, no control characters."""
     text: builtins.str
     """As text, byte for byte."""
     is_error: builtins.bool
@@ -262,7 +298,7 @@ class FilePart(google.protobuf.message.Message):
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Location of the file. Required; 1 to 2 048 characters, no control characters. sessiond never fetches it.
+    """Location of the file. Required; 1 to 8 192 characters, no control characters. sessiond never fetches it.
     `attachment:` followed by an `attachment_id` means that attachment of the session.
     """
     media_type: builtins.str

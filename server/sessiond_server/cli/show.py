@@ -132,6 +132,10 @@ def part_text(part: Part) -> str:
         return f"{'error' if result.is_error else 'result'} of {result.tool_call_id}: {text}"
     if kind == "file":
         return f"file {part.file.name} {part.file.media_type} {part.file.uri}"
+    if kind == "json":
+        return part.json
+    if kind == "blob":
+        return f"{len(part.blob.data)} bytes {part.blob.media_type}"
     return as_json(part.data)
 
 

@@ -8,6 +8,8 @@ from sessiond_server.domain.validation import FieldViolations
 
 MESSAGE_BYTES: Final = validation.MIB
 PARTS: Final = 256
+CALL_ID_CHARACTERS: Final = 8192
+URI_CHARACTERS: Final = 8192
 
 
 def new_message(found: FieldViolations, path: str, message: Message, size: int) -> None:
@@ -57,12 +59,17 @@ def _part(found: FieldViolations, path: str, part: Part, kind: _Kind) -> None:
                 found.add(f"{path}.thinking", text.NUL_RULE)
         case "file":
             _file(found, f"{path}.file", part.file)
+        case "json":
+            if "\0" in part.json:
+                found.add(f"{path}.json", text.NUL_RULE)
+        case "blob":
+            found.add(f"{path}.blob.media_type", text.line(part.blob.media_type, 0, 255))
         case None:
             found.add(path, "must have a kind")
 
 
 def _tool_call(found: FieldViolations, path: str, call: ToolCallPart) -> None:
-    found.add(f"{path}.tool_call_id", text.line(call.tool_call_id, 0, 256))
+    found.add(f"{path}.tool_call_id", text.line(call.tool_call_id, 0, CALL_ID_CHARACTERS))
     found.add(f"{path}.name", text.line(call.name, 1, 128))
     if call.HasField("arguments_struct"):
         validation.struct(found, f"{path}.arguments_struct", call.arguments_struct)
@@ -71,7 +78,7 @@ def _tool_call(found: FieldViolations, path: str, call: ToolCallPart) -> None:
 
 
 def _tool_result(found: FieldViolations, path: str, result: ToolResultPart) -> None:
-    found.add(f"{path}.tool_call_id", text.line(result.tool_call_id, 0, 256))
+    found.add(f"{path}.tool_call_id", text.line(result.tool_call_id, 0, CALL_ID_CHARACTERS))
     if result.HasField("data"):
         validation.struct(found, f"{path}.data", result.data)
     elif "\0" in result.text:
@@ -79,6 +86,6 @@ def _tool_result(found: FieldViolations, path: str, result: ToolResultPart) -> N
 
 
 def _file(found: FieldViolations, path: str, file: FilePart) -> None:
-    found.add(f"{path}.uri", text.line(file.uri, 1, 2048))
+    found.add(f"{path}.uri", text.line(file.uri, 1, URI_CHARACTERS))
     found.add(f"{path}.media_type", text.line(file.media_type, 0, 255))
     found.add(f"{path}.name", text.line(file.name, 0, 255))
