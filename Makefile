@@ -37,18 +37,20 @@ run: $(VENV)/.run $(VENV)/.editable ## Starts the service with bundled Postgres 
 demo: $(VENV)/.run $(VENV)/.editable ## Shows the running service at work [FILE=conversations.jsonl]
 	@$(BIN)/python -m examples.demo $(if $(FILE),"$(FILE)") $(ARGS)
 
+# Tests wait for servers now and then: one worker more than there are processors keeps these busy.
+TEST_WORKERS := $(or $(WORKERS),$(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))))
 TESTED := $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES)
 
-test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x" WORKERS=auto]
-	@$(BIN)/python -m pytest -m "not long" -n $(or $(WORKERS),auto) --maxprocesses 8 --dist worksteal $(ARGS)
+test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x" WORKERS=3]
+	@$(BIN)/python -m pytest -m "not long" -n $(TEST_WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-long: $(TESTED) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest -m long -n $(or $(WORKERS),0) $(ARGS)
 
 test-all: test-long test ## Runs the long tests, then the others
 
-test-trust: $(TESTED) ## Runs the tests N times in random orders and in parallel [N=10 WORKERS=auto]
-	@.ci/trust $(or $(N),10) $(or $(WORKERS),auto) $(ARGS)
+test-trust: $(TESTED) ## Runs the tests N times in random orders and in parallel [N=10 WORKERS=3]
+	@.ci/trust $(or $(N),10) $(TEST_WORKERS) $(ARGS)
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \

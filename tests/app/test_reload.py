@@ -210,6 +210,7 @@ def test_change_of_rights_alone_is_seen(tmp_path: Path) -> None:
     assert look((keys,)) != before
 
 
+@pytest.mark.long
 async def test_a_key_is_refused_from_its_expiry_on(tmp_path: Path) -> None:
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=20)
     key, entry = new_key("ada", "acme", expires=soon)

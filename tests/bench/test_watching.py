@@ -170,6 +170,7 @@ def offline() -> dict[str, str]:
     return environment
 
 
+@pytest.mark.long
 def test_the_load_generators_own_tests(offline: dict[str, str]) -> None:
     # With the option that `build` uses: all that it imports is compiled once, not twice.
     tests = ["go", "test", "-trimpath", "./..."]

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from sessiond_server.metrics import MOST_SCRAPES
@@ -96,6 +97,7 @@ async def test_methods_that_do_not_exist_are_refused_at_the_same_pace(target: Ta
         await until(lambda: all(each.status == 12 for each in tries))
 
 
+@pytest.mark.long
 async def test_idle_connections_to_the_metrics_keep_no_one_out_and_end(target: Target) -> None:
     found = re.search(r"metrics +http://127.0.0.1:(\d+)", target.server.announced)
     assert found
