@@ -27,8 +27,8 @@ from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.methods import generic_handler, snake_case
+from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.server import MIB
-from sessiond_server.rpc.shares import Places
 from tests.support.waiting import until
 from tests.support.wire import Failure
 

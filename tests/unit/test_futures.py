@@ -22,7 +22,6 @@ from tests.support.caller import Caller
 ROOT = Path(__file__).parents[2]
 
 SETTLED_BY = {
-    "events/reads.py Reads._turn": "a read that gives its slot back, or its own end: tests/unit/test_stream_shares.py",
     "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
     "memory/cache.py MemoryCache.get": "the method itself, before it returns",
     "memory/cache.py MemoryCache.put": "the method itself, before it returns",
@@ -35,7 +34,7 @@ SETTLED_BY = {
     "rpc/interceptors/gathering.py Gathering._turn": "a callback of the loop that calls nothing which can fail",
     "rpc/interceptors/occupancy.py Occupancy.emptied": "the end of the last call",
     "rpc/interceptors/refusals.py Refusals.turn": "its timer, which runs while any call is held, or drain",
-    "rpc/shares.py Places.take": "the caller that gives a place back, or its own end: tests/unit/test_shares.py",
+    "slots.py Slots._turn": "the caller that gives a slot back, or its own end: tests/unit/test_shares.py",
     "store/batcher.py Batcher._drive": "the next command, or close",
     "store/batcher.py Batcher.write": "its shard's task, however that ends; tested below",
     "store/cached/batched_reads.py BatchedReads.ask": "its flight, however that ends, or close; tested below",

@@ -7,7 +7,7 @@ import pytest
 
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyCalls
-from sessiond_server.rpc.shares import Places
+from sessiond_server.rpc.places import Places
 from tests.support.waiting import until
 
 

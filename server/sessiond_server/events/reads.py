@@ -1,14 +1,14 @@
 """Limits concurrent reads of the store for streams, and shares one read among all streams that need it."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Final, Generic, TypeVar
 
 from sessiond_server import failpoints
 from sessiond_server.domain.rows import Key
-from sessiond_server.domain.shares import Shares, never_alone
+from sessiond_server.domain.shares import never_alone
 from sessiond_server.errors import SessionNotFound
+from sessiond_server.slots import Slots
 from sessiond_server.store.log_reads import LogReads
 
 K = TypeVar("K", bound=Hashable)
@@ -24,49 +24,17 @@ class Reads:
 
     def __init__(self, most: int, *, alone: Callable[[], bool] = never_alone) -> None:
         """`alone` as of Shares."""
-        self._slots = Shares(most, alone=alone)
-        self._queues: OrderedDict[str, OrderedDict[asyncio.Future[None], None]] = OrderedDict()
+        self._slots = Slots(most, alone=alone)
 
     async def run(self, tenant_id: str, read: Callable[[], Awaitable[V]]) -> V:
         """Calls `read` once a slot is free. Returns or raises what `read` does."""
-        if tenant_id in self._queues or not self._slots.take(tenant_id):
-            await self._turn(tenant_id)
+        await self._slots.take(tenant_id)
         try:
             if failpoints.armed:
                 await failpoints.reach("before_read")
             return await read()
         finally:
-            self._give(tenant_id)
-
-    async def _turn(self, tenant_id: str) -> None:
-        """Returns with a slot. Cancelling it takes none."""
-        turn = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(tenant_id, OrderedDict())[turn] = None
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give(tenant_id)
-            elif turn in (queue := self._queues.get(tenant_id, OrderedDict())):
-                del queue[turn]
-                if not queue:
-                    del self._queues[tenant_id]
-            raise
-
-    def _give(self, tenant_id: str) -> None:
-        """Gives a slot back, to the next tenant that may have one; the others keep their turns."""
-        self._slots.give(tenant_id)
-        for waiting in list(self._queues):
-            while (queue := self._queues.get(waiting)) and self._slots.take(waiting):
-                turn, _ = queue.popitem(last=False)
-                if queue:
-                    self._queues.move_to_end(waiting)
-                else:
-                    del self._queues[waiting]
-                if not turn.done():
-                    turn.set_result(None)
-                    return
-                self._slots.give(waiting)
+            self._slots.give(tenant_id)
 
 
 async def prove_owner(logs: LogReads, key: Key, user_id: str) -> None:

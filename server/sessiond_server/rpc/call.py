@@ -17,7 +17,7 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Fence, Scope
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError, TooManyCalls
-from sessiond_server.rpc.shares import RETRY_AFTER
+from sessiond_server.rpc.places import RETRY_AFTER
 
 CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
 """`x-request-id` of the call that the current task serves, for log records; empty outside calls."""

@@ -22,7 +22,7 @@ from grpc.aio import ServicerContext
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
 from sessiond_server.rpc import elements
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
-from sessiond_server.rpc.shares import Places
+from sessiond_server.rpc.places import Places
 
 _END: Final[Any] = object()
 _TOO_MANY: Final = (

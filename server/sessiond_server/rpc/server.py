@@ -51,10 +51,10 @@ from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import generic_handler, unknown_methods
 from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.refused_calls import RefusedCalls
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
-from sessiond_server.rpc.shares import Places
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.commits import Writer

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyCalls
 from sessiond_server.rpc.call import Call, Handler, Method
-from sessiond_server.rpc.shares import RETRY_AFTER, Places
+from sessiond_server.rpc.places import RETRY_AFTER, Places
 
 SEARCHES: Final = frozenset(
     (

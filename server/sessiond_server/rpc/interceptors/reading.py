@@ -8,7 +8,7 @@ from grpc.aio import EOF
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import MalformedRequest, TooManyCalls, TransferStalled
 from sessiond_server.rpc.call import Call, Handler, Method
-from sessiond_server.rpc.shares import RETRY_AFTER, Places
+from sessiond_server.rpc.places import RETRY_AFTER, Places
 
 SMALL: Final = 4 * 1024
 """Largest request, in bytes, that needs no budget: the number of places bounds these."""
