@@ -27,7 +27,7 @@ def struct(value: dict[str, object]) -> Struct:
 
 
 def set_state(*removed: str, **members: object) -> c.UpdateSession:
-    return c.UpdateSession(new_session(state=struct(members)), ["state"], SET_KEYS, removed, "update.session")
+    return c.UpdateSession(new_session(state=struct(members)), ["state"], SET_KEYS, removed, "update.")
 
 
 def state_of(log: Log) -> object:
@@ -110,7 +110,7 @@ class TestUpdateAndAppend:
             ([user("x")], set_state(step="x" * 2**20), InvalidFields),
             (
                 [user("x")],
-                c.UpdateSession(new_session(expire_time={"seconds": 1}), ["expire_time"], MERGE, (), "update.session"),
+                c.UpdateSession(new_session(expire_time={"seconds": 1}), ["expire_time"], MERGE, (), "update."),
                 InvalidFields,
             ),
         ],

@@ -51,8 +51,8 @@ class UpdateSession:
     struct_update: StructUpdate.ValueType
     remove_keys: Sequence[str] = ()
     """Members to remove with STRUCT_UPDATE_SET_KEYS, as `FIELD.MEMBER`. Validated; each FIELD is one of `paths`."""
-    field: str = "session"
-    """Path of the field of the request that holds `session`, for violations."""
+    prefix: str = ""
+    """What the path of `session` in the request begins with, for violations."""
 
 
 @dataclass(frozen=True, slots=True)

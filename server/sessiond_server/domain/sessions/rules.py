@@ -178,8 +178,8 @@ def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
     if combine is not None:
         for path in paths:
             if "." not in path:
-                session_validation.mutable_field(found, action.field, content, path)
-    session_validation.content_size(found, action.field, content.ByteSize())
+                session_validation.mutable_field(found, f"{action.prefix}session", content, path)
+    session_validation.content_size(found, f"{action.prefix}session", content.ByteSize())
     found.check()
     return content
 
@@ -203,7 +203,7 @@ def _copy_config_field(source: SessionConfig, target: SessionConfig, name: str) 
 def _set_expiry(core: Session, action: c.UpdateSession, now_us: int) -> None:
     given = action.session
     if given.HasField("expire_time") and microseconds(given.expire_time) <= now_us:
-        raise InvalidFields([Violation(f"{action.field}.expire_time", "must be in the future")])
+        raise InvalidFields([Violation(f"{action.prefix}session.expire_time", "must be in the future")])
     if given.HasField("expire_time") or not given.HasField("ttl"):
         core.ClearField("ttl")
         copy_field(given, core, "expire_time")

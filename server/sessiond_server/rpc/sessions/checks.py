@@ -116,8 +116,7 @@ def create_session(
     fields.request_id(found, request)
     _new_session(found, "", request, scope)
     found.check()
-    derived = request.request_id and ids.derived(scope.tenant_id, scope.user_id, request.request_id)
-    return _creation(request, scope, derived or new_id)
+    return _creation(request, scope, _session_id(request, scope, request.request_id, new_id))
 
 
 class New(Protocol):
@@ -153,16 +152,20 @@ def _new_session(found: FieldViolations, prefix: str, new: New, scope: commands.
     session_validation.content_size(found, path, size + sum(run.ByteSize() for run in new.runs))
 
 
-def _creation(
-    new: New, scope: commands.Scope, session_id: str | Callable[[], str], prefix: str = ""
-) -> commands.CreateSession:
-    """The action for a checked session. `session_id`: for a session without an id, or what makes one."""
+def _session_id(new: New, scope: commands.Scope, request_id: str, new_id: Callable[[], str]) -> str:
+    """The session's id: the caller's, or one that a retry with the same request id gets again."""
+    if new.session.session_id:
+        return new.session.session_id
+    return ids.derived(scope.tenant_id, scope.user_id, request_id) if request_id else new_id()
+
+
+def _creation(new: New, scope: commands.Scope, session_id: str, prefix: str = "") -> commands.CreateSession:
+    """The action for a checked session."""
     session = Session()
     session.CopyFrom(new.session)
     for name in OUTPUT_ONLY:
         session.ClearField(name)
-    if not session.session_id:
-        session.session_id = session_id if isinstance(session_id, str) else session_id()
+    session.session_id = session_id
     session.type = session.type or SessionType.SESSION_TYPE_AGENT
     session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
     session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
@@ -187,18 +190,13 @@ def batch_create_sessions(
         if session_id := new.session.session_id:
             _once(found, f"sessions[{index}].session.session_id", seen, session_id, index, "sessions")
     found.check()
-    return [
-        _creation(
-            new,
-            scope,
-            # A request id has no "/": no single creation derives the same id.
-            ids.derived(scope.tenant_id, scope.user_id, f"{request.request_id}/{index}")
-            if request.request_id
-            else new_id,
-            f"sessions[{index}].",
-        )
-        for index, new in enumerate(request.sessions)
-    ]
+    actions = []
+    for index, new in enumerate(request.sessions):
+        # A request id has no "/": no single creation derives the same id.
+        request_id = request.request_id and f"{request.request_id}/{index}"
+        session_id = _session_id(new, scope, request_id, new_id)
+        actions.append(_creation(new, scope, session_id, f"sessions[{index}]."))
+    return actions
 
 
 def _once(found: FieldViolations, path: str, seen: dict[str, int], session_id: str, index: int, items: str) -> None:

@@ -139,7 +139,7 @@ class SessionServicer:
     async def batch_delete_sessions(self, request: BatchDeleteSessionsRequest, call: Call) -> bytes:
         action = requests.batch_delete_sessions(request)
         scope = call.admit(SESSIONS_WRITE)
-        commands = [call.command(scope, request, session_id, action) for session_id in request.session_ids]
+        commands = call.commands(scope, request, (Item(one, action, len(one)) for one in request.session_ids))
         results = await asyncio.gather(*map(self._writer.write, commands), return_exceptions=True)
         response = BatchDeleteSessionsResponse()
         for command, result in zip(commands, results, strict=True):

@@ -56,7 +56,7 @@ def check(found: FieldViolations, prefix: str, update: Update) -> commands.Updat
         session.CopyFrom(update.session)
         session.agent_mode = AgentMode.AGENT_MODE_GENERAL
     struct_update = update.struct_update or StructUpdate.STRUCT_UPDATE_REPLACE
-    return commands.UpdateSession(session, tuple(paths), struct_update, tuple(update.remove_keys), here)
+    return commands.UpdateSession(session, tuple(paths), struct_update, tuple(update.remove_keys), prefix)
 
 
 def _paths(found: FieldViolations, prefix: str, update: Update) -> dict[str, None]:
