@@ -25,7 +25,8 @@ def _version(program: str) -> tuple[int, ...]:
     return tuple(map(int, said.split()[1].split(".")[:2]))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)  # without a PgBouncer pytest skips it, and says that there is none
+@pytest.mark.skipif(not PROGRAMS, reason="needs PgBouncer")
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("prepared", [0, 200])
 async def test_every_statement_works_behind_a_transaction_pooler(
     postgres_dsn: str, unused_tcp_port_factory: Callable[[], int], program: str, prepared: int

@@ -5,7 +5,10 @@ from grpc import StatusCode
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.session_pb2 import Session
-from tests.support.wire import Wire
+from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.memory.store import MemoryStore
+from tests.support.wire import DirectWriter, Wire, serving
 
 
 def new(**fields: object) -> s.NewSession:
@@ -71,3 +74,26 @@ async def test_answer_has_no_content_so_that_it_stays_small(wire: Wire) -> None:
     answer = await wire.call("BatchCreateSessions", request)
     assert answer.ByteSize() < 100_000
     assert not any(result.session.HasField("state") for result in answer.results)
+
+
+class FailsOnce(DirectWriter):
+    """The first write to the session `b` finds no database."""
+
+    failed = False
+
+    async def write(self, command: Command) -> Outcome:
+        if command.session_id == "b" and not self.failed:
+            self.failed = True
+            raise StoreUnavailable
+        return await super().write(command)
+
+
+async def test_retry_continues_where_the_first_attempt_stopped() -> None:
+    store = MemoryStore()
+    async with serving(store, writer=FailsOnce(store)) as wire:
+        sessions = [new(session_id=name) for name in "abc"]
+        request = s.BatchCreateSessionsRequest(sessions=sessions, request_id="r")
+        assert (await wire.failure("BatchCreateSessions", request)).reason == "STORE_UNAVAILABLE"
+        assert (await wire.call("GetSession", s.GetSessionRequest(session_id="a"))).version == 1
+        results = (await wire.call("BatchCreateSessions", request)).results
+        assert [(result.session.session_id, result.session.version) for result in results] == [(x, 1) for x in "abc"]
