@@ -68,7 +68,7 @@ def _paths(found: FieldViolations, prefix: str, update: Update) -> dict[str, Non
     if not update.update_mask.paths:
         set_fields = {field.name for field, _ in session.ListFields()}
         paths = dict.fromkeys(name for name in session_validation.MUTABLE_FIELDS if name in set_fields)
-        if not paths and not removed_from:
+        if not paths and not update.remove_keys:
             found.add(f"{prefix}update_mask", "must name a field, or session must set one that an update may write")
         return paths | removed_from
     for index, path in enumerate(update.update_mask.paths):
