@@ -43,7 +43,7 @@ _PART = 24
 """Bytes of a part around its content, at most."""
 
 _REPLACEMENT = "\ufffd"
-_IS_ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
+_ID_BYTES = 255
 _FIND_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 
 
@@ -403,12 +403,19 @@ def _repaired(text: str) -> bytes:
 def _check(outline: Message) -> None:
     """Raises InvalidFields for values that no message can have. The append at the end would fail with the whole text
     otherwise."""
-    if not _IS_ID(outline.message_id):
-        raise _invalid("message_id", "must be 1 to 128 characters of [A-Za-z0-9._:~-]")
+    if not _is_id(outline.message_id):
+        rule = "must be 1 to 255 bytes of UTF-8 without control characters, leading and trailing white space"
+        raise _invalid("message_id", rule)
     if len(outline.name) > 128 or _FIND_CONTROL(outline.name):
         raise _invalid("name", "must be 0 to 128 characters, none of them a control character")
     if outline.metadata.ByteSize() > METADATA_BYTES:
         raise _invalid("metadata", f"must be at most {METADATA_BYTES} bytes serialised")
+
+
+def _is_id(value: str) -> bool:
+    if _FIND_CONTROL(value) or value != value.strip():
+        return False
+    return 1 <= len(value.encode()) <= _ID_BYTES
 
 
 def _check_call(tool_call_id: str, name: str) -> None:

@@ -75,6 +75,8 @@ the caller: it names fields, limits and states, never contents. `metadata` is wh
 reason.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -88,6 +90,14 @@ class Violation:
     """Path of the field in the request message, such as `messages[3].parts[0].text`."""
     description: str
     """The rule, without the value."""
+
+
+_is_plain = re.compile(r"[A-Za-z0-9._:~-]+").fullmatch
+
+
+def _named(identifier: str) -> str:
+    """An id in a text: quoted in ASCII if it could be taken for something else."""
+    return identifier if _is_plain(identifier) else json.dumps(identifier)
 
 
 def _attachment(session_id: str, attachment_id: str) -> Mapping[str, str]:
@@ -318,7 +328,7 @@ class RunInProgress(Refused):
     """Another run is live."""
 
     def __init__(self, session_id: str, run_id: str) -> None:
-        super().__init__(f"run {run_id} is in progress", {"session_id": session_id, "run_id": run_id})
+        super().__init__(f"run {_named(run_id)} is in progress", {"session_id": session_id, "run_id": run_id})
 
 
 class RunEnded(Refused):
@@ -376,7 +386,7 @@ class RunFenced(SessiondError):
     def __init__(self, session_id: str, run_id: str, live_run_id: str) -> None:
         what = "has no lease any more" if run_id == live_run_id else "is not the live run"
         super().__init__(
-            f"run {run_id} {what}", {"session_id": session_id, "run_id": run_id, "live_run_id": live_run_id}
+            f"run {_named(run_id)} {what}", {"session_id": session_id, "run_id": run_id, "live_run_id": live_run_id}
         )
 
 
@@ -539,7 +549,7 @@ class SessionLocked(Unavailable):
     """Another transaction has locked the session's rows for longer than writers wait; nothing was written."""
 
     def __init__(self, session_id: str) -> None:
-        super().__init__(f"session {session_id} is locked by another transaction", {"session_id": session_id})
+        super().__init__(f"session {_named(session_id)} is locked by another transaction", {"session_id": session_id})
 
 
 class StorageUnavailable(Unavailable):

@@ -4,9 +4,11 @@ import random
 
 import pytest
 
+from sessiond_server.domain.rows import Key
 from sessiond_server.store.cached.contract import ALL, EMBARGO, MAX_AGE, Cache, CacheTime, Change, Forget, Put
 from tests.support.cached_copies import KEY, copy, forget, put, seqs, settled
 from tests.support.caches import LIMITS, Backend
+from tests.support.odd_ids import ODD_IDS
 from tests.support.waiting import until
 
 
@@ -359,3 +361,16 @@ async def test_an_embargo_over_another_lasts_anew(cache: Cache, backend: Backend
     await backend.age(10.0)
     await put(cache, copy(9))
     assert await cache.get(KEY) is None
+
+
+async def test_sessions_of_every_id_have_copies_of_their_own(backend: Backend) -> None:
+    keys: list[Key] = [(tenant_id, session_id) for tenant_id in ("acme", "a") for session_id in ODD_IDS]
+    cache, other = await backend.open(), await backend.open()
+    for number, key in enumerate(keys, 1):
+        made = copy(number, number, after=0, user_id=key[1], content_version=number, content=b"%d" % number)
+        assert await put(cache, made, key)
+    for number, key in enumerate(keys, 1):
+        made = copy(number, number, after=0, user_id=key[1], content_version=number, content=b"%d" % number)
+        assert await other.get(key, content=True, newest=ALL) == made
+    assert all([await forget(cache, 1000, key) for key in keys[::2]])
+    assert [await other.get(key) is None for key in keys] == [True, False] * (len(keys) // 2)

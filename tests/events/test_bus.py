@@ -10,6 +10,7 @@ from sessiond_server.events.bus import Bus, Deltas, Hint
 from tests.support import buses
 from tests.support.buses import Backend
 from tests.support.listener import Ear
+from tests.support.odd_ids import ODD_IDS
 from tests.support.redis_cluster import ClusterOfThree
 
 ONE: Key = ("acme", "one")
@@ -149,3 +150,19 @@ async def test_empty_publish_sends_nothing(bus: Bus) -> None:
     await ear.heard(Hint(ONE, 1))
     assert ear.hints == {ONE: 1}
     assert ear.missed == 0
+
+
+async def test_hints_and_deltas_of_every_id_arrive(backend: Backend) -> None:
+    mine, other = await backend.open(), await backend.open()
+    heard = Ear(other)
+    ear = Ear(other if backend.deltas_travel else mine)
+    hints = [Hint(("acme", session_id), number) for number, session_id in enumerate(ODD_IDS, 1)]
+    for hint in hints:
+        mine.publish_hints([hint])
+    mine.publish_hints(hints)
+    await heard.heard(*hints)
+    assert heard.hints == {hint.key: hint.seq for hint in hints}
+    for hint in hints:
+        mine.publish_deltas(Deltas(hint.key, [b"\n 1 \x00", b""]))
+    await ear.until(lambda: len(ear.deltas) == len(hints))
+    assert ear.deltas == {hint.key: [b"\n 1 \x00", b""] for hint in hints}

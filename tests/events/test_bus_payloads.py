@@ -8,9 +8,11 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.outbox import DELTA_OVERHEAD, DeltaQueue, Hints
 from sessiond_server.events.payloads import EVERYTHING, deltas_in, deltas_record, hint_line, hints_in
+from tests.support.odd_ids import ODD_IDS
 
-ids = st.text("azAZ09._:~-", min_size=1, max_size=8)
-keys = st.tuples(ids, ids)
+tenants = st.text("azAZ09._:~-", min_size=1, max_size=8)
+ids = st.one_of(tenants, st.sampled_from(ODD_IDS), st.text("a %20", min_size=1, max_size=8))
+keys = st.tuples(tenants, ids)
 hints = st.lists(st.builds(Hint, keys, st.integers(1, 2**62)), min_size=1, max_size=30)
 pieces = st.lists(st.builds(Deltas, keys, st.lists(st.binary(max_size=20), min_size=1, max_size=4)), max_size=10)
 ONE: Key = ("acme", "one")

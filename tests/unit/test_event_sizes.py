@@ -26,7 +26,7 @@ def text(size: int) -> Struct:
 def largest(**fields: object) -> Session:
     """A session whose fields are as large as each may be, but for the summary."""
     return Session(
-        session_id="s" * 128,
+        session_id="s" * 255,
         labels={f"{n:063}": "x" * 190 for n in range(64)},
         metadata=text(64 * 1024),
         state=text(1024 * 1024),

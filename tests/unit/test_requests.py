@@ -167,8 +167,16 @@ def test_minimal_request_is_accepted(rpc: str) -> None:
 
 # The rules that many requests share, by field name.
 SHARED: dict[str, list[tuple[Any, bool]]] = {
-    "session_id": [("a" * 128, True), ("a" * 129, False), ("", False), ("a b", False), ("a\0", False), ("é", False)],
-    "message_id": [("a" * 128, True), ("", False), ("a/b", False)],
+    "session_id": [
+        ("a" * 255, True),
+        ("a" * 256, False),
+        ("", False),
+        ("a b", True),
+        ("a ", False),
+        ("a\0", False),
+        ("é", True),
+    ],
+    "message_id": [("a" * 255, True), ("", False), ("a/b", True), ("\u3000a", False)],
     "request_id": [("", True), ("Az0._:~-", True), ("a" * 128, True), ("a" * 129, False), ("!a", False), ("\0", False)],
     "expected_version": [(0, True), (2**63 - 1, True), (-1, False)],
     "min_version": [(0, True), (2**63 - 1, True), (-1, False)],
@@ -221,11 +229,11 @@ def test_every_field_of_a_request_has_a_table() -> None:
 
 FILTERS: list[tuple[Any, ...]] = [
     ("type", SessionFilter(type=3), SessionFilter(type=4)),  # type: ignore[arg-type]
-    ("component_id", SessionFilter(component_id="a" * 128), SessionFilter(component_id="a" * 129)),
+    ("component_id", SessionFilter(component_id="a" * 255), SessionFilter(component_id="a" * 256)),
     ("agent_id", SessionFilter(agent_id="a b"), SessionFilter(agent_id="a\n")),
     ("team_id", SessionFilter(team_id="é"), SessionFilter(team_id="\0")),
     ("workflow_id", SessionFilter(workflow_id="w"), SessionFilter(workflow_id="\x7f")),
-    ("user_id", SessionFilter(user_id="u"), SessionFilter(user_id="u" * 129)),
+    ("user_id", SessionFilter(user_id="u"), SessionFilter(user_id="u" * 256)),
     ("statuses", SessionFilter(statuses=[1, 2, 3, 4]), SessionFilter(statuses=[1, 2, 3, 4, 1])),  # type: ignore[list-item]
     ("statuses[1]", SessionFilter(statuses=[1, 4]), SessionFilter(statuses=[1, 0])),  # type: ignore[list-item]
     ("statuses[0]", SessionFilter(statuses=[1]), SessionFilter(statuses=[5])),  # type: ignore[list-item]

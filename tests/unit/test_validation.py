@@ -63,17 +63,17 @@ def labels_of(size: int) -> dict[str, str]:
 
 
 SESSION_BOUNDS: list[tuple[Any, ...]] = [
-    ("session_id", Session(session_id="a" * 128), Session(session_id="a" * 129)),
-    ("session_id", Session(session_id="aZ0._:~-"), Session(session_id="a b")),
+    ("session_id", Session(session_id="a" * 255), Session(session_id="a" * 256)),
+    ("session_id", Session(session_id="aZ0._:~-"), Session(session_id="a ")),
     ("session_id", Session(session_id=""), Session(session_id="a\n")),
-    ("session_id", Session(session_id="0"), Session(session_id="é")),
+    ("session_id", Session(session_id="é" * 127), Session(session_id="é" * 128)),
     ("type", Session(type=3), Session(type=4)),  # type: ignore[arg-type]
     ("type", Session(type=0), Session(type=-1)),  # type: ignore[arg-type]
-    ("agent_id", Session(agent_id="a" * 128), Session(agent_id="a" * 129)),
+    ("agent_id", Session(agent_id="a" * 255), Session(agent_id="a" * 256)),
     ("agent_id", Session(agent_id="客服 agent, nº 1"), Session(agent_id="a\tb")),
-    ("team_id", Session(team_id="é" * 128), Session(team_id="a\0")),
-    ("workflow_id", Session(workflow_id="a\u200db\u3000"), Session(workflow_id="a\x7f")),
-    ("user_id", Session(user_id="\U0001f600" * 128), Session(user_id="a" * 129)),
+    ("team_id", Session(team_id="é" * 127), Session(team_id="a\0")),
+    ("workflow_id", Session(workflow_id="a\u3000b\u200d"), Session(workflow_id="a\x7f")),
+    ("user_id", Session(user_id="\U0001f600" * 63), Session(user_id="\U0001f600" * 64)),
     ("user_id", Session(user_id="a\xa0b"), Session(user_id="a\x9fb")),
     ("agent_mode", Session(agent_mode=3), Session(agent_mode=4)),  # type: ignore[arg-type]
     ("name", Session(name="語" * 200), Session(name="a" * 201)),
@@ -187,8 +187,8 @@ def number(value: float) -> Struct:
 
 
 MESSAGE_BOUNDS: list[tuple[Any, ...]] = [
-    ("message_id", user(message_id="a" * 128), user(message_id="a" * 129)),
-    ("message_id", user(message_id=""), user(message_id="a/b")),
+    ("message_id", user(message_id="a" * 255), user(message_id="a" * 256)),
+    ("message_id", user(message_id=""), user(message_id="\ta")),
     ("role", Message(role=4), Message(role=5)),  # type: ignore[arg-type]
     ("role", Message(role=1), Message(role=0)),  # type: ignore[arg-type]
     ("role", Message(role=2), Message(role=-1)),  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def test_violations_are_bounded() -> None:
 
 
 def test_what_was_found_is_reported_in_order() -> None:
-    assert session_faults(Session(session_id="/", agent_id="\n", name="\0")) == ["session_id", "agent_id", "name"]
+    assert session_faults(Session(session_id="\t", agent_id="\n", name="\0")) == ["session_id", "agent_id", "name"]
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def at(seconds: int, nanos: int = 0) -> Timestamp:
 @pytest.mark.parametrize(
     ("path", "good", "bad"),
     [
-        ("run.run_id", {"run_id": "a" * 128}, {"run_id": "a b"}),
-        ("run.agent_id", {"agent_id": "a b" * 42}, {"agent_id": "a" * 129}),
+        ("run.run_id", {"run_id": "a" * 255}, {"run_id": "a "}),
+        ("run.agent_id", {"agent_id": "a b" * 42}, {"agent_id": "a" * 256}),
         ("run.agent_id", {"agent_id": ""}, {"agent_id": "a\n"}),
         ("run.model", {"model": "m" * 128}, {"model": "m" * 129}),
         ("run.metadata", {"metadata": struct(16 * KIB)}, {"metadata": struct(17 * KIB)}),
@@ -122,8 +122,8 @@ def test_a_run_to_finish(path: str, good: dict[str, Any], bad: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("path", "good", "bad"),
     [
-        ("tool_call.tool_call_id", {"tool_call_id": "call_1"}, {"tool_call_id": "call 1"}),
-        ("tool_call.message_id", {"message_id": "m"}, {"message_id": "m" * 129}),
+        ("tool_call.tool_call_id", {"tool_call_id": "call_1"}, {"tool_call_id": "call 1 "}),
+        ("tool_call.message_id", {"message_id": "m"}, {"message_id": "m" * 256}),
         ("tool_call.model_call_id", {"model_call_id": "call 1" * 42}, {"model_call_id": "x" * 257}),
         ("tool_call.name", {"name": "n" * 128}, {"name": ""}),
         ("tool_call.name", {"name": "a tool"}, {"name": "a\0"}),
@@ -160,8 +160,8 @@ def test_a_decision(check: Callable[[Any], c.DecideToolCall]) -> None:
     def asked(**changes: Any) -> Any:
         return kind(**({"session_id": "s", "tool_call_id": "t"} | changes))
 
-    assert faults(check, asked(approver="a" * 128, reason="\n" * 1000)) == []
-    assert faults(check, asked(approver="a" * 129)) == ["approver"]
+    assert faults(check, asked(approver="a" * 255, reason="\n" * 1000)) == []
+    assert faults(check, asked(approver="a" * 256)) == ["approver"]
     assert faults(check, asked(reason="r" * 1001)) == ["reason"]
     assert faults(check, asked(tool_call_id="")) == ["tool_call_id"]
     action = check(asked(approver="Ada", reason="why"))
@@ -217,7 +217,7 @@ def test_runs_of_a_new_session() -> None:
     [
         ("status", Run()),
         ("status", Run(status=RunStatus.RUN_STATUS_RUNNING)),
-        ("run_id", Run(status=FAILED, run_id="a b")),
+        ("run_id", Run(status=FAILED, run_id="a ")),
         ("usage.output_tokens", Run(status=FAILED, usage=TokenUsage(output_tokens=-1))),
         ("error.code", Run(status=FAILED, error=Failure(code="\n"))),
         ("start_time", Run(status=FAILED, create_time=at(2), start_time=at(1), end_time=at(3))),
@@ -242,7 +242,7 @@ def test_the_run_that_writes() -> None:
     assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
     request.ClearField("run")
     assert faults(message_requests.append_messages, request) == []
-    request.messages[0].run_id = "a b"
+    request.messages[0].run_id = "a "
     assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
     request.messages[0].ClearField("run_id")
     request.run.SetInParent()

@@ -78,8 +78,8 @@ class Attachment(google.protobuf.message.Message):
     SEQ_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     attachment_id: builtins.str
-    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or made by
-    the server (see UploadHeader). Never used again, not even after a deletion. Immutable.
+    """Identifier, unique within the session. An id (see Session), chosen by the client or made by the server (see
+    UploadHeader). Never used again, not even after a deletion. Immutable.
     """
     session_id: builtins.str
     """The session that holds it."""

@@ -64,8 +64,8 @@ class UploadHeader(google.protobuf.message.Message):
     session_id: builtins.str
     """The session. Required."""
     attachment_id: builtins.str
-    """The attachment: 1 to 128 characters of `[A-Za-z0-9._:~-]`. Empty: the server makes a UUID, derived from
-    `request_id` where that is set; without either, an upload that is cut cannot be resumed.
+    """The attachment: an id (see Session). Empty: the server makes a UUID, derived from `request_id` where that is set;
+    without either, an upload that is cut cannot be resumed.
     """
     name: builtins.str
     """Name for people. 0 to 255 characters, no control characters. Never a path."""

@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. Fields break their rules; google.rpc.BadRequest names each.
-    Sample: "session_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
+    Sample: "request_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 3
     """INVALID_ARGUMENT. The request is larger than the server accepts. Metadata: `limit_bytes`, `size_bytes`.
@@ -279,7 +279,7 @@ Sample: "the request is not a valid sessiond.v1.GetSessionRequest".
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. Fields break their rules; google.rpc.BadRequest names each.
-Sample: "session_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
+Sample: "request_id: must be 1 to 128 characters of [A-Za-z0-9._:~-]".
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 3
 """INVALID_ARGUMENT. The request is larger than the server accepts. Metadata: `limit_bytes`, `size_bytes`.

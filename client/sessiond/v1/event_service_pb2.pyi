@@ -342,9 +342,7 @@ class Delta(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     message_id: builtins.str
-    """The message in the making: the `message_id` that it will be appended with. 1 to 128 characters of
-    `[A-Za-z0-9._:~-]`. Required.
-    """
+    """The message in the making: the `message_id` that it will be appended with. Required."""
     part_index: builtins.int
     """Of which part of the message. 0 to 255."""
     offset: builtins.int
@@ -363,7 +361,7 @@ class Delta(google.protobuf.message.Message):
     name: builtins.str
     """Name of the speaker. 0 to 128 characters, no control characters."""
     run_id: builtins.str
-    """The run that the message belongs to, if any. Empty, or 1 to 128 characters of `[A-Za-z0-9._:~-]`."""
+    """The run that the message belongs to, if any. Empty, or an id."""
     def __init__(
         self,
         *,
@@ -412,14 +410,14 @@ class FeedFilter(google.protobuf.message.Message):
     TYPES_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """Of sessions with this agent, as the session is when the server reads the event. The deletion of a session is
-    delivered whatever agent and labels are asked for: a deleted session has none. 0 to 128 characters, no control
+    delivered whatever agent and labels are asked for: a deleted session has none. 0 to 255 characters, no control
     characters.
     """
     user_id: builtins.str
-    """Of sessions with this user. 0 to 128 characters, no control characters."""
+    """Of sessions with this user. 0 to 255 characters, no control characters."""
     @property
     def session_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Of these sessions; empty for all. At most 256, each 1 to 128 characters of `[A-Za-z0-9._:~-]`."""
+        """Of these sessions; empty for all. At most 256."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:

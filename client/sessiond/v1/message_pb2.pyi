@@ -76,8 +76,8 @@ class Message(google.protobuf.message.Message):
     REDACT_REASON_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     message_id: builtins.str
-    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    append: the server then generates a UUIDv7. Immutable.
+    """Identifier, unique within the session. An id (see Session), chosen by the client, or empty on append: the server
+    then generates a UUIDv7. Immutable.
     """
     seq: builtins.int
     """Place in the session's log; 1 to `Session.version`. Output only."""
@@ -91,7 +91,7 @@ class Message(google.protobuf.message.Message):
     """Why its content was removed. 0 to 200 characters. Output only."""
     run_id: builtins.str
     """The run in which it was written. On append, the server sets it to the run of the request's RunFence. Without a
-    RunFence it keeps the client's value unchecked. 0 to 128 characters of `[A-Za-z0-9._:~-]`.
+    RunFence it keeps the client's value, empty or an id, and does not look it up.
     """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:

@@ -128,8 +128,8 @@ class Run(google.protobuf.message.Message):
     START_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
     run_id: builtins.str
-    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    begin: the server then makes a UUIDv7. Immutable.
+    """Identifier, unique within the session. An id (see Session), chosen by the client, or empty on begin: the server then
+    makes a UUIDv7. Immutable.
     """
     session_id: builtins.str
     """The session. Output only."""
@@ -146,7 +146,7 @@ class Run(google.protobuf.message.Message):
     before. 0 until the run has started. Output only.
     """
     agent_id: builtins.str
-    """The agent or worker that begins it, in the caller's own naming. 0 to 128 characters, no control characters."""
+    """The agent or worker that begins it, in the caller's own naming. Empty, or an id."""
     model: builtins.str
     """The model that did the work. 0 to 128 characters, no control characters."""
     @property

@@ -262,20 +262,23 @@ class Session(google.protobuf.message.Message):
     SUMMARY_FIELD_NUMBER: builtins.int
     CONFIG_FIELD_NUMBER: builtins.int
     session_id: builtins.str
-    """Identifier, unique within the tenant. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    create: the server then generates a UUID (see CreateSessionRequest.request_id). Immutable.
+    """Identifier, unique within the tenant, chosen by the client, or empty on create: the server then generates a UUID
+    (see CreateSessionRequest.request_id). Immutable.
+
+    An id, here and wherever a comment says so, has 1 to 255 bytes of UTF-8, no control characters and no white space at
+    its ends. Ids are compared by their bytes: two forms of one text (NFC and NFD) are two ids, and each stays as it came.
     """
     type: global___SessionType.ValueType
     """Who works in the session. Default: SESSION_TYPE_AGENT. Immutable."""
     agent_id: builtins.str
-    """The agent that answers, in the caller's own naming. 0 to 128 characters, no control characters."""
+    """The agent that answers, in the caller's own naming. Empty, or an id."""
     team_id: builtins.str
-    """The team of agents. 0 to 128 characters, no control characters."""
+    """The team of agents. Empty, or an id."""
     workflow_id: builtins.str
-    """The workflow. 0 to 128 characters, no control characters."""
+    """The workflow. Empty, or an id."""
     user_id: builtins.str
-    """The user on whose behalf the session runs. 0 to 128 characters, no control characters. Immutable. A key that is
-    bound to a user sees only sessions with this user; the sessions of others are NOT_FOUND to it.
+    """The user on whose behalf the session runs. Empty, or an id. Immutable. A key that is bound to a user sees only
+    sessions with this user; the sessions of others are NOT_FOUND to it.
     """
     agent_mode: global___AgentMode.ValueType
     """How the agent works. Default: AGENT_MODE_GENERAL."""

@@ -141,8 +141,8 @@ class ToolCall(google.protobuf.message.Message):
     LATE_RESULT_FIELD_NUMBER: builtins.int
     START_RUN_ID_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
-    """Identifier, unique within the session. 1 to 128 characters of `[A-Za-z0-9._:~-]`, chosen by the client, or empty on
-    request: the server then makes a UUIDv7. Immutable.
+    """Identifier, unique within the session. An id (see Session), chosen by the client, or empty on request: the server
+    then makes a UUIDv7. Immutable.
     """
     session_id: builtins.str
     """The session. Output only."""
@@ -155,9 +155,7 @@ class ToolCall(google.protobuf.message.Message):
     request's RunFence.
     """
     message_id: builtins.str
-    """The message that asks for it, in the caller's own naming; not looked up. 0 to 128 characters of
-    `[A-Za-z0-9._:~-]`.
-    """
+    """The message that asks for it, in the caller's own naming; not looked up. Empty, or an id."""
     model_call_id: builtins.str
     """The id that the model gave the call (ToolCallPart.tool_call_id); models repeat theirs. 0 to 256 characters, no
     control characters.

@@ -72,7 +72,7 @@ class ApproveToolCallRequest(google.protobuf.message.Message):
     tool_call_id: builtins.str
     """The call. Required."""
     approver: builtins.str
-    """Who approves, for people. 0 to 128 characters, no control characters."""
+    """Who approves, for people. 0 to 255 characters, no control characters."""
     reason: builtins.str
     """Why. 0 to 1 000 characters."""
     request_id: builtins.str
@@ -117,7 +117,7 @@ class RejectToolCallRequest(google.protobuf.message.Message):
     tool_call_id: builtins.str
     """The call. Required."""
     approver: builtins.str
-    """Who rejects, for people. 0 to 128 characters, no control characters."""
+    """Who rejects, for people. 0 to 255 characters, no control characters."""
     reason: builtins.str
     """Why. 0 to 1 000 characters."""
     request_id: builtins.str
@@ -422,7 +422,7 @@ class ListPendingApprovalsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     user_id: builtins.str
-    """Only of sessions of this user; empty: of any. 0 to 128 characters, no control characters."""
+    """Only of sessions of this user; empty: of any. 0 to 255 characters, no control characters."""
     page_size: builtins.int
     """Most calls to answer with. 0: 20. More than 100: 100. Not negative."""
     page_token: builtins.str

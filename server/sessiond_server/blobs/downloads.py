@@ -34,7 +34,7 @@ class Downloads:
                     yield data
         except BytesMissing as error:
             await self._store.get_attachment(scope, session_id, attachment_id)
-            _log.error("the bytes of attachment %s of session %s are lost", attachment_id, session_id)
+            _log.error("the bytes of attachment %r of session %r are lost", attachment_id, session_id)
             raise AttachmentLost(session_id, attachment_id) from error
 
     async def _parts(self, file: StoredFile, start: int, end: int) -> AsyncGenerator[Buffer, None]:

@@ -78,7 +78,8 @@ def event_head(seq: int, event_id: str, previous: str, index_in_request: int, se
 
 def message_place(seq: int, message_id: str) -> bytes:
     """The serialised fields of a stored Message that differ between the messages of one append."""
-    return b"".join((_MESSAGE_SEQ, varint(seq), _MESSAGE_ID, varint(len(message_id)), message_id.encode()))
+    encoded = message_id.encode()
+    return b"".join((_MESSAGE_SEQ, varint(seq), _MESSAGE_ID, varint(len(encoded)), encoded))
 
 
 def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> bytes:

@@ -7,11 +7,14 @@ contain no lone surrogates.
 import json
 import re
 
-ID_RULE = "must be 1 to 128 characters of [A-Za-z0-9._:~-]"
+ID_BYTES = 255
+"""Longest id, in bytes of UTF-8."""
+ID_RULE = "must be 1 to 255 bytes of UTF-8 without control characters, leading and trailing white space"
+REQUEST_ID_RULE = "must be 1 to 128 characters of [A-Za-z0-9._:~-]"
 LABEL_KEY_RULE = "keys must be 1 to 63 characters of [A-Za-z0-9._/-]"
 NUL_RULE = "must not contain U+0000"
 
-_is_id = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
+_is_request_id = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
 _is_label_key = re.compile(r"[A-Za-z0-9._/-]{1,63}").fullmatch
 _find_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 
@@ -19,8 +22,25 @@ _KEY_CHARACTERS = 40
 
 
 def identifier(value: str) -> str | None:
-    """Checks an id: of a session, a message or another resource, or a request id."""
-    return None if _is_id(value) else ID_RULE
+    """Checks an id: of a session, a user, a message or another resource.
+
+    Ids are compared by their bytes: two Unicode forms of one text (NFC, NFD) are two ids, and both stay as they are.
+    """
+    if _is_request_id(value):
+        return None
+    if not 0 < len(value) <= ID_BYTES or len(value.encode()) > ID_BYTES or value != value.strip():
+        return ID_RULE
+    return ID_RULE if _find_control(value) else None
+
+
+def optional_identifier(value: str) -> str | None:
+    """As identifier, of a field that may be empty."""
+    return identifier(value) if value else None
+
+
+def request_identifier(value: str) -> str | None:
+    """Checks a request id, which metadata and derived ids carry: ASCII, without separators."""
+    return None if _is_request_id(value) else REQUEST_ID_RULE
 
 
 def label_key(value: str) -> str | None:

@@ -1,6 +1,7 @@
 """Encodes and decodes cache entries. The comment of put.lua describes their layout."""
 
 import hashlib
+import re
 from typing import Any
 from zlib import crc32
 
@@ -22,6 +23,8 @@ from sessiond_server.store.cached.contract import (
     seq_of,
     summed,
 )
+
+_is_plain = re.compile(r"[^%{}]*").fullmatch
 
 LAYOUT = b"3"
 """Version of the layout of entries, which this module and the scripts share. It is part of every key, so that servers
@@ -53,8 +56,12 @@ class Names:
 
 
 def tag(key: Key) -> bytes:
-    """The session's hash tag. It is unique, because session ids contain neither braces nor slashes."""
-    return f"{key[1]}/{key[0]}".encode()
+    """The session's hash tag: its id with braces escaped, since the first closing one would end the tag, a slash and
+    the tenant. It is unique, because tenant ids contain neither braces nor slashes."""
+    tenant_id, session_id = key
+    if not _is_plain(session_id):
+        session_id = session_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return f"{session_id}/{tenant_id}".encode()
 
 
 def read(names: tuple[bytes, bytes], content: bool, newest: int) -> tuple[bytes, int]:

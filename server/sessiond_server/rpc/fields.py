@@ -89,7 +89,7 @@ def check_write(found: FieldViolations, request: Write) -> None:
 
 def request_id(found: FieldViolations, request: WithRequestId) -> None:
     if request.request_id:
-        found.add("request_id", text.identifier(request.request_id))
+        found.add("request_id", text.request_identifier(request.request_id))
 
 
 def session_id(found: FieldViolations, value: str) -> None:

@@ -7,7 +7,7 @@ from sessiond_server.errors import InvalidPageToken
 from sessiond_server.rpc.seals import Seal, binding
 
 LONGEST_TOKEN: Final = 2048
-"""Longest token, in characters. The longest position, a name of 200 characters and an id of 128, needs about 1 400."""
+"""Longest token, in characters. The longest position has a name of 200 characters and an id of 255 bytes: 1 850."""
 
 Position = list[int | str]
 """Where a page starts: JSON scalars, whose meaning each list defines."""

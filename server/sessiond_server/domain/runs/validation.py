@@ -25,7 +25,7 @@ def run(found: FieldViolations, path: str, value: Run) -> None:
     """Checks the fields that a client sets on a run, in BeginRun or in CreateSession. `run_id` may be empty."""
     if value.run_id:
         found.add(f"{path}.run_id", text.identifier(value.run_id))
-    found.add(f"{path}.agent_id", text.line(value.agent_id, 0, 128))
+    found.add(f"{path}.agent_id", text.optional_identifier(value.agent_id))
     found.add(f"{path}.model", text.line(value.model, 0, 128))
     if value.HasField("metadata"):
         validation.struct(found, f"{path}.metadata", value.metadata, RUN_METADATA_BYTES)

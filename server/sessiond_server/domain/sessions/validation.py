@@ -65,7 +65,7 @@ def new_session(found: FieldViolations, path: str, session: Session) -> None:
     if session.session_id:
         found.add(f"{path}.session_id", text.identifier(session.session_id))
     validation.enum(found, f"{path}.type", session.type, SessionType.DESCRIPTOR)
-    found.add(f"{path}.user_id", text.line(session.user_id, 0, 128))
+    found.add(f"{path}.user_id", text.optional_identifier(session.user_id))
     if session.status not in (
         SessionStatus.SESSION_STATUS_UNSPECIFIED,
         SessionStatus.SESSION_STATUS_CREATED,
@@ -93,8 +93,8 @@ def mutable_field(found: FieldViolations, path: str, session: Session, name: str
     _MUTABLE[name](found, f"{path}.{name}", session)
 
 
-def _name_of(field: str) -> Callable[[FieldViolations, str, Session], None]:
-    return lambda found, path, session: found.add(path, text.line(getattr(session, field), 0, 128))
+def _id_of(field: str) -> Callable[[FieldViolations, str, Session], None]:
+    return lambda found, path, session: found.add(path, text.optional_identifier(getattr(session, field)))
 
 
 def _object(field: str, most_bytes: int) -> Callable[[FieldViolations, str, Session], None]:
@@ -112,9 +112,9 @@ def _expire_time(found: FieldViolations, path: str, session: Session) -> None:
 
 
 _MUTABLE: Final[Mapping[str, Callable[[FieldViolations, str, Session], None]]] = {
-    "agent_id": _name_of("agent_id"),
-    "team_id": _name_of("team_id"),
-    "workflow_id": _name_of("workflow_id"),
+    "agent_id": _id_of("agent_id"),
+    "team_id": _id_of("team_id"),
+    "workflow_id": _id_of("workflow_id"),
     "agent_mode": lambda found, path, session: validation.enum(found, path, session.agent_mode, AgentMode.DESCRIPTOR),
     "name": lambda found, path, session: found.add(path, text.text(session.name, 200)),
     "labels": lambda found, path, session: validation.labels(found, path, session.labels),

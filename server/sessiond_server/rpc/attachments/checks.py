@@ -50,7 +50,7 @@ def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable
     header, found = request.header, FieldViolations()
     _ids(found, header.session_id, header.attachment_id or None, "header.")
     if header.request_id:
-        found.add("header.request_id", text.identifier(header.request_id))
+        found.add("header.request_id", text.request_identifier(header.request_id))
     found.add("header.name", text.line(header.name, 0, 255))
     found.add("header.media_type", text.line(header.media_type, 0, 255))
     validation.enum(found, "header.type", header.type, AttachmentType.DESCRIPTOR)
@@ -166,7 +166,7 @@ def delete_attachment(request: DeleteAttachmentRequest) -> commands.Fence | None
     found = FieldViolations()
     _ids(found, request.session_id, request.attachment_id)
     if request.request_id:
-        found.add("request_id", text.identifier(request.request_id))
+        found.add("request_id", text.request_identifier(request.request_id))
     if request.expected_version < 0:
         found.add("expected_version", "must not be negative")
     fence = _fence(found, "run", request.run) if request.HasField("run") else None

@@ -155,7 +155,7 @@ def _feed_filter(found: FieldViolations, where: FeedFilter) -> frozenset[int]:
             break
         found.add(f"filter.session_ids[{index}]", text.identifier(session_id))
     for name in ("agent_id", "user_id"):
-        found.add(f"filter.{name}", text.line(getattr(where, name), 0, 128))
+        found.add(f"filter.{name}", text.line(getattr(where, name), 0, text.ID_BYTES))
     validation.labels(found, "filter.labels", where.labels, FILTER_LABELS)
     return _types(found, where.types)
 

@@ -16,8 +16,8 @@ from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 from sessiond_server.rpc.seals import Seal, binding
 
 LONGEST_POSITION: Final = 4096
-"""Longest position, in characters. That of a feed with 8 anchors and 4 late_commits in sessions with ids of 128
-characters has about 3 700."""
+"""Longest position, in characters; error metadata carry one. That of a feed with 8 anchors and 4 late_commits in
+sessions with ids of 128 bytes has about 3 700."""
 
 
 class Positions:
@@ -73,11 +73,17 @@ class FeedPositions:
         return self._seal.binding
 
     def seal(self, cursor: FeedCursor) -> str:
-        place = cursor.place
-        value: list[Any] = [place.commit_xid, place.session_id, place.seq, _listed(cursor.anchors)]
-        if cursor.late_commits:
-            value.append(_listed(cursor.late_commits))
-        return self._seal.seal(value)
+        """The position. Where long session ids would make it too long it names fewer events: the anchors of the oldest
+        transactions are left out, at last the late_commits that were seen least recently."""
+        place, anchors, late_commits = cursor.place, list(cursor.anchors), list(cursor.late_commits)
+        while True:
+            value: list[Any] = [place.commit_xid, place.session_id, place.seq, _listed(anchors)]
+            if late_commits:
+                value.append(_listed(late_commits))
+            sealed = self._seal.seal(value)
+            if len(sealed) <= LONGEST_POSITION:
+                return sealed
+            del (anchors if len(anchors) > 1 else late_commits)[0]
 
     def open(self, position: str) -> FeedCursor | None:
         """As SessionPositions.open."""

@@ -352,7 +352,7 @@ def _view(found: FieldViolations, value: int, default: int) -> bool:
 def _filter(found: FieldViolations, where: SessionFilter) -> None:
     validation.enum(found, "filter.type", where.type, SessionType.DESCRIPTOR)
     for name in ("component_id", "agent_id", "team_id", "workflow_id", "user_id"):
-        found.add(f"filter.{name}", text.line(getattr(where, name), 0, 128))
+        found.add(f"filter.{name}", text.line(getattr(where, name), 0, text.ID_BYTES))
     if len(where.statuses) > FILTER_STATUSES:
         found.add("filter.statuses", f"must be at most {FILTER_STATUSES}")
     for index, status in enumerate(where.statuses[:FILTER_STATUSES]):

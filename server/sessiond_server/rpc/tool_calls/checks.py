@@ -60,7 +60,7 @@ def reject_tool_call(request: RejectToolCallRequest) -> commands.DecideToolCall:
 
 def _decision(request: ApproveToolCallRequest | RejectToolCallRequest, *, approve: bool) -> commands.DecideToolCall:
     found = _change(request)
-    found.add("approver", text.line(request.approver, 0, 128))
+    found.add("approver", text.line(request.approver, 0, text.ID_BYTES))
     found.add("reason", text.text(request.reason, REASON_CHARACTERS))
     found.check()
     return commands.DecideToolCall(request.tool_call_id, approve, request.approver, request.reason)
@@ -112,7 +112,7 @@ def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
 def list_pending_approvals(request: ListPendingApprovalsRequest) -> int:
     """The page size: 1 to 100."""
     found = FieldViolations()
-    found.add("user_id", text.line(request.user_id, 0, 128))
+    found.add("user_id", text.line(request.user_id, 0, text.ID_BYTES))
     limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
     found.check()
     return limit
