@@ -10,7 +10,7 @@ from google.protobuf.message import Message as Proto
 
 from benchmarks.load import CALL_MARK, RUN_MARK, Script, Step
 from benchmarks.site import Site, message, new_session
-from sessiond.messages import from_chat
+from sessiond.formats.chat import from_chat
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest, ListMessagesRequest, MessageOrder
 from sessiond.v1.session_pb2 import Session

@@ -90,8 +90,9 @@ if TYPE_CHECKING:
         WatcherTooSlow,
     )
     from sessiond.feed import Feed
+    from sessiond.formats.chat import from_chat, to_chat
     from sessiond.live_run import LiveRun
-    from sessiond.messages import assistant, blob, from_chat, json_part, system, text_of, to_chat, tool, tool_call, user
+    from sessiond.messages import assistant, blob, json_part, system, text_of, tool, tool_call, user
     from sessiond.options import TLS, Keepalive, Reconnect, Retry
     from sessiond.pages import Pages
     from sessiond.positions import FilePositions, PositionStore
@@ -241,6 +242,8 @@ _ELSEWHERE = {
     "Keepalive": "options",
     "Retry": "options",
     "new_request_id": "request_ids",
+    "from_chat": "formats.chat",
+    "to_chat": "formats.chat",
     "from_struct": "structs",
     "to_struct": "structs",
     "Message": "v1.message_pb2",
