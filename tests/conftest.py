@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ sys.dont_write_bytecode = False
 
 pytest.register_assert_rewrite("tests.support")  # an assertion that fails there shows its values too
 
-from tests.support import left_behind  # noqa: E402
+from tests.support import left_behind, open_transports  # noqa: E402
 from tests.support.databases import Databases, LoopThread  # noqa: E402
 from tests.support.redis_cluster import ClusterOfThree  # noqa: E402
 from tests.support.valkey import Valkey  # noqa: E402
@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WORKERS] = []
     config.stash[_FOUND] = []
     config.stash[_MARK] = left_behind.mark()
+    open_transports.record()
     interrupted = False
 
     # Not signal.default_int_handler: for that, asyncio cancels its main task instead, which may swallow it and go on.
@@ -73,6 +74,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The folders with the longest tests come first, so that no worker is alone with one in the end."""
     if not config.pluginmanager.hasplugin("randomly"):
         items.sort(key=lambda item: item.path.parent.name not in _LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """A test that leaves a socket open has failed."""
+    yield
+    if found := open_transports.abandoned():
+        pytest.fail("the test left sockets open: " + "; ".join(found), pytrace=False)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.support import open_transports
 from tests.support.certificates import self_signed
 from tests.support.scripted_server import QUIET, scripted_server
 from tests.support.watch_frames import snapshot
@@ -43,8 +44,11 @@ async def proxy() -> AsyncIterator[tuple[int, list[bytes]]]:
         received.append(await reader.read(1))
         writer.close()
 
-    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    try:
         yield server.sockets[0].getsockname()[1], received
+    finally:
+        await open_transports.close(server)
 
 
 async def ran(environment: Mapping[str, str], *arguments: str) -> tuple[int, bytes]:

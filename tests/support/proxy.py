@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from random import Random
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from tests.support import open_transports
+
 
 class _Way:
     """One direction of one connection, or of all."""
@@ -44,7 +46,7 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.close()
+        await open_transports.close(self._server)
         self.flow()
         self.cut()
         for task in self._tasks:
