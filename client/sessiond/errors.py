@@ -32,6 +32,7 @@ neither grpc nor protobuf.
     │   ├── SessionEnded
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
+    │   ├── DeletionTooLarge
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
@@ -403,6 +404,18 @@ class MessageLimitReached(Refused):
         return self._number("limit")
 
 
+class DeletionTooLarge(Refused):
+    """A deletion selects more messages, or more bytes of them, than one call may delete. Nothing was deleted."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._number("limit_bytes")
+
+
 class AttachmentLimitReached(Refused):
     """The session may not hold more attachments."""
 
@@ -747,6 +760,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "SESSION_ENDED": SessionEnded,
         "TOOL_BLOCKED": ToolBlocked,
         "MESSAGE_LIMIT_REACHED": MessageLimitReached,
+        "DELETION_TOO_LARGE": DeletionTooLarge,
         "VERSION_NOT_REACHED": VersionNotReached,
         "VERSION_MISMATCH": VersionMismatch,
         "POSITION_COMPACTED": PositionCompacted,

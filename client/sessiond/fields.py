@@ -66,6 +66,7 @@ EventTypeLike = Union[
         "session_deleted",
         "message_appended",
         "message_redacted",
+        "messages_deleted",
         "run_queued",
         "run_started",
         "run_completed",

@@ -21,11 +21,15 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
     AppendMessagesResponse,
+    DeleteMessagesRequest,
+    DeleteMessagesResponse,
     GetMessageRequest,
     ListMessagesRequest,
     ListMessagesResponse,
+    MessageIds,
     MessageOrder,
     RedactMessageRequest,
+    SeqRange,
 )
 from sessiond.v1.session_pb2 import Consistency
 
@@ -148,3 +152,61 @@ class MessageCalls:
         )
         call = self._connection.messages.RedactMessage
         return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def delete_messages(
+        self,
+        session_id: str,
+        *,
+        message_ids: Iterable[str] = (),
+        from_seq: int = 0,
+        to_seq: int = 0,
+        last_n: int = 0,
+        return_messages: bool = False,
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> DeleteMessagesResponse:
+        """Deletes messages for ever, all that are selected or none: up to 1000 `message_ids`, those with `seq` from
+        `from_seq` through `to_seq`, or the `last_n` newest ones. Exactly one of the three must be given.
+
+        `return_messages` answers with the deleted messages, oldest first; the service then keeps them for retries of
+        this request, for 24 hours by default. `run` is the run that writes.
+
+        Raises SessionNotFound, MessageNotFound (one of `message_ids` is not there), SessionEnded, DeletionTooLarge,
+        RunFenced; ValueError for no selection or several.
+        """
+        ids = tuple(message_ids)
+        if sum((bool(ids), bool(from_seq or to_seq), bool(last_n))) != 1:
+            raise ValueError("give one of message_ids, from_seq with to_seq, and last_n")
+        request = DeleteMessagesRequest(
+            session_id=session_id,
+            return_messages=return_messages,
+            run=run_fence(run),
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        if ids:
+            request.ids.CopyFrom(MessageIds(message_ids=ids))
+        elif last_n:
+            request.last_n = last_n
+        else:
+            request.range.CopyFrom(SeqRange(from_seq=from_seq, to_seq=to_seq))
+        call = self._connection.messages.DeleteMessages
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def pop_messages(
+        self,
+        session_id: str,
+        n: int = 1,
+        *,
+        run: Fence | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> list[Message]:
+        """Deletes the `n` newest messages (1 to 1000) and returns them, oldest first; fewer where the session has
+        fewer. Safe to retry with the same `request_id`. Raises as `delete_messages`."""
+        answer = await self.delete_messages(
+            session_id, last_n=n, return_messages=True, run=run, request_id=request_id, timeout=timeout
+        )
+        return list(answer.messages)

@@ -31,6 +31,7 @@
     │   ├── SessionEnded
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
+    │   ├── DeletionTooLarge
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
@@ -301,6 +302,16 @@ class ToolBlocked(Refused):
 class MessageLimitReached(Refused):
     def __init__(self, session_id: str, limit: int) -> None:
         super().__init__(f"the session may hold {limit} messages", {"session_id": session_id, "limit": str(limit)})
+
+
+class DeletionTooLarge(Refused):
+    """A deletion selects more messages than one call may delete."""
+
+    def __init__(self, session_id: str, limit: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a deletion takes at most {limit} messages of together {limit_bytes} bytes",
+            {"session_id": session_id, "limit": str(limit), "limit_bytes": str(limit_bytes)},
+        )
 
 
 class AttachmentLimitReached(Refused):

@@ -184,6 +184,38 @@ async def test_redaction_removes_content_and_keeps_the_reason(sessions: sessiond
     assert sessiond.to_chat(remains) == {"role": "user", "content": None}
 
 
+async def test_pop_of_one_and_of_300_messages_is_one_call(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+    for start in (0, 200):
+        many = [sessiond.user(str(n), message_id=f"m{n}") for n in range(start, start + 200)]
+        await sessions.append_messages(session_id, many)
+    (last,) = await sessions.pop_messages(session_id)
+    assert sessiond.text_of(last) == "399"
+    popped = await sessions.pop_messages(session_id, 300, request_id="p")
+    assert [sessiond.text_of(message) for message in popped] == [str(n) for n in range(99, 399)]
+    assert await sessions.pop_messages(session_id, 300, request_id="p") == popped, "a retry pops nothing more"
+    left = [message.message_id async for message in sessions.list_messages(session_id)]
+    assert left == [f"m{n}" for n in range(99)]
+    with pytest.raises(sessiond.MessageNotFound):
+        await sessions.get_message(session_id, "m399")
+    assert await sessions.pop_messages(session_id, 1000) != []
+    assert await sessions.pop_messages(session_id) == []
+
+
+async def test_deletion_by_ids_by_range_and_of_the_newest(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+    await sessions.append_messages(session_id, [sessiond.user(str(n), message_id=f"m{n}") for n in range(6)])
+    assert list((await sessions.delete_messages(session_id, message_ids=["m1", "m0"])).seqs) == [2, 3]
+    trimmed = await sessions.delete_messages(session_id, from_seq=1, to_seq=5, return_messages=True)
+    assert [message.message_id for message in trimmed.messages] == ["m2", "m3"]
+    last = await sessions.delete_messages(session_id, last_n=1)
+    assert (list(last.message_ids), list(last.messages)) == (["m5"], [])
+    assert [message.message_id async for message in sessions.list_messages(session_id)] == ["m4"]
+    for selection in ({}, {"last_n": 1, "from_seq": 1}, {"message_ids": ["m4"], "last_n": 1}):
+        with pytest.raises(ValueError, match="one of"):
+            await sessions.delete_messages(session_id, **selection)  # type: ignore[arg-type]
+
+
 async def test_lists_counts_and_batches_of_sessions(sessions: sessiond.Client) -> None:
     for n in range(5):
         await sessions.create_session(

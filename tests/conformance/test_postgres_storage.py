@@ -74,8 +74,10 @@ async def test_redacted_and_deleted_content_is_in_no_row(
     await accepted(postgres, caller.create("kept", name=""), caller.append("kept", secret))
     await accepted(postgres, caller.append("kept", secret))
     page = await postgres.list_messages(caller.scope, "kept", after_seq=0, before_seq=0, descending=False, limit=9)
-    for item in page.messages:
+    for item in page.messages[:1]:
         await accepted(postgres, caller.redact("kept", message().FromString(item).message_id))
+    await accepted(postgres, caller.delete_messages("kept", message().FromString(page.messages[1]).message_id))
+    await accepted(postgres, caller.append("kept", secret), caller.trim("kept", 1, 100))
     fields: dict[str, Any] = {"name": secret, "metadata": struct(k=secret), "labels": {"k": secret}, "summary": secret}
     await accepted(postgres, caller.create("gone", **fields), caller.append("gone", secret))
     await accepted(postgres, caller.update("gone", summary=secret), caller.delete("gone"))

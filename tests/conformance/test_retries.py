@@ -21,6 +21,8 @@ from tests.support.store_backend import Open
 EVERY_KIND = ["create", "update", "content", "suspend", "end", "touch", "append", "redact", "delete"]
 EVERY_KIND += ["begin", "interrupt", "finish", "cancel run", "request", "approve", "start", "complete", "late"]
 EVERY_KIND.insert(0, "update and append")
+EVERY_KIND.insert(0, "pop")
+EVERY_KIND.insert(0, "delete messages")
 
 
 def _commands(caller: Caller) -> dict[str, c.Command]:
@@ -36,6 +38,8 @@ def _commands(caller: Caller) -> dict[str, c.Command]:
         "append": caller.command("s", c.AppendMessages([message("one"), usage]), "r"),
         "update and append": caller.update_and_append("s", "one", "two", request_id="r", state=struct(b=2)),
         "redact": caller.redact("s", "m", "privacy", "r"),
+        "pop": caller.pop("s", 1, "r"),
+        "delete messages": caller.delete_messages("s", "m", request_id="r"),
         "delete": caller.delete("s", "r"),
         "begin": caller.command("s", begin("r2", ENQUEUE), "r"),
         "interrupt": caller.command("s", begin("r2", INTERRUPT), "r"),

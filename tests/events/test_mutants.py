@@ -102,7 +102,7 @@ def incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Channel, "_drop_through", lambda self, seq: None)
+    patch.setattr(Channel, "_drop_through", lambda self, first_seq, last_seq: None)
 
 
 def late_pages_of_redacted_events_believed(patch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def late_pages_of_redacted_events_believed(patch: pytest.MonkeyPatch) -> None:
 
 
 def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Feed, "redact", lambda self, session_id, seq: None)
+    patch.setattr(Feed, "redact", lambda self, session_id, first_seq, last_seq: None)
 
 
 def feed_without_witnesses(patch: pytest.MonkeyPatch) -> None:

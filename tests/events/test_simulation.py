@@ -20,7 +20,7 @@ def test_every_watcher_gets_every_event_once_in_order(batch: int) -> None:
         assert verdict.sound, f"seed {seed}: {verdict.wrong}: {verdict.first}"
         total.add(verdict)
     for happened in (
-        "events", "feed_events", "bookmark", "feed_bookmark", "delta", "redact", "both", "deltas", "cancelled",
+        "events", "feed_events", "bookmark", "feed_bookmark", "delta", "redact", "pop", "both", "deltas", "cancelled",
         "resumed", "unavailable", "restart", "failover", "lost", "position_lost", "cut",
     ):  # fmt: skip
         assert total.seen[happened] > SCHEDULES // 10, happened

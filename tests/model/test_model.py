@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.message_service_pb2 import DeleteMessagesResponse
 from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus
@@ -62,11 +63,13 @@ KINDS = ["append"] * 6 + [
     "merge",
     "merge",
     "redact",
+    "drop",
+    "drop",
 ]
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
 KINDS += [*WORK, "create", "complete", "complete", "remove"]
-WITH_RUN = ("append", "update_and_append", "request", "on_call", "rename", "complete")
+WITH_RUN = ("append", "update_and_append", "drop", "request", "on_call", "rename", "complete")
 """What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
@@ -127,6 +130,17 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
         return kind, (tuple(sorted(changes.items())),)
     if kind == "redact":
         return kind, (f"m{draw(st.integers(1, 12))}", draw(st.sampled_from(["", "privacy"])))
+    if kind == "drop":
+        how = draw(st.sampled_from(["ids", "range", "last", "last"]))
+        if how == "ids":
+            ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=2, unique=True))
+            what: tuple[object, ...] = tuple(f"m{i}" for i in ids)
+        elif how == "range":
+            first = draw(st.integers(1, 20))
+            what = (first, first + draw(st.integers(0, 6)))
+        else:
+            what = (draw(st.integers(1, 3)),)
+        return kind, (how, what, draw(st.booleans()))
     if kind == "begin":
         return kind, (draw(RUNS), draw(st.sampled_from(["REJECT", "ENQUEUE", "ENQUEUE", "INTERRUPT"])))
     if kind == "end_run":
@@ -202,6 +216,14 @@ def action(kind: str, args: Answer) -> c.Action:
         return c.UpdateSession(Session(state=state), ["state"], StructUpdate.STRUCT_UPDATE_MERGE)
     if kind == "redact":
         return c.RedactMessage(str(args[0]), str(args[1]))
+    if kind == "drop":
+        how, what, returned = args
+        assert isinstance(what, tuple)
+        if how == "ids":
+            return c.DeleteMessages(message_ids=what, return_messages=bool(returned))
+        if how == "range":
+            return c.DeleteMessages(from_seq=what[0], to_seq=what[1], return_messages=bool(returned))
+        return c.DeleteMessages(last_n=what[0], return_messages=bool(returned))
     if kind == "begin":
         return run_actions.begin(str(args[0]), RunPolicy.Value(f"RUN_POLICY_{args[1]}"), LEASE)
     if kind == "heartbeat":
@@ -259,6 +281,10 @@ def answer(result: c.Result) -> Answer:
     if isinstance(result, c.MessageRedacted):
         message = Message.FromString(result.message)
         return ("redacted", result.version, message.message_id, message.redact_reason)
+    if isinstance(result, c.MessagesDeleted):
+        gone = DeleteMessagesResponse.FromString(result.messages).messages
+        said = tuple((m.message_id, m.parts[0].text if m.parts else None) for m in gone)
+        return ("dropped", result.version, result.seqs, result.message_ids, said)
     if isinstance(result, c.LeaseExtended):
         return ("lease", result.lease_us // 1_000_000)
     if isinstance(result, c.RunWritten):

@@ -41,6 +41,14 @@ NAMELESS = (
 NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
 
 
+def deleting(**range_: int) -> m.DeleteMessagesRequest:
+    return m.DeleteMessagesRequest(session_id="s", range=m.SeqRange(**range_))
+
+
+def deleting_ids(*ids: str) -> m.DeleteMessagesRequest:
+    return m.DeleteMessagesRequest(session_id="s", ids=m.MessageIds(message_ids=ids))
+
+
 def deep(levels: int) -> Struct:
     """Nested objects: 1 is an empty one."""
     struct = Struct()
@@ -246,6 +254,15 @@ BAD: list[tuple[str, ProtoMessage, str]] = [
     ("UpdateSession", update_removing([f"state.{i}" for i in range(1001)]), "remove_keys"),
     ("GetMessage", m.GetMessageRequest(session_id="s"), "message_id"),
     ("RedactMessage", m.RedactMessageRequest(session_id="s", message_id="m", reason="x" * 201), "reason"),
+    ("DeleteMessages", m.DeleteMessagesRequest(session_id="s"), "ids"),
+    ("DeleteMessages", m.DeleteMessagesRequest(session_id="s", last_n=0), "last_n"),
+    ("DeleteMessages", m.DeleteMessagesRequest(session_id="s", last_n=1001), "last_n"),
+    ("DeleteMessages", deleting(from_seq=0, to_seq=1), "range.from_seq"),
+    ("DeleteMessages", deleting(from_seq=2, to_seq=1), "range.to_seq"),
+    ("DeleteMessages", deleting_ids(), "ids.message_ids"),
+    ("DeleteMessages", deleting_ids(*(f"m{i}" for i in range(1001))), "ids.message_ids"),
+    ("DeleteMessages", deleting_ids("a", "b\0"), "ids.message_ids[1]"),
+    ("DeleteMessages", deleting_ids("a", "b", "a"), "ids.message_ids[2]"),
 ]  # fmt: skip
 
 

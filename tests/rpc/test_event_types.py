@@ -110,6 +110,10 @@ async def messages(one: Watched) -> None:
     left = await one.place.wire.call("RedactMessage", redact)
     (event,) = await one.emits("MESSAGE_REDACTED")
     assert event.message == left
+    delete = m.DeleteMessagesRequest(session_id="s", ids=m.MessageIds(message_ids=["m1"]))
+    gone = await one.place.wire.call("DeleteMessages", delete)
+    (event,) = await one.emits("MESSAGES_DELETED")
+    assert list(event.deleted_messages.seqs) == list(gone.seqs) == [first.seq]
 
 
 async def runs(one: Watched) -> None:

@@ -84,6 +84,10 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "GetMessage": lambda a: (a.message_id, a.seq, a.parts[0].text) == ("m1", 2, "hello"),
     "ListMessages": lambda a: ([x.message_id for x in a.messages], a.version) == (["m1"], 2),
     "RedactMessage": lambda a: (a.message_id, a.redact_reason, len(a.parts)) == ("m1", "asked", 0),
+    "DeleteMessages": lambda a: (
+        (a.version, list(a.seqs), list(a.message_ids), a.messages[0].parts[0].text) == (3, [2], ["m1"], "hello")
+        and a.delete_time.seconds > 0
+    ),
     "WatchSession": lambda a: (
         (a.snapshot.session.session_id, a.snapshot.session.version, a.snapshot.session.summary)
         == ("active", 2, "so far")
@@ -193,6 +197,9 @@ REFUSALS: list[Refusal] = [
      MISMATCH),
     ("ListMessages", m.ListMessagesRequest(session_id="active", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
     ("RedactMessage", m.RedactMessageRequest(session_id="active", message_id="m2"), StatusCode.NOT_FOUND,
+     "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m2"}),
+    ("DeleteMessages",
+     m.DeleteMessagesRequest(session_id="active", ids=m.MessageIds(message_ids=["m1", "m2"])), StatusCode.NOT_FOUND,
      "MESSAGE_NOT_FOUND", {"session_id": "active", "message_id": "m2"}),
     ("WatchSession", e.WatchSessionRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
      {"session_id": "none"}),

@@ -286,7 +286,7 @@ class Schedule:
             await self.chance.delay()
             session_id, request_id = random.choice(self._sessions), f"r{next(self._numbers)}"
             key = ("acme", session_id)
-            kind = random.choices(["append", "update", "content", "redact", "delete"], [8, 2, 2, 2, 1])[0]
+            kind = random.choices(["append", "update", "content", "redact", "pop", "delete"], [8, 2, 2, 2, 1, 1])[0]
             if kind == "append":
                 command = CALLER.append(
                     session_id, *[f"text {request_id}"] * random.randrange(1, 4), request_id=request_id
@@ -300,6 +300,8 @@ class Schedule:
                 if not messages:
                     continue
                 command = CALLER.redact(session_id, _message_id(random.choice(messages)), request_id=request_id)
+            elif kind == "pop":
+                command = CALLER.pop(session_id, random.choice([1, 2]), request_id)
             else:
                 command = CALLER.delete(session_id, request_id)
             self.verdict.seen[kind] += 1

@@ -104,6 +104,16 @@ class Caller:
     def redact(self, session_id: str, message_id: str, reason: str = "", request_id: str = "") -> c.Command:
         return self.command(session_id, c.RedactMessage(message_id, reason), request_id)
 
+    def pop(self, session_id: str, count: int = 1, request_id: str = "", **more: Any) -> c.Command:
+        """Deletes the newest messages and returns them."""
+        return self.command(session_id, c.DeleteMessages(last_n=count, return_messages=True), request_id, **more)
+
+    def delete_messages(self, session_id: str, *message_ids: str, request_id: str = "") -> c.Command:
+        return self.command(session_id, c.DeleteMessages(message_ids), request_id)
+
+    def trim(self, session_id: str, from_seq: int, to_seq: int, request_id: str = "") -> c.Command:
+        return self.command(session_id, c.DeleteMessages(from_seq=from_seq, to_seq=to_seq), request_id)
+
     def delete(self, session_id: str, request_id: str = "", **more: Any) -> c.Command:
         return self.command(session_id, c.DeleteSession(), request_id, **more)
 

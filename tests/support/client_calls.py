@@ -40,6 +40,7 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     ),
     "AppendMessages": lambda client: lambda **kw: client.append_messages("s", [sessiond.user("hi")], **kw),
     "RedactMessage": lambda client: lambda **kw: client.redact_message("s", "m", **kw),
+    "DeleteMessages": lambda client: lambda **kw: client.delete_messages("s", last_n=1, **kw),
     "BeginRun": lambda client: lambda **kw: client.begin_run("s", **kw),
     "FinishRun": lambda client: lambda **kw: client.finish_run("s", FENCE, **kw),
     "CancelRun": lambda client: lambda **kw: client.cancel_run("s", "r", **kw),

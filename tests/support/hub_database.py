@@ -66,7 +66,7 @@ class Database:
         self.known: dict[str, Key] = {}
         """The session of every event there ever was."""
         self.redacted: dict[str, str] = {}
-        """event_id of a redacted message's event -> event_id of the redaction."""
+        """event_id of a redacted or deleted message's event -> event_id of the redaction or deletion."""
 
     def clock(self) -> int:
         """Never the same twice."""
@@ -92,7 +92,7 @@ class Database:
             place = FeedPlace(max(xid, last), row.key[1], row.seq)
             history.events[row.event_id] = Committed(row.key, row.seq, row.event_id, place, time_us, xid)
             self._keep(row)
-        for key, message in applied.writes.redactions:
+        for key, message in (*applied.writes.removals, *applied.writes.redactions):
             row = self.history.logs[key].events.get(message.seq)
             if row is not None:
                 self._keep(row)

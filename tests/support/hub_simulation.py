@@ -264,8 +264,8 @@ class Schedule:
         for _ in range(random.randrange(10, 25)):
             await asyncio.sleep(random.choice([0, 0, 0.01, 0.3]))
             session_id, request_id = random.choice(SESSIONS), f"r{next(self._numbers)}"
-            kinds = ["append", "update", "redact", "delete", "both", "deltas"]
-            kind = random.choices(kinds, [10, 2, 2, 0.2, 1, 2])[0]
+            kinds = ["append", "update", "redact", "pop", "delete", "both", "deltas"]
+            kind = random.choices(kinds, [10, 2, 2, 1, 0.2, 1, 2])[0]
             self.verdict.seen[kind] += 1
             message_id = f"m{request_id}"
             if kind == "append":
@@ -281,6 +281,8 @@ class Schedule:
                     continue
                 body = log.events[random.choice(log.message_seqs)].body
                 command = [CALLER.redact(session_id, Message.FromString(body).message_id, request_id=request_id)]
+            elif kind == "pop":
+                command = [CALLER.pop(session_id, random.choice([1, 3]), request_id)]
             elif kind == "deltas":
                 data = Delta(message_id=message_id, text="piece").SerializeToString()
                 self.bus.publish_deltas(Deltas(("acme", session_id), [data]))
@@ -298,7 +300,7 @@ class Schedule:
             except StoreUnavailable:
                 await self.chance.delay()
                 continue
-            replica.redactions.update(row.event_id for row in applied.writes.events if row.type == REDACTED)
+            replica.redactions.update(row.event_id for row in applied.writes.events if row.type in REDACTED)
             self._judge_memory(replica)
             for result in applied.results:
                 if isinstance(result, SessiondError) and not isinstance(result, SessionNotFound | PositionGone):

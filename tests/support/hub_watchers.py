@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.hub_simulation import Replica, Schedule
 
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
-REDACTED = EventType.EVENT_TYPE_MESSAGE_REDACTED
+REDACTED = (EventType.EVENT_TYPE_MESSAGE_REDACTED, EventType.EVENT_TYPE_MESSAGES_DELETED)
 C = TypeVar("C")
 
 
@@ -113,7 +113,7 @@ class Watch(ABC, Generic[C]):
             by = database.redacted.get(entry.event_id)
             if by in replica.redactions and entry.data != database.current[entry.event_id]:
                 self.verdict.find("redacted", entry)
-        replica.redactions.update(entry.event_id for entry in entries if entry.type == REDACTED)
+        replica.redactions.update(entry.event_id for entry in entries if entry.type in REDACTED)
 
 
 class SessionWatch(Watch[Cursor]):

@@ -291,6 +291,31 @@ class Model:
         self._event(s, "MESSAGE_REDACTED")
         return ("redacted", s.version, message_id, reason)
 
+    def _drop(self, s: Session, how: str, what: tuple[object, ...], returned: bool) -> Answer:
+        """Deletes the messages with these ids, between these two places, or so many of the newest."""
+        if closed := self._closed(s):
+            return closed
+        if how == "ids":
+            gone = [m for m in s.messages if m.message_id in what]
+            if len(gone) < len(what):
+                return ("error", "MessageNotFound")
+        elif how == "range":
+            first, last = what
+            assert isinstance(first, int)
+            assert isinstance(last, int)
+            gone = [m for m in s.messages if first <= m.seq <= last]
+        else:
+            (count,) = what
+            assert isinstance(count, int)
+            gone = s.messages[-count:]
+        s.messages = [m for m in s.messages if m not in gone]
+        s.appended -= len(gone)
+        if s.named_by in [m.message_id for m in gone]:
+            s.name, s.named_by = "", ""
+        self._event(s, "MESSAGES_DELETED")
+        said = tuple((m.message_id, m.text) for m in gone) if returned else ()
+        return ("dropped", s.version, tuple(m.seq for m in gone), tuple(m.message_id for m in gone), said)
+
     def _delete(self, s: Session) -> Answer:
         self._event(s, "SESSION_DELETED")
         s.deleted = True

@@ -40,6 +40,9 @@ WRITES = {
     ),
     "AppendMessages": m.AppendMessagesRequest(session_id="active", messages=[said("a"), said("b", message_id="given")]),
     "RedactMessage": m.RedactMessageRequest(session_id="active", message_id="m1", reason="asked"),
+    "DeleteMessages": m.DeleteMessagesRequest(
+        session_id="active", ids=m.MessageIds(message_ids=["m1"]), return_messages=True
+    ),
     "PublishDelta": e.PublishDeltaRequest(session_id="active", deltas=[e.Delta(message_id="m2", text="so")]),
     "UploadAttachment": header("active", "new"),
     "DeleteAttachment": a.DeleteAttachmentRequest(session_id="small", attachment_id="a1"),

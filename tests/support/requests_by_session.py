@@ -39,6 +39,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),
         "ListMessages": m.ListMessagesRequest(session_id=session_id, min_version=1000),
         "RedactMessage": m.RedactMessageRequest(session_id=session_id, message_id="m1"),
+        "DeleteMessages": m.DeleteMessagesRequest(session_id=session_id, last_n=1),
         "WatchSession": e.WatchSessionRequest(session_id=session_id),
         "ListEvents": e.ListEventsRequest(session_id=session_id),
         "PublishDelta": e.PublishDeltaRequest(session_id=session_id, deltas=[e.Delta(message_id="m", typing=True)]),

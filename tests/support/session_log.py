@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message, Part, Role
@@ -16,6 +17,7 @@ from sessiond_server.domain.rows import (
     OPEN_RUNS,
     AppendedMessage,
     EventRow,
+    FoundMessages,
     Head,
     Key,
     Known,
@@ -104,6 +106,9 @@ class Log:
                 for key, m in asked.messages
                 if (e := events.get(key, {}).get(m)) is not None
             },
+            newest={key: self._found(key, key, wanted) for key, wanted in asked.newest.items()},
+            ranges={place: self._found(place[0], place, wanted) for place, wanted in asked.ranges.items()},
+            named={name: self._found(name[0], name, (1000, most)) for name, most in asked.named.items()},
             contents={key: self._content(key, seq) for key, seq in asked.contents},
             runs={(key, r): self.runs[key][r].body for key, r in asked.runs if r in self.runs.get(key, {})},
             tool_calls={
@@ -190,7 +195,25 @@ class Log:
         live = [Session.FromString(head.core).status for key, head in self.heads.items() if key[0] == tenant]
         return sum(status not in (0, SessionStatus.SESSION_STATUS_ENDED) for status in live)
 
+    def _found(self, key: Key, what: tuple[Any, ...], wanted: tuple[int, int]) -> FoundMessages:
+        """What the newest messages of a session, a range or names select."""
+        rows = [row for row in self.events[key] if row.message_id]
+        if what == key:
+            rows = rows[::-1]
+        elif isinstance(what[1], tuple):
+            rows = [row for name in what[1] for row in rows if row.message_id == name]
+        else:
+            rows = [row for row in rows if what[1] <= row.seq <= what[2]]
+        rows = rows[: wanted[0]]
+        fitting = [row for i, row in enumerate(rows) if not i or sum(len(r.body) for r in rows[: i + 1]) <= wanted[1]]
+        found = [AppendedMessage(row.seq, row.head, row.body) for row in fitting]
+        return FoundMessages(found, complete=len(fitting) == len(rows))
+
     def _keep(self, writes: Writes) -> None:
+        for key, message in writes.removals:
+            old = self.events[key][message.seq - 1]
+            assert old.message_id is not None
+            self.events[key][message.seq - 1] = replace(old, message_id=None, head=message.head, body=message.body)
         for head in writes.heads:
             assert head.created == (head.key not in self.heads)
             self.heads[head.key] = head.head
@@ -221,4 +244,5 @@ class Log:
         rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
         stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body) for e in rows]
         content = {seq: self._content(result.key, seq) for seq in replay.contents(stored)}
-        return replay.outcome(command.action, stored, content)
+        record = self.requests[(command.key, command.request_id)]
+        return replay.outcome(command.action, stored, content, record.answer)

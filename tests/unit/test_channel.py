@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.errors import PositionCompacted, PositionLost
@@ -17,6 +17,7 @@ KEY = ("tenant", "s")
 TOUCHED = EventType.EVENT_TYPE_SESSION_TOUCHED
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 REDACTED = EventType.EVENT_TYPE_MESSAGE_REDACTED
+MESSAGES_DELETED = EventType.EVENT_TYPE_MESSAGES_DELETED
 
 
 def event(seq: int, history: str = "a", type: int = TOUCHED, data: bytes = b"0123456789") -> LogEntry:
@@ -185,31 +186,56 @@ def test_redaction_that_is_read_empties_the_ring_up_to_the_redacted_event() -> N
 
 def test_page_that_contains_its_redaction_is_kept() -> None:
     one = channel(0)
-    told: list[int] = []
-    one.on_redacted = lambda key, seq: told.append(seq)
+    told: list[tuple[int, int]] = []
+    one.on_redacted = lambda key, first, last: told.append((first, last))
     read = [*events(1, 3), redaction(4, of=2)]
     one.note_redactions(read)
     one.append(START, read)
     assert seqs(one.after(START)) == [1, 2, 3, 4]
-    assert told == [2]
+    assert told == [(2, 2)]
 
 
 def test_page_read_before_a_redaction_may_show_the_redacted_event() -> None:
     one = channel(10)
     since = one.redaction_count
     assert not one.may_show_redacted(since, page(10, 3))
-    one.redact(7)
+    one.redact(7, 7)
     assert one.may_show_redacted(since, page(10, 3))
     assert not one.may_show_redacted(since, page(10, 7)), "without the redacted event"
     assert not one.may_show_redacted(one.redaction_count, page(10, 3)), "begun after it was known"
     for seq in range(1000, 1100):
-        one.redact(seq)
+        one.redact(seq, seq)
     assert one.may_show_redacted(since, page(10, 3)), "more than it remembers"
+
+
+def test_deletion_that_is_read_empties_the_ring_up_to_the_last_deleted_message() -> None:
+    one = channel(0)
+    one.append(START, events(1, 5))
+    deleted = DeletedMessages(seqs=[2, 4])
+    gone = event(6, type=MESSAGES_DELETED, data=Event(deleted_messages=deleted).SerializeToString())
+    one.note_redactions([gone])
+    one.append(at(5), [gone])
+    assert one.after(at(3)) is Where.ELSEWHERE
+    assert seqs(one.after(at(4))) == [5, 6]
+    assert one.redaction_count == 1
+    assert not one.follows(3, 3)
+    nothing = event(7, type=MESSAGES_DELETED, data=Event(deleted_messages=DeletedMessages()).SerializeToString())
+    one.note_redactions([nothing])
+    assert one.redaction_count == 1
+
+
+def test_rewritten_range_beyond_the_ring_leaves_it_alone() -> None:
+    one = channel(0)
+    one.append(START, events(1, 5))
+    one.redact(6, 9)
+    assert seqs(one.after(START)) == [1, 2, 3, 4, 5]
+    one.redact(4, 9)
+    assert one.after(at(4)) is Where.ELSEWHERE
 
 
 def test_announcement_of_a_redacted_event_is_ignored() -> None:
     one = channel(2)
-    one.redact(4)
+    one.redact(4, 4)
     assert not one.follows(3, 4)
     assert one.follows(3, 3)
 

@@ -188,7 +188,7 @@ def test_ring_is_bounded_by_count_and_bytes() -> None:
 def test_redaction_empties_the_ring_up_to_the_redacted_event() -> None:
     one = feed()
     one.append(BEGINNING.place, [entry(1, 1), entry(2, 1, "t"), entry(3, 2)])
-    one.redact("t", 1)
+    one.redact("t", 1, 1)
     assert one.after(BEGINNING) is Where.ELSEWHERE
     assert places(one.after(advance(BEGINNING, [entry(2, 1, "t")]))) == [(3, 2)]
 
@@ -196,12 +196,12 @@ def test_redaction_empties_the_ring_up_to_the_redacted_event() -> None:
 def test_page_read_before_a_redaction_may_show_the_redacted_event() -> None:
     one = feed()
     since = one.redaction_count
-    one.redact("s", 2)
+    one.redact("s", 2, 2)
     assert one.may_show_redacted(since, [entry(1, 1), entry(2, 2)])
     assert not one.may_show_redacted(since, [entry(1, 1), entry(2, 2, "t")])
     assert not one.may_show_redacted(one.redaction_count, [entry(2, 2)])
     for seq in range(1000, 1300):
-        one.redact("s", seq)
+        one.redact("s", seq, seq)
     assert one.may_show_redacted(since, [entry(1, 1)]), "more than it remembers"
 
 

@@ -66,6 +66,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "GetMessage": lambda request: fields.named_read(request, "message_id"),
     "ListMessages": message_requests.list_messages,
     "RedactMessage": message_requests.redact_message,
+    "DeleteMessages": message_requests.delete_messages,
     "BeginRun": run_requests.begin_run,
     "HeartbeatRun": run_requests.heartbeat_run,
     "FinishRun": run_requests.finish_run,
@@ -110,6 +111,8 @@ def minimal(rpc: str) -> Any:
         request.session_ids.append("s")
     if "message_id" in fields:
         request.message_id = "m"
+    if "last_n" in fields:
+        request.last_n = 1
     if "messages" in fields:
         request.messages.add(role=Role.ROLE_USER)
     if "sessions" in fields:
@@ -223,6 +226,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result"}
+    # test_delete_messages
+    own |= {"ids", "range", "last_n", "return_messages"}
     fields = {field.name for method in METHODS.values() for field in method.input_type.fields}
     assert fields == own | SHARED.keys()
 
@@ -561,6 +566,19 @@ def test_actions_without_content() -> None:
     assert requests.resume_session(minimal("ResumeSession")) == commands.ResumeSession()
     assert requests.delete_session(minimal("DeleteSession")) == commands.DeleteSession()
     assert requests.batch_delete_sessions(minimal("BatchDeleteSessions")) == commands.DeleteSession()
+
+
+def test_delete_messages() -> None:
+    many = tuple(f"m{i}" for i in range(1000))
+    for request, action in [
+        (changed("DeleteMessages", last_n=1000, return_messages=True), commands.DeleteMessages((), 0, 0, 1000, True)),
+        (changed("DeleteMessages", ids=messages.MessageIds(message_ids=many)), commands.DeleteMessages(many)),
+        (changed("DeleteMessages", range=messages.SeqRange(from_seq=1, to_seq=1)), commands.DeleteMessages((), 1, 1)),
+    ]:
+        assert message_requests.delete_messages(request) == action
+        assert 4 * 1024 <= message_requests.weight(action) <= 4 * 1024 * 1024
+    for last_n in (0, -1, 1001):
+        assert faults("DeleteMessages", changed("DeleteMessages", last_n=last_n)) == ["last_n"]
 
 
 def test_redact_message() -> None:

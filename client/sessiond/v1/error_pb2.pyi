@@ -95,6 +95,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The append would exceed the session's `max_messages`. Metadata: `session_id`, `limit`.
     Sample: "the session may hold 100 messages".
     """
+    ERROR_REASON_DELETION_TOO_LARGE: _ErrorReason.ValueType  # 130
+    """FAILED_PRECONDITION. A deletion selects more messages, or more bytes of them, than one call may delete; nothing was
+    deleted. Select fewer. Metadata: `session_id`, `limit`, `limit_bytes`. Sample: "a deletion takes at most 1000
+    messages of together 16777216 bytes".
+    """
     ERROR_REASON_VERSION_NOT_REACHED: _ErrorReason.ValueType  # 35
     """FAILED_PRECONDITION. The session has not reached the `min_version` that the read asks for. Metadata: `session_id`,
     `current_version`. Sample: "the session is at version 7; min_version is 9".
@@ -340,6 +345,11 @@ Sample: "messages[0].parts[1].tool_call.name: the session's config does not allo
 ERROR_REASON_MESSAGE_LIMIT_REACHED: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION. The append would exceed the session's `max_messages`. Metadata: `session_id`, `limit`.
 Sample: "the session may hold 100 messages".
+"""
+ERROR_REASON_DELETION_TOO_LARGE: ErrorReason.ValueType  # 130
+"""FAILED_PRECONDITION. A deletion selects more messages, or more bytes of them, than one call may delete; nothing was
+deleted. Select fewer. Metadata: `session_id`, `limit`, `limit_bytes`. Sample: "a deletion takes at most 1000
+messages of together 16777216 bytes".
 """
 ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The session has not reached the `min_version` that the read asks for. Metadata: `session_id`,

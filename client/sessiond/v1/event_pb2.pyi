@@ -57,6 +57,8 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
     """RedactMessage, also of a message that was redacted before. `message` is what remains."""
+    EVENT_TYPE_MESSAGES_DELETED: _EventType.ValueType  # 22
+    """DeleteMessages: one event for all messages of the call."""
     EVENT_TYPE_RUN_QUEUED: _EventType.ValueType  # 30
     """BeginRun, while another run was live: it waits."""
     EVENT_TYPE_RUN_STARTED: _EventType.ValueType  # 31
@@ -123,6 +125,8 @@ EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
 """RedactMessage, also of a message that was redacted before. `message` is what remains."""
+EVENT_TYPE_MESSAGES_DELETED: EventType.ValueType  # 22
+"""DeleteMessages: one event for all messages of the call."""
 EVENT_TYPE_RUN_QUEUED: EventType.ValueType  # 30
 """BeginRun, while another run was live: it waits."""
 EVENT_TYPE_RUN_STARTED: EventType.ValueType  # 31
@@ -157,16 +161,16 @@ global___EventType = EventType
 
 @typing.final
 class Event(google.protobuf.message.Message):
-    """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage removes the content of a
-    message from the event that appended it.
+    """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage and DeleteMessages remove the
+    content of a message from the event that appended it.
 
     The log is a chain: each event names the one before it, so that a reader can prove that none is missing.
 
     A client can compute ("fold") a session from its events: `seq` becomes `version`, `event_id` becomes `last_event_id`
     and `create_time` becomes `update_time`; an event with a `session` replaces the session (its core only, with
     SESSION_VIEW_BASIC). Any other event adds to the counters what it appended or uploaded (a message with its usage, an
-    attachment with its bytes), subtracts an attachment that it deleted, and counts runs and tool calls as below. It sets
-    the name where `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
+    attachment with its bytes), subtracts an attachment that it deleted with its bytes and from `message_count` the messages
+    that it deleted (their usage stays), and counts runs and tool calls as below. It sets the name where `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
     `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
 
     A run is begun, and counted, by its first event (`run.seq` is the event's): it then waits (RUN_QUEUED) or is live
@@ -195,6 +199,7 @@ class Event(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     TOOL_CALL_FIELD_NUMBER: builtins.int
     ATTACHMENT_FIELD_NUMBER: builtins.int
+    DELETED_MESSAGES_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """Place in the session's log: 1, 2, 3 ... without a gap."""
     session_id: builtins.str
@@ -218,7 +223,9 @@ class Event(google.protobuf.message.Message):
     previous_event_id: builtins.str
     """`event_id` of the previous event of the session; empty for the first."""
     session_name: builtins.str
-    """Set when a message gave the session its name, or a redaction took such a name away: the name after the event."""
+    """Set when a message gave the session its name, or its redaction or deletion took such a name away: the name after the
+    event.
+    """
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When, by the database's clock. Never before the previous event of the session."""
@@ -233,7 +240,7 @@ class Event(google.protobuf.message.Message):
 
     @property
     def message(self) -> sessiond.v1.message_pb2.Message:
-        """For EVENT_TYPE_MESSAGE_*."""
+        """For EVENT_TYPE_MESSAGE_*. After DeleteMessages, what remains of it: `message.delete_time` is then set."""
 
     @property
     def run(self) -> sessiond.v1.run_pb2.Run:
@@ -248,6 +255,10 @@ class Event(google.protobuf.message.Message):
     @property
     def attachment(self) -> sessiond.v1.attachment_pb2.Attachment:
         """For EVENT_TYPE_ATTACHMENT_*."""
+
+    @property
+    def deleted_messages(self) -> global___DeletedMessages:
+        """For EVENT_TYPE_MESSAGES_DELETED."""
 
     def __init__(
         self,
@@ -269,12 +280,39 @@ class Event(google.protobuf.message.Message):
         run: sessiond.v1.run_pb2.Run | None = ...,
         tool_call: sessiond.v1.tool_call_pb2.ToolCall | None = ...,
         attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
+        deleted_messages: global___DeletedMessages | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "run", "tool_call", "attachment"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "run", "tool_call", "attachment", "deleted_messages"] | None: ...
 
 global___Event = Event
+
+@typing.final
+class DeletedMessages(google.protobuf.message.Message):
+    """The messages that one DeleteMessages removed, in the order of the log; none where there was nothing to delete."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQS_FIELD_NUMBER: builtins.int
+    MESSAGE_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def seqs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Their places: the `seq` of the events that appended them."""
+
+    @property
+    def message_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Their ids."""
+
+    def __init__(
+        self,
+        *,
+        seqs: collections.abc.Iterable[builtins.int] | None = ...,
+        message_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message_ids", b"message_ids", "seqs", b"seqs"]) -> None: ...
+
+global___DeletedMessages = DeletedMessages

@@ -63,6 +63,22 @@ class Message(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     MESSAGE_ID_FIELD_NUMBER: builtins.int
     SEQ_FIELD_NUMBER: builtins.int
     SESSION_ID_FIELD_NUMBER: builtins.int
@@ -75,9 +91,12 @@ class Message(google.protobuf.message.Message):
     REDACT_TIME_FIELD_NUMBER: builtins.int
     REDACT_REASON_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    CLIENT_TIME_FIELD_NUMBER: builtins.int
+    DELETE_TIME_FIELD_NUMBER: builtins.int
     message_id: builtins.str
-    """Identifier, unique within the session. An id (see Session), chosen by the client, or empty on append: the server
-    then generates a UUIDv7. Immutable.
+    """Identifier, unique among the session's messages; that of a deleted message may be used again. An id (see Session),
+    chosen by the client, or empty on append: the server then generates a UUIDv7. Immutable.
     """
     seq: builtins.int
     """Place in the session's log; 1 to `Session.version`. Output only."""
@@ -111,8 +130,27 @@ class Message(google.protobuf.message.Message):
 
     @property
     def redact_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When its content was removed by RedactMessage; absent otherwise. A redacted message has no `parts`, `metadata` or
-        `name`. Output only.
+        """When its content was removed by RedactMessage; absent otherwise. A redacted message has no `parts`, `metadata`,
+        `labels` or `name`. Output only.
+        """
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Short strings to find the message by. At most 64; keys 1 to 63 of `[A-Za-z0-9._/-]`, values 0 to 255 characters;
+        together at most 16 KiB. Immutable.
+        """
+
+    @property
+    def client_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was really written, by its author's clock, as for a message that is imported. Any time of the years 1 to
+        9999; kept to the nanosecond. It changes neither order nor `create_time`. Absent: not known. Immutable.
+        """
+
+    @property
+    def delete_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was deleted by DeleteMessages; absent otherwise. Lists and GetMessage have no deleted messages: only the
+        event that appended one still shows what remains of it, which is id, places, role, run, usage and times of the
+        server. Output only.
         """
 
     def __init__(
@@ -130,9 +168,12 @@ class Message(google.protobuf.message.Message):
         redact_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         redact_reason: builtins.str = ...,
         run_id: builtins.str = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "usage", b"usage"]) -> None: ...
 
 global___Message = Message
 

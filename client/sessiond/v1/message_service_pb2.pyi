@@ -278,3 +278,148 @@ class RedactMessageRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "message_id", b"message_id", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id"]) -> None: ...
 
 global___RedactMessageRequest = RedactMessageRequest
+
+@typing.final
+class MessageIds(google.protobuf.message.Message):
+    """Messages by their ids."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MESSAGE_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def message_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """1 to 1000 different ids. One that is not there fails the call with MESSAGE_NOT_FOUND, and nothing is deleted."""
+
+    def __init__(
+        self,
+        *,
+        message_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message_ids", b"message_ids"]) -> None: ...
+
+global___MessageIds = MessageIds
+
+@typing.final
+class SeqRange(google.protobuf.message.Message):
+    """Messages by their places."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_SEQ_FIELD_NUMBER: builtins.int
+    TO_SEQ_FIELD_NUMBER: builtins.int
+    from_seq: builtins.int
+    """The first. 1 or more."""
+    to_seq: builtins.int
+    """The last, itself included. At least `from_seq`; may lie beyond the session's end."""
+    def __init__(
+        self,
+        *,
+        from_seq: builtins.int = ...,
+        to_seq: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["from_seq", b"from_seq", "to_seq", b"to_seq"]) -> None: ...
+
+global___SeqRange = SeqRange
+
+@typing.final
+class DeleteMessagesRequest(google.protobuf.message.Message):
+    """Request of DeleteMessages."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    RANGE_FIELD_NUMBER: builtins.int
+    LAST_N_FIELD_NUMBER: builtins.int
+    RETURN_MESSAGES_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session. Required."""
+    last_n: builtins.int
+    """The newest ones, fewer where the session has fewer. 1 to 1000."""
+    return_messages: builtins.bool
+    """Answers with the deleted messages, as they were. They may have at most 3 MiB together, without this 16 MiB
+    (DELETION_TOO_LARGE); a single message is never too large.
+
+    So that a retry with the same `request_id` gets them too, the request's record keeps them for as long as the request
+    is remembered (24 hours by default; deletion of the session removes them). Leave this unset where the content must
+    be gone at once.
+    """
+    request_id: builtins.str
+    """Idempotency key; see SessionService. Two requests with different keys never delete the same message."""
+    expected_version: builtins.int
+    """The session must be at this version; 0 for any. Not negative."""
+    @property
+    def ids(self) -> global___MessageIds:
+        """These."""
+
+    @property
+    def range(self) -> global___SeqRange:
+        """All in this range, which may be none. DELETION_TOO_LARGE for more than 1000."""
+
+    @property
+    def run(self) -> sessiond.v1.run_pb2.RunFence:
+        """The run that writes. Absent: no run."""
+
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        ids: global___MessageIds | None = ...,
+        range: global___SeqRange | None = ...,
+        last_n: builtins.int = ...,
+        return_messages: builtins.bool = ...,
+        request_id: builtins.str = ...,
+        expected_version: builtins.int = ...,
+        run: sessiond.v1.run_pb2.RunFence | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ids", b"ids", "last_n", b"last_n", "range", b"range", "run", b"run", "selection", b"selection"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "ids", b"ids", "last_n", b"last_n", "range", b"range", "request_id", b"request_id", "return_messages", b"return_messages", "run", b"run", "selection", b"selection", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["selection", b"selection"]) -> typing.Literal["ids", "range", "last_n"] | None: ...
+
+global___DeleteMessagesRequest = DeleteMessagesRequest
+
+@typing.final
+class DeleteMessagesResponse(google.protobuf.message.Message):
+    """Answer of DeleteMessages. All lists are in the order of the log."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    SEQS_FIELD_NUMBER: builtins.int
+    MESSAGE_IDS_FIELD_NUMBER: builtins.int
+    MESSAGES_FIELD_NUMBER: builtins.int
+    DELETE_TIME_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The session's version after the deletion: the `seq` of its event."""
+    @property
+    def seqs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Places of the deleted messages."""
+
+    @property
+    def message_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Their ids."""
+
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
+        """The messages themselves, with `return_messages`."""
+
+    @property
+    def delete_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When they were deleted, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        seqs: collections.abc.Iterable[builtins.int] | None = ...,
+        message_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        messages: collections.abc.Iterable[sessiond.v1.message_pb2.Message] | None = ...,
+        delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["delete_time", b"delete_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delete_time", b"delete_time", "message_ids", b"message_ids", "messages", b"messages", "seqs", b"seqs", "version", b"version"]) -> None: ...
+
+global___DeleteMessagesResponse = DeleteMessagesResponse

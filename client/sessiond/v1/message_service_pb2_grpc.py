@@ -56,6 +56,11 @@ class MessageServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_message__service__pb2.RedactMessageRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_message__pb2.Message.FromString,
                 _registered_method=True)
+        self.DeleteMessages = channel.unary_unary(
+                '/sessiond.v1.MessageService/DeleteMessages',
+                request_serializer=sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesResponse.FromString,
+                _registered_method=True)
 
 
 class MessageServiceServicer(object):
@@ -96,6 +101,18 @@ class MessageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteMessages(self, request, context):
+        """Deletes up to 1000 messages, all that are named or none, with one event. Their content is removed for ever, as by
+        RedactMessage, and lists and GetMessage no longer have them. What remains is their place in the log: the event that
+        appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
+        count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
+        them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
+        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +135,11 @@ def add_MessageServiceServicer_to_server(servicer, server):
                     servicer.RedactMessage,
                     request_deserializer=sessiond_dot_v1_dot_message__service__pb2.RedactMessageRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_message__pb2.Message.SerializeToString,
+            ),
+            'DeleteMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMessages,
+                    request_deserializer=sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -229,6 +251,33 @@ class MessageService(object):
             '/sessiond.v1.MessageService/RedactMessage',
             sessiond_dot_v1_dot_message__service__pb2.RedactMessageRequest.SerializeToString,
             sessiond_dot_v1_dot_message__pb2.Message.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.MessageService/DeleteMessages',
+            sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesRequest.SerializeToString,
+            sessiond_dot_v1_dot_message__service__pb2.DeleteMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,18 @@ class MessageServiceStub:
     SESSION_ENDED.
     """
 
+    DeleteMessages: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.message_service_pb2.DeleteMessagesRequest,
+        sessiond.v1.message_service_pb2.DeleteMessagesResponse,
+    ]
+    """Deletes up to 1000 messages, all that are named or none, with one event. Their content is removed for ever, as by
+    RedactMessage, and lists and GetMessage no longer have them. What remains is their place in the log: the event that
+    appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
+    count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
+    them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
+    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
+    """
+
 class MessageServiceAsyncStub:
     """The messages of sessions. Errors that any RPC can fail with, idempotency and deadlines: see SessionService."""
 
@@ -89,6 +101,18 @@ class MessageServiceAsyncStub:
     usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
     Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
     SESSION_ENDED.
+    """
+
+    DeleteMessages: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.message_service_pb2.DeleteMessagesRequest,
+        sessiond.v1.message_service_pb2.DeleteMessagesResponse,
+    ]
+    """Deletes up to 1000 messages, all that are named or none, with one event. Their content is removed for ever, as by
+    RedactMessage, and lists and GetMessage no longer have them. What remains is their place in the log: the event that
+    appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
+    count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
+    them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
+    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
     """
 
 class MessageServiceServicer(metaclass=abc.ABCMeta):
@@ -133,6 +157,20 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
         Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
         SESSION_ENDED.
+        """
+
+    @abc.abstractmethod
+    def DeleteMessages(
+        self,
+        request: sessiond.v1.message_service_pb2.DeleteMessagesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.message_service_pb2.DeleteMessagesResponse, collections.abc.Awaitable[sessiond.v1.message_service_pb2.DeleteMessagesResponse]]:
+        """Deletes up to 1000 messages, all that are named or none, with one event. Their content is removed for ever, as by
+        RedactMessage, and lists and GetMessage no longer have them. What remains is their place in the log: the event that
+        appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
+        count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
+        them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
+        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
         """
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

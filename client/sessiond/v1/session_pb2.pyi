@@ -261,6 +261,7 @@ class Session(google.protobuf.message.Message):
     AGENT_DATA_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
     CONFIG_FIELD_NUMBER: builtins.int
+    CLIENT_TIME_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Identifier, unique within the tenant, chosen by the client, or empty on create: the server then generates a UUID
     (see CreateSessionRequest.request_id). Immutable.
@@ -295,7 +296,7 @@ class Session(google.protobuf.message.Message):
     request_count: builtins.int
     """Number of accepted writes, creation included. Output only."""
     message_count: builtins.int
-    """Number of messages ever appended, redacted ones included. Output only."""
+    """Number of messages that the session has: redacted ones included, deleted ones not. Output only."""
     run_count: builtins.int
     """Number of runs ever begun, including those that the session was created with. Output only."""
     version: builtins.int
@@ -384,6 +385,12 @@ class Session(google.protobuf.message.Message):
     def config(self) -> global___SessionConfig:
         """Limits and instructions."""
 
+    @property
+    def client_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the conversation really began, by the caller's clock, as for a session that is imported. Any time of the years 1
+        to 9999; kept to the nanosecond. It changes neither order nor `create_time`. Absent: not known.
+        """
+
     def __init__(
         self,
         *,
@@ -423,9 +430,10 @@ class Session(google.protobuf.message.Message):
         agent_data: google.protobuf.struct_pb2.Struct | None = ...,
         summary: builtins.str = ...,
         config: global___SessionConfig | None = ...,
+        client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 
@@ -443,7 +451,7 @@ class SessionConfig(google.protobuf.message.Message):
     SYSTEM_PROMPT_FIELD_NUMBER: builtins.int
     max_messages: builtins.int
     """Maximum number of messages in the session; 0 for no limit. An append that would exceed it is refused as a whole
-    (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). 0 to 1 000 000 000.
+    (FAILED_PRECONDITION, MESSAGE_LIMIT_REACHED). Deleted messages do not count. 0 to 1 000 000 000.
     """
     max_attachments: builtins.int
     """Maximum number of attachments in the session; 0 for no limit. An upload that would exceed it is refused

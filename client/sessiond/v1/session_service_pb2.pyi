@@ -484,8 +484,8 @@ class UpdateSessionRequest(google.protobuf.message.Message):
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
         """Which fields to write: agent_id, team_id, workflow_id, agent_mode, name, labels, ttl, expire_time, metadata, state,
-        agent_data, summary, config, and config.FIELD for one field of it. Absent: those of them that are set in `session`.
-        Another path is INVALID_FIELD. `ttl` and `expire_time` exclude each other; writing one clears the other, and
+        agent_data, summary, config, client_time, and config.FIELD for one field of it. Absent: those of them that are set
+        in `session`. Another path is INVALID_FIELD. `ttl` and `expire_time` exclude each other; writing one clears the other, and
         clearing both makes the session live until it is ended.
         """
 
@@ -993,7 +993,7 @@ class SessionMetrics(google.protobuf.message.Message):
     request_count: builtins.int
     """Accepted writes, creation included."""
     message_count: builtins.int
-    """Messages ever appended."""
+    """Messages that the session has, as `Session.message_count`."""
     run_count: builtins.int
     """Runs ever begun."""
     @property

@@ -29,6 +29,9 @@ class Action:
     """Rebuilds the answer to a retry. None where the action writes no event on behalf of a request."""
     ask: Ask | None = None
     """Adds the look-ups that the rule needs. None: the head is enough."""
+    keeps_answer: bool = False
+    """Whether a request record keeps what the log no longer has of the answer: RequestRecord.answer. `first_outcome`
+    takes it in place of the content."""
     with_content: bool = False
     """Whether the action changes the content of the session or returns it."""
     with_work: bool = False

@@ -1,7 +1,7 @@
 """Decides a batch of commands: which look-ups they need, and which rows they write. rows.py describes the order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from google.protobuf.json_format import MessageToJson
@@ -13,6 +13,7 @@ from sessiond_server.domain.attachments import rules as attachment_rules
 from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
+    EventRow,
     Head,
     HeadRow,
     IndexRow,
@@ -190,7 +191,7 @@ class _Batch:
         key, action = command.key, command.action
         to_redact: AppendedMessage | None = None
         if isinstance(action, c.RedactMessage) and state is not None:
-            to_redact = state.redacted.get(action.message_id) or self._appended(key, action.message_id)
+            to_redact = state.redacted.get(action.message_id) or self._appended(state, action.message_id)
         return Step(
             command=command,
             now_us=self.known.now_us,
@@ -198,14 +199,20 @@ class _Batch:
             new_id=self.new_id,
             taken_message_ids=lambda message_id: (key, message_id) in self.known.message_ids,
             message_to_redact=to_redact,
+            batch_messages=lambda: self._messages(key),
         )
 
-    def _appended(self, key: Key, message_id: str) -> AppendedMessage | None:
-        """The event that appended the message, stored earlier or written by this batch; None if there is none."""
-        if (stored := self.known.messages.get((key, message_id))) is not None:
+    def _messages(self, key: Key) -> Sequence[EventRow]:
+        return [event for event in self.written.events if event.key == key and event.message_id is not None]
+
+    def _appended(self, state: State, message_id: str) -> AppendedMessage | None:
+        """The event that appended the message, stored earlier or written by this batch; None if there is none, or the
+        batch has deleted the message."""
+        stored = self.known.messages.get((state.key, message_id))
+        if stored is not None and stored.seq not in state.removed:
             return stored
-        for event in self.written.events:
-            if event.key == key and event.message_id == message_id:
+        for event in self._messages(state.key):
+            if event.message_id == message_id and event.seq not in state.removed:
                 return AppendedMessage(event.seq, event.head, event.body)
         return None
 
@@ -232,7 +239,8 @@ class _Batch:
         if not step.events:
             return
         command, written = step.command, self.written
-        record = RequestRecord(command.fingerprint, step.events[0].seq, step.events[-1].seq)
+        answer = outcome.messages if isinstance(outcome, c.MessagesDeleted) else b""
+        record = RequestRecord(command.fingerprint, step.events[0].seq, step.events[-1].seq, answer)
         written.events += step.events
         if isinstance(outcome, c.SessionDeleted):
             written.deletions.append((command.key, outcome.version))
@@ -254,11 +262,24 @@ class _Batch:
             if state.indexed and not state.deleted:
                 written.index.append(_index_row(key, state))
             written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
+            if state.removed and not state.deleted:
+                self._remove(key, state)
             if state.opened_work is not None and not state.deleted:
                 state.opened_work.write(written, state.user_id)
             if state.opened_attachments is not None and not state.deleted:
                 state.opened_attachments.write(written)
         return written
+
+    def _remove(self, key: Key, state: State) -> None:
+        """Takes the content of deleted messages out of the batch's own events, and out of stored ones."""
+        written, before = self.written, self.heads.get(key)
+        stored = before.version if before is not None else 0
+        for seq, remains in state.removed.items():
+            if seq <= stored:
+                written.removals.append((key, remains))
+        for place, row in enumerate(written.events):
+            if row.key == key and row.message_id is not None and (left := state.removed.get(row.seq)) is not None:
+                written.events[place] = replace(row, message_id=None, head=left.head, body=left.body)
 
 
 def _head_row(key: Key, state: State, now_us: int) -> HeadRow:

@@ -7,6 +7,7 @@ before they change it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Failure, Run, RunStatus
@@ -112,6 +113,32 @@ class RedactMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteMessages:
+    """Deletes the messages that one of the three selections names."""
+
+    message_ids: tuple[str, ...] = ()
+    """Different ids, at most DELETED_AT_ONCE; all must exist."""
+    from_seq: int = 0
+    to_seq: int = 0
+    """All messages from `from_seq` through `to_seq`. 0: no range."""
+    last_n: int = 0
+    """So many of the newest messages, at most DELETED_AT_ONCE."""
+    return_messages: bool = False
+
+    @property
+    def most_bytes(self) -> int:
+        """Most bytes of the selected messages together, unless it is a single one."""
+        return RETURNED_BYTES if self.return_messages else DELETED_BYTES
+
+
+DELETED_AT_ONCE: Final = 1000
+"""Most messages that one deletion takes."""
+DELETED_BYTES: Final = 16 * 1024 * 1024
+RETURNED_BYTES: Final = 3 * 1024 * 1024
+"""Most bytes of deleted messages that are returned: they are part of one answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class BeginRun:
     run: Run
     """Validated; `lease` is set. The rules fill in an empty `run_id` and overwrite output-only fields."""
@@ -210,6 +237,7 @@ Action = (
     | AppendMessages
     | UpdateAndAppend
     | RedactMessage
+    | DeleteMessages
     | BeginRun
     | HeartbeatRun
     | FinishRun
@@ -298,6 +326,19 @@ class MessageRedacted:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesDeleted:
+    """Outcome of a deletion of messages."""
+
+    version: int
+    seqs: tuple[int, ...]
+    """Ascending."""
+    message_ids: tuple[str, ...]
+    delete_time_us: int
+    messages: bytes
+    """Serialised DeleteMessagesResponse with its `messages` only; b"" if they were not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionDeleted:
     """Outcome of a deletion."""
 
@@ -357,6 +398,7 @@ Outcome = (
     SessionWritten
     | MessagesAppended
     | MessageRedacted
+    | MessagesDeleted
     | SessionDeleted
     | RunWritten
     | LeaseExtended

@@ -10,7 +10,7 @@ from functools import cache
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message
-from sessiond.v1.message_service_pb2 import ListMessagesResponse
+from sessiond.v1.message_service_pb2 import DeleteMessagesResponse, ListMessagesResponse
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
 
 _LENGTH_DELIMITED = 2
@@ -52,10 +52,13 @@ EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
 EVENT_RUN = tag(Event.RUN_FIELD_NUMBER)
 EVENT_TOOL_CALL = tag(Event.TOOL_CALL_FIELD_NUMBER)
 EVENT_ATTACHMENT = tag(Event.ATTACHMENT_FIELD_NUMBER)
+EVENT_DELETED_MESSAGES = tag(Event.DELETED_MESSAGES_FIELD_NUMBER)
 EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
+RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
 LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
 
+MESSAGES_DELETED = 22
 FIRST_MESSAGE_EVENT = 20
 FIRST_RUN_EVENT = 30
 FIRST_TOOL_CALL_EVENT = 40
@@ -95,7 +98,7 @@ def _payload(event_type: int) -> bytes:
     if event_type < FIRST_MESSAGE_EVENT:
         return EVENT_SESSION
     if event_type < FIRST_RUN_EVENT:
-        return EVENT_MESSAGE
+        return EVENT_DELETED_MESSAGES if event_type == MESSAGES_DELETED else EVENT_MESSAGE
     if event_type < FIRST_TOOL_CALL_EVENT:
         return EVENT_RUN
     return EVENT_TOOL_CALL if event_type < FIRST_ATTACHMENT_EVENT else EVENT_ATTACHMENT

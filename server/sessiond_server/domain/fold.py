@@ -77,6 +77,11 @@ def add_message(session: Session, message: Message) -> None:
         add_usage(session, message.usage)
 
 
+def remove_messages(session: Session, count: int) -> None:
+    """Subtracts deleted messages from the message count. The usage stays: those tokens were spent."""
+    session.message_count -= count
+
+
 def fill_in_total(usage: TokenUsage) -> None:
     """Sets `total_tokens` to input plus output tokens where the report left it 0."""
     if not usage.total_tokens:
@@ -173,6 +178,8 @@ def fold(session: Session, event: Event) -> Session:
         add_attachment(after, event.type, event.attachment)
     elif event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED:
         add_message(after, event.message)
+    elif payload == "deleted_messages":
+        remove_messages(after, len(event.deleted_messages.seqs))
     if event.HasField("session_name"):
         after.name = event.session_name
     return after

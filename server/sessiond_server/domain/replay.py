@@ -23,15 +23,24 @@ def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
     return ()
 
 
-def outcome(action: c.Action, events: Sequence[StoredEvent], content: Mapping[int, bytes]) -> c.Outcome:
+def keeps_answer(action: c.Action) -> bool:
+    """Whether `outcome` needs the answer that the request record keeps."""
+    return ACTIONS[type(action)].keeps_answer
+
+
+def outcome(
+    action: c.Action, events: Sequence[StoredEvent], content: Mapping[int, bytes], answer: bytes = b""
+) -> c.Outcome:
     """Returns an outcome equal to the first one of the request.
 
     `events` are first_seq..last_seq of the Replay, complete and ascending. `content` holds, by seq, the content of the
-    events that `contents(events)` names, where they have content. `action` equals the first action: the fingerprint has
-    been compared.
+    events that `contents(events)` names, where they have content. `answer` is RequestRecord.answer, for an action that
+    keeps one. `action` equals the first action: the fingerprint has been compared.
     """
     first_outcome = ACTIONS[type(action)].first_outcome
     assert first_outcome is not None, "only actions that write events have a request record"
+    if keeps_answer(action):
+        return first_outcome(events, answer)
     return first_outcome(events, b"".join(content.get(seq, b"") for seq in contents(events)))
 
 

@@ -13,6 +13,7 @@ Keys are (tenant_id, session_id). Times are microseconds since 1970-01-01 UTC. D
 not frozen, because frozen ones would cost a write several microseconds. Treat them as immutable all the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,15 +63,28 @@ class RequestRecord:
     fingerprint: bytes
     first_seq: int
     last_seq: int
+    answer: bytes = b""
+    """What the log no longer has of the answer: the messages that the request deleted and returned. Only the memory
+    store keeps it here; Postgres reads it where it is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppendedMessage:
-    """The event that appended a message, which a redaction rewrites."""
+    """The event that appended a message, which a redaction or a deletion rewrites."""
 
     seq: int
     head: bytes
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMessages:
+    """The messages that a selection found, as far as they have at most the wanted bytes together."""
+
+    messages: Sequence[AppendedMessage]
+    """Of these: the first in the selection's order, and as many of those that follow as fit."""
+    complete: bool
+    """Whether these are all that the selection found."""
 
 
 OPEN_RUNS: Final = (1, 2)
@@ -113,6 +127,13 @@ class Needs:
     """(key, message_id) chosen by a client -> whether a message has the id already."""
     messages: list[tuple[Key, str]] = field(default_factory=list)
     """(key, message_id) to redact -> AppendedMessage, if there is one."""
+    newest: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    """key: (count, bytes) -> FoundMessages: so many of the session's newest messages, newest first."""
+    ranges: dict[tuple[Key, int, int], tuple[int, int]] = field(default_factory=dict)
+    """(key, from, to): (count, bytes) -> FoundMessages: the messages whose seq lies in the range, itself included,
+    ascending, and at most `count` of them."""
+    named: dict[tuple[Key, tuple[str, ...]], int] = field(default_factory=dict)
+    """(key, message ids): bytes -> FoundMessages: those that exist, in the order of the ids."""
     contents: list[tuple[Key, int]] = field(default_factory=list)
     """(key, content_version) -> the content bytes of the event at that seq."""
     runs: list[tuple[Key, str]] = field(default_factory=list)
@@ -140,6 +161,9 @@ class Known:
     requests: dict[tuple[Key, str], RequestRecord] = field(default_factory=dict)
     message_ids: set[tuple[Key, str]] = field(default_factory=set)
     messages: dict[tuple[Key, str], AppendedMessage] = field(default_factory=dict)
+    newest: dict[Key, FoundMessages] = field(default_factory=dict)
+    ranges: dict[tuple[Key, int, int], FoundMessages] = field(default_factory=dict)
+    named: dict[tuple[Key, tuple[str, ...]], FoundMessages] = field(default_factory=dict)
     contents: dict[Key, bytes] = field(default_factory=dict)
     runs: dict[tuple[Key, str], bytes] = field(default_factory=dict)
     tool_calls: dict[tuple[Key, str], StoredToolCall] = field(default_factory=dict)
@@ -197,7 +221,8 @@ class EventRow:
     type: int
     create_time_us: int
     message_id: str | None
-    """Id of the message that the event appended; None for all other event types, redactions included."""
+    """Id of the message that the event appended; None if the message has been deleted since, and for all other event
+    types, redactions included."""
     head: bytes
     """Serialised Event without its payload."""
     body: bytes
@@ -250,7 +275,12 @@ class ToolCallRow:
 
 @dataclass(slots=True)
 class Writes:
-    """Everything that a batch commits. A store writes the fields in this order."""
+    """Everything that a batch commits. A store writes the fields in this order, but `removals` first: an event of the
+    batch may append a message with the id of a removed one."""
+
+    removals: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
+    """What the event at `seq` has left of a message that was deleted; a stored event, never one of `events`. The
+    message leaves all lists and look-ups, and its id is free again."""
 
     heads: list[HeadRow] = field(default_factory=list)
     """One row for each session that changed."""
@@ -276,6 +306,7 @@ class Writes:
 
     def extend(self, later: "Writes") -> None:
         """Adds the writes of a later transaction."""
+        self.removals += later.removals
         self.heads += later.heads
         self.events += later.events
         self.requests += later.requests
@@ -289,6 +320,14 @@ class Writes:
         self.completed_uploads += later.completed_uploads
         self.releases += later.releases
         self.deletions += later.deletions
+
+    def rewritten(self) -> dict[Key, tuple[int, int]]:
+        """The lowest and the highest seq of the rewritten events of each session that has any."""
+        found: dict[Key, tuple[int, int]] = {}
+        for key, message in (*self.removals, *self.redactions):
+            first, last = found.get(key, (message.seq, message.seq))
+            found[key] = min(first, message.seq), max(last, message.seq)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The state of one session, and of one command, while a batch is decided. The rules read it and emit events into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,7 +39,11 @@ class State:
     metadata_changed: bool = False
     new_message_ids: set[str] = field(default_factory=set)
     redacted: dict[str, AppendedMessage] = field(default_factory=dict)
-    """Messages rewritten in this batch, by id."""
+    """Messages redacted in this batch, by id."""
+    removed: dict[int, AppendedMessage] = field(default_factory=dict)
+    """What this batch leaves of messages that it deleted, by seq."""
+    freed_message_ids: set[str] = field(default_factory=set)
+    """Ids of stored messages that this batch deleted."""
     opened_work: Work | None = None
     """`work`, once a rule has read it."""
     opened_attachments: AttachmentChanges | None = None
@@ -88,6 +92,9 @@ class Step:
     new_id: Callable[[], str]
     taken_message_ids: Callable[[str], bool]
     message_to_redact: AppendedMessage | None
+    batch_messages: Callable[[], Sequence[EventRow]]
+    """The events with which earlier commands of this batch appended messages to the session, ascending. They include
+    those of messages that the batch has deleted since."""
     events: list[EventRow] = field(default_factory=list)
 
     def emit(

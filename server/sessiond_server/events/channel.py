@@ -22,6 +22,7 @@ from sessiond_server.store.log_reads import LogHead, LogPage
 
 DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 REDACTED: Final = EventType.EVENT_TYPE_MESSAGE_REDACTED
+MESSAGES_DELETED: Final = EventType.EVENT_TYPE_MESSAGES_DELETED
 APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
 START: Final = Cursor(0, "")
@@ -94,6 +95,18 @@ def check_run(key: Key, before: Cursor, entries: Sequence[LogEntry]) -> None:
         seq, event_id = entry.seq, entry.event_id
 
 
+def rewritten_by(entry: LogEntry) -> tuple[int, int] | None:
+    """The lowest and the highest `seq` of the events whose content this event's write has removed: a redaction's or a
+    deletion's of messages. None: it has removed none."""
+    if entry.type == REDACTED:
+        seq = Event.FromString(entry.data).message.seq
+        return seq, seq
+    if entry.type == MESSAGES_DELETED:
+        seqs = Event.FromString(entry.data).deleted_messages.seqs
+        return (seqs[0], seqs[-1]) if seqs else None
+    return None
+
+
 def cursor_after(entry: LogEntry) -> Cursor:
     return Cursor(entry.seq, entry.event_id)
 
@@ -144,14 +157,15 @@ class Channel:
         self.proof: tuple[Cursor, int] | None = None
         """(cursor, time): at that time, by the store's clock, the log ended at the cursor."""
         self.redaction_count = 0
-        """Number of redactions that the channel has been notified of."""
-        self.on_redacted: Callable[[Key, int], None] | None = None
-        """Called with the seq of every event whose redaction was read."""
+        """Number of redactions, and deletions of messages, that the channel has been notified of."""
+        self.on_redacted: Callable[[Key, int, int], None] | None = None
+        """Called with the range of `seq` of every redaction and deletion that was read."""
         self._limits = limits
         self._deleted: LogEntry | None = None
         self._batches: dict[int, tuple[Batch, Cursor]] = {}
         """(batch, cursor after it), by the batch's start index in the ring."""
-        self._redactions: deque[int] | None = None
+        self._redactions: deque[tuple[int, int]] | None = None
+        """The ranges of `seq` that held their events, the newest at the end."""
 
     @property
     def tenant_id(self) -> str:
@@ -203,7 +217,9 @@ class Channel:
         tip = self.tip
         if tip is not None and not first_seq <= tip.seq + 1 <= last_seq:
             return False
-        return self._redactions is None or all(not first_seq <= seq <= last_seq for seq in self._redactions)
+        return self._redactions is None or not any(
+            first <= last_seq and first_seq <= last for first, last in self._redactions
+        )
 
     def note_hint(self, seq: int) -> None:
         """Records a hint that the log has reached `seq`. It proves nothing, but is a reason to read."""
@@ -271,23 +287,23 @@ class Channel:
         self.suspect = False
         self.incarnation = incarnation
 
-    def redact(self, seq: int) -> None:
-        """The stored event at `seq` was rewritten: drops it from the ring, and marks earlier reads of it as stale."""
+    def redact(self, first_seq: int, last_seq: int) -> None:
+        """Stored events from `first_seq` to `last_seq` were rewritten, these two among them: drops them from the ring,
+        and marks earlier reads of them as stale."""
         self.redaction_count += 1
         if self._redactions is None:
             self._redactions = deque(maxlen=_REDACTIONS_KEPT)
-        self._redactions.append(seq)
-        self._drop_through(seq)
+        self._redactions.append((first_seq, last_seq))
+        self._drop_through(first_seq, last_seq)
 
     def note_redactions(self, entries: Sequence[LogEntry]) -> None:
-        """Applies the redactions among events that were read, before they are added. The read itself shows the redacted
-        message already; events in the ring may show the original."""
+        """Applies the redactions and deletions among events that were read, before they are added. The read itself
+        shows what remains of the messages already; events in the ring may show the originals."""
         for entry in entries:
-            if entry.type == REDACTED:
-                seq = Event.FromString(entry.data).message.seq
-                self.redact(seq)
+            if (places := rewritten_by(entry)) is not None:
+                self.redact(*places)
                 if self.on_redacted is not None:
-                    self.on_redacted(self.key, seq)
+                    self.on_redacted(self.key, *places)
 
     def may_show_redacted(self, since: int, page: LogPage) -> bool:
         """Whether a page may contain content that was redacted after its read began, when `redaction_count` was
@@ -298,7 +314,7 @@ class Channel:
         known, first, last = self._redactions, page.entries[0].seq, page.entries[-1].seq
         if count > len(known):
             return True
-        return any(first <= seq <= last for seq in islice(known, len(known) - count, None))
+        return any(low <= last and first <= high for low, high in islice(known, len(known) - count, None))
 
     def evict(self) -> None:
         """Empties the ring. The final event of a deleted session stays."""
@@ -339,9 +355,9 @@ class Channel:
         self._grown()
         return Fit.JOINED
 
-    def _drop_through(self, seq: int) -> None:
-        if self._deleted is None and 0 < seq - self.floor.seq <= len(self.entries):
-            self._drop(seq - self.floor.seq)
+    def _drop_through(self, first_seq: int, last_seq: int) -> None:
+        if self._deleted is None and last_seq > self.floor.seq and first_seq <= self.floor.seq + len(self.entries):
+            self._drop(min(last_seq - self.floor.seq, len(self.entries)))
 
     def _grown(self) -> None:
         assert self.tip is not None

@@ -100,11 +100,12 @@ class Feed:
         self.proof: tuple[FeedPlace, int] | None = None
         """(place, time): at that time, by the store's clock, no deliverable event followed the place."""
         self.redaction_count = 0
-        """Number of redactions that the feed has been notified of."""
+        """Number of redactions, and deletions of messages, that the feed has been notified of."""
         self._limits = limits
         self._transactions = transactions
         self._batches: dict[int, tuple[FeedBatch, FeedCursor]] = {}
-        self._redactions: deque[tuple[str, int]] | None = None
+        self._redactions: deque[tuple[str, int, int]] | None = None
+        """(session_id, first seq, last seq) of the events that they rewrote, the newest at the end."""
 
     @property
     def behind(self) -> bool:
@@ -162,14 +163,16 @@ class Feed:
         self._trim()
         self._batches = {}
 
-    def redact(self, session_id: str, seq: int) -> None:
-        """The stored event was rewritten: drops it from the ring, and marks earlier reads of it as stale."""
+    def redact(self, session_id: str, first_seq: int, last_seq: int) -> None:
+        """Stored events of the session from `first_seq` to `last_seq` were rewritten: drops them from the ring, and
+        marks earlier reads of them as stale."""
         self.redaction_count += 1
         if self._redactions is None:
             self._redactions = deque(maxlen=_REDACTIONS_KEPT)
-        self._redactions.append((session_id, seq))
-        for index, entry in enumerate(self.entries):
-            if entry.place.seq == seq and entry.place.session_id == session_id:
+        self._redactions.append((session_id, first_seq, last_seq))
+        for index in range(len(self.entries) - 1, -1, -1):
+            place = self.entries[index].place
+            if place.session_id == session_id and first_seq <= place.seq <= last_seq:
                 self._drop(index + 1)
                 break
 
@@ -182,8 +185,12 @@ class Feed:
         known = self._redactions
         if count > len(known):
             return True
-        redacted = set(islice(known, len(known) - count, None))
-        return any((entry.place.session_id, entry.place.seq) in redacted for entry in entries)
+        newest = list(islice(known, len(known) - count, None))
+        return any(
+            session_id == entry.place.session_id and first <= entry.place.seq <= last
+            for session_id, first, last in newest
+            for entry in entries
+        )
 
     def evict(self) -> None:
         """Empties the ring."""

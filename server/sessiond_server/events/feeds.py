@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sessiond.v1.event_pb2 import Event
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import PositionLost, StoreUnavailable
-from sessiond_server.events.channel import REDACTED, Where
+from sessiond_server.events.channel import Where, rewritten_by
 from sessiond_server.events.contract import CaughtUp, FeedBatch, FeedCursor
 from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
 from sessiond_server.events.late_commits import RunningTransactions
@@ -118,8 +117,8 @@ class Feeds:
         self.transactions: Final = RunningTransactions()
         """The transactions that reads have seen running. Polls of log heads count as reads too, since no stream may be
         waiting for a feed."""
-        self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
-        """Called when a read shows that the event of that session at `seq` was redacted."""
+        self.on_redacted: Callable[[Key, int, int], None] = lambda key, first, last: None
+        """Called when a read shows that events of that session between two `seq` were rewritten."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -180,12 +179,12 @@ class Feeds:
     def committed(self, writes: Writes) -> None:
         """This process has committed the writes: applies redactions and starts reads of the tenants' feeds."""
         feeds = self._feeds
+        for (tenant_id, session_id), places in writes.rewritten().items():
+            if tenant_id in feeds:
+                feeds[tenant_id].redact(session_id, *places)
+                self._rings.changed(feeds[tenant_id])
         for tenant_id in {row.key[0] for row in writes.heads if row.key[0] in feeds}:
             feed = feeds[tenant_id]
-            for key, message in writes.redactions:
-                if key[0] == tenant_id:
-                    feed.redact(key[1], message.seq)
-                    self._rings.changed(feed)
             feed.hint_pending = True
             self.schedule_read(feed)
 
@@ -196,11 +195,11 @@ class Feeds:
             feed.hint_pending = True
             self.schedule_read(feed)
 
-    def redacted(self, key: Key, seq: int) -> None:
-        """A read of the session's log has shown that the event was redacted."""
+    def redacted(self, key: Key, first_seq: int, last_seq: int) -> None:
+        """A read of the session's log has shown that events of the range were rewritten."""
         feed = self._feeds.get(key[0])
         if feed is not None:
-            feed.redact(key[1], seq)
+            feed.redact(key[1], first_seq, last_seq)
             self._rings.changed(feed)
 
     def poll(self) -> None:
@@ -384,14 +383,13 @@ class Feeds:
             stream.wake()
 
     def _note_redactions(self, feed: _Watched, page: FeedPage) -> None:
-        """Applies the redactions in a page. The page shows the redacted messages already; events in the ring may show
-        the originals."""
+        """Applies the redactions and deletions of messages in a page. The page shows what remains of the messages
+        already; events in the ring may show the originals."""
         for entry in page.entries:
-            if entry.entry.type == REDACTED:
-                seq = Event.FromString(entry.entry.data).message.seq
+            if (places := rewritten_by(entry.entry)) is not None:
                 session_id = entry.place.session_id
-                feed.redact(session_id, seq)
-                self.on_redacted((feed.tenant_id, session_id), seq)
+                feed.redact(session_id, *places)
+                self.on_redacted((feed.tenant_id, session_id), *places)
 
 
 def _same(error: Exception) -> Exception:

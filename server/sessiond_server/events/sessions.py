@@ -54,8 +54,8 @@ class Sessions:
         self.incarnation = ""
         """Incarnation of the database that the last poll saw. Events that were read or committed under another
         incarnation are refused; events that a channel has already are proved again."""
-        self.on_redacted: Callable[[Key, int], None] = lambda key, seq: None
-        """Called when a read shows that the event of that session at `seq` was redacted."""
+        self.on_redacted: Callable[[Key, int, int], None] = lambda key, first, last: None
+        """Called when a read shows that events of that session between two `seq` were rewritten."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -137,9 +137,9 @@ class Sessions:
                 rows.setdefault(event.key, []).append(event)
         for key, events in rows.items():
             self._commit(channels[key], events, start)
-        for key, message in writes.redactions:
+        for key, places in writes.rewritten().items():
             if key in watched:
-                channels[key].redact(message.seq)
+                channels[key].redact(*places)
                 self._rings.changed(channels[key])
         for key in rows:
             self.schedule_read(channels[key])
@@ -151,11 +151,11 @@ class Sessions:
             channel.note_hint(seq)
             self.schedule_read(channel)
 
-    def redacted(self, key: Key, seq: int) -> None:
-        """A read of the feed has shown that the event was redacted."""
+    def redacted(self, key: Key, first_seq: int, last_seq: int) -> None:
+        """A read of the feed has shown that events of the range were rewritten."""
         channel = self._channels.get(key)
         if channel is not None:
-            channel.redact(seq)
+            channel.redact(first_seq, last_seq)
             self._rings.changed(channel)
 
     def on_deltas(self, key: Key, data: Sequence[bytes]) -> None:

@@ -29,6 +29,7 @@ from sessiond_server.domain.rows import (
     OPEN_RUNS,
     AppendedMessage,
     EventRow,
+    FoundMessages,
     Head,
     IndexRow,
     Key,
@@ -74,6 +75,26 @@ class _Log:
     runs: dict[str, RunRow] = field(default_factory=dict)
     tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
     run_counters: bytes = b""
+
+    def found(self, seqs: Sequence[int], most_bytes: int) -> FoundMessages:
+        """The messages at these places, as many as fit."""
+        messages: list[AppendedMessage] = []
+        together = 0
+        for seq in seqs:
+            event = self.events[seq]
+            together += len(event.body)
+            if messages and together > most_bytes:
+                break
+            messages.append(AppendedMessage(seq, event.head, event.body))
+        return FoundMessages(messages, complete=len(messages) == len(seqs))
+
+    def remove(self, message: AppendedMessage) -> None:
+        """Deletes a message; `message` is what remains of it."""
+        event = self.events[message.seq]
+        assert event.message_id is not None
+        del self.seq_of_message[event.message_id]
+        del self.message_seqs[bisect_left(self.message_seqs, message.seq)]
+        self.events[message.seq] = replace(event, message_id=None, head=message.head, body=message.body)
 
     def content(self, version: int) -> bytes:
         """Content of the event at that seq; b"" for 0."""
@@ -156,6 +177,17 @@ class MemoryStore:
             if (seq := log.seq_of_message.get(message_id)) is not None:
                 event = log.events[seq]
                 known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
+        for key, (count, most_bytes) in needs.newest.items():
+            log = self._logs[key]
+            known.newest[key] = log.found(log.message_seqs[::-1][:count], most_bytes)
+        for (key, first, last), (count, most_bytes) in needs.ranges.items():
+            log = self._logs[key]
+            start, end = bisect_left(log.message_seqs, first), bisect_right(log.message_seqs, last)
+            known.ranges[(key, first, last)] = log.found(log.message_seqs[start:end][:count], most_bytes)
+        for (key, named), most_bytes in needs.named.items():
+            log = self._logs[key]
+            seqs = [seq for message_id in named if (seq := log.seq_of_message.get(message_id)) is not None]
+            known.named[(key, named)] = log.found(seqs, most_bytes)
         for key, version in needs.contents:
             known.contents[key] = self._logs[key].content(version)
         for key, run_id in needs.runs:
@@ -177,9 +209,12 @@ class MemoryStore:
     def _replayed(self, command: Command, what: Replay) -> Outcome:
         log = self._logs[what.key]
         events = [_stored(log.events[seq]) for seq in range(what.first_seq, what.last_seq + 1)]
-        return replay.outcome(command.action, events, {seq: log.content(seq) for seq in replay.contents(events)})
+        content = {seq: log.content(seq) for seq in replay.contents(events)}
+        return replay.outcome(command.action, events, content, log.requests[command.request_id][0].answer)
 
     def _write(self, writes: Writes, now_us: int) -> None:
+        for key, message in writes.removals:
+            self._logs[key].remove(message)
         for row in writes.heads:
             log = self._logs.setdefault(row.key, _Log(row.head))
             log.head, log.update_time_us = row.head, row.update_time_us

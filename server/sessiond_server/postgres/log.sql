@@ -32,7 +32,7 @@ left join lateral (
         filter (where page.seq > $3) over upwards as bytes
     from (
       select nearest.* from (
-        select e.seq, e.type, e.head, e.body, e.content from events e
+        select e.seq, abs(e.type) as type, e.head, e.body, e.content from events e
         where e.tenant_id = $1 and e.session_id = $2 and e.seq >= $3
         order by e.seq
         limit 1001
@@ -75,8 +75,8 @@ left join lateral (
         as bytes
     from (
       select nearest.* from (
-        select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, e.type, e.head, e.body,
-          e.content, e.xmin::text::bigint as writer
+        select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, abs(e.type) as type, e.head,
+          e.body, e.content, e.xmin::text::bigint as writer
         from events e
         where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
           and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, (

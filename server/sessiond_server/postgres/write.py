@@ -9,8 +9,11 @@ import asyncpg
 
 from sessiond_server.domain import batch, replay
 from sessiond_server.domain.commands import Command, CreateSession, Result
+from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.rows import (
     AppendedMessage,
+    EventRow,
+    FoundMessages,
     Head,
     HeadRow,
     IndexRow,
@@ -36,10 +39,13 @@ LOCK_TENANTS = WRITE["lock_tenants"].text
 COUNT_LIVE = WRITE["count_live"].text
 LOOK_UP = WRITE["look_up"].text
 FIND_MESSAGES = WRITE["find_messages"].text
+FIND_TO_DELETE = WRITE["find_to_delete"].text
+FIND_ANSWERS = WRITE["find_answers"].text
 FIND_CONTENTS = WRITE["find_contents"].text
 FIND_REPLAYED = WRITE["find_replayed"].text
 WRITE_SESSIONS = WRITE["write_sessions"].text
 WRITE_LOG = WRITE["write_log"].text
+WRITE_REMOVALS = WRITE["write_removals"].text
 WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
@@ -117,12 +123,46 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
     if needs.messages:
         for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
+    await _find_to_delete(connection, needs, known)
     if needs.contents:
         for place, content in await connection.fetch(FIND_CONTENTS, *columns(flat(needs.contents), 3)):
             known.contents[needs.contents[place - 1][0]] = content
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
     return known
+
+
+async def _find_to_delete(connection: asyncpg.Connection, needs: Needs, known: Known) -> None:
+    """Adds the messages that deletions select."""
+    newest, ranges, named = list(needs.newest), list(needs.ranges), list(needs.named)
+    if not newest and not ranges and not named:
+        return
+    found: dict[tuple[int, int], list[AppendedMessage]] = {}
+    totals: dict[tuple[int, int], int] = {}
+    rows = await connection.fetch(
+        FIND_TO_DELETE,
+        *columns(((*key, *needs.newest[key]) for key in newest), 4),
+        *columns(((*place[0], *place[1:], *needs.ranges[place]) for place in ranges), 6),
+        *columns(
+            (
+                (*name[0], message_id, number, needs.named[name])
+                for number, name in enumerate(named, 1)
+                for message_id in name[1]
+            ),
+            5,
+        ),
+    )
+    for kind, number, seq, event_head, body, total in rows:
+        found.setdefault((kind, number), []).append(AppendedMessage(seq, event_head, body))
+        totals[(kind, number)] = total
+
+    def of(kind: int, number: int) -> FoundMessages:
+        messages = found.get((kind, number), [])
+        return FoundMessages(messages, complete=len(messages) == totals.get((kind, number), 0))
+
+    known.newest.update((key, of(1, number)) for number, key in enumerate(newest, 1))
+    known.ranges.update((place, of(2, number)) for number, place in enumerate(ranges, 1))
+    known.named.update((name, of(3, number)) for number, name in enumerate(named, 1))
 
 
 async def _replayed(
@@ -142,7 +182,16 @@ async def _replayed(
         for index, content in await connection.fetch(FIND_CONTENTS, *columns(keys, 3)):
             place, seq = wanted[index - 1]
             contents[place][seq] = content or b""
-    return {place: replay.outcome(commands[place].action, found[place], contents[place]) for place in places}
+    answers: dict[int, bytes] = {}
+    keeping = [place for place in places if replay.keeps_answer(commands[place].action)]
+    if keeping:
+        requests = ((*replays[place].key, commands[place].request_id) for place in keeping)
+        for index, answer in await connection.fetch(FIND_ANSWERS, *columns(requests, 3)):
+            answers[keeping[index - 1]] = answer
+    return {
+        place: replay.outcome(commands[place].action, found[place], contents[place], answers.get(place, b""))
+        for place in places
+    }
 
 
 async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
@@ -157,13 +206,17 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         )
         if inserted != len(created):
             raise Raced
+    if writes.removals:
+        await connection.fetch(
+            WRITE_REMOVALS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.removals), 5)
+        )
     if writes.events:
         await connection.fetch(
             WRITE_LOG,
             *columns((_head_columns(row, heads[row.key]) for row in changed), 11),
             *columns(
                 (
-                    (*e.key, e.seq, e.type, e.create_time_us, e.message_id, e.head, e.body, e.content)
+                    (*e.key, e.seq, _stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content)
                     for e in writes.events
                 ),
                 9,
@@ -171,10 +224,17 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
             now_us,
             *columns(
                 (
-                    (*r.key, r.request_id, r.record.fingerprint, r.record.first_seq, r.record.last_seq)
+                    (
+                        *r.key,
+                        r.request_id,
+                        r.record.fingerprint,
+                        r.record.first_seq,
+                        r.record.last_seq,
+                        r.record.answer or None,
+                    )
                     for r in writes.requests
                 ),
-                6,
+                7,
             ),
         )
     if writes.redactions:
@@ -185,6 +245,11 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
     await file_rows.write(connection, writes)
     if writes.deletions:
         await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
+
+
+def _stored_type(event: EventRow) -> int:
+    """The column `type`: negative for an event whose message was deleted, so that no index of messages has it."""
+    return -APPENDED if event.type == APPENDED and event.message_id is None else event.type
 
 
 def _head_columns(row: HeadRow, before: Head | None) -> tuple[Any, ...]:

@@ -92,6 +92,76 @@ cross join lateral (
   limit 1
 ) e
 
+-- name: find_to_delete  index: events_messages events_message_id
+-- The messages that deletions select, as many of each selection as fit into its bytes, but at least one: 1, the newest
+-- ones; 2, those of a range; 3, the named ones. `found` counts all of the selection.
+select 1 as kind, k.place as number, m.seq, m.head, m.body, m.found
+from unnest((select :newest_tenant_id::text[]), (select :newest_session_id::text[]), (select :newest_count::bigint[]),
+  (select :newest_bytes::bigint[])) with ordinality as k (tenant_id, session_id, count, bytes, place)
+cross join lateral (
+  select sized.* from (
+    select page.*, row_number() over downwards as place, sum(octet_length(page.body)) over downwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.head, e.body from events e
+      where e.tenant_id = k.tenant_id collate "POSIX" and e.session_id = k.session_id collate "POSIX" and e.type = 20
+      order by e.seq desc
+      limit k.count
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place = 1 or sized.bytes <= k.bytes
+) m
+union all
+select 2, k.place, m.seq, m.head, m.body, m.found
+from unnest((select :range_tenant_id::text[]), (select :range_session_id::text[]), (select :range_from_seq::bigint[]),
+  (select :range_to_seq::bigint[]), (select :range_count::bigint[]), (select :range_bytes::bigint[]))
+  with ordinality as k (tenant_id, session_id, from_seq, to_seq, count, bytes, place)
+cross join lateral (
+  select sized.* from (
+    select page.*, row_number() over upwards as place, sum(octet_length(page.body)) over upwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.head, e.body from events e
+      where e.tenant_id = k.tenant_id collate "POSIX" and e.session_id = k.session_id collate "POSIX" and e.type = 20
+        and e.seq >= k.from_seq and e.seq <= k.to_seq
+      order by e.seq
+      limit k.count
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place = 1 or sized.bytes <= k.bytes
+) m
+union all
+select 3, m.number, m.seq, m.head, m.body, m.found
+from (
+  select k.number, e.seq, e.head, e.body, k.most, row_number() over given as place,
+    sum(octet_length(e.body)) over given as bytes, count(*) over (partition by k.number) as found
+  from unnest((select :named_tenant_id::text[]), (select :named_session_id::text[]),
+    (select :named_message_id::text[]), (select :named_number::bigint[]), (select :named_bytes::bigint[]))
+    with ordinality as k (tenant_id, session_id, message_id, number, most, place)
+  cross join lateral (
+    select events.seq, events.head, events.body from events
+    where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
+      and events.message_id = k.message_id
+    limit 1
+  ) e
+  window given as (partition by k.number order by k.place rows unbounded preceding)
+) m
+where m.place = 1 or m.bytes <= m.most
+
+-- name: find_answers  index: requests_pkey
+select k.place, r.answer
+from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+  with ordinality as k (tenant_id, session_id, request_id, place)
+cross join lateral (
+  select requests.answer from requests
+  where requests.tenant_id = k.tenant_id and requests.session_id = k.session_id
+    and requests.request_id = k.request_id
+  limit 1
+) r
+where r.answer is not null
+
 -- name: find_contents  index: events_pkey
 select k.place, e.content
 from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]))
@@ -103,7 +173,7 @@ cross join lateral (
 ) e
 
 -- name: find_replayed  index: events_pkey
-select k.place, e.seq, e.type, e.create_time, e.message_id, e.body
+select k.place, e.seq, abs(e.type) as type, e.create_time, e.message_id, e.body
 from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bigint[])) with ordinality
   as k (tenant_id, session_id, first_seq, last_seq, place)
 cross join lateral (
@@ -177,10 +247,19 @@ with changed as (
     as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
   left join changed on changed.tenant_id = e.tenant_id and changed.session_id = e.session_id
 )
-insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
+insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, answer, create_time)
 select k.*, :now::timestamptz
 from unnest(:request_tenant_id::text[], :request_session_id::text[], :request_request_id::text[],
-  :request_fingerprint::bytea[], :request_first_seq::bigint[], :request_last_seq::bigint[]) as k
+  :request_fingerprint::bytea[], :request_first_seq::bigint[], :request_last_seq::bigint[],
+  :request_answer::bytea[]) as k
+
+-- name: write_removals  index: events_pkey
+-- Runs before write_log: a message of the batch may have the id of a removed one.
+update events e
+set type = -20, message_id = null, head = k.head, body = k.body
+from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
+  as k (tenant_id, session_id, seq, head, body)
+where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
 -- name: write_redactions  index: events_pkey
 update events e

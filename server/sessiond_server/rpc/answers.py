@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sessiond.v1.message_service_pb2 import AppendMessagesResponse, ListMessagesResponse
+from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, ListRunsResponse
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import (
@@ -14,7 +14,7 @@ from sessiond.v1.session_service_pb2 import (
 )
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
 from sessiond_server.domain import encoding
-from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, Outcome, SessionSnapshot
+from sessiond_server.domain.commands import LeaseExtended, MessagesAppended, MessagesDeleted, Outcome, SessionSnapshot
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.times import microseconds, set_duration, set_timestamp
 from sessiond_server.errors import VersionNotReached
@@ -134,3 +134,9 @@ def appended(done: MessagesAppended) -> bytes:
 
 def listed_messages(messages: Sequence[bytes], rest: ListMessagesResponse) -> bytes:
     return encoding.repeated(encoding.LISTED_MESSAGE, messages, rest.SerializeToString())
+
+
+def deleted_messages(done: MessagesDeleted) -> bytes:
+    response = DeleteMessagesResponse(version=done.version, seqs=done.seqs, message_ids=done.message_ids)
+    set_timestamp(response.delete_time, done.delete_time_us)
+    return response.SerializeToString() + done.messages

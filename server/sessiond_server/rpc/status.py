@@ -74,6 +74,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.SessionEnded: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SESSION_ENDED),
         errors.ToolBlocked: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOOL_BLOCKED),
         errors.MessageLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_LIMIT_REACHED),
+        errors.DeletionTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_DELETION_TOO_LARGE),
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
         errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),
         errors.PositionCompacted: Row(_C.OUT_OF_RANGE, _R.ERROR_REASON_POSITION_COMPACTED),

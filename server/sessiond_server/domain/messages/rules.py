@@ -1,4 +1,7 @@
-"""The rules of messages: append and redact. Each checks everything before it changes anything."""
+"""The rules of messages: append and redact; deletion.py has the one that deletes.
+
+Each checks everything before it changes anything.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,6 +12,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
+from sessiond_server.domain.messages import deletion
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
@@ -86,13 +90,19 @@ def _stored(given: Message, core: Session) -> Message:
     """The message without the output-only fields that a client may have set; a copy if any had to be removed. Adds it
     to the session's counters."""
     message = given
-    if given.HasField("create_time") or given.HasField("redact_time") or given.redact_reason:
+    if (
+        given.HasField("create_time")
+        or given.HasField("redact_time")
+        or given.redact_reason
+        or given.HasField("delete_time")
+    ):
         # The other output-only fields are overridden by the server's, which follow them in the serialised message.
         message = Message()
         message.CopyFrom(given)
         message.ClearField("create_time")
         message.ClearField("redact_time")
         message.ClearField("redact_reason")
+        message.ClearField("delete_time")
     if given.HasField("usage") and not given.usage.total_tokens:
         if message is given:
             message = Message()
@@ -116,9 +126,13 @@ def _check_message_ids(step: Step, state: State, action: c.AppendMessages) -> No
     for message in action.messages:
         if not (message_id := message.message_id):
             continue
-        if message_id in seen or message_id in state.new_message_ids or step.taken_message_ids(message_id):
+        if message_id in seen or message_id in state.new_message_ids or _is_stored(step, state, message_id):
             raise MessageAlreadyExists(state.core.session_id, message_id)
         seen.add(message_id)
+
+
+def _is_stored(step: Step, state: State, message_id: str) -> bool:
+    return step.taken_message_ids(message_id) and message_id not in state.freed_message_ids
 
 
 def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
@@ -132,6 +146,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     gave_name = head.HasField("session_name") and head.session_name == core.name
     message.ClearField("parts")
     message.ClearField("metadata")
+    message.ClearField("labels")
     message.ClearField("name")
     set_timestamp(message.redact_time, time_us)
     message.redact_reason = action.reason
@@ -165,9 +180,10 @@ def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
 
 def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppended:
     # An update of the session, where there was one, came first.
-    appended = [event for event in events if event.message_id is not None]
+    appended = [event for event in events if event.type == APPENDED]
     first, last = appended[0], appended[-1]
-    ids = tuple(event.message_id or "" for event in appended)
+    # The row of a message that was deleted since has no id any more, but its body has it.
+    ids = tuple(event.message_id or Message.FromString(event.body).message_id for event in appended)
     return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us)
 
 
@@ -177,4 +193,5 @@ ACTIONS: Final[Mapping[type, Action]] = {
     c.RedactMessage: Action(
         redact, lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body), _ask_to_redact
     ),
+    c.DeleteMessages: Action(deletion.delete, deletion.first_outcome, deletion.ask, keeps_answer=True),
 }

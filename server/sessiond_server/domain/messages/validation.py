@@ -29,6 +29,10 @@ def new_message(found: FieldViolations, path: str, message: Message, size: int) 
         found.add(path, f"must be at most {MESSAGE_BYTES} bytes serialised")
     if message.HasField("metadata"):
         validation.struct(found, f"{path}.metadata", message.metadata, validation.METADATA_BYTES)
+    if message.labels:
+        validation.labels(found, f"{path}.labels", message.labels)
+    if message.HasField("client_time"):
+        validation.timestamp(found, f"{path}.client_time", message.client_time)
     if message.HasField("usage"):
         validation.usage(found, f"{path}.usage", message.usage)
     parts = message.parts

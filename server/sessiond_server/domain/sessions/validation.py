@@ -111,6 +111,11 @@ def _expire_time(found: FieldViolations, path: str, session: Session) -> None:
         validation.timestamp(found, path, session.expire_time)
 
 
+def _client_time(found: FieldViolations, path: str, session: Session) -> None:
+    if session.HasField("client_time"):
+        validation.timestamp(found, path, session.client_time)
+
+
 _MUTABLE: Final[Mapping[str, Callable[[FieldViolations, str, Session], None]]] = {
     "agent_id": _id_of("agent_id"),
     "team_id": _id_of("team_id"),
@@ -125,6 +130,7 @@ _MUTABLE: Final[Mapping[str, Callable[[FieldViolations, str, Session], None]]] =
     "agent_data": _object("agent_data", STATE_BYTES),
     "summary": lambda found, path, session: found.add(path, text.text(session.summary, SUMMARY_CHARACTERS)),
     "config": lambda found, path, session: config(found, path, session.config),
+    "client_time": _client_time,
 }
 MUTABLE_FIELDS: Final = tuple(_MUTABLE)
 """Fields of Session that an update may change, in the order of UpdateSessionRequest.update_mask's comment."""

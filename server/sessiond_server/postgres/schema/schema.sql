@@ -88,6 +88,7 @@ create table events (
   -- event, or higher, so that it is never below that of the session's previous event (see write_log).
   commit_xid xid8 not null default pg_current_xact_id(),
   create_time timestamptz not null,
+  -- An EventType. Negative for an event whose message was deleted since; then it has no message_id either.
   type smallint not null,
   message_id text collate "C",
   head bytea not null,
@@ -137,8 +138,12 @@ create table requests (
   last_seq bigint not null,
   create_time timestamptz not null,
   fingerprint bytea not null,
+  -- What the log no longer has of the answer: the messages that the request deleted and returned.
+  answer bytea,
   primary key (tenant_id, session_id, request_id)
 );
+
+alter table requests alter column answer set storage external;
 
 create index requests_by_create_time on requests (create_time);
 

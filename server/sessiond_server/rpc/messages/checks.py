@@ -1,10 +1,12 @@
 """Checks of the requests of MessageService: one function per RPC. See rpc/sessions/checks.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
+    DeleteMessagesRequest,
     ListMessagesRequest,
     MessageOrder,
     RedactMessageRequest,
@@ -95,3 +97,52 @@ def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:
     found.add("reason", text.text(request.reason, 200))
     found.check()
     return commands.RedactMessage(request.message_id, request.reason)
+
+
+def delete_messages(request: DeleteMessagesRequest) -> commands.DeleteMessages:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    fields.check_write(found, request)
+    fields.fence(found, request)
+    selection = request.WhichOneof("selection")
+    if selection == "ids":
+        _message_ids(found, request.ids.message_ids)
+    elif selection == "range":
+        if request.range.from_seq < 1:
+            found.add("range.from_seq", "must be at least 1")
+        if request.range.to_seq < request.range.from_seq:
+            found.add("range.to_seq", "must be at least from_seq")
+    elif selection == "last_n":
+        if not 1 <= request.last_n <= commands.DELETED_AT_ONCE:
+            found.add("last_n", f"must be 1 to {commands.DELETED_AT_ONCE}")
+    else:
+        found.add("ids", "must be set, or else range or last_n")
+    found.check()
+    return commands.DeleteMessages(
+        tuple(request.ids.message_ids),
+        request.range.from_seq,
+        request.range.to_seq,
+        request.last_n,
+        request.return_messages,
+    )
+
+
+def _message_ids(found: FieldViolations, values: Sequence[str]) -> None:
+    if not 1 <= len(values) <= commands.DELETED_AT_ONCE:
+        found.add("ids.message_ids", f"must be 1 to {commands.DELETED_AT_ONCE}")
+        return
+    seen: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if found.enough:
+            return
+        first = seen.setdefault(value, index)
+        rule = text.identifier(value)
+        found.add(
+            f"ids.message_ids[{index}]", rule or (None if first == index else f"is that of ids.message_ids[{first}]")
+        )
+
+
+def weight(action: commands.DeleteMessages) -> int:
+    """Bytes that a deletion counts in the bound of a batch, besides its request: as an estimate, those of the messages
+    that it reads."""
+    return 4 * validation.KIB * (len(action.message_ids) or action.last_n or commands.DELETED_AT_ONCE)

@@ -1,14 +1,17 @@
 """MessageService. Each RPC makes four moves: check, authorise, call, answer."""
 
+from dataclasses import replace
+
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
+    DeleteMessagesRequest,
     GetMessageRequest,
     ListMessagesRequest,
     ListMessagesResponse,
     RedactMessageRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import MessageRedacted, MessagesAppended
+from sessiond_server.domain.commands import MessageRedacted, MessagesAppended, MessagesDeleted
 from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.messages import checks as requests
@@ -66,3 +69,11 @@ class MessageServicer:
         scope = call.admit(SESSIONS_WRITE)
         command = call.command(scope, request, request.session_id, action, request.expected_version)
         return answers.outcome(MessageRedacted, await self._writer.write(command)).message
+
+    async def delete_messages(self, request: DeleteMessagesRequest, call: Call) -> bytes:
+        action = requests.delete_messages(request)
+        scope = call.admit(SESSIONS_WRITE)
+        fence = fields.fence_of(request)
+        command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
+        command = replace(command, size=command.size + requests.weight(action))
+        return answers.deleted_messages(answers.outcome(MessagesDeleted, await self._writer.write(command)))

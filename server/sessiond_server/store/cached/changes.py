@@ -14,8 +14,8 @@ def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
     events: dict[Key, list[EventRow]] = {}
     for event in writes.events:
         events.setdefault(event.key, []).append(event)
-    redacted = {key for key, _ in writes.redactions}
-    return [_of_head(row, events[row.key], redacted=row.key in redacted, as_of=as_of) for row in writes.heads]
+    rewritten = writes.rewritten()
+    return [_of_head(row, events[row.key], rewritten=row.key in rewritten, as_of=as_of) for row in writes.heads]
 
 
 def of_repeated(commands: Sequence[Command], results: Sequence[Result], written: Container[Key]) -> list[Change]:
@@ -27,20 +27,20 @@ def of_repeated(commands: Sequence[Command], results: Sequence[Result], written:
     ]
 
 
-def _of_head(row: HeadRow, events: Sequence[EventRow], *, redacted: bool, as_of: CacheTime) -> Change:
+def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of: CacheTime) -> Change:
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)
     of_session = (e.content for e in reversed(events) if e.content is not None and e.type < FIRST_MESSAGE_EVENT)
     content = next(of_session, None)
-    # A redaction rewrites a message that an entry may hold, so the new entry keeps no earlier message.
+    # An entry may hold a message that was redacted or deleted, so the new entry keeps no earlier message.
     copy = Copy(
         version=head.version,
         user_id=head.user_id,
         content_version=head.content_version,
         core=head.core,
         content=content,
-        after_seq=head.version if redacted else events[0].seq - 1,
-        messages=[] if redacted else [placed(e.seq, e.body) for e in events if e.message_id is not None],
+        after_seq=head.version if rewritten else events[0].seq - 1,
+        messages=[] if rewritten else [placed(e.seq, e.body) for e in events if e.message_id is not None],
     )
-    return Put(row.key, copy, as_of, extends=not redacted)
+    return Put(row.key, copy, as_of, extends=not rewritten)
