@@ -135,8 +135,8 @@ def redactions_extended(patch: pytest.MonkeyPatch) -> None:
     """Copies keep the messages that they had before a redaction."""
     original = changes._of_head
 
-    def of_head(row: Any, events: Any, *, redacted: bool, as_of: Any) -> Any:
-        return original(row, events, redacted=False, as_of=as_of)
+    def of_head(row: Any, events: Any, *, rewritten: bool, as_of: Any) -> Any:
+        return original(row, events, rewritten=False, as_of=as_of)
 
     patch.setattr(changes, "_of_head", of_head)
 

@@ -213,7 +213,7 @@ async def test_deletion_by_ids_by_range_and_of_the_newest(sessions: sessiond.Cli
     assert [message.message_id async for message in sessions.list_messages(session_id)] == ["m4"]
     for selection in ({}, {"last_n": 1, "from_seq": 1}, {"message_ids": ["m4"], "last_n": 1}):
         with pytest.raises(ValueError, match="one of"):
-            await sessions.delete_messages(session_id, **selection)  # type: ignore[arg-type]
+            await sessions.delete_messages(session_id, **selection)
 
 
 async def test_lists_counts_and_batches_of_sessions(sessions: sessiond.Client) -> None:
