@@ -7,7 +7,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
-from sessiond.attachment_calls import AttachmentCalls
 from sessiond.connection import Connection
 from sessiond.draft import Draft
 from sessiond.event_calls import EventCalls
@@ -15,6 +14,7 @@ from sessiond.fields import Fence, RoleLike, RunPolicyLike, enum_value, run_fenc
 from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
+from sessiond.part_calls import PartCalls
 from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
@@ -29,7 +29,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond.waiting import found
 
 
-class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, AttachmentCalls):
+class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, PartCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async

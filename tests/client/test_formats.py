@@ -275,7 +275,7 @@ def test_a_message_that_lost_what_its_form_needs_is_refused() -> None:
     changed.parts[0].text = "redacted"
     assert chat.to_items([changed])[0]["content"][0] == {"type": "text", "text": "redacted", "cache_control": 1}
     changed.parts[0].file.uri = "attachment:a"
-    with pytest.raises(ValueError, match=r"^parts\[0\].*inline_parts"):
+    with pytest.raises(ValueError, match=r"^parts\[0\].*needs its text"):
         chat.to_items([changed])
     del changed.parts[0]
     with pytest.raises(ValueError, match=r"^parts\[0\]"):

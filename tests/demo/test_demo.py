@@ -206,10 +206,10 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, said: str) -> None:
 
 def test_refusal_of_the_service_is_printed(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "file.jsonl"
-    file.write_text(json.dumps({"messages": [{"role": "user", "content": "nul: \0"}]}))
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "x" * 2**20}]}))
     told = demo("--address", server.address, file)
     assert told.returncode == 1
-    assert told.stderr == "demo: InvalidFields: messages[0].parts[0].text: must not contain U+0000\n"
+    assert told.stderr == "demo: InvalidFields: messages[0]: must be at most 1048576 bytes serialised\n"
 
 
 def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:

@@ -251,10 +251,7 @@ def _value(path: str, message: Message) -> Any:
             return part.tool_result.text
         case "tool_result", "output" if part.tool_result.WhichOneof("result") == "text":
             return read(part.tool_result.text)
-    raise ValueError(
-        f"parts[{number}]: the message's form needs its {field}, which is not in it; parts that were put into "
-        "attachments must be put back first (Client.inline_parts)"
-    )
+    raise ValueError(f"parts[{number}]: the message's form needs its {field}, and it has none")
 
 
 def _escaped(key: str) -> str:

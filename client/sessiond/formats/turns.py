@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from sessiond.formats.form import filled, form_of, without_form
 from sessiond.formats.plain import Item
+from sessiond.part_files import attachment_of
 from sessiond.v1.message_pb2 import Message, Role
 
 
@@ -12,9 +13,12 @@ def arranged(messages: Iterable[Message], name: str) -> Iterator[Item | Message]
 
     What the Responses API gives as several items of one turn becomes one message. A message of another form whose item
     has nothing that parts hold, such as a search that the provider made, is left out.
+
+    Raises ValueError for a part that lies in an attachment, as for all that `filled` refuses.
     """
     turn: Message | None = None
     for message in messages:
+        _check_whole(message)
         form = form_of(message)
         if form == "responses" != name and message.role == Role.ROLE_ASSISTANT:
             turn = turn or Message(role=message.role)
@@ -31,6 +35,12 @@ def arranged(messages: Iterable[Message], name: str) -> Iterator[Item | Message]
             yield from pieces(without_form(message))
     if turn is not None:
         yield from pieces(turn)
+
+
+def _check_whole(message: Message) -> None:
+    for index, part in enumerate(message.parts):
+        if attachment_of(part):
+            raise ValueError(f"parts[{index}]: lies in an attachment; put it back first (Client.inline_parts)")
 
 
 def pieces(message: Message) -> list[Message]:
