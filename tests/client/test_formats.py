@@ -282,6 +282,45 @@ def test_a_message_that_lost_what_its_form_needs_is_refused() -> None:
         chat.to_items([changed])
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        '{"item":1',
+        '{"item":{"$":"9.text"}}',
+        '{"item":{"$":"x.text"}}',
+        '{"item":{"$":"0.blob"}}',
+        '{"item":{"$":"0.text","cut":[1]}}',
+        '{"item":{"$":"0.text","cut":1}}',
+        '{"item":{"$":"0.text","before":1}}',
+        '{"item":{"$":"0.text","as":"json"}}',
+        '{"item":[]}',
+        '{"item":' + '{"a":' * 600 + "1" + "}" * 601,
+        '{"item":' + "[" * 100_000,
+        '{"item":[' + ",".join(['{"$":"0.text"}'] * 1000) + "]}",
+    ],
+)
+def test_a_form_that_no_converter_makes_is_refused(form: str) -> None:
+    """Messages may come from any program: each is refused typed, and in memory of its own size."""
+    message = sessiond.user("x" * 10_000, sessiond.json_part('{"sessiond.form":"chat",' + form.removeprefix("{")))
+    with pytest.raises(ValueError, match=r"^parts\[\d\]"):
+        chat.to_items([message])
+
+
+def test_answers_and_texts_have_the_shape_that_the_apis_take() -> None:
+    made = [sessiond.assistant("a", "b"), sessiond.tool(None, tool_call_id="c")]
+    assert responses.to_items(made) == [
+        {"type": "message", "role": "assistant", "content": "a"},
+        {"type": "message", "role": "assistant", "content": "b"},
+        {"type": "function_call_output", "call_id": "c", "output": ""},
+    ]
+    assert chat.to_items(made[1:]) == [{"role": "tool", "content": "", "tool_call_id": "c"}]
+    (shot,) = (item for item in RECORDED["responses"] if item.get("type") == "computer_call_output")
+    url = shot["output"]["image_url"]
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    assert chat.to_items(responses.from_items([shot])) == [{"role": "user", "content": [picture]}]
+
+
 def test_nul_and_lone_surrogates_come_back_and_read_as_replacement_characters() -> None:
     odd = "a\x00b\ud800"
     (message,) = chat.from_items([{"role": "user", "content": odd}])

@@ -127,6 +127,8 @@ def _called(function: Item, call_id: Any, member: str, sorting: Sorting, place: 
 def _rendered(piece: Message) -> Item:
     role = rendering.role_name(piece.role)
     answer, items, calls, thinking = None, [], [], []
+    if role == "tool" and not rendering.of_kind(piece.parts, "tool_result"):
+        role = "user"  # a tool's message without a call is refused
     for part in piece.parts:
         match part.WhichOneof("kind"):
             case "tool_call":
@@ -144,7 +146,7 @@ def _rendered(piece: Message) -> Item:
     item: Item = {"role": role}
     if piece.name:
         item["name"] = piece.name
-    item["content"] = items or None
+    item["content"] = items or ("" if answer is not None else None)
     if len(items) == 1 and items[0].keys() == {"type", "text"} and items[0]["type"] == "text":
         item["content"] = items[0]["text"]
     if thinking:

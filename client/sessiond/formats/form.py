@@ -111,7 +111,7 @@ class Sorting:
             given = self._reference("arguments", arguments)
         elif arguments is not ...:
             call.arguments_json = written(arguments)
-            given = self._reference("input", "")
+            given = {**self._reference("arguments", ""), "as": "json"}
         taken = Call(
             self._reference("id", "") if isinstance(call_id, str) else self.kept(call_id),
             self._reference("name", ""),
@@ -179,7 +179,7 @@ class Result:
     def value(self, value: Any) -> Any:
         """Another JSON value, as the only content."""
         self._answer.text = written(value)
-        return {"$": f"{self._index}.output"}
+        return {"$": f"{self._index}.result", "as": "json"}
 
 
 def form_of(message: Message) -> str:
@@ -199,67 +199,86 @@ def without_form(message: Message) -> Message:
     return bare
 
 
-def filled(message: Message) -> Any:
+class _Lost(ValueError):
+    """The message lacks what its form refers to."""
+
+
+def filled(message: Message) -> Item:
     """The item of a message that has a form.
 
-    Raises ValueError where the form refers to what the message no longer has.
+    Raises ValueError where the form refers to what the message no longer has, and for a form that `Sorting` cannot have
+    made: a message may come from any program.
     """
-    return _filled(read(message.parts[-1].json)["item"], message)
+    item = None
+    try:
+        item = _Filling(message).filled(read(message.parts[-1].json)["item"])
+    except _Lost:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError):
+        pass
+    if not isinstance(item, dict):
+        raise ValueError(f"parts[{len(message.parts) - 1}].json: no form that this version can read")
+    return item
 
 
-def _filled(form: Any, message: Message) -> Any:
-    match form:
-        case {"$": str(path)}:
-            value = _value(path, message)
-            if "cut" in form:
-                first, end = form["cut"]
-                value = value[first:end]
-            return form.get("before", "") + value if "before" in form else value
-        case dict():
-            return {_unescaped(key): _filled(item, message) for key, item in form.items()}
-        case list():
-            return [_filled(item, message) for item in form]
-    return form
+class _Filling:
+    """Fills the references of one form in."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+        self._known: dict[str, Any] = {"name": message.name}
+        self._left = 2 * message.ByteSize()
+        """Characters that references may still yield. A form refers to nothing twice, and base64 adds a third; one that
+        repeats a large part would fill the memory."""
+
+    def filled(self, form: Any) -> Any:
+        match form:
+            case {"$": str(path)}:
+                if path not in self._known:
+                    self._known[path] = _value(path, self._message)
+                return self._taken(self._known[path], form)
+            case dict():
+                return {key.removeprefix("$"): self.filled(item) for key, item in form.items()}
+            case list():
+                return [self.filled(item) for item in form]
+        return form
+
+    def _taken(self, text: str, form: Item) -> Any:
+        if "cut" in form:
+            first, end = form["cut"]
+            text = text[first:end]
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("repeats parts")
+        return read(text) if form.get("as") == "json" else form.get("before", "") + text
 
 
-def _value(path: str, message: Message) -> Any:
-    if path == "name":
-        return message.name
+def _value(path: str, message: Message) -> str:
     number, _, field = path.partition(".")
     if int(number) >= len(message.parts):
-        raise ValueError(f"parts[{number}]: the message's form needs it, and it is not there")
+        raise _Lost(f"parts[{number}]: the message's form needs it, and it is not there")
     part = message.parts[int(number)]
     kind = part.WhichOneof("kind")
     match kind, field:
         case ("text", "text") | ("thinking", "thinking"):
-            return getattr(part, field)
+            return str(getattr(part, field))
         case "blob", "base64":
             return base64.b64encode(part.blob.data).decode()
         case "file", "uri":
             return part.file.uri
-        case "tool_call", "id":
-            return part.tool_call.tool_call_id
+        case ("tool_call", "id") | ("tool_result", "id"):
+            return part.tool_call.tool_call_id or part.tool_result.tool_call_id
         case "tool_call", "name":
             return part.tool_call.name
         case "tool_call", "arguments" if part.tool_call.WhichOneof("arguments") == "arguments_json":
             return part.tool_call.arguments_json
-        case "tool_call", "input" if part.tool_call.WhichOneof("arguments") == "arguments_json":
-            return read(part.tool_call.arguments_json)
-        case "tool_result", "id":
-            return part.tool_result.tool_call_id
         case "tool_result", "result" if part.tool_result.WhichOneof("result") == "text":
             return part.tool_result.text
-        case "tool_result", "output" if part.tool_result.WhichOneof("result") == "text":
-            return read(part.tool_result.text)
-    raise ValueError(f"parts[{number}]: the message's form needs its {field}, and it has none")
+    raise _Lost(f"parts[{number}]: the message's form needs its {field}, and it has none")
 
 
 def _escaped(key: str) -> str:
     return "$" + key if key.startswith("$") else key
-
-
-def _unescaped(key: str) -> str:
-    return key.removeprefix("$")
 
 
 def _storable(text: str) -> str:

@@ -52,16 +52,16 @@ def structured(part: Part) -> dict[str, Any] | str:
     match part.WhichOneof("kind"):
         case "data":
             value: Any = from_struct(part.data)
+            text = written(value)
         case "json":
+            text = part.json
             try:
-                value = read(part.json)
+                value = read(text)
             except ValueError:
-                return part.json
+                return text
         case _:
             raise ValueError("parts: a part without content")
-    if isinstance(value, dict) and isinstance(value.get("type"), str):
-        return value
-    return written(value)
+    return value if isinstance(value, dict) and isinstance(value.get("type"), str) else text
 
 
 def arguments_text(call: ToolCallPart) -> str:

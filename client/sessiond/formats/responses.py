@@ -72,7 +72,7 @@ def _from_item(item: Any, place: str) -> Message:
 def _rendered(piece: Message) -> list[Item]:
     if piece.parts and piece.parts[0].WhichOneof("kind") == "tool_result":
         return [_answer(piece)]
-    role = rendering.role_name(piece.role)
+    role = "user" if piece.role == Role.ROLE_TOOL else rendering.role_name(piece.role)
     items: list[Item] = []
     blocks: list[Item] = []
     for part in piece.parts:
@@ -80,28 +80,28 @@ def _rendered(piece: Message) -> list[Item]:
             case "thinking":
                 continue
             case "tool_call":
-                items += _said(role, blocks)
-                blocks = []
                 call = part.tool_call
                 arguments = rendering.arguments_text(call)
                 named = {"call_id": call.tool_call_id, "name": call.name, "arguments": arguments}
                 items.append({"type": "function_call", **named})
+            case _ if role == "assistant":
+                items.append(_said(role, [_block(part)]))
             case _:
-                blocks.append(_block(part, role))
-    return items + _said(role, blocks)
+                blocks.append(_block(part))
+    return [*items, _said(role, blocks)] if blocks else items
 
 
-def _said(role: str, blocks: list[Item]) -> list[Item]:
-    if not blocks:
-        return []
-    plain_text = len(blocks) == 1 and blocks[0].keys() == {"type", "text"}
-    return [{"type": "message", "role": role, "content": blocks[0]["text"] if plain_text else blocks}]
+def _said(role: str, blocks: list[Item]) -> Item:
+    """A message. The API takes lists of texts from the assistant only with the ids that it gave itself, so each is a
+    message of its own."""
+    only_text = len(blocks) == 1 and blocks[0].keys() == {"type", "text"} and blocks[0]["type"] == "input_text"
+    return {"type": "message", "role": role, "content": blocks[0]["text"] if only_text else blocks}
 
 
 def _answer(piece: Message) -> Item:
     answer = piece.parts[0].tool_result
     text = rendering.answer_text(answer)
-    blocks = [_block(part, "tool") for part in piece.parts[1:] if part.WhichOneof("kind") != "thinking"]
+    blocks = [_block(part) for part in piece.parts[1:] if part.WhichOneof("kind") != "thinking"]
     if blocks:
         output: Any = [{"type": "input_text", "text": text}, *blocks] if text else blocks
     else:
@@ -109,11 +109,10 @@ def _answer(piece: Message) -> Item:
     return {"type": "function_call_output", "call_id": answer.tool_call_id, "output": output}
 
 
-def _block(part: Part, role: str) -> Item:
-    spoken = "output_text" if role == "assistant" else "input_text"
+def _block(part: Part) -> Item:
     match part.WhichOneof("kind"):
         case "text":
-            return {"type": spoken, "text": part.text}
+            return {"type": "input_text", "text": part.text}
         case "file" if part.file.uri.startswith(content.OPENAI_FILE):
             kind = "input_image" if rendering.is_image(part) else "input_file"
             return {"type": kind, "file_id": part.file.uri.removeprefix(content.OPENAI_FILE)}
@@ -124,4 +123,4 @@ def _block(part: Part, role: str) -> Item:
         case "file":
             return {"type": "input_file", "file_url": part.file.uri}
     block = rendering.structured(part)
-    return {"type": spoken, "text": block} if isinstance(block, str) else block
+    return {"type": "input_text", "text": block} if isinstance(block, str) else block
