@@ -4,10 +4,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from benchmarks.load import Load, Pressure, Sample, Script, Step
 from benchmarks.measure import Measured, checked, empty_handler, lone
-from benchmarks.rows import append, get_session, list_messages, list_sessions
+from benchmarks.rows import append, get_session, list_messages, list_sessions, set_key
 from benchmarks.site import Site
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.session_service_pb2 import UpdateSessionRequest
 
 LENGTHS = (10, 1_000, 100_000)
 SESSIONS = 4
@@ -21,6 +25,9 @@ _CALLS: dict[str, tuple[str, Callable[[str], Step]]] = {
     "growth_list_100k": ("ListMessages(50)", list_messages),
 }
 NAMES = (*_CALLS, "growth_list_sessions")
+STATE = "state_growth"
+STATE_KIB = (1, 100, 500)
+"""Of the states that `state_growth` changes one key of."""
 
 
 def measure_lengths(
@@ -50,6 +57,27 @@ def measure_sessions(
     few = Pressure(pressure.seconds, pressure.warmup, CALLERS, CALLERS // 2)
     subjects = [(count, site, lambda _: [[list_sessions()]]) for count, site in sites]
     return _measure("growth_list_sessions", "ListSessions(20)", "sessions", subjects, load, few, rounds, folder)
+
+
+def measure_states(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for the change of one key, in states of different sizes."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+
+    def scripts(size: int) -> Sequence[Script]:
+        ids = site.fresh(f"state{size}", SESSIONS)
+        for one in ids:
+            site.sessions.UpdateSession(_state_of(one, size), timeout=60)
+        return [[set_key(one)] for one in ids]
+
+    subjects = [(size, site, scripts) for size in STATE_KIB]
+    return _measure(STATE, "UpdateSession of one key", "KiB of state", subjects, load, alone, rounds, folder)
+
+
+def _state_of(session_id: str, kib: int) -> UpdateSessionRequest:
+    """Gives a session a state of that size, in members of 100 bytes."""
+    session = Session(session_id=session_id)
+    session.state.update({f"member {number:06d}": "v" * 80 for number in range(kib * 1024 // 106)})
+    return UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["state"]))
 
 
 def _measure(

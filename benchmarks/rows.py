@@ -13,11 +13,12 @@ from benchmarks.site import Site, message, new_session
 from sessiond.formats.chat import from_chat
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest, ListMessagesRequest, MessageOrder
-from sessiond.v1.session_pb2 import Session
+from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.session_service_pb2 import (
     CreateSessionRequest,
     GetSessionRequest,
     ListSessionsRequest,
+    StructUpdate,
     UpdateSessionRequest,
 )
 
@@ -52,6 +53,20 @@ def append(session_id: str, count: int) -> Step:
         session_id=session_id, messages=[message(number) for number in range(count)], request_id=CALL_MARK
     )
     return step("AppendMessages", request)
+
+
+def set_key(session_id: str) -> Step:
+    """One key of the state gets another value; the answer has no content."""
+    session = Session(session_id=session_id)
+    session.state.update({"step": CALL_MARK})
+    request = UpdateSessionRequest(
+        session=session,
+        update_mask=FieldMask(paths=["state"]),
+        struct_update=StructUpdate.STRUCT_UPDATE_SET_KEYS,
+        view=SessionView.SESSION_VIEW_BASIC,
+        request_id=CALL_MARK,
+    )
+    return step("UpdateSession", request)
 
 
 def list_messages(session_id: str, count: int = 50) -> Step:

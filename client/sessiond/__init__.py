@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from sessiond.messages import assistant, blob, json_part, system, text_of, tool, tool_call, user
     from sessiond.options import TLS, Keepalive, Reconnect, Retry
     from sessiond.pages import Pages
+    from sessiond.patches import apply_patch, session_after
     from sessiond.positions import FilePositions, PositionStore
     from sessiond.request_ids import new_request_id
     from sessiond.structs import from_struct, to_struct
@@ -220,6 +221,7 @@ __all__ = [
     "Violation",
     "Watch",
     "WatcherTooSlow",
+    "apply_patch",
     "assistant",
     "blob",
     "from_chat",
@@ -227,6 +229,7 @@ __all__ = [
     "from_tool_data",
     "json_part",
     "new_request_id",
+    "session_after",
     "system",
     "text_of",
     "to_chat",
@@ -246,6 +249,8 @@ _ELSEWHERE = {
     "new_request_id": "request_ids",
     "from_chat": "formats.chat",
     "to_chat": "formats.chat",
+    "apply_patch": "patches",
+    "session_after": "patches",
     "from_struct": "structs",
     "to_struct": "structs",
     "Message": "v1.message_pb2",

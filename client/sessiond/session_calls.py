@@ -191,12 +191,14 @@ class SessionCalls:
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
         run: Fence | None = None,
+        view: ViewLike = "full",
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,
         **changes: Unpack[SessionChanges],
     ) -> Session:
-        """Changes the fields that are given (None or an empty value clears one); returns the session after it.
+        """Changes the fields that are given (None or an empty value clears one); returns the session after it, with
+        view "basic" without its content: the change of one member of a large object then costs what the change costs.
 
         `struct_update` says how `metadata`, `state` and `agent_data` are written: "replace" the stored object; "merge"
         into it, where a member that is None goes; "set_keys", where each member given replaces the stored one whole,
@@ -211,6 +213,7 @@ class SessionCalls:
             struct_update=update.struct_update,
             remove_keys=update.remove_keys,
             run=run_fence(run),
+            view=enum_value(SessionView.DESCRIPTOR, view),
             expected_version=expected_version,
             request_id=request_id or new_request_id(),
         )

@@ -42,6 +42,7 @@ OTHER_VALUES = {
     "pool_size": ("5", 5),
     "default_ttl": ("0", 0.0),
     "max_live_sessions": ("9", 9),
+    "content_patches": ("0", 0),
     "request_retention": ("90m", 5400.0),
     "tombstone_retention": ("7d", 604800.0),
     "blob_store": ("s3://bucket/prefix?region=x", SecretUrl("s3://bucket/prefix?region=x")),

@@ -291,7 +291,8 @@ def test_the_filter_has_all_fields_of_the_contract() -> None:
 )
 def test_names_of_enums_are_those_of_the_contract(alias: object, enum: EnumDescriptor) -> None:
     names = get_args(get_args(alias)[0])
-    assert [fields.enum_value(enum, name) for name in names] == [value.number for value in enum.values][1:]
+    known = [value.number for value in enum.values if value.name not in ("SESSION_VIEW_PATCH",)]  # in events only
+    assert [fields.enum_value(enum, name) for name in names] == known[1:]
     assert fields.enum_value(enum, None) == 0
     with pytest.raises(ValueError, match=names[0]):
         fields.enum_value(enum, "no such thing")

@@ -6,9 +6,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from sessiond.v1.session_pb2 import SessionConfig
+from sessiond.v1.session_pb2 import Session, SessionConfig
+from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
+from sessiond_server.postgres import write
 from sessiond_server.postgres.statements import LOG, READ, WRITE
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted, message, struct
@@ -164,3 +166,60 @@ async def test_a_run_costs_an_append_nothing(
     sent.clear()
     await accepted(postgres, caller.command("busy", finish(), fence=fence))
     assert len(sent) == 7  # and finds what is open; writes what has ended with it
+
+
+def _one_key(caller: Caller, number: int) -> c.Command:
+    state = Session(state=struct(**{f"key {number % 7}": f"value {number}"}))
+    return caller.command("s", c.UpdateSession(state, ["state"], StructUpdate.STRUCT_UPDATE_SET_KEYS, full=False))
+
+
+async def test_changes_of_one_key_write_what_they_change(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """50 of them, of a state of 100 KiB: the log, the rows and the indexes grow by less than 300 KiB in all."""
+    values = {f"key {i}": TOOLS[i] * 8 for i in range(100)}
+    await accepted(postgres, caller.create("s", state=struct(**values)))
+    before = await _total(database)
+    for number in range(50):
+        await accepted(postgres, _one_key(caller, number))
+    assert await _total(database) - before < 300 * 1024
+    state = Session.FromString((await postgres.get_session(caller.scope, "s", content=True)).content).state
+    assert {f"key {n % 7}": f"value {n}" for n in range(50)}.items() <= dict(state.items()).items()
+
+
+async def _total(database: asyncpg.Connection) -> int:
+    """Bytes of all tables and their indexes."""
+    total: int = await database.fetchval(
+        "select sum(pg_total_relation_size(oid)) from pg_class"
+        " where relnamespace = 'public'::regnamespace and relkind = 'r'"
+    )
+    return total
+
+
+async def test_a_change_of_one_key_reads_no_content(
+    postgres: PostgresStore, monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    """Mutant: an update whose answer has no content loads it."""
+    await accepted(postgres, caller.create("s", state=struct(blob="x" * 500_000)))
+    monkeypatch.setattr(write, "FIND_SESSION_CONTENTS", "select content from no_such_table")
+    for number in range(20):
+        await accepted(postgres, _one_key(caller, number), caller.update_and_append("s", state=struct(b=number)))
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await postgres.apply([caller.touch("s", 0)])
+
+
+async def test_a_content_of_the_version_before_is_read_and_patched(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """Its heads have no sizes. A server of that version that runs beside this one keeps those of an older content."""
+    await accepted(postgres, caller.create("s", state=struct(blob="x" * 5000)))
+    await database.execute("update session_heads set content_sizes = null")
+    await accepted(postgres, _one_key(caller, 0))
+    stale = await database.fetchval("select content_sizes from session_heads")
+    assert stale is not None
+    await accepted(postgres, caller.update("s", state=struct(blob="y" * 9000)))
+    await database.execute("update session_heads set content_sizes = $1", stale)
+    for number in range(3):
+        await accepted(postgres, _one_key(caller, number))
+    state = Session.FromString((await postgres.get_session(caller.scope, "s", content=True)).content).state
+    assert dict(state.items()) == {"blob": "y" * 9000, **{f"key {n}": f"value {n}" for n in range(3)}}

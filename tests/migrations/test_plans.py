@@ -45,6 +45,10 @@ from generate_series(1, 20000) i;
 insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
 select 't' || i % 3, 's' || i, seq, (1000 * seq + i / 20)::text::xid8, 20, now(), 'm' || seq, 'head', 'body'
 from generate_series(1, 20000) i, generate_series(1, 3) seq;
+insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, head, body, content)
+select 't' || i % 3, 's' || i, 100000 + n, (1000 * n + i / 20)::text::xid8, 5, now(), 'head', 'body',
+  case when n = 1 then '\x08'::bytea else '\x07'::bytea end
+from generate_series(1, 20000) i, generate_series(1, 2) n where i % 10 = 0;
 insert into runs (tenant_id, session_id, run_id, place, status, body)
 select 't' || i % 3, 's' || i, 'r' || n, n, case when n = 3 then 2 else 3 end, 'body'
 from generate_series(1, 20000) i, generate_series(1, 3) n;
@@ -60,6 +64,10 @@ _ONE_LONG_LOG = """
 insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
 select 't1', 's1', seq, (5000 + seq)::text::xid8, 20, now(), case when seq % 30 = 0 then 'm' || seq end, 'head', 'body'
 from generate_series(4, 60000) seq;
+insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, head, body, content)
+select 't1', 's1', 100000 + seq, (70000 + seq)::text::xid8, 5, now(), 'head', 'body',
+  case when seq % 60 = 0 then '\x08'::bytea else '\x07'::bytea end
+from generate_series(4, 6000) seq;
 insert into runs (tenant_id, session_id, run_id, place, status, body)
 select 't1', 's1', 'r' || n, n, case when n % 30 = 0 then 4 else 3 end, 'body' from generate_series(4, 20000) n;
 insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,

@@ -62,6 +62,8 @@ KINDS = ["append"] * 6 + [
     "rename",
     "merge",
     "merge",
+    "set_keys",
+    "set_keys",
     "redact",
     "drop",
     "drop",
@@ -69,7 +71,7 @@ KINDS = ["append"] * 6 + [
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
 KINDS += [*WORK, "create", "complete", "complete", "remove"]
-WITH_RUN = ("append", "update_and_append", "drop", "request", "on_call", "rename", "complete")
+WITH_RUN = ("append", "update_and_append", "set_keys", "drop", "request", "on_call", "rename", "complete")
 """What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
@@ -77,6 +79,9 @@ MOVES: dict[str, c.Action] = {
     "suspend": c.SuspendSession(),
     "resume": c.ResumeSession(),
 }
+
+PADDING = "so that patches are smaller than the content " * 8
+POLICY = Policy(least_patched_bytes=0, content_patches=3)
 
 LIVE = "live"
 """Stands for the run that is live when the command is made."""
@@ -126,8 +131,13 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
     if kind == "rename":
         return kind, (draw(st.sampled_from(["", "first name", "second name"])),)
     if kind == "merge":
-        changes = draw(st.dictionaries(st.sampled_from("abc"), st.sampled_from([None, "x", 1.5, True]), max_size=2))
+        values = st.sampled_from([None, "x", 1.5, True, {}, {"a": "y", "b": None}, {"a": {"b": 2.5}}])
+        changes = draw(st.dictionaries(st.sampled_from("abc"), values, max_size=2))
         return kind, (tuple(sorted(changes.items())),)
+    if kind == "set_keys":
+        values = st.sampled_from([None, "z", {"a": 3.5}, REMOVED])
+        changes = draw(st.dictionaries(st.sampled_from("abc"), values, min_size=1, max_size=2))
+        return kind, (tuple(sorted(changes.items())), draw(st.booleans()))
     if kind == "redact":
         return kind, (f"m{draw(st.integers(1, 12))}", draw(st.sampled_from(["", "privacy"])))
     if kind == "drop":
@@ -189,6 +199,7 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "create":
         user_id, status, name, ttl, limit = args
         session = Session(user_id=str(user_id), name=str(name), status=f"SESSION_STATUS_{status}", type=1, agent_mode=3)  # type: ignore[arg-type]
+        session.summary = PADDING
         if isinstance(ttl, int):
             session.ttl.seconds = ttl
         if isinstance(limit, int) and limit:
@@ -197,12 +208,9 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "append":
         return c.AppendMessages(messages_of(args[0]))
     if kind == "update_and_append":
-        changes: dict[str, object] = dict(args[0])  # type: ignore[call-overload]
-        removed = [f"state.{name}" for name, value in changes.items() if value == REMOVED]
-        members = {name: value for name, value in changes.items() if value != REMOVED}
-        session = Session(state=json_format.ParseDict(members, Struct()))
-        update = c.UpdateSession(session, ["state"], StructUpdate.STRUCT_UPDATE_SET_KEYS, removed)
-        return c.UpdateAndAppend(messages_of(args[1]), update)
+        return c.UpdateAndAppend(messages_of(args[1]), set_keys(args[0], full=False))
+    if kind == "set_keys":
+        return set_keys(args[0], full=bool(args[1]))
     if kind == "move":
         return MOVES[str(args[0])]
     if kind == "end":
@@ -242,6 +250,14 @@ def action(kind: str, args: Answer) -> c.Action:
     if kind == "remove":
         return c.DeleteAttachment(str(args[0]))
     return c.DeleteSession()
+
+
+def set_keys(changes: object, *, full: bool) -> c.UpdateSession:
+    values: dict[str, object] = dict(changes)  # type: ignore[call-overload]
+    removed = [f"state.{name}" for name, value in values.items() if value == REMOVED]
+    members = {name: value for name, value in values.items() if value != REMOVED}
+    session = Session(state=json_format.ParseDict(members, Struct()))
+    return c.UpdateSession(session, ["state"], StructUpdate.STRUCT_UPDATE_SET_KEYS, removed, full=full)
 
 
 def messages_of(rows: object) -> list[Message]:
@@ -495,7 +511,7 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
         nonlocal now
         now += int(seconds * 1_000_000)
 
-    yield MemoryStore(policy=Policy(), clock=lambda: now), advance
+    yield MemoryStore(policy=POLICY, clock=lambda: now), advance
 
 
 @contextlib.asynccontextmanager
@@ -519,7 +535,7 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         await connection.execute("update passed set seconds = seconds + $1", seconds)
 
     try:
-        async with PostgresStore(dsn) as store:
+        async with PostgresStore(dsn, policy=POLICY) as store:
             yield store, advance
     finally:
         await connection.close()

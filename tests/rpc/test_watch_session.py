@@ -63,18 +63,24 @@ def seqs(batches: Sequence[Any]) -> list[int]:
 
 
 async def test_a_snapshot_and_what_follows_it_fold_to_the_session(wire: Wire) -> None:
-    await wire.create("s", summary="so far")
+    long = "so far " * 1000  # changes of a short content are stored whole
+    await wire.create("s", summary=long)
     await wire.append("s", "one", "two")
     watcher = watch(wire)
     snapshot = (await watcher.read()).snapshot
     assert snapshot.session == await wire.call("GetSession", s.GetSessionRequest(session_id="s"))
-    assert (snapshot.session.version, snapshot.session.summary) == (3, "so far")
+    assert (snapshot.session.version, snapshot.session.summary) == (3, long)
     await wire.append("s", "three", "four")
-    update = s.UpdateSessionRequest(session=Session(session_id="s", name="Renamed", summary="more"))
-    await wire.call("UpdateSession", update)
+    update = s.UpdateSessionRequest(session=Session(session_id="s", name="Renamed"))
+    update.session.state.update({"step": 1})
+    assert (await wire.call("UpdateSession", update)).summary == long
+    update.view = SessionView.SESSION_VIEW_BASIC
+    assert (await wire.call("UpdateSession", update)).ByteSize() < 500
     await touch(wire)
-    batches = await events(watcher, 7)
-    assert seqs(batches) == [4, 5, 6, 7]
+    batches = await events(watcher, 8)
+    assert seqs(batches) == [4, 5, 6, 7, 8]
+    views = [event.session_view for batch in batches for event in batch.events if event.HasField("session")]
+    assert views == [SessionView.SESSION_VIEW_PATCH, SessionView.SESSION_VIEW_PATCH, SessionView.SESSION_VIEW_BASIC]
     folded = snapshot.session
     for batch in batches:
         for event in batch.events:

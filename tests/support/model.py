@@ -92,6 +92,17 @@ Answer = tuple[object, ...]
 """("error", class name), ("session", version, status, name, state, reason), ("appended", ...), ("redacted", ...) ..."""
 
 
+def _merged(target: object, patch: dict[str, object]) -> dict[str, object]:
+    """RFC 7396, of objects."""
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), value) if isinstance(value, dict) else value
+    return result
+
+
 class Model:
     def __init__(self) -> None:
         self.now = 0.0
@@ -235,16 +246,21 @@ class Model:
         return self._seen(s)
 
     def _merge(self, s: Session, changes: tuple[tuple[str, object], ...]) -> Answer:
-        """JSON merge patch of the state with flat changes; None removes."""
+        """JSON merge patch of the state; None removes."""
         if closed := self._closed(s):
             return closed
-        for key, value in changes:
-            if value is None:
-                s.state.pop(key, None)
-            else:
-                s.state[key] = value
+        s.state = _merged(s.state, dict(changes))
         self._event(s, "SESSION_UPDATED")
         return self._seen(s)
+
+    def _set_keys(self, s: Session, changes: tuple[tuple[str, object], ...], full: bool) -> Answer:
+        """Sets members of the state (REMOVED removes one); the answer has the state only if `full`."""
+        if closed := self._closed(s):
+            return closed
+        s.state = {key: value for key, value in {**s.state, **dict(changes)}.items() if value != REMOVED}
+        self._event(s, "SESSION_UPDATED")
+        answer = self._seen(s)
+        return answer if full else (*answer[:4], (), answer[5])
 
     def _append(self, s: Session, messages: tuple[tuple[str, str, str], ...]) -> Answer:
         if closed := self._closed(s):

@@ -21,6 +21,7 @@ from sessiond_server.domain.rows import (
     Head,
     Key,
     Known,
+    Needs,
     OpenWork,
     Policy,
     Replay,
@@ -31,6 +32,7 @@ from sessiond_server.domain.rows import (
     ToolCallRow,
     Writes,
 )
+from sessiond_server.domain.sessions.content import whole
 
 SECOND = 1_000_000
 REPLACE, MERGE = StructUpdate.STRUCT_UPDATE_REPLACE, StructUpdate.STRUCT_UPDATE_MERGE
@@ -74,6 +76,8 @@ class Log:
         self.run_counters: dict[Key, bytes] = {}
         self.written = Writes()
         """By the last batch."""
+        self.asked = Needs()
+        """What the last batch looked up."""
         self._numbers: Iterator[int] = iter(range(1, 1_000_000))
 
     def new_id(self) -> str:
@@ -95,7 +99,7 @@ class Log:
 
     def apply(self, *commands: c.Command) -> list[c.Result]:
         """Decides the commands as one batch and keeps what they write."""
-        asked = batch.needs(commands, self.heads, self.policy)
+        asked = self.asked = batch.needs(commands, self.heads, self.policy)
         events = {key: {e.message_id: e for e in rows if e.message_id} for key, rows in self.events.items()}
         known = Known(
             now_us=self.now,
@@ -109,7 +113,7 @@ class Log:
             newest={key: self._found(key, key, wanted) for key, wanted in asked.newest.items()},
             ranges={place: self._found(place[0], place, wanted) for place, wanted in asked.ranges.items()},
             named={name: self._found(name[0], name, (1000, most)) for name, most in asked.named.items()},
-            contents={key: self._content(key, seq) for key, seq in asked.contents},
+            contents={key: self.content(key, seq) for key, seq in asked.contents},
             runs={(key, r): self.runs[key][r].body for key, r in asked.runs if r in self.runs.get(key, {})},
             tool_calls={
                 (key, t): self._stored(self.calls[key][t])
@@ -147,7 +151,7 @@ class Log:
     def session(self, key: Key = KEY) -> Session:
         """The whole session, as a reader would get it."""
         head = self.heads[key]
-        return Session.FromString(head.core + self._content(key, head.content_version))
+        return Session.FromString(head.core + self.content(key, head.content_version))
 
     def log(self, key: Key = KEY) -> list[Event]:
         return [Event.FromString(encoding.event(e.type, e.head, e.body, e.content)) for e in self.events[key]]
@@ -162,7 +166,12 @@ class Log:
             session = fold.fold(session, event)
         return session
 
-    def _content(self, key: Key, seq: int) -> bytes:
+    def content(self, key: Key, version: int) -> bytes:
+        """The session's whole content at a version."""
+        rows = self.events.get(key, [])[:version]
+        return whole([e.content for e in rows if e.content is not None and e.type < encoding.FIRST_MESSAGE_EVENT])
+
+    def _data(self, key: Key, seq: int) -> bytes:
         return (self.events[key][seq - 1].content or b"") if seq else b""
 
     def run(self, run_id: str, key: Key = KEY) -> Run:
@@ -181,7 +190,7 @@ class Log:
         return call
 
     def _stored(self, row: ToolCallRow) -> StoredToolCall:
-        return StoredToolCall(row.body, self._content(row.key, row.seq), self._content(row.key, row.result_seq))
+        return StoredToolCall(row.body, self._data(row.key, row.seq), self._data(row.key, row.result_seq))
 
     def _open(self, key: Key) -> OpenWork:
         runs, calls = self.runs.get(key, {}), self.calls.get(key, {})
@@ -243,6 +252,8 @@ class Log:
             return result
         rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
         stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body) for e in rows]
-        content = {seq: self._content(result.key, seq) for seq in replay.contents(stored)}
+        content = {seq: self._data(result.key, seq) for seq in replay.tool_call_contents(stored)}
+        if version := replay.session_content(command.action, stored):
+            content[version] = self.content(result.key, version)
         record = self.requests[(command.key, command.request_id)]
         return replay.outcome(command.action, stored, content, record.answer)

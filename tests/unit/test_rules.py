@@ -6,13 +6,13 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessiond.patches import merge_patch
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView, TokenUsage
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.fold import title
 from sessiond_server.domain.rows import Policy
-from sessiond_server.domain.sessions.merge import merge_patch
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (
     InvalidFields,

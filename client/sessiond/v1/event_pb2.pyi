@@ -167,10 +167,12 @@ class Event(google.protobuf.message.Message):
     The log is a chain: each event names the one before it, so that a reader can prove that none is missing.
 
     A client can compute ("fold") a session from its events: `seq` becomes `version`, `event_id` becomes `last_event_id`
-    and `create_time` becomes `update_time`; an event with a `session` replaces the session (its core only, with
-    SESSION_VIEW_BASIC). Any other event adds to the counters what it appended or uploaded (a message with its usage, an
-    attachment with its bytes), subtracts an attachment that it deleted with its bytes and from `message_count` the messages
-    that it deleted (their usage stays), and counts runs and tool calls as below. It sets the name where `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
+    and `create_time` becomes `update_time`; an event with a `session` replaces the session: all of it with
+    SESSION_VIEW_FULL, its core only with SESSION_VIEW_BASIC, and its core with SESSION_VIEW_PATCH, whose `session_patch`
+    changes the content. Any other event adds to the counters what it appended or uploaded (a message with its usage, an
+    attachment with its bytes), subtracts an attachment that it deleted with its bytes and from `message_count` the
+    messages that it deleted (their usage stays), and counts runs and tool calls as below. It sets the name where
+    `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
     `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
 
     A run is begun, and counted, by its first event (`run.seq` is the event's): it then waits (RUN_QUEUED) or is live
@@ -190,6 +192,7 @@ class Event(google.protobuf.message.Message):
     ACTOR_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     SESSION_VIEW_FIELD_NUMBER: builtins.int
+    SESSION_PATCH_FIELD_NUMBER: builtins.int
     INDEX_IN_REQUEST_FIELD_NUMBER: builtins.int
     PREVIOUS_EVENT_ID_FIELD_NUMBER: builtins.int
     SESSION_NAME_FIELD_NUMBER: builtins.int
@@ -213,8 +216,9 @@ class Event(google.protobuf.message.Message):
     request_id: builtins.str
     """The `request_id` that the client sent, if any."""
     session_view: sessiond.v1.session_pb2.SessionView.ValueType
-    """How much of `session` is there. SESSION_VIEW_FULL when the event wrote the session's content; SESSION_VIEW_BASIC
-    when the content is as before. Unspecified for events without a session.
+    """How much of `session` is there. SESSION_VIEW_FULL when it has the whole content; SESSION_VIEW_PATCH when
+    `session_patch` says what the event changed of the content; SESSION_VIEW_BASIC when the content is as before.
+    Unspecified for events without a session.
     """
     index_in_request: builtins.int
     """Which of the events of one write this is: 0 for the first. A write makes several events when it appends several
@@ -229,6 +233,10 @@ class Event(google.protobuf.message.Message):
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When, by the database's clock. Never before the previous event of the session."""
+
+    @property
+    def session_patch(self) -> global___SessionPatch:
+        """With SESSION_VIEW_PATCH: what the event changed of the session's content, which `session` is without."""
 
     @property
     def preset_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
@@ -271,6 +279,7 @@ class Event(google.protobuf.message.Message):
         actor: builtins.str = ...,
         request_id: builtins.str = ...,
         session_view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
+        session_patch: global___SessionPatch | None = ...,
         index_in_request: builtins.int = ...,
         previous_event_id: builtins.str = ...,
         session_name: builtins.str | None = ...,
@@ -282,8 +291,8 @@ class Event(google.protobuf.message.Message):
         attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
         deleted_messages: global___DeletedMessages | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload
@@ -316,3 +325,58 @@ class DeletedMessages(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["message_ids", b"message_ids", "seqs", b"seqs"]) -> None: ...
 
 global___DeletedMessages = DeletedMessages
+
+@typing.final
+class SessionPatch(google.protobuf.message.Message):
+    """A change to a session's content (`metadata`, `state`, `agent_data`, `summary`, `config`). Apply it to the content as it
+    was before the event, in the order of the fields below; what it does not name stays as it is. Events carry patches
+    because a change of one member must not cost what the whole state costs. Now and then an event has the whole content
+    again (SESSION_VIEW_FULL): a reader of the log needs at most the last 1 000 patches behind one.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    REPLACED_FIELD_NUMBER: builtins.int
+    KEYS_SET_FIELD_NUMBER: builtins.int
+    MERGED_FIELD_NUMBER: builtins.int
+    REMOVED_KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def session(self) -> sessiond.v1.session_pb2.Session:
+        """The new values. Nothing but the fields that `replaced`, `keys_set` and `merged` name."""
+
+    @property
+    def replaced(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Fields of Session whose value here takes the place of the old one; one that is not set in `session` is cleared.
+        `config.FIELD` names one field of the config.
+        """
+
+    @property
+    def keys_set(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of `metadata`, `state` and `agent_data`, those whose members in `session` take the place of the members of the same
+        names, each whole; a null is a value. As STRUCT_UPDATE_SET_KEYS.
+        """
+
+    @property
+    def merged(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of `metadata`, `state` and `agent_data`, those that `session` has a JSON merge patch for (RFC 7396): a null removes a
+        member, objects merge member by member, any other value replaces. As STRUCT_UPDATE_MERGE.
+        """
+
+    @property
+    def removed_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Members to remove, each as the field's name, a dot and the member's name; a member that is not there is no error."""
+
+    def __init__(
+        self,
+        *,
+        session: sessiond.v1.session_pb2.Session | None = ...,
+        replaced: collections.abc.Iterable[builtins.str] | None = ...,
+        keys_set: collections.abc.Iterable[builtins.str] | None = ...,
+        merged: collections.abc.Iterable[builtins.str] | None = ...,
+        removed_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["keys_set", b"keys_set", "merged", b"merged", "removed_keys", b"removed_keys", "replaced", b"replaced", "session", b"session"]) -> None: ...
+
+global___SessionPatch = SessionPatch

@@ -156,6 +156,8 @@ class _SessionViewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The core: everything but `metadata`, `state`, `agent_data`, `summary` and `config`."""
     SESSION_VIEW_FULL: _SessionView.ValueType  # 2
     """Everything."""
+    SESSION_VIEW_PATCH: _SessionView.ValueType  # 3
+    """Only in events: the core, beside an `Event.session_patch`. In a request: INVALID_FIELD."""
 
 class SessionView(_SessionView, metaclass=_SessionViewEnumTypeWrapper):
     """Which fields of a session an answer has."""
@@ -166,6 +168,8 @@ SESSION_VIEW_BASIC: SessionView.ValueType  # 1
 """The core: everything but `metadata`, `state`, `agent_data`, `summary` and `config`."""
 SESSION_VIEW_FULL: SessionView.ValueType  # 2
 """Everything."""
+SESSION_VIEW_PATCH: SessionView.ValueType  # 3
+"""Only in events: the core, beside an `Event.session_patch`. In a request: INVALID_FIELD."""
 global___SessionView = SessionView
 
 class _Consistency:

@@ -471,12 +471,17 @@ class UpdateSessionRequest(google.protobuf.message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
     REMOVE_KEYS_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     struct_update: global___StructUpdate.ValueType
     """How to write metadata, state and agent_data. Default: STRUCT_UPDATE_REPLACE."""
     request_id: builtins.str
     """Idempotency key; see SessionService."""
     expected_version: builtins.int
     """The session must be at this version; 0 for any. Not negative."""
+    view: sessiond.v1.session_pb2.SessionView.ValueType
+    """How much of the session the answer has. Default: SESSION_VIEW_FULL. With SESSION_VIEW_BASIC, a change of one member
+    of a large object costs what the change costs, not what the object costs.
+    """
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """`session_id` names the session; the fields of `update_mask` are the new values. Required."""
@@ -511,9 +516,10 @@ class UpdateSessionRequest(google.protobuf.message.Message):
         expected_version: builtins.int = ...,
         run: sessiond.v1.run_pb2.RunFence | None = ...,
         remove_keys: collections.abc.Iterable[builtins.str] | None = ...,
+        view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["run", b"run", "session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "remove_keys", b"remove_keys", "request_id", b"request_id", "run", b"run", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "remove_keys", b"remove_keys", "request_id", b"request_id", "run", b"run", "session", b"session", "struct_update", b"struct_update", "update_mask", b"update_mask", "view", b"view"]) -> None: ...
 
 global___UpdateSessionRequest = UpdateSessionRequest
 

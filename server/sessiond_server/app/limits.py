@@ -19,6 +19,7 @@ def policy(settings: Settings) -> Policy:
         max_live_sessions=settings.max_live_sessions,
         max_attachment_bytes=settings.max_attachment_size,
         max_session_attachment_bytes=settings.max_session_attachments_size,
+        content_patches=settings.content_patches,
     )
 
 

@@ -32,11 +32,18 @@ class Action:
     keeps_answer: bool = False
     """Whether a request record keeps what the log no longer has of the answer: RequestRecord.answer. `first_outcome`
     takes it in place of the content."""
-    with_content: bool = False
-    """Whether the action changes the content of the session or returns it."""
+    with_content: Callable[[c.Action], bool] | None = None
+    """Whether the outcome of this action has the session's content, which is then loaded. None: never."""
+    update: Callable[[c.Action], c.UpdateSession] | None = None
+    """The update that the action makes of the session, which may need the content too. None: it makes none."""
     with_work: bool = False
     """Whether the action may end or start other runs than the one it names. If so, the session's open runs and tool
     calls are loaded, and an expired lease is ended before the action is decided, as the sweeper would have done."""
+
+
+def always(_: c.Action) -> bool:
+    """For `Action.with_content`."""
+    return True
 
 
 def ask_for_work(asked: Needs, key: tuple[str, str], head: Head) -> None:

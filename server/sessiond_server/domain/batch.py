@@ -29,6 +29,7 @@ from sessiond_server.domain.rows import (
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
+from sessiond_server.domain.sessions.content import Sizes, after_unread, patch_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.tool_calls import rules as tool_call_rules
@@ -66,6 +67,9 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
     """The look-ups that deciding these commands needs, once the heads are locked."""
     asked = Needs()
     contents: set[Key] = set()
+    sizes: dict[Key, Sizes | None] = {}
+    """Of sessions whose content need not be read so far, after the updates so far. Upper bounds: a refused update
+    counts too."""
     for command in commands:
         key, action = command.key, ACTIONS[type(command.action)]
         head = heads.get(key)
@@ -78,12 +82,29 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
                 action.ask(asked, command, head)
             if action.with_work:
                 ask_for_work(asked, key, head)
-            if action.with_content and head.content_version and key not in contents:
+            if head.content_version and key not in contents and _reads_content(command, head, sizes, policy):
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
         elif isinstance(command.action, c.CreateSession) and policy.max_live_sessions and key[0] not in asked.tenants:
             asked.tenants.append(key[0])
     return asked
+
+
+def _reads_content(command: c.Command, head: Head, sizes: dict[Key, Sizes | None], policy: Policy) -> bool:
+    """Whether the command needs the whole content: to return it, or to update it by more than a patch that fits
+    certainly."""
+    action, key = ACTIONS[type(command.action)], command.key
+    if isinstance(command.action, c.CreateSession):
+        return False
+    if action.with_content is not None and action.with_content(command.action):
+        return True
+    patch = None if action.update is None else patch_of(action.update(command.action))
+    if patch is None:
+        return False
+    if key not in sizes:
+        sizes[key] = Sizes.decoded(head.content_sizes, head.content_version)
+    sizes[key] = after_unread(sizes[key], patch, head.version + 1, policy)
+    return sizes[key] is None
 
 
 def decide(
@@ -294,11 +315,13 @@ def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
             content_version=core.content_version,
             deleted=state.deleted,
             lease_expire_us=state.lease_expire_us,
+            content_sizes=None if state.sizes is None else state.sizes.encoded(),
         ),
         created=state.created,
         update_time_us=microseconds(core.update_time),
         expire_time_us=None if state.deleted else next_check(core, state.lease_expire_us),
         delete_time_us=now_us if state.deleted else None,
+        content=state.content if state.content_changed else None,
     )
 
 
@@ -314,8 +337,8 @@ def next_check(core: Session, lease_expire_us: int | None) -> int | None:
 def _index_row(key: Key, state: State) -> IndexRow:
     core = state.core
     metadata = None
-    if state.metadata_changed:
-        metadata = MessageToJson(Session.FromString(state.content).metadata, indent=None, ensure_ascii=False)
+    if state.metadata is not None:
+        metadata = MessageToJson(state.metadata, indent=None, ensure_ascii=False)
     return IndexRow(
         key=key,
         type=core.type,

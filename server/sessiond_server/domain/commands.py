@@ -54,6 +54,8 @@ class UpdateSession:
     """Members to remove with STRUCT_UPDATE_SET_KEYS, as `FIELD.MEMBER`. Validated; each FIELD is one of `paths`."""
     prefix: str = ""
     """What the path of `session` in the request begins with, for violations."""
+    full: bool = True
+    """Whether the outcome has the session's content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,8 @@ class SessionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SessionWritten:
-    """Outcome of create, update, touch and the transitions: the session right after the command."""
+    """Outcome of create, update, touch and the transitions: the session right after the command. Its content is b""
+    after an update that did not ask for it."""
 
     session: SessionSnapshot
 

@@ -7,6 +7,7 @@ followed by its payload field.
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Final
 
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message
@@ -47,6 +48,7 @@ _EVENT_INDEX = varint(Event.INDEX_IN_REQUEST_FIELD_NUMBER << 3)
 _EVENT_NAME = tag(Event.SESSION_NAME_FIELD_NUMBER)
 _MESSAGE_SEQ = varint(Message.SEQ_FIELD_NUMBER << 3)
 _MESSAGE_ID = tag(Message.MESSAGE_ID_FIELD_NUMBER)
+_EVENT_PATCH = tag(Event.SESSION_PATCH_FIELD_NUMBER)
 EVENT_SESSION = tag(Event.SESSION_FIELD_NUMBER)
 EVENT_MESSAGE = tag(Event.MESSAGE_FIELD_NUMBER)
 EVENT_RUN = tag(Event.RUN_FIELD_NUMBER)
@@ -64,6 +66,11 @@ FIRST_RUN_EVENT = 30
 FIRST_TOOL_CALL_EVENT = 40
 FIRST_ATTACHMENT_EVENT = 60
 """The first event type of each resource. Events from that number on carry the resource; lower ones carry a Session."""
+
+
+PATCH: Final = b"\x07"
+"""The first byte of a patch of a session's content, in the column of the content. No serialised message begins with it,
+so a server of a version before patches fails on it instead of taking the patch for the content."""
 
 
 def event_head(seq: int, event_id: str, previous: str, index_in_request: int, session_name: str | None) -> bytes:
@@ -90,6 +97,8 @@ def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> b
     payload = _payload(event_type)
     if content is None:
         return b"".join((head, payload, varint(len(body)), body))
+    if content.startswith(PATCH):
+        return b"".join((head, payload, varint(len(body)), body, _EVENT_PATCH, varint(len(content) - 1), content[1:]))
     return b"".join((head, payload, varint(len(body) + len(content)), body, content))
 
 

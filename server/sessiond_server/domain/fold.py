@@ -5,13 +5,13 @@ The rules call the same functions when they write the row.
 
 from typing import Final
 
+from sessiond.patches import session_after
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.run_pb2 import Run
-from sessiond.v1.session_pb2 import Session, SessionStatus, SessionView, TokenUsage
+from sessiond.v1.session_pb2 import Session, SessionStatus, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, copy_field
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.validation import MOST_INTEGER
 
@@ -147,19 +147,16 @@ def add_attachment(session: Session, event_type: EventType.ValueType, attachment
 def fold(session: Session, event: Event) -> Session:
     """Returns the session after the event, given the session before it (an empty Session before the first event).
 
-    Works on full sessions (SESSION_VIEW_FULL) and on cores. Raises ValueError when the event is not the next one.
+    Works on full sessions (SESSION_VIEW_FULL), and for the core on cores. Raises ValueError when the event is not the
+    next one.
     """
     if event.seq != session.version + 1:
         raise ValueError(f"event {event.seq} does not follow version {session.version}")
     if event.previous_event_id != session.last_event_id:
         raise ValueError(f"event {event.seq} follows another event than the session's last")
-    after = Session()
     if event.WhichOneof("payload") == "session":
-        after.CopyFrom(event.session)
-        if event.session_view == SessionView.SESSION_VIEW_BASIC and event.type != EventType.EVENT_TYPE_SESSION_DELETED:
-            for name in CONTENT_FIELDS:
-                copy_field(session, after, name)
-        return after
+        return session_after(session, event)
+    after = Session()
     after.CopyFrom(session)
     advance(
         after,

@@ -11,12 +11,17 @@ from sessiond_server.domain.rows import Key, StoredEvent
 from sessiond_server.errors import SessiondError
 
 
-def contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
-    """The `seq` of each event whose content `outcome` needs."""
+def session_content(action: c.Action, events: Sequence[StoredEvent]) -> int:
+    """The `content_version` of the session whose whole content `outcome` needs; 0: none."""
+    last, with_content = events[-1], ACTIONS[type(action)].with_content
+    if last.type >= encoding.FIRST_MESSAGE_EVENT or with_content is None or not with_content(action):
+        return 0
+    return Session.FromString(last.body).content_version
+
+
+def tool_call_contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
+    """The `seq` of each event whose data of a tool call `outcome` needs."""
     last = events[-1]
-    if last.type < encoding.FIRST_MESSAGE_EVENT:
-        version = Session.FromString(last.body).content_version
-        return (version,) if version else ()
     if encoding.FIRST_TOOL_CALL_EVENT <= last.type < encoding.FIRST_ATTACHMENT_EVENT:
         call = ToolCall.FromString(last.body)
         return (call.seq, call.result_seq) if call.result_seq else (call.seq,)
@@ -33,15 +38,17 @@ def outcome(
 ) -> c.Outcome:
     """Returns an outcome equal to the first one of the request.
 
-    `events` are first_seq..last_seq of the Replay, complete and ascending. `content` holds, by seq, the content of the
-    events that `contents(events)` names, where they have content. `answer` is RequestRecord.answer, for an action that
-    keeps one. `action` equals the first action: the fingerprint has been compared.
+    `events` are first_seq..last_seq of the Replay, complete and ascending. `content` holds, by seq, what
+    `session_content` and `tool_call_contents` name, where there is something. `answer` is RequestRecord.answer, for an
+    action that keeps one. `action` equals the first action: the fingerprint has been compared.
     """
+    version = session_content(action, events)
+    needed = (version,) if version else tool_call_contents(events)
     first_outcome = ACTIONS[type(action)].first_outcome
     assert first_outcome is not None, "only actions that write events have a request record"
     if keeps_answer(action):
         return first_outcome(events, answer)
-    return first_outcome(events, b"".join(content.get(seq, b"") for seq in contents(events)))
+    return first_outcome(events, b"".join(content.get(seq, b"") for seq in needed))
 
 
 def repeated(

@@ -36,6 +36,10 @@ class Policy:
     """Largest total size of one session's attachments, including unfinished uploads; 0: unlimited."""
     max_unfinished_uploads: int = 64
     """Most unfinished uploads of one session."""
+    content_patches: int = 64
+    """Most patches that a session's content consists of, besides the last whole one; 0: no event has a patch."""
+    least_patched_bytes: int = 2048
+    """Smallest content of which changes are stored as patches. A smaller one is stored whole each time."""
 
 
 @dataclass(slots=True)
@@ -54,6 +58,8 @@ class Head:
     deleted: bool = False
     lease_expire_us: int | None = None
     """When the lease of the live run expires; None without a live run. Heartbeats move it without a new version."""
+    content_sizes: bytes | None = None
+    """Encoded Sizes (sessions/content.py) of the content at `content_version`; None or of another version: unknown."""
 
 
 @dataclass(slots=True)
@@ -135,7 +141,7 @@ class Needs:
     named: dict[tuple[Key, tuple[str, ...]], int] = field(default_factory=dict)
     """(key, message ids): bytes -> FoundMessages: those that exist, in the order of the ids."""
     contents: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, content_version) -> the content bytes of the event at that seq."""
+    """(key, content_version) -> the session's whole content at that version."""
     runs: list[tuple[Key, str]] = field(default_factory=list)
     """(key, run_id) -> the serialised Run, if there is one."""
     tool_calls: list[tuple[Key, str]] = field(default_factory=list)
@@ -188,6 +194,8 @@ class HeadRow:
     """When the sweeper must next look at the session, for its expiry or the lease of its live run; None: never. The
     stored check time may be earlier than this, never later."""
     delete_time_us: int | None = None
+    content: bytes | None = None
+    """The whole content, for caches, where the batch changed it and had it at hand. Not stored with the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +238,8 @@ class EventRow:
     Attachment."""
     content: bytes | None
     """The large part of the payload that is stored in this row only; None if the event wrote none. It is a session's
-    content (b"" where an update emptied it), or the arguments, the result or the late result of a tool call."""
+    content or a patch of it (sessions/content.py; b"" where an update emptied it), or the arguments, the result or the
+    late result of a tool call."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from google.protobuf.struct_pb2 import Struct
+
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView
@@ -13,6 +15,7 @@ from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.attachments.changes import AttachmentChanges
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy
 from sessiond_server.domain.runs.work import Work
+from sessiond_server.domain.sessions.content import Sizes, is_patch
 from sessiond_server.domain.times import microseconds, set_timestamp
 
 # A constant, because each access through the enum costs most of a microsecond.
@@ -28,15 +31,19 @@ class State:
     limits: SessionConfig
     user_id: str
     known: Known
-    content: bytes = b""
-    """Loaded only where a command of the batch needs it."""
+    content: bytes | None = b""
+    """The whole content. None: not loaded, because no command of the batch needs it."""
+    sizes: Sizes | None = None
+    """Those of the content; None: not known."""
+    content_changed: bool = False
+    metadata: Struct | None = None
+    """The metadata, if they changed."""
     lease_expire_us: int | None = None
     """When the lease of the live run expires; None without a live run."""
     created: bool = False
     deleted: bool = False
     indexed: bool = False
     """Whether a column of IndexRow changed."""
-    metadata_changed: bool = False
     new_message_ids: set[str] = field(default_factory=set)
     redacted: dict[str, AppendedMessage] = field(default_factory=dict)
     """Messages redacted in this batch, by id."""
@@ -59,8 +66,9 @@ class State:
             SessionConfig.FromString(head.limits),
             head.user_id,
             known,
-            known.contents.get(key, b""),
-            head.lease_expire_us,
+            known.contents.get(key) if head.content_version else b"",
+            Sizes.decoded(head.content_sizes, head.content_version),
+            lease_expire_us=head.lease_expire_us,
             deleted=head.deleted,
         )
 
@@ -78,8 +86,13 @@ class State:
             self.opened_attachments = AttachmentChanges(self.key, self.known)
         return self.opened_attachments
 
-    def snapshot(self) -> c.SessionSnapshot:
-        return c.SessionSnapshot(self.core.version, self.core.SerializeToString(), self.content)
+    def snapshot(self, *, content: bool = True) -> c.SessionSnapshot:
+        """The session as it is. With `content`, it must be loaded."""
+        whole = b""
+        if content:
+            assert self.content is not None
+            whole = self.content
+        return c.SessionSnapshot(self.core.version, self.core.SerializeToString(), whole)
 
 
 @dataclass(slots=True)
@@ -114,8 +127,12 @@ class Step:
         """
         view = NO_VIEW
         if event_type < encoding.FIRST_MESSAGE_EVENT:
-            full = content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED
-            view = SessionView.SESSION_VIEW_FULL if full else SessionView.SESSION_VIEW_BASIC
+            if content is not None and is_patch(content):
+                view = SessionView.SESSION_VIEW_PATCH
+            elif content is not None or event_type == EventType.EVENT_TYPE_SESSION_CREATED:
+                view = SessionView.SESSION_VIEW_FULL
+            else:
+                view = SessionView.SESSION_VIEW_BASIC
         core, event_id = state.core, self.new_id()
         previous, core.last_event_id = core.last_event_id, event_id
         head = (

@@ -23,6 +23,7 @@ from sessiond_server.domain.commands import (
     Scope,
     SessionSnapshot,
 )
+from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
@@ -45,6 +46,7 @@ from sessiond_server.domain.rows import (
     ToolCallRow,
     Writes,
 )
+from sessiond_server.domain.sessions.content import is_patch, whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound
 from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
@@ -70,6 +72,8 @@ class _Log:
     message_seqs: list[int] = field(default_factory=list)
     """Ascending, as messages are appended."""
     seq_of_message: dict[str, int] = field(default_factory=dict)
+    content_seqs: list[int] = field(default_factory=list)
+    """Of the events that wrote the session's content or a patch of it, ascending."""
     requests: dict[str, tuple[RequestRecord, int]] = field(default_factory=dict)
     """Request id -> (record, time at which it was recorded)."""
     runs: dict[str, RunRow] = field(default_factory=dict)
@@ -96,12 +100,21 @@ class _Log:
         del self.message_seqs[bisect_left(self.message_seqs, message.seq)]
         self.events[message.seq] = replace(event, message_id=None, head=message.head, body=message.body)
 
+    def data(self, seq: int) -> bytes:
+        """Data of a tool call that the event at that seq has; b"" for 0."""
+        return self.events[seq].content or b"" if seq else b""
+
     def content(self, version: int) -> bytes:
-        """Content of the event at that seq; b"" for 0."""
-        return self.events[version].content or b"" if version else b""
+        """The session's whole content at that version; b"" for 0."""
+        chain: list[bytes] = []
+        for seq in reversed(self.content_seqs[: bisect_right(self.content_seqs, version)]):
+            chain.append(self.events[seq].content or b"")
+            if not is_patch(chain[-1]):
+                break
+        return whole(chain[::-1])
 
     def stored(self, call: ToolCallRow) -> StoredToolCall:
-        return StoredToolCall(call.body, self.content(call.seq), self.content(call.result_seq))
+        return StoredToolCall(call.body, self.data(call.seq), self.data(call.result_seq))
 
     def open_work(self) -> OpenWork:
         return OpenWork(
@@ -209,8 +222,10 @@ class MemoryStore:
     def _replayed(self, command: Command, what: Replay) -> Outcome:
         log = self._logs[what.key]
         events = [_stored(log.events[seq]) for seq in range(what.first_seq, what.last_seq + 1)]
-        content = {seq: log.content(seq) for seq in replay.contents(events)}
-        return replay.outcome(command.action, events, content, log.requests[command.request_id][0].answer)
+        contents = {seq: log.data(seq) for seq in replay.tool_call_contents(events)}
+        if version := replay.session_content(command.action, events):
+            contents[version] = log.content(version)
+        return replay.outcome(command.action, events, contents, log.requests[command.request_id][0].answer)
 
     def _write(self, writes: Writes, now_us: int) -> None:
         for key, message in writes.removals:
@@ -225,6 +240,8 @@ class MemoryStore:
             if event.message_id is not None:
                 log.message_seqs.append(event.seq)
                 log.seq_of_message[event.message_id] = event.seq
+            if event.content is not None and event.type < FIRST_MESSAGE_EVENT:
+                log.content_seqs.append(event.seq)
         for request in writes.requests:
             self._logs[request.key].requests[request.request_id] = (request.record, now_us)
         for index in writes.index:
@@ -251,7 +268,7 @@ class MemoryStore:
             log.index = None
             log.runs, log.tool_calls, log.run_counters = {}, {}, b""
             log.events = {final_seq: log.events[final_seq]}
-            log.message_seqs, log.seq_of_message = [], {}
+            log.message_seqs, log.seq_of_message, log.content_seqs = [], {}, []
             log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
 
     async def get_session(

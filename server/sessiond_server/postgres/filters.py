@@ -63,7 +63,7 @@ def page(
     limit: int,
     content: bool,
 ) -> Query:
-    """A query for rows of session_id, place, version, core, content, found; see Store.list_sessions.
+    """A query for rows of session_id, place, version, core, chain, found; see Store.list_sessions.
 
     `found` exceeds `limit` if there are more sessions. Without `content` there may be one row more than `limit`.
     """

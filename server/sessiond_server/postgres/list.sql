@@ -10,7 +10,7 @@ with page as materialized (
   order by {place} {direction}, {id} {direction}
   limit :limit + 1
 )
-select page.session_id, page.place, h.version, h.core, ''::bytea as content, count(*) over () as found
+select page.session_id, page.place, h.version, h.core, null::bytea[] as chain, count(*) over () as found
 from page
 cross join lateral (
   select * from session_heads
@@ -27,9 +27,9 @@ with page as materialized (
   order by {place} {direction}, {id} {direction}
   limit :limit + 1
 ), sized as (
-  select page.session_id, page.place, h.version, h.core, coalesce(e.content, '') as content,
+  select page.session_id, page.place, h.version, h.core, h.tenant_id, h.content_version, e.base,
     row_number() over onwards as number,
-    sum(octet_length(h.core) + coalesce(octet_length(e.content), 0)) over onwards as bytes,
+    sum(octet_length(h.core) + coalesce(e.bytes, 0)) over onwards as bytes,
     count(*) over () as found
   from page
   cross join lateral (
@@ -38,13 +38,27 @@ with page as materialized (
     limit 1
   ) h
   left join lateral (
-    select events.content from events
-    where events.tenant_id = :tenant_id and events.session_id = page.session_id and events.seq = h.content_version
-    limit 1
-  ) e on true
+    select min(e.seq) as base, sum(octet_length(e.content))::integer as bytes from events e
+    where e.tenant_id = :tenant_id collate "POSIX" and e.session_id = page.session_id collate "POSIX"
+      and e.type < 20 and e.content is not null and e.seq <= h.content_version
+      and e.seq >= (
+        select w.seq from events w
+        where w.tenant_id = :tenant_id collate "POSIX" and w.session_id = page.session_id collate "POSIX"
+          and w.type < 20 and w.content is not null and w.seq <= h.content_version
+          and substring(w.content from 1 for 1) <> '\x07'
+        order by w.seq desc
+        limit 1
+      )
+  ) e on h.content_version > 0
   window onwards as (order by page.place {direction}, page.session_id {direction} rows unbounded preceding)
 )
-select * from sized
+select session_id, place, version, core, found, array(
+  select e.content from events e
+  where e.tenant_id = sized.tenant_id collate "POSIX" and e.session_id = sized.session_id collate "POSIX"
+    and e.type < 20 and e.content is not null and e.seq >= sized.base and e.seq <= sized.content_version
+  order by e.seq
+) as chain
+from sized
 where number <= :limit and (number = 1 or bytes <= :page_bytes)
 order by place {direction}, session_id {direction}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres import filters
 from sessiond_server.postgres.statements import READ
@@ -98,14 +99,14 @@ class PostgresSessionReads:
 def _session(session_id: str, rows: Sequence[Row]) -> SessionSnapshot:
     if not rows:
         raise SessionNotFound(session_id)
-    version, core, content = rows[0]
-    return SessionSnapshot(version, core, content)
+    version, core, chain = rows[0]
+    return SessionSnapshot(version, core, whole(chain))
 
 
 def _sessions(count: int, rows: Sequence[Row]) -> Sequence[SessionSnapshot | None]:
     found: list[SessionSnapshot | None] = [None] * count
-    for place, version, core, content in rows:
-        found[place - 1] = SessionSnapshot(version, core, content)
+    for place, version, core, chain in rows:
+        found[place - 1] = SessionSnapshot(version, core, whole(chain))
     return found
 
 
@@ -114,7 +115,9 @@ def _sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
     shown = rows[:limit]
     more = bool(rows) and rows[0]["found"] > len(shown)
     last = (shown[-1]["place"], shown[-1]["session_id"]) if more else None
-    return SessionsPage([SessionSnapshot(row["version"], row["core"], row["content"]) for row in shown], last)
+    return SessionsPage(
+        [SessionSnapshot(row["version"], row["core"], whole(row["chain"] or ())) for row in shown], last
+    )
 
 
 def _message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int, bytes]:

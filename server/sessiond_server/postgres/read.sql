@@ -3,22 +3,31 @@
 -- explains "(select $2)".
 
 -- name: get_core  index: session_heads_pkey
-select version, core, ''::bytea as content
+select version, core, '{}'::bytea[] as chain
 from session_heads
 where tenant_id = $1 and session_id = $2 and delete_time is null and ($3::text = '' or user_id = $3)
 
--- name: get_session  index: session_heads_pkey events_pkey
-select h.version, h.core, coalesce(e.content, '') as content
+-- name: get_session  index: session_heads_pkey events_contents
+-- find_session_contents in write.sql explains the chain.
+select h.version, h.core, case when h.content_version = 0 then '{}' else array(
+  select e.content from events e
+  where e.tenant_id = h.tenant_id collate "POSIX" and e.session_id = h.session_id collate "POSIX"
+    and e.type < 20 and e.content is not null and e.seq <= h.content_version
+    and e.seq >= (
+      select w.seq from events w
+      where w.tenant_id = h.tenant_id collate "POSIX" and w.session_id = h.session_id collate "POSIX"
+        and w.type < 20 and w.content is not null and w.seq <= h.content_version
+        and substring(w.content from 1 for 1) <> '\x07'
+      order by w.seq desc
+      limit 1
+    )
+  order by e.seq
+) end as chain
 from session_heads h
-left join lateral (
-  select events.content from events
-  where events.tenant_id = h.tenant_id and events.session_id = h.session_id and events.seq = h.content_version
-  limit 1
-) e on true
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
 -- name: get_cores  index: session_heads_pkey
-select k.place, h.version, h.core, ''::bytea as content
+select k.place, h.version, h.core, '{}'::bytea[] as chain
 from unnest((select $2::text[])) with ordinality as k (session_id, place)
 cross join lateral (
   select * from session_heads
@@ -27,8 +36,21 @@ cross join lateral (
   limit 1
 ) h
 
--- name: get_sessions  index: session_heads_pkey events_pkey
-select k.place, h.version, h.core, coalesce(e.content, '') as content
+-- name: get_sessions  index: session_heads_pkey events_contents
+select k.place, h.version, h.core, case when h.content_version = 0 then '{}' else array(
+  select e.content from events e
+  where e.tenant_id = h.tenant_id collate "POSIX" and e.session_id = h.session_id collate "POSIX"
+    and e.type < 20 and e.content is not null and e.seq <= h.content_version
+    and e.seq >= (
+      select w.seq from events w
+      where w.tenant_id = h.tenant_id collate "POSIX" and w.session_id = h.session_id collate "POSIX"
+        and w.type < 20 and w.content is not null and w.seq <= h.content_version
+        and substring(w.content from 1 for 1) <> '\x07'
+      order by w.seq desc
+      limit 1
+    )
+  order by e.seq
+) end as chain
 from unnest((select $2::text[])) with ordinality as k (session_id, place)
 cross join lateral (
   select * from session_heads
@@ -36,11 +58,6 @@ cross join lateral (
     and delete_time is null and ($3::text = '' or user_id = $3)
   limit 1
 ) h
-left join lateral (
-  select events.content from events
-  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = h.content_version
-  limit 1
-) e on true
 
 -- name: get_message  index: session_heads_pkey events_message_id
 select h.version, e.body

@@ -2,7 +2,7 @@
 
 -- name: lock_due  index: session_heads_to_check
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,
-  lease_expire_time
+  lease_expire_time, content_sizes
 from session_heads
 where expire_check_time <= now()
 order by expire_check_time

@@ -26,6 +26,7 @@ from sessiond_server.domain.rows import (
     StoredEvent,
     Writes,
 )
+from sessiond_server.domain.sessions.content import whole
 from sessiond_server.postgres import file_rows, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import WRITE
@@ -42,6 +43,7 @@ FIND_MESSAGES = WRITE["find_messages"].text
 FIND_TO_DELETE = WRITE["find_to_delete"].text
 FIND_ANSWERS = WRITE["find_answers"].text
 FIND_CONTENTS = WRITE["find_contents"].text
+FIND_SESSION_CONTENTS = WRITE["find_session_contents"].text
 FIND_REPLAYED = WRITE["find_replayed"].text
 WRITE_SESSIONS = WRITE["write_sessions"].text
 WRITE_LOG = WRITE["write_log"].text
@@ -79,8 +81,8 @@ async def lock_free_heads(
 
 
 def head(row: Sequence[Any], start: int) -> Head:
-    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time."""
-    return Head(*row[start : start + 7])
+    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time, content_sizes."""
+    return Head(*row[start : start + 8])
 
 
 async def apply(
@@ -125,8 +127,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
     if needs.contents:
-        for place, content in await connection.fetch(FIND_CONTENTS, *columns(flat(needs.contents), 3)):
-            known.contents[needs.contents[place - 1][0]] = content
+        for place, chain in await connection.fetch(FIND_SESSION_CONTENTS, *columns(flat(needs.contents), 3)):
+            known.contents[needs.contents[place - 1][0]] = whole(chain)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
     return known
@@ -175,8 +177,15 @@ async def _replayed(
     rows = await connection.fetch(FIND_REPLAYED, *columns(asked, 4))
     for index, group in groupby(rows, key=lambda row: row[0]):
         found[places[index - 1]] = [StoredEvent(*row[1:]) for row in group]
-    wanted = [(place, seq) for place, events in found.items() for seq in replay.contents(events)]
     contents: dict[int, dict[int, bytes]] = {place: {} for place in places}
+    versions = {place: replay.session_content(commands[place].action, events) for place, events in found.items()}
+    asked_sessions = [(place, version) for place, version in versions.items() if version]
+    if asked_sessions:
+        keys = ((*replays[place].key, version) for place, version in asked_sessions)
+        for index, chain in await connection.fetch(FIND_SESSION_CONTENTS, *columns(keys, 3)):
+            place, version = asked_sessions[index - 1]
+            contents[place][version] = whole(chain)
+    wanted = [(place, seq) for place, events in found.items() for seq in replay.tool_call_contents(events)]
     if wanted:
         keys = ((*replays[place].key, seq) for place, seq in wanted)
         for index, content in await connection.fetch(FIND_CONTENTS, *columns(keys, 3)):
@@ -201,7 +210,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         index = sorted(writes.index, key=lambda row: row.key)
         inserted = await connection.fetchval(
             WRITE_SESSIONS,
-            *columns((_head_columns(row, None) for row in created), 11),
+            *columns((_head_columns(row, None) for row in created), 12),
             *columns(map(_index_columns, index), 13),
         )
         if inserted != len(created):
@@ -213,7 +222,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
     if writes.events:
         await connection.fetch(
             WRITE_LOG,
-            *columns((_head_columns(row, heads[row.key]) for row in changed), 11),
+            *columns((_head_columns(row, heads[row.key]) for row in changed), 12),
             *columns(
                 (
                     (*e.key, e.seq, _stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content)
@@ -266,6 +275,7 @@ def _head_columns(row: HeadRow, before: Head | None) -> tuple[Any, ...]:
         # None keeps the stored limits and saves rewriting them, out of line if they are large.
         None if before is not None and before.limits == after.limits else after.limits,
         after.lease_expire_us,
+        after.content_sizes,
     )
 
 

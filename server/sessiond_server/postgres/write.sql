@@ -11,7 +11,7 @@ begin isolation level read committed
 -- Locks rows in the order of the arrays; all writers sort by key. Waits for other holders of a row, then reads what they
 -- have committed. A row of another user than the command's counts as missing: a lock on it would show in response times.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
-  h.lease_expire_time
+  h.lease_expire_time, h.content_sizes
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
@@ -24,7 +24,7 @@ cross join lateral (
 -- name: lock_free_heads  index: session_heads_pkey
 -- As lock_heads, but skips locked rows instead of waiting for them.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
-  h.lease_expire_time
+  h.lease_expire_time, h.content_sizes
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
@@ -172,6 +172,26 @@ cross join lateral (
   limit 1
 ) e
 
+-- name: find_session_contents  index: events_contents
+-- The chain of a session's content at version $3: the last whole content up to it, and the patches after that. A patch
+-- begins with the byte 7 (domain/encoding.py), which is read without the rest of the value.
+select k.place, array(
+  select e.content from events e
+  where e.tenant_id = k.tenant_id collate "POSIX" and e.session_id = k.session_id collate "POSIX"
+    and e.type < 20 and e.content is not null and e.seq <= k.seq
+    and e.seq >= (
+      select w.seq from events w
+      where w.tenant_id = k.tenant_id collate "POSIX" and w.session_id = k.session_id collate "POSIX"
+        and w.type < 20 and w.content is not null and w.seq <= k.seq
+        and substring(w.content from 1 for 1) <> '\x07'
+      order by w.seq desc
+      limit 1
+    )
+  order by e.seq
+) as chain
+from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]))
+  with ordinality as k (tenant_id, session_id, seq, place)
+
 -- name: find_replayed  index: events_pkey
 select k.place, e.seq, abs(e.type) as type, e.create_time, e.message_id, e.body
 from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bigint[])) with ordinality
@@ -190,12 +210,12 @@ order by k.place, e.seq
 -- caller starts over.
 with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time, commit_xid)
+    delete_time, user_id, core, limits, lease_expire_time, content_sizes, commit_xid)
   select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
     :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
     :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
-    :head_lease_expire_time::timestamptz[])
+    :head_lease_expire_time::timestamptz[], :head_content_sizes::bytea[])
   on conflict do nothing
   returning 1
 ), listed as (
@@ -222,19 +242,20 @@ select count(*) as created from created
 -- its own transaction. feed_order.shift moves the ids of this cluster after those of the cluster that a dump came from.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time, commit_xid)
+    delete_time, user_id, core, limits, lease_expire_time, content_sizes, commit_xid)
   select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
     :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
     :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
-    :head_lease_expire_time::timestamptz[])
+    :head_lease_expire_time::timestamptz[], :head_content_sizes::bytea[])
   on conflict (tenant_id, session_id) do update
   set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
     expire_check_time = case
       when excluded.expire_check_time is not null then least(old.expire_check_time, excluded.expire_check_time)
     end,
     delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits),
-    lease_expire_time = excluded.lease_expire_time, commit_xid = greatest(old.commit_xid, excluded.commit_xid)
+    lease_expire_time = excluded.lease_expire_time, content_sizes = excluded.content_sizes,
+    commit_xid = greatest(old.commit_xid, excluded.commit_xid)
   returning tenant_id, session_id, commit_xid
 ), logged as (
   insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from google.protobuf.descriptor import EnumDescriptor
 
 from sessiond.v1.run_pb2 import RunFence
-from sessiond.v1.session_pb2 import Consistency
+from sessiond.v1.session_pb2 import Consistency, SessionView
 from sessiond_server.domain import commands, text, validation
 from sessiond_server.domain.validation import FieldViolations
 
@@ -48,6 +48,17 @@ class Fenced(Protocol):
     def run(self) -> RunFence: ...
 
     def HasField(self, field_name: Literal["run"]) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+def full_view(found: FieldViolations, value: int, default: int = SessionView.SESSION_VIEW_FULL) -> bool:
+    """Whether the requested view is the full one. SESSION_VIEW_PATCH is for events only."""
+    if value not in (
+        SessionView.SESSION_VIEW_UNSPECIFIED,
+        SessionView.SESSION_VIEW_BASIC,
+        SessionView.SESSION_VIEW_FULL,
+    ):
+        found.add("view", "must be a known value" if value not in SessionView.values() else "is for events only")
+    return (value or default) == SessionView.SESSION_VIEW_FULL
 
 
 def fence(found: FieldViolations, request: Fenced) -> None:

@@ -139,6 +139,11 @@ class Settings:
     max_live_sessions: int = _setting(
         _count(0, 10**12), "0", "N", "Most sessions of one tenant that have not ended. 0: unlimited."
     )
+    content_patches: int = _setting(
+        _count(0, 1000), "64", "N",
+        "Most patches that a session's content consists of besides the last whole one. 0: every change of a content is "
+        "stored whole, as servers of versions before patches need it that run beside this one.",
+    )  # fmt: skip
     request_retention: float = _setting(
         _duration(60, 365 * DAY), "24h", "DURATION", "How long a `request_id` is remembered."
     )

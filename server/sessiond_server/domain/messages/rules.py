@@ -173,6 +173,11 @@ def _ask_to_append(asked: Needs, command: c.Command, head: Head) -> None:
     asked.message_ids += [(command.key, m.message_id) for m in command.action.messages if m.message_id]
 
 
+def _update_along(action: c.Action) -> c.UpdateSession:
+    assert isinstance(action, c.UpdateAndAppend)
+    return action.update
+
+
 def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.RedactMessage)
     asked.messages.append((command.key, command.action.message_id))
@@ -189,7 +194,7 @@ def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppend
 
 ACTIONS: Final[Mapping[type, Action]] = {
     c.AppendMessages: Action(append, _appended, _ask_to_append),
-    c.UpdateAndAppend: Action(update_and_append, _appended, _ask_to_append, with_content=True),
+    c.UpdateAndAppend: Action(update_and_append, _appended, _ask_to_append, update=_update_along),
     c.RedactMessage: Action(
         redact, lambda events, _: c.MessageRedacted(events[-1].seq, events[-1].body), _ask_to_redact
     ),

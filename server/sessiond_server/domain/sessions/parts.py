@@ -1,17 +1,15 @@
 """Splits a session into its two stored parts: the core, which every event rewrites, and the content, which few
 events rewrite."""
 
+from sessiond.patches import CONTENT_FIELDS, copy_content_field
 from sessiond.v1.session_pb2 import Session, SessionConfig
-
-CONTENT_FIELDS = ("metadata", "state", "agent_data", "summary", "config")
-"""The fields of Session that form its content. All others form its core (SESSION_VIEW_BASIC)."""
 
 
 def content_of(session: Session) -> bytes:
     """The serialised content of a full session."""
     content = Session()
     for name in CONTENT_FIELDS:
-        copy_field(session, content, name)
+        copy_content_field(session, content, name)
     return content.SerializeToString()
 
 

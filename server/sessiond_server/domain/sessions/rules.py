@@ -3,29 +3,29 @@
 Each rule checks everything before it changes anything, so that a refusal leaves the state unchanged.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sessiond.v1.event_pb2 import EventType
+from sessiond.patches import CONTENT_FIELDS, apply_patch, copy_config_field
+from sessiond.v1.event_pb2 import EventType, SessionPatch
 from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig
-from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold, validation
-from sessiond_server.domain.actions import Action, written_session
+from sessiond_server.domain.actions import Action, always, written_session
 from sessiond_server.domain.rows import Known
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import validation as session_validation
-from sessiond_server.domain.sessions.merge import merge_patch, set_members
-from sessiond_server.domain.sessions.parts import CONTENT_FIELDS, content_of, copy_field, core_of, limits_of
+from sessiond_server.domain.sessions.content import OBJECT_BYTES, Sizes, after_unread, patch_of, stored_patch, whole
+from sessiond_server.domain.sessions.parts import content_of, copy_field, core_of, limits_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
 from sessiond_server.errors import InvalidFields, Violation
@@ -48,7 +48,11 @@ def create(step: Step, action: c.CreateSession, known: Known) -> State:
     core.content_version = 1 if content else 0
     limits = SessionConfig.FromString(limits_of(session.config))
     state = State(step.command.key, core, limits, core.user_id, known, content, created=True)
-    state.indexed = state.metadata_changed = True
+    if content:
+        state.sizes = Sizes.of_whole(Session.FromString(content), core.content_version)
+        state.content_changed = True
+    state.indexed = True
+    state.metadata = session.metadata
     runs = [_preset_run(step, core, run, now) for run in action.runs]
     state.opened_work = Work(state.key, known, RunCounters())
     state.opened_work.preset_runs(runs)
@@ -98,27 +102,41 @@ def _preset_run(step: Step, core: Session, given: Run, now_us: int) -> Run:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentChange:
+    """What an update makes of the content."""
+
+    stored: bytes
+    """What the event stores: the whole content, or a patch."""
+    whole: bytes | None
+    """None: not known, because the content was not loaded."""
+    sizes: Sizes
+    limits: SessionConfig
+    metadata: Struct | None
+    """The metadata, if the update writes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """A session as an update leaves it, not yet applied."""
 
     core: Session
-    content: Session | None
+    content: ContentChange | None
     """None: the update writes no field of the content."""
     limits: SessionConfig
-    metadata: bool
-    """Whether the update writes the metadata."""
+    indexed: bool
+    """Whether the update writes a column of IndexRow."""
 
 
 def update(step: Step, state: State, action: c.UpdateSession) -> c.Outcome:
     lifecycle.check_open(state.core, step.now_us)
     apply(step, state, updated(step, state, action))
-    return c.SessionWritten(state.snapshot())
+    return c.SessionWritten(state.snapshot(content=action.full))
 
 
 def updated(step: Step, state: State, action: c.UpdateSession) -> Update:
     """What the update makes of the session, which it leaves unchanged. Raises InvalidFields."""
     core = core_of(state.core)
-    content = _updated_content(state.content, action)
+    change = _content_change(step, state, action)
     for path in action.paths:
         if path == "expire_time":
             _set_expiry(core, action, step.now_us)
@@ -127,77 +145,79 @@ def updated(step: Step, state: State, action: c.UpdateSession) -> Update:
         elif path.partition(".")[0] not in CONTENT_FIELDS:
             copy_field(action.session, core, path)
     core.agent_mode = core.agent_mode or AgentMode.AGENT_MODE_GENERAL
-    limits = state.limits if content is None else SessionConfig.FromString(limits_of(content.config))
-    return Update(core, content, limits, metadata="metadata" in action.paths)
+    limits = state.limits if change is None else change.limits
+    return Update(core, change, limits, indexed=not _INDEXED.isdisjoint(action.paths))
 
 
 def apply(step: Step, state: State, update: Update) -> None:
     """Makes the session what the update says, with an event."""
     time_us = step.time_after(state.core)
     core = state.core = update.core
-    if update.content is not None:
-        state.content = update.content.SerializeToString()
-        state.limits = update.limits
+    if (change := update.content) is not None:
+        state.content, state.sizes, state.content_changed = change.whole, change.sizes, True
+        state.limits = change.limits
+        state.metadata = state.metadata if change.metadata is None else change.metadata
         core.content_version = core.version + 1
-        state.metadata_changed |= update.metadata
-    state.indexed = True
+    state.indexed |= update.indexed
     step.advance(core, time_us, activity=False)
     step.emit(
         state,
         EventType.EVENT_TYPE_SESSION_UPDATED,
         time_us,
-        content=None if update.content is None else state.content,
+        content=None if change is None else change.stored,
     )
 
 
-def _updated_content(old: bytes, action: c.UpdateSession) -> Session | None:
-    """Returns the content after the update; None if no path is part of the content. Raises InvalidFields if what stays
-    and what the update adds are together too large."""
-    paths = [path for path in action.paths if path.partition(".")[0] in CONTENT_FIELDS]
-    if not paths:
+_INDEXED: Final = frozenset({"agent_id", "team_id", "workflow_id", "name", "labels", "metadata"})
+"""Fields of an update that lists of sessions filter or sort by."""
+
+
+def _content_change(step: Step, state: State, action: c.UpdateSession) -> ContentChange | None:
+    """What the update makes of the content; None if no path is part of it. Raises InvalidFields if what stays and what
+    the update adds are together too large."""
+    patch = patch_of(action)
+    if patch is None:
         return None
-    content = Session.FromString(old)
-    combine = _COMBINE.get(action.struct_update)
-    for path in paths:
-        name, _, member = path.partition(".")
-        given: object = getattr(action.session, name)
-        if member:
-            _copy_config_field(action.session.config, content.config, member)
-        elif combine is not None and isinstance(given, Struct):
-            kept: Struct = getattr(content, name)
-            kept.SetInParent()
-            combine(kept, given)
-        else:
-            copy_field(action.session, content, name)
-    for key in action.remove_keys:
-        name, _, member = key.partition(".")
-        removed_from: Struct = getattr(content, name)
-        if member in removed_from.fields:
-            del removed_from.fields[member]
+    version = state.core.version + 1
+    stored, limits = stored_patch(patch), _limits_after(state, patch)
+    sizes = after_unread(state.sizes, patch, version, step.policy)
+    if sizes is not None:
+        metadata = action.session.metadata if "metadata" in action.paths else None
+        after = None if state.content is None else whole([state.content, stored])
+        return ContentChange(stored, after, sizes, limits, metadata)
+    assert state.content is not None, "the batch loads a content to which a patch may not fit"
+    content = Session.FromString(state.content)
+    apply_patch(content, patch)
     found = validation.FieldViolations()
-    if combine is not None:
-        for path in paths:
-            if "." not in path:
-                session_validation.mutable_field(found, f"{action.prefix}session", content, path)
+    for name in (*patch.keys_set, *patch.merged):
+        # The stored object and the given one are valid each, so only their size together may break a rule.
+        if getattr(content, name).ByteSize() > OBJECT_BYTES[name]:
+            session_validation.mutable_field(found, f"{action.prefix}session", content, name)
     session_validation.content_size(found, f"{action.prefix}session", content.ByteSize())
     found.check()
-    return content
-
-
-_COMBINE: Final[Mapping[StructUpdate.ValueType, Callable[[Struct, Struct], None]]] = {
-    StructUpdate.STRUCT_UPDATE_MERGE: merge_patch,
-    StructUpdate.STRUCT_UPDATE_SET_KEYS: set_members,
-}
-"""How to write an object into the stored one. Absent: it takes the stored one's place."""
-
-
-def _copy_config_field(source: SessionConfig, target: SessionConfig, name: str) -> None:
-    target.ClearField(name)  # type: ignore[arg-type]  # the stubs want literals
-    value = getattr(source, name)
-    if isinstance(value, int | str):
-        setattr(target, name, value)
+    after = content.SerializeToString()
+    sizes = None if state.sizes is None else state.sizes.after_patch(patch, version)
+    if sizes is not None and sizes.allows_patch(step.policy):
+        sizes = sizes.exact(content)
     else:
-        getattr(target, name).extend(value)
+        stored, sizes = after, Sizes.of_whole(content, version)
+    metadata = content.metadata if "metadata" in action.paths else None
+    return ContentChange(stored, after, sizes, limits, metadata)
+
+
+def _limits_after(state: State, patch: SessionPatch) -> SessionConfig:
+    """The session's limits after the patch."""
+    limits = state.limits
+    for path in patch.replaced:
+        name, _, member = path.partition(".")
+        if path == "config":
+            limits = SessionConfig.FromString(limits_of(patch.session.config))
+        elif name == "config" and member != "system_prompt":
+            changed = SessionConfig()
+            changed.CopyFrom(limits)
+            copy_config_field(patch.session.config, changed, member)
+            limits = changed
+    return limits
 
 
 def _set_expiry(core: Session, action: c.UpdateSession, now_us: int) -> None:
@@ -249,7 +269,7 @@ def expire(step: Step, state: State, action: c.ExpireSession) -> c.Outcome:
     if state.core.status == lifecycle.ENDED or not lifecycle.is_expired(state.core, step.now_us):
         return c.NothingToDo(state.core.version)
     _end(step, state, EndReason.END_REASON_EXPIRED)
-    return c.SessionWritten(state.snapshot())
+    return c.SessionWritten(state.snapshot(content=False))
 
 
 def _end(step: Step, state: State, reason: EndReason.ValueType) -> None:
@@ -296,7 +316,7 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     previous = state.core.last_event_id
     state.core = Session(session_id=step.command.session_id, version=version, last_event_id=previous)
     state.limits = SessionConfig()
-    state.content = b""
+    state.content, state.sizes, state.content_changed = b"", None, False
     state.lease_expire_us = None
     state.deleted = True
     set_timestamp(state.core.update_time, time_us)
@@ -305,14 +325,23 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     return c.SessionDeleted(version)
 
 
+def _itself(action: c.Action) -> c.UpdateSession:
+    assert isinstance(action, c.UpdateSession)
+    return action
+
+
+def _asks_for_content(action: c.Action) -> bool:
+    return _itself(action).full
+
+
 ACTIONS: Final[Mapping[type, Action]] = {
-    c.CreateSession: Action(None, written_session),
-    c.UpdateSession: Action(update, written_session, with_content=True),
-    c.ActivateSession: Action(change_status, written_session, with_content=True),
-    c.SuspendSession: Action(change_status, written_session, with_content=True, with_work=True),
-    c.ResumeSession: Action(change_status, written_session, with_content=True),
-    c.EndSession: Action(end, written_session, with_content=True, with_work=True),
+    c.CreateSession: Action(None, written_session, with_content=always),
+    c.UpdateSession: Action(update, written_session, with_content=_asks_for_content, update=_itself),
+    c.ActivateSession: Action(change_status, written_session, with_content=always),
+    c.SuspendSession: Action(change_status, written_session, with_content=always, with_work=True),
+    c.ResumeSession: Action(change_status, written_session, with_content=always),
+    c.EndSession: Action(end, written_session, with_content=always, with_work=True),
     c.ExpireSession: Action(expire, None, with_work=True),
-    c.TouchSession: Action(touch, written_session, with_content=True),
+    c.TouchSession: Action(touch, written_session, with_content=always),
     c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq)),
 }

@@ -33,6 +33,8 @@ create table session_heads (
   commit_xid xid8 default pg_current_xact_id(),
   -- When the lease of the session's live run expires; null while no run is live. Heartbeats write only this column.
   lease_expire_time timestamptz,
+  -- Sizes of the content at content_version (domain/sessions/content.py); null: not known.
+  content_sizes bytea,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -112,6 +114,11 @@ create unique index events_message_id
 create index events_messages
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type = 20;
+
+-- The events that wrote a session's content, whole or as a patch.
+create index events_contents
+  on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
+  where type < 20 and content is not null;
 
 -- All events of a tenant in commit order. It uses "POSIX" for the same reason.
 create index events_feed

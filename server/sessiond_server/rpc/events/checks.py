@@ -18,9 +18,9 @@ from sessiond.v1.event_service_pb2 import (
     WatchEventsRequest,
     WatchSessionRequest,
 )
-from sessiond.v1.session_pb2 import SessionView
 from sessiond_server.domain import text, validation
 from sessiond_server.domain.validation import FieldViolations
+from sessiond_server.rpc import fields
 from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 
 EVENTS_PAGE: Final = (50, 1000)
@@ -72,12 +72,12 @@ def watch_session(request: WatchSessionRequest) -> SessionWatch:
     found = FieldViolations()
     found.add("session_id", text.identifier(request.session_id))
     types = _types(found, request.filter.types)
-    validation.enum(found, "view", request.view, SessionView.DESCRIPTOR)
+    full = fields.full_view(found, request.view)
     if request.position and request.from_beginning:
         found.add("from_beginning", "must not be set with a position")
     silence = _silence(found, request)
     found.check()
-    return SessionWatch(_session_selection(types), request.view != SessionView.SESSION_VIEW_BASIC, silence)
+    return SessionWatch(_session_selection(types), full, silence)
 
 
 def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:

@@ -69,7 +69,7 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
 
 
 def _update_and_append(found: FieldViolations, request: AppendMessagesRequest) -> commands.UpdateAndAppend:
-    update = updates.check(found, "update.", request.update)
+    update = updates.check(found, "update.", request.update, full=False)
     if request.update.session.session_id not in ("", request.session_id):
         found.add("update.session.session_id", "must be empty, or that of the request")
     found.check()

@@ -209,7 +209,7 @@ def get_session(request: GetSessionRequest) -> SessionRead:
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.not_negative(found, "min_version", request.min_version)
-    full = _view(found, request.view, SessionView.SESSION_VIEW_FULL)
+    full = fields.full_view(found, request.view)
     strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionRead(full, strong)
@@ -222,7 +222,7 @@ def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
         found.add("min_versions", "must be one for each of session_ids, or none")
     for index, version in enumerate(request.min_versions[:BATCH]):
         fields.not_negative(found, f"min_versions[{index}]", version)
-    full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
+    full = fields.full_view(found, request.view, SessionView.SESSION_VIEW_BASIC)
     strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionRead(full, strong)
@@ -233,7 +233,7 @@ def list_sessions(request: ListSessionsRequest) -> SessionsList:
     _filter(found, request.filter)
     validation.enum(found, "order_by", request.order_by, SessionOrder.DESCRIPTOR)
     limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
-    full = _view(found, request.view, SessionView.SESSION_VIEW_BASIC)
+    full = fields.full_view(found, request.view, SessionView.SESSION_VIEW_BASIC)
     strong = fields.consistency(found, request.consistency)
     found.check()
     return SessionsList(request.order_by or SessionOrder.SESSION_ORDER_CREATE_TIME_DESC, limit, full, strong)
@@ -253,7 +253,8 @@ def update_session(request: UpdateSessionRequest) -> commands.UpdateSession:
     fields.fence(found, request)
     if request.HasField("session"):
         found.add("session.session_id", text.identifier(request.session.session_id))
-    update = updates.check(found, "", request)
+    full = fields.full_view(found, request.view)
+    update = updates.check(found, "", request, full=full)
     found.check()
     return update
 
@@ -277,7 +278,7 @@ def batch_update_sessions(request: BatchUpdateSessionsRequest) -> list[commands.
         path = f"updates[{index}].session.session_id"
         found.add(path, text.identifier(update.session.session_id))
         _once(found, path, seen, update.session.session_id, index, "updates")
-        actions.append(updates.check(found, f"updates[{index}].", update))
+        actions.append(updates.check(found, f"updates[{index}].", update, full=False))
     found.check()
     return actions
 
@@ -341,12 +342,6 @@ def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:
         rule = text.identifier(value)
         first = seen.setdefault(value, index)
         found.add(f"session_ids[{index}]", rule or (None if first == index else f"is that of session_ids[{first}]"))
-
-
-def _view(found: FieldViolations, value: int, default: int) -> bool:
-    """Whether the requested view is the full one."""
-    validation.enum(found, "view", value, SessionView.DESCRIPTOR)
-    return (value or default) == SessionView.SESSION_VIEW_FULL
 
 
 def _filter(found: FieldViolations, where: SessionFilter) -> None:

@@ -31,9 +31,10 @@ class Update(Protocol):
     def HasField(self, field_name: Literal["session"]) -> bool: ...  # noqa: N802 - protobuf's name
 
 
-def check(found: FieldViolations, prefix: str, update: Update) -> commands.UpdateSession:
+def check(found: FieldViolations, prefix: str, update: Update, *, full: bool) -> commands.UpdateSession:
     """Checks all but the session's id, and returns the action, which is good for use if nothing was found. `prefix`:
-    what the names of the update's fields begin with in violations, such as `update.`.
+    what the names of the update's fields begin with in violations, such as `update.`. `full`: whether the outcome has
+    the session's content.
 
     Only the fields of the mask are checked; without one, the mutable fields that are set are the mask.
     """
@@ -56,7 +57,7 @@ def check(found: FieldViolations, prefix: str, update: Update) -> commands.Updat
         session.CopyFrom(update.session)
         session.agent_mode = AgentMode.AGENT_MODE_GENERAL
     struct_update = update.struct_update or StructUpdate.STRUCT_UPDATE_REPLACE
-    return commands.UpdateSession(session, tuple(paths), struct_update, tuple(update.remove_keys), prefix)
+    return commands.UpdateSession(session, tuple(paths), struct_update, tuple(update.remove_keys), prefix, full)
 
 
 def _paths(found: FieldViolations, prefix: str, update: Update) -> dict[str, None]:

@@ -4,7 +4,6 @@ from collections.abc import Container, Sequence
 
 from sessiond_server.domain import replay
 from sessiond_server.domain.commands import Command, Result, SessionDeleted
-from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
 from sessiond_server.store.cached.contract import CacheTime, Change, Copy, Forget, Put, placed
 
@@ -31,15 +30,13 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)
-    of_session = (e.content for e in reversed(events) if e.content is not None and e.type < FIRST_MESSAGE_EVENT)
-    content = next(of_session, None)
     # An entry may hold a message that was redacted or deleted, so the new entry keeps no earlier message.
     copy = Copy(
         version=head.version,
         user_id=head.user_id,
         content_version=head.content_version,
         core=head.core,
-        content=content,
+        content=row.content,
         after_seq=head.version if rewritten else events[0].seq - 1,
         messages=[] if rewritten else [placed(e.seq, e.body) for e in events if e.message_id is not None],
     )
