@@ -109,6 +109,7 @@ class SessionFields(TypedDict, total=False):
     labels: Mapping[str, str] | None
     ttl: timedelta | float | None
     expire_time: datetime | None
+    client_time: datetime | None
     no_expiry: bool
     metadata: Mapping[str, Any] | None
     state: Mapping[str, Any] | None
@@ -138,6 +139,7 @@ class SessionChanges(TypedDict, total=False):
     labels: Mapping[str, str] | None
     ttl: timedelta | float | None
     expire_time: datetime | None
+    client_time: datetime | None
     metadata: Mapping[str, Any] | None
     state: Mapping[str, Any] | None
     agent_data: Mapping[str, Any] | None

@@ -2,22 +2,25 @@
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from sessiond.connection import Connection
 from sessiond.fields import (
     ConsistencyLike,
     Fence,
     MessageOrderLike,
+    RoleLike,
     SessionChanges,
     StructUpdateLike,
     enum_value,
     run_fence,
+    timestamp,
 )
 from sessiond.pages import MessagePages
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import session_update
-from sessiond.v1.message_pb2 import Message
+from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
     AppendMessagesResponse,
@@ -26,6 +29,7 @@ from sessiond.v1.message_service_pb2 import (
     GetMessageRequest,
     ListMessagesRequest,
     ListMessagesResponse,
+    MessageFilter,
     MessageIds,
     MessageOrder,
     RedactMessageRequest,
@@ -101,17 +105,35 @@ class MessageCalls:
         page_token: str = "",
         after_seq: int = 0,
         before_seq: int = 0,
+        labels: Mapping[str, str] | None = None,
+        roles: Iterable[RoleLike] = (),
+        name: str = "",
+        run_id: str = "",
+        client_time_from: datetime | None = None,
+        client_time_until: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> MessagePages:
         """Lists a session's messages between two `seq` (both exclusive; 0: no bound), for `async for`; see Pages.
 
+        Only those that have all `labels`, one of `roles`, this `name`, were written in the run `run_id`, and in this
+        range of `client_time` (from inclusive, until exclusive), as far as these are given. Pages of such a list may be
+        short or empty and still be followed by others.
+
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
         """
         order = enum_value(MessageOrder.DESCRIPTOR, order_by)
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+        where = MessageFilter(
+            labels=labels,
+            roles=[enum_value(Role.DESCRIPTOR, role) for role in roles],
+            name=name,
+            run_id=run_id,
+            client_time_from=None if client_time_from is None else timestamp(client_time_from),
+            client_time_until=None if client_time_until is None else timestamp(client_time_until),
+        )
 
         async def fetch(token: str) -> ListMessagesResponse:
             request = ListMessagesRequest(
@@ -123,6 +145,7 @@ class MessageCalls:
                 before_seq=before_seq,
                 min_version=min_version,
                 consistency=freshness,
+                filter=where,
             )
             return await self._connection.call(self._connection.messages.ListMessages, request, timeout)
 

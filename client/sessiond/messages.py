@@ -1,8 +1,10 @@
 """Builds messages and reads their text. See `sessiond.formats` for conversions from and to the forms of others."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
+from sessiond.fields import timestamp
 from sessiond.structs import to_struct
 from sessiond.v1.message_pb2 import BlobPart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import TokenUsage
@@ -12,15 +14,28 @@ Content = str | Mapping[str, Any] | Part
 
 
 def system(
-    *content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = ""
+    *content: Content,
+    name: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    message_id: str = "",
+    labels: Mapping[str, str] | None = None,
+    client_time: datetime | None = None,
 ) -> Message:
-    """A message with instructions. Without `message_id` the service generates one."""
-    return _message(Role.ROLE_SYSTEM, map(_part, content), name, metadata, None, message_id)
+    """A message with instructions. Without `message_id` the service generates one. `labels` are to find it by;
+    `client_time`, with a time zone, says when it was really written."""
+    return _message(Role.ROLE_SYSTEM, map(_part, content), name, metadata, None, message_id, labels, client_time)
 
 
-def user(*content: Content, name: str = "", metadata: Mapping[str, Any] | None = None, message_id: str = "") -> Message:
+def user(
+    *content: Content,
+    name: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    message_id: str = "",
+    labels: Mapping[str, str] | None = None,
+    client_time: datetime | None = None,
+) -> Message:
     """A message of a person: `user("hi")`."""
-    return _message(Role.ROLE_USER, map(_part, content), name, metadata, None, message_id)
+    return _message(Role.ROLE_USER, map(_part, content), name, metadata, None, message_id, labels, client_time)
 
 
 def assistant(
@@ -31,13 +46,15 @@ def assistant(
     metadata: Mapping[str, Any] | None = None,
     usage: TokenUsage | None = None,
     message_id: str = "",
+    labels: Mapping[str, str] | None = None,
+    client_time: datetime | None = None,
 ) -> Message:
     """A message of the model: its thinking, its content, and the tool calls it asks for (see `tool_call`), in this
     order."""
     parts = [Part(thinking=thinking)] if thinking is not None else []
     parts += map(_part, content)
     parts += tool_calls
-    return _message(Role.ROLE_ASSISTANT, parts, name, metadata, usage, message_id)
+    return _message(Role.ROLE_ASSISTANT, parts, name, metadata, usage, message_id, labels, client_time)
 
 
 def tool(
@@ -48,6 +65,8 @@ def tool(
     is_error: bool = False,
     metadata: Mapping[str, Any] | None = None,
     message_id: str = "",
+    labels: Mapping[str, str] | None = None,
+    client_time: datetime | None = None,
 ) -> Message:
     """The result of a call of the tool `name`; None for an empty result."""
     answer = ToolResultPart(tool_call_id=tool_call_id, is_error=is_error)
@@ -55,7 +74,7 @@ def tool(
         answer.text = result
     elif result is not None:
         answer.data.CopyFrom(to_struct(result))
-    return _message(Role.ROLE_TOOL, [Part(tool_result=answer)], name, metadata, None, message_id)
+    return _message(Role.ROLE_TOOL, [Part(tool_result=answer)], name, metadata, None, message_id, labels, client_time)
 
 
 def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] | None = None) -> Part:
@@ -98,6 +117,8 @@ def _message(
     metadata: Mapping[str, Any] | None,
     usage: TokenUsage | None,
     message_id: str,
+    labels: Mapping[str, str] | None,
+    client_time: datetime | None,
 ) -> Message:
     return Message(
         message_id=message_id,
@@ -106,6 +127,8 @@ def _message(
         parts=parts,
         metadata=None if metadata is None else to_struct(metadata),
         usage=usage,
+        labels=labels,
+        client_time=None if client_time is None else timestamp(client_time),
     )
 
 

@@ -19,7 +19,7 @@ def new_session(fields: NewSessionFields) -> NewSession:
     for name in ("metadata", "state", "agent_data"):
         if values.get(name) is not None:
             values[name] = to_struct(values[name])
-    for name, convert in (("ttl", duration), ("expire_time", timestamp)):
+    for name, convert in (("ttl", duration), ("expire_time", timestamp), ("client_time", timestamp)):
         if values.get(name) is not None:
             values[name] = convert(values[name])
     session = Session(

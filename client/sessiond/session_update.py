@@ -38,8 +38,8 @@ def _write(session: Session, name: str, value: Any) -> list[str]:
             session.labels.update(value or {})
         case "ttl" if value is not None:
             session.ttl.CopyFrom(duration(value))
-        case "expire_time" if value is not None:
-            session.expire_time.CopyFrom(timestamp(value))
+        case "expire_time" | "client_time" if value is not None:
+            getattr(session, name).CopyFrom(timestamp(value))
         case "agent_mode":
             session.agent_mode = enum_value(AgentMode.DESCRIPTOR, value)
         case "config" if isinstance(value, Mapping):

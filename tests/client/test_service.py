@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,53 @@ async def test_deletion_by_ids_by_range_and_of_the_newest(sessions: sessiond.Cli
     for selection in ({}, {"last_n": 1, "from_seq": 1}, {"message_ids": ["m4"], "last_n": 1}):
         with pytest.raises(ValueError, match="one of"):
             await sessions.delete_messages(session_id, **selection)
+
+
+async def test_messages_are_found_by_what_they_have(sessions: sessiond.Client) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    session_id = (await sessions.create_session(active=True, client_time=noon)).session_id
+    assert (await sessions.get_session(session_id)).client_time.ToDatetime(UTC) == noon
+    messages = [
+        sessiond.user("0", labels={"topic": "a"}, client_time=noon),
+        sessiond.assistant("1", name="planner", labels={"topic": "a", "kind": "plan"}),
+        sessiond.tool("2", tool_call_id="t", client_time=noon + timedelta(hours=1)),
+        sessiond.system("3", labels={"topic": "b"}),
+    ]
+    await sessions.append_messages(session_id, messages)
+
+    async def found(**where: Any) -> str:
+        return "".join([sessiond.text_of(m) async for m in sessions.list_messages(session_id, **where)])
+
+    assert await found(labels={"topic": "a"}) == "01"
+    assert await found(labels={"topic": "a"}, order_by="newest_first", page_size=1) == "10"
+    assert await found(labels={"topic": "a", "kind": "plan"}) == "1"
+    assert await found(roles=["system", "tool"]) == "23"
+    assert await found(name="planner") == "1"
+    assert await found(run_id="r") == ""
+    assert await found(client_time_from=noon, client_time_until=noon + timedelta(hours=1)) == "0"
+    assert await found(client_time_from=noon, roles=["tool"]) == "2"
+    page = await sessions.list_messages(session_id, labels={"topic": "a"}, page_size=1).page()
+    with pytest.raises(sessiond.InvalidPageToken):
+        await sessions.list_messages(session_id, labels={"topic": "b"}, page_token=page.next_page_token).page()
+    with pytest.raises(sessiond.InvalidPageToken):
+        await sessions.list_messages(session_id, page_token=page.next_page_token).page()
+    updated = await sessions.update_session(session_id, client_time=None)
+    assert not updated.HasField("client_time")
+
+
+async def test_pages_of_a_filter_are_read_back(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+    for start in range(0, 2400, 240):
+        some = [sessiond.user(str(n), name="x" if n % 400 == 0 else "") for n in range(start, start + 240)]
+        await sessions.append_messages(session_id, some)
+    pages = [page async for page in sessions.list_messages(session_id, name="x", page_size=2).pages()]
+    texts = [[sessiond.text_of(message) for message in page.messages] for page in pages]
+    assert [text for page in texts for text in page] == [str(n) for n in range(0, 2400, 400)]
+    assert max(map(len, texts)) == 2
+    back = sessions.list_messages(session_id, name="x", page_size=2, page_token=pages[-1].previous_page_token)
+    before = [[sessiond.text_of(m) for m in page.messages] async for page in back.pages(back=True)]
+    earlier = [text for page in texts[:-1] for text in page]
+    assert [text for page in reversed(before) for text in page] == earlier
 
 
 async def test_lists_counts_and_batches_of_sessions(sessions: sessiond.Client) -> None:

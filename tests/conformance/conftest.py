@@ -28,7 +28,7 @@ from tests.support.store_backend import Backend, Open
 from tests.support.stores import composed
 
 _EMPTY = """
-delete from events; delete from requests; delete from sessions; delete from session_heads;
+delete from events; delete from message_marks; delete from requests; delete from sessions; delete from session_heads;
 delete from runs; delete from tool_calls; delete from run_figures;
 delete from attachments; delete from uploads; delete from blobs; delete from releases; delete from pieces;
 update test_clock.shifts set shift = '0';

@@ -49,6 +49,8 @@ insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, h
 select 't' || i % 3, 's' || i, 100000 + n, (1000 * n + i / 20)::text::xid8, 5, now(), 'head', 'body',
   case when n = 1 then '\x08'::bytea else '\x07'::bytea end
 from generate_series(1, 20000) i, generate_series(1, 2) n where i % 10 = 0;
+insert into message_marks (tenant_id, session_id, mark, seq)
+select 't' || i % 3, 's' || i, mark, 3 from generate_series(1, 20000) i, unnest(array['la=1', 't' || i]) mark;
 insert into runs (tenant_id, session_id, run_id, place, status, body)
 select 't' || i % 3, 's' || i, 'r' || n, n, case when n = 3 then 2 else 3 end, 'body'
 from generate_series(1, 20000) i, generate_series(1, 3) n;
@@ -68,6 +70,10 @@ insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, h
 select 't1', 's1', 100000 + seq, (70000 + seq)::text::xid8, 5, now(), 'head', 'body',
   case when seq % 60 = 0 then '\x08'::bytea else '\x07'::bytea end
 from generate_series(4, 6000) seq;
+insert into message_marks (tenant_id, session_id, mark, seq)
+select 't1', 's1', 'l' || seq % 2 || '=' || seq % 50, seq from generate_series(4, 60000) seq;
+insert into message_marks (tenant_id, session_id, mark, seq)
+select 't1', 's1', 't' || lpad(seq::text, 21, '0'), seq from generate_series(4, 60000) seq;
 insert into runs (tenant_id, session_id, run_id, place, status, body)
 select 't1', 's1', 'r' || n, n, case when n % 30 = 0 then 4 else 3 end, 'body' from generate_series(4, 20000) n;
 insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
@@ -102,7 +108,7 @@ _REQUESTS = """
 insert into requests (tenant_id, session_id, request_id, first_seq, last_seq, create_time, fingerprint)
 select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval '1 s', 'print' from events
 where seq <= 1000;
-analyze session_heads, sessions, events, requests, runs, tool_calls, run_figures;
+analyze session_heads, sessions, events, message_marks, requests, runs, tool_calls, run_figures;
 """
 FILLINGS = {
     "short chats": _SESSIONS + _FILES + _REQUESTS,  # nearly every event is a message, and few are in a session

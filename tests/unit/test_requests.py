@@ -19,6 +19,7 @@ from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import session_service_pb2 as sessions
 from sessiond.v1 import tool_call_service_pb2 as tool_calls
 from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond.v1.message_service_pb2 import MessageFilter
 from sessiond.v1.run_pb2 import RunStatus
 from sessiond.v1.session_pb2 import (
     AgentMode,
@@ -566,6 +567,62 @@ def test_actions_without_content() -> None:
     assert requests.resume_session(minimal("ResumeSession")) == commands.ResumeSession()
     assert requests.delete_session(minimal("DeleteSession")) == commands.DeleteSession()
     assert requests.batch_delete_sessions(minimal("BatchDeleteSessions")) == commands.DeleteSession()
+
+
+MESSAGE_FILTERS: list[tuple[MessageFilter, list[str]]] = [
+    (MessageFilter(labels={f"k{i}": "x" * 255 for i in range(16)}), []),
+    (MessageFilter(labels={f"k{i}": "" for i in range(17)}), ["filter.labels"]),
+    (MessageFilter(labels={"a b": ""}), ["filter.labels[...]"]),
+    (MessageFilter(labels={"a": "x" * 256}), ["filter.labels[a]"]),
+    (MessageFilter(roles=[1, 2, 3, 4]), []),  # type: ignore[list-item]
+    (MessageFilter(roles=[1, 2, 3, 4, 4]), ["filter.roles"]),  # type: ignore[list-item]
+    (MessageFilter(roles=[1, 0]), ["filter.roles[1]"]),  # type: ignore[list-item]
+    (MessageFilter(roles=[5]), ["filter.roles[0]"]),  # type: ignore[list-item]
+    (MessageFilter(name="é" * 128, run_id="r"), []),
+    (MessageFilter(name="é" * 129), ["filter.name"]),
+    (MessageFilter(name="a\n"), ["filter.name"]),
+    (MessageFilter(run_id="r\n"), ["filter.run_id"]),
+    (MessageFilter(client_time_from=Timestamp(seconds=5), client_time_until=Timestamp(seconds=5, nanos=1)), []),
+    (MessageFilter(client_time_from=Timestamp(seconds=5), client_time_until=Timestamp(seconds=5)),
+     ["filter.client_time_until"]),
+    (MessageFilter(client_time_from=Timestamp(seconds=253_402_300_800)), ["filter.client_time_from"]),
+    (MessageFilter(client_time_until=Timestamp(nanos=-1)), ["filter.client_time_until"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "paths"), MESSAGE_FILTERS)
+def test_filter_of_messages(where: MessageFilter, paths: list[str]) -> None:
+    found = faults("ListMessages", changed("ListMessages", filter=where))
+    assert [path.partition("[")[0] for path in found] == [path.partition("[")[0] for path in paths]
+
+
+def test_an_empty_filter_of_messages_is_none() -> None:
+    assert message_requests.list_messages(changed("ListMessages", filter=MessageFilter())).selection is None
+    read = message_requests.list_messages(changed("ListMessages", filter=MessageFilter(name="n")))
+    assert read.selection is not None
+    assert read.filter != b""
+
+
+@pytest.mark.parametrize(("fields", "paths"), [
+    ({"labels": {f"k{i}": "x" * 240 for i in range(64)}}, []),
+    ({"labels": {f"k{i}": "" for i in range(65)}}, ["messages[0].labels"]),
+    ({"labels": {f"k{i}": "x" * 255 for i in range(64)}}, ["messages[0].labels"]),
+    ({"client_time": Timestamp(seconds=-62_135_596_800)}, []),
+    ({"client_time": Timestamp(seconds=253_402_300_799, nanos=999_999_999)}, []),
+    ({"client_time": Timestamp(seconds=253_402_300_800)}, ["messages[0].client_time"]),
+    ({"client_time": Timestamp(seconds=-62_135_596_801)}, ["messages[0].client_time"]),
+    ({"client_time": Timestamp(nanos=1_000_000_000)}, ["messages[0].client_time"]),
+])  # fmt: skip
+def test_labels_and_client_time_of_a_message(fields: dict[str, Any], paths: list[str]) -> None:
+    request = messages.AppendMessagesRequest(session_id="s", messages=[Message(role=Role.ROLE_USER, **fields)])
+    assert faults("AppendMessages", request) == paths
+
+
+def test_client_time_of_a_session() -> None:
+    good = Session(client_time=Timestamp(seconds=253_402_300_799))
+    bad = Session(client_time=Timestamp(seconds=253_402_300_800))
+    assert faults("CreateSession", sessions.CreateSessionRequest(session=good)) == []
+    assert faults("CreateSession", sessions.CreateSessionRequest(session=bad)) == ["session.client_time"]
 
 
 def test_delete_messages() -> None:

@@ -175,6 +175,7 @@ class ListMessagesRequest(google.protobuf.message.Message):
     BEFORE_SEQ_FIELD_NUMBER: builtins.int
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     order_by: global___MessageOrder.ValueType
@@ -182,8 +183,8 @@ class ListMessagesRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Most messages to answer with. 0: 50. More than 1000: 1000. Not negative."""
     page_token: builtins.str
-    """`next_page_token` or `previous_page_token` of another page; session, order and bounds must be the same. Empty: the
-    first page.
+    """`next_page_token` or `previous_page_token` of another page; session, order, bounds and filter must be the same.
+    Empty: the first page.
     """
     after_seq: builtins.int
     """Only messages with a greater `seq`; 0 for no bound. Not negative."""
@@ -192,7 +193,11 @@ class ListMessagesRequest(google.protobuf.message.Message):
     min_version: builtins.int
     """The answer is never older than this version of the session; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
-    """How fresh. Default: CONSISTENCY_CACHED."""
+    """How fresh. Default: CONSISTENCY_CACHED. With a filter, the database answers either way."""
+    @property
+    def filter(self) -> global___MessageFilter:
+        """Which messages. Absent or empty: all."""
+
     def __init__(
         self,
         *,
@@ -204,10 +209,81 @@ class ListMessagesRequest(google.protobuf.message.Message):
         before_seq: builtins.int = ...,
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        filter: global___MessageFilter | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "before_seq", b"before_seq", "consistency", b"consistency", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "before_seq", b"before_seq", "consistency", b"consistency", "filter", b"filter", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
 
 global___ListMessagesRequest = ListMessagesRequest
+
+@typing.final
+class MessageFilter(google.protobuf.message.Message):
+    """Selects messages of a session. A message is selected if it fulfils every field that is set.
+
+    Messages with a label, or of a `client_time`, are found by an index, however long the session is. The other fields are
+    compared with the messages that these two select; without them, with the session's messages in order, as are times of
+    more than 1000 messages. One call compares at most 1000 messages: its page may be short, or empty, and still have a
+    token for the page that follows.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    LABELS_FIELD_NUMBER: builtins.int
+    ROLES_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    RUN_ID_FIELD_NUMBER: builtins.int
+    CLIENT_TIME_FROM_FIELD_NUMBER: builtins.int
+    CLIENT_TIME_UNTIL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name. 0 to 128 characters, no control characters. Empty: any."""
+    run_id: builtins.str
+    """The run in which it was written: an id (see Session). Empty: any."""
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """It has all these labels with these values. At most 16."""
+
+    @property
+    def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.message_pb2.Role.ValueType]:
+        """Its role is one of these. At most 4."""
+
+    @property
+    def client_time_from(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Its `client_time` is set and not before this time."""
+
+    @property
+    def client_time_until(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Its `client_time` is set and before this time. After `client_time_from`, if both are set."""
+
+    def __init__(
+        self,
+        *,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        roles: collections.abc.Iterable[sessiond.v1.message_pb2.Role.ValueType] | None = ...,
+        name: builtins.str = ...,
+        run_id: builtins.str = ...,
+        client_time_from: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        client_time_until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["client_time_from", b"client_time_from", "client_time_until", b"client_time_until"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["client_time_from", b"client_time_from", "client_time_until", b"client_time_until", "labels", b"labels", "name", b"name", "roles", b"roles", "run_id", b"run_id"]) -> None: ...
+
+global___MessageFilter = MessageFilter
 
 @typing.final
 class ListMessagesResponse(google.protobuf.message.Message):
@@ -229,8 +305,8 @@ class ListMessagesResponse(google.protobuf.message.Message):
     """The session's version that the page describes."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
-        """At most `page_size`; fewer before the last page only where the page reached 3 MiB. In the order asked for,
-        whichever token led here.
+        """At most `page_size`; fewer before the last page only where the page reached 3 MiB, or with a filter. In the order
+        asked for, whichever token led here.
         """
 
     def __init__(

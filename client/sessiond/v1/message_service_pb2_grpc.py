@@ -84,8 +84,8 @@ class MessageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists a session's messages, newest or oldest first, and from any page onwards or back. Errors: INVALID_PAGE_TOKEN,
-        VERSION_NOT_REACHED.
+        """Lists a session's messages, newest or oldest first, and from any page onwards or back; with a filter, those that it
+        selects. Errors: INVALID_PAGE_TOKEN, VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

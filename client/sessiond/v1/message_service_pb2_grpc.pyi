@@ -41,8 +41,8 @@ class MessageServiceStub:
         sessiond.v1.message_service_pb2.ListMessagesRequest,
         sessiond.v1.message_service_pb2.ListMessagesResponse,
     ]
-    """Lists a session's messages, newest or oldest first, and from any page onwards or back. Errors: INVALID_PAGE_TOKEN,
-    VERSION_NOT_REACHED.
+    """Lists a session's messages, newest or oldest first, and from any page onwards or back; with a filter, those that it
+    selects. Errors: INVALID_PAGE_TOKEN, VERSION_NOT_REACHED.
     """
 
     RedactMessage: grpc.UnaryUnaryMultiCallable[
@@ -89,8 +89,8 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_service_pb2.ListMessagesRequest,
         sessiond.v1.message_service_pb2.ListMessagesResponse,
     ]
-    """Lists a session's messages, newest or oldest first, and from any page onwards or back. Errors: INVALID_PAGE_TOKEN,
-    VERSION_NOT_REACHED.
+    """Lists a session's messages, newest or oldest first, and from any page onwards or back; with a filter, those that it
+    selects. Errors: INVALID_PAGE_TOKEN, VERSION_NOT_REACHED.
     """
 
     RedactMessage: grpc.aio.UnaryUnaryMultiCallable[
@@ -143,8 +143,8 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.message_service_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_service_pb2.ListMessagesResponse, collections.abc.Awaitable[sessiond.v1.message_service_pb2.ListMessagesResponse]]:
-        """Lists a session's messages, newest or oldest first, and from any page onwards or back. Errors: INVALID_PAGE_TOKEN,
-        VERSION_NOT_REACHED.
+        """Lists a session's messages, newest or oldest first, and from any page onwards or back; with a filter, those that it
+        selects. Errors: INVALID_PAGE_TOKEN, VERSION_NOT_REACHED.
         """
 
     @abc.abstractmethod

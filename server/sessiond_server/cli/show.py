@@ -76,6 +76,7 @@ def session_lines(session: Session, full: bool) -> Iterator[str]:
         *((field, getattr(session, f"{field}_id")) for field in ("agent", "team", "workflow", "user")),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(session.labels.items()))),
         ("created", when(session.create_time)),
+        ("began", when(session.client_time) if session.HasField("client_time") else ""),
         ("updated", when(session.update_time)),
         ("active", when(session.last_activity_time) if session.HasField("last_activity_time") else ""),
         ("expires", when(session.expire_time) if session.HasField("expire_time") else "never"),
@@ -110,6 +111,8 @@ def message_lines(message: Message, full: bool) -> Iterator[str]:
     role = Role.Name(message.role).removeprefix("ROLE_").lower()
     name = f" {plain(message.name)}" if message.name else ""
     yield f"{'':>9}{role}{name} ({plain(message.message_id)})"
+    if message.HasField("delete_time"):
+        yield f"{'':>11}deleted {when(message.delete_time)}"
     if message.HasField("redact_time"):
         yield f"{'':>11}redacted {when(message.redact_time)}: {shorten(message.redact_reason, full)}"
     for part in message.parts:

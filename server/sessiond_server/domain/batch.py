@@ -282,6 +282,9 @@ class _Batch:
             written.heads.append(_head_row(key, state, self.known.now_us))
             if state.indexed and not state.deleted:
                 written.index.append(_index_row(key, state))
+            if not state.deleted:
+                written.marks += [(key, *mark) for mark in state.marks]
+                written.unmarks += [(key, *mark) for mark in state.unmarks]
             written.redactions += [(key, message) for message in state.redacted.values() if not state.deleted]
             if state.removed and not state.deleted:
                 self._remove(key, state)

@@ -297,6 +297,10 @@ class Writes:
     """Ascending by seq within each session."""
     requests: list[RequestRow] = field(default_factory=list)
     index: list[IndexRow] = field(default_factory=list)
+    marks: list[tuple[Key, str, int]] = field(default_factory=list)
+    """(key, mark, seq) to add, by which messages are found (see domain/messages/marks.py)."""
+    unmarks: list[tuple[Key, str, int]] = field(default_factory=list)
+    """(key, mark, seq) to remove; never one of `marks`."""
     redactions: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
     """The new head and body of the event at `seq`, which may be one of `events`."""
     runs: list[RunRow] = field(default_factory=list)
@@ -309,9 +313,9 @@ class Writes:
     completed_uploads: list[CompletedUpload] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
     deletions: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, final seq): remove the session's index row, runs, tool calls, run counters, attachments and uploads, its
-    events below the final one, and its request records except those with last_seq = final seq. The head row stays as
-    the tombstone."""
+    """(key, final seq): remove the session's index row, marks, runs, tool calls, run counters, attachments and uploads,
+    its events below the final one, and its request records except those with last_seq = final seq. The head row stays
+    as the tombstone."""
 
     def extend(self, later: "Writes") -> None:
         """Adds the writes of a later transaction."""
@@ -320,6 +324,8 @@ class Writes:
         self.events += later.events
         self.requests += later.requests
         self.index += later.index
+        self.marks += later.marks
+        self.unmarks += later.unmarks
         self.redactions += later.redactions
         self.runs += later.runs
         self.tool_calls += later.tool_calls

@@ -1,6 +1,6 @@
 """The state of one session, and of one command, while a batch is decided. The rules read it and emit events into it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,6 +47,10 @@ class State:
     new_message_ids: set[str] = field(default_factory=set)
     redacted: dict[str, AppendedMessage] = field(default_factory=dict)
     """Messages redacted in this batch, by id."""
+    marks: dict[tuple[str, int], None] = field(default_factory=dict)
+    """(mark, seq) of messages that this batch appends."""
+    unmarks: list[tuple[str, int]] = field(default_factory=list)
+    """(mark, seq) that stored messages lose in this batch."""
     removed: dict[int, AppendedMessage] = field(default_factory=dict)
     """What this batch leaves of messages that it deleted, by seq."""
     freed_message_ids: set[str] = field(default_factory=set)
@@ -71,6 +75,14 @@ class State:
             lease_expire_us=head.lease_expire_us,
             deleted=head.deleted,
         )
+
+    def unmark(self, seq: int, marks: Iterable[str]) -> None:
+        """Takes marks from the message at `seq`."""
+        for mark in marks:
+            if (mark, seq) in self.marks:
+                del self.marks[(mark, seq)]
+            else:
+                self.unmarks.append((mark, seq))
 
     @property
     def work(self) -> Work:

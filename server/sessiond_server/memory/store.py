@@ -25,6 +25,7 @@ from sessiond_server.domain.commands import (
 )
 from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
     OPEN_RUNS,
@@ -54,7 +55,15 @@ from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
-from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
+from sessiond_server.store.session_reads import (
+    CACHED,
+    LOOKED_AT,
+    PAGE_BYTES,
+    Freshness,
+    MessagesPage,
+    SessionsPage,
+    selected,
+)
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
@@ -312,6 +321,31 @@ class MemoryStore:
         if (seq := log.seq_of_message.get(message_id)) is None:
             raise MessageNotFound(session_id, message_id)
         return log.head.version, log.events[seq].body
+
+    async def find_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        where: Selection,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+    ) -> MessagesPage:
+        log = self._log(scope, session_id)
+        start = bisect_right(log.message_seqs, after_seq)
+        end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
+        within = log.message_seqs[start:end]
+        looked_at: list[tuple[int, bytes]] = []
+        size = 0
+        for seq in (within[::-1] if descending else within)[:LOOKED_AT]:
+            body = log.events[seq].body
+            size += len(body)
+            if looked_at and size > PAGE_BYTES:
+                break
+            looked_at.append((seq, body))
+        return selected(log.head.version, looked_at, where, limit, more=len(looked_at) < len(within))
 
     async def list_messages(
         self,

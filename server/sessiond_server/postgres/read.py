@@ -5,12 +5,21 @@ from typing import Any
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres import filters
 from sessiond_server.postgres.statements import READ
 from sessiond_server.postgres.transactions import Transactions
-from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage, SessionsPage
+from sessiond_server.store.session_reads import (
+    CACHED,
+    LOOKED_AT,
+    PAGE_BYTES,
+    Freshness,
+    MessagesPage,
+    SessionsPage,
+    selected,
+)
 
 GET_CORE = READ["get_core"].text
 GET_SESSION = READ["get_session"].text
@@ -19,6 +28,11 @@ GET_SESSIONS = READ["get_sessions"].text
 GET_MESSAGE = READ["get_message"].text
 LIST_MESSAGES_ASCENDING = READ["list_messages_ascending"].text
 LIST_MESSAGES_DESCENDING = READ["list_messages_descending"].text
+FIND_MARKED_ASCENDING = READ["find_marked_ascending"].text
+FIND_MARKED_DESCENDING = READ["find_marked_descending"].text
+FIND_TIMED_ASCENDING = READ["find_timed_ascending"].text
+FIND_TIMED_DESCENDING = READ["find_timed_descending"].text
+RAREST_MARK = READ["rarest_mark"].text
 TOKEN_KEY = READ["token_key"].text
 PING = READ["ping"].text
 
@@ -71,6 +85,38 @@ class PostgresSessionReads:
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
         rows = await self._transactions.fetch(GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
         return _message(session_id, message_id, rows)
+
+    async def find_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        where: Selection,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+    ) -> MessagesPage:
+        bounds = (scope.tenant_id, session_id, scope.user_id, after_seq, before_seq or NO_BOUND)
+        if where.label_marks:
+            mark = where.label_marks[0]
+            if len(where.label_marks) > 1:
+                rarest = await self._transactions.fetch(RAREST_MARK, *bounds, where.label_marks)
+                mark = rarest[0][0] if rarest else mark
+            look_at = limit if where.is_one_label else LOOKED_AT
+            statement = FIND_MARKED_DESCENDING if descending else FIND_MARKED_ASCENDING
+            rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, mark)
+            return _selected(session_id, rows, where, limit)
+        if where.has_times:
+            look_at = limit if where.is_times else LOOKED_AT
+            statement = FIND_TIMED_DESCENDING if descending else FIND_TIMED_ASCENDING
+            times = (where.from_mark, where.until_mark)
+            rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, *times)
+            if not rows or not rows[0]["broad"]:
+                return _selected(session_id, rows, where, limit)
+        statement = LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING
+        rows = await self._transactions.fetch(statement, *bounds, LOOKED_AT, PAGE_BYTES)
+        return _selected(session_id, rows, where, limit)
 
     async def list_messages(
         self,
@@ -136,6 +182,15 @@ def _messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
     if first_seq is None:
         return MessagesPage(version, [], 0, 0, more=False)
     return MessagesPage(version, [row[2] for row in rows], first_seq, rows[-1][1], more=found > len(rows))
+
+
+def _selected(session_id: str, rows: Sequence[Row], where: Selection, limit: int) -> MessagesPage:
+    """A page of the selected ones among rows of version, seq, body, found."""
+    if not rows:
+        raise SessionNotFound(session_id)
+    version, first_seq, _, found = rows[0][:4]
+    looked_at = [] if first_seq is None else [(row[1], row[2]) for row in rows]
+    return selected(version, looked_at, where, limit, more=first_seq is not None and found > len(rows))
 
 
 def check_primary(rows: Sequence[Row]) -> None:

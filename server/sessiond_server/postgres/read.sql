@@ -115,6 +115,147 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 order by m.seq desc
 
+-- name: find_marked_ascending  index: session_heads_pkey message_marks_pkey events_pkey
+-- As list_messages_ascending, of the messages with the mark $8.
+select h.version, m.seq, m.body, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over upwards as place, sum(octet_length(page.body)) over upwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.body from (
+        select k.seq from message_marks k
+        where k.tenant_id = $1 and k.session_id = $2 and k.mark = $8::text and k.seq > $4 and k.seq < $5
+        order by k.seq
+        limit $6::bigint + 1
+      ) marked
+      cross join lateral (
+        select events.seq, events.body from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = marked.seq
+        limit 1
+      ) e
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq
+
+-- name: find_marked_descending  index: session_heads_pkey message_marks_pkey events_pkey
+-- As find_marked_ascending, but from the upper bound downwards.
+select h.version, m.seq, m.body, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over downwards as place, sum(octet_length(page.body)) over downwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.body from (
+        select k.seq from message_marks k
+        where k.tenant_id = $1 and k.session_id = $2 and k.mark = $8::text and k.seq > $4 and k.seq < $5
+        order by k.seq desc
+        limit $6::bigint + 1
+      ) marked
+      cross join lateral (
+        select events.seq, events.body from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = marked.seq
+        limit 1
+      ) e
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
+-- name: find_timed_ascending  index: session_heads_pkey message_marks_pkey events_pkey
+-- As list_messages_ascending, of the messages with a mark from $8 on and before $9. With more than 1000 of them the rows
+-- are `broad` and no page: some of the messages are missing.
+select h.version, m.seq, m.body, m.found, m.total > 1000 as broad
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over upwards as place, sum(octet_length(page.body)) over upwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.body, marked.total from (
+        select counted.seq, counted.total from (
+          select few.seq, count(*) over () as total from (
+            select k.seq from message_marks k
+            where k.tenant_id = $1 and k.session_id = $2 and k.mark >= $8::text and k.mark < $9::text
+              and k.seq > $4 and k.seq < $5
+            limit 1001
+          ) few
+        ) counted
+        order by counted.seq
+        limit $6::bigint + 1
+      ) marked
+      cross join lateral (
+        select events.seq, events.body from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = marked.seq
+        limit 1
+      ) e
+    ) page
+    window upwards as (order by page.seq rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq
+
+-- name: find_timed_descending  index: session_heads_pkey message_marks_pkey events_pkey
+-- As find_timed_ascending, but from the upper bound downwards.
+select h.version, m.seq, m.body, m.found, m.total > 1000 as broad
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.*, row_number() over downwards as place, sum(octet_length(page.body)) over downwards as bytes,
+      count(*) over () as found
+    from (
+      select e.seq, e.body, marked.total from (
+        select counted.seq, counted.total from (
+          select few.seq, count(*) over () as total from (
+            select k.seq from message_marks k
+            where k.tenant_id = $1 and k.session_id = $2 and k.mark >= $8::text and k.mark < $9::text
+              and k.seq > $4 and k.seq < $5
+            limit 1001
+          ) few
+        ) counted
+        order by counted.seq desc
+        limit $6::bigint + 1
+      ) marked
+      cross join lateral (
+        select events.seq, events.body from events
+        where events.tenant_id = $1 and events.session_id = $2 and events.seq = marked.seq
+        limit 1
+      ) e
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $6 and (sized.place = 1 or sized.bytes <= $7::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
+-- name: rarest_mark  index: session_heads_pkey message_marks_pkey
+-- Of the marks $6, the one that fewest messages have, as far as 1000 tell.
+select k.mark
+from session_heads h
+cross join unnest((select $6::text[])) as k (mark)
+cross join lateral (
+  select count(*) as many from (
+    select 1 from message_marks m
+    where m.tenant_id = $1 and m.session_id = $2 and m.mark = k.mark and m.seq > $4 and m.seq < $5
+    limit 1000
+  ) few
+) counted
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by counted.many
+limit 1
+
 -- name: token_key
 select secret from service_keys where name = 'tokens'
 

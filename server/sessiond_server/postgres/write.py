@@ -48,6 +48,8 @@ FIND_REPLAYED = WRITE["find_replayed"].text
 WRITE_SESSIONS = WRITE["write_sessions"].text
 WRITE_LOG = WRITE["write_log"].text
 WRITE_REMOVALS = WRITE["write_removals"].text
+WRITE_MARKS = WRITE["write_marks"].text
+REMOVE_MARKS = WRITE["remove_marks"].text
 WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
@@ -246,6 +248,10 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
                 7,
             ),
         )
+    if writes.marks:
+        await connection.fetch(WRITE_MARKS, *columns(((*key, mark, seq) for key, mark, seq in writes.marks), 4))
+    if writes.unmarks:
+        await connection.fetch(REMOVE_MARKS, *columns(((*key, mark, seq) for key, mark, seq in writes.unmarks), 4))
     if writes.redactions:
         await connection.fetch(
             WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)

@@ -282,6 +282,23 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
   as k (tenant_id, session_id, seq, head, body)
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
+-- name: write_marks
+insert into message_marks (tenant_id, session_id, mark, seq)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+
+-- name: remove_marks  index: message_marks_pkey
+delete from message_marks where ctid = any (array(
+  select m.ctid
+  from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]), (select $4::bigint[]))
+    as k (tenant_id, session_id, mark, seq)
+  cross join lateral (
+    select message_marks.ctid from message_marks
+    where message_marks.tenant_id = k.tenant_id and message_marks.session_id = k.session_id
+      and message_marks.mark = k.mark and message_marks.seq = k.seq
+    limit 1
+  ) m
+))
+
 -- name: write_redactions  index: events_pkey
 update events e
 set head = k.head, body = k.body
@@ -289,7 +306,7 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
   as k (tenant_id, session_id, seq, head, body)
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
--- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey
+-- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey message_marks_pkey
 -- Removes what a deletion removes besides the head, which stays as the tombstone.
 with keys as materialized (
   select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
@@ -302,6 +319,16 @@ with keys as materialized (
       where sessions.tenant_id = k.tenant_id and sessions.session_id = k.session_id
       limit 1
     ) s
+  ))
+), without_marks as (
+  delete from message_marks where ctid = any (array(
+    select m.ctid
+    from keys k
+    cross join lateral (
+      select message_marks.ctid from message_marks
+      where message_marks.tenant_id = k.tenant_id and message_marks.session_id = k.session_id
+      offset 0
+    ) m
   ))
 ), without_runs as (
   delete from runs where ctid = any (array(

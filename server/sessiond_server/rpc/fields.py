@@ -6,8 +6,10 @@ from typing import Literal, Protocol
 
 from google.protobuf.descriptor import EnumDescriptor
 
+from sessiond.v1.message_service_pb2 import MessageFilter
 from sessiond.v1.run_pb2 import RunFence
 from sessiond.v1.session_pb2 import Consistency, SessionView
+from sessiond.v1.session_service_pb2 import SessionFilter
 from sessiond_server.domain import commands, text, validation
 from sessiond_server.domain.validation import FieldViolations
 
@@ -134,3 +136,16 @@ def statuses(found: FieldViolations, values: Sequence[int], known: EnumDescripto
         if value not in every:
             found.add(f"statuses[{index}]", "must be a known status")
     return sorted(set(values)) or every
+
+
+def time_range(found: FieldViolations, where: SessionFilter | MessageFilter, name: str) -> None:
+    """Checks a time range of a request's `filter`: `from` is inclusive, `until` exclusive."""
+    bounds = [
+        getattr(where, end)
+        for end in (f"{name}_from", f"{name}_until")
+        if where.HasField(end) and validation.timestamp(found, f"filter.{end}", getattr(where, end))  # type: ignore[arg-type]
+    ]
+    if len(bounds) == 2:
+        start, stop = bounds
+        if (stop.seconds, stop.nanos) <= (start.seconds, start.nanos):
+            found.add(f"filter.{name}_until", f"must be after {name}_from")

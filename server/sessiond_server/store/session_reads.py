@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.messages.selection import Selection
+
+LOOKED_AT = 1000
+"""Fewest messages that are compared with a filter before its page may be short."""
 
 PAGE_BYTES = 3 * 1024 * 1024
 """Most bytes of a page of messages, events or full sessions. The first item may exceed it."""
@@ -34,16 +39,39 @@ class SessionsPage:
 
 @dataclass(frozen=True, slots=True)
 class MessagesPage:
+    """A page of a session's messages."""
+
     version: int
     """The session's version. The page is complete up to it, within its bounds."""
     messages: Sequence[bytes]
     """Serialised Messages, by ascending `seq`, or descending if requested."""
     first_seq: int
-    """`seq` of the first item of `messages`; 0 if the page is empty."""
+    """`seq` of the first item of `messages`, or of a message before it with none of the list's between; 0 if nothing
+    was found."""
     last_seq: int
-    """`seq` of the last item of `messages`; 0 if the page is empty."""
+    """`seq` up to which the page was read: of the last item of `messages`, or of a message behind it. 0 as above."""
     more: bool
-    """Whether there are more messages in the direction of reading."""
+    """Whether there may be more messages in the direction of reading."""
+
+
+def selected(
+    version: int, looked_at: Sequence[tuple[int, bytes]], where: Selection, limit: int, *, more: bool
+) -> MessagesPage:
+    """A page of the selected ones of messages that were read in order: (seq, serialised Message). `more`: whether there
+    may be messages behind them."""
+    if not looked_at:
+        return MessagesPage(version, [], 0, 0, more=False)
+    found: list[bytes] = []
+    first, last = looked_at[0][0], looked_at[-1][0]
+    last_found = first
+    for seq, body in looked_at:
+        if not where.selects(Message.FromString(body)):
+            continue
+        if len(found) == limit:
+            return MessagesPage(version, found, first, last_found, more=True)
+        found.append(body)
+        last_found = seq
+    return MessagesPage(version, found, first, last, more=more)
 
 
 class SessionReads(Protocol):
@@ -102,6 +130,21 @@ class SessionQueries(Protocol):
 
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
         """The number of sessions that match `where`."""
+        ...
+
+    async def find_messages(
+        self,
+        scope: Scope,
+        session_id: str,
+        where: Selection,
+        *,
+        after_seq: int,
+        before_seq: int,
+        descending: bool,
+        limit: int,
+    ) -> MessagesPage:
+        """As SessionReads.list_messages, of the messages that `where` selects. May compare LOOKED_AT messages only:
+        then the page is short or empty and has `more`."""
         ...
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:

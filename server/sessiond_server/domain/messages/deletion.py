@@ -7,6 +7,7 @@ from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
+from sessiond_server.domain.messages import marks
 from sessiond_server.domain.rows import AppendedMessage, FoundMessages, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
@@ -37,6 +38,7 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
         state.removed[original.seq] = AppendedMessage(
             original.seq, head.SerializeToString(), _remains(message, time_us).SerializeToString()
         )
+        state.unmark(original.seq, marks.of_message(message))
         state.redacted.pop(message.message_id, None)
         if message.message_id in state.new_message_ids:
             state.new_message_ids.discard(message.message_id)

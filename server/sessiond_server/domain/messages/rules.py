@@ -12,7 +12,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
-from sessiond_server.domain.messages import deletion
+from sessiond_server.domain.messages import deletion, marks
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
@@ -64,6 +64,8 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
             core.name = name = title
             state.indexed = True
         head = shared_head + encoding.event_head(seq, event_id, previous, first_index + index, name)
+        if marks.has_marks(given):
+            state.marks.update(((mark, seq), None) for mark in marks.of_message(given))
         body = _stored(given, core).SerializeToString() + shared_body + encoding.message_place(seq, message_id)
         step.events.append(
             EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
@@ -146,6 +148,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     gave_name = head.HasField("session_name") and head.session_name == core.name
     message.ClearField("parts")
     message.ClearField("metadata")
+    state.unmark(original.seq, marks.of_labels(message.labels))
     message.ClearField("labels")
     message.ClearField("name")
     set_timestamp(message.redact_time, time_us)

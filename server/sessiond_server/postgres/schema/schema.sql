@@ -120,6 +120,16 @@ create index events_contents
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type < 20 and content is not null;
 
+-- Marks by which messages are found: their labels and client times (domain/messages/marks.py). A message without them
+-- has no row, and costs nothing.
+create table message_marks (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  mark text collate "C" not null,
+  seq bigint not null,
+  primary key (tenant_id, session_id, mark, seq)
+);
+
 -- All events of a tenant in commit order. It uses "POSIX" for the same reason.
 create index events_feed
   on events (tenant_id collate "POSIX", commit_xid);

@@ -8,11 +8,13 @@ from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
     DeleteMessagesRequest,
     ListMessagesRequest,
+    MessageFilter,
     MessageOrder,
     RedactMessageRequest,
 )
 from sessiond_server.domain import commands, text, validation
 from sessiond_server.domain.messages import validation as message_validation
+from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.sessions import updates
@@ -20,6 +22,9 @@ from sessiond_server.rpc.sessions import updates
 MESSAGES: Final = 256
 APPEND_BYTES: Final = 3 * validation.MIB
 MESSAGES_PAGE: Final = (50, 1000)
+FILTER_LABELS: Final = 16
+FILTER_ROLES: Final = 4
+"""Most roles of a filter: each is one of as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,10 @@ class MessagesList:
     limit: int
     """Page size: 1 to 1000."""
     strong: bool
+    selection: Selection | None
+    """None: all messages."""
+    filter: bytes
+    """The filter, to bind page tokens to; equal for equal filters. Empty: all messages."""
 
 
 def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
@@ -85,8 +94,26 @@ def list_messages(request: ListMessagesRequest) -> MessagesList:
     fields.not_negative(found, "before_seq", request.before_seq)
     fields.not_negative(found, "min_version", request.min_version)
     strong = fields.consistency(found, request.consistency)
+    where = request.filter
+    _filter(found, where)
     found.check()
-    return MessagesList(request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST, limit, strong)
+    bound_to = where.SerializeToString(deterministic=True)
+    selection = Selection(where) if bound_to else None
+    descending = request.order_by == MessageOrder.MESSAGE_ORDER_NEWEST_FIRST
+    return MessagesList(descending, limit, strong, selection, bound_to)
+
+
+def _filter(found: FieldViolations, where: MessageFilter) -> None:
+    validation.labels(found, "filter.labels", where.labels, FILTER_LABELS)
+    if len(where.roles) > FILTER_ROLES:
+        found.add("filter.roles", f"must be at most {FILTER_ROLES}")
+    for index, role in enumerate(where.roles[:FILTER_ROLES]):
+        if not 1 <= role <= FILTER_ROLES:
+            found.add(f"filter.roles[{index}]", "must be a known role")
+    found.add("filter.name", text.line(where.name, 0, 128))
+    if where.run_id:
+        found.add("filter.run_id", text.identifier(where.run_id))
+    fields.time_range(found, where, "client_time")
 
 
 def redact_message(request: RedactMessageRequest) -> commands.RedactMessage:

@@ -1,7 +1,7 @@
 """Pages of messages, in both orders and both directions."""
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final, TypedDict, cast
 
 from sessiond_server.rpc.paging import ListTokens
 from sessiond_server.store.session_reads import MessagesPage
@@ -10,11 +10,19 @@ FOLLOWING: Final = "following"
 PRECEDING: Final = "preceding"
 
 
+class Bounds(TypedDict):
+    """Arguments of the store's lists of messages."""
+
+    after_seq: int
+    before_seq: int
+    descending: bool
+
+
 class MessagePages:
     """The range to read for one page of a list, and the tokens of its neighbours.
 
-    A token says on which side of which `seq` its page lies, in the requested order. Messages are only appended, so the
-    messages before a page never change.
+    A token says on which side of which `seq` its page lies, in the requested order. Messages before a page never change
+    but for those that are deleted.
     """
 
     def __init__(self, tokens: ListTokens, newest_first: bool, after_seq: int, before_seq: int, token: str) -> None:
@@ -34,13 +42,18 @@ class MessagePages:
             else:
                 self.after_seq = self._from[1]
 
+    @property
+    def bounds(self) -> Bounds:
+        """What to read."""
+        return Bounds(after_seq=self.after_seq, before_seq=self.before_seq, descending=self.descending)
+
     def ordered(self, page: MessagesPage) -> Sequence[bytes]:
         """The messages in the requested order."""
         return page.messages[::-1] if self._backwards else page.messages
 
     def around(self, page: MessagesPage) -> tuple[str, str]:
         """(next_page_token, previous_page_token)."""
-        if not page.messages:
+        if not page.first_seq:
             return "", ""
         first, last = page.first_seq, page.last_seq
         if self._backwards:

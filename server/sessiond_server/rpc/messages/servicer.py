@@ -11,14 +11,14 @@ from sessiond.v1.message_service_pb2 import (
     RedactMessageRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import MessageRedacted, MessagesAppended, MessagesDeleted
+from sessiond_server.domain.commands import MessageRedacted, MessagesAppended, MessagesDeleted, Scope
 from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.messages import checks as requests
 from sessiond_server.rpc.messages.pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.commits import Writer
-from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
+from sessiond_server.store.session_reads import Freshness, MessagesPage, SessionQueries, SessionReads
 
 
 class MessageServicer:
@@ -48,21 +48,27 @@ class MessageServicer:
         read = requests.list_messages(request)
         scope = call.admit(SESSIONS_READ)
         session_id, after_seq, before_seq = request.session_id, request.after_seq, request.before_seq
-        tokens = self._tokens.of(scope, call.method.path, session_id, read.descending, after_seq, before_seq)
+        bound_to = (read.descending, after_seq, before_seq, *((read.filter,) if read.filter else ()))
+        tokens = self._tokens.of(scope, call.method.path, session_id, *bound_to)
         pages = MessagePages(tokens, read.descending, after_seq, before_seq, request.page_token)
-        page = await self._sessions.list_messages(
-            scope,
-            session_id,
-            after_seq=pages.after_seq,
-            before_seq=pages.before_seq,
-            descending=pages.descending,
-            limit=read.limit,
-            freshness=Freshness(request.min_version, read.strong),
-        )
+        page = await self._page(scope, request, read, pages)
         answers.not_before(request.min_version, session_id, page.version)
         following, preceding = pages.around(page)
         rest = ListMessagesResponse(next_page_token=following, previous_page_token=preceding, version=page.version)
         return answers.listed_messages(pages.ordered(page), rest)
+
+    async def _page(
+        self, scope: Scope, request: ListMessagesRequest, read: requests.MessagesList, pages: MessagePages
+    ) -> MessagesPage:
+        bounds = pages.bounds
+        if read.selection is not None:
+            return await self._queries.find_messages(
+                scope, request.session_id, read.selection, limit=read.limit, **bounds
+            )
+        freshness = Freshness(request.min_version, read.strong)
+        return await self._sessions.list_messages(
+            scope, request.session_id, limit=read.limit, freshness=freshness, **bounds
+        )
 
     async def redact_message(self, request: RedactMessageRequest, call: Call) -> bytes:
         action = requests.redact_message(request)

@@ -357,18 +357,5 @@ def _filter(found: FieldViolations, where: SessionFilter) -> None:
     validation.labels(found, "filter.labels", where.labels, FILTER_LABELS)
     if where.HasField("metadata"):
         validation.struct(found, "filter.metadata", where.metadata, FILTER_METADATA_BYTES)
-    _time_range(found, where, "create_time")
-    _time_range(found, where, "update_time")
-
-
-def _time_range(found: FieldViolations, where: SessionFilter, name: str) -> None:
-    """Checks a time range: `from` is inclusive, `until` exclusive."""
-    bounds = [
-        getattr(where, end)
-        for end in (f"{name}_from", f"{name}_until")
-        if where.HasField(end) and validation.timestamp(found, f"filter.{end}", getattr(where, end))  # type: ignore[arg-type]
-    ]
-    if len(bounds) == 2:
-        start, stop = bounds
-        if (stop.seconds, stop.nanos) <= (start.seconds, start.nanos):
-            found.add(f"filter.{name}_until", f"must be after {name}_from")
+    fields.time_range(found, where, "create_time")
+    fields.time_range(found, where, "update_time")
