@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sessiond.callbacks import SyncPositionStore
     from sessiond.client import Client
     from sessiond.download import Download
     from sessiond.draft import Draft
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from sessiond.positions import FilePositions, PositionStore
     from sessiond.request_ids import new_request_id
     from sessiond.structs import from_struct, to_struct
+    from sessiond.sync_client import SyncClient, SyncDownload, SyncDraft, SyncFeed, SyncLiveRun, SyncPages, SyncWatch
     from sessiond.tool_data import from_tool_data, to_tool_data
     from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
     from sessiond.v1.event_pb2 import Event, EventType
@@ -194,6 +196,14 @@ __all__ = [
     "Starting",
     "StorageUnavailable",
     "StoreUnavailable",
+    "SyncClient",
+    "SyncDownload",
+    "SyncDraft",
+    "SyncFeed",
+    "SyncLiveRun",
+    "SyncPages",
+    "SyncPositionStore",
+    "SyncWatch",
     "TokenUsage",
     "TooManyCalls",
     "TooManyTransfers",
@@ -261,6 +271,14 @@ _ELSEWHERE = {
     "SessionStatus": "v1.session_pb2",
     "TokenUsage": "v1.session_pb2",
     "Draft": "draft",
+    "SyncClient": "sync_client",
+    "SyncDownload": "sync_client",
+    "SyncDraft": "sync_client",
+    "SyncFeed": "sync_client",
+    "SyncLiveRun": "sync_client",
+    "SyncPages": "sync_client",
+    "SyncPositionStore": "callbacks",
+    "SyncWatch": "sync_client",
     "Feed": "feed",
     "Watch": "watch",
     "Reconnect": "options",

@@ -2,15 +2,19 @@
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+import grpc.aio
+
 from sessiond.connection import Connection
 from sessiond.draft import Draft
+from sessiond.errors import DeadlinePassed
 from sessiond.event_calls import EventCalls
-from sessiond.fields import Fence, RoleLike, RunPolicyLike, enum_value, run_fence
+from sessiond.fields import EventTypeLike, Fence, RoleLike, RunPolicyLike, enum_value, run_fence
 from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
@@ -59,6 +63,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Pa
         keepalive: Keepalive = Keepalive(),  # noqa: B008  frozen
         max_message_bytes: int = 8 * 1024 * 1024,
         user_agent: str = "",
+        channel: grpc.aio.Channel | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +81,9 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Pa
             limit for requests, 4 MiB
                 unless configured, holds besides.
             user_agent: The program's name, put before the library's own.
+            channel: The channel to make all calls on, instead of connections of the client's own; for tests, and for
+                programs that need a channel with interceptors. The client closes it. `target`, `tls`, `retry`,
+                `keepalive`, `max_message_bytes` and `user_agent` are then not used.
         """
         self._connection = Connection(
             target,
@@ -88,6 +96,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Pa
             keepalive=keepalive,
             max_message_bytes=max_message_bytes,
             user_agent=user_agent,
+            channel=channel,
         )
         self._reconnect = reconnect
         self._target = target
@@ -167,13 +176,15 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Pa
 
         return LiveRun(self, session_id, run_id, begin)
 
-    async def wait_for_decision(self, session_id: str, tool_call_id: str) -> ToolCall:
+    async def wait_for_decision(self, session_id: str, tool_call_id: str, *, timeout: float | None = None) -> ToolCall:
         """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED. It waits for
-        an event, without polling and without a time limit; use asyncio.timeout to bound it.
+        an event, without polling, for `timeout` seconds; None: without a time limit.
 
         If the call was decided during the wait, its arguments may be missing, as in events. Raises ToolCallNotFound,
-        SessionNotFound.
+        SessionNotFound; DeadlinePassed when the call is still PENDING after `timeout`.
         """
+        if timeout is not None and timeout <= 0:
+            raise ValueError("timeout: must be above 0")
 
         def decided(tool_call: ToolCall) -> ToolCall | None:
             over = tool_call.tool_call_id == tool_call_id and tool_call.status not in _UNDECIDED
@@ -185,12 +196,21 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Pa
         def in_event(event: Event) -> ToolCall | None:
             return decided(event.tool_call)
 
-        return await found(
-            lambda types: self.watch(session_id, types=types, view="basic"),
-            ("tool_call_approved", "tool_call_rejected", "tool_call_started", "tool_call_cancelled"),
-            look,
-            in_event,
+        deciding: tuple[EventTypeLike, ...] = (
+            "tool_call_approved",
+            "tool_call_rejected",
+            "tool_call_started",
+            "tool_call_cancelled",
         )
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await found(
+                    lambda types: self.watch(session_id, types=types, view="basic"), deciding, look, in_event
+                )
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlinePassed("the tool call is still pending", code="DEADLINE_EXCEEDED") from None
 
     async def typing(
         self, session_id: str, *, message_id: str = "", name: str = "", timeout: float | None = None

@@ -52,6 +52,7 @@ class Connection:
         keepalive: Keepalive,
         max_message_bytes: int,
         user_agent: str,
+        channel: grpc.aio.Channel | None,
     ) -> None:
         if timeout <= 0:
             raise ValueError("timeout: must be above 0")
@@ -60,25 +61,32 @@ class Connection:
             raise ValueError("api_key: must be printable ASCII without spaces and line breaks, and not empty")
         if not all(" " <= each <= "~" for each in user_agent):
             raise ValueError("user_agent: must be printable ASCII")
-        if api_key is not None and tls is None and not (allow_insecure_key or is_local(target)):
+        protected = channel is not None or tls is not None or is_local(target)
+        if api_key is not None and not (allow_insecure_key or protected):
             raise ValueError(
                 "api_key: would cross the network in clear text; pass tls=TLS(), or allow_insecure_key=True where"
                 " something else protects the way"
             )
-        self._target = target
-        self._tls = tls
         self._timeout = timeout
         self._largest = max_message_bytes
         self._wait_for_ready = wait_for_ready
         # The key is in each call's metadata and not in call credentials: the check above has shown that the channel
         # may carry it, and a credentials plugin costs each call a trip through another thread.
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
-        self._options = channel_options(target, tls, retry, keepalive, max_message_bytes, user_agent)
+        options = channel_options(target, tls, retry, keepalive, max_message_bytes, user_agent)
+
+        def for_calls() -> grpc.aio.Channel:
+            return channel if channel is not None else open_channel(target, tls, options)
+
+        def for_streams() -> grpc.aio.Channel:
+            return channel if channel is not None else open_channel(target, tls, stream_options(options))
+
+        self._connect = for_calls
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
-        self._streams = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
+        self._streams = StreamChannels(for_streams)
         # Transfers have channels of their own, so that events do not queue behind the bytes of files.
-        self._transfers = StreamChannels(lambda: open_channel(target, tls, stream_options(self._options)))
+        self._transfers = StreamChannels(for_streams)
         self._closed = False
 
     @property
@@ -211,7 +219,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         if self._channel is None:
             self._loop = loop
-            self._channel = open_channel(self._target, self._tls, self._options)
+            self._channel = self._connect()
             self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(self._channel))
             self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(self._channel))
             self._events = cast("EventServiceAsyncStub", EventServiceStub(self._channel))

@@ -5,7 +5,8 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from sessiond.connection import Connection
 from sessiond.errors import ChecksumMismatch, InvalidFields, SessiondError, Unavailable
@@ -30,7 +31,7 @@ class Download:
 
     When a connection breaks, the download resumes on another one at the next byte. The SHA-256 of a whole attachment is
     verified, and the end raises ChecksumMismatch if it differs; a part cannot be verified. A download is read once, by
-    one task. A reader that stops early calls `aclose`.
+    one task. A reader that stops early calls `aclose`, or uses the download as a context manager.
     """
 
     def __init__(
@@ -106,6 +107,14 @@ class Download:
         stream, self._stream = self._stream, None
         if stream is not None:
             self._connection.end(stream)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     async def _read(self) -> AsyncIterator[bytes]:
         patience = self._patience()

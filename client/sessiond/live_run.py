@@ -1,9 +1,9 @@
 """A run as a context manager: entering the block begins the run, leaving it finishes the run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from sessiond.draft import Draft
 from sessiond.errors import DeadlinePassed, Exhausted, RunEnded, RunFenced, SessiondError, Unavailable
@@ -25,6 +25,8 @@ from sessiond.waiting import found
 if TYPE_CHECKING:
     from sessiond.client import Client
     from sessiond.fields import AttachmentTypeLike, RoleLike
+
+Answer = TypeVar("Answer")
 
 PARTING = 5.0
 """Maximum seconds that a cancelled block waits for CancelRun."""
@@ -74,6 +76,8 @@ class LiveRun:
         """The number of pending cancellations of the task when it entered the block."""
         self._lost: Exception | None = None
         self._leaving = False
+        self._calls: set[asyncio.Task[Any]] = set()
+        """Tasks in `while_held`."""
         self.usage: TokenUsage | None = None
         """The tokens that the run used and no message has reported; set it before the end."""
         self.model = ""
@@ -82,6 +86,11 @@ class LiveRun:
         """The failure, in a text that may be stored; set it before the end."""
         self.finished: Run | None = None
         """The run as COMPLETED or FAILED; None before."""
+
+    @property
+    def lost(self) -> Exception | None:
+        """Why the run was lost; None while it is held. The end of the block raises it."""
+        return self._lost
 
     @property
     def session_id(self) -> str:
@@ -95,7 +104,7 @@ class LiveRun:
     def run(self) -> Run:
         """The run as it was at its start. Raises RuntimeError before the start."""
         if self._run is None:
-            raise RuntimeError("the run has not started: use it as `async with`")
+            raise RuntimeError("the run has not started: use it as a context manager")
         return self._run
 
     @property
@@ -179,9 +188,9 @@ class LiveRun:
             timeout=timeout,
         )
 
-    async def wait_for_decision(self, tool_call_id: str) -> ToolCall:
+    async def wait_for_decision(self, tool_call_id: str, *, timeout: float | None = None) -> ToolCall:  # noqa: ASYNC109
         """As `Client.wait_for_decision`."""
-        return await self._client.wait_for_decision(self._session_id, tool_call_id)
+        return await self._client.wait_for_decision(self._session_id, tool_call_id, timeout=timeout)
 
     async def start_tool_call(self, tool_call_id: str, *, request_id: str = "") -> ToolCall:
         """As `Client.start_tool_call`."""
@@ -242,6 +251,24 @@ class LiveRun:
         return await self._client.delete_attachment(
             self._session_id, attachment_id, run=self.fence, request_id=request_id
         )
+
+    async def while_held(self, call: Coroutine[Any, Any, Answer]) -> Answer:
+        """Awaits a call in another task than the block's, and raises the reason when the run is lost before or
+        meanwhile."""
+        if self._lost is not None:
+            call.close()
+            raise self._lost
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if self._lost is not None and task.uncancel() == 0:
+                raise self._lost from None
+            raise
+        finally:
+            self._calls.discard(task)
 
     async def __aenter__(self) -> Self:
         """Raises what `Client.begin_run` raises; RunEnded when another caller cancelled the run while it was QUEUED;
@@ -311,6 +338,8 @@ class LiveRun:
             self._lost = error
             assert self._task is not None
             self._task.cancel()
+            for task in self._calls:
+                task.cancel()
 
     async def _turn(self) -> Run:
         """Waits until the run is live, and returns it."""

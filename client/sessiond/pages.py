@@ -111,7 +111,13 @@ class _Items(Generic[Page, Item]):
         return self
 
     async def __anext__(self) -> Item:
-        while self._next == len(self._page):
+        while (item := self.held()) is None:
             self._page, self._next = self._items_of(await anext(self._pages)), 0
+        return item
+
+    def held(self) -> Item | None:
+        """Returns the next item if its page has been fetched; else None."""
+        if self._next == len(self._page):
+            return None
         self._next += 1
         return self._page[self._next - 1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -84,7 +85,7 @@ class Saver:
     def reached(self, position: str, events: int) -> None:
         """Notes that the reader has processed all events up to `position`, `events` more than at the last call."""
         if self._position == self._saved:
-            self._since = asyncio.get_running_loop().time()
+            self._since = time.monotonic()
         self._position = position
         self._events += events
 
@@ -94,7 +95,7 @@ class Saver:
             return None
         if not self._saved or self._events >= self._every_events:
             return 0.0
-        return max(0.0, self._since + self._every_seconds - asyncio.get_running_loop().time())
+        return max(0.0, self._since + self._every_seconds - time.monotonic())
 
     async def save(self) -> None:
         """Saves the position if it has changed. An error or a cancellation leaves the saver as it was."""

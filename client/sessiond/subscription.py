@@ -107,9 +107,8 @@ class Subscription(ABC, Generic[Item, Shown]):
         return self
 
     async def __anext__(self) -> Item:
-        if self._next < len(self._items) and not (self._closed or self._reading):
-            self._next += 1
-            return self._items[self._next - 1]
+        if (held := self.held()) is not None:
+            return held
         with self._one_reader():
             self.ack()
             while self._next == len(self._items) or self._closed:
@@ -120,6 +119,13 @@ class Subscription(ABC, Generic[Item, Shown]):
                 self.ack()  # a frame without items needs no processing
             self._next += 1
             return self._items[self._next - 1]
+
+    def held(self) -> Item | None:
+        """Returns the next item if it has been received already and no other task waits; else None."""
+        if self._next == len(self._items) or self._closed or self._reading:
+            return None
+        self._next += 1
+        return self._items[self._next - 1]
 
     async def _next_shown(self) -> Shown:
         with self._one_reader():

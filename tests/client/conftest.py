@@ -1,10 +1,13 @@
 """Fixtures: a client of a scripted server, and a client of the whole service over the memory store."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 
 import sessiond
+from tests.support.both_clients import Shaped
 from tests.support.client_service import QUICK, RECONNECT, Service, serving
 from tests.support.scripted_server import ScriptedServer, scripted_server
 
@@ -15,9 +18,33 @@ async def server() -> AsyncIterator[ScriptedServer]:
         yield scripted
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The tests of a file with BOTH_CLIENTS = True are made for both clients."""
+    both = getattr(metafunc.module, "BOTH_CLIENTS", False) and not hasattr(metafunc.function, "async_only")
+    if both and "client_kind" in metafunc.fixturenames:
+        metafunc.parametrize("client_kind", ["async", "sync"], indirect=True)
+
+
 @pytest.fixture
-async def client(server: ScriptedServer) -> AsyncIterator[sessiond.Client]:
-    async with sessiond.Client(server.target, retry=QUICK, reconnect=RECONNECT) as client:
+def client_kind(request: pytest.FixtureRequest) -> str:
+    """Which client a test has: "async" or "sync"."""
+    return getattr(request, "param", "async")
+
+
+@asynccontextmanager
+async def connected(client_kind: str, target: str, **options: Any) -> AsyncIterator[sessiond.Client]:
+    """A client of that kind, in the shape of the asynchronous one."""
+    if client_kind == "async":
+        async with sessiond.Client(target, **options) as client:
+            yield client
+    else:
+        async with Shaped(sessiond.SyncClient(target, **options)) as shaped:
+            yield cast("sessiond.Client", shaped)
+
+
+@pytest.fixture
+async def client(server: ScriptedServer, client_kind: str) -> AsyncIterator[sessiond.Client]:
+    async with connected(client_kind, server.target, retry=QUICK, reconnect=RECONNECT) as client:
         yield client
 
 
@@ -28,7 +55,7 @@ async def service() -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-async def sessions(service: Service) -> AsyncIterator[sessiond.Client]:
+async def sessions(service: Service, client_kind: str) -> AsyncIterator[sessiond.Client]:
     """A client of the service."""
-    async with sessiond.Client(service.target) as client:
+    async with connected(client_kind, service.target) as client:
         yield client

@@ -32,6 +32,8 @@ from sessiond.v1.tool_call_pb2 import ToolCallStatus
 from tests.support.client_calls import ALL, READS, STREAMS, TRANSFERS, WRITES, takes
 from tests.support.scripted_server import METHODS, ScriptedServer
 
+BOTH_CLIENTS = True
+
 
 def test_every_rpc_has_a_method() -> None:
     streaming = {name for name, method in METHODS.items() if method.server_streaming or method.client_streaming}

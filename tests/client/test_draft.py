@@ -14,7 +14,10 @@ from sessiond import draft as drafts
 from sessiond.draft import Draft
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server import errors as server_errors
+from tests.support.both_clients import async_only
 from tests.support.scripted_server import Fail, ScriptedServer, Wait, failing
+
+BOTH_CLIENTS = True
 
 
 def published(server: ScriptedServer) -> list[list[sessiond.Delta]]:
@@ -375,6 +378,7 @@ async def test_parts_beyond_one_message_continue_in_another(sessions: sessiond.C
     assert [part.text for message in messages for part in message.parts if part.text] == [f"w{n}" for n in range(300)]
 
 
+@async_only("it looks into the draft")
 async def test_deltas_of_a_further_message_carry_its_id(client: sessiond.Client, server: ScriptedServer) -> None:
     async with client.draft("s", interval=0) as draft:
         for n in range(300):
@@ -450,6 +454,7 @@ async def test_invalid_outline_is_refused_before_anything_is_written(
         client.draft("s", **fields)
 
 
+@async_only("it looks into the draft")
 async def test_append_of_several_requests_continues_where_it_failed(
     client: sessiond.Client, server: ScriptedServer
 ) -> None:
@@ -494,6 +499,7 @@ async def test_text_is_kept_when_the_session_refuses_its_delta(client: sessiond.
     assert sessiond.text_of(appended(server)[0]) == "".join(pieces)
 
 
+@async_only("it takes the place of the loop's exception handler")
 async def test_unexpected_error_of_a_publish_does_not_prevent_the_append(
     client: sessiond.Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

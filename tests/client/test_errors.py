@@ -17,6 +17,8 @@ from sessiond_server import errors as server_errors
 from sessiond_server.rpc import status as server_status
 from tests.support.scripted_server import Fail, ScriptedServer
 
+BOTH_CLIENTS = True
+
 V = server_errors.Violation
 
 SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [

@@ -11,6 +11,8 @@ from sessiond.v1.message_service_pb2 import ListMessagesResponse, MessageOrder
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
 from tests.support.scripted_server import Fail, ScriptedServer, Wait
 
+BOTH_CLIENTS = True
+
 
 def page(number: int, *, of: int, size: int = 2) -> ListMessagesResponse:
     """Page 1, 2 ... of a list of messages; its own token is `page-N`."""

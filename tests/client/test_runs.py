@@ -13,7 +13,10 @@ import sessiond
 from sessiond.lease import Lease
 from sessiond.tool_data import ToolValue
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, RunPolicy
+from tests.support.both_clients import async_only
 from tests.support.scripted_server import Fail, ScriptedServer, Wait
+
+BOTH_CLIENTS = True
 
 Status = sessiond.RunStatus
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
@@ -141,6 +144,7 @@ async def test_failed_block_fails_the_run(sessions: sessiond.Client, session_id:
     assert (await sessions.get_run(session_id, run.run_id)).status == Status.RUN_STATUS_FAILED
 
 
+@async_only("it cancels a task")
 async def test_cancelled_block_cancels_the_run(sessions: sessiond.Client, session_id: str) -> None:
     begun = asyncio.Event()
 
@@ -157,6 +161,7 @@ async def test_cancelled_block_cancels_the_run(sessions: sessiond.Client, sessio
     assert (await sessions.get_run(session_id, "mine")).status == Status.RUN_STATUS_CANCELLED
 
 
+@async_only("it cancels a task")
 async def test_closed_generator_cancels_the_run(sessions: sessiond.Client, session_id: str) -> None:
     async def work() -> AsyncGenerator[str, None]:
         async with sessions.run(session_id) as run:
@@ -192,6 +197,7 @@ async def test_queued_runs_start_in_order(sessions: sessiond.Client, session_id:
     assert statuses == {Status.RUN_STATUS_COMPLETED}
 
 
+@async_only("it cancels a task")
 async def test_queued_run_that_is_cancelled_raises_run_ended(sessions: sessiond.Client, session_id: str) -> None:
     async def work(run_id: str) -> None:
         async with sessions.run(session_id, run_id=run_id, policy="enqueue"):
@@ -229,6 +235,7 @@ async def test_deletion_of_the_session_ends_the_wait_of_a_queued_run(
     assert isinstance(caught.value, sessiond.SessionNotFound | sessiond.RunEnded)
 
 
+@async_only("it cancels a task")
 async def test_an_interrupted_run_is_fenced(sessions: sessiond.Client, session_id: str) -> None:
     with pytest.raises(sessiond.RunFenced) as caught:
         async with sessions.run(session_id) as run:
@@ -253,6 +260,7 @@ async def test_heartbeats_keep_the_lease(client: sessiond.Client, server: Script
     assert run.finished is not None
 
 
+@async_only("it cancels a task")
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -282,6 +290,7 @@ async def test_lost_run_cancels_its_block(
     assert not task.cancelling()
 
 
+@async_only("it cancels a task")
 async def test_lost_run_cancels_a_task_group_in_its_block(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(live(0.6))
     server.always = FENCED
@@ -311,6 +320,7 @@ async def test_a_heartbeat_that_hangs_does_not_outlast_the_lease(server: Scripte
     assert isinstance(caught.value.__cause__, sessiond.DeadlinePassed)
 
 
+@async_only("it cancels a task")
 async def test_cancellation_of_a_lost_block_is_raised(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.append(live(0.6))
     server.always = FENCED
@@ -364,6 +374,7 @@ async def test_failed_finish_does_not_hide_the_error_of_the_block(server: Script
                 pass
 
 
+@async_only("it cancels a task")
 async def test_cancelled_begin_cancels_the_run(client: sessiond.Client, server: ScriptedServer) -> None:
     server.always = Wait(asyncio.Event())
     entering = asyncio.create_task(client.run("s").__aenter__())

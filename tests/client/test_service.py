@@ -13,6 +13,8 @@ from sessiond_server import auth
 from tests.support.chats import CHATS
 from tests.support.client_service import serving
 
+BOTH_CLIENTS = True
+
 Status = sessiond.SessionStatus
 
 

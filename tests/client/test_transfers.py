@@ -20,9 +20,12 @@ from sessiond.v1.attachment_service_pb2 import (
     DownloadHeader,
     UploadStatus,
 )
+from tests.support.both_clients import async_only
 from tests.support.client_service import RECONNECT, Service
 from tests.support.proxy import Proxy
 from tests.support.scripted_server import Fail, ScriptedServer, Step, Steps, Take, Wait
+
+BOTH_CLIENTS = True
 
 CONTENT = Random(1).randbytes(1_500_000)
 DIGEST = hashlib.sha256(CONTENT).digest()
@@ -72,6 +75,7 @@ async def test_upload_header_describes_the_file(
     assert server.seen[0].time_remaining > 1_000_000
 
 
+@async_only("its iterators are asynchronous")
 @pytest.mark.parametrize("kind", ["bytes", "bytearray", "path", "iterator"])
 async def test_every_kind_of_source_is_uploaded(
     kind: str, sessions: sessiond.Client, session_id: str, tmp_path: Path
@@ -357,6 +361,7 @@ async def test_save_does_not_resume_the_part_file_of_another_attachment(
     assert [request.offset for request in downloads(server)] == [0, 0]
 
 
+@async_only("threads do not begin in order")
 async def test_concurrent_saves_to_one_path_do_not_mix(
     client: sessiond.Client, server: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from sessiond.fields import EventTypeLike
 from tests.support.client_service import RECONNECT, Service
 from tests.support.proxy import Proxy
 
+BOTH_CLIENTS = True
+
 DELETED = sessiond.EventType.EVENT_TYPE_SESSION_DELETED
 
 

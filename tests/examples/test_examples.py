@@ -92,13 +92,14 @@ async def texts(client: sessiond.Client, session_id: str) -> list[str]:
     return [sessiond.text_of(message) async for message in client.list_messages(session_id)]
 
 
-async def test_chat_stores_both_sides_and_goes_on_later(address: str, client: sessiond.Client) -> None:
-    async with running(address, "examples/chat.py") as chat:
+@pytest.mark.parametrize("program", ["examples/chat.py", "examples/sync_chat.py"])
+async def test_chat_stores_both_sides_and_goes_on_later(address: str, client: sessiond.Client, program: str) -> None:
+    async with running(address, program) as chat:
         session_id = (await chat.says(r"session (\S+); end with Ctrl-D"))[1]
         await chat.type("Is it late?")
         await chat.says("You have said: Is it late?")
         await chat.ends()
-    async with running(address, "examples/chat.py", session_id) as chat:
+    async with running(address, program, session_id) as chat:
         await chat.says("ROLE_USER: Is it late?")
         await chat.says("ROLE_ASSISTANT: You have said: Is it late?")
         await chat.ends()
