@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sessiond.callbacks import SyncPositionStore
     from sessiond.client import Client
+    from sessiond.documents import document_delete, document_name, document_put, document_value
     from sessiond.download import Download
     from sessiond.draft import Draft
     from sessiond.errors import (
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
         ClientForked,
         DeadlinePassed,
         DeletionTooLarge,
+        DocumentLocked,
+        DocumentNotFound,
+        DocumentReadOnly,
+        DocumentVersionMismatch,
         Draining,
         Exhausted,
         IllegalToolCallTransition,
@@ -104,6 +109,7 @@ if TYPE_CHECKING:
     from sessiond.sync_client import SyncClient, SyncDownload, SyncDraft, SyncFeed, SyncLiveRun, SyncPages, SyncWatch
     from sessiond.tool_data import from_tool_data, to_tool_data
     from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
+    from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentWrite
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
@@ -133,6 +139,13 @@ __all__ = [
     "DeletionTooLarge",
     "Delta",
     "DeltaBatch",
+    "Document",
+    "DocumentChange",
+    "DocumentLocked",
+    "DocumentNotFound",
+    "DocumentReadOnly",
+    "DocumentVersionMismatch",
+    "DocumentWrite",
     "Download",
     "Draft",
     "Draining",
@@ -234,6 +247,10 @@ __all__ = [
     "apply_patch",
     "assistant",
     "blob",
+    "document_delete",
+    "document_name",
+    "document_put",
+    "document_value",
     "from_chat",
     "from_struct",
     "from_tool_data",
@@ -279,6 +296,13 @@ _ELSEWHERE = {
     "SyncPages": "sync_client",
     "SyncPositionStore": "callbacks",
     "SyncWatch": "sync_client",
+    "Document": "v1.document_pb2",
+    "DocumentChange": "v1.document_pb2",
+    "DocumentWrite": "v1.document_pb2",
+    "document_delete": "documents",
+    "document_name": "documents",
+    "document_put": "documents",
+    "document_value": "documents",
     "Feed": "feed",
     "Watch": "watch",
     "Reconnect": "options",

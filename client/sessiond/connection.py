@@ -17,6 +17,7 @@ from sessiond.status import typed_error
 from sessiond.streams import Sending, Stream, StreamChannels, Stubs
 from sessiond.target import is_local
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
+from sessiond.v1.document_service_pb2_grpc import DocumentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
 from sessiond.v1.run_service_pb2_grpc import RunServiceStub
@@ -25,6 +26,7 @@ from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
 
 if TYPE_CHECKING:
     from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
+    from sessiond.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
     from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
@@ -127,6 +129,12 @@ class Connection:
         self._open()
         return self._attachments
 
+    @property
+    def documents(self) -> "DocumentServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._documents
+
     def stream(
         self, method: "Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Any, Response]]", request: Message
     ) -> Stream[Response]:
@@ -226,5 +234,6 @@ class Connection:
             self._runs = cast("RunServiceAsyncStub", RunServiceStub(self._channel))
             self._tool_calls = cast("ToolCallServiceAsyncStub", ToolCallServiceStub(self._channel))
             self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(self._channel))
+            self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(self._channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")

@@ -18,6 +18,7 @@ neither grpc nor protobuf.
     │   ├── ToolCallNotFound
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
+    │   ├── DocumentNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -43,6 +44,7 @@ neither grpc nor protobuf.
     │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── DocumentVersionMismatch
     ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
@@ -63,10 +65,12 @@ neither grpc nor protobuf.
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
+    ├── DocumentReadOnly
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
     │   ├── SessionLocked
+    │   ├── DocumentLocked
     │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -226,6 +230,14 @@ class MessageNotFound(NotFound):
     @property
     def message_id(self) -> str:
         return self.metadata.get("message_id", "")
+
+
+class DocumentNotFound(NotFound):
+    """There is no such document, or it has expired."""
+
+    @property
+    def key(self) -> str:
+        return self.metadata.get("key", "")
 
 
 class AttachmentNotFound(NotFound):
@@ -519,6 +531,19 @@ class VersionMismatch(SessiondError):
         return self._number("current_version")
 
 
+class DocumentVersionMismatch(SessiondError):
+    """`expected_version` is not the document's version. Read the document, decide again, and retry."""
+
+    @property
+    def key(self) -> str:
+        return self.metadata.get("key", "")
+
+    @property
+    def current_version(self) -> int:
+        """0: there is no such document."""
+        return self._number("current_version")
+
+
 class RunFenced(SessiondError):
     """The run is no longer live, or its lease has run out. The caller must stop."""
 
@@ -683,6 +708,10 @@ class ScopeMissing(SessiondError):
         return self.metadata.get("scope", "")
 
 
+class DocumentReadOnly(SessiondError):
+    """The key is bound to a user, and cannot write documents of the tenant or an agent."""
+
+
 class Unavailable(SessiondError):
     """The service could not be reached, or cannot answer now. A write may have happened: retry it with the same
     `request_id`."""
@@ -702,6 +731,14 @@ class SessionLocked(Unavailable):
     @property
     def session_id(self) -> str:
         return self.metadata.get("session_id", "")
+
+
+class DocumentLocked(Unavailable):
+    """Another database transaction holds the lock of the document. Nothing was written."""
+
+    @property
+    def key(self) -> str:
+        return self.metadata.get("key", "")
 
 
 class StorageUnavailable(Unavailable):
@@ -805,6 +842,10 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "TOOL_CALL_LIMIT_REACHED": ToolCallLimitReached,
         "RUN_FENCED": RunFenced,
         "RUN_QUEUE_FULL": RunQueueFull,
+        "DOCUMENT_NOT_FOUND": DocumentNotFound,
+        "DOCUMENT_VERSION_MISMATCH": DocumentVersionMismatch,
+        "DOCUMENT_READ_ONLY": DocumentReadOnly,
+        "DOCUMENT_LOCKED": DocumentLocked,
         "INTERNAL": InternalError,
     }
 )

@@ -82,6 +82,8 @@ EventTypeLike = Union[
         "tool_call_late_result",
         "attachment_uploaded",
         "attachment_deleted",
+        "document_put",
+        "document_deleted",
     ],
     "EventType.ValueType",
 ]

@@ -20,6 +20,7 @@ from sessiond.fields import (
 from sessiond.pages import MessagePages
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import session_update
+from sessiond.v1.document_pb2 import DocumentWrite
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import (
     AppendMessagesRequest,
@@ -51,6 +52,7 @@ class MessageCalls:
         update: SessionChanges | None = None,
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
+        documents: Iterable[DocumentWrite] = (),
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -60,14 +62,17 @@ class MessageCalls:
         writes.
 
         `update`, such as `{"state": {"step": 2}}`, and `remove_keys` change the session in the same transaction; they
-        and `struct_update` are as in `update_session`.
+        and `struct_update` are as in `update_session`. `documents`, at most 16 made by `sessiond.document_put` and
+        `document_delete`, are written in that transaction too; the answer's `documents` say what was done to each.
 
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
-        RunFenced; ValueError for an update that names no field.
+        RunFenced; DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; ValueError for an update that names no
+        field.
         """
         request = AppendMessagesRequest(
             session_id=session_id,
             messages=messages,
+            documents=documents,
             run=run_fence(run),
             request_id=request_id or new_request_id(),
             expected_version=expected_version,

@@ -3,7 +3,7 @@ run `make sync-client`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, Unpack, overload
 
@@ -56,6 +56,8 @@ from sessiond.tool_data import ToolValue
 from sessiond.transfer import GIVE_UP_AFTER, IDLE_TIMEOUT, Progress
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadStatus
+from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
+from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta, ListEventsResponse
 from sessiond.v1.message_pb2 import Message
@@ -1046,6 +1048,7 @@ class SyncClient:
         update: SessionChanges | None = None,
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
+        documents: Iterable[DocumentWrite] = (),
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -1055,10 +1058,12 @@ class SyncClient:
         writes.
 
         `update`, such as `{"state": {"step": 2}}`, and `remove_keys` change the session in the same transaction; they
-        and `struct_update` are as in `update_session`.
+        and `struct_update` are as in `update_session`. `documents`, at most 16 made by `sessiond.document_put` and
+        `document_delete`, are written in that transaction too; the answer's `documents` say what was done to each.
 
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
-        RunFenced; ValueError for an update that names no field.
+        RunFenced; DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; ValueError for an update that names no
+        field.
         """
         return wait(
             self._inner.append_messages(
@@ -1067,6 +1072,7 @@ class SyncClient:
                 update=update,
                 struct_update=struct_update,
                 remove_keys=remove_keys,
+                documents=documents,
                 run=run,
                 expected_version=expected_version,
                 request_id=request_id,
@@ -1099,11 +1105,21 @@ class SyncClient:
         page_token: str = "",
         after_seq: int = 0,
         before_seq: int = 0,
+        labels: Mapping[str, str] | None = None,
+        roles: Iterable[RoleLike] = (),
+        name: str = "",
+        run_id: str = "",
+        client_time_from: datetime | None = None,
+        client_time_until: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SyncMessagePages:
         """Lists a session's messages between two `seq` (both exclusive; 0: no bound), for `for`; see Pages.
+
+        Only those that have all `labels`, one of `roles`, this `name`, were written in the run `run_id`, and in this
+        range of `client_time` (from inclusive, until exclusive), as far as these are given. Pages of such a list may be
+        short or empty and still be followed by others.
 
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -1116,6 +1132,12 @@ class SyncClient:
                 page_token=page_token,
                 after_seq=after_seq,
                 before_seq=before_seq,
+                labels=labels,
+                roles=roles,
+                name=name,
+                run_id=run_id,
+                client_time_from=client_time_from,
+                client_time_until=client_time_until,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -1870,6 +1892,133 @@ class SyncClient:
                 session_id,
                 attachment_id,
                 run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def put_document(
+        self,
+        key: str,
+        value: Any,
+        *,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        json_text: bool = False,
+        media_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        ttl: timedelta | float | None = None,
+        user_readable: bool = False,
+        expected_version: int | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Document:
+        """Creates or replaces a document, and returns it.
+
+        `value` is stored as JSON, or as bytes if it is bytes; `sessiond.document_value` gives it back. With `json_text`
+        it is a JSON text (str), which is kept byte for byte. `ttl` is in seconds, if a number. `user_readable` lets
+        keys that are bound to a user read a document of the tenant or an agent. `expected_version` 0 means that there
+        must be no such document, None any version.
+
+        Raises DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; SessionNotFound, SessionEnded; TypeError and
+        ValueError for a value that JSON cannot have.
+        """
+        return wait(
+            self._inner.put_document(
+                key,
+                value,
+                agent_id=agent_id,
+                user_id=user_id,
+                session_id=session_id,
+                json_text=json_text,
+                media_type=media_type,
+                labels=labels,
+                ttl=ttl,
+                user_readable=user_readable,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def get_document(
+        self,
+        key: str,
+        *,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Document:
+        """Returns a document. Raises DocumentNotFound."""
+        return wait(
+            self._inner.get_document(key, agent_id=agent_id, user_id=user_id, session_id=session_id, timeout=timeout)
+        )
+
+    def batch_get_documents(
+        self, names: Iterable[DocumentName], *, timeout: float | None = None
+    ) -> BatchGetDocumentsResponse:
+        """Returns 1 to 100 documents of any owners, named by `sessiond.document_name`. The answer names the documents
+        that were not found, and those to request again."""
+        return wait(self._inner.batch_get_documents(names, timeout=timeout))
+
+    def list_documents(
+        self,
+        *,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        key_prefix: str = "",
+        labels: Mapping[str, str] | None = None,
+        omit_values: bool = False,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> SyncPages[ListDocumentsResponse, Document]:
+        """Lists the documents of one owner whose keys begin with `key_prefix` and that have all `labels`, by ascending
+        key, for `for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.list_documents(
+                agent_id=agent_id,
+                user_id=user_id,
+                session_id=session_id,
+                key_prefix=key_prefix,
+                labels=labels,
+                omit_values=omit_values,
+                page_size=page_size,
+                page_token=page_token,
+                timeout=timeout,
+            )
+        )
+
+    def delete_document(
+        self,
+        key: str,
+        *,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> int:
+        """Deletes a document, and returns its last version.
+
+        Raises DocumentNotFound, DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; SessionNotFound,
+        SessionEnded.
+        """
+        return wait(
+            self._inner.delete_document(
+                key,
+                agent_id=agent_id,
+                user_id=user_id,
+                session_id=session_id,
                 expected_version=expected_version,
                 request_id=request_id,
                 timeout=timeout,

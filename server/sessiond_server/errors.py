@@ -17,6 +17,7 @@
     │   ├── ToolCallNotFound
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
+    │   ├── DocumentNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -42,6 +43,7 @@
     │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
+    ├── DocumentVersionMismatch
     ├── RunFenced
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
@@ -62,10 +64,12 @@
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
+    ├── DocumentReadOnly
     ├── Unavailable
     │   ├── Starting
     │   ├── Draining
     │   ├── SessionLocked
+    │   ├── DocumentLocked
     │   ├── StorageUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
@@ -103,6 +107,10 @@ def _named(identifier: str) -> str:
 
 def _attachment(session_id: str, attachment_id: str) -> Mapping[str, str]:
     return {"session_id": session_id, "attachment_id": attachment_id}
+
+
+def _document(scope: str, scope_id: str, key: str) -> dict[str, str]:
+    return {"scope": scope.removeprefix("DOCUMENT_SCOPE_"), "scope_id": scope_id, "key": key}
 
 
 REFUSALS: Final = (
@@ -231,6 +239,12 @@ class RunNotFound(NotFound):
 class ToolCallNotFound(NotFound):
     def __init__(self, session_id: str, tool_call_id: str) -> None:
         super().__init__("tool call not found", {"session_id": session_id, "tool_call_id": tool_call_id})
+
+
+class DocumentNotFound(NotFound):
+    def __init__(self, scope: str, scope_id: str, key: str) -> None:
+        """`scope`: the name of a DocumentScope."""
+        super().__init__("document not found", _document(scope, scope_id, key))
 
 
 class AlreadyExists(SessiondError):
@@ -390,6 +404,17 @@ class VersionMismatch(SessiondError):
         )
 
 
+class DocumentVersionMismatch(SessiondError):
+    """The document is not at the expected version. `current_version` 0: there is no such document."""
+
+    def __init__(self, scope: str, scope_id: str, key: str, current_version: int, expected_version: int) -> None:
+        super().__init__(
+            f"the document is at version {current_version}, not {expected_version}",
+            _document(scope, scope_id, key)
+            | {"current_version": str(current_version), "expected_version": str(expected_version)},
+        )
+
+
 class RunFenced(SessiondError):
     """The write carries the fence of a run that is not live, or whose lease has expired. `live_run_id` is empty while
     no run is live."""
@@ -542,6 +567,16 @@ class ScopeMissing(SessiondError):
         super().__init__(f"the key lacks the scope {scope}", {"scope": scope})
 
 
+class DocumentReadOnly(SessiondError):
+    """The key is bound to a user, and the document belongs to a tenant or an agent."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            "a key bound to a user cannot write documents of a tenant or an agent",
+            {"scope": scope.removeprefix("DOCUMENT_SCOPE_")},
+        )
+
+
 class Unavailable(SessiondError):
     """The server cannot serve the call now; a retry, or another replica, may succeed."""
 
@@ -561,6 +596,13 @@ class SessionLocked(Unavailable):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {_named(session_id)} is locked by another transaction", {"session_id": session_id})
+
+
+class DocumentLocked(Unavailable):
+    """Another transaction has locked the document's row for longer than writers wait; nothing was written."""
+
+    def __init__(self, scope: str, scope_id: str, key: str) -> None:
+        super().__init__("the document is locked by another transaction", _document(scope, scope_id, key))
 
 
 class StorageUnavailable(Unavailable):

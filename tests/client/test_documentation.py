@@ -1,4 +1,4 @@
-"""The examples of docs/client.md, docs/messages.md and README.md print what the pages say, against the real service."""
+"""The examples of pages of docs and of README.md print what the pages say, against the real service."""
 
 import ast
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 from tests.support.client_service import Service
 
 ROOT = Path(__file__).parents[2]
-PAGES = {page: ROOT / "docs" / f"{page}.md" for page in ("client", "messages")}
+PAGES = {page: ROOT / "docs" / f"{page}.md" for page in ("client", "messages", "documents")}
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PRINTED = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
 

@@ -91,6 +91,13 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.ToolCallLimitReached("s", 256), {"session_id": "s", "limit": 256}),
     (server_errors.RunFenced("s", "r", "q"), {"session_id": "s", "run_id": "r", "live_run_id": "q"}),
     (server_errors.RunQueueFull("s", 64, 1.0), {"session_id": "s", "limit": 64, "retry_after": 1.0}),
+    (server_errors.DocumentNotFound("DOCUMENT_SCOPE_USER", "u", "k"), {"key": "k"}),
+    (
+        server_errors.DocumentVersionMismatch("DOCUMENT_SCOPE_USER", "u", "k", 3, 2),
+        {"key": "k", "current_version": 3},
+    ),
+    (server_errors.DocumentReadOnly("DOCUMENT_SCOPE_TENANT"), {}),
+    (server_errors.DocumentLocked("DOCUMENT_SCOPE_USER", "u", "k"), {"key": "k"}),
     (server_errors.InternalError("e-1"), {"error_id": "e-1"}),
 ]
 

@@ -30,6 +30,7 @@ from tests.support.stores import composed
 _EMPTY = """
 delete from events; delete from message_marks; delete from requests; delete from sessions; delete from session_heads;
 delete from runs; delete from tool_calls; delete from run_figures;
+delete from documents; delete from document_requests;
 delete from attachments; delete from uploads; delete from blobs; delete from releases; delete from pieces;
 update test_clock.shifts set shift = '0';
 """
@@ -92,7 +93,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            return Backend(store, store, store, store.attachments, store.attachments, advance)
+            return Backend(store, store, store, store.attachments, store.attachments, store.documents, advance)
 
         async def postgres(**settings: Any) -> Backend:
             dsn = place.dsn
@@ -106,7 +107,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
             store = await stack.enter_async_context(PostgresStore(dsn, **settings))
             other = await stack.enter_async_context(PostgresStore(dsn, **settings))
-            return Backend(store, other, store, store.attachments, other.attachments, advance, dsn)
+            return Backend(store, other, store, store.attachments, other.attachments, store.documents, advance, dsn)
 
         async def cached(**settings: Any) -> Backend:
             backend = await plain(**settings)

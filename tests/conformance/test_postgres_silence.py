@@ -241,7 +241,7 @@ async def test_session_that_others_hold_is_refused_and_its_neighbours_go_on(
     assert "application 'a foreign job'" in named[0]
     assert "idle in transaction" in named[0]
     assert isinstance(await only(postgres, caller.append("b")), c.MessagesAppended)
-    assert not postgres._locked._known
+    assert not postgres._locked._sessions
 
 
 async def test_known_lock_is_not_waited_for_again(

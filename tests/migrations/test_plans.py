@@ -8,12 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from sessiond.v1.document_pb2 import DocumentScope
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
-from sessiond_server.postgres import filters
+from sessiond_server.postgres import documents, filters
 from sessiond_server.postgres.statements import (
     ATTACHMENTS,
     BLOBS,
+    DOCUMENTS,
     LIST,
     LOG,
     READ,
@@ -26,7 +28,10 @@ from sessiond_server.postgres.statements import (
 from tests.support.databases import Databases, LoopThread
 
 STATEMENTS = [
-    s for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS) for s in group.values() if s.name != "begin"
+    s
+    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS)
+    for s in group.values()
+    if s.name != "begin"
 ]
 DECLARING = [s for s in STATEMENTS if s.indexes]
 
@@ -104,15 +109,29 @@ select 't' || i % 3, lpad(to_hex(i), 32, '0')::uuid, n, 'data'
 from generate_series(1, 2000) i, generate_series(0, 20) n;
 analyze attachments, blobs, uploads, releases, pieces, blob_rows;
 """
+_DOCUMENTS = """
+insert into documents (tenant_id, scope, scope_id, key, version, create_time, update_time, expire_time, delete_time,
+  user_readable, labels, body, value)
+select 't' || i % 3, scope, case when scope = 4 then 's' || i % 2000 when scope > 1 then 'u' || i % 200 else '' end,
+  'k' || i, 1, now(), now(), case when i % 50 = 0 then now() + i * interval '1 s' end,
+  case when i % 50 = 1 then now() - i * interval '1 s' end, i % 100 = 2,
+  case when i % 20 = 0 then jsonb_build_object('k', i::text) else '{}' end, 'body', 'value'
+from generate_series(1, 20000) i, generate_series(1, 4) scope;
+insert into document_requests (tenant_id, scope, scope_id, request_id, create_time, fingerprint, change)
+select 't' || i % 3, 3, 'u' || i % 200, 'r' || i, now() - i * interval '1 s', 'print', 'change'
+from generate_series(1, 20000) i;
+analyze documents, document_requests;
+"""
 _REQUESTS = """
 insert into requests (tenant_id, session_id, request_id, first_seq, last_seq, create_time, fingerprint)
 select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval '1 s', 'print' from events
 where seq <= 1000;
 analyze session_heads, sessions, events, message_marks, requests, runs, tool_calls, run_figures;
 """
+_REST = _FILES + _DOCUMENTS + _REQUESTS
 FILLINGS = {
-    "short chats": _SESSIONS + _FILES + _REQUESTS,  # nearly every event is a message, and few are in a session
-    "one long log": _SESSIONS + _ONE_LONG_LOG + _FILES + _REQUESTS,  # one event in 30 is a message
+    "short chats": _SESSIONS + _REST,  # nearly every event is a message, and few are in a session
+    "one long log": _SESSIONS + _ONE_LONG_LOG + _REST,  # one event in 30 is a message
 }
 
 
@@ -223,9 +242,11 @@ async def test_events_find_the_heads_of_their_batch_by_hashing(filled: asyncpg.C
     assert joins == {"Hash Join"}
 
 
-@pytest.mark.parametrize("name", ["write_log", "write_sessions", "write_work"])
+@pytest.mark.parametrize(
+    "name", ["write_log", "write_sessions", "write_work", "write_documents", "write_log_and_documents"]
+)
 async def test_upserts_read_no_table(filled: asyncpg.Connection, name: str) -> None:
-    text = {**WRITE, **WORK}[name].text
+    text = {**WRITE, **WORK, **DOCUMENTS}[name].text
     nodes = await _plan(filled, text, len((await filled.prepare(text)).get_parameters()))
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"]
     assert not {n["Relation Name"] for n in nodes if "Scan" in n["Node Type"] and "Relation Name" in n} - {"feed_order"}
@@ -317,6 +338,36 @@ async def test_every_list_is_valid(filled: asyncpg.Connection) -> None:
         assert len(prepared.get_parameters()) == len(query.parameters)
     for where in choices:
         await filled.prepare(filters.count(Scope("t"), where).text)
+
+
+@pytest.mark.parametrize("after", ["", "k5"])
+@pytest.mark.parametrize(
+    ("owner", "scope", "prefix", "labels", "index"),
+    [
+        ((DocumentScope.DOCUMENT_SCOPE_TENANT, ""), Scope("t1"), "", {}, "documents_pkey"),
+        ((DocumentScope.DOCUMENT_SCOPE_TENANT, ""), Scope("t1"), "k1", {}, "documents_pkey"),
+        ((DocumentScope.DOCUMENT_SCOPE_TENANT, ""), Scope("t1", "u7"), "", {}, "documents_user_readable"),
+        ((DocumentScope.DOCUMENT_SCOPE_TENANT, ""), Scope("t1"), "", {"k": "40"}, "documents_labels"),
+        ((DocumentScope.DOCUMENT_SCOPE_USER, "u7"), Scope("t1", "u7"), "k", {}, "documents_pkey"),
+        ((DocumentScope.DOCUMENT_SCOPE_SESSION, "s7"), Scope("t1", "u7"), "", {}, "documents_pkey"),
+    ],
+)
+async def test_pages_of_documents_come_from_an_index(
+    filled: asyncpg.Connection,
+    owner: tuple[DocumentScope.ValueType, str],
+    scope: Scope,
+    prefix: str,
+    labels: dict[str, str],
+    index: str,
+    after: str,
+) -> None:
+    text, parameters = documents.page(scope, owner, prefix, labels, after, 20, values=True)
+    values = [_literal(value, text, i + 1) for i, value in enumerate(parameters)]
+    await filled.execute(f"prepare subject as {text}")
+    explained = await filled.fetchval(f"explain (format json) execute subject ({', '.join(values)})")
+    nodes = list(_nodes(json.loads(explained)[0]["Plan"]))
+    assert index in _indexes(nodes)
+    assert not _scans(nodes)
 
 
 def test_orders_are_complete() -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sessiond.v1.attachment_pb2 import Attachment
+from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentScope
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import DeleteMessagesResponse
@@ -71,7 +72,19 @@ KINDS = ["append"] * 6 + [
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
 KINDS += [*WORK, "create", "complete", "complete", "remove"]
-WITH_RUN = ("append", "update_and_append", "set_keys", "drop", "request", "on_call", "rename", "complete")
+DOCUMENTS = ["put_document", "put_document", "end_document", "append_and_put", "append_and_put"]
+KINDS += DOCUMENTS
+WITH_RUN = (
+    "append",
+    "append_and_put",
+    "update_and_append",
+    "set_keys",
+    "drop",
+    "request",
+    "on_call",
+    "rename",
+    "complete",
+)
 """What may carry a fence; a heartbeat and the end of a run must."""
 
 MOVES: dict[str, c.Action] = {
@@ -91,6 +104,12 @@ FILES = st.sampled_from(["f1", "f2", "f3", "f4"])
 SIZES = {"f1": 5, "f2": 5, "f3": 7, "f4": 9}
 """Of the files; those of one size have one content."""
 
+OWNERS: dict[str, tuple[DocumentScope.ValueType, str]] = {
+    "agent": (DocumentScope.DOCUMENT_SCOPE_AGENT, "agent"),
+    "alice": (DocumentScope.DOCUMENT_SCOPE_USER, "alice"),
+}
+"""Of documents, besides the session of the command."""
+
 Request = tuple[str, str, Answer, str, int, str, str]
 """Kind, session, content, request id, expected version, user, and the run that writes, if any."""
 
@@ -103,6 +122,17 @@ def drawn_messages(draw: st.DrawFn) -> tuple[tuple[str, str, str], ...]:
     """(id, role, text) of each message of an append."""
     ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
     return tuple((f"m{i}", draw(ROLES), f"text {i}") for i in ids)
+
+
+@st.composite
+def writes(draw: st.DrawFn, value: st.SearchStrategy[str | None], most: int) -> tuple[Answer, ...]:
+    """(owner, key, value or None for a deletion, expected version, ttl) of each document, each once."""
+    names = st.tuples(st.sampled_from(["agent", "alice", "session"]), st.sampled_from("ab"))
+    drawn = []
+    for owner, key in draw(st.lists(names, min_size=1, max_size=most, unique=True)):
+        version, ttl = draw(st.sampled_from([None, None, None, 0, 1, 2])), draw(st.sampled_from([None, None, 60]))
+        drawn.append((owner, key, draw(value), version, ttl))
+    return tuple(drawn)
 
 
 @st.composite
@@ -151,6 +181,12 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
         else:
             what = (draw(st.integers(1, 3)),)
         return kind, (how, what, draw(st.booleans()))
+    if kind == "put_document":
+        return kind, draw(writes(st.sampled_from("xyz"), 1))[0]
+    if kind == "end_document":
+        return kind, draw(writes(st.none(), 1))[0]
+    if kind == "append_and_put":
+        return kind, (draw(drawn_messages()), draw(writes(st.sampled_from(["x", "y", None]), 4)))
     if kind == "begin":
         return kind, (draw(RUNS), draw(st.sampled_from(["REJECT", "ENQUEUE", "ENQUEUE", "INTERRUPT"])))
     if kind == "end_run":
@@ -194,8 +230,34 @@ def files(draw: st.DrawFn) -> Request:
     return kind, "s1", args, draw(REQUESTS), 0, "", ""
 
 
-def action(kind: str, args: Answer) -> c.Action:
+@st.composite
+def documents(draw: st.DrawFn) -> Request:
+    """What those do who write documents of the first session, of the agent and of alice."""
+    kind, args = draw(contents(DOCUMENTS))
+    return kind, "s1", args, draw(REQUESTS), 0, "", ""
+
+
+def document_write(session_id: str, write: Answer) -> c.DocumentWrite:
+    owner, key, value, version, ttl = write
+    scope, scope_id = OWNERS.get(str(owner), (DocumentScope.DOCUMENT_SCOPE_SESSION, session_id))
+    assert version is None or isinstance(version, int)
+    if value is None:
+        return c.DeleteDocument(scope, scope_id, str(key), version)
+    document = Document(json=str(value))
+    if isinstance(ttl, int):
+        document.ttl.seconds = ttl
+    return c.PutDocument(scope, scope_id, str(key), document, version)
+
+
+def action(kind: str, args: Answer, session_id: str) -> c.Action:
     """The command's action, as the wire would make it."""
+    if kind in ("put_document", "end_document"):
+        return document_write(session_id, args)
+    if kind == "append_and_put":
+        assert isinstance(args[1], tuple)
+        return c.AppendMessages(
+            messages_of(args[0]), documents=[document_write(session_id, write) for write in args[1]]
+        )
     if kind == "create":
         user_id, status, name, ttl, limit = args
         session = Session(user_id=str(user_id), name=str(name), status=f"SESSION_STATUS_{status}", type=1, agent_mode=3)  # type: ignore[arg-type]
@@ -293,7 +355,10 @@ def answer(result: c.Result) -> Answer:
         status = SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
         return ("session", session.version, status, session.name, tuple(sorted(state.items())), reason)
     if isinstance(result, c.MessagesAppended):
-        return ("appended", result.version, result.first_seq, result.message_ids)
+        written = tuple(DocumentChange.FromString(change).version for change in result.documents)
+        return ("appended", result.version, result.first_seq, result.message_ids, *([written] if written else ()))
+    if isinstance(result, c.DocumentWritten):
+        return ("document", result.version, DocumentChange.FromString(result.change).version)
     if isinstance(result, c.MessageRedacted):
         message = Message.FromString(result.message)
         return ("redacted", result.version, message.message_id, message.redact_reason)
@@ -373,13 +438,18 @@ class Comparison(RuleBasedStateMachine):
             if run_id == LIVE:
                 run_id = self.model.live(session_id)  # known only now
             fence = c.Fence(run_id, self.model.fence_of(session_id, run_id)) if run_id else None
-            commands.append(
-                c.Command(scope, session_id, action(kind, args), "t", request_id, fingerprint, version, fence=fence)
-            )
+            act = action(kind, args, session_id)
+            alone = isinstance(act, c.PutDocument | c.DeleteDocument) and args[0] != "session"
+            named = "" if alone else session_id
+            commands.append(c.Command(scope, named, act, "t", request_id, fingerprint, version, fence=fence))
             expected.append(self.model.do(kind, session_id, args, request_id, version, user_id, run_id))
         for store, _ in self.stores:
             applied = self.run(store.apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
+
+    @rule(batch=st.lists(documents(), min_size=1, max_size=6))
+    def documents_are_written(self, batch: list[Request]) -> None:
+        self.apply(batch)
 
     @rule(batch=st.lists(files(), min_size=1, max_size=6), name=FILES)
     def files_come_and_go(self, batch: list[Request], name: str) -> None:
@@ -417,6 +487,19 @@ class Comparison(RuleBasedStateMachine):
         for store, _ in self.stores:
             for session_id in ("s1", "s2"):
                 self.compare(store, session_id)
+            self.compare_documents(store)
+
+    def compare_documents(self, store: Store) -> None:
+        assert isinstance(store, MemoryStore | PostgresStore)
+        names = [(owner, key) for owner in ("agent", "alice", "s1", "s2") for key in "ab"]
+        scopes = [OWNERS.get(owner, (DocumentScope.DOCUMENT_SCOPE_SESSION, owner)) for owner, _ in names]
+        asked = [(*scope, key) for scope, (_, key) in zip(scopes, names, strict=True)]
+        found = self.run(store.documents.get_documents(c.Scope(self.tenant), asked))
+        stored = [None if data is None else Document.FromString(data) for data in found]  # type: ignore[attr-defined]
+        expected = [self.model.document(owner, key) for owner, key in names]
+        assert [d and (d.version, d.json, d.seq) for d in stored] == [
+            d and (d.version, d.value, d.seq) for d in expected
+        ]
 
     def compare(self, store: Store, session_id: str) -> None:
         expected, scope = self.model.sessions.get(session_id), c.Scope(self.tenant)

@@ -37,6 +37,11 @@ NAMELESS = (
     "BatchUpdateSessions",
     "WatchEvents",
     "ListPendingApprovals",
+    "GetDocument",
+    "BatchGetDocuments",
+    "PutDocument",
+    "ListDocuments",
+    "DeleteDocument",
 )
 NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
 

@@ -64,12 +64,17 @@ async def test_session_of_another_tenant_or_user_is_not_found(untouched: Wire, r
     for other in ("none", "gone"):
         unknown = await outcome(untouched, rpc, named(other)[rpc], key)
         assert str(unknown).replace(other, "bobs") == str(foreign)
-    if isinstance(foreign, tuple):
+    if rpc == "GetDocument":
+        document = {"scope": "SESSION", "scope_id": "bobs", "key": "d1"}
+        assert foreign[:4] == (StatusCode.NOT_FOUND, "document not found", "DOCUMENT_NOT_FOUND", document)
+    elif isinstance(foreign, tuple):
         assert foreign[:4] == (StatusCode.NOT_FOUND, "session not found", "SESSION_NOT_FOUND", {"session_id": "bobs"})
     elif rpc == "BatchUpdateSessions":
         (result,) = foreign.results
         assert result.error.reason == ErrorReason.ERROR_REASON_SESSION_NOT_FOUND
         assert (result.error.message, result.error.metadata) == ("session not found", {"session_id": "bobs"})
+    elif rpc == "BatchGetDocuments":
+        assert [name.scope_id for name in foreign.not_found] == ["bobs"]
     else:
         assert foreign.not_found == ["bobs"]
     assert await untouched.call("GetSession", s.GetSessionRequest(session_id="bobs"), key=BOB) == before
@@ -133,7 +138,7 @@ async def test_feeds_omit_sessions_of_others(shared: Wire, key: str) -> None:
     bobs = shared.watch("WatchEvents", e.WatchEventsRequest(start=e.FeedStart.FEED_START_BEGINNING), key=BOB)
     assert (await bobs.read()).HasField("resumed")
     seen = [(event.session_id, event.seq) for event in (await bobs.read()).events.events]
-    assert seen == [*(("bobs", seq) for seq in range(1, 7)), ("gone", 6)]
+    assert seen == [*(("bobs", seq) for seq in range(1, 8)), ("gone", 7)]
 
 
 async def test_feed_position_reveals_no_session_ids(shared: Wire) -> None:

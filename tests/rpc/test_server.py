@@ -132,7 +132,7 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
-    reads = Reads(store, store, store, store)
+    reads = Reads(store, store, store, store, store.documents)
     return RpcServer(reads, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
 
 

@@ -9,12 +9,14 @@ from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
+from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, DocumentWrite
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
@@ -135,6 +137,13 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "ListPendingApprovals": lambda a: (
         ([(x.session_id, x.tool_call_id) for x in a.tool_calls], a.next_page_token) == ([("busy", "asked")], "")
     ),
+    "GetDocument": lambda a: (a.key, a.json, a.version, dict(a.labels)) == ("settings", "{}", 1, {"kind": "x"}),
+    "BatchGetDocuments": lambda a: (
+        ([x.key for x in a.documents], [x.key for x in a.not_found], len(a.omitted)) == (["settings"], ["none"], 0)
+    ),
+    "PutDocument": lambda a: (a.scope_id, a.key, a.json, a.version, a.seq) == ("ann", "likes", '["tea"]', 1, 0),
+    "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
+    "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
 }
 
 
@@ -150,6 +159,10 @@ MISMATCH = {"session_id": "active", "current_version": "2"}
 STALE = RunFence(run_id="r0", fence=2)
 FENCED = {"session_id": "busy", "run_id": "r0", "live_run_id": "r1"}
 CALL = {"session_id": "busy", "tool_call_id": "asked"}
+OF_SESSION = DocumentScope.DOCUMENT_SCOPE_SESSION
+ANN = (DocumentScope.DOCUMENT_SCOPE_USER, "ann")
+SETTINGS = Document(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="settings", json="{}")
+NAMED = {"scope": "TENANT", "scope_id": "", "key": "settings"}
 
 REFUSALS: list[Refusal] = [
     ("CreateSession", s.CreateSessionRequest(session=Session(session_id="active")), StatusCode.ALREADY_EXISTS,
@@ -285,6 +298,28 @@ REFUSALS: list[Refusal] = [
     ("ListToolCalls", t.ListToolCallsRequest(session_id="busy", statuses=cast("Any", [8])), INVALID, "INVALID_FIELD",
      {}),
     ("ListPendingApprovals", t.ListPendingApprovalsRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("GetDocument", d.GetDocumentRequest(scope=ANN[0], scope_id="ann", key="x"), StatusCode.NOT_FOUND,
+     "DOCUMENT_NOT_FOUND", {"scope": "USER", "scope_id": "ann", "key": "x"}),
+    ("BatchGetDocuments", d.BatchGetDocumentsRequest(), INVALID, "INVALID_FIELD", {}),
+    ("PutDocument", d.PutDocumentRequest(document=SETTINGS, expected_version=2), StatusCode.ABORTED,
+     "DOCUMENT_VERSION_MISMATCH", {**NAMED, "current_version": "1", "expected_version": "2"}),
+    ("PutDocument", d.PutDocumentRequest(document=Document(scope=OF_SESSION, scope_id="none", key="x", json="1")),
+     StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("PutDocument", d.PutDocumentRequest(document=Document(scope=OF_SESSION, scope_id="ended", key="x", json="1")),
+     PRECONDITION, "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("PutDocument", d.PutDocumentRequest(), INVALID, "INVALID_FIELD", {}),
+    ("ListDocuments", d.ListDocumentsRequest(scope=OF_SESSION, scope_id="none"), StatusCode.NOT_FOUND,
+     "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("ListDocuments", d.ListDocumentsRequest(scope=SETTINGS.scope, page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="x"), StatusCode.NOT_FOUND,
+     "DOCUMENT_NOT_FOUND", {**NAMED, "key": "x"}),
+    ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="settings", expected_version=2),
+     StatusCode.ABORTED, "DOCUMENT_VERSION_MISMATCH", {**NAMED, "current_version": "1", "expected_version": "2"}),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[said("x")], documents=[
+        DocumentWrite(put=SETTINGS, expected_version=0)]), StatusCode.ABORTED, "DOCUMENT_VERSION_MISMATCH",
+     {**NAMED, "current_version": "1", "expected_version": "0"}),
+    ("AppendMessages", m.AppendMessagesRequest(session_id="active", messages=[said("x")], documents=[
+        DocumentWrite(delete=DocumentName(scope=ANN[0], scope_id="ann", key="k"))]), INVALID, "INVALID_FIELD", {}),
 ]  # fmt: skip
 
 

@@ -84,6 +84,10 @@ class Caller:
         messages = [message(text) for text in texts or ("hello",)]
         return self.command(session_id, c.AppendMessages(messages), request_id, **more)
 
+    def append_with(self, session_id: str, *writes: c.DocumentWrite, request_id: str = "", **more: Any) -> c.Command:
+        """An append of one message that writes documents too."""
+        return self.command(session_id, c.AppendMessages([message()], documents=writes), request_id, **more)
+
     def append_ids(self, session_id: str, *message_ids: str, request_id: str = "") -> c.Command:
         messages = [message(f"text of {i}", i) for i in message_ids]
         return self.command(session_id, c.AppendMessages(messages), request_id)

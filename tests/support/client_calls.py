@@ -52,6 +52,8 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "FailToolCall": lambda client: lambda **kw: client.fail_tool_call("s", "t", "code", **kw),
     "CancelToolCall": lambda client: lambda **kw: client.cancel_tool_call("s", "t", **kw),
     "DeleteAttachment": lambda client: lambda **kw: client.delete_attachment("s", "a", **kw),
+    "PutDocument": lambda client: lambda **kw: client.put_document("k", {"a": 1}, user_id="u", **kw),
+    "DeleteDocument": lambda client: lambda **kw: client.delete_document("k", user_id="u", **kw),
 }
 
 OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
@@ -62,6 +64,9 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "GetUploadStatus": lambda client: lambda **kw: client.get_upload_status("s", "a", **kw),
     "GetAttachment": lambda client: lambda **kw: client.get_attachment("s", "a", **kw),
     "ListAttachments": lambda client: lambda **kw: client.list_attachments("s", **kw).page(),
+    "GetDocument": lambda client: lambda **kw: client.get_document("k", user_id="u", **kw),
+    "BatchGetDocuments": lambda client: lambda **kw: client.batch_get_documents([sessiond.document_name("k")], **kw),
+    "ListDocuments": lambda client: lambda **kw: client.list_documents(user_id="u", **kw).page(),
 }
 """Neither with a freshness of one's choice nor with a request id."""
 

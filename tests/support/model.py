@@ -57,6 +57,15 @@ class File:
 
 
 @dataclass
+class Document:
+    version: int
+    value: str | None
+    """None: it is gone."""
+    expires: float | None
+    seq: int
+
+
+@dataclass
 class Session:
     user_id: str
     status: str
@@ -80,6 +89,7 @@ class Session:
     live: Run | None = None
     lease: float = 0.0
     queue: list[Run] = field(default_factory=list)
+    session_id: str = ""
     uploads: dict[str, int] = field(default_factory=dict)
     """Those that are not complete: id -> size."""
     files: dict[str, File] = field(default_factory=dict)
@@ -107,6 +117,10 @@ class Model:
     def __init__(self) -> None:
         self.now = 0.0
         self.sessions: dict[str, Session] = {}
+        self.documents: dict[tuple[str, str], Document] = {}
+        """(owner, key): the owner is `agent`, `alice` or the id of a session."""
+        self.written: dict[tuple[str, str], tuple[object, Answer]] = {}
+        """(owner, request id): what was asked and answered, for documents that belong to no session."""
 
     def fence_of(self, session_id: str, run_id: str) -> int:
         """What the holder of the run knows; any number before it has started."""
@@ -122,6 +136,8 @@ class Model:
         self, kind: str, session_id: str, args: Answer, request_id: str, expected: int, user_id: str, run_id: str = ""
     ) -> Answer:
         """One command. `args` is its whole content; `run_id` the run whose fence it carries."""
+        if kind in ("put_document", "end_document") and args[0] != "session":
+            return self._write_document(kind, args, request_id, expected)
         session = self.sessions.get(session_id)
         visible = session is not None and user_id in ("", session.user_id)
         if session is not None and visible and request_id in session.done:
@@ -152,6 +168,87 @@ class Model:
             self._slide(session)
         session.done[request_id] = ((kind, args, expected), outcome)
         return outcome
+
+    def _write_document(self, kind: str, args: Answer, request_id: str, expected: int) -> Answer:
+        """Writes a document that belongs to no session."""
+        request, content = (str(args[0]), request_id), (kind, args, expected)
+        if request in self.written:
+            asked, outcome = self.written[request]
+            return outcome if asked == content else ("error", "RequestIdReused")
+        owner, key, value, version, ttl = args
+        refusal = self._refuse(str(owner), str(key), version, must_exist=value is None)
+        if refusal:
+            return refusal
+        outcome = ("document", 0, self._set(str(owner), str(key), value, ttl, 0))
+        self.written[request] = (content, outcome)
+        return outcome
+
+    def document(self, owner: str, key: str) -> Document | None:
+        """The document, if it is there now."""
+        document = self.documents.get((owner, key))
+        if document is None or document.value is None:
+            return None
+        return document if document.expires is None or document.expires > self.now else None
+
+    def _refuse(self, owner: str, key: str, version: object, *, must_exist: bool) -> Answer | None:
+        found = self.document(owner, key)
+        if must_exist and found is None:
+            return ("error", "DocumentNotFound")
+        now = found.version if found is not None else 0
+        return ("error", "DocumentVersionMismatch") if version not in (None, now) else None
+
+    def _set(self, owner: str, key: str, value: object, ttl: object, seq: int) -> int:
+        """Puts a document, or deletes it where the value is None; the version of which the answer speaks."""
+        if value is None:
+            found = self.document(owner, key)
+            if found is None:
+                return 0
+            found.value = None
+            return found.version
+        before = self.documents.get((owner, key))
+        version = before.version + 1 if before else 1
+        expires = self.now + ttl if isinstance(ttl, int) else None
+        self.documents[owner, key] = Document(version, str(value), expires, seq)
+        return version
+
+    def _put_document(
+        self, s: Session, owner: str, key: str, value: str | None, version: object, ttl: object
+    ) -> Answer:
+        """Of the session itself; deletes it where the value is None."""
+        if closed := self._closed(s):
+            return closed
+        if refusal := self._refuse(s.session_id, key, version, must_exist=value is None):
+            return refusal
+        self._event(s, "DOCUMENT_DELETED" if value is None else "DOCUMENT_PUT")
+        return ("document", s.version, self._set(s.session_id, key, value, ttl, s.version))
+
+    _end_document = _put_document
+
+    def _append_and_put(
+        self, s: Session, messages: tuple[tuple[str, str, str], ...], writes: tuple[Answer, ...]
+    ) -> Answer:
+        """Appends, and writes documents of the agent, of alice and of the session; all or nothing."""
+        named = [(s.session_id if owner == "session" else str(owner), write) for owner, *write in writes]
+        # What refuses the messages alone does so first.
+        version, log, kept = s.version, list(s.log), list(s.messages)
+        before = (s.appended, s.name, s.named_by)
+        answer = self._append(s, messages)
+        if answer[0] == "error":
+            return answer
+        for owner, (key, _, wanted, _) in named:
+            refusal: Answer | None = None
+            if owner == "alice" and s.user_id != "alice":
+                refusal = ("error", "InvalidFields")
+            refusal = refusal or self._refuse(owner, str(key), wanted, must_exist=False)
+            if refusal:
+                s.version, s.log, s.messages = version, log, kept
+                s.appended, s.name, s.named_by = before
+                return refusal
+        versions = [
+            self._set(owner, str(key), value, ttl, version + 1 if owner == s.session_id else 0)
+            for owner, (key, value, _, ttl) in named
+        ]
+        return (*answer, tuple(versions))
 
     def _slide(self, s: Session) -> None:
         if s.ttl is not None and s.status != "ENDED" and not s.deleted:
@@ -188,7 +285,7 @@ class Model:
         assert isinstance(name, str)
         assert isinstance(limit, int)
         life = ttl if isinstance(ttl, int) else DAY
-        session = Session(user_id, status, name, life, self.now + life, limit)
+        session = Session(user_id, status, name, life, self.now + life, limit, session_id=session_id)
         self.sessions[session_id] = session
         return session, self._seen(session)
 
@@ -336,6 +433,9 @@ class Model:
         self._event(s, "SESSION_DELETED")
         s.deleted = True
         s.done.clear()
+        for (owner, _), document in self.documents.items():
+            if owner == s.session_id:
+                document.value = None
         return ("deleted", s.version)
 
     def begin_upload(self, session_id: str, name: str, size: int) -> Answer:

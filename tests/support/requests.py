@@ -3,11 +3,13 @@
 from google.protobuf.duration_pb2 import Duration
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
@@ -15,6 +17,9 @@ from tests.support.wire import Wire, header, said
 
 ENDED = SessionStatus.SESSION_STATUS_ENDED
 
+
+TENANT_WIDE = DocumentScope.DOCUMENT_SCOPE_TENANT
+USER = DocumentScope.DOCUMENT_SCOPE_USER
 
 LIVE = RunFence(run_id="r1", fence=2)
 """The live run of the session `busy`."""
@@ -59,6 +64,8 @@ WRITES = {
     ),
     "FailToolCall": t.FailToolCallRequest(session_id="busy", tool_call_id="running", error=Failure(code="broken")),
     "CancelToolCall": t.CancelToolCallRequest(session_id="busy", tool_call_id="running"),
+    "PutDocument": d.PutDocumentRequest(document=Document(scope=USER, scope_id="ann", key="likes", json='["tea"]')),
+    "DeleteDocument": d.DeleteDocumentRequest(scope=TENANT_WIDE, key="settings"),
 }
 
 
@@ -93,6 +100,11 @@ READS = {
     "GetToolCall": t.GetToolCallRequest(session_id="busy", tool_call_id="asked"),
     "ListToolCalls": t.ListToolCallsRequest(session_id="busy", run_id="r1"),
     "ListPendingApprovals": t.ListPendingApprovalsRequest(),
+    "GetDocument": d.GetDocumentRequest(scope=TENANT_WIDE, key="settings"),
+    "BatchGetDocuments": d.BatchGetDocumentsRequest(
+        names=[DocumentName(scope=TENANT_WIDE, key=key) for key in ("none", "settings")]
+    ),
+    "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
 }
 
 
@@ -102,7 +114,8 @@ VALID = {**WRITES, **READS}
 async def stock(wire: Wire) -> None:
     """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
     at version 6 with the live run r1 and the tool calls asked, plain and running.
-    Its lease is an hour: the server of a module may live longer than the default."""
+    The tenant has the document `settings`. The lease of r1 is an hour: the server of a module may live longer than the
+    default."""
     await wire.create("created", active=False)
     await wire.create("active", summary="so far")
     message = said("hello", message_id="m1")
@@ -122,3 +135,5 @@ async def stock(wire: Wire) -> None:
         asked.arguments.text = "{}"
         await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=asked, run=LIVE))
     await wire.call("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="running"))
+    document = Document(scope=TENANT_WIDE, key="settings", json="{}", labels={"kind": "x"})
+    await wire.call("PutDocument", d.PutDocumentRequest(document=document))

@@ -3,16 +3,20 @@
 from google.protobuf.message import Message as ProtoMessage
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_pb2
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
 from tests.support.wire import BOB, Wire, header, said
+
+SESSION = DocumentScope.DOCUMENT_SCOPE_SESSION
 
 LIVE = RunFence(run_id="r1", fence=4)
 """The run that is live in bob's sessions."""
@@ -68,6 +72,17 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "CancelToolCall": t.CancelToolCallRequest(session_id=session_id, tool_call_id="t1"),
         "GetToolCall": t.GetToolCallRequest(session_id=session_id, tool_call_id="t1"),
         "ListToolCalls": t.ListToolCallsRequest(session_id=session_id, min_version=1000),
+        "GetDocument": d.GetDocumentRequest(scope=SESSION, scope_id=session_id, key="d1"),
+        "BatchGetDocuments": d.BatchGetDocumentsRequest(
+            names=[DocumentName(scope=SESSION, scope_id=session_id, key="d1")]
+        ),
+        "ListDocuments": d.ListDocumentsRequest(scope=SESSION, scope_id=session_id),
+        "PutDocument": d.PutDocumentRequest(
+            document=Document(scope=SESSION, scope_id=session_id, key="d1", json="2"),
+            request_id="used",
+            expected_version=77,
+        ),
+        "DeleteDocument": d.DeleteDocumentRequest(scope=SESSION, scope_id=session_id, key="d1", expected_version=77),
     }
 
 
@@ -80,5 +95,7 @@ async def use(wire: Wire) -> None:
         await wire.call("BeginRun", r.BeginRunRequest(session_id=session_id, run=Run(run_id="r1")), key=BOB)
         asked = ToolCall(tool_call_id="t1", name="secret", requires_approval=True)
         await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id=session_id, tool_call=asked), key=BOB)
+        document = Document(scope=SESSION, scope_id=session_id, key="d1", json='"secret"')
+        await wire.call("PutDocument", d.PutDocumentRequest(document=document), key=BOB)
     await wire.call("TouchSession", s.TouchSessionRequest(session_id="bobs", request_id="used"), key=BOB)
     await wire.call("DeleteSession", s.DeleteSessionRequest(session_id="gone"), key=BOB)

@@ -251,7 +251,7 @@ class Log:
         if not isinstance(result, Replay):
             return result
         rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
-        stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body) for e in rows]
+        stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body, e.head) for e in rows]
         content = {seq: self._data(result.key, seq) for seq in replay.tool_call_contents(stored)}
         if version := replay.session_content(command.action, stored):
             content[version] = self.content(result.key, version)

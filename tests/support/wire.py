@@ -328,7 +328,9 @@ async def serving(
         commits = AnnouncedCommits(store, Announcer(hub, bus))
         files = AttachmentAccess(attachments, receiving, Downloads(attachments, blobs))
         direct = writer or DirectWriter(commits)
-        server = RpcServer(Reads(store, store, store, work), direct, hub, bus, files, authenticator, settings)
+        documents = (store if isinstance(store, MemoryStore) else MemoryStore()).documents
+        reads = Reads(store, store, store, work, documents)
+        server = RpcServer(reads, direct, hub, bus, files, authenticator, settings)
         port = await server.start()
         if ready:
             await server.open(await store.token_key())

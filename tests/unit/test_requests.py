@@ -14,10 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sessiond.v1 import document_service_pb2 as documents
 from sessiond.v1 import message_service_pb2 as messages
 from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import session_service_pb2 as sessions
 from sessiond.v1 import tool_call_service_pb2 as tool_calls
+from sessiond.v1.document_pb2 import Document, DocumentScope
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import MessageFilter
 from sessiond.v1.run_pb2 import RunStatus
@@ -36,6 +38,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.ids import own_prefix
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.documents import checks as document_requests
 from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
@@ -63,7 +66,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "BatchCreateSessions": lambda request: requests.batch_create_sessions(request, TENANT),
     "BatchUpdateSessions": requests.batch_update_sessions,
     "GetSessionMetrics": fields.named_read,
-    "AppendMessages": message_requests.append_messages,
+    "AppendMessages": lambda request: message_requests.append_messages(request, TENANT),
     "GetMessage": lambda request: fields.named_read(request, "message_id"),
     "ListMessages": message_requests.list_messages,
     "RedactMessage": message_requests.redact_message,
@@ -84,6 +87,11 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "GetToolCall": lambda request: fields.named_read(request, "tool_call_id"),
     "ListToolCalls": tool_call_requests.list_tool_calls,
     "ListPendingApprovals": tool_call_requests.list_pending_approvals,
+    "GetDocument": lambda request: document_requests.get_document(request, TENANT),
+    "BatchGetDocuments": lambda request: document_requests.batch_get_documents(request, TENANT),
+    "PutDocument": lambda request: document_requests.put_document(request, TENANT),
+    "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
+    "DeleteDocument": lambda request: document_requests.delete_document(request, TENANT),
 }
 
 METHODS = {
@@ -93,6 +101,7 @@ METHODS = {
         messages.DESCRIPTOR.services_by_name["MessageService"],
         runs.DESCRIPTOR.services_by_name["RunService"],
         tool_calls.DESCRIPTOR.services_by_name["ToolCallService"],
+        documents.DESCRIPTOR.services_by_name["DocumentService"],
     )
     for method in service.methods
 }
@@ -110,6 +119,14 @@ def minimal(rpc: str) -> Any:
         request.session_id = "s"
     if "session_ids" in fields:
         request.session_ids.append("s")
+    if "scope" in fields:
+        request.scope = DocumentScope.DOCUMENT_SCOPE_TENANT
+    if "key" in fields:
+        request.key = "k"
+    if "document" in fields:
+        request.document.CopyFrom(Document(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="k", json="1"))
+    if "names" in fields:
+        request.names.add(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="k")
     if "message_id" in fields:
         request.message_id = "m"
     if "last_n" in fields:
@@ -229,6 +246,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     own |= {"tool_call", "tool_call_id", "approver", "result"}
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
+    # tests/rpc/test_documents.py
+    own |= {"document", "documents", "names", "scope", "scope_id", "key", "key_prefix", "labels", "omit_values"}
     fields = {field.name for method in METHODS.values() for field in method.input_type.fields}
     assert fields == own | SHARED.keys()
 
@@ -665,7 +684,7 @@ def test_append_takes_1_to_256_messages() -> None:
 
 def test_append_passes_the_messages_on() -> None:
     request = changed("AppendMessages", messages=[user("a", "x"), user("b")])
-    assert list(message_requests.append_messages(request).messages) == [user("a", "x"), user("b")]
+    assert list(message_requests.append_messages(request, TENANT).messages) == [user("a", "x"), user("b")]
 
 
 def test_append_names_the_message_and_the_field() -> None:

@@ -66,8 +66,13 @@ def test_every_reason_is_used_once() -> None:
 def test_only_what_a_retry_can_mend_is_unavailable() -> None:
     unavailable = {kind for kind, row in status.TABLE.items() if row.code is grpc.StatusCode.UNAVAILABLE}
     assert unavailable == {
-        errors.Starting, errors.Draining, errors.SessionLocked, errors.StoreUnavailable, errors.StorageUnavailable
-    }  # fmt: skip
+        errors.Starting,
+        errors.Draining,
+        errors.SessionLocked,
+        errors.DocumentLocked,
+        errors.StoreUnavailable,
+        errors.StorageUnavailable,
+    }
 
 
 def test_the_table_cannot_be_changed() -> None:

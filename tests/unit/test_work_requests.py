@@ -230,20 +230,24 @@ def test_a_run_that_cannot_have_been(path: str, run: Run) -> None:
     assert preset(run) == [f"runs[0].{path}"]
 
 
+def append_messages(request: m.AppendMessagesRequest) -> c.AppendMessages:
+    return message_requests.append_messages(request, Scope("tenant"))
+
+
 def test_the_run_that_writes() -> None:
     request = m.AppendMessagesRequest(session_id="s", messages=[Message(role=Role.ROLE_USER)])
     assert fields.fence_of(request) is None
     request.run.CopyFrom(FENCE)
-    assert faults(message_requests.append_messages, request) == []
+    assert faults(append_messages, request) == []
     assert fields.fence_of(request) == c.Fence("r", 2)
     request.messages[0].run_id = "r"
-    assert faults(message_requests.append_messages, request) == []
+    assert faults(append_messages, request) == []
     request.messages[0].run_id = "another"
-    assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
+    assert faults(append_messages, request) == ["messages[0].run_id"]
     request.ClearField("run")
-    assert faults(message_requests.append_messages, request) == []
+    assert faults(append_messages, request) == []
     request.messages[0].run_id = "a "
-    assert faults(message_requests.append_messages, request) == ["messages[0].run_id"]
+    assert faults(append_messages, request) == ["messages[0].run_id"]
     request.messages[0].ClearField("run_id")
     request.run.SetInParent()
-    assert faults(message_requests.append_messages, request) == ["run.run_id", "run.fence"]
+    assert faults(append_messages, request) == ["run.run_id", "run.fence"]

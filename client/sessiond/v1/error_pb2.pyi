@@ -265,6 +265,23 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The storage of attachments cannot be reached. An upload can be resumed.
     Sample: "the storage of attachments cannot be reached".
     """
+    ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 120
+    """NOT_FOUND. There is no such document, it has expired, or the caller may not see it. Metadata: `scope`, `scope_id`,
+    `key`. Sample: "document not found".
+    """
+    ERROR_REASON_DOCUMENT_VERSION_MISMATCH: _ErrorReason.ValueType  # 121
+    """ABORTED. The document is not at `expected_version`. Metadata: `scope`, `scope_id`, `key`, `current_version` (0: there
+    is none), `expected_version`. Sample: "the document is at version 3, not 2".
+    """
+    ERROR_REASON_DOCUMENT_READ_ONLY: _ErrorReason.ValueType  # 122
+    """PERMISSION_DENIED. A key that is bound to a user cannot write documents of a tenant or an agent. Metadata: `scope`.
+    Sample: "a key bound to a user cannot write documents of a tenant or an agent".
+    """
+    ERROR_REASON_DOCUMENT_LOCKED: _ErrorReason.ValueType  # 123
+    """UNAVAILABLE. Another transaction of the database, perhaps another program's, has held the document for longer than
+    the service waits. Nothing was written; try again. Metadata: `scope`, `scope_id`, `key`.
+    Sample: "the document is locked by another transaction".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -515,6 +532,23 @@ ERROR_REASON_ATTACHMENT_LOST: ErrorReason.ValueType  # 115
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 116
 """UNAVAILABLE. The storage of attachments cannot be reached. An upload can be resumed.
 Sample: "the storage of attachments cannot be reached".
+"""
+ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 120
+"""NOT_FOUND. There is no such document, it has expired, or the caller may not see it. Metadata: `scope`, `scope_id`,
+`key`. Sample: "document not found".
+"""
+ERROR_REASON_DOCUMENT_VERSION_MISMATCH: ErrorReason.ValueType  # 121
+"""ABORTED. The document is not at `expected_version`. Metadata: `scope`, `scope_id`, `key`, `current_version` (0: there
+is none), `expected_version`. Sample: "the document is at version 3, not 2".
+"""
+ERROR_REASON_DOCUMENT_READ_ONLY: ErrorReason.ValueType  # 122
+"""PERMISSION_DENIED. A key that is bound to a user cannot write documents of a tenant or an agent. Metadata: `scope`.
+Sample: "a key bound to a user cannot write documents of a tenant or an agent".
+"""
+ERROR_REASON_DOCUMENT_LOCKED: ErrorReason.ValueType  # 123
+"""UNAVAILABLE. Another transaction of the database, perhaps another program's, has held the document for longer than
+the service waits. Nothing was written; try again. Metadata: `scope`, `scope_id`, `key`.
+Sample: "the document is locked by another transaction".
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.

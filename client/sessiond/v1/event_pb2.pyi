@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sessiond.v1.attachment_pb2
+import sessiond.v1.document_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
@@ -89,6 +90,10 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """UploadAttachment completed: the attachment exists from here on."""
     EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
     """DeleteAttachment. `attachment` is what it was."""
+    EVENT_TYPE_DOCUMENT_PUT: _EventType.ValueType  # 70
+    """PutDocument, of a document of the session: `documents`."""
+    EVENT_TYPE_DOCUMENT_DELETED: _EventType.ValueType  # 71
+    """DeleteDocument, of a document of the session: `documents`."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened. Each event is committed together with the change that it reports, and only once: a refused write emits
@@ -157,6 +162,10 @@ EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
 """UploadAttachment completed: the attachment exists from here on."""
 EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
 """DeleteAttachment. `attachment` is what it was."""
+EVENT_TYPE_DOCUMENT_PUT: EventType.ValueType  # 70
+"""PutDocument, of a document of the session: `documents`."""
+EVENT_TYPE_DOCUMENT_DELETED: EventType.ValueType  # 71
+"""DeleteDocument, of a document of the session: `documents`."""
 global___EventType = EventType
 
 @typing.final
@@ -197,6 +206,7 @@ class Event(google.protobuf.message.Message):
     PREVIOUS_EVENT_ID_FIELD_NUMBER: builtins.int
     SESSION_NAME_FIELD_NUMBER: builtins.int
     PRESET_RUNS_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
@@ -243,6 +253,13 @@ class Event(google.protobuf.message.Message):
         """With EVENT_TYPE_SESSION_CREATED: the runs that the session was created with, oldest first."""
 
     @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.document_pb2.DocumentChange]:
+        """The documents that the write changed, in the order of the request: for EVENT_TYPE_DOCUMENT_* exactly one, and in the
+        event of the first message of an append those that it wrote. Folds nothing of the session. Their names and versions
+        are visible to whoever may read the session, their values only to whoever may read the document.
+        """
+
+    @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """For EVENT_TYPE_SESSION_*."""
 
@@ -284,6 +301,7 @@ class Event(google.protobuf.message.Message):
         previous_event_id: builtins.str = ...,
         session_name: builtins.str | None = ...,
         preset_runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
+        documents: collections.abc.Iterable[sessiond.v1.document_pb2.DocumentChange] | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
         run: sessiond.v1.run_pb2.Run | None = ...,
@@ -292,7 +310,7 @@ class Event(google.protobuf.message.Message):
         deleted_messages: global___DeletedMessages | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload

@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sessiond.v1.document_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
@@ -60,6 +61,7 @@ class AppendMessagesRequest(google.protobuf.message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
     UPDATE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     request_id: builtins.str
@@ -81,6 +83,12 @@ class AppendMessagesRequest(google.protobuf.message.Message):
         apply to them. Absent: nothing.
         """
 
+    @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.document_pb2.DocumentWrite]:
+        """Documents to write along with the append: all is done, or nothing is. At most 16, each document once, at most
+        512 KiB together.
+        """
+
     def __init__(
         self,
         *,
@@ -90,9 +98,10 @@ class AppendMessagesRequest(google.protobuf.message.Message):
         expected_version: builtins.int = ...,
         run: sessiond.v1.run_pb2.RunFence | None = ...,
         update: sessiond.v1.session_service_pb2.SessionUpdate | None = ...,
+        documents: collections.abc.Iterable[sessiond.v1.document_pb2.DocumentWrite] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["run", b"run", "update", b"update"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "update", b"update"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["documents", b"documents", "expected_version", b"expected_version", "messages", b"messages", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "update", b"update"]) -> None: ...
 
 global___AppendMessagesRequest = AppendMessagesRequest
 
@@ -106,6 +115,7 @@ class AppendMessagesResponse(google.protobuf.message.Message):
     FIRST_SEQ_FIELD_NUMBER: builtins.int
     MESSAGE_IDS_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The session's version after the append: the `seq` of the last of these messages."""
     first_seq: builtins.int
@@ -118,6 +128,10 @@ class AppendMessagesResponse(google.protobuf.message.Message):
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When they were appended, by the database's clock."""
 
+    @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.document_pb2.DocumentChange]:
+        """What was done to each of `documents`, in the order of the request."""
+
     def __init__(
         self,
         *,
@@ -125,9 +139,10 @@ class AppendMessagesResponse(google.protobuf.message.Message):
         first_seq: builtins.int = ...,
         message_ids: collections.abc.Iterable[builtins.str] | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        documents: collections.abc.Iterable[sessiond.v1.document_pb2.DocumentChange] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "first_seq", b"first_seq", "message_ids", b"message_ids", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "documents", b"documents", "first_seq", b"first_seq", "message_ids", b"message_ids", "version", b"version"]) -> None: ...
 
 global___AppendMessagesResponse = AppendMessagesResponse
 

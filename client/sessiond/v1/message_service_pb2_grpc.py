@@ -69,8 +69,8 @@ class MessageServiceServicer(object):
 
     def AppendMessages(self, request, context):
         """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
-        transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-        MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
+        transaction, with `documents` writes them. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED, MESSAGE_ALREADY_EXISTS,
+        MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,8 +27,8 @@ class MessageServiceStub:
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
     """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
-    transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
+    transaction, with `documents` writes them. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED, MESSAGE_ALREADY_EXISTS,
+    MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED.
     """
 
     GetMessage: grpc.UnaryUnaryMultiCallable[
@@ -75,8 +75,8 @@ class MessageServiceAsyncStub:
         sessiond.v1.message_service_pb2.AppendMessagesResponse,
     ]
     """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
-    transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-    MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
+    transaction, with `documents` writes them. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED, MESSAGE_ALREADY_EXISTS,
+    MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED.
     """
 
     GetMessage: grpc.aio.UnaryUnaryMultiCallable[
@@ -125,8 +125,8 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.message_service_pb2.AppendMessagesResponse, collections.abc.Awaitable[sessiond.v1.message_service_pb2.AppendMessagesResponse]]:
         """Appends 1 to 256 messages, all or none, in order, one event each; with `update`, changes the session in the same
-        transaction. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED,
-        MESSAGE_ALREADY_EXISTS, MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED.
+        transaction, with `documents` writes them. Errors: SESSION_NOT_ACTIVE, SESSION_ENDED, MESSAGE_ALREADY_EXISTS,
+        MESSAGE_LIMIT_REACHED, TOOL_BLOCKED, RUN_FENCED, DOCUMENT_VERSION_MISMATCH, DOCUMENT_READ_ONLY, DOCUMENT_LOCKED.
         """
 
     @abc.abstractmethod

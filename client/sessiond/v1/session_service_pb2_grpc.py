@@ -233,9 +233,9 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-        an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
-        used again until then, and the final event.
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
+        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
+        be used again until then, and the final event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

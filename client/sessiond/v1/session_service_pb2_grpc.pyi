@@ -121,9 +121,9 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-    an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
-    used again until then, and the final event.
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
+    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
+    be used again until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.UnaryUnaryMultiCallable[
@@ -259,9 +259,9 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.DeleteSessionRequest,
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
-    """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-    an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
-    used again until then, and the final event.
+    """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
+    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
+    be used again until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.aio.UnaryUnaryMultiCallable[
@@ -421,9 +421,9 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
-        """Removes the session and everything it owns (messages, runs, tool calls, attachments), whatever its status, without
-        an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot be
-        used again until then, and the final event.
+        """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
+        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
+        be used again until then, and the final event.
         """
 
     @abc.abstractmethod

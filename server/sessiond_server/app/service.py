@@ -86,7 +86,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(opened_parts(settings, authenticator.alone))
         truth = parts.truth
-        reads = Reads(parts.sessions, truth, truth, truth)
+        reads = Reads(parts.sessions, truth, truth, truth, truth.documents)
         wire = limits.wire(settings, certificates)
         server = RpcServer(reads, parts.batcher, parts.hub, parts.bus, parts.attachments, authenticator, wire)
         watch = StoreWatch(truth, server.set_serving, parts.batcher.stalled)

@@ -10,6 +10,9 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.actions import Action, ask_for_work
 from sessiond_server.domain.attachments import rules as attachment_rules
+from sessiond_server.domain.documents import rules as document_rules
+from sessiond_server.domain.documents.changes import DocumentChanges
+from sessiond_server.domain.documents.rows import DocumentRequest, DocumentRequestRow, Owner
 from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
@@ -51,6 +54,7 @@ ACTIONS: Final[Mapping[type, Action]] = {
     **run_rules.ACTIONS,
     **tool_call_rules.ACTIONS,
     **attachment_rules.ACTIONS,
+    **document_rules.ACTIONS,
 }
 """The row of every action, by the action's type."""
 
@@ -70,8 +74,13 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
     sizes: dict[Key, Sizes | None] = {}
     """Of sessions whose content need not be read so far, after the updates so far. Upper bounds: a refused update
     counts too."""
+    created: set[Key] = set()
     for command in commands:
         key, action = command.key, ACTIONS[type(command.action)]
+        if not command.session_id:
+            document_rules.ask(asked, command)
+            asked.document_requests.append((document_rules.owner(command), command.request_id))
+            continue
         head = heads.get(key)
         if head is not None and command.scope.user_id not in ("", head.user_id):
             # As many look-ups as for a missing session: equal costs do not reveal that another user has it.
@@ -85,8 +94,12 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
             if head.content_version and key not in contents and _reads_content(command, head, sizes, policy):
                 contents.add(key)
                 asked.contents.append((key, head.content_version))
-        elif isinstance(command.action, c.CreateSession) and policy.max_live_sessions and key[0] not in asked.tenants:
-            asked.tenants.append(key[0])
+        elif isinstance(command.action, c.CreateSession):
+            created.add(key)
+            if policy.max_live_sessions and key[0] not in asked.tenants:
+                asked.tenants.append(key[0])
+        elif key in created:
+            document_rules.ask(asked, command)
     return asked
 
 
@@ -115,7 +128,7 @@ def decide(
     new_id: Callable[[], str],
 ) -> Decision:
     """Decides the commands in order. Each sees the effects of those before it. `new_id` returns a new UUIDv7."""
-    batch = _Batch(heads, known, policy, new_id)
+    batch = _Batch(heads, known, policy, new_id, DocumentChanges(known.documents, known.now_us))
     return Decision([batch.result(command) for command in commands], batch.writes())
 
 
@@ -125,9 +138,12 @@ class _Batch:
     known: Known
     policy: Policy
     new_id: Callable[[], str]
+    documents: DocumentChanges
     states: dict[Key, State] = field(default_factory=dict)
     outcomes: dict[tuple[Key, str], tuple[bytes, c.Outcome]] = field(default_factory=dict)
     """(fingerprint, outcome) of requests of this batch: a duplicate within the batch gets the same outcome."""
+    document_outcomes: dict[tuple[Owner, str], tuple[bytes, c.Outcome]] = field(default_factory=dict)
+    """As `outcomes`, of documents that belong to no session."""
     written: Writes = field(default_factory=Writes)
 
     def result(self, command: c.Command) -> c.Result | Replay:
@@ -137,6 +153,8 @@ class _Batch:
             return refusal
 
     def _outcome(self, command: c.Command) -> c.Outcome | Replay:
+        if not command.session_id:
+            return self._document_outcome(command)
         state, action = self._state(command.key), ACTIONS[type(command.action)]
         creates = isinstance(command.action, c.CreateSession)
         visible = state is not None and command.scope.user_id in ("", state.user_id)
@@ -165,6 +183,22 @@ class _Batch:
             outcome = action.rule(step, state, command.action)
         self._record(step, outcome)
         return outcome
+
+    def _document_outcome(self, command: c.Command) -> c.Outcome:
+        request = (document_rules.owner(command), command.request_id)
+        record = self.known.document_requests.get(request)
+        stored = None if record is None else (record.fingerprint, c.DocumentWritten(0, record.change))
+        first = self.document_outcomes.get(request, stored)
+        if first is not None:
+            fingerprint, outcome = first
+            if fingerprint != command.fingerprint:
+                raise RequestIdReused(command.request_id)
+            return outcome
+        written = document_rules.write(self.documents, command)
+        self.document_outcomes[request] = (command.fingerprint, written)
+        row = DocumentRequestRow(*request, DocumentRequest(command.fingerprint, written.change))
+        self.written.document_requests.append(row)
+        return written
 
     def _state(self, key: Key) -> State | None:
         state = self.states.get(key)
@@ -221,6 +255,7 @@ class _Batch:
             taken_message_ids=lambda message_id: (key, message_id) in self.known.message_ids,
             message_to_redact=to_redact,
             batch_messages=lambda: self._messages(key),
+            documents=self.documents,
         )
 
     def _messages(self, key: Key) -> Sequence[EventRow]:
@@ -265,6 +300,7 @@ class _Batch:
         written.events += step.events
         if isinstance(outcome, c.SessionDeleted):
             written.deletions.append((command.key, outcome.version))
+            self.documents.end_session(*command.key)
             written.requests = [row for row in written.requests if row.key != command.key]
             self.outcomes = {request: o for request, o in self.outcomes.items() if request[0] != command.key}
         written.requests.append(RequestRow(command.key, command.request_id, record))
@@ -273,6 +309,7 @@ class _Batch:
     def writes(self) -> Writes:
         """All rows to write, once every command is decided."""
         written = self.written
+        written.documents = self.documents.rows()
         for key, state in self.states.items():
             before = self.heads.get(key)
             if before is not None and before.version == state.core.version:

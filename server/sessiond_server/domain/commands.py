@@ -6,9 +6,10 @@ before they change it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from sessiond.v1.document_pb2 import Document, DocumentScope
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Failure, Run, RunStatus
 from sessiond.v1.run_service_pb2 import RunPolicy
@@ -96,9 +97,36 @@ class DeleteSession:
 
 
 @dataclass(frozen=True, slots=True)
+class PutDocument:
+    """Creates or replaces a document."""
+
+    scope: DocumentScope.ValueType
+    """Like `scope_id` and `key` validated and complete: those of `document` may be empty."""
+    scope_id: str
+    key: str
+    document: Document
+    expected_version: int | None = None
+    """The document's version must be this one; 0: there must be none. None: any version, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDocument:
+    scope: DocumentScope.ValueType
+    """As of PutDocument, like the other fields."""
+    scope_id: str
+    key: str
+    expected_version: int | None = None
+
+
+DocumentWrite = PutDocument | DeleteDocument
+
+
+@dataclass(frozen=True, slots=True)
 class AppendMessages:
     messages: Sequence[Message]
     """1 to 256 messages, validated. The rules fill in an empty `message_id`."""
+    documents: Sequence[DocumentWrite] = field(default=(), kw_only=True)
+    """Written along with the messages, each document once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +276,7 @@ Action = (
     | ToolCallChange
     | CompleteUpload
     | DeleteAttachment
+    | DocumentWrite
 )
 
 
@@ -266,6 +295,7 @@ class Command:
 
     scope: Scope
     session_id: str
+    """Empty for a write of a document that belongs to no session, and only then."""
     action: Action
     actor: str
     """Value of Event.actor."""
@@ -318,6 +348,8 @@ class MessagesAppended:
     message_ids: tuple[str, ...]
     create_time_us: int
     """Microseconds since 1970-01-01 UTC."""
+    documents: tuple[bytes, ...] = ()
+    """Serialised DocumentChanges, in the order of the action's `documents`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +423,16 @@ class AttachmentDeleted:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentWritten:
+    """Outcome of a put or deletion of a document."""
+
+    version: int
+    """0 for a document that belongs to no session."""
+    change: bytes
+    """Serialised DocumentChange."""
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToDo:
     """Outcome of an ExpireSession that found nothing to end, or only a run."""
 
@@ -408,6 +450,7 @@ Outcome = (
     | ToolCallWritten
     | AttachmentUploaded
     | AttachmentDeleted
+    | DocumentWritten
     | NothingToDo
 )
 """What an accepted command did. A retry gets an equal outcome, rebuilt from the log. Each outcome has the session's

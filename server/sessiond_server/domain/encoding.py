@@ -55,6 +55,7 @@ EVENT_RUN = tag(Event.RUN_FIELD_NUMBER)
 EVENT_TOOL_CALL = tag(Event.TOOL_CALL_FIELD_NUMBER)
 EVENT_ATTACHMENT = tag(Event.ATTACHMENT_FIELD_NUMBER)
 EVENT_DELETED_MESSAGES = tag(Event.DELETED_MESSAGES_FIELD_NUMBER)
+EVENT_DOCUMENT = tag(Event.DOCUMENTS_FIELD_NUMBER)
 EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
@@ -65,6 +66,7 @@ FIRST_MESSAGE_EVENT = 20
 FIRST_RUN_EVENT = 30
 FIRST_TOOL_CALL_EVENT = 40
 FIRST_ATTACHMENT_EVENT = 60
+FIRST_DOCUMENT_EVENT = 70
 """The first event type of each resource. Events from that number on carry the resource; lower ones carry a Session."""
 
 
@@ -110,7 +112,9 @@ def _payload(event_type: int) -> bytes:
         return EVENT_DELETED_MESSAGES if event_type == MESSAGES_DELETED else EVENT_MESSAGE
     if event_type < FIRST_TOOL_CALL_EVENT:
         return EVENT_RUN
-    return EVENT_TOOL_CALL if event_type < FIRST_ATTACHMENT_EVENT else EVENT_ATTACHMENT
+    if event_type < FIRST_ATTACHMENT_EVENT:
+        return EVENT_TOOL_CALL
+    return EVENT_ATTACHMENT if event_type < FIRST_DOCUMENT_EVENT else EVENT_DOCUMENT
 
 
 @cache

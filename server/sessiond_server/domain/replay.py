@@ -55,13 +55,13 @@ def repeated(
     commands: Sequence[c.Command], results: Sequence[c.Result], written: Container[Key]
 ) -> Iterator[tuple[c.Command, c.Outcome]]:
     """The commands that an earlier transaction had applied already, with their first outcomes. Commands on sessions
-    that this batch wrote are left out.
+    that this batch wrote are left out, and so are writes of documents that belong to no session.
 
     Caches and subscribers may not know of the first application: its process may have ended right after the commit, or
     lost its connection during the commit.
     """
     for command, result in zip(commands, results, strict=True):
-        if isinstance(result, SessiondError) or command.key in written:
+        if isinstance(result, SessiondError) or command.key in written or not command.session_id:
             continue
         if ACTIONS[type(command.action)].first_outcome is not None:
             yield command, result

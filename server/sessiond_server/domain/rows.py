@@ -18,6 +18,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sessiond_server.domain.attachments.rows import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
+from sessiond_server.domain.documents.rows import (
+    DocumentKey,
+    DocumentRecord,
+    DocumentRequest,
+    DocumentRequestRow,
+    DocumentRow,
+    Owner,
+)
 
 Key = tuple[str, str]
 
@@ -154,6 +162,11 @@ class Needs:
     """(key, attachment_id) -> UploadRecord, if there is one. It must not go away before the batch is written."""
     blobs: list[Content] = field(default_factory=list)
     """Content -> id of the blob that holds it, if there is one. It must not go away before the batch is written."""
+    documents: list[DocumentKey] = field(default_factory=list)
+    """DocumentKey -> DocumentRecord, if there is a row; perhaps with duplicates. It must not change before the batch is
+    written, and is locked after the heads, in the order of keys."""
+    document_requests: list[tuple[Owner, str]] = field(default_factory=list)
+    """(owner, request_id) -> DocumentRequest, if there is one. Looked up once the documents are locked."""
     tenants: list[str] = field(default_factory=list)
     """Tenants whose live sessions are to be counted. The count is exact: concurrent creations must wait."""
 
@@ -178,6 +191,8 @@ class Known:
     uploads: dict[tuple[Key, str], UploadRecord] = field(default_factory=dict)
     blobs: dict[Content, str] = field(default_factory=dict)
     """The rules add the blobs that the batch itself brings."""
+    documents: dict[DocumentKey, DocumentRecord] = field(default_factory=dict)
+    document_requests: dict[tuple[Owner, str], DocumentRequest] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
 
 
@@ -314,8 +329,11 @@ class Writes:
     releases: list[Release] = field(default_factory=list)
     deletions: list[tuple[Key, int]] = field(default_factory=list)
     """(key, final seq): remove the session's index row, marks, runs, tool calls, run counters, attachments and uploads,
-    its events below the final one, and its request records except those with last_seq = final seq. The head row stays
-    as the tombstone."""
+    its events below the final one, and its request records except those with last_seq = final seq; make its documents
+    tombstones. The head row stays as the tombstone."""
+    documents: list[DocumentRow] = field(default_factory=list)
+    """Ascending by key. With a deletion, the later write: the session may have been created anew in the same batch."""
+    document_requests: list[DocumentRequestRow] = field(default_factory=list)
 
     def extend(self, later: "Writes") -> None:
         """Adds the writes of a later transaction."""
@@ -335,6 +353,8 @@ class Writes:
         self.completed_uploads += later.completed_uploads
         self.releases += later.releases
         self.deletions += later.deletions
+        self.documents += later.documents
+        self.document_requests += later.document_requests
 
     def rewritten(self) -> dict[Key, tuple[int, int]]:
         """The lowest and the highest seq of the rewritten events of each session that has any."""
@@ -363,3 +383,5 @@ class StoredEvent:
     create_time_us: int
     message_id: str | None
     body: bytes
+    head: bytes = b""
+    """As EventRow.head."""

@@ -13,6 +13,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.attachments.changes import AttachmentChanges
+from sessiond_server.domain.documents.changes import DocumentChanges
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions.content import Sizes, is_patch
@@ -120,6 +121,8 @@ class Step:
     batch_messages: Callable[[], Sequence[EventRow]]
     """The events with which earlier commands of this batch appended messages to the session, ascending. They include
     those of messages that the batch has deleted since."""
+    documents: DocumentChanges
+    """Of the whole batch."""
     events: list[EventRow] = field(default_factory=list)
 
     def emit(

@@ -51,6 +51,7 @@ from sessiond_server.domain.sessions.content import is_patch, whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound
 from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
+from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
 from sessiond_server.store.commits import Applied
@@ -168,6 +169,12 @@ class MemoryStore:
         self.attachments = MemoryAttachments(
             lambda scope, session_id: self._log(scope, session_id).head, clock, self._policy, new_id, upload_retention
         )
+        self.documents = MemoryDocuments(
+            lambda scope, session_id: self._visible(scope, session_id) is not None,
+            clock,
+            self._request_retention_us,
+            self._tombstone_retention_us,
+        )
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         return self._apply(commands)
@@ -188,6 +195,7 @@ class MemoryStore:
     def _look_up(self, needs: Needs) -> Known:
         known = Known(now_us=self._clock())
         self.attachments.look_up(needs, known)
+        self.documents.look_up(needs, known)
         for key, request_id in needs.requests:
             if (request := self._logs[key].requests.get(request_id)) is not None:
                 known.requests[(key, request_id)] = request[0]
@@ -272,6 +280,7 @@ class MemoryStore:
             log.head = replace(log.head, lease_expire_us=lease_expire_us)
             log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
         self.attachments.write(writes)
+        self.documents.write(writes, now_us)
         for key, final_seq in writes.deletions:
             log = self._logs[key]
             log.index = None
@@ -451,7 +460,7 @@ class MemoryStore:
         for key in tombstones:
             self._streams.forget(key)
             del self._logs[key]
-        return len(requests) + len(tombstones)
+        return len(requests) + len(tombstones) + self.documents.purge(limit)
 
     async def token_key(self) -> bytes:
         return self._token_key
@@ -512,4 +521,4 @@ def _fitting(sizes: Iterable[int]) -> int:
 
 
 def _stored(event: EventRow) -> StoredEvent:
-    return StoredEvent(event.seq, event.type, event.create_time_us, event.message_id, event.body)
+    return StoredEvent(event.seq, event.type, event.create_time_us, event.message_id, event.body, event.head)

@@ -13,8 +13,8 @@ OLDEST_SERVER: Final = 140000
 """Oldest supported server, PostgreSQL 14, as server_version_num. The statements use no newer features."""
 
 TABLES: Final = (
-    "attachments", "blob_rows", "blobs", "events", "feed_order", "pieces", "releases", "requests", "run_figures",
-    "runs", "service_keys", "session_heads", "sessions", "tool_calls", "uploads",
+    "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "pieces", "releases",
+    "requests", "run_figures", "runs", "service_keys", "session_heads", "sessions", "tool_calls", "uploads",
 )  # fmt: skip
 """All tables except schema_versions."""
 

@@ -1,6 +1,6 @@
 -- Fragments from which filters.py composes lists and counts of sessions: a page or a count, its order, and one condition
 -- per field of the filter that is set, named like the field. `:name` is a parameter; `{name}` is replaced by fixed text. h
--- is joined only if a condition or the order reads it.
+-- is joined only if a condition or the order reads it. documents.py composes lists of documents in the same way.
 
 -- name: page_of_cores
 with page as materialized (
@@ -124,3 +124,33 @@ h.update_time < :update_time_until
 
 -- name: after_descending
 ({place}, {id}) < (:after_place, :after_id)
+
+-- name: page_of_documents
+with page as materialized (
+  select d.key, d.body, case when :values then d.value else '' end as value
+  from documents d
+  where {conditions}
+  order by d.key
+  limit :limit + 1
+), sized as (
+  select *, row_number() over onwards as number, count(*) over () as found,
+    sum(octet_length(body) + octet_length(value)) over onwards as bytes
+  from page
+  window onwards as (order by key rows unbounded preceding)
+)
+select key, body || value as document, found from sized
+where number <= :limit and (number = 1 or bytes <= :page_bytes)
+order by key
+
+-- name: documents_of_owner
+d.tenant_id = :tenant_id and d.scope = :scope and d.scope_id = :scope_id and d.key > :after and d.key >= :key_prefix
+    and d.delete_time is null and (d.expire_time is null or d.expire_time > now())
+
+-- name: documents_before
+d.key < :before
+
+-- name: documents_user_readable
+d.user_readable
+
+-- name: documents_labels
+d.labels @> :labels::jsonb and d.labels <> '{}'

@@ -1,7 +1,8 @@
 """Loads SQL from named blocks of the `.sql` files beside this module.
 
 A block starts with `-- name: lock_heads  index: session_heads_pkey` and ends where the next one begins. Its plan must
-use the named indexes on a filled database; a test explains every statement that names some.
+use the named indexes on a filled database; a test explains every statement that names some. A block that starts with
+`-- part: NAME` is no statement. `{NAME}` in a statement is replaced by the text of another block.
 
 A parameter is `$1`, or `:name` in statements with many. Names become numbers in the order of their first occurrence,
 which is the order in which the caller passes the values. A statement uses one kind only.
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 
-_HEADER = re.compile(r"^-- name: (?P<name>\w+)(?:  index: (?P<indexes>[\w ]+))?$", re.MULTILINE)
+_HEADER = re.compile(r"^-- (?P<kind>name|part): (?P<name>\w+)(?:  index: (?P<indexes>[\w ]+))?$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+_PART = re.compile(r"\{(\w+)\}")
 _NUMBERED = re.compile(r"\$\d")
 
 
@@ -38,28 +40,41 @@ def numbered(text: str) -> tuple[str, tuple[str, ...]]:
     return result, tuple(names)
 
 
-def parse(source: str, *, fragments: bool = False) -> Mapping[str, Statement]:
-    """The blocks of one file by name. With `fragments`, named parameters stay names, for a caller that joins the texts.
+def parse(
+    source: str, *, fragments: bool = False, parts: Mapping[str, Statement] | None = None
+) -> Mapping[str, Statement]:
+    """The statements of one file by name. With `fragments`, named parameters and parts stay names, for a caller that
+    joins the texts.
 
-    Raises ValueError for a duplicate name, and what `numbered` raises.
+    `parts`: blocks that statements may contain, besides those of the file. A `with` at their beginning is left out, as
+    they stand behind one. Raises ValueError for a duplicate name, KeyError for an unknown part, and what `numbered`
+    raises.
     """
     headers = list(_HEADER.finditer(source))
     ends = [header.start() for header in headers[1:]] + [len(source)]
     found: dict[str, Statement] = {}
+    known = {name: part.text for name, part in (parts or {}).items()}
     for header, end in zip(headers, ends, strict=True):
         name = header["name"]
-        if name in found:
+        if name in found or name in known:
             raise ValueError(f"two statements are named {name}")
         text = _COMMENT.sub("", source[header.end() : end]).strip()
+        if header["kind"] == "part":
+            known[name] = text
+            continue
         if not fragments:
+            text = _PART.sub(lambda part: known[part[1]].removeprefix("with "), text)
             text, _ = numbered(text)
         found[name] = Statement(name, text, tuple((header["indexes"] or "").split()))
     return MappingProxyType(found)
 
 
-def load(file_name: str, *, fragments: bool = False) -> Mapping[str, Statement]:
-    """The blocks of a file of this package."""
-    return parse(files(__package__).joinpath(file_name).read_text(encoding="utf-8"), fragments=fragments)
+def load(
+    file_name: str, *, fragments: bool = False, parts: Mapping[str, Statement] | None = None
+) -> Mapping[str, Statement]:
+    """The statements of a file of this package; see `parse`."""
+    source = files(__package__).joinpath(file_name).read_text(encoding="utf-8")
+    return parse(source, fragments=fragments, parts=parts)
 
 
 WRITE = load("write.sql")
@@ -71,3 +86,4 @@ BLOBS = load("blobs.sql")
 ATTACHMENTS = load("attachments.sql")
 WORK = load("work.sql")
 WATCH = load("watch.sql")
+DOCUMENTS = load("documents.sql", parts=load("write.sql", fragments=True))

@@ -15,8 +15,9 @@ from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import feed_order, log, read, sweep, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
+from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.feed_holder import FeedHolders
-from sessiond_server.postgres.locked import LockedSessions
+from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
@@ -61,10 +62,11 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._transactions = Transactions(self._connections, beside=self._probes)
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
-        self._locked = LockedSessions(self._transactions)
+        self._locked = LockedRows(self._transactions)
         self.causes = self._transactions.causes
         """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
+        self.documents = PostgresDocuments(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":

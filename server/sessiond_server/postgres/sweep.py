@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -17,13 +17,16 @@ from sessiond_server.domain.commands import (
 from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
-from sessiond_server.postgres.statements import SWEEP
+from sessiond_server.postgres.statements import DOCUMENTS, SWEEP
 from sessiond_server.postgres.transactions import Transactions
 
 LOCK_DUE = SWEEP["lock_due"].text
 POSTPONE_CHECKS = SWEEP["postpone_checks"].text
 PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
+PURGE_DOCUMENTS = DOCUMENTS["purge_documents"].text
+PURGE_DOCUMENT_TOMBSTONES = DOCUMENTS["purge_document_tombstones"].text
+PURGE_DOCUMENT_REQUESTS = DOCUMENTS["purge_document_requests"].text
 
 SWEEP_SECONDS: Final = 30.0
 """Longest time for one transaction, in seconds. It may be long, because no caller waits for it."""
@@ -72,17 +75,21 @@ async def purge(
     transactions: Transactions, limit: int, request_retention: timedelta, tombstone_retention: timedelta
 ) -> int:
     """See Store.purge."""
-    requests = await transactions.run(
-        lambda connection: _purge(connection, PURGE_REQUESTS, request_retention, limit), seconds=SWEEP_SECONDS
+    removals: tuple[tuple[Any, ...], ...] = (
+        (PURGE_REQUESTS, request_retention, limit),
+        (PURGE_TOMBSTONES, tombstone_retention, limit),
+        (PURGE_DOCUMENTS, limit),
+        (PURGE_DOCUMENT_TOMBSTONES, tombstone_retention, limit),
+        (PURGE_DOCUMENT_REQUESTS, request_retention, limit),
     )
-    tombstones = await transactions.run(
-        lambda connection: _purge(connection, PURGE_TOMBSTONES, tombstone_retention, limit), seconds=SWEEP_SECONDS
-    )
-    return requests + tombstones
+    purged = 0
+    for removal in removals:
 
+        async def work(connection: asyncpg.Connection, removal: tuple[Any, ...] = removal) -> int:
+            return _rows_of(await connection.execute(*removal))
 
-async def _purge(connection: asyncpg.Connection, statement: str, retention: timedelta, limit: int) -> int:
-    return _rows_of(await connection.execute(statement, retention, limit))
+        purged += await transactions.run(work, seconds=SWEEP_SECONDS)
+    return purged
 
 
 def _rows_of(status: str) -> int:

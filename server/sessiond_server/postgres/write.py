@@ -27,7 +27,7 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
-from sessiond_server.postgres import file_rows, work
+from sessiond_server.postgres import documents, file_rows, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.transactions import Raced
@@ -66,7 +66,9 @@ def head_key(command: Command) -> HeadKey:
 
 async def lock_heads(connection: asyncpg.Connection, commands: Iterable[Command]) -> dict[Key, Head]:
     """Locks and reads the heads of the commands' sessions, in the order that all writers use."""
-    head_keys = sorted({head_key(command) for command in commands})
+    head_keys = _head_keys(commands)
+    if not head_keys:
+        return {}
     rows = await connection.fetch(LOCK_HEADS, *columns(head_keys, 3))
     return {head_keys[row[0] - 1][:2]: head(row, 1) for row in rows}
 
@@ -75,11 +77,15 @@ async def lock_free_heads(
     connection: asyncpg.Connection, commands: Iterable[Command]
 ) -> tuple[dict[Key, Head], set[HeadKey]]:
     """As `lock_heads`, but skips heads that another transaction has locked. Returns (locked heads, skipped ones)."""
-    head_keys = sorted({head_key(command) for command in commands})
+    head_keys = _head_keys(commands)
     rows = await connection.fetch(LOCK_FREE_HEADS, *columns(head_keys, 3))
     present = await connection.fetch(PRESENT_HEADS, *columns(head_keys, 3))
     free = {head_keys[row[0] - 1] for row in rows}
     return {head_keys[row[0] - 1][:2]: head(row, 1) for row in rows}, {head_keys[row[0] - 1] for row in present} - free
+
+
+def _head_keys(commands: Iterable[Command]) -> list[HeadKey]:
+    return sorted({head_key(command) for command in commands if command.session_id})
 
 
 def head(row: Sequence[Any], start: int) -> Head:
@@ -117,8 +123,18 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         # The count is a second statement, so that it sees what earlier holders of these locks have committed.
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
-    rows = await connection.fetch(LOOK_UP, *columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
+    asked = (*columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
+    found: list[Sequence[Any]] = []
+    if needs.documents:
+        keys = documents.keys(needs)
+        rows = await connection.fetch(documents.LOOK_UP_WITH_DOCUMENTS, *asked, *columns(keys, 4))
+        found = [row for row in rows if row[0] == documents.DOCUMENT]
+        rows = [row[:6] for row in rows if row[0] != documents.DOCUMENT]
+    else:
+        rows = await connection.fetch(LOOK_UP, *asked)
     known = Known(now_us=rows[0][2], live_sessions=live)
+    for row in found:
+        known.documents[keys[row[1] - 1]] = documents.record(row)
     for kind, place, _, fingerprint, first_seq, last_seq in rows[1:]:
         if kind == 1:
             known.requests[needs.requests[place - 1]] = RequestRecord(fingerprint, first_seq, last_seq)
@@ -133,6 +149,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
             known.contents[needs.contents[place - 1][0]] = whole(chain)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
+    await documents.look_up_requests(connection, needs, known)
     return known
 
 
@@ -221,9 +238,10 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await connection.fetch(
             WRITE_REMOVALS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.removals), 5)
         )
+    # A deletion makes documents tombstones that a later command of the batch may have written anew.
+    documents_last = not writes.events or bool(writes.deletions)
     if writes.events:
-        await connection.fetch(
-            WRITE_LOG,
+        log = (
             *columns((_head_columns(row, heads[row.key]) for row in changed), 12),
             *columns(
                 (
@@ -232,22 +250,27 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
                 ),
                 9,
             ),
-            now_us,
-            *columns(
-                (
-                    (
-                        *r.key,
-                        r.request_id,
-                        r.record.fingerprint,
-                        r.record.first_seq,
-                        r.record.last_seq,
-                        r.record.answer or None,
-                    )
-                    for r in writes.requests
-                ),
-                7,
-            ),
         )
+        requests = columns(
+            (
+                (
+                    *r.key,
+                    r.request_id,
+                    r.record.fingerprint,
+                    r.record.first_seq,
+                    r.record.last_seq,
+                    r.record.answer or None,
+                )
+                for r in writes.requests
+            ),
+            7,
+        )
+        if documents_last or not (writes.documents or writes.document_requests):
+            await connection.fetch(WRITE_LOG, *log, now_us, *requests)
+        else:
+            parameters = documents.row_columns(writes, now_us)
+            written = await connection.fetchval(documents.WRITE_LOG_AND_DOCUMENTS, *parameters, *log, *requests)
+            documents.check(writes, written)
     if writes.marks:
         await connection.fetch(WRITE_MARKS, *columns(((*key, mark, seq) for key, mark, seq in writes.marks), 4))
     if writes.unmarks:
@@ -260,6 +283,8 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
     await file_rows.write(connection, writes)
     if writes.deletions:
         await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
+    if documents_last:
+        await documents.write(connection, writes, now_us)
 
 
 def _stored_type(event: EventRow) -> int:

@@ -193,7 +193,7 @@ from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]))
   with ordinality as k (tenant_id, session_id, seq, place)
 
 -- name: find_replayed  index: events_pkey
-select k.place, e.seq, abs(e.type) as type, e.create_time, e.message_id, e.body
+select k.place, e.seq, abs(e.type) as type, e.create_time, e.message_id, e.body, e.head
 from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bigint[])) with ordinality
   as k (tenant_id, session_id, first_seq, last_seq, place)
 cross join lateral (
@@ -306,8 +306,8 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
   as k (tenant_id, session_id, seq, head, body)
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
--- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey message_marks_pkey
--- Removes what a deletion removes besides the head, which stays as the tombstone.
+-- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey message_marks_pkey documents_pkey
+-- Removes what a deletion removes besides the head, which stays as the tombstone. 4 is DOCUMENT_SCOPE_SESSION.
 with keys as materialized (
   select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
 ), unlisted as (
@@ -359,6 +359,19 @@ with keys as materialized (
       where run_figures.tenant_id = k.tenant_id and run_figures.session_id = k.session_id
       limit 1
     ) f
+  ))
+), without_documents as (
+  update documents
+  set delete_time = now(), expire_time = null, labels = '{}', body = '', value = ''
+  where ctid = any (array(
+    select d.ctid
+    from keys k
+    cross join lateral (
+      select documents.ctid from documents
+      where documents.tenant_id = k.tenant_id and documents.scope = 4 and documents.scope_id = k.session_id
+        and documents.delete_time is null
+      offset 0
+    ) d
   ))
 ), forgotten as (
   delete from requests where ctid = any (array(

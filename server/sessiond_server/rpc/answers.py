@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from sessiond.v1.document_pb2 import DocumentChange, DocumentName
+from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, ListRunsResponse
 from sessiond.v1.session_pb2 import Session
@@ -21,6 +23,8 @@ from sessiond_server.errors import VersionNotReached
 from sessiond_server.store.session_reads import PAGE_BYTES
 
 _BATCHED_SESSION = encoding.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
+_BATCHED_DOCUMENT = encoding.tag(BatchGetDocumentsResponse.DOCUMENTS_FIELD_NUMBER)
+_LISTED_DOCUMENT = encoding.tag(ListDocumentsResponse.DOCUMENTS_FIELD_NUMBER)
 _LISTED_RUN = encoding.tag(ListRunsResponse.RUNS_FIELD_NUMBER)
 _LISTED_TOOL_CALL = encoding.tag(ListToolCallsResponse.TOOL_CALLS_FIELD_NUMBER)
 _PENDING_TOOL_CALL = encoding.tag(ListPendingApprovalsResponse.TOOL_CALLS_FIELD_NUMBER)
@@ -129,6 +133,7 @@ def pending(tool_calls: Sequence[bytes], rest: ListPendingApprovalsResponse) -> 
 def appended(done: MessagesAppended) -> bytes:
     response = AppendMessagesResponse(version=done.version, first_seq=done.first_seq, message_ids=done.message_ids)
     set_timestamp(response.create_time, done.create_time_us)
+    response.documents.extend(map(DocumentChange.FromString, done.documents))
     return response.SerializeToString()
 
 
@@ -140,3 +145,17 @@ def deleted_messages(done: MessagesDeleted) -> bytes:
     response = DeleteMessagesResponse(version=done.version, seqs=done.seqs, message_ids=done.message_ids)
     set_timestamp(response.delete_time, done.delete_time_us)
     return response.SerializeToString() + done.messages
+
+
+def batch_of_documents(names: Sequence[DocumentName], documents: Sequence[bytes | None]) -> bytes:
+    """`documents` as of DocumentReads.get_documents."""
+    rest = BatchGetDocumentsResponse(
+        not_found=[name for name, document in zip(names, documents, strict=True) if document is None],
+        omitted=[name for name, document in zip(names, documents, strict=True) if document == b""],
+    )
+    return encoding.repeated(_BATCHED_DOCUMENT, filter(None, documents), rest.SerializeToString())
+
+
+def listed_documents(documents: Sequence[bytes], next_page_token: str) -> bytes:
+    rest = ListDocumentsResponse(next_page_token=next_page_token).SerializeToString()
+    return encoding.repeated(_LISTED_DOCUMENT, documents, rest)

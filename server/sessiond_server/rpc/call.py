@@ -75,6 +75,11 @@ class Call:
         self.unsent: Shares | None = None
         """Budget for bytes of answers that clients have not received yet."""
 
+    @property
+    def scope(self) -> Scope:
+        """The scope of the caller, for checks that depend on its user. `admit` authorises it."""
+        return Scope(self.principal.tenant_id, self.principal.user_id)
+
     def admit(self, scope: str) -> Scope:
         """Authorises a checked request; returns the scope of sessions that it may access. Raises RequestTooLarge,
         ScopeMissing.

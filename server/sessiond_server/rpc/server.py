@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from sessiond.v1 import (
     attachment_service_pb2,
+    document_service_pb2,
     event_service_pb2,
     message_service_pb2,
     run_service_pb2,
@@ -29,6 +30,7 @@ from sessiond_server.rpc import reflection
 from sessiond_server.rpc.attachments.servicer import AttachmentServicer
 from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.call import Interceptor
+from sessiond_server.rpc.documents.servicer import DocumentServicer
 from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.events.servicer import EventServicer
@@ -58,6 +60,7 @@ from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.store.commits import Writer
+from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
@@ -68,7 +71,8 @@ EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 ATTACHMENTS: Final = attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"]
 RUNS: Final = run_service_pb2.DESCRIPTOR.services_by_name["RunService"]
 TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"]
-SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS)
+DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
+SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS)
 
 CACHE: Final = "cache"
 """Name of the cache in health checks: NOT_SERVING while it cannot be used; an unknown service if there is no cache."""
@@ -209,6 +213,7 @@ class Reads:
     queries: SessionQueries
     logs: LogReads
     work: WorkStore
+    documents: DocumentReads
 
 
 class RpcServer:
@@ -262,6 +267,7 @@ class RpcServer:
             (TOOL_CALLS, ToolCallServicer(reads.work, writer, tokens)),
             (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),
             (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
+            (DOCUMENTS, DocumentServicer(reads.documents, writer, tokens)),
         )
         self._authentication = Authentication(authenticator, self._refusals)
         self._call_metrics = CallMetrics(self._refused)

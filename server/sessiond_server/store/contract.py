@@ -7,6 +7,7 @@
     Upkeep          upkeep.py          retention, the token key, liveness
     WorkStore       work.py            reads of runs and tool calls
     AttachmentStore attachments.py     attachments and uploads
+    DocumentReads   documents.py       reads of documents
 
 A component depends only on the abilities that it uses. The decorators (announcing.py, cached/) wrap Commits and
 SessionReads, and do not know the others.

@@ -7,8 +7,8 @@ class Upkeep(Protocol):
     """Removal of rows past their retention, the token key, and a liveness check."""
 
     async def purge(self, limit: int) -> int:
-        """Removes at most `limit` idempotency records and at most `limit` tombstones that are past their retention;
-        returns how many."""
+        """Removes what is past its retention: idempotency records and tombstones, those of documents too. Removes the
+        content of expired documents, which become tombstones. At most `limit` of each kind; returns how many in all."""
         ...
 
     async def token_key(self) -> bytes:

@@ -12,6 +12,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
+from sessiond_server.domain.documents import rules as document_rules
 from sessiond_server.domain.messages import deletion, marks
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
@@ -47,6 +48,8 @@ def _check(step: Step, state: State, limits: SessionConfig, action: c.AppendMess
         raise MessageLimitReached(core.session_id, limit)
     _check_tools(limits, core.session_id, action)
     _check_message_ids(step, state, action)
+    if action.documents:
+        document_rules.check_beside(step, state, action.documents)
 
 
 def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesAppended:
@@ -54,6 +57,11 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
     time_us, first_seq, first_index = step.time_after(core), core.version + 1, len(step.events)
     shared_head = step.shared_head(APPENDED, time_us, NO_VIEW)
     shared_body = _shared_body(step.command, time_us)
+    written = (
+        [change.SerializeToString() for change in document_rules.write_beside(step, state, action.documents, first_seq)]
+        if action.documents
+        else []
+    )
     message_ids = []
     previous = core.last_event_id
     for index, given in enumerate(action.messages):
@@ -66,6 +74,8 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
         head = shared_head + encoding.event_head(seq, event_id, previous, first_index + index, name)
         if marks.has_marks(given):
             state.marks.update(((mark, seq), None) for mark in marks.of_message(given))
+        if written and not index:
+            head += encoding.repeated(encoding.EVENT_DOCUMENT, written)
         body = _stored(given, core).SerializeToString() + shared_body + encoding.message_place(seq, message_id)
         step.events.append(
             EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
@@ -75,7 +85,7 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
     core.last_event_id = previous
     fold.advance(core, core.version + len(message_ids), time_us, first_of_request=not first_index, activity=True)
     state.new_message_ids.update(message_ids)
-    return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us)
+    return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us, tuple(written))
 
 
 def _shared_body(command: c.Command, time_us: int) -> bytes:
@@ -174,6 +184,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
 def _ask_to_append(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.AppendMessages)
     asked.message_ids += [(command.key, m.message_id) for m in command.action.messages if m.message_id]
+    document_rules.ask(asked, command)
 
 
 def _update_along(action: c.Action) -> c.UpdateSession:
@@ -192,7 +203,8 @@ def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppend
     first, last = appended[0], appended[-1]
     # The row of a message that was deleted since has no id any more, but its body has it.
     ids = tuple(event.message_id or Message.FromString(event.body).message_id for event in appended)
-    return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us)
+    documents = tuple(change.SerializeToString() for change in Event.FromString(first.head).documents)
+    return c.MessagesAppended(last.seq, first.seq, ids, last.create_time_us, documents)
 
 
 ACTIONS: Final[Mapping[type, Action]] = {

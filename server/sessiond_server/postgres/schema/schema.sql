@@ -300,3 +300,52 @@ create table blob_rows (
 
 -- In the page of its row, uncompressed: an out-of-line table would cost twice as much.
 alter table blob_rows alter column data set storage plain;
+
+-- Documents. The scope is a DocumentScope: all documents of a user (3) or a session (4) are one range of the primary key. A
+-- row with a delete_time is a tombstone: it has no content, and keeps the version from which the next document of the name
+-- goes on.
+create table documents (
+  tenant_id text collate "C" not null,
+  scope smallint not null,
+  scope_id text collate "C" not null,
+  key text collate "C" not null,
+  version bigint not null,
+  create_time timestamptz not null,
+  update_time timestamptz not null,
+  expire_time timestamptz,
+  delete_time timestamptz,
+  -- Whether keys bound to a user may read it.
+  user_readable boolean not null,
+  labels jsonb not null,
+  -- The serialised Document without its value, and its value alone. Joined they are the whole.
+  body bytea not null,
+  value bytea not null,
+  primary key (tenant_id, scope, scope_id, key)
+);
+
+-- As events.body.
+alter table documents alter column value set storage external;
+
+create index documents_labels on documents using gin (labels jsonb_path_ops)
+  where labels <> '{}';
+create index documents_user_readable on documents (tenant_id, scope, scope_id, key)
+  where user_readable;
+create index documents_to_expire on documents (expire_time)
+  where expire_time is not null;
+create index documents_ended on documents (delete_time)
+  where delete_time is not null;
+
+-- What each request did that wrote a document of no session. Sessions' own requests are in `requests`.
+create table document_requests (
+  tenant_id text collate "C" not null,
+  scope smallint not null,
+  scope_id text collate "C" not null,
+  request_id text collate "C" not null,
+  create_time timestamptz not null,
+  fingerprint bytea not null,
+  -- A serialised DocumentChange.
+  change bytea not null,
+  primary key (tenant_id, scope, scope_id, request_id)
+);
+
+create index document_requests_by_create_time on document_requests (create_time);

@@ -13,10 +13,12 @@ from sessiond.v1.message_service_pb2 import (
     RedactMessageRequest,
 )
 from sessiond_server.domain import commands, text, validation
+from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.messages import validation as message_validation
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.documents import checks as documents
 from sessiond_server.rpc.sessions import updates
 
 MESSAGES: Final = 256
@@ -42,9 +44,9 @@ class MessagesList:
     """The filter, to bind page tokens to; equal for equal filters. Empty: all messages."""
 
 
-def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
-    """The action; an UpdateAndAppend if the request has an update. Its messages are the request's own objects; the
-    rules overwrite their output-only fields."""
+def append_messages(request: AppendMessagesRequest, scope: Scope) -> commands.AppendMessages:
+    """The action; an UpdateAndAppend if the request has an update. Its messages and documents are the request's own
+    objects; the rules overwrite their output-only fields. Raises DocumentReadOnly."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
@@ -71,18 +73,21 @@ def append_messages(request: AppendMessagesRequest) -> commands.AppendMessages:
                 found.add(f"{path}.message_id", f"is that of messages[{first}]")
     if together > APPEND_BYTES:
         found.add("messages", f"must be at most {APPEND_BYTES} bytes together")
+    writes = documents.appended(found, request.session_id, request.documents, scope) if request.documents else ()
     if request.HasField("update"):
-        return _update_and_append(found, request)
+        return _update_and_append(found, request, writes)
     found.check()
-    return commands.AppendMessages(messages)
+    return commands.AppendMessages(messages, documents=writes)
 
 
-def _update_and_append(found: FieldViolations, request: AppendMessagesRequest) -> commands.UpdateAndAppend:
+def _update_and_append(
+    found: FieldViolations, request: AppendMessagesRequest, writes: Sequence[commands.DocumentWrite]
+) -> commands.UpdateAndAppend:
     update = updates.check(found, "update.", request.update, full=False)
     if request.update.session.session_id not in ("", request.session_id):
         found.add("update.session.session_id", "must be empty, or that of the request")
     found.check()
-    return commands.UpdateAndAppend(request.messages, update)
+    return commands.UpdateAndAppend(request.messages, update, documents=writes)
 
 
 def list_messages(request: ListMessagesRequest) -> MessagesList:

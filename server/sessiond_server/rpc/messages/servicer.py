@@ -31,7 +31,7 @@ class MessageServicer:
         self._tokens = tokens
 
     async def append_messages(self, request: AppendMessagesRequest, call: Call) -> bytes:
-        action = requests.append_messages(request)
+        action = requests.append_messages(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         fence = fields.fence_of(request)
         command = call.command(scope, request, request.session_id, action, request.expected_version, fence)

@@ -30,7 +30,7 @@ from sessiond.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
+from sessiond_server.domain.commands import Action, Command, SessionDeleted, SessionWritten
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.rpc import answers, fields, status
 from sessiond_server.rpc.call import Call, Item
@@ -58,8 +58,7 @@ class SessionServicer:
         self._tokens = tokens
 
     async def create_session(self, request: CreateSessionRequest, call: Call) -> bytes:
-        principal = call.principal
-        action = requests.create_session(request, Scope(principal.tenant_id, principal.user_id))
+        action = requests.create_session(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         return await self._written(call.command(scope, request, action.session.session_id, action))
 
@@ -152,8 +151,7 @@ class SessionServicer:
         return response.SerializeToString()
 
     async def batch_create_sessions(self, request: BatchCreateSessionsRequest, call: Call) -> bytes:
-        principal = call.principal
-        actions = requests.batch_create_sessions(request, Scope(principal.tenant_id, principal.user_id))
+        actions = requests.batch_create_sessions(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         items = [
             Item(action.session.session_id, action, new.ByteSize())
