@@ -68,7 +68,7 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
-    names = ("ceiling", *plain, *growth.NAMES, growth.STATE, *watching.NAMES, *transfers.NAMES)
+    names = ("ceiling", *plain, *growth.NAMES, growth.STATE, growth.WITH_STATE, *watching.NAMES, *transfers.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
@@ -123,6 +123,9 @@ def _measure_all(
         if growth.STATE in options.names:
             _say(growth.STATE)
             measured.append(growth.measure_states(site, load, options.pressure, options.rounds, folder))
+        if growth.WITH_STATE in options.names:
+            _say(growth.WITH_STATE)
+            measured.append(growth.measure_with_state(site, load, options.pressure, options.rounds, folder))
         watched += _watch_all(options, site, load)
     if "growth_list_sessions" in options.names:
         _say("growth_list_sessions")

@@ -8,7 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from benchmarks.load import Load, Pressure, Sample, Script, Step
 from benchmarks.measure import Measured, checked, empty_handler, lone
-from benchmarks.rows import append, get_session, list_messages, list_sessions, set_key
+from benchmarks.rows import append, append_with_state, get_session, list_messages, list_sessions, set_key
 from benchmarks.site import Site
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import UpdateSessionRequest
@@ -28,6 +28,7 @@ NAMES = (*_CALLS, "growth_list_sessions")
 STATE = "state_growth"
 STATE_KIB = (1, 100, 500)
 """Of the states that `state_growth` changes one key of."""
+WITH_STATE = "append_with_state"
 
 
 def measure_lengths(
@@ -71,6 +72,19 @@ def measure_states(site: Site, load: Load, pressure: Pressure, rounds: int, fold
 
     subjects = [(size, site, scripts) for size in STATE_KIB]
     return _measure(STATE, "UpdateSession of one key", "KiB of state", subjects, load, alone, rounds, folder)
+
+
+def measure_with_state(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for an append with state and three documents, compared with a plain one."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+
+    def scripts(documents: int) -> Sequence[Script]:
+        ids = site.fresh(f"with{documents}", SESSIONS)
+        return [[append_with_state(one) if documents else append(one, 1)] for one in ids]
+
+    subjects = [(documents, site, scripts) for documents in (0, 3)]
+    title = "AppendMessages(1) with state"
+    return _measure(WITH_STATE, title, "documents", subjects, load, alone, rounds, folder)
 
 
 def _state_of(session_id: str, kib: int) -> UpdateSessionRequest:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message as Proto
 from benchmarks.load import CALL_MARK, RUN_MARK, Script, Step
 from benchmarks.site import Site, message, new_session
 from sessiond.formats.chat import from_chat
+from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest, ListMessagesRequest, MessageOrder
 from sessiond.v1.session_pb2 import Session, SessionView
@@ -18,6 +19,7 @@ from sessiond.v1.session_service_pb2 import (
     CreateSessionRequest,
     GetSessionRequest,
     ListSessionsRequest,
+    SessionUpdate,
     StructUpdate,
     UpdateSessionRequest,
 )
@@ -51,6 +53,32 @@ def get_session(session_id: str) -> Step:
 def append(session_id: str, count: int) -> Step:
     request = AppendMessagesRequest(
         session_id=session_id, messages=[message(number) for number in range(count)], request_id=CALL_MARK
+    )
+    return step("AppendMessages", request)
+
+
+def append_with_state(session_id: str) -> Step:
+    """A message, one key of the session's state, and three scopes of documents, as a framework writes a turn."""
+    state = Session()
+    state.state.update({"step": CALL_MARK})
+    scopes = (
+        (DocumentScope.DOCUMENT_SCOPE_AGENT, "bench"),
+        (DocumentScope.DOCUMENT_SCOPE_USER, f"user-{session_id.rpartition('-')[2]}"),  # see site.new_session
+        (DocumentScope.DOCUMENT_SCOPE_SESSION, session_id),
+    )
+    request = AppendMessagesRequest(
+        session_id=session_id,
+        messages=[message(0)],
+        update=SessionUpdate(
+            session=state,
+            update_mask=FieldMask(paths=["state"]),
+            struct_update=StructUpdate.STRUCT_UPDATE_SET_KEYS,
+        ),
+        documents=[
+            DocumentWrite(put=Document(scope=scope, scope_id=scope_id, key=session_id[-16:], json=f'"{CALL_MARK}"'))
+            for scope, scope_id in scopes
+        ],
+        request_id=CALL_MARK,
     )
     return step("AppendMessages", request)
 

@@ -213,6 +213,12 @@ async def judged(
         if lost or not findings.sound:
             broken = {name: count for name, count in vars(findings).items() if count}
             complaints.append(f"{life.session_id}: {broken}, {lost} acknowledged writes lost, overdue: {life.overdue}")
+    if not failovers:
+        doubled, lost = document_findings(lives)
+        verdict.doubled += doubled
+        verdict.lost += lost
+        if doubled or lost:
+            complaints.append(f"documents: {doubled} puts happened twice, {lost} acknowledged puts lost")
     return Judgement(
         faults=faults, acked=ledger.count + sum(len(life.acks) for life in lives), verdict=verdict,
         forfeited=len(forfeited), told=total.told,
@@ -253,6 +259,21 @@ def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
     found = session_findings(segments(life.records), life.session_id, truth, acks) if life.records else Findings()
     found.lost += life.overdue
     return found, lost
+
+
+def document_findings(lives: Sequence[Life]) -> tuple[int, int]:
+    """(puts that happened twice, acknowledged puts that are lost), by the versions that the acknowledgements named.
+
+    Each append put the document of its session once: its n-th put made version n. The document that all share got
+    another version with each put. Not for campaigns whose failovers take acknowledged writes.
+    """
+    doubled = lost = 0
+    for life in lives:
+        for number, (version, _) in enumerate(life.documents, 1):
+            doubled += version > number
+            lost += version < number
+    shared = [version for life in lives for _, version in life.documents]
+    return doubled, lost + len(shared) - len(set(shared))
 
 
 def _left(truth: Truth, ack: Ack) -> bool:

@@ -1,5 +1,5 @@
 """Sessions that come and go during a campaign: created, written to, ended or deleted, each watched from its first event
-to its last."""
+to its last. Their appends write two documents along: one of the session, and one that all of them share."""
 
 import asyncio
 import random
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import sessiond
+from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from tests.faults.history import Lost, Opened, Record, got
 from tests.faults.ledger import Ack
 
@@ -19,6 +20,8 @@ class Life:
     session_id: str
     acks: list[Ack] = field(default_factory=list)
     """Of its creation and of all that followed."""
+    documents: list[tuple[int, int]] = field(default_factory=list)
+    """Of each acknowledged append: the versions of the session's document and of the shared one."""
     deleted: Ack | None = None
     lost: bool = False
     """A write found the session gone, as a failover that loses makes it."""
@@ -78,10 +81,16 @@ class Lives:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _append(self, life: Life, text: str) -> None:
-        message = [sessiond.user(text)]
-        await self._write(
-            life, lambda request_id: self._client.append_messages(life.session_id, message, request_id=request_id)
-        )
+        async def append(request_id: str) -> AppendMessagesResponse:
+            own = sessiond.document_put("last", text, session_id=life.session_id)
+            shared = sessiond.document_put("last", text, agent_id="lives")
+            answer = await self._client.append_messages(
+                life.session_id, [sessiond.user(text)], documents=[own, shared], request_id=request_id
+            )
+            life.documents.append((answer.documents[0].version, answer.documents[1].version))
+            return answer
+
+        await self._write(life, append)
 
     async def _watched(self, life: Life, watching: "asyncio.Task[None]") -> None:
         """Returns when the watcher has everything."""

@@ -1,8 +1,10 @@
-"""How long a subscriber waited is counted from the fault to an event that was written after it."""
+"""How long a subscriber waited is counted from the fault to an event that was written after it; documents by the
+versions that writers were told."""
 
 import pytest
 
-from tests.faults.judgement import Heard, resumed
+from tests.faults.judgement import Heard, document_findings, resumed
+from tests.faults.lives import Life
 from tests.faults.validators import Findings
 
 HEARD = Heard(
@@ -27,3 +29,17 @@ HEARD = Heard(
 )
 def test_resumed(kind: str, fault: float, until: float, seconds: float | None) -> None:
     assert resumed(kind, fault, until, HEARD) == seconds
+
+
+@pytest.mark.parametrize(
+    ("versions", "doubled", "lost"),
+    [
+        ([[(1, 1), (2, 3)], [(1, 2)]], 0, 0),
+        ([[(1, 1), (3, 2)]], 1, 0),  # the second append was done twice
+        ([[(1, 1), (1, 2)]], 0, 1),  # the first one is gone
+        ([[(1, 1)], [(1, 1)]], 0, 1),  # one of two writers of the shared document overwrote the other
+    ],
+)
+def test_puts_are_counted_by_their_versions(versions: list[list[tuple[int, int]]], doubled: int, lost: int) -> None:
+    lives = [Life(f"life-{number}", documents=told) for number, told in enumerate(versions)]
+    assert document_findings(lives) == (doubled, lost)

@@ -309,7 +309,8 @@ class _Batch:
     def writes(self) -> Writes:
         """All rows to write, once every command is decided."""
         written = self.written
-        written.documents = self.documents.rows()
+        if self.documents.changed:
+            written.documents = self.documents.rows()
         for key, state in self.states.items():
             before = self.heads.get(key)
             if before is not None and before.version == state.core.version:

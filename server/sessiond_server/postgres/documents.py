@@ -15,6 +15,7 @@ from sessiond_server.domain.documents.rows import (
     DocumentRecord,
     DocumentRequest,
     DocumentRow,
+    Owner,
 )
 from sessiond_server.domain.rows import Known, Needs, Writes
 from sessiond_server.errors import SessionNotFound
@@ -47,15 +48,11 @@ def record(row: Sequence[Any]) -> DocumentRecord:
     return DocumentRecord(row[4], row[6], row[7], row[8], row[9])
 
 
-async def look_up_requests(connection: asyncpg.Connection, needs: Needs, known: Known) -> None:
+async def look_up_requests(connection: asyncpg.Connection, asked: Sequence[tuple[Owner, str]], known: Known) -> None:
     """Looks up the idempotency records of writes without a session, once their documents are locked."""
-    if needs.document_requests:
-        asked = needs.document_requests
-        rows = await connection.fetch(
-            FIND_DOCUMENT_REQUESTS, *columns(((*owner, request_id) for owner, request_id in asked), 4)
-        )
-        for place, fingerprint, change in rows:
-            known.document_requests[asked[place - 1]] = DocumentRequest(fingerprint, change)
+    requests = columns(((*owner, request_id) for owner, request_id in asked), 4)
+    for place, fingerprint, change in await connection.fetch(FIND_DOCUMENT_REQUESTS, *requests):
+        known.document_requests[asked[place - 1]] = DocumentRequest(fingerprint, change)
 
 
 async def lock_free(connection: asyncpg.Connection, suspects: Iterable[DocumentKey]) -> set[DocumentKey]:
@@ -75,9 +72,8 @@ def row_columns(writes: Writes, now_us: int) -> list[Column | int]:
 
 
 async def write(connection: asyncpg.Connection, writes: Writes, now_us: int) -> None:
-    """Writes documents and their request records. Executes no statement if there are none. Raises Raced."""
-    if writes.documents or writes.document_requests:
-        check(writes, await connection.fetchval(WRITE_DOCUMENTS, *row_columns(writes, now_us)))
+    """Writes documents and their request records. Raises Raced."""
+    check(writes, await connection.fetchval(WRITE_DOCUMENTS, *row_columns(writes, now_us)))
 
 
 def check(writes: Writes, written: int) -> None:

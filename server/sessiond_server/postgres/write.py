@@ -149,7 +149,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
             known.contents[needs.contents[place - 1][0]] = whole(chain)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
-    await documents.look_up_requests(connection, needs, known)
+    if needs.document_requests:
+        await documents.look_up_requests(connection, needs.document_requests, known)
     return known
 
 
@@ -240,6 +241,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         )
     # A deletion makes documents tombstones that a later command of the batch may have written anew.
     documents_last = not writes.events or bool(writes.deletions)
+    has_documents = bool(writes.documents or writes.document_requests)
     if writes.events:
         log = (
             *columns((_head_columns(row, heads[row.key]) for row in changed), 12),
@@ -265,7 +267,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
             ),
             7,
         )
-        if documents_last or not (writes.documents or writes.document_requests):
+        if documents_last or not has_documents:
             await connection.fetch(WRITE_LOG, *log, now_us, *requests)
         else:
             parameters = documents.row_columns(writes, now_us)
@@ -283,7 +285,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
     await file_rows.write(connection, writes)
     if writes.deletions:
         await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
-    if documents_last:
+    if has_documents and documents_last:
         await documents.write(connection, writes, now_us)
 
 

@@ -19,7 +19,8 @@ class DocumentChanges:
 
     found: Mapping[DocumentKey, DocumentRecord]
     now_us: int
-    _changed: dict[DocumentKey, DocumentRow] = field(default_factory=dict)
+    changed: dict[DocumentKey, DocumentRow] = field(default_factory=dict)
+    """The rows to write."""
 
     def version(self, key: DocumentKey) -> int:
         """The document's version; 0 if there is no such document."""
@@ -59,13 +60,13 @@ class DocumentChanges:
 
     def end_session(self, tenant_id: str, session_id: str) -> None:
         """The session was deleted: its documents are gone. The store ends those that the batch does not name."""
-        for key in {*self.found, *self._changed}:
+        for key in {*self.found, *self.changed}:
             if key[:3] == (tenant_id, SESSION, session_id) and self.version(key):
                 self._end(key)
 
     def rows(self) -> list[DocumentRow]:
-        """The rows to write, in the order of locks."""
-        return [self._changed[key] for key in sorted(self._changed)]
+        """`changed`, in the order of locks."""
+        return [self.changed[key] for key in sorted(self.changed)]
 
     def _end(self, key: DocumentKey) -> None:
         record = self._record(key)
@@ -74,12 +75,12 @@ class DocumentChanges:
         self._change(DocumentRow(key, False, ended, self.now_us, False, {}, b"", b""))
 
     def _record(self, key: DocumentKey) -> DocumentRecord | None:
-        row = self._changed.get(key)
+        row = self.changed.get(key)
         return self.found.get(key) if row is None else row.record
 
     def _change(self, row: DocumentRow) -> None:
         row.created = row.key not in self.found
-        self._changed[row.key] = row
+        self.changed[row.key] = row
 
 
 def parts(given: Document, change: DocumentChange) -> tuple[bytes, bytes]:

@@ -184,7 +184,8 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
 def _ask_to_append(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.AppendMessages)
     asked.message_ids += [(command.key, m.message_id) for m in command.action.messages if m.message_id]
-    document_rules.ask(asked, command)
+    if command.action.documents:
+        document_rules.ask(asked, command)
 
 
 def _update_along(action: c.Action) -> c.UpdateSession:

@@ -10,6 +10,7 @@ from sessiond_server.rpc.places import RETRY_AFTER, Places
 
 SEARCHES: Final = frozenset(
     (
+        "/sessiond.v1.DocumentService/ListDocuments",
         "/sessiond.v1.SessionService/CountSessions",
         "/sessiond.v1.SessionService/ListSessions",
         "/sessiond.v1.ToolCallService/ListPendingApprovals",
