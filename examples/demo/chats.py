@@ -79,9 +79,5 @@ def turns(messages: list[sessiond.Message]) -> Iterator[list[sessiond.Message]]:
 
 
 def same(chat: Chat, message: sessiond.Message) -> bool:
-    """Whether the message says what the chat form says, character by character.
-
-    Where the chat form has two spellings of one thing (a key that is absent or null), either is the same.
-    """
-    read = sessiond.to_chat(message)
-    return read == chat or read == sessiond.to_chat(sessiond.from_chat(chat))
+    """Whether the message says what the chat form says, character by character."""
+    return sessiond.to_chat(message) == chat

@@ -307,6 +307,12 @@ def test_a_form_that_no_converter_makes_is_refused(form: str) -> None:
         chat.to_items([message])
 
 
+def test_an_answer_of_many_texts_comes_back() -> None:
+    """It took 50 s when each text was appended to a growing one."""
+    item = {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "x" * 20}] * 10_000}
+    assert there_and_back("chat", [item]) == [item]
+
+
 def test_answers_and_texts_have_the_shape_that_the_apis_take() -> None:
     made = [sessiond.assistant("a", "b"), sessiond.tool(None, tool_call_id="c")]
     assert responses.to_items(made) == [

@@ -42,6 +42,7 @@ class Sorting:
         self._name = name
         self._place = place
         self.parts: list[Part] = []
+        self._results: list[Result] = []
         self._speaker = ""
 
     def kept(self, value: Any) -> Any:
@@ -125,7 +126,8 @@ class Sorting:
         answer = ToolResultPart(tool_call_id=_call_id(call_id, f"{place}.tool_call_id"), is_error=is_error)
         taken = self._reference("id", "") if isinstance(call_id, str) else self.kept(call_id)
         self.parts.append(Part(tool_result=answer))
-        return Result(self.parts[-1].tool_result, len(self.parts) - 1, taken)
+        self._results.append(Result(self.parts[-1].tool_result, len(self.parts) - 1, taken))
+        return self._results[-1]
 
     def message(self, role: Role.ValueType, form: Any, usage: TokenUsage | None = None) -> Message:
         """The message, with its form. Raises ValueError for more parts than a message has."""
@@ -135,6 +137,8 @@ class Sorting:
 
     def bare(self, role: Role.ValueType, usage: TokenUsage | None = None) -> Message:
         """The message without a form. Raises as `message` does."""
+        for result in self._results:
+            result.settle()
         return self._checked(Message(role=role, name=self._speaker, parts=self.parts, usage=usage))
 
     def _checked(self, message: Message) -> Message:
@@ -167,19 +171,27 @@ class Result:
     def __init__(self, answer: ToolResultPart, index: int, call_id: Any) -> None:
         self.id = call_id
         self._answer, self._index = answer, index
+        self._texts: list[str] = []
+        self._length = 0
 
     def text(self, text: str) -> Any:
         """Text of the answer. Several texts are joined by newlines."""
-        known = self._answer.text + "\n" if self._answer.HasField("text") else ""
-        self._answer.text = known + _storable(text)
+        first = self._length + len(self._texts)
+        self._texts.append(_storable(text))
+        self._length += len(text)
         if _UNSTORABLE.search(text):
             return text
-        return {"$": f"{self._index}.result", "cut": [len(known), len(self._answer.text)]}
+        return {"$": f"{self._index}.result", "cut": [first, first + len(text)]}
 
     def value(self, value: Any) -> Any:
         """Another JSON value, as the only content."""
-        self._answer.text = written(value)
+        self._texts.append(written(value))
         return {"$": f"{self._index}.result", "as": "json"}
+
+    def settle(self) -> None:
+        """Sets the answer to all texts, once they are known: an answer may have thousands."""
+        if self._texts:
+            self._answer.text = "\n".join(self._texts)
 
 
 def form_of(message: Message) -> str:
