@@ -43,6 +43,7 @@ class Sources:
     writes: Callable[[], BatcherState]
     cache: Callable[[], CachedState] | None
     """None: the service has no cache, and its metrics are left out."""
+    loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
     store: Callable[[], StoreCondition] | None
     """None: the store is in memory."""
@@ -139,6 +140,7 @@ class _Metrics(Collector):
         )
         yield _gauge("watchers", "Open streams of events.", sources.hub().streams)
         yield from _writes(sources.writes())
+        yield _gauge("loop_lag_seconds", "Longest lateness of the event loop in the last minute.", sources.loop_lag())
         yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
         if sources.store is not None:
             yield from _store(sources.store())

@@ -1,7 +1,8 @@
-"""Checks every second whether the store answers, for all parts that depend on it."""
+"""Checks every second whether the store answers, for all parts that depend on it, and how late the event loop is."""
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,6 +14,8 @@ _log = logging.getLogger("sessiond.app")
 PING_PAUSE: Final = 1.0
 PING_PATIENCE: Final = 2.0
 """Seconds between two checks of the store, and longest time of one; health changes within their sum."""
+LAGS: Final = 60
+"""Number of the last pauses whose lag is kept: those of a minute or more, so that no scrape misses a lag."""
 STALL_SECONDS: Final = 4.0
 """Once a write has had no answer for this many seconds, the store counts as unusable, even if it answers pings. A batch
 takes milliseconds, and waits for a lock at most half as long as this."""
@@ -30,6 +33,12 @@ class StoreWatch:
         self.reachable = False
         self.failed: str | None = None
         """Name of a background task that has failed; from then on the store counts as not answering."""
+        self._lags: deque[float] = deque([0.0], maxlen=LAGS)
+
+    @property
+    def loop_lag(self) -> float:
+        """How late, in seconds, the event loop ended the latest of the last LAGS pauses. Other threads may read it."""
+        return max(self._lags.copy())
 
     async def begin(self) -> None:
         """The first check, with no time limit but the store's own. Raises what the store raises."""
@@ -38,8 +47,11 @@ class StoreWatch:
 
     async def run(self) -> None:
         """Checks every PING_PAUSE seconds, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + PING_PAUSE
             await asyncio.sleep(PING_PAUSE)
+            self._lags.append(max(0.0, loop.time() - due))
             await self.look()
 
     async def look(self) -> None:

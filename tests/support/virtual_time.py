@@ -25,6 +25,10 @@ class VirtualLoop(asyncio.base_events.BaseEventLoop):
         self._now += timeout
         return []
 
+    def block(self, seconds: float) -> None:
+        """The time that a callback takes, in which nothing else of the loop can happen."""
+        self._now += seconds
+
     def _process_events(self, events: list[object]) -> None:
         """There are none."""
 

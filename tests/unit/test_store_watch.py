@@ -1,12 +1,15 @@
 """The health status that a store's state leads to."""
 
+import asyncio
 import logging
 from typing import Any, cast
 
 import pytest
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.store_watch import STALL_SECONDS, StoreWatch
+from sessiond_server.store_watch import LAGS, PING_PAUSE, STALL_SECONDS, StoreWatch
+from tests.support import virtual_time
+from tests.support.virtual_time import VirtualLoop
 
 
 class _Store:
@@ -58,3 +61,24 @@ async def test_unreachable_store_is_reported_to_health_once() -> None:
     store.error = None
     await watch.look()
     assert health.told == [False, True]
+
+
+def test_lag_of_the_event_loop_is_its_worst_of_the_last_minute() -> None:
+    health = _Health()
+    watch = StoreWatch(cast("Any", _Store()), health.changed, lambda: health.stalled)
+
+    async def late_once() -> tuple[float, float, float]:
+        loop = cast("VirtualLoop", asyncio.get_running_loop())
+        watching = asyncio.create_task(watch.run())
+        await asyncio.sleep(2.5)
+        before = watch.loop_lag
+        loop.call_soon(loop.block, 3.0)
+        await asyncio.sleep(1.0)
+        after = watch.loop_lag
+        await asyncio.sleep(LAGS * PING_PAUSE + 1)
+        watching.cancel()
+        return before, after, watch.loop_lag
+
+    before, after, later = virtual_time.run(late_once())
+    assert before == later == 0
+    assert after == 2.5

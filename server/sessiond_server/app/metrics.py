@@ -23,6 +23,7 @@ def sources(parts: Parts, server: RpcServer, watch: StoreWatch) -> metrics.Sourc
         hub=parts.hub.state,
         writes=parts.batcher.state,
         cache=parts.cached.state if parts.cached is not None else None,
+        loop_lag=lambda: watch.loop_lag,
         store_reachable=lambda: watch.reachable,
         store=store.condition if store is not None else None,
     )
