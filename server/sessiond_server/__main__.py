@@ -88,7 +88,7 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
     if asked.command == "check":
         from sessiond_server.cli import check
 
-        return check.run(settings)
+        return check.run(settings, asked.replicas if asked.production else None)
     if asked.command == "show":
         from sessiond_server.cli import show
 
@@ -103,6 +103,13 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         return keys.run(asked.name, asked.tenant, asked.user, asked.scope, asked.expires)
     print(markdown(), end="")
     return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10_000:
+        raise ValueError
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,6 +133,16 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="check that everything is there that serve needs",
         description="Checks everything that serve needs, and says what to do. Exits with 1 if a check fails.",
+    )
+    check.add_argument(
+        "--production", action="store_true", help="go through the checklist for production of docs/operations.md too"
+    )
+    check.add_argument(
+        "--replicas",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="with --production: most replicas that run on the database at the same time (default: 1)",
     )
     add_flags(check)
     show = commands.add_parser(

@@ -1,23 +1,29 @@
 """`sessiond check`: checks that everything is there that `serve` with the same settings needs. Changes nothing.
 
-If the bundled Postgres is not running and has data, it is started for the check.
+If the bundled Postgres is not running and has data, it is started for the check. With `--production` it also goes
+through the checklist of docs/operations.md.
 """
 
 import asyncio
 import errno
 import socket
 import time
+from typing import Final
 
 from sessiond_server import auth, redis
 from sessiond_server.app import blobs, database
 from sessiond_server.app.credentials import tls_files
 from sessiond_server.app.errors import CannotListen, CannotReachBlobs
+from sessiond_server.cli import production
 from sessiond_server.cli.healthcheck import identity, reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.production import Facts
 from sessiond_server.rpc import probe
 from sessiond_server.rpc.tls import TlsInvalid
 from sessiond_server.settings import SecretUrl, SettingError, Settings, keys_in_the_clear, refuse_open_network, scrub
+
+_LABELS: Final = {"warn": "WARNING", "manual": "MANUAL"}
 
 
 class Report:
@@ -29,22 +35,39 @@ class Report:
     def ok(self, thing: str, finding: str) -> None:
         print(f"ok      {thing:<9} {finding}")
 
-    def warn(self, thing: str, finding: str) -> None:
-        print(f"WARNING {thing:<9} {finding}")
+    def warn(self, thing: str, finding: str, advice: str = "", label: str = "warn") -> None:
+        print(f"{_LABELS[label]:<7} {thing:<9} {finding}")
+        if advice:
+            print(f"{'':<18}{advice}")
 
     def fail(self, thing: str, finding: str, advice: str) -> None:
         self.failed = True
         print(f"FAILED  {thing:<9} {finding}\n{'':<18}{advice}")
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, replicas: int | None = None) -> int:
+    """With `replicas`, the most that run at the same time, it goes through the checklist for production too."""
     report = Report()
     _guard(settings, report)
     _keys(settings, report)
     _tls(settings, report)
     _listen(settings, report)
-    asyncio.run(_servers(settings, report))
+    facts, upkeep = asyncio.run(_servers(settings, report, ask=replicas is not None))
+    if replicas is not None:
+        _production(production.Place(settings, replicas, facts, upkeep, production.most_files()), report)
     return 1 if report.failed else 0
+
+
+def _production(place: production.Place, report: Report) -> None:
+    print("\nthe checklist for production (docs/operations.md):")
+    for item, finding in production.findings(place):
+        text = scrub(place.settings, finding.text)
+        if finding.status == "ok":
+            report.ok(item, text)
+        elif finding.status == "fail":
+            report.fail(item, text, finding.remedy)
+        else:
+            report.warn(item, text, finding.remedy, label=finding.status)
 
 
 def _guard(settings: Settings, report: Report) -> None:
@@ -116,7 +139,9 @@ def _listen(settings: Settings, report: Report) -> None:
         report.ok("listen", f"{address} is free")
 
 
-async def _servers(settings: Settings, report: Report) -> None:
+async def _servers(settings: Settings, report: Report, *, ask: bool) -> tuple[Facts | None, redis.Upkeep | None]:
+    """`ask`: also return what database and cache say of themselves; None for one that cannot be asked."""
+    facts = upkeep = None
     if settings.store == "memory":
         report.ok("store", "memory: all data is lost when the service stops")
     else:
@@ -125,14 +150,33 @@ async def _servers(settings: Settings, report: Report) -> None:
             async with database.started(settings) as dsn:
                 if dsn:
                     await _postgres(settings, dsn, where, report)
+                    facts = await _facts(dsn) if ask else None
                 else:
                     report.ok("postgres", f"{where}, to be created by serve")
         except EmbeddedError as error:
             report.fail("postgres", error.problem, error.advice)
     if settings.redis_url:
         await _cache(settings.redis_url, report)
+        upkeep = await _upkeep(settings.redis_url) if ask else None
     if settings.blob_store:
         await _blobs(settings, settings.blob_store, report)
+    return facts, upkeep
+
+
+async def _facts(dsn: str) -> Facts | None:
+    from sessiond_server.postgres import production
+
+    try:
+        return await production.look(dsn)
+    except StoreUnavailable:
+        return None
+
+
+async def _upkeep(url: SecretUrl) -> redis.Upkeep | None:
+    try:
+        return await redis.upkeep(url.reveal())
+    except redis.CacheUnavailable:
+        return None
 
 
 async def _postgres(settings: Settings, dsn: str, where: str, report: Report) -> None:
