@@ -68,7 +68,8 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
-    names = ("ceiling", *plain, *growth.NAMES, growth.STATE, growth.WITH_STATE, *watching.NAMES, *transfers.NAMES)
+    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP)
+    names = ("ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
@@ -126,6 +127,10 @@ def _measure_all(
         if growth.WITH_STATE in options.names:
             _say(growth.WITH_STATE)
             measured.append(growth.measure_with_state(site, load, options.pressure, options.rounds, folder))
+        for name, compared in ((growth.FIND, growth.measure_finds), (growth.POP, growth.measure_pops)):
+            if name in options.names:
+                _say(name)
+                measured.append(compared(site, load, options.pressure, options.rounds, folder))
         watched += _watch_all(options, site, load)
     if "growth_list_sessions" in options.names:
         _say("growth_list_sessions")

@@ -8,8 +8,18 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from benchmarks.load import Load, Pressure, Sample, Script, Step
 from benchmarks.measure import Measured, checked, empty_handler, lone
-from benchmarks.rows import append, append_with_state, get_session, list_messages, list_sessions, set_key
-from benchmarks.site import Site
+from benchmarks.rows import (
+    append,
+    append_with_state,
+    find_messages,
+    get_session,
+    list_messages,
+    list_sessions,
+    pop,
+    set_key,
+)
+from benchmarks.site import Site, message
+from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import UpdateSessionRequest
 
@@ -29,6 +39,13 @@ STATE = "state_growth"
 STATE_KIB = (1, 100, 500)
 """Of the states that `state_growth` changes one key of."""
 WITH_STATE = "append_with_state"
+FIND = "find_by_label"
+FOUND_AMONG = (100, 100_000)
+"""Messages of the sessions in which `find_by_label` finds FOUND messages."""
+FOUND = 20
+POP = "pop"
+FASTEST = 1_500
+"""More pops a second than a lone caller makes: the sessions must not run out of messages."""
 
 
 def measure_lengths(
@@ -85,6 +102,41 @@ def measure_with_state(site: Site, load: Load, pressure: Pressure, rounds: int, 
     subjects = [(documents, site, scripts) for documents in (0, 3)]
     title = "AppendMessages(1) with state"
     return _measure(WITH_STATE, title, "documents", subjects, load, alone, rounds, folder)
+
+
+def measure_finds(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for the messages with a label, in a short and in a long session."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+    found = [message(number) for number in range(FOUND)]
+    for one in found:
+        one.labels["topic"] = "tea"
+    sessions = {}
+    for length in FOUND_AMONG:
+        sessions[length] = site.fresh(f"find{length}", SESSIONS, messages=length // 2)
+        for session_id in sessions[length]:
+            site.messages.AppendMessages(AppendMessagesRequest(session_id=session_id, messages=found), timeout=60)
+        site.extend(sessions[length], length - length // 2 - FOUND)
+
+    def scripts(length: int) -> Sequence[Script]:
+        return [[find_messages(one)] for one in sessions[length]]
+
+    subjects = [(length, site, scripts) for length in FOUND_AMONG]
+    return _measure(FIND, "ListMessages by label", "messages", subjects, load, alone, rounds, folder)
+
+
+def measure_pops(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for a pop, compared with an append."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+    needed = round(FASTEST * (pressure.seconds + pressure.warmup) * (rounds + 1) / SESSIONS)
+    full, other = site.fresh("pop", SESSIONS, messages=needed), site.fresh("pushed", SESSIONS)
+
+    def scripts(popped: int) -> Sequence[Script]:
+        return [[pop(one)] for one in full] if popped else [[append(one, 1)] for one in other]
+
+    subjects = [(popped, site, scripts) for popped in (0, 1)]
+    result = _measure(POP, "DeleteMessages(last_n=1)", "message", subjects, load, alone, rounds, folder)
+    result.extra["compared_with"] = "AppendMessages(1)"
+    return result
 
 
 def _state_of(session_id: str, kib: int) -> UpdateSessionRequest:

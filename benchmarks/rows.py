@@ -13,7 +13,13 @@ from benchmarks.site import Site, message, new_session
 from sessiond.formats.chat import from_chat
 from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.message_pb2 import Message, Role
-from sessiond.v1.message_service_pb2 import AppendMessagesRequest, ListMessagesRequest, MessageOrder
+from sessiond.v1.message_service_pb2 import (
+    AppendMessagesRequest,
+    DeleteMessagesRequest,
+    ListMessagesRequest,
+    MessageFilter,
+    MessageOrder,
+)
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.session_service_pb2 import (
     CreateSessionRequest,
@@ -42,7 +48,7 @@ class Row:
 
 
 def step(method: str, request: Proto) -> Step:
-    service = "MessageService" if method in ("AppendMessages", "ListMessages") else "SessionService"
+    service = "MessageService" if method in ("AppendMessages", "ListMessages", "DeleteMessages") else "SessionService"
     return Step(f"/sessiond.v1.{service}/{method}", request.SerializeToString())
 
 
@@ -100,6 +106,17 @@ def set_key(session_id: str) -> Step:
 def list_messages(session_id: str, count: int = 50) -> Step:
     newest = MessageOrder.MESSAGE_ORDER_NEWEST_FIRST
     return step("ListMessages", ListMessagesRequest(session_id=session_id, page_size=count, order_by=newest))
+
+
+def find_messages(session_id: str) -> Step:
+    """Those with a label that `growth.measure_finds` gave them."""
+    request = ListMessagesRequest(session_id=session_id, page_size=50, filter=MessageFilter(labels={"topic": "tea"}))
+    return step("ListMessages", request)
+
+
+def pop(session_id: str) -> Step:
+    request = DeleteMessagesRequest(session_id=session_id, last_n=1, return_messages=True, request_id=CALL_MARK)
+    return step("DeleteMessages", request)
 
 
 def list_sessions(count: int = 20) -> Step:

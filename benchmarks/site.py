@@ -79,6 +79,11 @@ class Site:
             ),
             range(count),
         )
+        self.extend(ids, messages)
+        return ids
+
+    def extend(self, ids: Sequence[str], messages: int) -> None:
+        """Appends so many messages to each session."""
         body = [message(number) for number in range(LARGEST_APPEND)]
         for start in range(0, messages, LARGEST_APPEND):
             batch = body[: min(LARGEST_APPEND, messages - start)]
@@ -88,7 +93,6 @@ class Site:
                 ),
                 ids,
             )
-        return ids
 
     def answers(self, scripts: Sequence[Script]) -> dict[str, bytes]:
         """One answer to each method of the scripts, of median size where a method occurs several times."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from sessiond_server.domain import batch
+from sessiond_server.domain import batch, replay
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Head, Key, Known, Needs, Policy
 from sessiond_server.postgres import write
@@ -100,3 +100,26 @@ async def test_without_the_shield(
             await cancelled_in_commit(store, database, caller.append("s", request_id="r"))
         await whole_log(store, caller.scope, "s")
         assert await backends(database) != before
+
+
+async def test_without_the_kept_answer(
+    monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
+) -> None:
+    """The log does not have the content that a pop returned: its retry comes back without."""
+    pop = caller.pop("s", 1, "r")
+    await accepted(postgres, caller.create("s"), caller.append("s", "said"))
+    first = await accepted(postgres, pop)
+    assert await accepted(postgres, pop) == first
+    monkeypatch.setattr(replay, "keeps_answer", lambda action: False)
+    assert await accepted(postgres, pop) != first
+
+
+async def test_without_removing_before_appending(
+    monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
+) -> None:
+    """A batch that deletes a message and appends one with its id finds the id taken."""
+    await accepted(postgres, caller.create("s"), caller.append_ids("s", "m"))
+    nothing = "select $1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[]"
+    monkeypatch.setattr(write, "WRITE_REMOVALS", nothing)
+    with pytest.raises(asyncpg.UniqueViolationError, match="events_message_id"):
+        await postgres.apply([caller.delete_messages("s", "m"), caller.append_ids("s", "m")])

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionLost
-from sessiond_server.events import feed, sessions
+from sessiond_server.events import channel, feed, feeds, sessions
 from sessiond_server.events.channel import Channel
 from sessiond_server.events.contract import Cursor, FeedCursor
 from sessiond_server.events.deltas import DeltaLane
@@ -109,6 +110,17 @@ def late_pages_of_redacted_events_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Channel, "may_show_redacted", lambda self, since, page: False)
 
 
+def deletions_of_messages_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """A read that has the event of a deletion leaves the deleted messages in the rings."""
+
+    def redactions_only(entry: LogEntry) -> tuple[int, int] | None:
+        return original(entry) if entry.type == channel.REDACTED else None
+
+    original = channel.rewritten_by
+    patch.setattr(channel, "rewritten_by", redactions_only)
+    patch.setattr(feeds, "rewritten_by", redactions_only)
+
+
 def feed_ring_kept_after_a_redaction(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Feed, "redact", lambda self, session_id, first_seq, last_seq: None)
 
@@ -166,6 +178,7 @@ MUTANTS: list[tuple[Mutation, Sequence[str], set[str]]] = [
     (ring_kept_after_a_redaction, CALM, {"redacted"}),
     (late_pages_of_redacted_events_believed, CALM, {"redacted"}),
     (feed_ring_kept_after_a_redaction, CALM, {"redacted"}),
+    (deletions_of_messages_unnoticed, CALM, {"redacted"}),
     (feed_without_witnesses, FAILOVERS, {"feed_diverged", "feed_missed"}),
     (feed_streams_trust_the_tip, FAILOVERS, {"feed_diverged", "feed_missed"}),
     (held_back_events_forgotten, CALM, {"feed_bookmark"}),

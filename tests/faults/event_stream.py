@@ -152,7 +152,7 @@ class _Run:
         often = max(1, round(scale.hot_share * len(busy) / (1 - scale.hot_share)))
         turns = busy + [sessions[0]] * often
         random.Random(seed).shuffle(turns)
-        self._load = Load(client, turns, rate=rate, workers=scale.workers, ledger=self.ledger)
+        self._load = Load(client, turns, rate=rate, workers=scale.workers, ledger=self.ledger, delete_every=7)
         quiet = sorted(self.quiet) or turns[:1]
         self._lives = Lives(client, workers=scale.lives, seed=seed, patience=STANDSTILL + longest)
         self._quiet_load = Load(client, quiet, rate=len(quiet) / 2, workers=1, ledger=self.ledger, name="quiet")

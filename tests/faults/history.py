@@ -15,6 +15,7 @@ from zlib import crc32
 from sessiond.v1.event_pb2 import Event, EventType
 
 DELETION = 2**32 - 1
+REMOVED = 2**32 - 2
 
 
 class Opened(NamedTuple):
@@ -40,7 +41,8 @@ class Got(NamedTuple):
     event_id: bytes
     previous_event_id: bytes
     text: int
-    """CRC of the message's first text; 0 without one; DELETION for the end of a deleted session."""
+    """CRC of the message's first text, or of `deletion_of`; 0 without one; REMOVED if the message was deleted; DELETION
+    for the end of a deleted session."""
 
 
 class Marked(NamedTuple):
@@ -104,10 +106,19 @@ def identity(text: str) -> bytes:
     return bytes.fromhex(text.replace("-", ""))
 
 
+def deletion_of(seqs: Iterable[int]) -> str:
+    """Stands for the text of an event that deleted these messages."""
+    return f"deleted {list(seqs)}"
+
+
 def got(at: float, event: Event) -> Got:
     parts = event.message.parts
     text = DELETION if event.type == EventType.EVENT_TYPE_SESSION_DELETED else 0
-    if parts:
+    if event.message.HasField("delete_time"):
+        text = REMOVED
+    elif event.HasField("deleted_messages"):
+        text = crc32(deletion_of(event.deleted_messages.seqs).encode())
+    elif parts:
         text = crc32(parts[0].text.encode())
     return Got(at, event.session_id, event.seq, identity(event.event_id), identity(event.previous_event_id), text)
 

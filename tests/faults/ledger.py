@@ -12,6 +12,9 @@ from zlib import crc32
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
+from tests.faults.history import deletion_of
+
+MESSAGES_DELETED = EventType.EVENT_TYPE_MESSAGES_DELETED
 
 
 class Ack(NamedTuple):
@@ -32,7 +35,11 @@ class Ack(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Acknowledged appends: session -> text of the message -> seq that the acknowledgement named."""
+    """Acknowledged appends: session -> text of the message -> seq that the acknowledgement named. Without messages that
+    were deleted."""
+
+    deleted: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    """Acknowledged deletions: session -> text of the message -> (its seq, seq of the deletion)."""
 
     acknowledged: dict[str, dict[str, int]] = field(default_factory=dict)
     attempted: dict[str, set[str]] = field(default_factory=dict)
@@ -49,14 +56,29 @@ class Ledger:
         self.acks.append(Ack(time.time(), session_id, seq, began, text))
         self.count += 1
 
+    def delete(self, session_id: str, text: str, seq: int, version: int, began: float = 0.0) -> None:
+        """The message, whose append was never acknowledged here, was deleted."""
+        self.deleted.setdefault(session_id, {})[text] = (seq, version)
+        self.acks.append(Ack(time.time(), session_id, version, began, deletion_of([seq])))
+        self.count += 1
+
     def without(self, forfeited: Collection[Ack]) -> "Ledger":
         """As if these had been tried and never acknowledged."""
         other = Ledger(attempted=self.attempted)
         gone = set(forfeited)
+        deletions = {
+            (session_id, version, deletion_of([seq])): (text, seq)
+            for session_id, deleted in self.deleted.items()
+            for text, (seq, version) in deleted.items()
+        }
         for ack in self.acks:
-            if ack not in gone:
+            if ack in gone:
+                continue
+            other.acks.append(ack)
+            if (deletion := deletions.get((ack.session_id, ack.seq, ack.text))) is not None:
+                other.deleted.setdefault(ack.session_id, {})[deletion[0]] = (deletion[1], ack.seq)
+            else:
                 other.acknowledged.setdefault(ack.session_id, {})[ack.text] = ack.seq
-                other.acks.append(ack)
         other.count = len(other.acks)
         return other
 
@@ -66,7 +88,7 @@ class Verdict:
     """How many promises were broken. A sound run has zeros only."""
 
     lost: int = 0
-    """Acknowledged and not there, or not where the acknowledgement said."""
+    """Acknowledged and not there, or not where the acknowledgement said. Or deleted, and there all the same."""
     doubled: int = 0
     """There more than once."""
     gaps: int = 0
@@ -95,15 +117,23 @@ def judge(
     acknowledged = ledger.acknowledged.get(session_id, {})
     texts = Counter(message.parts[0].text for message in stored)
     places = {message.parts[0].text: message.seq for message in stored}
+    log = list(events)
+    deletions = {event.seq: list(event.deleted_messages.seqs) for event in log if event.type == MESSAGES_DELETED}
+    deleted = ledger.deleted.get(session_id, {})
     verdict = Verdict(
-        lost=sum(places.get(text) != seq for text, seq in acknowledged.items()),
+        lost=sum(places.get(text) != seq for text, seq in acknowledged.items())
+        + sum(text in places or seq not in deletions.get(version, ()) for text, (seq, version) in deleted.items()),
         doubled=sum(times - 1 for times in texts.values()),
         invented=len(texts.keys() - ledger.attempted.get(session_id, set())),
     )
-    log = list(events)
     seqs = [event.seq for event in log]
     verdict.gaps += sum(a != b for a, b in zip(seqs, range(1, len(seqs) + 1), strict=True))
     verdict.gaps += abs(version - len(seqs))
-    appended = [event.seq for event in log if event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED]
-    verdict.gaps += appended != [message.seq for message in stored]
+    popped = Counter(seq for taken in deletions.values() for seq in taken)
+    verdict.doubled += sum(times - 1 for times in popped.values())
+    appended = [event for event in log if event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED]
+    verdict.gaps += [event.seq for event in appended if event.seq not in popped] != [message.seq for message in stored]
+    # What a deletion leaves of a message has no content, and no other message is without.
+    verdict.gaps += sum(event.message.HasField("delete_time") != (event.seq in popped) for event in appended)
+    verdict.lost += sum(bool(event.message.parts) for event in appended if event.seq in popped)
     return verdict

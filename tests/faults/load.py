@@ -24,8 +24,10 @@ class Load:
         workers: int,
         ledger: Ledger | None = None,
         name: str = "worker",
+        delete_every: int = 0,
     ) -> None:
-        """The texts of two loads on one session must have different names."""
+        """The texts of two loads on one session must have different names. Of `delete_every` messages of each worker it
+        deletes one right after it appended it; 0: none."""
         self.ledger = ledger or Ledger()
         self._name = name
         self.retries = 0
@@ -39,6 +41,7 @@ class Load:
         self._sessions = sessions
         self._pause = workers / rate
         self._workers = workers
+        self._delete_every = delete_every
         self._stopped = False
         self._reached: tuple[int, asyncio.Event] = (0, asyncio.Event())
 
@@ -70,7 +73,11 @@ class Load:
             due = max(due, loop.time() - self._pause) + self._pause
             number += 1
             session_id = self._sessions[(worker + number) % len(self._sessions)]
-            await self.append(session_id, f"{self._name} {worker}, message {number}")
+            text = f"{self._name} {worker}, message {number}"
+            if self._delete_every and number % self._delete_every == 0:
+                await self.append_and_delete(session_id, text)
+            else:
+                await self.append(session_id, text)
 
     async def append(self, session_id: str, text: str) -> None:
         """Returns when it is acknowledged."""
@@ -92,6 +99,34 @@ class Load:
                 self._taken.append(now - began)
                 if now - began > LONG:
                     self.long.append((session_id, began, now))
+                if self.ledger.count >= self._reached[0]:
+                    self._reached[1].set()
+                return
+
+    async def append_and_delete(self, session_id: str, text: str) -> None:
+        """Returns when both are acknowledged. What the deletion returns must be what was appended."""
+        self.ledger.attempt(session_id, text)
+        append_id, delete_id = sessiond.new_request_id(), sessiond.new_request_id()
+        while True:
+            called = time.time()
+            try:
+                added = await self._client.append_messages(session_id, [sessiond.user(text)], request_id=append_id)
+                gone = await self._client.delete_messages(
+                    session_id, message_ids=added.message_ids, return_messages=True, request_id=delete_id
+                )
+            except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                self.retries += 1
+                await asyncio.sleep(0.05)
+            except sessiond.MessageNotFound:
+                # An asynchronous failover took the append after it was acknowledged: its request is new again.
+                append_id, delete_id = sessiond.new_request_id(), sessiond.new_request_id()
+            except sessiond.SessiondError as error:
+                self.unforeseen.append(f"{type(error).__name__}: {error}")
+                await asyncio.sleep(0.05)
+            else:
+                if [sessiond.text_of(message) for message in gone.messages] != [text]:
+                    self.unforeseen.append("a deletion returned another message than the one appended")
+                self.ledger.delete(session_id, text, added.first_seq, gone.version, called)
                 if self.ledger.count >= self._reached[0]:
                     self._reached[1].set()
                 return

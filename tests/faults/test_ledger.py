@@ -2,7 +2,7 @@
 
 import pytest
 
-from sessiond.v1.event_pb2 import Event, EventType
+from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.message_pb2 import Message, Part
 from tests.faults.ledger import Ledger, Verdict, judge
 
@@ -42,3 +42,36 @@ def log(*seqs: int) -> list[Event]:
 )
 def test_judge(messages: list[Message], events: list[Event], version: int, expected: Verdict) -> None:
     assert judge(ledger(), "s", version, messages, events) == expected
+
+
+def with_a_deletion(*, gone: bool = True, named: int = 5, there: bool = False) -> Verdict:
+    """The verdict on a session whose last message, "e" at 5, was deleted by the event at 6."""
+    made = ledger()
+    made.attempt("s", "e")
+    made.delete("s", "e", 5, 6)
+    events = log(1, 2, 3, 4, 5)
+    if gone:
+        events[-1].message.delete_time.seconds = 1
+    events.append(
+        Event(seq=6, type=EventType.EVENT_TYPE_MESSAGES_DELETED, deleted_messages=DeletedMessages(seqs=[named]))
+    )
+    messages = stored("a", "b", "c")
+    if there:
+        messages.append(Message(seq=5, parts=[Part(text="e")]))
+    return judge(made, "s", 6, messages, events)
+
+
+def test_judge_of_deletions() -> None:
+    assert with_a_deletion() == Verdict()
+    assert with_a_deletion(there=True) == Verdict(lost=1, gaps=1)
+    assert with_a_deletion(gone=False) == Verdict(gaps=1)
+    assert with_a_deletion(named=4).lost == 1
+
+
+def test_forfeited_deletion_is_not_owed() -> None:
+    made = ledger()
+    made.delete("s", "e", 5, 6)
+    (ack,) = [ack for ack in made.acks if ack.seq == 6]
+    kept = made.without([ack])
+    assert (kept.deleted, kept.acknowledged) == ({}, made.acknowledged)
+    assert made.without([]).deleted == made.deleted
