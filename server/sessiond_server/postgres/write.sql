@@ -278,9 +278,14 @@ from unnest(:request_tenant_id::text[], :request_session_id::text[], :request_re
 -- Runs before write_log: a message of the batch may have the id of a removed one.
 update events e
 set type = -20, message_id = null, head = k.head, body = k.body
-from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
-  as k (tenant_id, session_id, seq, head, body)
-where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
+from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bytea[]),
+  (select $5::bytea[])) as k (tenant_id, session_id, seq, head, body)
+cross join lateral (
+  select events.ctid as place from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = k.seq
+  limit 1
+) stored
+where e.ctid = stored.place
 
 -- name: write_marks
 insert into message_marks (tenant_id, session_id, mark, seq)
