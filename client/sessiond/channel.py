@@ -12,7 +12,8 @@ from sessiond.options import TLS, Keepalive, Retry
 from sessiond.target import is_local
 
 SERVICES = tuple(
-    f"sessiond.v1.{service}Service" for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment")
+    f"sessiond.v1.{service}Service"
+    for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment", "Document")
 )
 """The services whose unary calls grpc retries. Tail, Upload and Download retry their streams themselves."""
 

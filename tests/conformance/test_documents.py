@@ -233,6 +233,8 @@ async def test_a_retried_append_gets_the_first_changes(backend: Backend, caller:
     assert await one(store, caller.append_with("s", *writes, request_id="r"), c.MessagesAppended) == first
     await accepted(store, caller.redact("s", first.message_ids[0]))
     assert await one(store, caller.append_with("s", *writes, request_id="r"), c.MessagesAppended) == first
+    await accepted(store, caller.command("s", c.DeleteMessages(last_n=1)))
+    assert await one(store, caller.append_with("s", *writes, request_id="r"), c.MessagesAppended) == first
     assert (await read(backend.documents, APP, "a") or Document()).version == 1
 
 

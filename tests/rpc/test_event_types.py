@@ -7,11 +7,13 @@ from typing import Any
 from google.protobuf.message import Message as ProtoMessage
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
@@ -168,7 +170,34 @@ async def attachments(one: Watched) -> None:
     assert event.attachment == uploaded
 
 
-STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (life, expiry, messages, runs, tool_calls, attachments)
+async def documents(one: Watched) -> None:
+    """Of the session; those of others are no event, and those of an append are in its own."""
+    own = Document(scope=DocumentScope.DOCUMENT_SCOPE_SESSION, scope_id="s", key="k", json="1")
+    shared = Document(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="k", json="1")
+    await one.place.wire.call("PutDocument", d.PutDocumentRequest(document=shared))
+    put = await one.place.wire.call("PutDocument", d.PutDocumentRequest(document=own))
+    (event,) = await one.emits("DOCUMENT_PUT")
+    assert [(x.key, x.version, x.seq, x.update_time) for x in event.documents] == [("k", 1, 2, put.update_time)]
+    both = [DocumentWrite(put=own), DocumentWrite(put=shared)]
+    request = m.AppendMessagesRequest(session_id="s", messages=[said("x"), said("y")], documents=both)
+    answer = await one.place.wire.call("AppendMessages", request)
+    first, second = await one.emits("MESSAGE_APPENDED", "MESSAGE_APPENDED")
+    assert (list(first.documents), len(second.documents)) == (list(answer.documents), 0)
+    gone = d.DeleteDocumentRequest(scope=own.scope, scope_id="s", key="k")
+    deleted = await one.place.wire.call("DeleteDocument", gone)
+    (event,) = await one.emits("DOCUMENT_DELETED")
+    assert (event.documents[0].deleted, event.documents[0].version, event.seq) == (True, 2, deleted.seq)
+
+
+STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
+    life,
+    expiry,
+    messages,
+    runs,
+    tool_calls,
+    attachments,
+    documents,
+)
 
 
 async def test_every_type_is_emitted_when_its_comment_says() -> None:

@@ -148,7 +148,10 @@ class Settings:
         _duration(60, 365 * DAY), "24h", "DURATION", "How long a `request_id` is remembered."
     )
     tombstone_retention: float = _setting(
-        _duration(60, 3650 * DAY), "30d", "DURATION", "How long the id of a deleted session cannot be used again."
+        _duration(60, 3650 * DAY),
+        "30d",
+        "DURATION",
+        "How long the id of a deleted session cannot be used again, and a document that ended keeps its version.",
     )
     blob_store: SecretUrl | None = _setting(
         url_without_credentials("file", "s3", "gs", "az"), None, "URL",
