@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sessiond
@@ -34,6 +34,7 @@ def spoken(role: str, content: st.SearchStrategy[Any], **more: st.SearchStrategy
 CALLS = st.lists(st.builds(call, TEXT, NAMES, NAMES), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     spoken("system", TEXT)
     | spoken("user", TEXT | st.none())

@@ -55,6 +55,7 @@ def test_any_message_comes_back(item: object) -> None:
     assert there_and_back(message) == message
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40))
 def test_only_parts_above_the_bound_are_taken_out(above: int) -> None:
     message = sessiond.user(*("x" * length for length in range(40)))
