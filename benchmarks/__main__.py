@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, growth, peers, report, transfers, watching
+from benchmarks import chart, disk, growth, peers, report, transfers, watching
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -68,7 +68,7 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
-    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP)
+    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, disk.NAME)
     names = ("ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
@@ -142,6 +142,9 @@ def _measure_all(
                 asyncio.run(_analyse(database))
                 sites.append((count, stack.enter_context(serving(database, folder, postgres))))
             measured.append(growth.measure_sessions(sites, load, options.pressure, options.rounds, folder))
+    if disk.NAME in options.names:
+        _say(disk.NAME)
+        watched.append(disk.measure(asyncio.run(_database(dsn, "bytes")), folder, postgres))
     if "idle_watcher" in options.names:
         _say("idle_watcher")
         database = asyncio.run(_database(dsn, "idle"))

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from benchmarks import chart, growth, peers, report, watching
+from benchmarks import chart, disk, growth, peers, report, watching
 from benchmarks.load import Sample
 from benchmarks.measure import Measured, checked
 from benchmarks.rows import rows
@@ -31,6 +31,7 @@ def test_all_rows_are_there_under_their_names() -> None:
     assert set(growth.NAMES) == {
         *("growth_append_100k", "growth_get_100k", "growth_list_100k", "growth_list_sessions"),
     }
+    assert (growth.STATE, disk.NAME) == ("state_growth", "bytes_per_message")
     assert set(watching.NAMES) == {"watch_deliveries", "watch_latency_p99", "watch_stalled", "idle_watcher"}
     assert set(peers.ROWS) <= {row.name for row in rows(CONVERSATIONS)}
 
@@ -92,3 +93,7 @@ def test_peers_are_compared_with_what_was_measured_of_sessiond() -> None:
     comparison = peers.Comparison(ours, [peers.Result("Peer", "get", 250.0, 1.0, 2.0, 900.0)])
     assert comparison.records()[0]["sessiond_times"] == 4.0
     assert "250 (4 x)" in comparison.table()
+
+
+def test_a_message_of_the_disk_row_has_the_size_that_the_row_names() -> None:
+    assert disk.message().ByteSize() == disk.MESSAGE_BYTES

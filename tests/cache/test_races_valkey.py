@@ -15,6 +15,7 @@ from sessiond_server.store.cached.store import CachedSessions
 from tests.support.cache_simulation import CALLER, Process, Schedule, SlowStore, Verdict
 from tests.support.cache_truth import DELETED
 from tests.support.cached_copies import settled
+from tests.support.caller import PADDED
 from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey
 from tests.support.waiting import PATIENCE
@@ -43,7 +44,7 @@ class RealSchedule(Schedule):
     async def run(self) -> Verdict:
         self._processes = [await self._process() for _ in range(2)]
         for session_id in self._sessions:
-            await self._write(CALLER.create(session_id, f"create {session_id}"))
+            await self._write(CALLER.create(session_id, f"create {session_id}", summary=PADDED))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._chaos(self._events))
             actors = [tasks.create_task(self._writer()) for _ in range(3)]

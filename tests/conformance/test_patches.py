@@ -7,13 +7,9 @@ from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
-from sessiond_server.domain.rows import Policy
 from sessiond_server.store.contract import Store
-from tests.support.caller import Caller, accepted, one, struct, whole_log
+from tests.support.caller import PADDED, PATCHING, Caller, accepted, one, struct, whole_log
 from tests.support.store_backend import Open
-
-POLICY = Policy(least_patched_bytes=0, content_patches=4)
-PADDING = "so that patches are smaller than the content " * 10
 
 
 def change(caller: Caller, number: int, request_id: str = "", *, full: bool = False) -> c.Command:
@@ -30,14 +26,14 @@ async def read(store: Store, caller: Caller) -> Session:
 
 
 async def test_every_read_has_the_patched_content(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     store, caller = backend.store, backend.caller
-    await accepted(store, caller.create("s", state=struct(big=PADDING)), caller.create("other"))
+    await accepted(store, caller.create("s", state=struct(big=PADDED)), caller.create("other"))
     for number in range(12):
         await accepted(store, change(caller, number), *[caller.append("s")] * (number % 3))
         expected = await read(store, caller)
         assert expected.state.fields["last"].number_value == number
-        assert expected.state.fields["big"].string_value == PADDING
+        assert expected.state.fields["big"].string_value == PADDED
         folded = Session()
         for event in await whole_log(store, caller.scope, "s"):
             folded = fold.fold(folded, event)
@@ -61,9 +57,9 @@ async def test_every_read_has_the_patched_content(open_backend: Open) -> None:
 
 
 async def test_a_retry_gets_the_content_of_its_own_version(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     store, caller = backend.store, backend.caller
-    await accepted(store, caller.create("s", "r", state=struct(big=PADDING)))
+    await accepted(store, caller.create("s", "r", state=struct(big=PADDED)))
     firsts = [await one(store, change(caller, n, f"r{n}", full=True), c.SessionWritten) for n in range(12)]
     for number, first in enumerate(firsts):
         again = await one(backend.other, change(caller, number, f"r{number}", full=True), c.SessionWritten)
@@ -77,22 +73,22 @@ async def test_a_retry_gets_the_content_of_its_own_version(open_backend: Open) -
 
 
 async def test_a_batch_may_have_more_patches_than_a_content(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     store, caller = backend.store, backend.caller
-    await accepted(store, caller.create("s", state=struct(big=PADDING)))
+    await accepted(store, caller.create("s", state=struct(big=PADDED)))
     await accepted(store, *[change(caller, number) for number in range(11)])
     assert (await read(store, caller)).state.fields["last"].number_value == 10
     events = await whole_log(store, caller.scope, "s")
     since_whole = 0
     for event in events:
         since_whole = since_whole + 1 if event.session_view == SessionView.SESSION_VIEW_PATCH else 0
-        assert since_whole <= POLICY.content_patches
+        assert since_whole <= PATCHING.content_patches
 
 
 async def test_writers_at_two_replicas_lose_no_patch(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     caller = backend.caller
-    await accepted(backend.store, caller.create("s", state=struct(big=PADDING)))
+    await accepted(backend.store, caller.create("s", state=struct(big=PADDED)))
 
     async def write(store: Store, name: str) -> None:
         for number in range(8):
@@ -106,9 +102,9 @@ async def test_writers_at_two_replicas_lose_no_patch(open_backend: Open) -> None
 
 
 async def test_a_deleted_session_leaves_no_patch(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     store, caller = backend.store, backend.caller
-    await accepted(store, caller.create("s", state=struct(big=PADDING)), change(caller, 1), change(caller, 2))
+    await accepted(store, caller.create("s", state=struct(big=PADDED)), change(caller, 1), change(caller, 2))
     await accepted(store, caller.delete("s"))
     page = await store.read_log((caller.scope.tenant_id, "s"), after_seq=0, limit=10)
     (entry,) = page.entries
@@ -118,9 +114,9 @@ async def test_a_deleted_session_leaves_no_patch(open_backend: Open) -> None:
 
 
 async def test_the_end_of_an_expired_session_keeps_its_patches(open_backend: Open) -> None:
-    backend = await open_backend(policy=POLICY)
+    backend = await open_backend(policy=PATCHING)
     store, caller = backend.store, backend.caller
-    created = caller.create("s", state=struct(big=PADDING))
+    created = caller.create("s", state=struct(big=PADDED))
     assert isinstance(created.action, c.CreateSession)
     created.action.session.ttl.seconds = 60
     await accepted(store, created, change(caller, 1))
@@ -128,4 +124,4 @@ async def test_the_end_of_an_expired_session_keeps_its_patches(open_backend: Ope
     assert len((await store.expire_due(10)).heads) == 1
     ended = await read(store, caller)
     assert ended.state.fields["last"].number_value == 1
-    assert ended.state.fields["big"].string_value == PADDING
+    assert ended.state.fields["big"].string_value == PADDED

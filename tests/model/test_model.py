@@ -32,13 +32,13 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.attachments.rows import Piece
-from sessiond_server.domain.rows import Policy
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.contract import Store
 from tests.support import run_actions
+from tests.support.caller import PADDED, PATCHING
 from tests.support.effort import left_to_long
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model
 from tests.support.model import Session as ModelSession
@@ -92,9 +92,6 @@ MOVES: dict[str, c.Action] = {
     "suspend": c.SuspendSession(),
     "resume": c.ResumeSession(),
 }
-
-PADDING = "so that patches are smaller than the content " * 8
-POLICY = Policy(least_patched_bytes=0, content_patches=3)
 
 LIVE = "live"
 """Stands for the run that is live when the command is made."""
@@ -261,7 +258,7 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
     if kind == "create":
         user_id, status, name, ttl, limit = args
         session = Session(user_id=str(user_id), name=str(name), status=f"SESSION_STATUS_{status}", type=1, agent_mode=3)  # type: ignore[arg-type]
-        session.summary = PADDING
+        session.summary = PADDED
         if isinstance(ttl, int):
             session.ttl.seconds = ttl
         if isinstance(limit, int) and limit:
@@ -594,7 +591,7 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
         nonlocal now
         now += int(seconds * 1_000_000)
 
-    yield MemoryStore(policy=POLICY, clock=lambda: now), advance
+    yield MemoryStore(policy=PATCHING, clock=lambda: now), advance
 
 
 @contextlib.asynccontextmanager
@@ -618,7 +615,7 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         await connection.execute("update passed set seconds = seconds + $1", seconds)
 
     try:
-        async with PostgresStore(dsn, policy=POLICY) as store:
+        async with PostgresStore(dsn, policy=PATCHING) as store:
             yield store, advance
     finally:
         await connection.close()

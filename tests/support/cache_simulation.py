@@ -23,7 +23,7 @@ from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage
 from tests.support.cache_truth import DELETED, Truth
-from tests.support.caller import Caller
+from tests.support.caller import PADDED, Caller
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
@@ -233,7 +233,7 @@ class Schedule:
         events = random.choice(self.EVENTS)
         events = [*events, "crash"] if self._crashes else events
         for session_id in self._sessions:
-            await self._write(CALLER.create(session_id, f"create {session_id}"))
+            await self._write(CALLER.create(session_id, f"create {session_id}", summary=PADDED))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._chaos(events))
             actors = [tasks.create_task(self._writer()) for _ in range(2)]
@@ -294,7 +294,8 @@ class Schedule:
             elif kind == "update":
                 command = CALLER.update(session_id, request_id, name=f"name {request_id}")
             elif kind == "content":
-                command = CALLER.update(session_id, request_id, summary=f"summary {request_id}")
+                full = random.random() < 0.5
+                command = CALLER.set_keys(session_id, request_id, full=full, last=request_id)
             elif kind == "redact":
                 messages = self._truth.messages.get((key, self._truth.versions.get(key, 0)))
                 if not messages:

@@ -10,6 +10,7 @@ from sessiond_server.domain.rows import Key
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import MessagesPage
+from tests.support.caller import PATCHING
 
 DELETED = 10**9
 """As a version: the session is gone for good."""
@@ -19,7 +20,7 @@ DELETED = 10**9
 class Truth:
     """A store that remembers every version of every session."""
 
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(policy=PATCHING))
     versions: dict[Key, int] = field(default_factory=dict)
     """Latest committed; DELETED."""
     cores: dict[tuple[Key, int], tuple[bytes, bytes]] = field(default_factory=dict)

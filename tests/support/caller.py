@@ -13,6 +13,7 @@ from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import SessiondError
 from sessiond_server.store.commits import Commits
 from sessiond_server.store.log_reads import LogReads
@@ -26,6 +27,11 @@ PRINT = b"fingerprint-0001"
 OTHER_PRINT = b"fingerprint-0002"
 
 _numbers = itertools.count(1)
+
+PATCHING = Policy(least_patched_bytes=0, content_patches=4)
+"""Changes of PADDED sessions are stored as patches."""
+PADDED = "so that patches are smaller than the content " * 8
+"""For the summary of a session."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=SessiondError)
@@ -95,6 +101,12 @@ class Caller:
     def update(self, session_id: str, request_id: str = "", *, merge: bool = False, **fields: Any) -> c.Command:
         how = StructUpdate.STRUCT_UPDATE_MERGE if merge else StructUpdate.STRUCT_UPDATE_REPLACE
         return self.command(session_id, c.UpdateSession(Session(**fields), list(fields), how), request_id)
+
+    def set_keys(self, session_id: str, request_id: str = "", *, full: bool = True, **members: Any) -> c.Command:
+        """Sets members of the state. `full`: the answer has the content."""
+        how = StructUpdate.STRUCT_UPDATE_SET_KEYS
+        update = c.UpdateSession(Session(state=struct(**members)), ["state"], how, full=full)
+        return self.command(session_id, update, request_id)
 
     def update_and_append(
         self, session_id: str, *texts: str, request_id: str = "", remove_keys: Sequence[str] = (), **fields: Any

@@ -18,6 +18,7 @@ from sessiond_server.memory.log import Logs
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
+from tests.support.caller import PATCHING
 
 
 @dataclass
@@ -184,7 +185,7 @@ class Database:
         return await self.store.find_lost(tenant_id, anchors)
 
     def _opened(self) -> MemoryStore:
-        store = MemoryStore(clock=self.clock)
+        store = MemoryStore(clock=self.clock, policy=PATCHING)
         store._logs = self.history.logs
         store._streams = Logs(store._logs)
         for event in self.history.events.values():

@@ -23,7 +23,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.commits import Applied
-from tests.support.caller import Caller
+from tests.support.caller import PADDED, Caller
 from tests.support.hub_database import Database
 from tests.support.hub_watchers import REDACTED, FeedWatch, SessionWatch, Watch
 
@@ -206,7 +206,7 @@ class Schedule:
         for replica in self.replicas:
             await replica.hub.__aenter__()
         for session_id in SESSIONS:
-            await self._write(CALLER.create(session_id, f"create {session_id}", ttl={"seconds": 3600}))
+            await self._write(CALLER.create(session_id, f"create {session_id}", ttl={"seconds": 3600}, summary=PADDED))
         watches: list[Watch[Any]] = [SessionWatch(self, random.choice(SESSIONS)) for _ in range(4)]
         watches += [FeedWatch(self) for _ in range(2)]
         async with asyncio.TaskGroup() as tasks:
@@ -272,7 +272,7 @@ class Schedule:
                 count = random.choice([1, 1, 3])
                 command = [CALLER.append_ids(session_id, *(f"{message_id}-{n}" for n in range(count)))]
             elif kind == "update":
-                command = [CALLER.update(session_id, request_id, summary=f"summary {request_id}")]
+                command = [CALLER.set_keys(session_id, request_id, last=request_id)]
             elif kind == "both":
                 command = [CALLER.append_ids(session_id, message_id), CALLER.redact(session_id, message_id)]
             elif kind == "redact":
