@@ -173,7 +173,8 @@ order by m.seq desc
 
 -- name: find_timed_ascending  index: session_heads_pkey message_marks_pkey events_pkey
 -- As list_messages_ascending, of the messages with a mark from $8 on and before $9. With more than 1000 of them the rows
--- are `broad` and no page: some of the messages are missing.
+-- are `broad` and no page: some of the messages are missing. The inner order makes the planner read 1001 entries of the
+-- index, and not the table.
 select h.version, m.seq, m.body, m.found, m.total > 1000 as broad
 from session_heads h
 left join lateral (
@@ -187,6 +188,7 @@ left join lateral (
             select k.seq from message_marks k
             where k.tenant_id = $1 and k.session_id = $2 and k.mark >= $8::text and k.mark < $9::text
               and k.seq > $4 and k.seq < $5
+            order by k.mark, k.seq
             limit 1001
           ) few
         ) counted
@@ -221,6 +223,7 @@ left join lateral (
             select k.seq from message_marks k
             where k.tenant_id = $1 and k.session_id = $2 and k.mark >= $8::text and k.mark < $9::text
               and k.seq > $4 and k.seq < $5
+            order by k.mark, k.seq
             limit 1001
           ) few
         ) counted
