@@ -49,6 +49,8 @@ class Chain:
             follows = next_one and (not told or event.previous_event_id == self._event_id)
             # Deleting a session removes all its events but the last, also those that this reader has not received yet.
             gap = not next_one and (event.type == DELETED or not self._contiguous)
+            # The log of a session that took the id of a deleted one begins behind the deletion.
+            gap = gap or (not self._seq and event.type == CREATED)
             if not (follows or gap):
                 raise _lost(event.session_id, self._seq)
         self._seq, self._event_id = event.seq, event.event_id

@@ -97,7 +97,8 @@ class SessionFields(TypedDict, total=False):
     """The fields of a session to create, all but its id. With `active` it is ACTIVE, else CREATED.
 
     `ttl` (seconds, if a number), `expire_time` and `no_expiry` exclude each other; without any of them, the service's
-    default ttl applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended.
+    default ttl applies. `runs` are the session's earlier runs in another system, oldest first, all of them ended. With
+    `reuse_deleted` the id may be that of a deleted session of the same user, whose versions then go on.
     """
 
     type: TypeLike
@@ -113,6 +114,7 @@ class SessionFields(TypedDict, total=False):
     expire_time: datetime | None
     client_time: datetime | None
     no_expiry: bool
+    reuse_deleted: bool
     metadata: Mapping[str, Any] | None
     state: Mapping[str, Any] | None
     agent_data: Mapping[str, Any] | None

@@ -15,7 +15,7 @@ def new_session(fields: NewSessionFields) -> NewSession:
         raise ValueError(f"a new session has no such field: {min(unknown)}")
     values: dict[str, Any] = {**fields}
     runs, active = values.pop("runs", ()), values.pop("active", False)
-    no_expiry = values.pop("no_expiry", False)
+    no_expiry, reuse_deleted = values.pop("no_expiry", False), values.pop("reuse_deleted", False)
     for name in ("metadata", "state", "agent_data"):
         if values.get(name) is not None:
             values[name] = to_struct(values[name])
@@ -30,4 +30,4 @@ def new_session(fields: NewSessionFields) -> NewSession:
             "status": SessionStatus.SESSION_STATUS_ACTIVE if active else SessionStatus.SESSION_STATUS_CREATED,
         }
     )
-    return NewSession(session=session, runs=runs, no_expiry=no_expiry)
+    return NewSession(session=session, runs=runs, no_expiry=no_expiry, reuse_deleted=reuse_deleted)

@@ -79,6 +79,7 @@ class SessionCalls:
             session=new.session,
             runs=new.runs,
             no_expiry=new.no_expiry,
+            reuse_deleted=new.reuse_deleted,
             request_id=request_id or new_request_id(),
         )
         call = self._connection.sessions.CreateSession

@@ -378,3 +378,30 @@ async def test_keys_grant_their_scopes_only(tmp_path: Path) -> None:
                 with pytest.raises(sessiond.Unauthenticated):
                     await client.get_session(session.session_id)
     assert missing.value.scope == "sessions:write"
+
+
+async def test_an_id_is_cleared_and_taken_anew(sessions: sessiond.Client) -> None:
+    """What a framework does to clear a session: in one call, with a watch of the new one from its beginning."""
+    await sessions.create_session("s", active=True)
+    await sessions.append_messages("s", [sessiond.user("one")])
+    with pytest.raises(sessiond.SessionAlreadyExists):
+        await sessions.create_session("s", reuse_deleted=True)
+    gone = await sessions.delete_session("s")
+    with pytest.raises(sessiond.SessionAlreadyExists):
+        await sessions.create_session("s")
+    created = await sessions.create_session("s", active=True, reuse_deleted=True)
+    assert (created.version, created.base_version, created.message_count) == (gone + 1, gone, 0)
+    appended = await sessions.append_messages("s", [sessiond.user("two")])
+    async with sessions.watch("s", from_beginning=True) as watch:
+        seqs = []
+        async for event in watch:
+            seqs.append(event.seq)
+            if event.seq == appended.version:
+                break
+    assert seqs == [gone + 1, gone + 2]
+    assert [event.seq async for event in sessions.list_events("s")] == seqs
+    assert [sessiond.text_of(m) async for m in sessions.list_messages("s")] == ["two"]
+    await sessions.delete_session("s")
+    (again,) = await sessions.batch_create_sessions([{"session_id": "s", "reuse_deleted": True}])
+    assert isinstance(again, sessiond.Session)
+    assert again.base_version == appended.version + 1

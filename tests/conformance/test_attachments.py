@@ -52,7 +52,9 @@ def new_piece(caller: Caller) -> Piece:
 
 def completion(upload: Upload) -> c.CompleteUpload:
     attachment = Attachment.FromString(upload.declared)
-    return c.CompleteUpload(upload.attachment_id, upload.epoch, attachment.sha256, attachment.size_bytes)
+    return c.CompleteUpload(
+        upload.attachment_id, upload.epoch, attachment.sha256, attachment.size_bytes, upload.blob_id
+    )
 
 
 async def begun(backend: Backend, caller: Caller, attachment: Attachment, session_id: str = "s") -> Upload:

@@ -83,8 +83,9 @@ class Caller:
             fence=fence,
         )
 
-    def create(self, session_id: str, request_id: str = "", **fields: Any) -> c.Command:
-        return self.command(session_id, c.CreateSession(session(session_id=session_id, **fields)), request_id)
+    def create(self, session_id: str, request_id: str = "", *, reuse: bool = False, **fields: Any) -> c.Command:
+        action = c.CreateSession(session(session_id=session_id, **fields), reuse_deleted=reuse)
+        return self.command(session_id, action, request_id)
 
     def append(self, session_id: str, *texts: str, request_id: str = "", **more: Any) -> c.Command:
         messages = [message(text) for text in texts or ("hello",)]
@@ -166,7 +167,7 @@ async def refused(store: Commits, command: c.Command, kind: type[E]) -> E:
 
 
 async def whole_log(store: LogReads, scope: c.Scope, session_id: str) -> list[Event]:
-    """Every event; fails unless they are 1, 2, 3 ... version."""
+    """Every event; fails unless they are base_version + 1 ... version."""
     events: list[Event] = []
     while True:
         after = events[-1].seq if events else 0
@@ -174,7 +175,8 @@ async def whole_log(store: LogReads, scope: c.Scope, session_id: str) -> list[Ev
         events += [Event.FromString(entry.data) for entry in page.entries]
         if not page.entries or events[-1].seq == page.head.version:
             break
-    assert [event.seq for event in events] == list(range(1, page.head.version + 1))
+    base = events[0].session.base_version
+    assert [event.seq for event in events] == list(range(base + 1, page.head.version + 1))
     assert [event.previous_event_id for event in events[1:]] == [event.event_id for event in events[:-1]]
     return events
 

@@ -1,6 +1,6 @@
 """A log in a dict, for tests of the rules: applies commands through batch.decide and keeps what they write."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -168,11 +168,14 @@ class Log:
 
     def content(self, key: Key, version: int) -> bytes:
         """The session's whole content at a version."""
-        rows = self.events.get(key, [])[:version]
+        rows = [row for row in self.events.get(key, []) if row.seq <= version]
         return whole([e.content for e in rows if e.content is not None and e.type < encoding.FIRST_MESSAGE_EVENT])
 
     def _data(self, key: Key, seq: int) -> bytes:
-        return (self.events[key][seq - 1].content or b"") if seq else b""
+        return (self._at(key, seq).content or b"") if seq else b""
+
+    def _at(self, key: Key, seq: int) -> EventRow:
+        return next(event for event in self.events[key] if event.seq == seq)
 
     def run(self, run_id: str, key: Key = KEY) -> Run:
         """As it is stored."""
@@ -219,22 +222,36 @@ class Log:
         return FoundMessages(found, complete=len(fitting) == len(rows))
 
     def _keep(self, writes: Writes) -> None:
+        deleted = {gone.key for gone in writes.deletions}
+        for gone in writes.deletions:
+            for projected in (self.runs, self.calls, self.run_counters):
+                projected.pop(gone.key, None)
+            self.requests = {
+                request: record
+                for request, record in self.requests.items()
+                if request[0] != gone.key
+                or record.first_seq <= gone.base_version + 1
+                or record.last_seq >= gone.version
+            }
         for key, message in writes.removals:
-            old = self.events[key][message.seq - 1]
+            old = self._at(key, message.seq)
             assert old.message_id is not None
-            self.events[key][message.seq - 1] = replace(old, message_id=None, head=message.head, body=message.body)
+            self.events[key][self.events[key].index(old)] = replace(
+                old, message_id=None, head=message.head, body=message.body
+            )
         for head in writes.heads:
             assert head.created == (head.key not in self.heads)
             self.heads[head.key] = head.head
         for event in writes.events:
             rows = self.events.setdefault(event.key, [])
-            assert event.seq == len(rows) + 1, "the log has a gap"
+            follows = event.seq == (rows[-1].seq + 1 if rows else 1)
+            assert follows or event.key in deleted, "the log has a gap"
             rows.append(event)
         for request in writes.requests:
             self.requests[(request.key, request.request_id)] = request.record
         for key, message in writes.redactions:
-            old = self.events[key][message.seq - 1]
-            self.events[key][message.seq - 1] = replace(old, head=message.head, body=message.body)
+            old = self._at(key, message.seq)
+            self.events[key][self.events[key].index(old)] = replace(old, head=message.head, body=message.body)
         for run in writes.runs:
             self.runs.setdefault(run.key, {})[run.run_id] = run
         for call in writes.tool_calls:
@@ -242,15 +259,11 @@ class Log:
         self.run_counters.update(writes.run_counters)
         for key, lease_expire_us in writes.leases:
             self.heads[key] = replace(self.heads[key], lease_expire_us=lease_expire_us)
-        for key, final in writes.deletions:
-            for projected in (self.runs, self.calls, self.run_counters):
-                projected.pop(key, None)
-            self.requests = {r: rec for r, rec in self.requests.items() if r[0] != key or rec.last_seq == final}
 
     def _resolve(self, command: c.Command, result: c.Result | Replay) -> c.Result:
         if not isinstance(result, Replay):
             return result
-        rows: Sequence[EventRow] = self.events[result.key][result.first_seq - 1 : result.last_seq]
+        rows = [e for e in self.events[result.key] if result.first_seq <= e.seq <= result.last_seq]
         stored = [StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body, e.head) for e in rows]
         content = {seq: self._data(result.key, seq) for seq in replay.tool_call_contents(stored)}
         if version := replay.session_content(command.action, stored):

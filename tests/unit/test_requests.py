@@ -211,6 +211,7 @@ SHARED: dict[str, list[tuple[Any, bool]]] = {
     "struct_update": [(2, True), (3, True), (4, False)],
     "expected_versions": [([], True), ([1], True), ([-1], False), ([1, 1], False)],
     "no_expiry": [(False, True), (True, True)],
+    "reuse_deleted": [(False, True), (True, True)],
     "remove_keys": [([], True), (["state.a"], False)],
 }
 

@@ -35,7 +35,7 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
     """Never stored. In a filter: any."""
     EVENT_TYPE_SESSION_CREATED: _EventType.ValueType  # 1
-    """CreateSession: always the first event, `seq` 1."""
+    """CreateSession: always the first event, `seq` 1 or, with `reuse_deleted`, one more than that of the deletion."""
     EVENT_TYPE_SESSION_ACTIVATED: _EventType.ValueType  # 2
     """ActivateSession: CREATED or SUSPENDED became ACTIVE."""
     EVENT_TYPE_SESSION_SUSPENDED: _EventType.ValueType  # 3
@@ -107,7 +107,7 @@ class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 """Never stored. In a filter: any."""
 EVENT_TYPE_SESSION_CREATED: EventType.ValueType  # 1
-"""CreateSession: always the first event, `seq` 1."""
+"""CreateSession: always the first event, `seq` 1 or, with `reuse_deleted`, one more than that of the deletion."""
 EVENT_TYPE_SESSION_ACTIVATED: EventType.ValueType  # 2
 """ActivateSession: CREATED or SUSPENDED became ACTIVE."""
 EVENT_TYPE_SESSION_SUSPENDED: EventType.ValueType  # 3
@@ -214,7 +214,9 @@ class Event(google.protobuf.message.Message):
     ATTACHMENT_FIELD_NUMBER: builtins.int
     DELETED_MESSAGES_FIELD_NUMBER: builtins.int
     seq: builtins.int
-    """Place in the session's log: 1, 2, 3 ... without a gap."""
+    """Place in the session's log: 1, 2, 3 ... without a gap. Of a session that took the id of a deleted one, the first
+    is `base_version` + 1.
+    """
     session_id: builtins.str
     """The session."""
     event_id: builtins.str
@@ -235,7 +237,7 @@ class Event(google.protobuf.message.Message):
     messages, or when something follows from it: ending a session ends its runs. They are committed together.
     """
     previous_event_id: builtins.str
-    """`event_id` of the previous event of the session; empty for the first."""
+    """`event_id` of the previous event of the session; empty for the first, EVENT_TYPE_SESSION_CREATED."""
     session_name: builtins.str
     """Set when a message gave the session its name, or its redaction or deletion took such a name away: the name after the
     event.

@@ -114,11 +114,20 @@ class CreateSessionRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RUNS_FIELD_NUMBER: builtins.int
     NO_EXPIRY_FIELD_NUMBER: builtins.int
+    REUSE_DELETED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Idempotency key; see SessionService."""
     no_expiry: builtins.bool
     """The session lives until it is ended or deleted: the server's `default_ttl` does not apply. Excludes `ttl` and
     `expire_time`.
+    """
+    reuse_deleted: builtins.bool
+    """Take the id of a deleted session of the same `user_id` anew; where the id was never used, or the tombstone is gone,
+    as without it. Versions go on behind those of the deleted session: its final event was N, so the first event has
+    `seq` N + 1 and `base_version` is N. Nothing is left of the session before: positions in its log, the one after
+    its final event too, get POSITION_COMPACTED (`oldest_seq`: N + 1), its attachments and their ids are gone, and of its
+    request ids only those that created and deleted it are remembered: a retried DeleteSession gets its first outcome
+    and deletes nothing, a retried CreateSession gets SESSION_ALREADY_EXISTS. Feeds show the deletion, then the creation.
     """
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
@@ -145,9 +154,10 @@ class CreateSessionRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
         no_expiry: builtins.bool = ...,
+        reuse_deleted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "runs", b"runs", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "reuse_deleted", b"reuse_deleted", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___CreateSessionRequest = CreateSessionRequest
 
@@ -806,8 +816,11 @@ class NewSession(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     RUNS_FIELD_NUMBER: builtins.int
     NO_EXPIRY_FIELD_NUMBER: builtins.int
+    REUSE_DELETED_FIELD_NUMBER: builtins.int
     no_expiry: builtins.bool
     """As CreateSessionRequest.no_expiry."""
+    reuse_deleted: builtins.bool
+    """As CreateSessionRequest.reuse_deleted."""
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """The session. `session_id` empty: the server makes one, which a retry with the same `request_id` finds. Required."""
@@ -822,9 +835,10 @@ class NewSession(google.protobuf.message.Message):
         session: sessiond.v1.session_pb2.Session | None = ...,
         runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
         no_expiry: builtins.bool = ...,
+        reuse_deleted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "runs", b"runs", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "reuse_deleted", b"reuse_deleted", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___NewSession = NewSession
 

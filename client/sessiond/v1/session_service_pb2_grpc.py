@@ -234,8 +234,8 @@ class SessionServiceServicer(object):
 
     def DeleteSession(self, request, context):
         """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
-        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
-        be used again until then, and the final event.
+        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
+        CreateSession with `reuse_deleted` can take until then, and the final event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

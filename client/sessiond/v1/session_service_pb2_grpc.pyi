@@ -122,8 +122,8 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
-    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
-    be used again until then, and the final event.
+    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
+    CreateSession with `reuse_deleted` can take until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.UnaryUnaryMultiCallable[
@@ -260,8 +260,8 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.DeleteSessionResponse,
     ]
     """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
-    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
-    be used again until then, and the final event.
+    without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
+    CreateSession with `reuse_deleted` can take until then, and the final event.
     """
 
     BatchDeleteSessions: grpc.aio.UnaryUnaryMultiCallable[
@@ -422,8 +422,8 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.DeleteSessionResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.DeleteSessionResponse]]:
         """Removes the session and everything it owns (messages, runs, tool calls, attachments, documents), whatever its status,
-        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which cannot
-        be used again until then, and the final event.
+        without an event for each. A tombstone without content remains for 30 days (unless configured): the id, which only a
+        CreateSession with `reuse_deleted` can take until then, and the final event.
         """
 
     @abc.abstractmethod

@@ -95,26 +95,26 @@ class Uploads:
         declared: Attachment,
         offset: int,
         chunks: AsyncIterator[Buffer],
-        complete: Callable[[int], Awaitable[_T]],
+        complete: Callable[[Upload | None], Awaitable[_T]],
         on_taken_up: Callable[[int], Awaitable[None]],
     ) -> _T:
-        """Begins or resumes the upload, stores the chunks, and returns the result of `complete(epoch)`.
+        """Begins or resumes the upload, stores the chunks, and returns the result of `complete(upload)`.
 
-        `complete` creates the attachment. If an attachment already has the id, `complete(0)` is called before any chunk
-        is read. Otherwise `on_taken_up(epoch)` is called first, once chunks may arrive. Raises what UploadAttachment
-        documents. After cancellation or a failure, bytes that have arrived are stored in the background, within the
-        limit `kept`; if the upload can never complete, they are dropped.
+        `complete` creates the attachment. If an attachment already has the id, `complete(None)` is called before any
+        chunk is read. Otherwise `on_taken_up(epoch)` is called first, once chunks may arrive. Raises what
+        UploadAttachment documents. After cancellation or a failure, bytes that have arrived are stored in the
+        background, within the limit `kept`; if the upload can never complete, they are dropped.
         """
         upload = await self._begin_or_resume(scope, session_id, declared, offset)
         if upload is None:
-            return await complete(0)
+            return await complete(None)
         writing = _Writing(self._blobs, upload, declared, self._appending)
         try:
             await on_taken_up(upload.epoch)
             await writing.rehash()
             await self._store_all(writing, chunks)
             await writing.finish()
-            return await complete(upload.epoch)
+            return await complete(upload)
         except (UploadTooLong, ChecksumMismatch, Refused):
             await asyncio.shield(self._run_in_background(self._discard(scope, writing)))
             raise
@@ -173,7 +173,7 @@ class Uploads:
                 continue
             if (begun := await self._store.begin_upload(scope, session_id, declared, piece)) is not None:
                 if offset:
-                    await self._store.discard_upload(scope, session_id, attachment_id, begun.epoch)
+                    await self._store.discard_upload(scope, session_id, attachment_id, begun.epoch, begun.blob_id)
                     raise UploadOffsetMismatch(session_id, attachment_id, 0, offset)
                 return begun
             if await self._store.get_upload(scope, session_id, attachment_id) is None:
@@ -209,7 +209,7 @@ class Uploads:
         upload = writing.upload
         epoch = upload.epoch if await writing.settled() else None
         try:
-            await self._store.discard_upload(scope, upload.key[1], upload.attachment_id, epoch)
+            await self._store.discard_upload(scope, upload.key[1], upload.attachment_id, epoch, upload.blob_id)
         except SessiondError as error:
             _log.warning("cannot discard a failed upload now; it will be removed as abandoned: %s", error)
 

@@ -16,6 +16,7 @@ from sessiond_server.domain.documents.rows import DocumentRequest, DocumentReque
 from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
+    Deletion,
     EventRow,
     Head,
     HeadRow,
@@ -96,10 +97,11 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
                 asked.contents.append((key, head.content_version))
         elif isinstance(command.action, c.CreateSession):
             created.add(key)
-            if policy.max_live_sessions and key[0] not in asked.tenants:
-                asked.tenants.append(key[0])
         elif key in created:
             document_rules.ask(asked, command)
+        creates = isinstance(command.action, c.CreateSession) and (head is None or _reuses(command.action, head))
+        if creates and policy.max_live_sessions and key[0] not in asked.tenants:
+            asked.tenants.append(key[0])
     return asked
 
 
@@ -118,6 +120,12 @@ def _reads_content(command: c.Command, head: Head, sizes: dict[Key, Sizes | None
         sizes[key] = Sizes.decoded(head.content_sizes, head.content_version)
     sizes[key] = after_unread(sizes[key], patch, head.version + 1, policy)
     return sizes[key] is None
+
+
+def _reuses(action: c.CreateSession, tombstone: Head | State) -> bool:
+    """Whether the creation may take the id of this deleted session. Only of the same user: feeds know whose the
+    deletion is by the user of the session that has the id."""
+    return action.reuse_deleted and tombstone.deleted and tombstone.user_id == action.session.user_id
 
 
 def decide(
@@ -156,15 +164,19 @@ class _Batch:
         if not command.session_id:
             return self._document_outcome(command)
         state, action = self._state(command.key), ACTIONS[type(command.action)]
-        creates = isinstance(command.action, c.CreateSession)
-        visible = state is not None and command.scope.user_id in ("", state.user_id)
-        if visible and (first := self._first_outcome(command)) is not None:
-            return first
-        if creates and state is not None:
+        creation = command.action if isinstance(command.action, c.CreateSession) else None
+        if state is not None and command.scope.user_id in ("", state.user_id):
+            visible = True
+            if (first := self._first_outcome(command, state)) is not None:
+                return first
+        else:
+            visible = False
+        if creation is not None and state is not None and not _reuses(creation, state):
             raise SessionAlreadyExists(command.session_id)
-        if not creates and (state is None or not visible or state.deleted):
+        if creation is None and (state is None or not visible or state.deleted):
             raise SessionNotFound(command.session_id)
-        if state is not None:
+        if creation is None:
+            assert state is not None
             if state.lease_expire_us is not None and action.with_work:
                 self._expire_lease(command, state)
             if command.expected_version not in (0, state.core.version):
@@ -173,12 +185,16 @@ class _Batch:
                 run_rules.check_fence(state, command.fence, self.known.now_us)
 
         step = self._step(command, state)
-        if state is None:
+        if creation is not None:
             self._check_quota(command)
-            assert isinstance(command.action, c.CreateSession)
-            state = self.states[command.key] = session_rules.create(step, command.action, self.known)
+            state = session_rules.create(
+                step, creation, self._known(command.key), 0 if state is None else state.core.version
+            )
+            state.created = command.key not in self.heads
+            self.states[command.key] = state
             outcome: c.Outcome = c.SessionWritten(state.snapshot())
         else:
+            assert state is not None
             assert action.rule is not None
             outcome = action.rule(step, state, command.action)
         self._record(step, outcome)
@@ -222,9 +238,10 @@ class _Batch:
         run_rules.expire_lease(step, state)
         self._record(step, c.NothingToDo(state.core.version))
 
-    def _first_outcome(self, command: c.Command) -> c.Outcome | Replay | None:
+    def _first_outcome(self, command: c.Command, state: State) -> c.Outcome | Replay | None:
         """The outcome of the same request earlier in this batch, or its Replay if an earlier batch recorded it; None
-        if the request is new. Raises RequestIdReused when the fingerprint differs."""
+        if the request is new. Raises RequestIdReused when the fingerprint differs, SessionAlreadyExists for the
+        creation of a session that has been deleted since."""
         request = (command.key, command.request_id)
         if (earlier := self.outcomes.get(request)) is not None:
             fingerprint, outcome = earlier
@@ -236,11 +253,25 @@ class _Batch:
             return None
         if record.fingerprint != command.fingerprint:
             raise RequestIdReused(command.request_id)
+        if record.last_seq <= (state.core.version if state.deleted else state.core.base_version):
+            # Of a session that is deleted there are only the records of its creation and of its deletion.
+            if isinstance(command.action, c.DeleteSession):
+                return c.SessionDeleted(record.last_seq)
+            raise SessionAlreadyExists(command.session_id)
         return Replay(command.key, record.first_seq, record.last_seq)
 
     def _forgotten(self, key: Key, record: RequestRecord) -> bool:
         """Whether a deletion earlier in this batch removed the session's request records, this one among them."""
-        return any(deleted == key and record.last_seq != final for deleted, final in self.written.deletions)
+        return any(
+            gone.key == key and gone.base_version + 1 < record.first_seq and record.last_seq < gone.version
+            for gone in self.written.deletions
+        )
+
+    def _known(self, key: Key) -> Known:
+        """What is stored of the session. After a deletion earlier in this batch: nothing."""
+        if any(gone.key == key for gone in self.written.deletions):
+            return Known(self.known.now_us, blobs=self.known.blobs)
+        return self.known
 
     def _step(self, command: c.Command, state: State | None) -> Step:
         key, action = command.key, command.action
@@ -252,7 +283,7 @@ class _Batch:
             now_us=self.known.now_us,
             policy=self.policy,
             new_id=self.new_id,
-            taken_message_ids=lambda message_id: (key, message_id) in self.known.message_ids,
+            taken_message_ids=lambda message_id: (key, message_id) in self._known(key).message_ids,
             message_to_redact=to_redact,
             batch_messages=lambda: self._messages(key),
             documents=self.documents,
@@ -264,7 +295,7 @@ class _Batch:
     def _appended(self, state: State, message_id: str) -> AppendedMessage | None:
         """The event that appended the message, stored earlier or written by this batch; None if there is none, or the
         batch has deleted the message."""
-        stored = self.known.messages.get((state.key, message_id))
+        stored = self._known(state.key).messages.get((state.key, message_id))
         if stored is not None and stored.seq not in state.removed:
             return stored
         for event in self._messages(state.key):
@@ -297,14 +328,22 @@ class _Batch:
         command, written = step.command, self.written
         answer = outcome.messages if isinstance(outcome, c.MessagesDeleted) else b""
         record = RequestRecord(command.fingerprint, step.events[0].seq, step.events[-1].seq, answer)
-        written.events += step.events
         if isinstance(outcome, c.SessionDeleted):
-            written.deletions.append((command.key, outcome.version))
             self.documents.end_session(*command.key)
-            written.requests = [row for row in written.requests if row.key != command.key]
-            self.outcomes = {request: o for request, o in self.outcomes.items() if request[0] != command.key}
+            self._forget(command.key, outcome.version)
+        written.events += step.events
         written.requests.append(RequestRow(command.key, command.request_id, record))
         self.outcomes[(command.key, command.request_id)] = (command.fingerprint, outcome)
+
+    def _forget(self, key: Key, version: int) -> None:
+        """Leaves out what this batch has written of a session that is deleted now, and what it knows of the session."""
+        written, state = self.written, self.states[key]
+        written.deletions.append(Deletion(key, version, state.base_version))
+        written.events = [row for row in written.events if row.key != key]
+        of_creation = state.base_version + 1
+        written.requests = [row for row in written.requests if row.key != key or row.record.first_seq <= of_creation]
+        self.known.requests |= {(key, row.request_id): row.record for row in written.requests if row.key == key}
+        self.outcomes = {request: o for request, o in self.outcomes.items() if request[0] != key}
 
     def writes(self) -> Writes:
         """All rows to write, once every command is decided."""

@@ -42,6 +42,8 @@ class CreateSession:
     """The policy's default time to live does not apply."""
     prefix: str = ""
     """What the paths of `session` and `runs` in the request begin with, for violations."""
+    reuse_deleted: bool = False
+    """The id may be that of a deleted session of the same user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,8 @@ class CompleteUpload:
     """As declared."""
     size_bytes: int
     """As declared."""
+    blob_id: str = ""
+    """Upload.blob_id, which an upload to a session that has the id of a deleted one does not share. Empty: any."""
 
 
 @dataclass(frozen=True, slots=True)

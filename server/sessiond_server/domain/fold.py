@@ -150,7 +150,8 @@ def fold(session: Session, event: Event) -> Session:
     Works on full sessions (SESSION_VIEW_FULL), and for the core on cores. Raises ValueError when the event is not the
     next one.
     """
-    if event.seq != session.version + 1:
+    begins = not session.version and event.type == EventType.EVENT_TYPE_SESSION_CREATED
+    if event.seq != (event.session.base_version if begins else session.version) + 1:
         raise ValueError(f"event {event.seq} does not follow version {session.version}")
     if event.previous_event_id != session.last_event_id:
         raise ValueError(f"event {event.seq} follows another event than the session's last")

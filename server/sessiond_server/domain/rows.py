@@ -297,6 +297,19 @@ class ToolCallRow:
     """As StoredToolCall.body."""
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deleted session. Remove its index row, marks, runs, tool calls, run counters, attachments and uploads, its
+    events below `version`, and its request records with base_version + 1 < first_seq and last_seq < version: all but
+    those of former sessions with the id, of the creation and of the deletion. Make its documents tombstones. The head
+    row stays as the tombstone."""
+
+    key: Key
+    version: int
+    """`seq` of the final event."""
+    base_version: int
+
+
 @dataclass(slots=True)
 class Writes:
     """Everything that a batch commits. A store writes the fields in this order, but `removals` first: an event of the
@@ -327,12 +340,10 @@ class Writes:
     attachments: list[AttachmentRow] = field(default_factory=list)
     completed_uploads: list[CompletedUpload] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
-    deletions: list[tuple[Key, int]] = field(default_factory=list)
-    """(key, final seq): remove the session's index row, marks, runs, tool calls, run counters, attachments and uploads,
-    its events below the final one, and its request records except those with last_seq = final seq; make its documents
-    tombstones. The head row stays as the tombstone."""
+    deletions: list[Deletion] = field(default_factory=list)
+    """A store executes them before it writes the other fields, which may be of a session that takes the id anew."""
     documents: list[DocumentRow] = field(default_factory=list)
-    """Ascending by key. With a deletion, the later write: the session may have been created anew in the same batch."""
+    """Ascending by key. Written after a deletion: the session may have been created anew in the same batch."""
     document_requests: list[DocumentRequestRow] = field(default_factory=list)
 
     def extend(self, later: "Writes") -> None:

@@ -45,6 +45,8 @@ class State:
     deleted: bool = False
     indexed: bool = False
     """Whether a column of IndexRow changed."""
+    base_version: int = 0
+    """Session.base_version, of a deleted session too."""
     new_message_ids: set[str] = field(default_factory=set)
     redacted: dict[str, AppendedMessage] = field(default_factory=dict)
     """Messages redacted in this batch, by id."""
@@ -75,6 +77,7 @@ class State:
             Sizes.decoded(head.content_sizes, head.content_version),
             lease_expire_us=head.lease_expire_us,
             deleted=head.deleted,
+            base_version=core.base_version,
         )
 
     def unmark(self, seq: int, marks: Iterable[str]) -> None:

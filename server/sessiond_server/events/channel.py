@@ -20,6 +20,7 @@ from sessiond_server.events.contract import Batch, Cursor
 from sessiond_server.events.limits import BATCH_BYTES, BATCH_EVENTS, HubLimits
 from sessiond_server.store.log_reads import LogHead, LogPage
 
+CREATED: Final = EventType.EVENT_TYPE_SESSION_CREATED
 DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 REDACTED: Final = EventType.EVENT_TYPE_MESSAGE_REDACTED
 MESSAGES_DELETED: Final = EventType.EVENT_TYPE_MESSAGES_DELETED
@@ -70,6 +71,9 @@ def check(key: Key, cursor: Cursor, page: LogPage) -> None:
         raise PositionLost(key[1], cursor.seq)
     if page.before is not None and page.before.event_id != cursor.event_id:
         raise PositionLost(key[1], cursor.seq)
+    if page.before is not None and page.before.type == DELETED and not head.deleted:
+        # Another session has the id.
+        raise PositionCompacted(key[1], page.before.seq + 1)
     if head.deleted:
         # The final event may follow any event: the one before it is gone and cannot be compared.
         return
@@ -78,11 +82,20 @@ def check(key: Key, cursor: Cursor, page: LogPage) -> None:
             raise PositionCompacted(key[1], head.version)
         return
     first = entries[0]
+    cursor = beginning(cursor, entries)
     if first.seq != cursor.seq + 1:
         raise PositionCompacted(key[1], first.seq)
     if cursor.seq and page.before is None and first.previous_event_id != cursor.event_id:
         raise PositionCompacted(key[1], first.seq)
     check_run(key, cursor, entries)
+
+
+def beginning(cursor: Cursor, entries: Sequence[LogEntry]) -> Cursor:
+    """The cursor itself or, before the first event of a session that took the id of a deleted one, the cursor that the
+    events follow."""
+    if cursor == START and entries and entries[0].type == CREATED:
+        return Cursor(entries[0].seq - 1, "")
+    return cursor
 
 
 def check_run(key: Key, before: Cursor, entries: Sequence[LogEntry]) -> None:

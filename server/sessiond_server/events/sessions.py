@@ -20,7 +20,7 @@ from sessiond_server.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from sessiond_server.events.channel import APPENDED, START, Fit, check, cursor_after
+from sessiond_server.events.channel import APPENDED, START, Fit, beginning, check, cursor_after
 from sessiond_server.events.contract import Batch, Cursor, PrimaryReads
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
@@ -179,6 +179,9 @@ class Sessions:
             if channel is None or channel.tip is None:
                 continue
             channel.forget_batches()
+            if channel.final is not None and head is not None and head.version > channel.final.seq:
+                self._succeed(channel)
+                continue
             channel.note_head(tip, head, heads.incarnation, heads.now_us)
             self.schedule_read(channel)
             if channel.proof is not None:
@@ -310,7 +313,7 @@ class Sessions:
             # The cursor is at the final event, which the channel does not have: no event will ever follow.
             raise SessionNotFound(key[1])
         channel.note_redactions(page.entries)
-        channel = self._take(channel, cursor, page.entries, incarnation)
+        channel = self._take(channel, beginning(cursor, page.entries), page.entries, incarnation)
         channel.read(asked, page)
         _supersede(channel, page.entries)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
@@ -321,6 +324,8 @@ class Sessions:
         self, channel: WatchedSession, before: Cursor, entries: Sequence[LogEntry], incarnation: str
     ) -> WatchedSession:
         """Adds events that were read to the channel. Returns the channel, or its replacement if its history is lost."""
+        if channel.final is not None and (entries[-1].seq if entries else before.seq) > channel.final.seq:
+            channel = self._succeed(channel)
         tip = channel.tip
         fit = channel.append(before, entries)
         if fit is Fit.MISMATCH:
@@ -336,6 +341,9 @@ class Sessions:
     def _commit(self, channel: WatchedSession, rows: Sequence[EventRow], start: TransactionStart) -> None:
         """Adds events that this process has committed, which saves a read."""
         first, last, tip = rows[0], rows[-1], channel.tip
+        if channel.final is not None and last.seq > channel.final.seq:
+            self._succeed(channel)
+            return
         if start.incarnation != self.incarnation or start.channels < channel.number:
             # Announced late: the events may be lost since, or were redacted before the channel was made.
             channel.note_hint(last.seq)
@@ -381,6 +389,8 @@ class Sessions:
         error = task.exception()
         if error is None:
             self.schedule_read(channel)
+        elif channel.final is not None and isinstance(error, PositionGone):
+            self._succeed(channel)
         elif isinstance(error, PositionGone | NotFound):
             self._replace(channel)
         elif isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
@@ -391,7 +401,7 @@ class Sessions:
 
     def _replace(self, dead: WatchedSession) -> WatchedSession:
         """Replaces a channel whose history is lost by an empty one, at which every stream must prove its cursor."""
-        _log.warning("session %r: the database has lost events that were delivered", dead.key[1])
+        _log.warning("session %r: events that were delivered are not in its log any more", dead.key[1])
         channel = WatchedSession(dead.key, self.limits, self._numbered())
         channel.take_over(dead)
         channel.lane = dead.lane
@@ -401,6 +411,26 @@ class Sessions:
         for stream in channel.streams:
             stream.channel = channel
             stream.wake()
+        return channel
+
+    def _succeed(self, dead: WatchedSession) -> WatchedSession:
+        """Another session has taken the id of one that was deleted: its channel takes over the streams that begin, and
+        the others end with the final event, which their channel keeps."""
+        assert dead.final is not None
+        channel = WatchedSession(dead.key, self.limits, self._numbered())
+        channel.take_over(dead)
+        channel.lane = dead.lane
+        self._channels[dead.key] = channel
+        for stream in list(dead.streams):
+            if stream.cursor == START or stream.cursor.seq > dead.final.seq:
+                del dead.streams[stream]
+                channel.streams[stream] = None
+                stream.channel = channel
+                stream.wake()
+        if not dead.streams:
+            self._rings.removed(dead)
+        if not channel.streams:
+            del self._channels[dead.key]
         return channel
 
     def _is_remembered(self, event_id: str) -> bool:

@@ -128,11 +128,13 @@ class MemoryAttachments:
         uploads[upload.attachment_id] = replace(uploads[upload.attachment_id], touch_time_us=self._clock())
         return True
 
-    async def discard_upload(self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None) -> bool:
+    async def discard_upload(
+        self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None, blob_id: str | None = None
+    ) -> bool:
         self._head(scope, session_id)
         uploads = self._of((scope.tenant_id, session_id)).uploads
         upload = uploads.get(attachment_id)
-        if upload is None or epoch not in (None, upload.epoch):
+        if upload is None or epoch not in (None, upload.epoch) or blob_id not in (None, upload.blob_id):
             return False
         del uploads[attachment_id]
         self._drop(_pieces(upload), self._clock() + (WRITERS_GRACE_US if epoch is None else 0))
@@ -199,7 +201,8 @@ class MemoryAttachments:
             self._blobs[(done.key[0], done.blob_id)] = _Blob(done.content, (*upload.extents, last))
             self._blob_of[done.content] = done.blob_id
         self._released += [(gone.key[0], gone.blob_id) for gone in writes.releases]
-        for key, _ in writes.deletions:
+        for gone in writes.deletions:
+            key = gone.key
             files = self._files.pop(key, _Files())
             self._released += [(key[0], row.blob_id) for row in files.attachments.values() if row.blob_id]
             for upload in files.uploads.values():

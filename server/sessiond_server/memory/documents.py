@@ -83,8 +83,8 @@ class MemoryDocuments:
                 known.document_requests[request] = recorded[0]
 
     def write(self, writes: Writes, now_us: int) -> None:
-        for key, _ in writes.deletions:
-            self._end(now_us, [row for row in self._rows.values() if row.key[:3] == _owner(key)])
+        for gone in writes.deletions:
+            self._end(now_us, [row for row in self._rows.values() if row.key[:3] == _owner(gone.key)])
         for row in writes.documents:
             self._rows[row.key] = row
         for request in writes.document_requests:

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import encoding
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
@@ -13,6 +14,7 @@ from sessiond_server.store.anchors import EventLookup
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
 from sessiond_server.store.session_reads import PAGE_BYTES
 
+DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 INCARNATION: Final = "memory"
 """The incarnation is constant: the store and its watchers end with the same process."""
 
@@ -44,8 +46,8 @@ class Logs:
         self._commits += 1
         for (tenant_id, session_id), seq in sorted((event.key, event.seq) for event in writes.events):
             self._feeds.setdefault(tenant_id, []).append(FeedPlace(self._commits, session_id, seq))
-        for key, final_seq in writes.deletions:
-            self.forget(key, final_seq)
+        for gone in writes.deletions:
+            self.forget(gone.key, gone.version)
 
     def forget(self, key: Key, below: int | None = None) -> None:
         """Notes that the session's events below a seq, or all of them, were removed."""
@@ -66,8 +68,11 @@ class Logs:
         if log is None:
             raise SessionNotFound(key[1])
         head, events = log.head, log.events
-        first = head.version if head.deleted else after_seq + 1
-        seqs = range(max(first, after_seq + 1), min(head.version, first + limit - 1) + 1)
+        oldest = next(iter(events.values()))
+        # A deleted session whose id another one has has left its final event.
+        begin = head.version if head.deleted else oldest.seq + (oldest.type == DELETED)
+        first = max(begin, after_seq + 1)
+        seqs = range(first, min(head.version, first + limit - 1) + 1)
         rows = [events[seq] for seq in seqs]
         before = events.get(after_seq)
         return LogPage(
@@ -123,15 +128,16 @@ def _entry(row: EventRow) -> LogEntry:
 
 def _look_up(log: Log | None, seq: int) -> EventLookup:
     if log is None:
-        return EventLookup(None, False, "", "", "")
+        return EventLookup(None, False, "", "", "", 0)
     head, events = log.head, log.events
-    here, first = events.get(seq), events.get(1)
+    here, first = events.get(seq), next(iter(events.values()))
     return EventLookup(
         head.version,
         head.deleted,
         "" if here is None else here.event_id,
         events[head.version].previous_event_id if head.deleted else "",
-        "" if first is None else first.event_id,
+        first.event_id,
+        first.seq,
     )
 
 

@@ -30,6 +30,7 @@ from sessiond_server.domain.rows import (
     OPEN_CALLS,
     OPEN_RUNS,
     AppendedMessage,
+    Deletion,
     EventRow,
     FoundMessages,
     Head,
@@ -140,6 +141,16 @@ class _Log:
         self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
         return self.check_time_us is not None and self.check_time_us <= now_us
 
+    def empty(self, gone: Deletion) -> None:
+        """Removes what a deletion removes; the final event is yet to be written."""
+        self.index, self.events, self.runs, self.tool_calls, self.run_counters = None, {}, {}, {}, b""
+        self.message_seqs, self.seq_of_message, self.content_seqs = [], {}, []
+        self.requests = {
+            request_id: (record, time_us)
+            for request_id, (record, time_us) in self.requests.items()
+            if record.first_seq <= gone.base_version + 1 or record.last_seq >= gone.version
+        }
+
     def snapshot(self, *, content: bool) -> SessionSnapshot:
         head = self.head
         return SessionSnapshot(head.version, head.core, self.content(head.content_version) if content else b"")
@@ -245,6 +256,9 @@ class MemoryStore:
         return replay.outcome(command.action, events, contents, log.requests[command.request_id][0].answer)
 
     def _write(self, writes: Writes, now_us: int) -> None:
+        for gone in writes.deletions:
+            if (log := self._logs.get(gone.key)) is not None:
+                log.empty(gone)
         for key, message in writes.removals:
             self._logs[key].remove(message)
         for row in writes.heads:
@@ -281,13 +295,6 @@ class MemoryStore:
             log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
         self.attachments.write(writes)
         self.documents.write(writes, now_us)
-        for key, final_seq in writes.deletions:
-            log = self._logs[key]
-            log.index = None
-            log.runs, log.tool_calls, log.run_counters = {}, {}, b""
-            log.events = {final_seq: log.events[final_seq]}
-            log.message_seqs, log.seq_of_message, log.content_seqs = [], {}, []
-            log.requests = {k: (r, t) for k, (r, t) in log.requests.items() if r.last_seq == final_seq}
 
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED

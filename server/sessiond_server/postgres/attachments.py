@@ -145,10 +145,13 @@ class PostgresAttachments:
         parameters = (*upload.key, upload.attachment_id, UUID(upload.blob_id), upload.epoch)
         return bool(await self._count(TOUCH_UPLOAD, *parameters))
 
-    async def discard_upload(self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None) -> bool:
+    async def discard_upload(
+        self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None, blob_id: str | None = None
+    ) -> bool:
         await self._read(GET_CORE, scope, session_id)
         grace = WRITERS_GRACE if epoch is None else _AT_ONCE
-        return bool(await self._count(DISCARD_UPLOAD, scope.tenant_id, session_id, attachment_id, epoch, grace))
+        blob = None if blob_id is None else UUID(blob_id)
+        return bool(await self._count(DISCARD_UPLOAD, scope.tenant_id, session_id, attachment_id, epoch, grace, blob))
 
     async def abandon_uploads(self, limit: int) -> int:
         async def work(connection: asyncpg.Connection) -> int:

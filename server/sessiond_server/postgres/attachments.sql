@@ -127,6 +127,7 @@ where tenant_id = $1 and session_id = $2 and attachment_id = $3 and blob_id = $4
 with gone as (
   delete from uploads
   where tenant_id = $1 and session_id = $2 and attachment_id = $3 and ($4::integer is null or epoch = $4)
+    and ($6::uuid is null or blob_id = $6)
   returning tenant_id, blob_id
 )
 update pieces set drop_time = now() + $5::interval
@@ -189,6 +190,7 @@ with kept as (
 ), released as (
   insert into releases (tenant_id, session_id, attachment_id, blob_id)
   select * from unnest($11::text[], $12::text[], $13::text[], $14::uuid[])
+  on conflict (tenant_id, blob_id, session_id, attachment_id) do update set blob_id = excluded.blob_id
 )
 select count(*) as kept from kept
 
@@ -241,6 +243,8 @@ with keys as materialized (
 ), released as (
   insert into releases (tenant_id, session_id, attachment_id, blob_id)
   select * from removed where blob_id is not null
+  -- A session that had the id before may have released the same. The update waits for a reaper that removes that row.
+  on conflict (tenant_id, blob_id, session_id, attachment_id) do update set blob_id = excluded.blob_id
 ), gone as (
   delete from uploads where ctid = any (array(
     select u.ctid

@@ -75,4 +75,4 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
             ),
         )
     if writes.deletions:
-        await connection.execute(DELETE_FILES, *columns((key for key, _ in writes.deletions), 2), WRITERS_GRACE)
+        await connection.execute(DELETE_FILES, *columns((gone.key for gone in writes.deletions), 2), WRITERS_GRACE)

@@ -106,11 +106,13 @@ async def find_lost(
         TRACE, tenant_id, [place.session_id for place in places], [place.seq for place in places]
     )
     server = _server(rows)
-    lookups = [EventLookup(None, False, "", "", "")] * len(asked)
-    for place, version, deleted, here, final, first, *_ in rows:
+    lookups = [EventLookup(None, False, "", "", "", 0)] * len(asked)
+    for place, version, deleted, here, final, first, first_seq, *_ in rows:
         if place:
             previous = Event.FromString(final).previous_event_id if deleted and final else ""
-            lookups[place - 1] = EventLookup(version, deleted, _event_id(here), previous, _event_id(first))
+            lookups[place - 1] = EventLookup(
+                version, deleted, _event_id(here), previous, _event_id(first), first_seq or 0
+            )
     retention_us = tombstone_retention // timedelta(microseconds=1)
     for (place, event_id), lookup in zip(asked, lookups, strict=True):
         if anchors.is_lost(

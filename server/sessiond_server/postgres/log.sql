@@ -16,7 +16,8 @@ cross join lateral (
 ) h
 
 -- name: read_log  index: session_heads_pkey events_pkey
--- The event at $3, and events with seq > $3, at most $4 of them and $5 bytes. A row without a version: no session;
+-- The event at $3, and events with seq > $3, at most $4 of them and $5 bytes. The final event (type 9) of a deleted
+-- session whose id another one has is left out, unless it is at $3. A row without a version: no session;
 -- without a seq: no events. The constant limit is the largest that callers request; with it, the planner avoids a sort.
 select server.standby, h.version, h.deleted, h.user_id, m.seq, m.type, m.head, m.body, m.content
 from (select pg_is_in_recovery() as standby) server
@@ -34,6 +35,7 @@ left join lateral (
       select nearest.* from (
         select e.seq, abs(e.type) as type, e.head, e.body, e.content from events e
         where e.tenant_id = $1 and e.session_id = $2 and e.seq >= $3
+          and (e.type <> 9 or h.deleted or e.seq = $3)
         order by e.seq
         limit 1001
       ) nearest
@@ -136,9 +138,9 @@ order by place
 -- For each delivered event: the state of its session, and the heads of the event now at its seq, of the session's last
 -- event and of its first.
 select 0::bigint as place, null::bigint as version, null::boolean as deleted, null::bytea as here, null::bytea as final,
-  null::bytea as first, pg_is_in_recovery() as standby, now() as read_time
+  null::bytea as first, null::bigint as first_seq, pg_is_in_recovery() as standby, now() as read_time
 union all
-select k.place, h.version, h.delete_time is not null, here.head, final.head, first.head, null, null
+select k.place, h.version, h.delete_time is not null, here.head, final.head, first.head, first.seq, null, null
 from unnest((select $2::text[]), (select $3::bigint[])) with ordinality as k (session_id, seq, place)
 cross join lateral (
   select session_heads.version, session_heads.delete_time from session_heads
@@ -156,7 +158,8 @@ left join lateral (
   limit 1
 ) final on true
 left join lateral (
-  select events.head from events
-  where events.tenant_id = $1 and events.session_id = k.session_id and events.seq = 1
+  select events.seq, events.head from events
+  where events.tenant_id = $1 and events.session_id = k.session_id
+  order by events.seq
   limit 1
 ) first on true

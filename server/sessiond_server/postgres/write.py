@@ -224,6 +224,10 @@ async def _replayed(
 
 
 async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
+    if writes.deletions:
+        await connection.fetch(
+            WRITE_DELETIONS, *columns(((*gone.key, gone.version, gone.base_version) for gone in writes.deletions), 4)
+        )
     created = sorted((row for row in writes.heads if row.created), key=lambda row: row.key)
     changed = [row for row in writes.heads if not row.created]
     if created or writes.index:
@@ -283,8 +287,6 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         )
     await work.write(connection, writes)
     await file_rows.write(connection, writes)
-    if writes.deletions:
-        await connection.fetch(WRITE_DELETIONS, *columns(((*key, final) for key, final in writes.deletions), 3))
     if has_documents and documents_last:
         await documents.write(connection, writes, now_us)
 

@@ -312,9 +312,11 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
 -- name: write_deletions  index: sessions_pkey requests_pkey events_pkey runs_pkey tool_calls_pkey run_figures_pkey message_marks_pkey documents_pkey
--- Removes what a deletion removes besides the head, which stays as the tombstone. 4 is DOCUMENT_SCOPE_SESSION.
+-- Removes what a deletion removes besides the head, which stays as the tombstone. Executed before the batch's rows are
+-- written, which may be of a session that takes the id anew. 4 is DOCUMENT_SCOPE_SESSION.
 with keys as materialized (
-  select * from unnest($1::text[], $2::text[], $3::bigint[]) as k (tenant_id, session_id, final_seq)
+  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+    as k (tenant_id, session_id, final_seq, base_seq)
 ), unlisted as (
   delete from sessions where ctid = any (array(
     select s.ctid
@@ -385,7 +387,7 @@ with keys as materialized (
     cross join lateral (
       select requests.ctid from requests
       where requests.tenant_id = k.tenant_id and requests.session_id = k.session_id
-        and requests.last_seq <> k.final_seq
+        and requests.last_seq < k.final_seq and requests.first_seq > k.base_seq + 1
       offset 0
     ) r
   ))

@@ -21,7 +21,9 @@ class EventLookup:
     previous_event_id: str
     """For a tombstone, the `previous_event_id` of its final event; else ""."""
     first_event_id: str
-    """Id of the session's first event; "": there is none."""
+    """Id of the first event that is stored of the session; "": there is none."""
+    first_seq: int
+    """`seq` of that event. Above 1: the session took the id of one that was deleted at that seq, or before it."""
 
 
 def is_lost(seq: int, event_id: str, lookup: EventLookup, *, now_us: int, tombstone_retention_us: int) -> bool:
@@ -34,6 +36,9 @@ def is_lost(seq: int, event_id: str, lookup: EventLookup, *, now_us: int, tombst
     if lookup.deleted and lookup.version is not None and lookup.version > seq:
         # The deletion removed the event, unless the log had continued without it before.
         return lookup.version == seq + 1 and lookup.previous_event_id not in ("", event_id)
+    if lookup.first_seq > seq:
+        # The deletion of a session that had the id before removed the event.
+        return False
     made_us = created_us(event_id)
     if not lookup.deleted and lookup.first_event_id and created_us(lookup.first_event_id) <= made_us:
         # The session is older than the event and still exists, so neither a deletion nor a reused id explains the loss.

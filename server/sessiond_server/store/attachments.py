@@ -79,8 +79,11 @@ class AttachmentStore(Protocol):
         """Records that the upload is active. False if another call has resumed it, or if it is gone."""
         ...
 
-    async def discard_upload(self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None) -> bool:
-        """Discards the upload and drops its pieces. False if there is no such upload. Raises SessionNotFound.
+    async def discard_upload(
+        self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None, blob_id: str | None = None
+    ) -> bool:
+        """Discards the upload and drops its pieces. False if there is no such upload, or if it has not this `blob_id`.
+        Raises SessionNotFound.
 
         With an `epoch`, which must be the upload's last one, the pieces are dropped at once: the caller is the writer.
         With None they are dropped after the grace period, for another call may still be writing.

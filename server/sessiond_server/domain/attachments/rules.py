@@ -65,7 +65,7 @@ def complete(step: Step, state: State, action: c.CompleteUpload) -> c.Outcome:
     if files.attachment(action.attachment_id) is not None:
         raise AttachmentAlreadyExists(core.session_id, action.attachment_id)
     upload = files.upload(action.attachment_id)
-    if upload is None or upload.epoch != action.epoch:
+    if upload is None or upload.epoch != action.epoch or action.blob_id not in ("", upload.blob_id):
         raise UploadSuperseded(core.session_id, action.attachment_id)
     attachment = Attachment.FromString(upload.declared)
     check_upload(core, state.limits, step.policy, step.now_us, attachment.size_bytes)

@@ -31,23 +31,25 @@ from sessiond_server.domain.times import SECOND, microseconds, set_timestamp
 from sessiond_server.errors import InvalidFields, Violation
 
 
-def create(step: Step, action: c.CreateSession, known: Known) -> State:
-    """Creates a session with its first event. Raises InvalidFields for times that contradict the clock."""
+def create(step: Step, action: c.CreateSession, known: Known, base_version: int) -> State:
+    """Creates a session with its first event, whose `seq` is base_version + 1. Raises InvalidFields for times that
+    contradict the clock."""
     session, now = action.session, step.now_us
     if session.HasField("expire_time") and microseconds(session.expire_time) <= now:
         raise InvalidFields([Violation(f"{action.prefix}session.expire_time", "must be in the future")])
     _check_preset(action, now)
     core = core_of(session)
     core.session_id = step.command.session_id
+    core.version = core.base_version = base_version
     set_timestamp(core.create_time, now)
     limited = core.HasField("ttl") or core.HasField("expire_time") or action.no_expiry
     if not limited and step.policy.default_ttl_us:
         core.ttl.seconds, rest = divmod(step.policy.default_ttl_us, SECOND)
         core.ttl.nanos = rest * 1000
     content = content_of(session)
-    core.content_version = 1 if content else 0
+    core.content_version = base_version + 1 if content else 0
     limits = SessionConfig.FromString(limits_of(session.config))
-    state = State(step.command.key, core, limits, core.user_id, known, content, created=True)
+    state = State(step.command.key, core, limits, core.user_id, known, content, base_version=base_version)
     if content:
         state.sizes = Sizes.of_whole(Session.FromString(content), core.content_version)
         state.content_changed = True
@@ -81,8 +83,8 @@ def _preset_run(step: Step, core: Session, given: Run, now_us: int) -> Run:
     run = Run(
         run_id=given.run_id or step.new_id(),
         session_id=core.session_id,
-        seq=1,
-        version=1,
+        seq=core.base_version + 1,
+        version=core.base_version + 1,
         status=given.status,
         agent_id=given.agent_id,
         model=given.model,

@@ -22,6 +22,7 @@ from sessiond.v1.attachment_service_pb2 import (
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.domain import encoding
+from sessiond_server.domain.attachments.rows import Upload
 from sessiond_server.domain.commands import (
     AttachmentDeleted,
     AttachmentUploaded,
@@ -79,11 +80,12 @@ class AttachmentServicer:
                 partial(_taken_up, call),
             )
 
-    async def _complete(self, call: Call, scope: Scope, start: UploadStart, epoch: int) -> bytes:
+    async def _complete(self, call: Call, scope: Scope, start: UploadStart, upload: Upload | None) -> bytes:
         declared, header = start.declared, UploadHeader()
         header.CopyFrom(start.header)
         header.ClearField("offset")  # belongs to this attempt, not to the request's content
-        action = CompleteUpload(declared.attachment_id, epoch, declared.sha256, declared.size_bytes)
+        epoch, blob_id = (0, "") if upload is None else (upload.epoch, upload.blob_id)
+        action = CompleteUpload(declared.attachment_id, epoch, declared.sha256, declared.size_bytes, blob_id)
         command = call.command(scope, header, header.session_id, action)
         # The size excludes the bytes of the file, which are not part of the command.
         command = replace(command, fence=start.fence, size=header.ByteSize())

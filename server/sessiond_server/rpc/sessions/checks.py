@@ -71,6 +71,7 @@ OUTPUT_ONLY: Final = (
     "usage",
     "version",
     "content_version",
+    "base_version",
     "attachment_count",
     "attachment_bytes",
     "live_run_id",
@@ -128,6 +129,8 @@ class New(Protocol):
     def runs(self) -> "RepeatedCompositeFieldContainer[Run]": ...
     @property
     def no_expiry(self) -> bool: ...
+    @property
+    def reuse_deleted(self) -> bool: ...
 
     def HasField(self, field_name: Literal["session"]) -> bool: ...  # noqa: N802 - protobuf's name
 
@@ -170,7 +173,7 @@ def _creation(new: New, scope: commands.Scope, session_id: str, prefix: str = ""
     session.agent_mode = session.agent_mode or AgentMode.AGENT_MODE_GENERAL
     session.status = session.status or SessionStatus.SESSION_STATUS_CREATED
     session.user_id = session.user_id or scope.user_id
-    return commands.CreateSession(session, new.runs, new.no_expiry, prefix)
+    return commands.CreateSession(session, new.runs, new.no_expiry, prefix, new.reuse_deleted)
 
 
 def batch_create_sessions(

@@ -1,11 +1,15 @@
 """Derives the cache changes of a commit. Pure."""
 
 from collections.abc import Container, Sequence
+from typing import Final
 
+from sessiond.v1.event_pb2 import EventType
 from sessiond_server.domain import replay
 from sessiond_server.domain.commands import Command, Result, SessionDeleted
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
 from sessiond_server.store.cached.contract import CacheTime, Change, Copy, Forget, Put, placed
+
+CREATED: Final = EventType.EVENT_TYPE_SESSION_CREATED
 
 
 def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
@@ -30,6 +34,10 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)
+    created = next((place for place, event in enumerate(events) if event.type == CREATED), None)
+    if created is not None:
+        # What was there before belongs to a deleted session.
+        events = events[created:]
     # An entry may hold a message that was redacted or deleted, so the new entry keeps no earlier message.
     copy = Copy(
         version=head.version,
@@ -40,4 +48,4 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of
         after_seq=head.version if rewritten else events[0].seq - 1,
         messages=[] if rewritten else [placed(e.seq, e.body) for e in events if e.message_id is not None],
     )
-    return Put(row.key, copy, as_of, extends=not rewritten)
+    return Put(row.key, copy, as_of, extends=created is None and not rewritten)
