@@ -12,9 +12,16 @@ import pytest
 from sessiond_server.domain import batch, replay
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Head, Key, Known, Needs, Policy
+from sessiond_server.domain.sessions import rules as session_rules
+from sessiond_server.errors import PositionCompacted, PositionLost
+from sessiond_server.events.channel import check, cursor_after
+from sessiond_server.memory.cache import MemoryCache, MemoryServer
+from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.store.cached import changes
+from sessiond_server.store.cached.store import CachedSessions
 from tests.support.caller import Caller, accepted, whole_log
 from tests.support.transactions import backends, cancelled_in_commit, raced_through_the_lock
 
@@ -123,3 +130,32 @@ async def test_without_removing_before_appending(
     monkeypatch.setattr(write, "WRITE_REMOVALS", nothing)
     with pytest.raises(asyncpg.UniqueViolationError, match="events_message_id"):
         await postgres.apply([caller.delete_messages("s", "m"), caller.append_ids("s", "m")])
+
+
+async def test_without_versions_that_go_on_behind_a_deletion(monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
+    """A position of the session before is taken for one of a history that was lost."""
+    create = session_rules.create
+    for mutated, error in ((False, PositionCompacted), (True, PositionLost)):
+        store = MemoryStore()
+        if mutated:
+            monkeypatch.setattr(session_rules, "create", lambda step, action, known, _: create(step, action, known, 0))
+        await accepted(store, caller.create("s"), caller.append("s", "x", "y"))
+        (entry,) = (await store.read_log(("tenant", "s"), after_seq=1, limit=1)).entries
+        await accepted(store, caller.delete("s"))
+        await accepted(store, caller.create("s", reuse=True), caller.append("s", "x", "y"))
+        page = await store.read_log(("tenant", "s"), after_seq=2, limit=10)
+        with pytest.raises(error):
+            check(("tenant", "s"), cursor_after(entry), page)
+
+
+async def test_without_cutting_the_cached_window_at_a_creation(monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
+    """A cached copy joins the messages of the session before with those of the next."""
+    for mutated, count in ((False, 1), (True, 3)):
+        if mutated:
+            monkeypatch.setattr(changes, "CREATED", -1)
+        store, server = MemoryStore(), MemoryServer(asyncio.get_running_loop().time)
+        async with CachedSessions(store, store, MemoryCache(server)) as cached:
+            await accepted(cached, caller.create("s"), caller.append("s", "x", "y"))
+            await accepted(cached, caller.delete("s"), caller.create("s", reuse=True), caller.append("s", "z"))
+            page = await cached.list_messages(caller.scope, "s", after_seq=0, before_seq=0, descending=True, limit=10)
+            assert len(page.messages) == count

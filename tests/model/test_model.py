@@ -142,7 +142,7 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
         user_id, name, limit = draw(st.sampled_from(["", "alice"])), draw(st.sampled_from(["", "named"])), draw(
             st.sampled_from([0, 0, 5])
         )  # fmt: skip
-        return kind, (user_id, status, name, ttl, limit)
+        return kind, (user_id, status, name, ttl, limit, draw(st.booleans()))
     if kind == "append":
         return kind, (draw(drawn_messages()),)
     if kind == "update_and_append":
@@ -256,14 +256,14 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
             messages_of(args[0]), documents=[document_write(session_id, write) for write in args[1]]
         )
     if kind == "create":
-        user_id, status, name, ttl, limit = args
+        user_id, status, name, ttl, limit, reuses = args
         session = Session(user_id=str(user_id), name=str(name), status=f"SESSION_STATUS_{status}", type=1, agent_mode=3)  # type: ignore[arg-type]
         session.summary = PADDED
         if isinstance(ttl, int):
             session.ttl.seconds = ttl
         if isinstance(limit, int) and limit:
             session.config.CopyFrom(SessionConfig(max_messages=limit))
-        return c.CreateSession(session)
+        return c.CreateSession(session, reuse_deleted=bool(reuses))
     if kind == "append":
         return c.AppendMessages(messages_of(args[0]))
     if kind == "update_and_append":
@@ -414,7 +414,7 @@ class Comparison(RuleBasedStateMachine):
 
     @initialize(status=st.sampled_from(["CREATED", "ACTIVE", "ACTIVE"]))
     def a_session(self, status: str) -> None:
-        self.apply([("create", "s1", ("", status, "", None, 0), "", 0, "", "")])
+        self.apply([("create", "s1", ("", status, "", None, 0, False), "", 0, "", "")])
 
     @rule(batch=st.lists(work(), min_size=1, max_size=6))
     def agents_work(self, batch: list[Request]) -> None:
@@ -423,6 +423,21 @@ class Comparison(RuleBasedStateMachine):
     @rule(batch=st.lists(requests(), min_size=1, max_size=5))
     def commands(self, batch: list[Request]) -> None:
         self.apply(batch)
+
+    @rule(session_id=SESSIONS, request_id=REQUESTS, together=st.booleans())
+    def cleared(self, session_id: str, request_id: str, together: bool) -> None:
+        """Deleted, and its id taken anew."""
+        owner = self.model.sessions[session_id].user_id if session_id in self.model.sessions else ""
+        batch: list[Request] = [
+            ("delete", session_id, (), "", 0, "", ""),
+            ("create", session_id, (owner, "ACTIVE", "", None, 0, True), request_id, 0, "", ""),
+            ("append", session_id, ((("m1", "USER", "text 1"),),), "", 0, "", ""),
+        ]
+        if together:
+            self.apply(batch)
+        else:
+            for each in batch:
+                self.apply([each])
 
     def apply(self, batch: Sequence[Request]) -> None:
         commands, expected = [], []
@@ -521,7 +536,8 @@ class Comparison(RuleBasedStateMachine):
 
         page = self.run(store.read_log((scope.tenant_id, session_id), after_seq=0, limit=1000))
         events = [Event.FromString(entry.data) for entry in page.entries]  # type: ignore[attr-defined]
-        assert [event.seq for event in events] == list(range(1, expected.version + 1))
+        assert session.base_version == expected.base
+        assert [event.seq for event in events] == list(range(expected.base + 1, expected.version + 1))
         assert [EventType.Name(event.type).removeprefix("EVENT_TYPE_") for event in events] == expected.log
         folded = Session()
         for event in events:

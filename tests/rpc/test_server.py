@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -176,9 +177,37 @@ async def test_reflection_lists_the_services_when_asked_for() -> None:
     async with serving(reflection=True) as wire:
         assert await listed_services(wire) == [
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             *sorted(service.full_name for service in SERVICES),
         ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_finds_services_methods_messages_and_fields(version: str) -> None:
+    async with serving(reflection=True) as wire:
+        call: Any = wire.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")()
+        for symbol, file in {
+            "sessiond.v1.SessionService": "sessiond/v1/session_service.proto",
+            "sessiond.v1.SessionService.CreateSession": "sessiond/v1/session_service.proto",
+            "sessiond.v1.Session": "sessiond/v1/session.proto",
+            "sessiond.v1.Session.session_id": "sessiond/v1/session.proto",
+            "sessiond.v1.SessionService.Absent": "",
+            "sessiond.v1.Absent.Absent": "",
+            "Absent": "",
+            f"grpc.reflection.{version}.ServerReflection": f"grpc_reflection/{version}/reflection.proto",
+            f"grpc.reflection.{version}.ServerReflection.ServerReflectionInfo": (
+                f"grpc_reflection/{version}/reflection.proto"
+            ),
+        }.items():
+            await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol).SerializeToString())
+            answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+            found = [
+                FileDescriptorProto.FromString(data).name
+                for data in answer.file_descriptor_response.file_descriptor_proto
+            ]
+            assert (file in found) if file else (answer.error_response.error_code == 5 and not found), symbol
+        await call.done_writing()
 
 
 async def test_reflection_is_off_by_default(wire: Wire) -> None:

@@ -82,6 +82,10 @@ class Session:
     done: dict[str, tuple[object, object]] = field(default_factory=dict)
     """request_id -> (content of the request, outcome)."""
     deleted: bool = False
+    base: int = 0
+    """The version at which a session with the id was deleted before."""
+    former: dict[str, tuple[object, object]] = field(default_factory=dict)
+    """As `done`, once the session is deleted: the requests that created it and those before it, or deleted those."""
     appended: int = 0
     named_by: str = ""
     runs: dict[str, Run] = field(default_factory=dict)
@@ -145,9 +149,12 @@ class Model:
             assert isinstance(outcome, tuple)
             return outcome if content == (kind, args, expected) else ("error", "RequestIdReused")
         if kind == "create":
-            if session is not None:
+            *args_of_new, reuses = args
+            before = session
+            if before is not None and not (reuses and before.deleted and before.user_id == args[0]):
                 return ("error", "SessionAlreadyExists")
-            session, outcome = self._create(session_id, args)
+            session, outcome = self._create(session_id, tuple(args_of_new), before)
+            session.former[request_id] = ((kind, args, expected), ("error", "SessionAlreadyExists"))
         else:
             if session is None or not visible or session.deleted:
                 return ("error", "SessionNotFound")
@@ -278,7 +285,7 @@ class Model:
             self.sessions[session_id].requests += 1
         return due
 
-    def _create(self, session_id: str, args: Answer) -> tuple[Session, Answer]:
+    def _create(self, session_id: str, args: Answer, before: Session | None) -> tuple[Session, Answer]:
         user_id, status, name, ttl, limit = args
         assert isinstance(user_id, str)
         assert isinstance(status, str)
@@ -286,6 +293,10 @@ class Model:
         assert isinstance(limit, int)
         life = ttl if isinstance(ttl, int) else DAY
         session = Session(user_id, status, name, life, self.now + life, limit, session_id=session_id)
+        if before is not None:
+            session.base, session.former = before.version, dict(before.done)
+            session.version += before.version
+            session.done = dict(before.done)
         self.sessions[session_id] = session
         return session, self._seen(session)
 
@@ -432,7 +443,7 @@ class Model:
     def _delete(self, s: Session) -> Answer:
         self._event(s, "SESSION_DELETED")
         s.deleted = True
-        s.done.clear()
+        s.done = dict(s.former)
         for (owner, _), document in self.documents.items():
             if owner == s.session_id:
                 document.value = None

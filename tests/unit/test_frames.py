@@ -88,6 +88,9 @@ def said(frame: bytes) -> WatchSessionResponse:
     """Parsed; and its bytes are those that a client's would be, so that nothing is in it twice."""
     response = WatchSessionResponse.FromString(frame)
     assert sorted(response.SerializeToString()) == sorted(frame)
+    within = getattr(response, response.WhichOneof("frame") or "")
+    assert response.position
+    assert response.position == getattr(within, "position", response.position)
     return response
 
 
@@ -147,8 +150,11 @@ async def test_deltas_are_passed_on_as_they_are() -> None:
     watcher, other = frames(passed), frames(passed, types=[UPDATED])
     first = await watcher.next()
     assert list(said(first).deltas.deltas) == deltas
-    assert await other.next() is first, "deltas have no positions: whatever the filter, they are the same"
-    assert watcher.cursor == Cursor(1, "e1")
+    assert opened(said(first).position) == watcher.cursor == Cursor(1, "e1")
+    filtered = said(await other.next())
+    assert list(filtered.deltas.deltas) == deltas
+    assert opened(filtered.position, [UPDATED]) == Cursor(1, "e1")
+    assert await frames(passed).next() is first, "one frame for all streams with one filter at one cursor"
 
 
 def test_going_away_carries_the_position() -> None:

@@ -32,19 +32,23 @@ class _FeedStartEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     FEED_START_UNSPECIFIED: _FeedStart.ValueType  # 0
     """FEED_START_NOW."""
     FEED_START_NOW: _FeedStart.ValueType  # 1
-    """With events that are committed after the call."""
+    """WatchSession: with a Snapshot, and the events after it. WatchEvents: with events that are committed after the call."""
     FEED_START_BEGINNING: _FeedStart.ValueType  # 2
-    """With the oldest event that is stored."""
+    """WatchSession: with Resumed, and the session's first event; POSITION_COMPACTED when the session was deleted.
+    WatchEvents: with the oldest event that is stored.
+    """
 
 class FeedStart(_FeedStart, metaclass=_FeedStartEnumTypeWrapper):
-    """Where a feed begins."""
+    """Where a watch without a position begins."""
 
 FEED_START_UNSPECIFIED: FeedStart.ValueType  # 0
 """FEED_START_NOW."""
 FEED_START_NOW: FeedStart.ValueType  # 1
-"""With events that are committed after the call."""
+"""WatchSession: with a Snapshot, and the events after it. WatchEvents: with events that are committed after the call."""
 FEED_START_BEGINNING: FeedStart.ValueType  # 2
-"""With the oldest event that is stored."""
+"""WatchSession: with Resumed, and the session's first event; POSITION_COMPACTED when the session was deleted.
+WatchEvents: with the oldest event that is stored.
+"""
 global___FeedStart = FeedStart
 
 @typing.final
@@ -82,6 +86,7 @@ class WatchSessionRequest(google.protobuf.message.Message):
     VIEW_FIELD_NUMBER: builtins.int
     FROM_BEGINNING_FIELD_NUMBER: builtins.int
     BOOKMARK_INTERVAL_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     position: builtins.str
@@ -91,9 +96,9 @@ class WatchSessionRequest(google.protobuf.message.Message):
     view: sessiond.v1.session_pb2.SessionView.ValueType
     """How much of the session the Snapshot has. Default: SESSION_VIEW_FULL."""
     from_beginning: builtins.bool
-    """Not with a position: begin at the session's first event instead, with Resumed. Useful to replay a whole session.
-    Fails with POSITION_COMPACTED when the session was deleted.
-    """
+    """Deprecated: `start` says the same. Not with a position: begin at the session's first event instead, with Resumed."""
+    start: global___FeedStart.ValueType
+    """Without a position: where to begin; beside a position it is ignored. Default: FEED_START_NOW."""
     @property
     def filter(self) -> global___SessionEventFilter:
         """Which events. Part of the position."""
@@ -115,9 +120,10 @@ class WatchSessionRequest(google.protobuf.message.Message):
         view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
         from_beginning: builtins.bool = ...,
         bookmark_interval: google.protobuf.duration_pb2.Duration | None = ...,
+        start: global___FeedStart.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "deltas", b"deltas", "filter", b"filter", "from_beginning", b"from_beginning", "position", b"position", "session_id", b"session_id", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bookmark_interval", b"bookmark_interval", "deltas", b"deltas", "filter", b"filter", "from_beginning", b"from_beginning", "position", b"position", "session_id", b"session_id", "start", b"start", "view", b"view"]) -> None: ...
 
 global___WatchSessionRequest = WatchSessionRequest
 
@@ -127,12 +133,17 @@ class WatchSessionResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    POSITION_FIELD_NUMBER: builtins.int
     SNAPSHOT_FIELD_NUMBER: builtins.int
     RESUMED_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     BOOKMARK_FIELD_NUMBER: builtins.int
     GOING_AWAY_FIELD_NUMBER: builtins.int
     DELTAS_FIELD_NUMBER: builtins.int
+    position: builtins.str
+    """Where the stream is after this frame: what to come back with once the frame is processed. In every frame, and the
+    same as the `position` within it.
+    """
     @property
     def snapshot(self) -> global___Snapshot:
         """First frame without a position: the session as it is."""
@@ -162,6 +173,7 @@ class WatchSessionResponse(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        position: builtins.str = ...,
         snapshot: global___Snapshot | None = ...,
         resumed: global___Resumed | None = ...,
         events: global___EventBatch | None = ...,
@@ -170,7 +182,7 @@ class WatchSessionResponse(google.protobuf.message.Message):
         deltas: global___DeltaBatch | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["bookmark", b"bookmark", "deltas", b"deltas", "events", b"events", "frame", b"frame", "going_away", b"going_away", "resumed", b"resumed", "snapshot", b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "deltas", b"deltas", "events", b"events", "frame", b"frame", "going_away", b"going_away", "resumed", b"resumed", "snapshot", b"snapshot"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "deltas", b"deltas", "events", b"events", "frame", b"frame", "going_away", b"going_away", "position", b"position", "resumed", b"resumed", "snapshot", b"snapshot"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["frame", b"frame"]) -> typing.Literal["snapshot", "resumed", "events", "bookmark", "going_away", "deltas"] | None: ...
 
 global___WatchSessionResponse = WatchSessionResponse
@@ -184,7 +196,7 @@ class Snapshot(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
     position: builtins.str
-    """After the event at `session.version`."""
+    """After the event at `session.version`. Deprecated, here and in the messages below: the frame has it."""
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """The session; `version` is the `seq` after which the events go on. Together with them it folds to what the session
@@ -453,7 +465,7 @@ class WatchEventsRequest(google.protobuf.message.Message):
     position: builtins.str
     """Where to go on: a position of a feed with the same filter. Empty: see `start`."""
     start: global___FeedStart.ValueType
-    """Without a position: where to begin. Default: FEED_START_NOW."""
+    """Without a position: where to begin; beside a position it is ignored. Default: FEED_START_NOW."""
     @property
     def filter(self) -> global___FeedFilter:
         """Which events."""
@@ -481,10 +493,13 @@ class WatchEventsResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    POSITION_FIELD_NUMBER: builtins.int
     RESUMED_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     BOOKMARK_FIELD_NUMBER: builtins.int
     GOING_AWAY_FIELD_NUMBER: builtins.int
+    position: builtins.str
+    """See WatchSessionResponse."""
     @property
     def resumed(self) -> global___Resumed:
         """First frame. `head_seq` is 0."""
@@ -504,13 +519,14 @@ class WatchEventsResponse(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        position: builtins.str = ...,
         resumed: global___Resumed | None = ...,
         events: global___EventBatch | None = ...,
         bookmark: global___Bookmark | None = ...,
         going_away: global___GoingAway | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["bookmark", b"bookmark", "events", b"events", "frame", b"frame", "going_away", b"going_away", "resumed", b"resumed"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "events", b"events", "frame", b"frame", "going_away", b"going_away", "resumed", b"resumed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "events", b"events", "frame", b"frame", "going_away", b"going_away", "position", b"position", "resumed", b"resumed"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["frame", b"frame"]) -> typing.Literal["resumed", "events", "bookmark", "going_away"] | None: ...
 
 global___WatchEventsResponse = WatchEventsResponse

@@ -45,6 +45,7 @@ class SessionWatch:
     selection: SessionSelection
     full: bool
     """SESSION_VIEW_FULL for the snapshot."""
+    from_beginning: bool
     silence: float
     """Seconds without a frame after which the watcher wants a bookmark; infinite: the server decides."""
 
@@ -75,9 +76,11 @@ def watch_session(request: WatchSessionRequest) -> SessionWatch:
     full = fields.full_view(found, request.view)
     if request.position and request.from_beginning:
         found.add("from_beginning", "must not be set with a position")
+    validation.enum(found, "start", request.start, FeedStart.DESCRIPTOR)
+    from_beginning = request.from_beginning or request.start == FeedStart.FEED_START_BEGINNING
     silence = _silence(found, request)
     found.check()
-    return SessionWatch(_session_selection(types), full, silence)
+    return SessionWatch(_session_selection(types), full, from_beginning, silence)
 
 
 def watch_events(request: WatchEventsRequest, owner: str) -> FeedWatch:

@@ -41,8 +41,8 @@ _SESSION_SNAPSHOT: Final = encoding.tag(WatchSessionResponse.SNAPSHOT_FIELD_NUMB
 _SESSION_DELTAS: Final = encoding.tag(WatchSessionResponse.DELTAS_FIELD_NUMBER)
 _FEED_EVENTS: Final = encoding.tag(WatchEventsResponse.EVENTS_FIELD_NUMBER)
 
-_DELTAS: Final = "deltas"
-"""Key of the frame of deltas, which is the same for all streams."""
+_SESSION_POSITION: Final = encoding.tag(WatchSessionResponse.POSITION_FIELD_NUMBER)
+_FEED_POSITION: Final = encoding.tag(WatchEventsResponse.POSITION_FIELD_NUMBER)
 
 FRAMES_KEPT: Final = 64
 FRAME_BYTES_KEPT: Final = 8 * 1024 * 1024
@@ -72,9 +72,10 @@ class SessionFrames:
         position = self.position(self.cursor)
         if snapshot is None:
             resumed = Resumed(position=position, head_seq=self._stream.head_seq)
-            return WatchSessionResponse(resumed=resumed).SerializeToString()
+            return WatchSessionResponse(resumed=resumed, position=position).SerializeToString()
         session = encoding.field(_SNAPSHOT_SESSION, snapshot.core + snapshot.content)
-        return encoding.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
+        frame = encoding.field(_SESSION_SNAPSHOT, session + Snapshot(position=position).SerializeToString())
+        return frame + encoding.field(_SESSION_POSITION, position.encode())
 
     async def next(self) -> bytes:
         """The frame with the next events; empty if the filter selects none of them. Raises as SessionStream.next."""
@@ -82,21 +83,22 @@ class SessionFrames:
         if isinstance(item, CaughtUp):
             return self.bookmark(item)
         if isinstance(item, ReceivedDeltas):
-            return _once(
-                item.frames, _DELTAS, lambda: encoding.field(_SESSION_DELTAS, encoding.repeated(_DELTA, item.data))
-            )
+            # Nearly always all streams are at one cursor.
+            return _once(item.frames, (self._positions.binding, self.cursor), lambda: self._deltas(item))
         self.ended = item.entries[-1].type == DELETED
         return _once(item.frames, self._positions.binding, lambda: self._events(item))
 
     def bookmark(self, read: CaughtUp | None = None) -> bytes:
         """A bookmark. `read` is the read that proves it; None: the events that were read and skipped are the proof."""
-        bookmark = Bookmark(position=self.position(self.cursor), head_seq=self._stream.head_seq)
+        position = self.position(self.cursor)
+        bookmark = Bookmark(position=position, head_seq=self._stream.head_seq)
         if read is not None:
             set_timestamp(bookmark.read_time, read.read_time_us)
-        return WatchSessionResponse(bookmark=bookmark).SerializeToString()
+        return WatchSessionResponse(bookmark=bookmark, position=position).SerializeToString()
 
     def going_away(self, at: Cursor) -> bytes:
-        return WatchSessionResponse(going_away=GoingAway(position=self.position(at))).SerializeToString()
+        position = self.position(at)
+        return WatchSessionResponse(going_away=GoingAway(position=position), position=position).SerializeToString()
 
     def position(self, at: Cursor) -> str:
         return self._positions.seal(at)
@@ -104,11 +106,15 @@ class SessionFrames:
     def _events(self, batch: Batch) -> bytes:
         entries = self._selection.of(batch.entries)
         last = batch.entries[-1]
-        return _event_batch(
-            _SESSION_EVENTS,
-            entries,
-            lambda: EventBatch(position=self.position(Cursor(last.seq, last.event_id)), head_seq=batch.head_seq),
-        )
+
+        def rest() -> EventBatch:
+            return EventBatch(position=self.position(Cursor(last.seq, last.event_id)), head_seq=batch.head_seq)
+
+        return _event_batch(_SESSION_EVENTS, entries, rest, _SESSION_POSITION)
+
+    def _deltas(self, item: ReceivedDeltas) -> bytes:
+        frame = encoding.field(_SESSION_DELTAS, encoding.repeated(_DELTA, item.data))
+        return frame + encoding.field(_SESSION_POSITION, self.position(self.cursor).encode())
 
 
 class FeedFrames:
@@ -130,7 +136,8 @@ class FeedFrames:
 
     def first(self) -> bytes:
         """The first frame of the stream."""
-        return WatchEventsResponse(resumed=Resumed(position=self.position(self.cursor))).SerializeToString()
+        position = self.position(self.cursor)
+        return WatchEventsResponse(resumed=Resumed(position=position), position=position).SerializeToString()
 
     async def next(self) -> bytes:
         """As of SessionFrames. Raises as FeedStream.next."""
@@ -141,21 +148,27 @@ class FeedFrames:
 
     def bookmark(self, read: CaughtUp | None = None) -> bytes:
         """As of SessionFrames."""
-        bookmark = Bookmark(position=self.position(self.cursor))
+        position = self.position(self.cursor)
+        bookmark = Bookmark(position=position)
         if read is not None:
             set_timestamp(bookmark.read_time, read.read_time_us)
-        return WatchEventsResponse(bookmark=bookmark).SerializeToString()
+        return WatchEventsResponse(bookmark=bookmark, position=position).SerializeToString()
 
     def going_away(self, at: FeedCursor) -> bytes:
-        return WatchEventsResponse(going_away=GoingAway(position=self.position(at))).SerializeToString()
+        position = self.position(at)
+        return WatchEventsResponse(going_away=GoingAway(position=position), position=position).SerializeToString()
 
     def position(self, at: FeedCursor) -> str:
         return self._positions.seal(at)
 
     def _events(self, batch: FeedBatch) -> bytes:
         entries = [event.entry for event in self._selection.of(batch.entries)]
+
         # All streams that share the batch have read it completely, so they share the position after its last event.
-        return _event_batch(_FEED_EVENTS, entries, lambda: EventBatch(position=self.position(self.cursor)))
+        def rest() -> EventBatch:
+            return EventBatch(position=self.position(self.cursor))
+
+        return _event_batch(_FEED_EVENTS, entries, rest, _FEED_POSITION)
 
 
 def _once(frames: dict[object, bytes], key: object, make: Callable[[], bytes]) -> bytes:
@@ -167,9 +180,12 @@ def _once(frames: dict[object, bytes], key: object, make: Callable[[], bytes]) -
     return frame
 
 
-def _event_batch(frame_tag: bytes, entries: Sequence[LogEntry], rest: Callable[[], EventBatch]) -> bytes:
+def _event_batch(
+    frame_tag: bytes, entries: Sequence[LogEntry], rest: Callable[[], EventBatch], position_tag: bytes
+) -> bytes:
     """A frame with the entries; empty if there are none."""
     if not entries:
         return b""
-    events = encoding.repeated(_EVENT, [entry.data for entry in entries], rest().SerializeToString())
-    return encoding.field(frame_tag, events)
+    batch = rest()
+    events = encoding.repeated(_EVENT, [entry.data for entry in entries], batch.SerializeToString())
+    return encoding.field(frame_tag, events) + encoding.field(position_tag, batch.position.encode())

@@ -53,7 +53,7 @@ class EventServicer:
         scope = call.admit(SESSIONS_READ)
         session_id, deltas = request.session_id, request.deltas
         positions = self._positions.of_session(scope, session_id, watch.selection)
-        after = positions.open(request.position) or (_BEGINNING if request.from_beginning else None)
+        after = positions.open(request.position) or (_BEGINNING if watch.from_beginning else None)
         self._deliveries.admit()
         async with self._hub.watch_session(scope, session_id, after, content=watch.full, deltas=deltas) as (
             stream,
