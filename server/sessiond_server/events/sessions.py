@@ -414,17 +414,15 @@ class Sessions:
         return channel
 
     def _succeed(self, dead: WatchedSession) -> WatchedSession:
-        """Another session has taken the id of one that was deleted: its channel takes over the streams that begin, and
-        the others end with the final event, which their channel keeps."""
-        assert dead.final is not None
+        """The channel of a session that took the id of a deleted one. Streams of the latter keep theirs, to the end."""
+        final = dead.final.seq if dead.final is not None else 0
         channel = WatchedSession(dead.key, self.limits, self._numbered())
         channel.take_over(dead)
         channel.lane = dead.lane
         self._channels[dead.key] = channel
         for stream in list(dead.streams):
-            if stream.cursor == START or stream.cursor.seq > dead.final.seq:
-                del dead.streams[stream]
-                channel.streams[stream] = None
+            if stream.cursor == START or stream.cursor.seq > final:
+                channel.streams[stream] = dead.streams.pop(stream)
                 stream.channel = channel
                 stream.wake()
         if not dead.streams:
