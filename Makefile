@@ -20,12 +20,15 @@ GENERATOR := build/protos-venv
 S3SERVER := $(if $(shell command -v go 2>/dev/null),build/s3server)
 # So is the load generator of the benchmark.
 GENERATOR_MODULES := $(if $(shell command -v go 2>/dev/null),build/.load-modules)
+# Charts, alert rules and the Compose file are checked by tools of which three need Go; without it those checks are skipped.
+TOOLS := build/deploy-tools
+DEPLOY_TOOLS := $(TOOLS)/manifests/.installed $(if $(shell command -v go 2>/dev/null),$(TOOLS)/.built)
 CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust verify quick fix protos sync-client sync-client-check docs baseline release requirements demo bench faults clean \
-  lint types subjects protos-check docker-check
+.PHONY: help run test test-long test-all test-trust verify quick fix protos docs baseline release requirements demo bench faults clean \
+  golden lint types subjects protos-check docker-check deploy-check
 
 help: ## Says what there is
 	@echo "make TARGET, where TARGET is one of:"
@@ -44,7 +47,7 @@ TESTED := $(VENV)/.test $(VENV)/.editable $(S3SERVER) $(GENERATOR_MODULES)
 test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x" WORKERS=3]
 	@$(BIN)/python -m pytest -m "not long" -n $(TEST_WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
-test-long: $(TESTED) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
+test-long: $(TESTED) $(DEPLOY_TOOLS) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
 	@$(BIN)/python -m pytest -m long -n $(or $(WORKERS),0) $(ARGS)
 
 test-all: test-long test ## Runs the long tests, then the others
@@ -56,7 +59,7 @@ bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,ap
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
-verify: quick subjects protos-check sync-client-check docker-check ## Everything that CI checks beside the tests
+verify: quick subjects protos-check docker-check deploy-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"
 
 quick: lint types ## The quick half of verify, which the pre-commit hook runs
@@ -71,11 +74,11 @@ subjects:
 protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)
 
-sync-client: $(VENV)/.test ## Generates the synchronous client from the asynchronous one
-	@$(BIN)/python -m deploy.sync_client
-
 docs: $(VENV)/.run $(VENV)/.editable ## Writes the table of docs/settings.md from the settings module
 	@{ sed '/^| Flag/,$$d' docs/settings.md; $(BIN)/sessiond settings; } > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+
+golden: $(VENV)/.test $(DEPLOY_TOOLS) ## Writes anew what the Helm chart renders, which a check compares
+	@$(BIN)/python -m deploy.verify --golden
 
 baseline: $(VENV)/.test ## Writes the image of protos/ that later versions must stay compatible with
 	@mkdir -p protos/releases
@@ -91,6 +94,7 @@ requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv 
 	$(call compile,pyproject.toml --extra dev,dev)
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
+	$(call compile,$(REQUIREMENTS)/manifests.in,manifests)
 
 faults: $(TESTED) ## Hurts the service under load and counts what was lost [KIND=all N=20 SEED= RATE=500]
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \
@@ -116,11 +120,11 @@ protos-check: $(VENV)/.test $(GENERATOR)/.installed
 	diff -r -x __pycache__ -x __init__.py build/generated/sessiond/v1 client/sessiond/v1 || \
 	  { echo "client/sessiond/v1 is not what protos/ generates: run make protos"; exit 1; }
 
-sync-client-check: $(VENV)/.test
-	@$(BIN)/python -m deploy.sync_client --check
-
 docker-check: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile
+
+deploy-check: $(VENV)/.test $(DEPLOY_TOOLS)
+	$(BIN)/python -m deploy.verify
 
 define generate
 	@mkdir -p $(1)
@@ -158,6 +162,22 @@ build/s3server: tests/blobs/s3server/go.sum
 	@mkdir -p build
 	@(cd tests/blobs/s3server && go build -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw) 2>$@.log || \
 	  { grep -v "^go: downloading" $@.log; echo "it cannot be built: the tests that need it are skipped"; }
+
+# Service discovery is left out of promtool: two thirds of what it would be built from.
+$(TOOLS)/.built: tests/deploy/tools/go.sum tests/deploy/tools/compose-config/main.go
+	@echo "building the tools that check deploy/: helm, promtool; once, for some minutes"
+	@mkdir -p $(TOOLS)
+	@(cd tests/deploy/tools && for tool in helm.sh/helm/v4/cmd/helm github.com/prometheus/prometheus/cmd/promtool ./compose-config; do \
+	  go build -trimpath -tags remove_all_sd -ldflags='-s -w' -o $(CURDIR)/$(TOOLS)/$$(basename $$tool) $$tool || exit 1; done) 2>$@.log \
+	  && touch $@ || { grep -v "^go: downloading" $@.log; echo "they cannot be built: what needs them is skipped"; }
+
+$(TOOLS)/manifests/.installed: $(REQUIREMENTS)/manifests.txt
+	@echo "installing into $(TOOLS)/manifests the schemas of Kubernetes; once"
+	@mkdir -p $(TOOLS)
+	@$(PYTHON) -m venv $(TOOLS)/manifests
+	@$(TOOLS)/manifests/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	  -r $(REQUIREMENTS)/manifests.txt
+	@touch $@
 
 build/.load-modules: benchmarks/load/go.sum
 	@echo "fetching the modules of the load generator; once"
