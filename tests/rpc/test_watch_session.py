@@ -366,3 +366,21 @@ async def test_watching_needs_no_more_than_the_scope_to_read_and_outlasts_the_lo
         assert (await watcher.read()).HasField("snapshot")
         for _ in range(3):
             assert (await watcher.read()).HasField("bookmark")
+
+
+async def test_start_says_where_a_watch_without_a_position_begins(wire: Wire) -> None:
+    await wire.create("s")
+    await wire.append("s", "one")
+    beginning = watch(wire, start=e.FeedStart.FEED_START_BEGINNING)
+    assert (first := await beginning.read()).HasField("resumed")
+    assert first.position == first.resumed.position
+    assert seqs(await events(beginning, 2)) == [1, 2]
+    now = await watch(wire, start=e.FeedStart.FEED_START_NOW).read()
+    assert now.position == now.snapshot.position
+    beside = watch(wire, now.position, start=e.FeedStart.FEED_START_BEGINNING)
+    assert (await beside.read()).resumed.position == now.position
+    await wire.append("s", "two")
+    (batch,) = await events(beside, 3)
+    assert [event.seq for event in batch.events] == [3]
+    failure = await watch(wire, start=99).failure()
+    assert failure.violations.keys() == {"start"}
