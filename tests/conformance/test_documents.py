@@ -19,7 +19,7 @@ from sessiond_server.errors import (
     VersionMismatch,
 )
 from sessiond_server.store.session_reads import PAGE_BYTES
-from tests.support.caller import OTHER_PRINT, SECOND, Caller, accepted, one, refused, whole_log
+from tests.support.caller import OTHER_PRINT, SECOND, Caller, accepted, one, refused, session, whole_log
 from tests.support.documents import (
     AGENT,
     ALL,
@@ -439,3 +439,17 @@ async def test_appends_that_write_the_same_documents_all_succeed(backend: Backen
         assert not [result for result in item.results if isinstance(result, Exception)]
     versions = [(await read(backend.documents, APP, name) or Document()).version for name in names]
     assert sum(versions) == 2 + 4 * WRITERS
+
+
+async def test_a_session_whose_id_is_reused_has_none_of_the_old_documents(backend: Backend, caller: Caller) -> None:
+    """Nor does an old version match a new document, in the batch of the deletion or later."""
+    store = backend.store
+    again = caller.command("s", c.CreateSession(session(session_id="s"), reuse_deleted=True))
+    await accepted(store, caller.create("s"), alone(put(S, "k")), alone(put(S, "l")))
+    await accepted(store, caller.delete("s"), again, alone(put(S, "k", "new", 0)))
+    assert await value(backend.documents, S, "l") is None
+    found = await read(backend.documents, S, "k")
+    assert found is not None
+    assert (found.json, found.version) == ("new", 2)
+    await refused(store, alone(put(S, "l", expected=1)), DocumentVersionMismatch)
+    assert (await written(store, put(S, "l", expected=0))).version == 2
