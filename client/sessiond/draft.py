@@ -1,6 +1,7 @@
 """Streams a message to watchers while it is written, and appends it at the end."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Literal, Self
 
 from sessiond.errors import InvalidFields, NotFound, Refused, SessiondError, Violation
 from sessiond.request_ids import new_request_id
-from sessiond.v1.event_service_pb2 import Delta
+from sessiond.v1.event_service_pb2 import Delta, DeltaData
 from sessiond.v1.message_pb2 import Message, Part, ToolCallPart
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond.v1.session_pb2 import TokenUsage
@@ -20,8 +21,13 @@ PIECE_BYTES = 32 * 1024
 """Maximum bytes of one delta; the service accepts twice as much."""
 PUBLISHED_BYTES = 192 * 1024
 """Maximum bytes of text in one PublishDelta; the service accepts a request of 256 KiB."""
+DATA_BYTES = 64 * 1024
+"""Maximum bytes of the data of one `show`."""
 PUBLISHED_PIECES = 64
 """Maximum deltas in one PublishDelta."""
+SIGN_OF_LIFE = 5.0
+"""Seconds without a piece after which watchers are told that the writer goes on; the service believes a draft to be
+interrupted after 15."""
 LANDING = 0.1
 """Seconds that the append waits for a PublishDelta in flight."""
 
@@ -84,7 +90,8 @@ class Draft:
 
     Text written within a short time is published together. Text that cannot be published in time is published later or
     not at all, and never blocks the writer. Only the append is durable: its errors are raised when the block is left.
-    When the block is left by an exception or a cancellation, nothing is appended; `append` may still be called. A draft
+    When the block is left by an exception or a cancellation, nothing is appended, and watchers are told that the draft
+    is interrupted; `append` may still be called. A watcher that joins late gets the draft from its beginning. A draft
     is for one task.
 
     Everything that a model writes is stored. U+0000 and lone surrogates, which no message can contain, become U+FFFD
@@ -109,6 +116,8 @@ class Draft:
         """The bytes that the last message can still hold, and the bytes that an empty message can hold."""
         self._count = 0
         """Number of parts in the last message."""
+        self._data: dict[int, DeltaData] = {}
+        """The newest data of each number that was not published yet."""
         self._half: tuple[Kind, str] | None = None
         """The first half of a surrogate pair, if the last text ended with one."""
         self._call_refused: InvalidFields | None = None
@@ -198,6 +207,26 @@ class Draft:
             raise RuntimeError("write_arguments: follows call_tool")
         await self._add("arguments", text)
 
+    async def show(self, content: object, *, number: int = 0, media_type: str = "") -> None:
+        """Publishes data for a part of a user interface, such as a chart, to the watchers: bytes, or what JSON can say.
+        It replaces what was shown before with the same `number`, 0 to 255, and is not part of the message. Raises as
+        `write`; InvalidFields for more than 64 KiB, TypeError or ValueError for what is not JSON."""
+        self._check_open()
+        data = DeltaData(media_type=media_type)
+        if isinstance(content, bytes):
+            data.blob = content
+        else:
+            data.json = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if len(data.blob) + len(data.json.encode()) > DATA_BYTES:
+            raise _invalid("data", f"must be at most {DATA_BYTES} bytes")
+        if not 0 <= number <= 255:
+            raise _invalid("part_index", "must be 0 to 255")
+        if len(media_type) > 128 or _FIND_CONTROL(media_type):
+            raise _invalid("media_type", "must be 0 to 128 characters, none of them a control character")
+        self._data[number] = data
+        await self._add("text", "")
+        self._changed.set()
+
     async def append(self) -> AppendMessagesResponse:
         """Appends the message now instead of at the end of the block. After an error it can be called again; the
         message is appended once. Raises what `append_messages` raises."""
@@ -235,6 +264,8 @@ class Draft:
                 await self.append()
         finally:
             await self._stop_showing()
+            if kind is not None and self.appended is None:
+                await self._say_interrupted()
 
     async def _add(self, kind: Kind, text: str) -> None:
         self._check_open()
@@ -331,9 +362,37 @@ class Draft:
             finally:
                 self._landed.set()
             await asyncio.sleep(self._interval)
-            while not (deltas := list(islice(self._take(), PUBLISHED_PIECES))):
+            while not (deltas := self._next_deltas()):
                 self._changed.clear()
-                await self._changed.wait()
+                try:
+                    async with asyncio.timeout(SIGN_OF_LIFE):
+                        await self._changed.wait()
+                except TimeoutError:
+                    deltas = [self._delta(0, 0, typing=True)]
+                    break
+
+    def _next_deltas(self) -> Sequence[Delta]:
+        """The next data if there is any, else the next text."""
+        if self._data:
+            number = next(iter(self._data))
+            return [
+                Delta(
+                    message_id=self.message_id,
+                    part_index=number,
+                    name=self._outline.name,
+                    run_id=self._run_id,
+                    data=self._data.pop(number),
+                )
+            ]
+        return list(islice(self._take(), PUBLISHED_PIECES))
+
+    async def _say_interrupted(self) -> None:
+        """Tells the watchers that nothing more comes, if that takes no longer than LANDING. The service finds out by
+        itself later."""
+        if self._refusal is None:
+            with suppress(SessiondError, TimeoutError, RuntimeError):
+                async with asyncio.timeout(LANDING):
+                    await self._publish([self._delta(0, 0, interrupted=True)])
 
     def _take(self) -> Iterator[Delta]:
         """Yields the deltas not published yet, as many as fit in one request."""

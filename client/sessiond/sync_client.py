@@ -311,7 +311,8 @@ class SyncDraft:
 
     Text written within a short time is published together. Text that cannot be published in time is published later or
     not at all, and never blocks the writer. Only the append is durable: its errors are raised when the block is left.
-    When the block is left by an exception or a cancellation, nothing is appended; `append` may still be called. A draft
+    When the block is left by an exception or a cancellation, nothing is appended, and watchers are told that the draft
+    is interrupted; `append` may still be called. A watcher that joins late gets the draft from its beginning. A draft
     is for one thread.
 
     Everything that a model writes is stored. U+0000 and lone surrogates, which no message can contain, become U+FFFD
@@ -390,6 +391,12 @@ class SyncDraft:
         that are too large for a message, which leaves the arguments written before, and after a refused `call_tool`;
         RuntimeError without a call."""
         wait(self._inner.write_arguments(text))
+
+    def show(self, content: object, *, number: int = 0, media_type: str = "") -> None:
+        """Publishes data for a part of a user interface, such as a chart, to the watchers: bytes, or what JSON can say.
+        It replaces what was shown before with the same `number`, 0 to 255, and is not part of the message. Raises as
+        `write`; InvalidFields for more than 64 KiB, TypeError or ValueError for what is not JSON."""
+        wait(self._inner.show(content, number=number, media_type=media_type))
 
     def append(self) -> AppendMessagesResponse:
         """Appends the message now instead of at the end of the block. After an error it can be called again; the

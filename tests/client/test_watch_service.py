@@ -122,7 +122,7 @@ async def test_watch_of_a_missing_session_raises(sessions: sessiond.Client) -> N
         async with sessions.watch("nobody"):
             pytest.fail("entered")
     with pytest.raises(sessiond.InvalidFields):
-        await anext(sessions.watch("not an id"))
+        await anext(sessions.watch("no\nid"))
 
 
 async def test_draft_is_received_by_a_watch(sessions: sessiond.Client) -> None:
@@ -257,3 +257,77 @@ async def test_killed_reader_gets_its_unprocessed_events_again(
     # It was killed at its last event, which it may have said so of: that one comes again, and nothing is left out.
     assert 1 < second[0] <= first[-1] + 1
     assert second == list(range(second[0], second[-1] + 1))
+
+
+async def test_late_watcher_gets_the_draft_from_its_beginning(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+    early = sessions.watch(session_id, deltas=True)
+    async with early, sessions.draft(session_id, name="agent", interval=0) as draft:
+        await draft.think("hm")
+        await draft.write("Mild, ")
+        await draft.write("dry")
+        await draft.show({"sun": 7}, number=3, media_type="chart")
+        seen = ""
+        while not ("dry" in seen and "chart" in seen):
+            item = await anext(early)
+            assert isinstance(item, sessiond.Delta)
+            seen += item.text + item.data.media_type
+        async with sessions.watch(session_id, deltas=True) as late:
+            assert late.snapshot is not None
+            pieces = [await anext(late) for _ in range(3)]
+            thought, text, data = (piece for piece in pieces if isinstance(piece, sessiond.Delta))
+            assert (thought.thinking, text.text, text.offset, text.name) == ("hm", "Mild, dry", 0, "agent")
+            assert (data.part_index, data.data.json, data.data.media_type) == (3, '{"sun":7}', "chart")
+            await draft.write(".")
+            following = await anext(late)
+            assert isinstance(following, sessiond.Delta)
+            assert (following.text, following.offset, following.part_index) == (".", 9, text.part_index)
+    await early.aclose()
+    async with sessions.watch(session_id, deltas=True) as after:
+        await sessions.append_messages(session_id, [sessiond.user("Thanks")])
+        event = await anext(after)
+        assert isinstance(event, sessiond.Event), "the message has superseded the draft"
+
+
+async def test_watchers_are_told_that_a_failed_draft_is_interrupted(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+
+    async def fail(early: sessiond.Watch[sessiond.Event | sessiond.Delta]) -> None:
+        async with sessions.draft(session_id, message_id="m", interval=0) as draft:
+            await draft.write("Half")
+            while getattr(await anext(early), "text", "") != "Half":
+                pass
+            raise ZeroDivisionError
+
+    async with sessions.watch(session_id, deltas=True) as early:
+        with pytest.raises(ZeroDivisionError):
+            await fail(early)
+        told = await anext(early)
+        assert isinstance(told, sessiond.Delta)
+        assert told.interrupted
+    async with sessions.watch(session_id, deltas=True) as late:
+        half, told = await anext(late), await anext(late)
+        assert isinstance(half, sessiond.Delta)
+        assert isinstance(told, sessiond.Delta)
+        assert (half.text, told.interrupted, told.message_id) == ("Half", True, "m")
+
+
+async def test_draft_of_a_message_that_is_stored_is_not_shown(sessions: sessiond.Client) -> None:
+    session_id = (await sessions.create_session(active=True)).session_id
+    await sessions.append_messages(session_id, [sessiond.assistant("done", message_id="m")])
+    await sessions.publish_delta(
+        session_id, [sessiond.Delta(message_id="m", text="late"), sessiond.Delta(message_id="n", text="new")]
+    )
+    async with sessions.watch(session_id, deltas=True) as watch:
+        piece = await anext(watch)
+        assert isinstance(piece, sessiond.Delta)
+        assert (piece.message_id, piece.text) == ("n", "new")
+
+
+async def test_draft_of_a_deleted_session_is_gone(sessions: sessiond.Client) -> None:
+    await sessions.create_session("s", active=True)
+    await sessions.publish_delta("s", [sessiond.Delta(message_id="m", text="secret")])
+    await sessions.delete_session("s")
+    with pytest.raises(sessiond.SessionNotFound):
+        async with sessions.watch("s", deltas=True):
+            pytest.fail("entered")

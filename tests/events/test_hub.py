@@ -588,6 +588,109 @@ async def test_deltas_follow_the_events_for_watchers_that_ask_for_them() -> None
             assert isinstance(await stream.next(), CaughtUp)
 
 
+def draft(message_id: str, **fields: Any) -> Deltas:
+    return Deltas(("tenant", "s"), [Delta(message_id=message_id, **fields).SerializeToString()])
+
+
+async def received(stream: Any) -> list[tuple[str, str, bool]]:
+    passed = await stream.next()
+    assert isinstance(passed, ReceivedDeltas)
+    return [(each.message_id, each.text, each.interrupted) for each in map(Delta.FromString, passed.data)]
+
+
+@run
+async def test_late_watcher_gets_open_drafts_once_and_then_what_follows() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("m", text="he"))
+        w.bus.publish_deltas(draft("m", text="l", offset=2))
+        await quiet()
+        async with w.watch(deltas=True) as (late, _), w.watch() as (does_not, _):
+            assert await received(late) == [("m", "hel", False)]
+            w.bus.publish_deltas(draft("m", text="lo", offset=3))
+            await quiet()
+            assert await received(late) == [("m", "lo", False)]
+            assert isinstance(await does_not.next(), CaughtUp)
+        async with w.watch(after=Cursor(1, (await head(w)).event_id), deltas=True) as (resumed, _):
+            assert await received(resumed) == [("m", "hello", False)]
+
+
+async def head(w: World) -> Any:
+    return (await w.elsewhere.read_log(("tenant", "s"), after_seq=0, limit=1)).entries[0]
+
+
+@run
+async def test_message_of_any_process_supersedes_its_kept_draft() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("here", text="a"))
+        w.bus.publish_deltas(draft("elsewhere", text="b"))
+        w.bus.publish_deltas(draft("open", text="c"))
+        await quiet()
+        await accepted(w.here, CALLER.append_ids("s", "here"))
+        # The other process' notice is lost: the message itself tells.
+        await accepted(w.elsewhere, CALLER.append_ids("s", "elsewhere"))
+        async with w.watch(deltas=True) as (late, _):
+            assert await received(late) == [("open", "c", False)]
+
+
+@run
+async def test_commit_tells_other_processes_which_drafts_are_superseded() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("m", text="a"))
+        await quiet()
+        other = EventHub(w.store, w.bus, HubLimits())
+        async with other:
+            w.bus.publish_deltas(draft("n", text="b"))
+            await quiet()
+            await accepted(w.here, CALLER.append_ids("s", "n"))
+            await quiet()
+            w.store.calls.clear()
+            async with other.watch_session(CALLER.scope, "s", None, content=False, deltas=True):
+                assert "get_message" not in w.store.calls
+
+
+@run
+async def test_watchers_are_told_once_when_a_draft_falls_silent() -> None:
+    async with world() as w, w.watch(deltas=True) as (stream, _):
+        w.bus.publish_deltas(draft("m", text="a"))
+        await quiet()
+        assert await received(stream) == [("m", "a", False)]
+        began = asyncio.get_running_loop().time()
+        told = await stream.next()
+        while isinstance(told, CaughtUp):
+            told = await stream.next()
+        assert [Delta.FromString(data).interrupted for data in told.data] == [True]
+        assert 15.0 <= asyncio.get_running_loop().time() - began < 17.0
+        assert isinstance(await stream.next(), CaughtUp)
+        w.bus.publish_deltas(draft("m", text="b", offset=1))
+        await quiet()
+        assert await received(stream) == [("m", "b", False)]
+
+
+@run
+async def test_write_does_not_wait_for_drafts_and_a_store_that_is_away_keeps_them() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("m", text="a"))
+        await quiet()
+        w.store.away = True
+        with pytest.raises(StoreUnavailable):
+            async with w.watch(deltas=True):
+                pytest.fail("opened")
+        w.store.away = False
+        async with w.watch(deltas=True) as (late, _):
+            assert await received(late) == [("m", "a", False)]
+        await accepted(w.here, CALLER.append_ids("s", "m"))
+        assert w.hub._sessions.drafts.size == 0
+
+
+@run
+async def test_drafts_of_a_deleted_session_are_gone() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("m", text="secret"))
+        await quiet()
+        await accepted(w.here, CALLER.delete("s"))
+        assert w.hub._sessions.drafts.size == 0
+
+
 @run
 async def test_late_deltas_of_what_a_snapshot_has_are_not_shown() -> None:
     async with world() as w:

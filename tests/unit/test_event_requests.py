@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import (
     Delta,
+    DeltaData,
     FeedFilter,
     FeedStart,
     ListEventsRequest,
@@ -184,6 +185,27 @@ def test_deltas() -> None:
 )
 def test_a_delta(fields: dict[str, Any], at_fault: str | None) -> None:
     assert publish(delta(), delta(**fields)).keys() == ({f"deltas[1].{at_fault}"} if at_fault else set())
+
+
+@pytest.mark.parametrize(
+    ("data", "at_fault"),
+    [
+        (DeltaData(json="[1]"), None),
+        (DeltaData(blob=b"\0"), None),
+        (DeltaData(json="é" * 32_768), None),
+        (DeltaData(json="é" * 32_768 + "x"), "json"),
+        (DeltaData(blob=bytes(65_536)), None),
+        (DeltaData(blob=bytes(65_537)), "blob"),
+        (DeltaData(json="\0"), "json"),
+        (DeltaData(), "content"),
+        (DeltaData(json="1", media_type="x" * 128), None),
+        (DeltaData(json="1", media_type="x" * 129), "media_type"),
+        (DeltaData(json="1", media_type="a\nb"), "media_type"),
+    ],
+)
+def test_data_of_a_delta(data: DeltaData, at_fault: str | None) -> None:
+    at = {f"deltas[0].data.{at_fault}"} if at_fault else set()
+    assert publish(Delta(message_id="m", data=data)).keys() == at
 
 
 def test_delta_without_a_piece_is_refused() -> None:

@@ -340,7 +340,14 @@ global___DeltaBatch = DeltaBatch
 
 @typing.final
 class Delta(google.protobuf.message.Message):
-    """A piece of a message in the making: never stored, perhaps lost, superseded by the message with its `message_id`."""
+    """A piece of a message in the making: never durable, perhaps lost, superseded by the message with its `message_id`.
+
+    Servers keep the pieces of open drafts in memory: the first 256 KiB of a draft, 8 drafts and 512 KiB of a session,
+    16 MiB of a tenant and 32 MiB of all, where what has been silent for longest goes first; for 10 minutes after the
+    last piece, or until the message is appended. A watcher that asks for deltas gets them after its first frame, each
+    part from its beginning on, joined to pieces of up to 32 KiB. A reader that has a part of the draft already, as after
+    a reconnect, replaces it by a piece with the `offset` 0. A server that has just started has what was published since.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -351,6 +358,8 @@ class Delta(google.protobuf.message.Message):
     THINKING_FIELD_NUMBER: builtins.int
     ARGUMENTS_FIELD_NUMBER: builtins.int
     TYPING_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    INTERRUPTED_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     message_id: builtins.str
@@ -369,11 +378,22 @@ class Delta(google.protobuf.message.Message):
     arguments: builtins.str
     """Of the arguments of a tool call, as the model writes them. At most 65 536 bytes."""
     typing: builtins.bool
-    """No content yet: the speaker is writing."""
+    """No content yet: the speaker is writing. Between pieces: the speaker goes on, and the draft is not interrupted."""
+    interrupted: builtins.bool
+    """The draft is interrupted: its writer says so, or the service, which has received nothing of it for 15 seconds.
+    What was received stays readable. Any further piece means that it goes on.
+    """
     name: builtins.str
     """Name of the speaker. 0 to 128 characters, no control characters."""
     run_id: builtins.str
     """The run that the message belongs to, if any. Empty, or an id."""
+    @property
+    def data(self) -> global___DeltaData:
+        """Data for the part of a user interface that is made while the message is written, such as a chart. It replaces the
+        data that was published before for the same `part_index`, which is the caller's own number here; `offset` means
+        nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -384,14 +404,44 @@ class Delta(google.protobuf.message.Message):
         thinking: builtins.str = ...,
         arguments: builtins.str = ...,
         typing: builtins.bool = ...,
+        data: global___DeltaData | None = ...,
+        interrupted: builtins.bool = ...,
         name: builtins.str = ...,
         run_id: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["arguments", b"arguments", "piece", b"piece", "text", b"text", "thinking", b"thinking", "typing", b"typing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "message_id", b"message_id", "name", b"name", "offset", b"offset", "part_index", b"part_index", "piece", b"piece", "run_id", b"run_id", "text", b"text", "thinking", b"thinking", "typing", b"typing"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["piece", b"piece"]) -> typing.Literal["text", "thinking", "arguments", "typing"] | None: ...
+    def HasField(self, field_name: typing.Literal["arguments", b"arguments", "data", b"data", "interrupted", b"interrupted", "piece", b"piece", "text", b"text", "thinking", b"thinking", "typing", b"typing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "data", b"data", "interrupted", b"interrupted", "message_id", b"message_id", "name", b"name", "offset", b"offset", "part_index", b"part_index", "piece", b"piece", "run_id", b"run_id", "text", b"text", "thinking", b"thinking", "typing", b"typing"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["piece", b"piece"]) -> typing.Literal["text", "thinking", "arguments", "typing", "data", "interrupted"] | None: ...
 
 global___Delta = Delta
+
+@typing.final
+class DeltaData(google.protobuf.message.Message):
+    """What a data piece holds."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JSON_FIELD_NUMBER: builtins.int
+    BLOB_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    json: builtins.str
+    """A JSON text, passed on byte for byte and not checked. No U+0000."""
+    blob: builtins.bytes
+    """Anything."""
+    media_type: builtins.str
+    """What it is, for the reader. 0 to 128 characters, no control characters."""
+    def __init__(
+        self,
+        *,
+        json: builtins.str = ...,
+        blob: builtins.bytes = ...,
+        media_type: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "json", b"json"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "json", b"json", "media_type", b"media_type"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["json", "blob"] | None: ...
+
+global___DeltaData = DeltaData
 
 @typing.final
 class FeedFilter(google.protobuf.message.Message):

@@ -121,6 +121,10 @@ class FeedStream(Protocol):
 class PrimaryReads(SessionReads, LogReads, Protocol):
     """The reads that a hub needs, always of the primary."""
 
+    async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+        """As SessionQueries.get_message."""
+        ...
+
 
 class Hub(Protocol):
     """Streams of committed events, whichever replica committed them."""

@@ -23,6 +23,7 @@ from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Draining, StoreUnavailable, TooManyWatchers
 from sessiond_server.events.bus import Bus, Deltas, Hint
 from sessiond_server.events.contract import Cursor, FeedCursor, FeedStream, PrimaryReads, SessionStream
+from sessiond_server.events.drafts import SUPERSEDED
 from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.reads import Reads
@@ -150,6 +151,8 @@ class EventHub:
 
         Returns at once. A session without watchers costs one look-up. Batches may arrive out of order.
         """
+        for key, message_ids in self._sessions.superseded(writes):
+            self._bus.publish_deltas(Deltas(key, [SUPERSEDED + each.encode() for each in message_ids]))
         if self._streams.used:
             self._sessions.committed(writes, start)
             self._feeds.committed(writes)
@@ -219,6 +222,7 @@ class EventHub:
             self._away = False
             self._answered = began
             self._feeds.poll()
+        self._sessions.note_silent_drafts()
 
     async def _poll_heads(self) -> None:
         watched = self._sessions.watched()

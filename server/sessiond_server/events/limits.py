@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from sessiond_server.events.drafts import DraftLimits
 from sessiond_server.store.session_reads import PAGE_BYTES
 
 BATCH_EVENTS: Final = 1000
@@ -31,6 +32,7 @@ class HubLimits:
     delta_pieces: int = 512
     delta_bytes: int = 512 * 1024
     """Most deltas of one session that are kept for streams which are slow to take them; the oldest go first."""
+    drafts: DraftLimits = DraftLimits()  # noqa: RUF009 - frozen
     watchers: int = 20_000
     """Most streams at once. Further ones are refused."""
     reads: int = 4

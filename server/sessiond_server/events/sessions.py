@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,6 +14,7 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.rows import EventRow, Key, Writes
 from sessiond_server.errors import (
+    MessageNotFound,
     NotFound,
     PositionCompacted,
     PositionGone,
@@ -20,9 +22,10 @@ from sessiond_server.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from sessiond_server.events.channel import APPENDED, START, Fit, beginning, check, cursor_after
-from sessiond_server.events.contract import Batch, Cursor, PrimaryReads
+from sessiond_server.events.channel import APPENDED, DELETED, START, Fit, beginning, check, cursor_after
+from sessiond_server.events.contract import Batch, Cursor, PrimaryReads, ReceivedDeltas
 from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
+from sessiond_server.events.drafts import Drafts
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared, prove_owner
 from sessiond_server.events.rings import Rings
@@ -56,6 +59,7 @@ class Sessions:
         incarnation are refused; events that a channel has already are proved again."""
         self.on_redacted: Callable[[Key, int, int], None] = lambda key, first, last: None
         """Called when a read shows that events of that session between two `seq` were rewritten."""
+        self.drafts: Final = Drafts(limits.drafts)
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -91,6 +95,7 @@ class Sessions:
                 await self._resume(stream, after)
             if deltas:
                 await self._prime(stream)
+                await self._late_drafts(stream, scope)
         except BaseException:
             self.close(stream)
             raise
@@ -160,6 +165,10 @@ class Sessions:
 
     def on_deltas(self, key: Key, data: Sequence[bytes]) -> None:
         """Deltas of the session were published."""
+        self.drafts.add(key, data, self.clock())
+        self._pass_on(key, data)
+
+    def _pass_on(self, key: Key, data: Sequence[bytes]) -> None:
         channel = self._channels.get(key)
         if channel is not None and channel.lane is not None and channel.lane.add(data):
             for stream in channel.streams:
@@ -278,6 +287,37 @@ class Sessions:
             channel.key[0], lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED)
         )
         _supersede(stream.channel, page.entries)
+
+    async def _late_drafts(self, stream: SessionWatcher, scope: Scope) -> None:
+        """Gives the stream the drafts of the session that are open. One whose message is there, which no notice told,
+        is dropped."""
+        key = stream.channel.key
+        for message_id in self.drafts.of(key, self.clock()):
+            with suppress(MessageNotFound):
+                await self._reads.run(key[0], partial(self._store.get_message, scope, key[1], message_id))
+                self.drafts.drop(key, [message_id])
+        late = self.drafts.pieces(key, self.drafts.of(key, self.clock()), self.clock())
+        # What has arrived meanwhile is among them.
+        stream.deltas_taken = stream.channel.lane.count if stream.channel.lane is not None else 0
+        if late:
+            stream.late = ReceivedDeltas(late)
+
+    def superseded(self, writes: Writes) -> list[tuple[Key, list[str]]]:
+        """Drops the drafts that a commit has superseded. Returns their sessions and ids."""
+        if not self.drafts.size:
+            return []
+        appended: dict[Key, list[str]] = {}
+        for event in writes.events:
+            if event.message_id is not None:
+                appended.setdefault(event.key, []).append(event.message_id)
+            elif event.type == DELETED:
+                appended.setdefault(event.key, []).extend(self.drafts.of(event.key, self.clock()))
+        return [(key, gone) for key, ids in appended.items() if (gone := self.drafts.drop(key, ids))]
+
+    def note_silent_drafts(self) -> None:
+        """Tells the watchers of drafts that have fallen silent."""
+        for key, said in self.drafts.fell_silent(self.clock()):
+            self._pass_on(key, [said])
 
     async def _read(self, what: tuple[Key, Cursor]) -> LogRead | None:
         """Reads after a cursor, for all streams at that cursor, and adds the events to the channel."""

@@ -56,7 +56,7 @@ class LogRead:
 class SessionWatcher(Stream):
     """See contract.SessionStream. Made by Sessions.open."""
 
-    __slots__ = ("_bookmarked", "_sessions", "channel", "cursor", "deltas_taken", "head_seq", "user_id")
+    __slots__ = ("_bookmarked", "_sessions", "channel", "cursor", "deltas_taken", "head_seq", "late", "user_id")
 
     def __init__(self, sessions: "Sessions", channel: WatchedSession, user_id: str, now: float, silence: float) -> None:
         super().__init__(now, silence)
@@ -68,6 +68,8 @@ class SessionWatcher(Stream):
         self._bookmarked = 0
         self.deltas_taken = -1
         """Position in the DeltaLane; -1: the stream has not requested deltas."""
+        self.late: ReceivedDeltas | None = None
+        """The drafts that were open when the stream began, until it has taken them."""
 
     async def next(self) -> Batch | CaughtUp | ReceivedDeltas:
         """As contract.SessionStream.next. Raises SessionNotFound behind the final event of a deleted session; Draining
@@ -113,6 +115,9 @@ class SessionWatcher(Stream):
         lane = self.channel.lane
         if self.deltas_taken < 0 or lane is None:
             return None
+        if (late := self.late) is not None:
+            self.late = None
+            return late
         passed = lane.after(self.deltas_taken)
         self.deltas_taken = lane.count
         return passed

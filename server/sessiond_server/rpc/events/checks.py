@@ -11,6 +11,7 @@ from typing import Final
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import (
     Delta,
+    DeltaData,
     FeedFilter,
     FeedStart,
     ListEventsRequest,
@@ -144,9 +145,22 @@ def _delta(found: FieldViolations, path: str, delta: Delta) -> None:
         found.add(f"{path}.piece", "is required")
     elif piece in _PIECES and len(getattr(delta, piece).encode()) > PIECE_BYTES:
         found.add(f"{path}.{piece}", f"must be at most {PIECE_BYTES} bytes")
+    elif piece == "data":
+        _data(found, f"{path}.data", delta.data)
     found.add(f"{path}.name", text.line(delta.name, 0, 128))
     if delta.run_id:
         found.add(f"{path}.run_id", text.identifier(delta.run_id))
+
+
+def _data(found: FieldViolations, path: str, data: DeltaData) -> None:
+    content = data.WhichOneof("content")
+    if content is None:
+        found.add(f"{path}.content", "is required")
+    elif len(data.blob if content == "blob" else data.json.encode()) > PIECE_BYTES:
+        found.add(f"{path}.{content}", f"must be at most {PIECE_BYTES} bytes")
+    if "\0" in data.json:
+        found.add(f"{path}.json", text.NUL_RULE)
+    found.add(f"{path}.media_type", text.line(data.media_type, 0, 128))
 
 
 def _feed_filter(found: FieldViolations, where: FeedFilter) -> frozenset[int]:
