@@ -165,7 +165,12 @@ def test_flood_of_drafts_costs_its_sender_only() -> None:
 
 def test_sizes_are_those_of_what_is_kept() -> None:
     drafts = Drafts(DraftLimits(draft_bytes=5_000, session_drafts=3, tenant_bytes=20_000, total_bytes=30_000))
-    kinds = [{"text": "abc"}, {"thinking": "d" * 900}, {"arguments": "{"}, {"data": DeltaData(json="[1]")}]
+    kinds: list[dict[str, Any]] = [
+        {"text": "abc"},
+        {"thinking": "d" * 900},
+        {"arguments": "{"},
+        {"data": DeltaData(json="[1]")},
+    ]
     for number in range(2_000):
         key = (f"t{number % 3}", f"s{number % 7}")
         fields: dict[str, Any] = {**kinds[number % 4], "part_index": number % 5}
