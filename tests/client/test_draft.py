@@ -446,7 +446,7 @@ async def test_a_call_that_no_message_can_hold_is_refused_where_it_is_written(
     assert not appended(server)[0].parts[0].tool_call.arguments_json
 
 
-@pytest.mark.parametrize("fields", [{"message_id": "a b"}, {"name": "a\nb"}, {"metadata": {"k": "v" * 70_000}}])
+@pytest.mark.parametrize("fields", [{"message_id": "a\nb"}, {"name": "a\nb"}, {"metadata": {"k": "v" * 70_000}}])
 async def test_invalid_outline_is_refused_before_anything_is_written(
     fields: dict[str, Any], client: sessiond.Client
 ) -> None:

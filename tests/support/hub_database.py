@@ -149,6 +149,9 @@ class Database:
     async def get_session(self, *args: Any, **more: Any) -> c.SessionSnapshot:
         return await self.store.get_session(*args, **more)
 
+    async def get_message(self, scope: c.Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
+        return await self.store.get_message(scope, session_id, message_id)
+
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         heads = await self.store.log_heads(keys)
         return replace(heads, incarnation=str(self.incarnation), now_us=self.clock(), running=frozenset(self.open))

@@ -53,8 +53,8 @@ class DeltaLane:
         self._batch = None
         return self.count > before
 
-    def supersede(self, entry: LogEntry) -> None:
-        """Drops the deltas of a message that has been appended."""
+    def supersede(self, entry: LogEntry) -> str:
+        """Drops the deltas of a message that has been appended. Returns its id."""
         message_id = Event.FromString(entry.data).message.message_id
         self._messages.pop(message_id, None)
         self._messages[message_id] = None
@@ -64,6 +64,7 @@ class DeltaLane:
             self._pieces = deque(piece for piece in self._pieces if piece[1] != message_id)
             self._size = sum(len(data) for _, _, data in self._pieces)
             self._batch = None
+        return message_id
 
     def after(self, number: int) -> ReceivedDeltas | None:
         """The kept deltas after that number; None if there are none. Callers at the same position share the result."""

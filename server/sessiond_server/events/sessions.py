@@ -286,7 +286,7 @@ class Sessions:
         page = await self._reads.run(
             channel.key[0], lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED)
         )
-        _supersede(stream.channel, page.entries)
+        _supersede(stream.channel, page.entries, self.drafts)
 
     async def _late_drafts(self, stream: SessionWatcher, scope: Scope) -> None:
         """Gives the stream the drafts of the session that are open. One whose message is there, which no notice told,
@@ -355,7 +355,7 @@ class Sessions:
         channel.note_redactions(page.entries)
         channel = self._take(channel, beginning(cursor, page.entries), page.entries, incarnation)
         channel.read(asked, page)
-        _supersede(channel, page.entries)
+        _supersede(channel, page.entries, self.drafts)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
         return LogRead(run, end, page.user_id, channel.redaction_count)
@@ -400,7 +400,7 @@ class Sessions:
                 for row in rows
             ]
             fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries)
-            _supersede(channel, entries)
+            _supersede(channel, entries, self.drafts)
         else:
             fit = channel.append(Cursor(last.seq, last.event_id), [])
         if fit is Fit.JOINED:
@@ -477,13 +477,14 @@ class Sessions:
         return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
 
 
-def _supersede(channel: WatchedSession, entries: Sequence[LogEntry]) -> None:
-    """Drops the deltas of these messages. Skips old messages, since the DeltaLane remembers only the newest."""
+def _supersede(channel: WatchedSession, entries: Sequence[LogEntry], drafts: Drafts) -> None:
+    """Drops the deltas and drafts of these messages. Skips old messages, since the DeltaLane remembers only the
+    newest."""
     lane, tip = channel.lane, channel.tip
     if lane is not None and tip is not None:
         for entry in entries:
             if entry.type == APPENDED and entry.seq > tip.seq - MESSAGES_REMEMBERED:
-                lane.supersede(entry)
+                drafts.drop(channel.key, [lane.supersede(entry)])
 
 
 def _same(error: Exception) -> Exception:
