@@ -12,8 +12,9 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.event_service_pb2 import Delta
-from sessiond_server.domain.rows import Key
+from sessiond_server.domain.rows import Key, Writes
 
 SUPERSEDED: Final = b"\xff"
 """Before a message id, among the deltas on the bus: the message is appended. It is no protobuf message, so servers that
@@ -99,6 +100,18 @@ class Drafts:
     def drop_session(self, key: Key) -> None:
         """Removes all drafts of a session."""
         self.drop(key, list(self._sessions.get(key, ())))
+
+    def superseded(self, writes: Writes, time: float) -> list[tuple[Key, list[str]]]:
+        """Drops the drafts that a commit has superseded. Returns their sessions and ids."""
+        if not self.size:
+            return []
+        ended: dict[Key, list[str]] = {}
+        for event in writes.events:
+            if event.message_id is not None:
+                ended.setdefault(event.key, []).append(event.message_id)
+            elif event.type == EventType.EVENT_TYPE_SESSION_DELETED:
+                ended.setdefault(event.key, []).extend(self.of(event.key, time))
+        return [(key, gone) for key, ids in ended.items() if (gone := self.drop(key, ids))]
 
     def of(self, key: Key, time: float) -> list[str]:
         """The ids of a session's drafts."""

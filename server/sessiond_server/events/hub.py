@@ -151,7 +151,7 @@ class EventHub:
 
         Returns at once. A session without watchers costs one look-up. Batches may arrive out of order.
         """
-        for key, message_ids in self._sessions.superseded(writes):
+        for key, message_ids in self._sessions.drafts.superseded(writes, self._clock()):
             self._bus.publish_deltas(Deltas(key, [SUPERSEDED + each.encode() for each in message_ids]))
         if self._streams.used:
             self._sessions.committed(writes, start)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -14,7 +13,6 @@ from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.log import LogEntry
 from sessiond_server.domain.rows import EventRow, Key, Writes
 from sessiond_server.errors import (
-    MessageNotFound,
     NotFound,
     PositionCompacted,
     PositionGone,
@@ -22,10 +20,11 @@ from sessiond_server.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from sessiond_server.events.channel import APPENDED, DELETED, START, Fit, beginning, check, cursor_after
-from sessiond_server.events.contract import Batch, Cursor, PrimaryReads, ReceivedDeltas
-from sessiond_server.events.deltas import MESSAGES_REMEMBERED, DeltaLane
+from sessiond_server.events.channel import START, Fit, beginning, check, cursor_after
+from sessiond_server.events.contract import Batch, Cursor, PrimaryReads
+from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.drafts import Drafts
+from sessiond_server.events.late_drafts import begin_deltas, supersede
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared, prove_owner
 from sessiond_server.events.rings import Rings
@@ -36,8 +35,6 @@ from sessiond_server.store.session_reads import Freshness
 _log = logging.getLogger("sessiond.events")
 
 _STRONG: Final = Freshness(strong=True)
-_PRIMED: Final = 32
-"""Number of events before the cursor of a new stream whose late deltas are dropped."""
 
 
 class Sessions:
@@ -94,8 +91,7 @@ class Sessions:
                 await self._reads.run(key[0], lambda: prove_owner(self._store, key, scope.user_id))
                 await self._resume(stream, after)
             if deltas:
-                await self._prime(stream)
-                await self._late_drafts(stream, scope)
+                await begin_deltas(stream, scope, self._store, self._reads, self.drafts)
         except BaseException:
             self.close(stream)
             raise
@@ -279,41 +275,6 @@ class Sessions:
                 raise PositionCompacted(key[1], final.seq)
         stream.head_seq = stream.channel.head_seq
 
-    async def _prime(self, stream: SessionWatcher) -> None:
-        """Makes the DeltaLane drop late deltas of messages that were committed before the stream's cursor."""
-        channel = stream.channel
-        after = max(0, stream.cursor.seq - _PRIMED)
-        page = await self._reads.run(
-            channel.key[0], lambda: self._store.read_log(channel.key, after_seq=after, limit=_PRIMED)
-        )
-        _supersede(stream.channel, page.entries, self.drafts)
-
-    async def _late_drafts(self, stream: SessionWatcher, scope: Scope) -> None:
-        """Gives the stream the drafts of the session that are open. One whose message is there, which no notice told,
-        is dropped."""
-        key = stream.channel.key
-        for message_id in self.drafts.of(key, self.clock()):
-            with suppress(MessageNotFound):
-                await self._reads.run(key[0], partial(self._store.get_message, scope, key[1], message_id))
-                self.drafts.drop(key, [message_id])
-        late = self.drafts.pieces(key, self.drafts.of(key, self.clock()), self.clock())
-        # What has arrived meanwhile is among them.
-        stream.deltas_taken = stream.channel.lane.count if stream.channel.lane is not None else 0
-        if late:
-            stream.late = ReceivedDeltas(late)
-
-    def superseded(self, writes: Writes) -> list[tuple[Key, list[str]]]:
-        """Drops the drafts that a commit has superseded. Returns their sessions and ids."""
-        if not self.drafts.size:
-            return []
-        appended: dict[Key, list[str]] = {}
-        for event in writes.events:
-            if event.message_id is not None:
-                appended.setdefault(event.key, []).append(event.message_id)
-            elif event.type == DELETED:
-                appended.setdefault(event.key, []).extend(self.drafts.of(event.key, self.clock()))
-        return [(key, gone) for key, ids in appended.items() if (gone := self.drafts.drop(key, ids))]
-
     def note_silent_drafts(self) -> None:
         """Tells the watchers of drafts that have fallen silent."""
         for key, said in self.drafts.fell_silent(self.clock()):
@@ -355,7 +316,7 @@ class Sessions:
         channel.note_redactions(page.entries)
         channel = self._take(channel, beginning(cursor, page.entries), page.entries, incarnation)
         channel.read(asked, page)
-        _supersede(channel, page.entries, self.drafts)
+        supersede(channel, page.entries, self.drafts)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
         return LogRead(run, end, page.user_id, channel.redaction_count)
@@ -400,7 +361,7 @@ class Sessions:
                 for row in rows
             ]
             fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries)
-            _supersede(channel, entries, self.drafts)
+            supersede(channel, entries, self.drafts)
         else:
             fit = channel.append(Cursor(last.seq, last.event_id), [])
         if fit is Fit.JOINED:
@@ -475,16 +436,6 @@ class Sessions:
         """Whether the event is so young that the store would still have the tombstone of its session."""
         made = ids.time_ms(event_id)
         return made is not None and made / 1000 > self._wall_clock() - self.limits.tombstone_retention
-
-
-def _supersede(channel: WatchedSession, entries: Sequence[LogEntry], drafts: Drafts) -> None:
-    """Drops the deltas and drafts of these messages. Skips old messages, since the DeltaLane remembers only the
-    newest."""
-    lane, tip = channel.lane, channel.tip
-    if lane is not None and tip is not None:
-        for entry in entries:
-            if entry.type == APPENDED and entry.seq > tip.seq - MESSAGES_REMEMBERED:
-                drafts.drop(channel.key, [lane.supersede(entry)])
 
 
 def _same(error: Exception) -> Exception:
