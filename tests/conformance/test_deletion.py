@@ -14,7 +14,7 @@ from sessiond_server.domain import fold
 from sessiond_server.errors import DeletionTooLarge, MessageAlreadyExists, MessageNotFound, RunFenced
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import Freshness, MessagesPage
-from tests.support.caller import Caller, accepted, message, one, refused, texts, whole_log
+from tests.support.caller import Caller, accepted, message, one, refused, struct, texts, whole_log
 from tests.support.feeds import complete
 from tests.support.run_actions import begin
 from tests.support.store_backend import Backend
@@ -65,6 +65,44 @@ async def test_deletion_removes_the_content_from_everywhere(backend: Backend, ca
         folded = fold.fold(folded, event)
     assert folded == session
     assert session.message_count == 2
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("remove", ["redact", "delete"])
+@pytest.mark.parametrize("renamed", [False, True])
+async def test_a_name_leaves_the_log_with_the_message_that_gave_it(
+    backend: Backend, caller: Caller, remove: str, batched: bool, renamed: bool
+) -> None:
+    """Every event with a session has its name, such as those of updates and transitions."""
+    store = backend.store
+    update = caller.update("s", state=struct(a=1), request_id="u")
+    before = [
+        caller.create("s", name=""),
+        caller.append_ids("s", "m"),
+        update,
+        caller.touch("s", 1),
+        caller.suspend("s"),
+    ]
+    if renamed:
+        before.append(caller.update("s", name="chosen"))
+    removal = caller.redact("s", "m") if remove == "redact" else caller.delete_messages("s", "m")
+    if batched:
+        await accepted(store, *before, removal)
+    else:
+        for command in before:
+            await accepted(store, command)
+        await accepted(backend.other, removal)
+    events, feed = await whole_log(store, caller.scope, "s"), await complete(store)
+    for data in [*(event.SerializeToString() for event in events), *(entry.entry.data for entry in feed)]:
+        assert b"text of m" not in data
+    folded = Session()
+    for event in events:
+        folded = fold.fold(folded, event)
+        assert folded.name == ("chosen" if renamed and folded.version >= 6 else "")
+    read = await store.get_session(caller.scope, "s", content=True)
+    assert folded == Session.FromString(read.core + (read.content or b""))
+    retried = await one(store, update, c.SessionWritten)
+    assert b"text of m" not in retried.session.core
 
 
 async def test_pages_skip_what_was_deleted(store: Store, caller: Caller) -> None:

@@ -224,6 +224,18 @@ def test_deletion_that_is_read_empties_the_ring_up_to_the_last_deleted_message()
     assert one.redaction_count == 1
 
 
+def test_deletion_of_what_named_the_session_empties_the_ring() -> None:
+    """Any event after the message may have repeated the name."""
+    one = channel(0)
+    one.append(START, events(1, 5))
+    deleted = Event(deleted_messages=DeletedMessages(seqs=[2]), session_name="")
+    gone = event(6, type=MESSAGES_DELETED, data=deleted.SerializeToString())
+    one.note_redactions([gone])
+    one.append(at(5), [gone])
+    assert one.after(at(4)) is Where.ELSEWHERE
+    assert seqs(one.after(at(5))) == [6]
+
+
 def test_rewritten_range_beyond_the_ring_leaves_it_alone() -> None:
     one = channel(0)
     one.append(START, events(1, 5))

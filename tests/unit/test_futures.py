@@ -22,6 +22,8 @@ from tests.support.caller import Caller
 ROOT = Path(__file__).parents[2]
 
 SETTLED_BY = {
+    "client/sessiond/blocking_channel.py BlockingChannel.threaded": "its thread, however the function ends",
+    "client/sessiond/loop_thread.py in_caller": "the thread that waits for the call, or the call's cancellation",
     "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
     "memory/cache.py MemoryCache.get": "the method itself, before it returns",
     "memory/cache.py MemoryCache.put": "the method itself, before it returns",

@@ -84,7 +84,8 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class AppendedMessage:
-    """The event that appended a message, which a redaction or a deletion rewrites."""
+    """An event that a redaction or a deletion rewrites: the one that appended the message, or one of the session that
+    repeats the name which the message gave it."""
 
     seq: int
     head: bytes
@@ -183,6 +184,9 @@ class Known:
     newest: dict[Key, FoundMessages] = field(default_factory=dict)
     ranges: dict[tuple[Key, int, int], FoundMessages] = field(default_factory=dict)
     named: dict[tuple[Key, tuple[str, ...]], FoundMessages] = field(default_factory=dict)
+    repeating: dict[Key, Sequence[AppendedMessage]] = field(default_factory=dict)
+    """Events with a Session payload after messages among those above that gave the session a name: at least those that
+    repeat it (domain/messages/titles.py)."""
     contents: dict[Key, bytes] = field(default_factory=dict)
     runs: dict[tuple[Key, str], bytes] = field(default_factory=dict)
     tool_calls: dict[tuple[Key, str], StoredToolCall] = field(default_factory=dict)

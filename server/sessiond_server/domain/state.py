@@ -56,6 +56,8 @@ class State:
     """(mark, seq) that stored messages lose in this batch."""
     removed: dict[int, AppendedMessage] = field(default_factory=dict)
     """What this batch leaves of messages that it deleted, by seq."""
+    renamed: dict[int, AppendedMessage] = field(default_factory=dict)
+    """Events of the session that repeated a name whose message this batch redacted or deleted, without it, by seq."""
     freed_message_ids: set[str] = field(default_factory=set)
     """Ids of stored messages that this batch deleted."""
     opened_work: Work | None = None
@@ -124,6 +126,8 @@ class Step:
     batch_messages: Callable[[], Sequence[EventRow]]
     """The events with which earlier commands of this batch appended messages to the session, ascending. They include
     those of messages that the batch has deleted since."""
+    batch_sessions: Callable[[], Sequence[EventRow]]
+    """The events with a Session payload that earlier commands of this batch wrote to the session, ascending."""
     documents: DocumentChanges
     """Of the whole batch."""
     events: list[EventRow] = field(default_factory=list)

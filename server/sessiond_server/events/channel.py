@@ -111,13 +111,14 @@ def check_run(key: Key, before: Cursor, entries: Sequence[LogEntry]) -> None:
 def rewritten_by(entry: LogEntry) -> tuple[int, int] | None:
     """The lowest and the highest `seq` of the events whose content this event's write has removed: a redaction's or a
     deletion's of messages. None: it has removed none."""
-    if entry.type == REDACTED:
-        seq = Event.FromString(entry.data).message.seq
-        return seq, seq
-    if entry.type == MESSAGES_DELETED:
-        seqs = Event.FromString(entry.data).deleted_messages.seqs
-        return (seqs[0], seqs[-1]) if seqs else None
-    return None
+    if entry.type not in (REDACTED, MESSAGES_DELETED):
+        return None
+    event = Event.FromString(entry.data)
+    seqs = [event.message.seq] if entry.type == REDACTED else event.deleted_messages.seqs
+    if not seqs:
+        return None
+    # With a name, any event after the message may have repeated it.
+    return seqs[0], entry.seq - 1 if event.HasField("session_name") else seqs[-1]
 
 
 def cursor_after(entry: LogEntry) -> Cursor:

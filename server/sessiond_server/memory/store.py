@@ -25,6 +25,7 @@ from sessiond_server.domain.commands import (
 )
 from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.log import FeedPlace
+from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
@@ -229,6 +230,13 @@ class MemoryStore:
             log = self._logs[key]
             seqs = [seq for message_id in named if (seq := log.seq_of_message.get(message_id)) is not None]
             known.named[(key, named)] = log.found(seqs, most_bytes)
+        for key, seq, _ in titles.given_by(known):
+            events = self._logs[key].events
+            later = (event for event in events.values() if event.seq > seq and event.type < FIRST_MESSAGE_EVENT)
+            known.repeating[key] = [
+                *known.repeating.get(key, ()),
+                *(AppendedMessage(event.seq, event.head, event.body) for event in later),
+            ]
         for key, version in needs.contents:
             known.contents[key] = self._logs[key].content(version)
         for key, run_id in needs.runs:

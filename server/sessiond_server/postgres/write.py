@@ -9,6 +9,7 @@ import asyncpg
 
 from sessiond_server.domain import batch, replay
 from sessiond_server.domain.commands import Command, CreateSession, Result
+from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.rows import (
     AppendedMessage,
@@ -41,6 +42,7 @@ COUNT_LIVE = WRITE["count_live"].text
 LOOK_UP = WRITE["look_up"].text
 FIND_MESSAGES = WRITE["find_messages"].text
 FIND_TO_DELETE = WRITE["find_to_delete"].text
+FIND_REPEATING = WRITE["find_repeating"].text
 FIND_ANSWERS = WRITE["find_answers"].text
 FIND_CONTENTS = WRITE["find_contents"].text
 FIND_SESSION_CONTENTS = WRITE["find_session_contents"].text
@@ -144,6 +146,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
+    if known.messages or known.newest or known.ranges or known.named:
+        await _find_repeating(connection, known)
     if needs.contents:
         for place, chain in await connection.fetch(FIND_SESSION_CONTENTS, *columns(flat(needs.contents), 3)):
             known.contents[needs.contents[place - 1][0]] = whole(chain)
@@ -185,6 +189,18 @@ async def _find_to_delete(connection: asyncpg.Connection, needs: Needs, known: K
     known.newest.update((key, of(1, number)) for number, key in enumerate(newest, 1))
     known.ranges.update((place, of(2, number)) for number, place in enumerate(ranges, 1))
     known.named.update((name, of(3, number)) for number, name in enumerate(named, 1))
+
+
+async def _find_repeating(connection: asyncpg.Connection, known: Known) -> None:
+    """Adds the events that may repeat a name which one of the found messages gave the session."""
+    names = titles.given_by(known)
+    if not names:
+        return
+    places = ((*key, seq, name) for key, seq, name in names)
+    found: dict[Key, list[AppendedMessage]] = {}
+    for place, *event in await connection.fetch(FIND_REPEATING, *columns(places, 4)):
+        found.setdefault(names[place - 1][0], []).append(AppendedMessage(*event))
+    known.repeating.update(found)
 
 
 async def _replayed(

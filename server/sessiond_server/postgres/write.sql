@@ -150,6 +150,18 @@ from (
 ) m
 where m.place = 1 or m.bytes <= m.most
 
+-- name: find_repeating  index: events_pkey
+-- Events of the session that may repeat the name that the message at $3 gave it. Types below 20 have a Session.
+select k.place, e.seq, e.head, e.body
+from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bytea[])) with ordinality
+  as k (tenant_id, session_id, seq, name, place)
+cross join lateral (
+  select events.seq, events.head, events.body from events
+  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq > k.seq
+    and events.type between 1 and 19 and position(k.name in events.body) > 0
+  offset 0
+) e
+
 -- name: find_answers  index: requests_pkey
 select k.place, r.answer
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))

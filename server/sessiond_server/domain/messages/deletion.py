@@ -7,7 +7,7 @@ from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
-from sessiond_server.domain.messages import marks
+from sessiond_server.domain.messages import marks, titles
 from sessiond_server.domain.rows import AppendedMessage, FoundMessages, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
@@ -32,9 +32,7 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
     for original in chosen:
         message, head = Message.FromString(original.body), Event.FromString(original.head)
         ids.append(message.message_id)
-        if head.HasField("session_name"):
-            gave_name |= bool(core.name) and head.session_name == core.name
-            head.session_name = ""
+        gave_name |= titles.take_away(step, state, original, head)
         state.removed[original.seq] = AppendedMessage(
             original.seq, head.SerializeToString(), _remains(message, time_us).SerializeToString()
         )
@@ -44,15 +42,12 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
             state.new_message_ids.discard(message.message_id)
         else:
             state.freed_message_ids.add(message.message_id)
-    if gave_name:
-        core.name = ""
-        state.indexed = True
     seqs = [message.seq for message in chosen]
     fold.remove_messages(core, len(seqs))
     step.advance(core, time_us, activity=False)
     body = DeletedMessages(seqs=seqs, message_ids=ids).SerializeToString()
     event_type = EventType.EVENT_TYPE_MESSAGES_DELETED
-    step.emit(state, event_type, time_us, body=body, session_name="" if gave_name else None)
+    step.emit(state, event_type, time_us, body=body, session_name=core.name if gave_name else None)
     messages = b""
     if action.return_messages:
         messages = encoding.repeated(encoding.RETURNED_MESSAGE, (message.body for message in chosen))

@@ -13,7 +13,7 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.actions import Action
 from sessiond_server.domain.documents import rules as document_rules
-from sessiond_server.domain.messages import deletion, marks
+from sessiond_server.domain.messages import deletion, marks, titles
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
@@ -155,7 +155,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
         raise MessageNotFound(core.session_id, action.message_id)
     time_us = step.time_after(core)
     message, head = Message.FromString(original.body), Event.FromString(original.head)
-    gave_name = head.HasField("session_name") and head.session_name == core.name
+    gave_name = titles.take_away(step, state, original, head)
     message.ClearField("parts")
     message.ClearField("metadata")
     state.unmark(original.seq, marks.of_labels(message.labels))
@@ -163,11 +163,6 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     message.ClearField("name")
     set_timestamp(message.redact_time, time_us)
     message.redact_reason = action.reason
-    if head.HasField("session_name"):
-        head.session_name = ""
-    if gave_name:
-        core.name = ""
-        state.indexed = True
     body = message.SerializeToString()
     state.redacted[action.message_id] = AppendedMessage(original.seq, head.SerializeToString(), body)
     step.advance(core, time_us, activity=False)
@@ -176,7 +171,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
         EventType.EVENT_TYPE_MESSAGE_REDACTED,
         time_us,
         body=body,
-        session_name="" if gave_name else None,
+        session_name=core.name if gave_name else None,
     )
     return c.MessageRedacted(core.version, body)
 
