@@ -10,7 +10,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import DeleteMessagesResponse
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import fold
+from sessiond_server.domain import encoding, fold
 from sessiond_server.errors import DeletionTooLarge, MessageAlreadyExists, MessageNotFound, RunFenced
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import Freshness, MessagesPage
@@ -103,6 +103,20 @@ async def test_a_name_leaves_the_log_with_the_message_that_gave_it(
     assert folded == Session.FromString(read.core + (read.content or b""))
     retried = await one(store, update, c.SessionWritten)
     assert b"text of m" not in retried.session.core
+
+
+@pytest.mark.parametrize("remove", ["redact", "delete"])
+async def test_fields_of_later_versions_go_with_the_content(store: Store, caller: Caller, remove: str) -> None:
+    """A client of a later version may put content into fields that this service does not know, and keeps."""
+    unknown = encoding.field(encoding.tag(900), SECRET.encode())
+    said = Message.FromString(message("hello", "m").SerializeToString() + unknown)
+    said.usage.MergeFromString(b"\x08\x01" + unknown)
+    await accepted(store, caller.create("s"), caller.command("s", c.AppendMessages([said])))
+    _, stored = await store.get_message(caller.scope, "s", "m")
+    assert SECRET.encode() in stored
+    await accepted(store, caller.redact("s", "m") if remove == "redact" else caller.delete_messages("s", "m"))
+    for event in await whole_log(store, caller.scope, "s"):
+        assert SECRET.encode() not in event.SerializeToString()
 
 
 async def test_pages_skip_what_was_deleted(store: Store, caller: Caller) -> None:

@@ -1,6 +1,6 @@
 """The rule that deletes messages. It checks everything before it changes anything."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
@@ -14,7 +14,7 @@ from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import set_timestamp
 from sessiond_server.errors import DeletionTooLarge, MessageNotFound
 
-_REMAINING: Final = ("message_id", "seq", "session_id", "role", "usage", "create_time", "run_id")
+REMAINING: Final = ("message_id", "seq", "session_id", "role", "usage", "create_time", "run_id")
 """Fields of Message that the appending event keeps. `usage` is among them because the log must still fold to the
 session's token totals."""
 
@@ -58,12 +58,17 @@ def _remains(message: Message, time_us: int) -> Message:
     """What the log keeps of a deleted message."""
     kept = Message()
     kept.CopyFrom(message)
-    for field, _ in message.ListFields():
-        if field.name not in _REMAINING:
-            kept.ClearField(field.name)  # type: ignore[arg-type]  # the stubs want literals
-    kept.DiscardUnknownFields()
+    strip(kept, REMAINING)
     set_timestamp(kept.delete_time, time_us)
     return kept
+
+
+def strip(message: Message, kept: Container[str]) -> None:
+    """Removes all fields but those that are named, also fields that only later versions know."""
+    for field, _ in message.ListFields():
+        if field.name not in kept:
+            message.ClearField(field.name)  # type: ignore[arg-type]  # the stubs want literals
+    message.DiscardUnknownFields()
 
 
 def _chosen(step: Step, state: State, action: c.DeleteMessages) -> Sequence[AppendedMessage]:

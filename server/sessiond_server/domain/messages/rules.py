@@ -25,6 +25,9 @@ from sessiond_server.errors import MessageAlreadyExists, MessageLimitReached, Me
 # A constant, because each access through the enum costs most of a microsecond.
 APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
 
+_REDACTED: Final = (*deletion.REMAINING, "client_time")
+"""Fields of Message that a redaction leaves."""
+
 
 def append(step: Step, state: State, action: c.AppendMessages) -> c.Outcome:
     lifecycle.check_active(state.core, step.now_us)
@@ -156,11 +159,8 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     time_us = step.time_after(core)
     message, head = Message.FromString(original.body), Event.FromString(original.head)
     gave_name = titles.take_away(step, state, original, head)
-    message.ClearField("parts")
-    message.ClearField("metadata")
     state.unmark(original.seq, marks.of_labels(message.labels))
-    message.ClearField("labels")
-    message.ClearField("name")
+    deletion.strip(message, _REDACTED)
     set_timestamp(message.redact_time, time_us)
     message.redact_reason = action.reason
     body = message.SerializeToString()
