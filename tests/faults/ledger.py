@@ -25,6 +25,8 @@ class Ack(NamedTuple):
     seq: int
     began: float
     """When the call was made that was acknowledged, after whatever others for the same append."""
+    tried: float
+    """When the first call for it was made. It may have been committed at any time from then on."""
     text: str
 
     @property
@@ -51,15 +53,17 @@ class Ledger:
     def attempt(self, session_id: str, text: str) -> None:
         self.attempted.setdefault(session_id, set()).add(text)
 
-    def acknowledge(self, session_id: str, text: str, seq: int, began: float = 0.0) -> None:
+    def acknowledge(self, session_id: str, text: str, seq: int, began: float = 0.0, tried: float = 0.0) -> None:
         self.acknowledged.setdefault(session_id, {})[text] = seq
-        self.acks.append(Ack(time.time(), session_id, seq, began, text))
+        self.acks.append(Ack(time.time(), session_id, seq, began, tried, text))
         self.count += 1
 
-    def delete(self, session_id: str, text: str, seq: int, version: int, began: float = 0.0) -> None:
+    def delete(
+        self, session_id: str, text: str, seq: int, version: int, began: float = 0.0, tried: float = 0.0
+    ) -> None:
         """The message, whose append was never acknowledged here, was deleted."""
         self.deleted.setdefault(session_id, {})[text] = (seq, version)
-        self.acks.append(Ack(time.time(), session_id, version, began, deletion_of([seq])))
+        self.acks.append(Ack(time.time(), session_id, version, began, tried, deletion_of([seq])))
         self.count += 1
 
     def without(self, forfeited: Collection[Ack]) -> "Ledger":

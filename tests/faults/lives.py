@@ -104,7 +104,7 @@ class Lives:
 
     async def _write(self, life: Life, write: Callable[[str], Awaitable[object]]) -> Ack | None:
         """Until it is acknowledged, or the session turns out to be lost."""
-        request_id = sessiond.new_request_id()
+        request_id, tried = sessiond.new_request_id(), time.time()
         while not life.lost:
             began = time.time()
             try:
@@ -114,7 +114,7 @@ class Lives:
             except (sessiond.NotFound, sessiond.Refused):
                 life.lost = True
             else:
-                ack = Ack(time.time(), life.session_id, _version(answer), began, "")
+                ack = Ack(time.time(), life.session_id, _version(answer), began, tried, "")
                 life.acks.append(ack)
                 return ack
         return None

@@ -82,7 +82,7 @@ class Load:
     async def append(self, session_id: str, text: str) -> None:
         """Returns when it is acknowledged."""
         self.ledger.attempt(session_id, text)
-        request_id, began = sessiond.new_request_id(), asyncio.get_running_loop().time()
+        request_id, began, tried = sessiond.new_request_id(), asyncio.get_running_loop().time(), time.time()
         while True:
             called = time.time()
             try:
@@ -94,7 +94,7 @@ class Load:
                 self.unforeseen.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)
             else:
-                self.ledger.acknowledge(session_id, text, answer.first_seq, called)
+                self.ledger.acknowledge(session_id, text, answer.first_seq, called, tried)
                 now = asyncio.get_running_loop().time()
                 self._taken.append(now - began)
                 if now - began > LONG:
@@ -106,7 +106,7 @@ class Load:
     async def append_and_delete(self, session_id: str, text: str) -> None:
         """Returns when both are acknowledged. What the deletion returns must be what was appended."""
         self.ledger.attempt(session_id, text)
-        append_id, delete_id = sessiond.new_request_id(), sessiond.new_request_id()
+        append_id, delete_id, tried = sessiond.new_request_id(), sessiond.new_request_id(), time.time()
         while True:
             called = time.time()
             try:
@@ -126,7 +126,7 @@ class Load:
             else:
                 if [sessiond.text_of(message) for message in gone.messages] != [text]:
                     self.unforeseen.append("a deletion returned another message than the one appended")
-                self.ledger.delete(session_id, text, added.first_seq, gone.version, called)
+                self.ledger.delete(session_id, text, added.first_seq, gone.version, called, tried)
                 if self.ledger.count >= self._reached[0]:
                     self._reached[1].set()
                 return

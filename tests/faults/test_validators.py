@@ -155,7 +155,7 @@ def test_a_session_that_was_deleted(records: Sequence[Record], expected: Finding
 
 
 def acks(*of: tuple[float, str, int]) -> list[Ack]:
-    return [Ack(at, session_id, seq, at - 0.1, "") for at, session_id, seq in of]
+    return [Ack(at, session_id, seq, at - 0.1, at - 0.1, "") for at, session_id, seq in of]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,8 @@ BEGINNING = Opened(0.0, 0, -2, b"", b"")
         # Written after the feed began, so it must have come.
         ([NOW, *FEED[3:]], acks((2.0, A, 2)), Findings(lost=1)),
         ([NOW], acks((2.0, B, 3)), Findings(lost=1)),
+        # Tried before the feed began and again afterwards: it may have been committed before.
+        ([NOW, *FEED[3:]], [Ack(2.0, A, 2, 1.9, -0.1, "")], SOUND),
         ([NOW, *FEED, FEED[5]], (), Findings(duplicated=1)),
         ([NOW, *FEED[:3], CLOSED, NOW._replace(seq=-1), *FEED[3:]], (), SOUND),
         ([NOW, *FEED[:3], CLOSED, NOW, *FEED[3:]], (), Findings(restarted=1)),
@@ -205,6 +207,7 @@ BEGINNING = Opened(0.0, 0, -2, b"", b"")
         ([NOW, *FEED, Marked(9.0, 0, 8.0)], acks((7.0, A, 3)), SOUND),
         ([NOW, *FEED[:4], Marked(9.0, 0, 8.0), *FEED[4:]], acks((7.0, A, 3)), Findings(false_bookmarks=1)),
         ([NOW, *FEED[:4], Marked(9.0, 0, 8.0), *FEED[4:]], acks((8.5, A, 3)), SOUND),
+        ([NOW, *FEED[:4], Marked(9.0, 0, 8.0), *FEED[4:]], [Ack(7.0, A, 3, 6.9, -0.1, "")], SOUND),
     ],
 )
 def test_the_feed(records: Sequence[Record], acknowledged: Sequence[Ack], expected: Findings) -> None:
@@ -225,7 +228,7 @@ def test_a_feed_whose_failover_lost_something(records: Sequence[Record], expecte
 
 
 def test_only_a_failover_that_loses_excuses_and_only_calls_that_had_begun() -> None:
-    lost, survived, later = Ack(5.0, A, 4, 4.9, ""), Ack(5.0, A, 3, 4.9, ""), Ack(9.0, A, 4, 8.0, "")
+    lost, survived, later = Ack(5.0, A, 4, 4.9, 4.9, ""), Ack(5.0, A, 3, 4.9, 4.9, ""), Ack(9.0, A, 4, 8.0, 8.0, "")
     assert AFTER_LOSS.excuses(lost)
     assert not TRUTH.excuses(lost)
     assert not AFTER_LOSS.excuses(survived)

@@ -187,13 +187,14 @@ def feed_starts(segment: Segment, truth: Truth, acks: Sequence[Ack]) -> dict[str
         return {}
     if start.seq == -2:
         return dict.fromkeys(truth.logs, 0)
-    # From now on: what was begun to be written after the stream had answered. What it delivers before that is given.
+    # From now on: what was first tried to be written after the stream had answered; what was tried again since may have
+    # been committed before. What it delivers before that is given.
     starts: dict[str, int] = {}
     for event in segment.events:
         starts[event.session_id] = min(event.seq - 1, starts.get(event.session_id, event.seq - 1))
     if segment.lost is None:
         for ack in acks:
-            if ack.began > start.at:
+            if ack.tried > start.at:
                 starts[ack.session_id] = min(ack.seq - 1, starts.get(ack.session_id, ack.seq - 1))
     return starts
 
@@ -280,7 +281,7 @@ def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) ->
         elif isinstance(record, Marked):
             while due < len(acks) and acks[due].at < record.read_time:
                 ack = acks[due]
-                if session_id is not None or ack.began > opened or (start is not None and start.seq == -2):
+                if session_id is not None or ack.tried > opened or (start is not None and start.seq == -2):
                     owed[ack.session_id] = max(ack.seq, owed.get(ack.session_id, 0))
                 due += 1
             missing = any(at.get(session, 0) < seq for session, seq in owed.items())
