@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from sessiond_server.domain import commands as c
-from sessiond_server.errors import DocumentLocked, DocumentVersionMismatch
+from sessiond_server.errors import DocumentLocked, DocumentVersionMismatch, SessionNotFound
 from sessiond_server.postgres import documents, locked, transactions
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
@@ -160,6 +160,23 @@ async def test_a_held_session_and_a_held_document(postgres: PostgresStore, postg
         )
         names = [type(result).__name__ for result in applied.results]
         assert names == ["SessionLocked", "DocumentLocked", "MessagesAppended"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_held_document_is_not_shown_to_those_who_may_not_see_its_session(
+    postgres: PostgresStore, postgres_dsn: str, caller: Caller
+) -> None:
+    eve = c.Scope("tenant", "eve")
+    await accepted(postgres, caller.create("s", user_id="ann"), alone(put(S, "held")))
+    async with connected(postgres_dsn) as holder, holder.transaction():
+        await holder.fetch("select from documents where key = 'held' for update")
+        for _ in range(2):
+            commands = [alone(put(S, "held")), alone(put(S, "held"), scope=eve)]
+            for batch in (commands, commands[1:]):
+                applied = await postgres.apply(batch)
+                refusals = [DocumentLocked, SessionNotFound]
+                assert [type(result) for result in applied.results] == refusals[-len(batch) :]
+        assert postgres._locked._documents
 
 
 async def test_a_batch_with_documents_sends_no_more_statements(

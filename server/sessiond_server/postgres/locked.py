@@ -7,7 +7,7 @@ row with SKIP LOCKED until it is free.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final, Generic, TypeVar
@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 import asyncpg
 
 from sessiond.v1.document_pb2 import DocumentScope
-from sessiond_server.domain.commands import Command, Result
+from sessiond_server.domain.commands import Command, CreateSession, Result
 from sessiond_server.domain.documents.rows import DocumentKey
 from sessiond_server.domain.documents.rules import named
 from sessiond_server.domain.rows import Head, Key, Writes
@@ -121,10 +121,12 @@ class LockedRows:
         alert = self._clock() < self._alert_until
         locked: set[write.HeadKey] = set()
         held: set[DocumentKey] = set()
+        tried: set[DocumentKey] = set()
+        hidden: set[write.HeadKey] = set()
 
         async def attempt(connection: asyncpg.Connection) -> Applied:
-            locked.clear()
-            held.clear()
+            for found in (locked, held, tried, hidden):
+                found.clear()
             trusted = [command for command in commands if command.key not in suspects.sessions]
             heads = await write.lock_heads(connection, trusted) if trusted else {}
             if suspects.sessions:
@@ -133,24 +135,23 @@ class LockedRows:
                 heads |= free
                 locked.update(busy)
             mine = [command for command in commands if write.head_key(command) not in locked]
-            if suspects.no_documents:
-                held.update(key for command in mine for key in named(command))
-            elif suspects.documents:
-                wanted = {key for command in mine for key in named(command)}
-                held.update(await documents.lock_free(connection, wanted & suspects.documents))
-            if held:
-                mine = [command for command in mine if not held.intersection(named(command))]
+            if suspects.documents:
+                hidden.update(_hidden(mine, heads))
+                wanted = {key for command in mine if write.head_key(command) not in hidden for key in named(command)}
+                tried.update(wanted & suspects.documents)
+                held.update(wanted if suspects.no_documents else await documents.lock_free(connection, tried))
+                mine = [command for command in mine if _locked(command, locked, held, hidden) is None]
             return await work(connection, mine, heads) if mine else Applied((), Writes())
 
         applied = await self._transactions.attempt(attempt, lock_seconds=SHORT_LOCK_SECONDS if alert else None)
         self._sessions.learn(suspects.sessions, {key[:2] for key in locked})
         if not suspects.no_documents:
-            self._documents.learn(suspects.documents, held)
+            self._documents.learn(tried, held)
         if not locked and not held:
             return applied
         answers = iter(applied.results)
         results: list[Result] = [
-            refusal if (refusal := _locked(command, locked, held)) is not None else next(answers)
+            refusal if (refusal := _locked(command, locked, held, hidden)) is not None else next(answers)
             for command in commands
         ]
         return Applied(results, applied.writes)
@@ -184,10 +185,23 @@ def _wider(suspects: _Suspects, commands: Sequence[Command], context: str) -> _S
     return wider
 
 
-def _locked(command: Command, sessions: set[write.HeadKey], held: set[DocumentKey]) -> SessiondError | None:
+def _hidden(commands: Sequence[Command], heads: Mapping[Key, Head]) -> Iterator[write.HeadKey]:
+    """The sessions that do not exist for the commands' callers, whose documents must not show either."""
+    created = {command.key for command in commands if isinstance(command.action, CreateSession)}
+    for command in commands:
+        head = heads.get(command.key)
+        exists = command.key in created if head is None else command.scope.user_id in ("", head.user_id)
+        if command.session_id and not exists:
+            yield write.head_key(command)
+
+
+def _locked(
+    command: Command, sessions: set[write.HeadKey], held: set[DocumentKey], hidden: set[write.HeadKey]
+) -> SessiondError | None:
     """The refusal of the command; None if neither its session nor its documents are locked."""
-    if write.head_key(command) in sessions:
+    head_key = write.head_key(command)
+    if head_key in sessions:
         return SessionLocked(command.session_id)
-    for _, scope, scope_id, key in held.intersection(named(command)) if held else ():
+    for _, scope, scope_id, key in held.intersection(named(command)) if held and head_key not in hidden else ():
         return DocumentLocked(DocumentScope.Name(scope), scope_id, key)
     return None
