@@ -12,6 +12,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.errors import DeletionTooLarge, MessageAlreadyExists, MessageNotFound, RunFenced
+from sessiond_server.postgres import write
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import Freshness, MessagesPage
 from tests.support.caller import Caller, accepted, message, one, refused, struct, texts, whole_log
@@ -71,9 +72,10 @@ async def test_deletion_removes_the_content_from_everywhere(backend: Backend, ca
 @pytest.mark.parametrize("remove", ["redact", "delete"])
 @pytest.mark.parametrize("renamed", [False, True])
 async def test_a_name_leaves_the_log_with_the_message_that_gave_it(
-    backend: Backend, caller: Caller, remove: str, batched: bool, renamed: bool
+    backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch, remove: str, batched: bool, renamed: bool
 ) -> None:
     """Every event with a session has its name, such as those of updates and transitions."""
+    monkeypatch.setattr(write, "REPEATING_AT_ONCE", 2)
     store = backend.store
     update = caller.update("s", state=struct(a=1), request_id="u")
     before = [

@@ -13,7 +13,6 @@ from sessiond_server.domain.attachments import rules as attachment_rules
 from sessiond_server.domain.documents import rules as document_rules
 from sessiond_server.domain.documents.changes import DocumentChanges
 from sessiond_server.domain.documents.rows import DocumentRequest, DocumentRequestRow, Owner
-from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
 from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
@@ -287,7 +286,6 @@ class _Batch:
             taken_message_ids=lambda message_id: (key, message_id) in self._known(key).message_ids,
             message_to_redact=to_redact,
             batch_messages=lambda: self._messages(key),
-            batch_sessions=lambda: [e for e in self.written.events if e.key == key and e.type < FIRST_MESSAGE_EVENT],
             documents=self.documents,
         )
 
@@ -365,7 +363,8 @@ class _Batch:
                 written.marks += [(key, *mark) for mark in state.marks]
                 written.unmarks += [(key, *mark) for mark in state.unmarks]
             if not state.deleted:
-                written.redactions += [(key, event) for event in (*state.redacted.values(), *state.renamed.values())]
+                written.redactions += [(key, message) for message in state.redacted.values()]
+                written.titles += state.titles
             if state.removed and not state.deleted:
                 self._remove(key, state)
             if state.opened_work is not None and not state.deleted:

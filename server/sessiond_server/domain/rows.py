@@ -84,8 +84,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class AppendedMessage:
-    """An event that a redaction or a deletion rewrites: the one that appended the message, or one of the session that
-    repeats the name which the message gave it."""
+    """The event that appended a message, which a redaction or a deletion rewrites."""
 
     seq: int
     head: bytes
@@ -184,9 +183,6 @@ class Known:
     newest: dict[Key, FoundMessages] = field(default_factory=dict)
     ranges: dict[tuple[Key, int, int], FoundMessages] = field(default_factory=dict)
     named: dict[tuple[Key, tuple[str, ...]], FoundMessages] = field(default_factory=dict)
-    repeating: dict[Key, Sequence[AppendedMessage]] = field(default_factory=dict)
-    """Events with a Session payload after messages among those above that gave the session a name: at least those that
-    repeat it (domain/messages/titles.py)."""
     contents: dict[Key, bytes] = field(default_factory=dict)
     runs: dict[tuple[Key, str], bytes] = field(default_factory=dict)
     tool_calls: dict[tuple[Key, str], StoredToolCall] = field(default_factory=dict)
@@ -314,6 +310,19 @@ class Deletion:
     base_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Title:
+    """A name that a message gave its session, to be removed from the events of the session that repeat it: each with a
+    Session payload and this name loses it (domain/messages/titles.py). Events of the batch may be among them."""
+
+    key: Key
+    name: str
+    seq: int
+    """Of the message: the events follow it."""
+    last_seq: int
+    """At least that of the last of these events."""
+
+
 @dataclass(slots=True)
 class Writes:
     """Everything that a batch commits. A store writes the fields in this order, but `removals` first: an event of the
@@ -335,6 +344,7 @@ class Writes:
     """(key, mark, seq) to remove; never one of `marks`."""
     redactions: list[tuple[Key, AppendedMessage]] = field(default_factory=list)
     """The new head and body of the event at `seq`, which may be one of `events`."""
+    titles: list[Title] = field(default_factory=list)
     runs: list[RunRow] = field(default_factory=list)
     tool_calls: list[ToolCallRow] = field(default_factory=list)
     run_counters: list[tuple[Key, bytes]] = field(default_factory=list)
@@ -360,6 +370,7 @@ class Writes:
         self.marks += later.marks
         self.unmarks += later.unmarks
         self.redactions += later.redactions
+        self.titles += later.titles
         self.runs += later.runs
         self.tool_calls += later.tool_calls
         self.run_counters += later.run_counters
@@ -374,9 +385,10 @@ class Writes:
     def rewritten(self) -> dict[Key, tuple[int, int]]:
         """The lowest and the highest seq of the rewritten events of each session that has any."""
         found: dict[Key, tuple[int, int]] = {}
-        for key, message in (*self.removals, *self.redactions):
-            first, last = found.get(key, (message.seq, message.seq))
-            found[key] = min(first, message.seq), max(last, message.seq)
+        places = [(key, message.seq, message.seq) for key, message in (*self.removals, *self.redactions)]
+        for key, low, high in (*places, *((title.key, title.seq, title.last_seq) for title in self.titles)):
+            first, last = found.get(key, (low, high))
+            found[key] = min(first, low), max(last, high)
         return found
 
 

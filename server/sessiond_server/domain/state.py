@@ -14,7 +14,7 @@ from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.attachments.changes import AttachmentChanges
 from sessiond_server.domain.documents.changes import DocumentChanges
-from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy, Title
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions.content import Sizes, is_patch
 from sessiond_server.domain.times import microseconds, set_timestamp
@@ -56,8 +56,8 @@ class State:
     """(mark, seq) that stored messages lose in this batch."""
     removed: dict[int, AppendedMessage] = field(default_factory=dict)
     """What this batch leaves of messages that it deleted, by seq."""
-    renamed: dict[int, AppendedMessage] = field(default_factory=dict)
-    """Events of the session that repeated a name whose message this batch redacted or deleted, without it, by seq."""
+    titles: list[Title] = field(default_factory=list)
+    """Names that messages gave which this batch redacted or deleted."""
     freed_message_ids: set[str] = field(default_factory=set)
     """Ids of stored messages that this batch deleted."""
     opened_work: Work | None = None
@@ -126,8 +126,6 @@ class Step:
     batch_messages: Callable[[], Sequence[EventRow]]
     """The events with which earlier commands of this batch appended messages to the session, ascending. They include
     those of messages that the batch has deleted since."""
-    batch_sessions: Callable[[], Sequence[EventRow]]
-    """The events with a Session payload that earlier commands of this batch wrote to the session, ascending."""
     documents: DocumentChanges
     """Of the whole batch."""
     events: list[EventRow] = field(default_factory=list)

@@ -230,13 +230,6 @@ class MemoryStore:
             log = self._logs[key]
             seqs = [seq for message_id in named if (seq := log.seq_of_message.get(message_id)) is not None]
             known.named[(key, named)] = log.found(seqs, most_bytes)
-        for key, seq, _ in titles.given_by(known):
-            events = self._logs[key].events
-            later = (event for event in events.values() if event.seq > seq and event.type < FIRST_MESSAGE_EVENT)
-            known.repeating[key] = [
-                *known.repeating.get(key, ()),
-                *(AppendedMessage(event.seq, event.head, event.body) for event in later),
-            ]
         for key, version in needs.contents:
             known.contents[key] = self._logs[key].content(version)
         for key, run_id in needs.runs:
@@ -291,6 +284,11 @@ class MemoryStore:
         for key, message in writes.redactions:
             log = self._logs[key]
             log.events[message.seq] = replace(log.events[message.seq], head=message.head, body=message.body)
+        for title in writes.titles:
+            events = self._logs[title.key].events
+            for seq in range(title.seq + 1, title.last_seq + 1):
+                if events[seq].type < FIRST_MESSAGE_EVENT:
+                    events[seq] = replace(events[seq], body=titles.without(title, events[seq].body))
         for run in writes.runs:
             self._logs[run.key].runs[run.run_id] = run
         for call in writes.tool_calls:

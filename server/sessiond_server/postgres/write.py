@@ -25,6 +25,7 @@ from sessiond_server.domain.rows import (
     Replay,
     RequestRecord,
     StoredEvent,
+    Title,
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
@@ -43,6 +44,7 @@ LOOK_UP = WRITE["look_up"].text
 FIND_MESSAGES = WRITE["find_messages"].text
 FIND_TO_DELETE = WRITE["find_to_delete"].text
 FIND_REPEATING = WRITE["find_repeating"].text
+WRITE_REPEATING = WRITE["write_repeating"].text
 FIND_ANSWERS = WRITE["find_answers"].text
 FIND_CONTENTS = WRITE["find_contents"].text
 FIND_SESSION_CONTENTS = WRITE["find_session_contents"].text
@@ -55,6 +57,8 @@ REMOVE_MARKS = WRITE["remove_marks"].text
 WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
 
+
+REPEATING_AT_ONCE = 1000
 
 HeadKey = tuple[str, str, str]
 """(tenant_id, session_id, user_id) of a head that a command needs; the empty user id matches any user."""
@@ -146,8 +150,6 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
-    if known.messages or known.newest or known.ranges or known.named:
-        await _find_repeating(connection, known)
     if needs.contents:
         for place, chain in await connection.fetch(FIND_SESSION_CONTENTS, *columns(flat(needs.contents), 3)):
             known.contents[needs.contents[place - 1][0]] = whole(chain)
@@ -189,18 +191,6 @@ async def _find_to_delete(connection: asyncpg.Connection, needs: Needs, known: K
     known.newest.update((key, of(1, number)) for number, key in enumerate(newest, 1))
     known.ranges.update((place, of(2, number)) for number, place in enumerate(ranges, 1))
     known.named.update((name, of(3, number)) for number, name in enumerate(named, 1))
-
-
-async def _find_repeating(connection: asyncpg.Connection, known: Known) -> None:
-    """Adds the events that may repeat a name which one of the found messages gave the session."""
-    names = titles.given_by(known)
-    if not names:
-        return
-    places = ((*key, seq, name) for key, seq, name in names)
-    found: dict[Key, list[AppendedMessage]] = {}
-    for place, *event in await connection.fetch(FIND_REPEATING, *columns(places, 4)):
-        found.setdefault(names[place - 1][0], []).append(AppendedMessage(*event))
-    known.repeating.update(found)
 
 
 async def _replayed(
@@ -301,10 +291,26 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await connection.fetch(
             WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
         )
+    for title in writes.titles:
+        await _remove_title(connection, title)
     await work.write(connection, writes)
     await file_rows.write(connection, writes)
     if has_documents and documents_last:
         await documents.write(connection, writes, now_us)
+
+
+async def _remove_title(connection: asyncpg.Connection, title: Title) -> None:
+    """Removes the name from the events that repeat it, so many at a time."""
+    place, more = title.seq, True
+    while more:
+        found = await connection.fetch(
+            FIND_REPEATING, *title.key, place, title.last_seq, title.name.encode(), REPEATING_AT_ONCE
+        )
+        rows = ((*title.key, seq, titles.without(title, body)) for seq, body in found)
+        if found:
+            await connection.fetch(WRITE_REPEATING, *columns(rows, 4))
+            place = found[-1][0]
+        more = len(found) == REPEATING_AT_ONCE
 
 
 def _stored_type(event: EventRow) -> int:

@@ -151,16 +151,18 @@ from (
 where m.place = 1 or m.bytes <= m.most
 
 -- name: find_repeating  index: events_pkey
--- Events of the session that may repeat the name that the message at $3 gave it. Types below 20 have a Session.
-select k.place, e.seq, e.head, e.body
-from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]), (select $4::bytea[])) with ordinality
-  as k (tenant_id, session_id, seq, name, place)
-cross join lateral (
-  select events.seq, events.head, events.body from events
-  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq > k.seq
-    and events.type between 1 and 19 and position(k.name in events.body) > 0
-  offset 0
-) e
+-- Events of the session that may repeat the name $5, after the message at $3. Types below 20 have a Session.
+select seq, body from events
+where tenant_id = $1 and session_id = $2 and seq > $3 and seq <= $4
+  and type between 1 and 19 and position($5::bytea in body) > 0
+order by seq
+limit $6
+
+-- name: write_repeating  index: events_pkey
+update events e
+set body = k.body
+from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) as k (tenant_id, session_id, seq, body)
+where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
 -- name: find_answers  index: requests_pkey
 select k.place, r.answer

@@ -32,7 +32,7 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
     for original in chosen:
         message, head = Message.FromString(original.body), Event.FromString(original.head)
         ids.append(message.message_id)
-        gave_name |= titles.take_away(step, state, original, head)
+        gave_name |= titles.take_away(state, original.seq, head)
         state.removed[original.seq] = AppendedMessage(
             original.seq, head.SerializeToString(), _remains(message, time_us).SerializeToString()
         )

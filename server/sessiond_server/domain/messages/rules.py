@@ -158,7 +158,7 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
         raise MessageNotFound(core.session_id, action.message_id)
     time_us = step.time_after(core)
     message, head = Message.FromString(original.body), Event.FromString(original.head)
-    gave_name = titles.take_away(step, state, original, head)
+    gave_name = titles.take_away(state, original.seq, head)
     state.unmark(original.seq, marks.of_labels(message.labels))
     deletion.strip(message, _REDACTED)
     set_timestamp(message.redact_time, time_us)
