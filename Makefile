@@ -27,7 +27,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust verify quick fix protos docs baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust verify quick fix protos sync-client sync-client-check docs baseline release requirements demo bench faults clean \
   golden lint types subjects protos-check docker-check deploy-check
 
 help: ## Says what there is
@@ -59,7 +59,7 @@ bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,ap
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
-verify: quick subjects protos-check docker-check deploy-check ## Everything that CI checks beside the tests
+verify: quick subjects protos-check sync-client-check docker-check deploy-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"
 
 quick: lint types ## The quick half of verify, which the pre-commit hook runs
@@ -73,6 +73,9 @@ subjects:
 
 protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 	$(call generate,client)
+
+sync-client: $(VENV)/.test ## Generates the synchronous client from the asynchronous one
+	@$(BIN)/python -m deploy.sync_client
 
 docs: $(VENV)/.run $(VENV)/.editable ## Writes the table of docs/settings.md from the settings module
 	@{ sed '/^| Flag/,$$d' docs/settings.md; $(BIN)/sessiond settings; } > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
@@ -119,6 +122,9 @@ protos-check: $(VENV)/.test $(GENERATOR)/.installed
 	$(call generate,build/generated)
 	diff -r -x __pycache__ -x __init__.py build/generated/sessiond/v1 client/sessiond/v1 || \
 	  { echo "client/sessiond/v1 is not what protos/ generates: run make protos"; exit 1; }
+
+sync-client-check: $(VENV)/.test
+	@$(BIN)/python -m deploy.sync_client --check
 
 docker-check: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile

@@ -1769,7 +1769,8 @@ class SyncClient:
         """Uploads what is in parts of more than `above` bytes, and returns the messages with a reference in its place.
 
         The messages that were given do not change. Append the returned ones; `inline_parts` undoes it. The same
-        messages with the same `request_id` use the same attachments, which stay if the messages are never appended.
+        messages with the same `request_id` use the same attachments, which stay if the messages are never appended, and
+        when these are redacted or deleted.
 
         Raises as `upload` does.
         """
