@@ -64,7 +64,7 @@ async def cut(there: Site, attachment_id: str, content: bytes, sent: int, **fiel
     await until(lambda: there.blobs.bytes_held >= stored + whole and there.wire.server.calls == 0)
 
 
-@pytest.mark.parametrize("size", [1, 7, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 12_345])
+@pytest.mark.parametrize("size", [0, 1, 7, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 12_345])
 async def test_downloaded_bytes_equal_the_uploaded_ones(there: Site, size: int) -> None:
     content = noise(size)
     attachment = await there.upload("s", "a", content, name="ü.png", media_type="image/png")
@@ -76,6 +76,13 @@ async def test_downloaded_bytes_equal_the_uploaded_ones(there: Site, size: int) 
     session = await core(there)
     assert (session.version, session.attachment_count, session.attachment_bytes) == (2, 1, size)
     assert there.blobs.bytes_held == size
+
+
+async def test_an_upload_without_its_size_is_no_empty_attachment(there: Site) -> None:
+    forgotten = header("s", "a", b"content", size_bytes=0)
+    assert (await there.failure([forgotten])).reason == "CHECKSUM_MISMATCH"
+    assert (await there.failure([forgotten, *chunks(b"content")])).reason == "UPLOAD_TOO_LONG"
+    await nothing_visible(there)
 
 
 @pytest.mark.parametrize("size", [1, 1000, SEGMENT, 1024 * 1024])
@@ -132,7 +139,6 @@ def _in_run(message: a.UploadAttachmentRequest, run_id: str, fence: int) -> a.Up
 
 
 BAD_HEADERS: list[tuple[dict[str, Any], str]] = [
-    ({"size_bytes": 0}, "header.size_bytes"),
     ({"size_bytes": -1}, "header.size_bytes"),
     ({"size_bytes": 2**53}, "header.size_bytes"),
     ({"sha256": b""}, "header.sha256"),

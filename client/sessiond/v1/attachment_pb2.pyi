@@ -92,7 +92,7 @@ class Attachment(google.protobuf.message.Message):
     type: global___AttachmentType.ValueType
     """What kind of file. Never unspecified."""
     size_bytes: builtins.int
-    """Its size in bytes. 1 to 2^53 - 1."""
+    """Its size in bytes. 0 to 2^53 - 1."""
     sha256: builtins.bytes
     """SHA-256 of its bytes: 32 bytes. The server has verified it."""
     seq: builtins.int

@@ -74,7 +74,7 @@ class UploadHeader(google.protobuf.message.Message):
     type: sessiond.v1.attachment_pb2.AttachmentType.ValueType
     """What kind of file. Unspecified: derived; see AttachmentType."""
     size_bytes: builtins.int
-    """Size of the whole file in bytes. Required; 1 to 2^53 - 1."""
+    """Size of the whole file in bytes: 0 to 2^53 - 1. An empty file has no chunks."""
     sha256: builtins.bytes
     """SHA-256 of the whole file: 32 bytes. Required."""
     offset: builtins.int

@@ -54,8 +54,8 @@ def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable
     found.add("header.name", text.line(header.name, 0, 255))
     found.add("header.media_type", text.line(header.media_type, 0, 255))
     validation.enum(found, "header.type", header.type, AttachmentType.DESCRIPTOR)
-    if not 1 <= header.size_bytes <= validation.MOST_INTEGER:
-        found.add("header.size_bytes", f"must be 1 to {validation.MOST_INTEGER}")
+    if not 0 <= header.size_bytes <= validation.MOST_INTEGER:
+        found.add("header.size_bytes", f"must be 0 to {validation.MOST_INTEGER}")
     if len(header.sha256) != _SHA256_BYTES:
         found.add("header.sha256", f"must be {_SHA256_BYTES} bytes")
     if not 0 <= header.offset <= max(header.size_bytes, 0):

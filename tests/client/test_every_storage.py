@@ -1,5 +1,6 @@
-"""Ids of every allowed kind through the client and the whole service, over each kind of storage."""
+"""Ids of every allowed kind, and empty attachments, through the client and the whole service, over each storage."""
 
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -86,6 +87,25 @@ async def test_ids_of_every_kind_come_back_from_everywhere(client: sessiond.Clie
         assert feed.position
         assert len(feed.position) <= 4096
     assert sorted([s.session_id async for s in client.list_sessions(page_size=3)]) == sorted(ODD_IDS)
+
+
+async def test_empty_files_are_attachments(client: sessiond.Client, tmp_path: Path) -> None:
+    await client.create_session("s", active=True)
+    target = tmp_path / "there"
+    for attachment_id in ("a", "b"):
+        made = await client.upload("s", b"", attachment_id=attachment_id, name="empty.txt", request_id=attachment_id)
+        assert (made.size_bytes, made.sha256) == (0, hashlib.sha256().digest())
+        assert (
+            await client.upload("s", b"", attachment_id=attachment_id, name="empty.txt", request_id=attachment_id)
+            == made
+        )
+        assert await client.download("s", attachment_id).read() == b""
+        assert await client.download("s", attachment_id).save(target) == made
+        assert target.read_bytes() == b""
+    assert await client.delete_attachment("s", "a") == 4
+    assert await client.download("s", "b").read() == b""
+    assert (await client.get_session("s", consistency="strong")).attachment_count == 1
+    assert [attachment.attachment_id async for attachment in client.list_attachments("s")] == ["b"]
 
 
 @pytest.mark.parametrize("flags", ["memory"], indirect=True)
