@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import redis.asyncio
 
+from tests.support.databases import Databases
 from tests.support.proxy import Proxy
 from tests.support.waiting import PATIENCE
 
@@ -41,3 +42,14 @@ async def test_proxy_closes_a_connection_that_arrives_while_it_closes(turns: int
     with client, suppress(ConnectionResetError):
         async with asyncio.timeout(PATIENCE):
             assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+
+
+async def test_each_database_has_a_key_of_its_own(databases: Databases) -> None:
+    """Databases with one key are one database for what servers keep in Redis."""
+    keys = set()
+    for dsn in (databases.create_migrated(), databases.create_migrated()):
+        connection = await asyncpg.connect(dsn)
+        keys.add(await connection.fetchval("select secret from service_keys where name = 'tokens'"))
+        await connection.close()
+        databases.drop(dsn)
+    assert len(keys) == 2

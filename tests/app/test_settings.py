@@ -46,6 +46,7 @@ OTHER_VALUES = {
     "request_retention": ("90m", 5400.0),
     "tombstone_retention": ("7d", 604800.0),
     "blob_store": ("s3://bucket/prefix?region=x", SecretUrl("s3://bucket/prefix?region=x")),
+    "max_message_size": ("2MiB", 2**21),
     "max_attachment_size": ("0", 0),
     "max_session_attachments_size": ("1MiB", 1024**2),
     "upload_retention": ("1h", 3600.0),

@@ -1,4 +1,4 @@
-"""Ids of every allowed kind, and empty attachments, through the client and the whole service, over each storage."""
+"""Ids of every kind, empty attachments and the largest messages through client and service, over each storage."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +11,8 @@ from tests.support import s3
 from tests.support.client_service import serving
 from tests.support.odd_ids import BAD_IDS, ODD_IDS
 from tests.support.redis_cluster import ClusterOfThree
+
+LARGE = 3 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,34 @@ async def test_empty_files_are_attachments(client: sessiond.Client, tmp_path: Pa
     assert await client.download("s", "b").read() == b""
     assert (await client.get_session("s", consistency="strong")).attachment_count == 1
     assert [attachment.attachment_id async for attachment in client.list_attachments("s")] == ["b"]
+
+
+@pytest.mark.parametrize("flags", ["memory", "redis"], indirect=True)
+async def test_messages_of_3_mib_reach_clients_with_the_usual_limits(flags: dict[str, str]) -> None:
+    """A message as large as the operator can allow fits into an answer of every method that returns it."""
+    message = sessiond.user("x" * LARGE, message_id="large")
+    message.parts[0].text = "x" * (2 * LARGE - message.ByteSize())
+    assert message.ByteSize() == LARGE
+    async with serving(flags | {"max_message_size": "3MiB"}) as service, sessiond.Client(service.target) as client:
+        await client.create_session("s", active=True)
+        for number in range(3):
+            message.message_id = f"larg{number}"
+            version = (await client.append_messages("s", [message])).version
+        assert [len(sessiond.text_of(found)) async for found in client.list_messages("s", min_version=version)] == [
+            len(message.parts[0].text)
+        ] * 3
+        assert (await client.get_message("s", "larg1")).parts == message.parts
+        found = [event async for event in client.list_events("s")]
+        assert [event.message.message_id for event in found[1:]] == ["larg0", "larg1", "larg2"]
+        async with client.watch("s", from_beginning=True) as watch, client.watch_events(from_beginning=True) as feed:
+            for event in found:
+                assert await anext(watch) == event
+                assert await anext(feed) == event
+        assert [sessiond.text_of(one) for one in await client.pop_messages("s")] == [message.parts[0].text]
+        message.message_id = "large1"
+        with pytest.raises(sessiond.InvalidFields) as error:
+            await client.append_messages("s", [message])
+        assert [violation.field for violation in error.value.violations] == ["messages[0]", "messages"]
 
 
 @pytest.mark.parametrize("flags", ["memory"], indirect=True)

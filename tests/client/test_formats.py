@@ -32,7 +32,7 @@ def stored(messages: list[Message]) -> list[Message]:
     """Through the wire form, and through the checks that the service makes of each."""
     found = FieldViolations()
     for message in messages:
-        validation.new_message(found, "message", message, message.ByteSize())
+        validation.new_message(found, "message", message, message.ByteSize(), validation.MESSAGE_BYTES)
     found.check()
     return [Message.FromString(message.SerializeToString()) for message in messages]
 

@@ -61,8 +61,8 @@ class Databases:
             dsn = self.create()
             self._thread.run(migrate(dsn))
             self._template = self.name(dsn)
-        made = self._next or self._thread.begin(self._create(self._template))
-        self._next = self._thread.begin(self._create(self._template))
+        made = self._next or self._thread.begin(self._copy(self._template))
+        self._next = self._thread.begin(self._copy(self._template))
         return made.result()
 
     def drop(self, dsn: str) -> None:
@@ -84,6 +84,17 @@ class Databases:
 
     def _dsn(self, name: str) -> str:
         return urlunsplit(urlsplit(self._server_dsn)._replace(path=f"/{name}"))
+
+    async def _copy(self, template: str) -> str:
+        """A database with the template's schema and a key of its own. By the key servers know a database, and keep its
+        entries in Redis apart from those of others."""
+        dsn = await self._create(template)
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute("update service_keys set secret = sha256(uuid_send(gen_random_uuid()))")
+        finally:
+            await connection.close()
+        return dsn
 
     async def _create(self, template: str) -> str:
         name = f"sessiond_test_{uuid.uuid4().hex}"

@@ -30,7 +30,7 @@ def session_faults(session: Session) -> list[str]:
 
 def message_faults(message: Message) -> list[str]:
     found = FieldViolations()
-    message_validation.new_message(found, "m", message, message.ByteSize())
+    message_validation.new_message(found, "m", message, message.ByteSize(), message_validation.MESSAGE_BYTES)
     return [path.removeprefix("m.") for path in paths(found)]
 
 

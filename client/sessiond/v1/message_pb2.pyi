@@ -58,7 +58,7 @@ global___Role = Role
 class Message(google.protobuf.message.Message):
     """One message of a conversation. Messages are entries of the session's log: a message's `seq` is that of the event
     which appended it, so messages of one session are totally ordered and `seq` never repeats; other events lie between
-    them. At most 1 MiB serialised.
+    them. At most 1 MiB serialised, or as much as the operator allows (`max_message_size`, up to 3 MiB).
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -66,6 +66,7 @@ def wire(settings: Settings, certificates: Certificates | None) -> WireSettings:
         watch_age=settings.watch_age,
         drain_pause=settings.drain_pause,
         grace=settings.grace,
+        largest_message=settings.max_message_size,
         most_searches=max(1, settings.pool_size // 2),
         most_request_bytes=settings.queue_bytes,
         most_transfers=settings.transfers,

@@ -148,6 +148,8 @@ class WireSettings:
     receive, or a call that grpc has lost (decision 14), would take all of `grace`."""
     largest_request: int = 4 * MIB
     """Largest request in bytes; a larger one is RequestTooLarge, and one above `transport_limit` is not even read."""
+    largest_message: int = MIB
+    """Largest message of a session, in bytes; 3 MiB at most, so that requests, events and pages stay below 4 MiB."""
     transport_limit: int = 8 * MIB
     metadata_limit: int = 8 * 1024
     """Most bytes of a call's metadata."""
@@ -262,7 +264,7 @@ class RpcServer:
         transfers = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
         self._servicers = (
             (SESSIONS, SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens)),
-            (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens)),
+            (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message)),
             (RUNS, RunServicer(reads.work, writer, tokens)),
             (TOOL_CALLS, ToolCallServicer(reads.work, writer, tokens)),
             (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),

@@ -159,6 +159,10 @@ class Settings:
         "`file:///folder`, with settings such as `?region=...&endpoint=...`; credentials come from the environment.",
         shown="the Postgres database, or memory with `--store memory`",
     )  # fmt: skip
+    max_message_size: int = _setting(
+        values.size(2**20, 3 * 2**20), "1MiB", "BYTES",
+        "Largest message, 1 MiB to 3 MiB. One append has at most 3 MiB of messages.",
+    )  # fmt: skip
     max_attachment_size: int = _setting(values.size(0, 2**53 - 1), "1GiB", "BYTES", "Largest attachment. 0: unlimited.")
     max_session_attachments_size: int = _setting(
         values.size(0, 2**53 - 1), "10GiB", "BYTES",

@@ -7,13 +7,14 @@ from sessiond_server.domain import text, validation
 from sessiond_server.domain.validation import FieldViolations
 
 MESSAGE_BYTES: Final = validation.MIB
+"""Most bytes of a message where the operator allows no more."""
 PARTS: Final = 256
 CALL_ID_CHARACTERS: Final = 8192
 URI_CHARACTERS: Final = 8192
 
 
-def new_message(found: FieldViolations, path: str, message: Message, size: int) -> None:
-    """Checks a message to append, of `size` serialised bytes. `message_id` may be empty.
+def new_message(found: FieldViolations, path: str, message: Message, size: int, most_bytes: int) -> None:
+    """Checks a message to append, of `size` serialised bytes. `message_id` may be empty. `most_bytes`: largest message.
 
     Runs for every message of the most frequent request, so each usual field costs only one comparison.
     """
@@ -25,8 +26,8 @@ def new_message(found: FieldViolations, path: str, message: Message, size: int) 
         found.add(f"{path}.run_id", text.identifier(message.run_id))
     if name := message.name:
         found.add(f"{path}.name", text.line(name, 0, 128))
-    if size > MESSAGE_BYTES:
-        found.add(path, f"must be at most {MESSAGE_BYTES} bytes serialised")
+    if size > most_bytes:
+        found.add(path, f"must be at most {most_bytes} bytes serialised")
     if message.HasField("metadata"):
         validation.struct(found, f"{path}.metadata", message.metadata, validation.METADATA_BYTES)
     if message.labels:

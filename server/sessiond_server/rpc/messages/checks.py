@@ -44,9 +44,11 @@ class MessagesList:
     """The filter, to bind page tokens to; equal for equal filters. Empty: all messages."""
 
 
-def append_messages(request: AppendMessagesRequest, scope: Scope) -> commands.AppendMessages:
+def append_messages(
+    request: AppendMessagesRequest, scope: Scope, most_bytes: int = message_validation.MESSAGE_BYTES
+) -> commands.AppendMessages:
     """The action; an UpdateAndAppend if the request has an update. Its messages and documents are the request's own
-    objects; the rules overwrite their output-only fields. Raises DocumentReadOnly."""
+    objects; the rules overwrite their output-only fields. `most_bytes`: largest message. Raises DocumentReadOnly."""
     found = FieldViolations()
     fields.session_id(found, request.session_id)
     fields.check_write(found, request)
@@ -64,7 +66,7 @@ def append_messages(request: AppendMessagesRequest, scope: Scope) -> commands.Ap
         size = message.ByteSize()
         together += size
         path = f"messages[{index}]"
-        message_validation.new_message(found, path, message, size)
+        message_validation.new_message(found, path, message, size, most_bytes)
         if run_id and message.run_id not in ("", run_id):
             found.add(f"{path}.run_id", "must be that of the request's run")
         if message_id := message.message_id:

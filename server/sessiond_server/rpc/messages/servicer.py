@@ -24,14 +24,18 @@ from sessiond_server.store.session_reads import Freshness, MessagesPage, Session
 class MessageServicer:
     """The RPCs of sessiond.v1.MessageService."""
 
-    def __init__(self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(
+        self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens, largest: int
+    ) -> None:
+        """`largest`: most bytes of one message."""
+        self._largest = largest
         self._sessions = sessions
         self._queries = queries
         self._writer = writer
         self._tokens = tokens
 
     async def append_messages(self, request: AppendMessagesRequest, call: Call) -> bytes:
-        action = requests.append_messages(request, call.scope)
+        action = requests.append_messages(request, call.scope, self._largest)
         scope = call.admit(SESSIONS_WRITE)
         fence = fields.fence_of(request)
         command = call.command(scope, request, request.session_id, action, request.expected_version, fence)
