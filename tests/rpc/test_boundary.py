@@ -51,7 +51,7 @@ async def raising() -> AsyncIterator[tuple[Raising, Wire]]:
     """A server whose store raises what a test has it raise."""
     store = Raising(RuntimeError())
     broken: Any = store
-    async with serving(broken, writer=broken, work=broken, attachments=broken) as wire:
+    async with serving(broken, writer=broken, work=broken, attachments=broken, documents=broken) as wire:
         yield store, wire
 
 

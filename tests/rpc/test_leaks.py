@@ -126,7 +126,7 @@ BAD = {
     "wrong checksum": ([header("s", "a", CONTENT), *chunks(CONTENT[:-1] + b"x")], "CHECKSUM_MISMATCH", INVALID, []),
     "beyond the declared": ([header("s", "a", CONTENT), *chunks(CONTENT + b"x")], "UPLOAD_TOO_LONG", INVALID, []),
     "below the declared": ([header("s", "a", CONTENT), *chunks(CONTENT[:-1])], "UPLOAD_INCOMPLETE", INVALID, []),
-    "an empty file": ([header("s", "a", b"")], "INVALID_FIELD", INVALID, ["header.size_bytes"]),
+    "a negative size": ([header("s", "a", size_bytes=-1)], "INVALID_FIELD", INVALID, ["header.size_bytes"]),
     "a declaration of 5 GiB": (
         [header("s", "a", size_bytes=5 * 1024 * MIB)], "ATTACHMENT_TOO_LARGE", StatusCode.FAILED_PRECONDITION, [],
     ),

@@ -30,7 +30,10 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NAMES = [
     "",
-    *(f"sessiond.v1.{name}Service" for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment")),
+    *(
+        f"sessiond.v1.{name}Service"
+        for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment", "Document")
+    ),
 ]
 
 

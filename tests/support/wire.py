@@ -42,6 +42,7 @@ from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.commits import Commits, Writer
 from sessiond_server.store.contract import Store
+from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.work import WorkStore
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
@@ -309,6 +310,7 @@ async def serving(
     bus: Bus | None = None,
     work: WorkStore | None = None,
     attachments: AttachmentStore | None = None,
+    documents: DocumentReads | None = None,
     blobs: BlobStore | None = None,
     uploads: UploadLimits | None = None,
     **changes: Any,
@@ -328,7 +330,7 @@ async def serving(
         commits = AnnouncedCommits(store, Announcer(hub, bus))
         files = AttachmentAccess(attachments, receiving, Downloads(attachments, blobs))
         direct = writer or DirectWriter(commits)
-        documents = (store if isinstance(store, MemoryStore) else MemoryStore()).documents
+        documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         reads = Reads(store, store, store, work, documents)
         server = RpcServer(reads, direct, hub, bus, files, authenticator, settings)
         port = await server.start()
