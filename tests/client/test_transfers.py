@@ -124,7 +124,7 @@ async def test_download_can_be_read_in_every_way(sessions: sessiond.Client, sess
 
 async def test_refused_upload_raises_its_error(sessions: sessiond.Client, session_id: str, tmp_path: Path) -> None:
     with pytest.raises(sessiond.InvalidFields):
-        await sessions.upload(session_id, b"")
+        await sessions.upload(session_id, b"x", attachment_id="a\n")
     with pytest.raises(sessiond.SessionNotFound):
         await sessions.upload("nobody", CONTENT * 20)
     await sessions.upload(session_id, CONTENT, attachment_id="a")

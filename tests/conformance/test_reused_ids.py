@@ -22,10 +22,10 @@ from sessiond_server.errors import (
     UploadSuperseded,
 )
 from sessiond_server.store.contract import Store
-from tests.conformance.test_attachments import begun, completion, declared, reaped, uploaded
 from tests.support.caller import OTHER_PRINT, Caller, accepted, message, one, refused, session, struct, whole_log
 from tests.support.run_actions import begin, request
 from tests.support.store_backend import Backend, Open
+from tests.support.stored_uploads import begun, completion, declared, reaped, uploaded
 
 CREATED = EventType.EVENT_TYPE_SESSION_CREATED
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED

@@ -19,9 +19,9 @@ from sessiond_server.domain.sessions import parts
 from sessiond_server.domain.sessions.content import Sizes, patch_of, stored_patch, whole
 from sessiond_server.domain.sessions.validation import STATE_BYTES
 from sessiond_server.errors import InvalidFields, RequestIdReused
+from tests.support.content_updates import SET_KEYS, struct, update
 from tests.support.session_log import KEY, MERGE, REPLACE, Log, user
 
-SET_KEYS = StructUpdate.STRUCT_UPDATE_SET_KEYS
 EXAMPLES = 40
 PATCHING = Policy(least_patched_bytes=0, content_patches=3)
 
@@ -31,25 +31,6 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=8)
 OBJECTS: st.SearchStrategy[dict[str, object]] = st.dictionaries(KEYS, VALUES, max_size=4)
-
-
-def struct(value: dict[str, object]) -> Struct:
-    return json_format.ParseDict(value, Struct())
-
-
-def update(
-    how: StructUpdate.ValueType = SET_KEYS, *, full: bool = True, **fields: dict[str, object] | SessionConfig | str
-) -> c.UpdateSession:
-    """An update of the given fields."""
-    session = Session()
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            getattr(session, name).CopyFrom(struct(value))
-        elif isinstance(value, SessionConfig):
-            session.config.CopyFrom(value)
-        else:
-            setattr(session, name, value)
-    return c.UpdateSession(session, tuple(fields), how, full=full)
 
 
 @st.composite

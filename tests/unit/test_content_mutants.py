@@ -14,8 +14,8 @@ from sessiond_server.domain.sessions import content
 from sessiond_server.domain.sessions.content import Sizes, whole
 from sessiond_server.domain.sessions.validation import STATE_BYTES
 from tests.support import session_log
+from tests.support.content_updates import struct, update
 from tests.support.session_log import MERGE, Log
-from tests.unit.test_content import struct, update
 
 Chain = Sequence[bytes]
 
