@@ -338,7 +338,7 @@ async def test_half_a_surrogate_pair_is_not_joined_across_parts(
         await draft.call_tool("c", "t")
         await draft.write_arguments('"\ud83d')
         await draft.write_arguments('\ude00\0"')
-        await shown(server, '"')
+        await shown(server, '\ufffd"')
     (message,) = appended(server)
     said = [part.thinking or part.text or part.tool_call.arguments_json for part in message.parts]
     assert said == ["a\ufffd", "\ufffdb\ufffd", '"😀\ufffd"']
