@@ -61,3 +61,10 @@ def test_documentation_names_tests_that_exist() -> None:
         if not fnmatch.filter(named, pattern)
     ]
     assert missing == []
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [
+        (path.name[:4], path.read_text().split(".")[0]) for path in sorted((ROOT / "docs/decisions").glob("*.md"))
+    ]
+    assert numbers == [(f"{number:04}", f"# {number}") for number in range(1, len(numbers) + 1)]
