@@ -1,12 +1,13 @@
 """The pieces of open drafts are kept within bounds, joined, and end with their message."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from sessiond.v1.event_service_pb2 import Delta, DeltaData
 from sessiond_server.domain.rows import Key
-from sessiond_server.events.drafts import OVERHEAD, PIECE_BYTES, SUPERSEDED, DraftLimits, Drafts
+from sessiond_server.events.drafts import DRAFT_OVERHEAD, OVERHEAD, PIECE_BYTES, SUPERSEDED, DraftLimits, Drafts
 
 KEY: Key = ("t", "s")
 
@@ -70,7 +71,7 @@ def test_draft_that_is_written_anew_replaces_the_old_one() -> None:
     drafts = Drafts()
     drafts.add(KEY, [piece(text="first"), piece(part_index=1, text=" try"), piece(text="again")], 0.0)
     assert texts(drafts) == {"m": "again"}
-    assert drafts.size == 2 * OVERHEAD + len("again")
+    assert drafts.size == DRAFT_OVERHEAD + OVERHEAD + len("again")
 
 
 def test_newest_data_of_a_part_is_kept() -> None:
@@ -121,7 +122,7 @@ def test_draft_ends_at_its_lifetime() -> None:
 
 
 def test_draft_keeps_its_beginning_up_to_the_bound() -> None:
-    drafts = Drafts(DraftLimits(draft_bytes=2 * OVERHEAD + 4))
+    drafts = Drafts(DraftLimits(draft_bytes=DRAFT_OVERHEAD + OVERHEAD + 4))
     drafts.add(KEY, [piece(text="ab"), piece(text="cd", offset=2)], 0.0)
     assert texts(drafts) == {"m": "abcd"}
     drafts.add(KEY, [piece(text="e", offset=4), piece(text="f", offset=5)], 0.0)
@@ -131,13 +132,15 @@ def test_draft_keeps_its_beginning_up_to_the_bound() -> None:
 
 
 def test_draft_with_full_data_shows_no_old_data() -> None:
-    drafts = Drafts(DraftLimits(draft_bytes=2 * OVERHEAD + 100))
+    drafts = Drafts(DraftLimits(draft_bytes=DRAFT_OVERHEAD + OVERHEAD + 100))
     drafts.add(KEY, [piece(data=DeltaData(json="1"))], 0.0)
     drafts.add(KEY, [piece(data=DeltaData(json="2" * 200))], 0.0)
-    assert (kept(drafts), drafts.size) == ([], OVERHEAD)
+    assert (kept(drafts), drafts.size) == ([], DRAFT_OVERHEAD)
 
 
-@pytest.mark.parametrize("limits", [DraftLimits(session_drafts=2), DraftLimits(session_bytes=2 * (2 * OVERHEAD + 1))])
+@pytest.mark.parametrize(
+    "limits", [DraftLimits(session_drafts=2), DraftLimits(session_bytes=2 * (DRAFT_OVERHEAD + OVERHEAD + 1))]
+)
 def test_session_keeps_its_newest_drafts(limits: DraftLimits) -> None:
     drafts = Drafts(limits)
     for number, message_id in enumerate(["a", "b"]):
@@ -148,7 +151,7 @@ def test_session_keeps_its_newest_drafts(limits: DraftLimits) -> None:
 
 
 def test_flood_of_drafts_costs_its_sender_only() -> None:
-    one = 2 * OVERHEAD + 1
+    one = DRAFT_OVERHEAD + OVERHEAD + 1
     drafts = Drafts(DraftLimits(tenant_bytes=10 * one, total_bytes=12 * one))
     drafts.add(("good", "s"), [piece(text="x")], 0.0)
     for number in range(100):
@@ -161,6 +164,22 @@ def test_flood_of_drafts_costs_its_sender_only() -> None:
     assert drafts.size <= 12 * one
     assert texts(drafts, ("good", "s"), 201.0) == {"m": "x"}
     assert all(drafts.of(("third", str(number)), 201.0) for number in range(5))
+
+
+@pytest.mark.parametrize("length", [8, 255])
+def test_small_drafts_take_no_more_memory_than_they_count(length: int) -> None:
+    """Else the bounds would be bounds of something else than memory."""
+    drafts = Drafts()
+    tracemalloc.start()
+    try:
+        for number in range(2_000):
+            name = f"{number:0{length}}"
+            drafts.add(("t", name), [piece(name, name=name[:128], run_id=name, text="x")], 0.0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(drafts.of(("t", f"{0:0{length}}"), 0.0)) == 1
+    assert taken <= drafts.size
 
 
 def test_sizes_are_those_of_what_is_kept() -> None:

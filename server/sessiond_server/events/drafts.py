@@ -21,8 +21,11 @@ SUPERSEDED: Final = b"\xff"
 do not know it ignore it, as they ignore all that cannot be decoded."""
 PIECE_BYTES: Final = 32 * 1024
 """Most bytes of one delta of a kept draft."""
+DRAFT_OVERHEAD: Final = 2560
+"""Bytes that a draft counts beside its parts: what it takes of memory with the longest ids and name, alone in its
+session."""
 OVERHEAD: Final = 256
-"""Bytes that a draft, and each of its parts, counts beside its content."""
+"""Bytes that each of its parts counts beside its content."""
 
 _TEXTS: Final = ("text", "thinking", "arguments")
 
@@ -56,7 +59,7 @@ class _Draft:
     """By part and kind: the offset of the first byte, and the text."""
     data: dict[int, bytes] = field(default_factory=dict)
     """By part: the newest data piece, a serialised Delta."""
-    size: int = OVERHEAD
+    size: int = DRAFT_OVERHEAD
     interrupted: bool = False
     full: bool = False
 
