@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 
 import grpc.aio
 
+from sessiond.loop_thread import settle
+
 Value = TypeVar("Value")
 
 
@@ -63,14 +65,6 @@ class BlockingChannel:
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
 
-        def settle(value: Value | None, error: Exception | None) -> None:
-            if waiting.done():
-                return
-            if error is None:
-                waiting.set_result(cast("Value", value))
-            else:
-                waiting.set_exception(error)
-
         def run() -> None:
             try:
                 outcome: tuple[Value | None, Exception | None] = function(), None
@@ -79,7 +73,7 @@ class BlockingChannel:
             except Exception as error:
                 outcome = None, error
             if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, *outcome)
+                loop.call_soon_threadsafe(settle, waiting, *outcome)
 
         threading.Thread(target=run, name="sessiond-channel", daemon=True).start()
         return waiting

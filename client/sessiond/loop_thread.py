@@ -169,24 +169,26 @@ async def in_caller(function: Callable[..., Value], *arguments: object) -> Value
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Value] = loop.create_future()
 
-    def settle(value: Value | None, error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(cast("Value", value))
-
     def work() -> None:
         try:
             value = function(*arguments)
         except Exception as error:
-            loop.call_soon_threadsafe(settle, None, error)
+            loop.call_soon_threadsafe(settle, answer, None, error)
         else:
-            loop.call_soon_threadsafe(settle, value, None)
+            loop.call_soon_threadsafe(settle, answer, value, None)
 
     _call.get().inbox.put(work)
     return await answer
+
+
+def settle(future: "asyncio.Future[Value]", value: Value | None, error: Exception | None) -> None:
+    """Gives a future the outcome of what ran in another thread, unless it was cancelled meanwhile."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(cast("Value", value))
 
 
 def tell_caller(work: Callable[[], object]) -> None:
