@@ -7,7 +7,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import MessageNotFound, SessionNotFound
-from sessiond_server.memory import store as memory
+from sessiond_server.memory import pages
 from sessiond_server.postgres import filters, read
 from sessiond_server.store.cached import windows
 from sessiond_server.store.contract import Store
@@ -173,7 +173,7 @@ async def test_pages_may_have_exactly_the_bound(store: Store, caller: Caller, mo
     session_bytes = sum(len(s.core) + len(s.content) for s in both if s is not None)
 
     def bound(size: int) -> None:
-        for module in (memory, read, windows):
+        for module in (pages, read, windows):
             monkeypatch.setattr(module, "PAGE_BYTES", size)
         monkeypatch.setattr(filters, "PAGE_BYTES", size)
 

@@ -15,6 +15,7 @@ from sessiond_server.domain.documents.rows import (
 )
 from sessiond_server.domain.rows import Key, Known, Needs, Writes
 from sessiond_server.errors import SessionNotFound
+from sessiond_server.memory.pages import fitting
 from sessiond_server.store.documents import DocumentsPage, Name
 from sessiond_server.store.session_reads import PAGE_BYTES
 
@@ -70,7 +71,7 @@ class MemoryDocuments:
             if key[:3] == whole and key[3] > after and key[3].startswith(key_prefix)
             if (row := self._visible(scope, key)) is not None and labels.items() <= row.labels.items()
         ]
-        items = _fitting(row.body + row.value if values else row.body for row in rows[:limit])
+        items = fitting(row.body + row.value if values else row.body for row in rows[:limit])
         return DocumentsPage(items, rows[len(items) - 1].key[3] if len(items) < len(rows) else None)
 
     def look_up(self, needs: Needs, known: Known) -> None:
@@ -128,15 +129,3 @@ class MemoryDocuments:
 
 def _owner(key: Key) -> Owner:
     return (key[0], SESSION, key[1])
-
-
-def _fitting(items: Iterable[bytes]) -> list[bytes]:
-    """The first items that fit into PAGE_BYTES, but at least one."""
-    page: list[bytes] = []
-    together = 0
-    for item in items:
-        together += len(item)
-        if page and together > PAGE_BYTES:
-            break
-        page.append(item)
-    return page

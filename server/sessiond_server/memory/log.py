@@ -9,10 +9,10 @@ from sessiond_server.domain import encoding
 from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
 from sessiond_server.domain.rows import EventRow, Head, IndexRow, Key, Writes
 from sessiond_server.errors import SessionNotFound
+from sessiond_server.memory.pages import fitting_by
 from sessiond_server.store import anchors
 from sessiond_server.store.anchors import EventLookup
 from sessiond_server.store.log_reads import FeedPage, LogHead, LogHeads, LogPage
-from sessiond_server.store.session_reads import PAGE_BYTES
 
 DELETED: Final = EventType.EVENT_TYPE_SESSION_DELETED
 INCARNATION: Final = "memory"
@@ -79,7 +79,7 @@ class Logs:
             LogHead(head.version, head.deleted),
             head.user_id,
             None if before is None else _entry(before),
-            [_entry(row) for row in rows[: _fitting(rows)]],
+            [_entry(row) for row in fitting_by(_size, rows)],
         )
 
     def feed(self, tenant_id: str, after: FeedPlace, limit: int, now_us: int) -> FeedPage:
@@ -87,8 +87,8 @@ class Logs:
         start = bisect_right(places, after)
         chosen = places[start : start + limit]
         rows = [self._logs[(tenant_id, place.session_id)].events[place.seq] for place in chosen]
-        chosen = chosen[: _fitting(rows)]
-        entries = [self._feed_entry(place, row) for place, row in zip(chosen, rows, strict=False)]
+        fitting = fitting_by(_size, rows)
+        entries = [self._feed_entry(place, row) for place, row in zip(chosen, fitting, strict=False)]
         complete = start + len(entries) == len(places)
         return FeedPage(entries, complete, pending=False, incarnation=INCARNATION, now_us=now_us)
 
@@ -141,12 +141,5 @@ def _look_up(log: Log | None, seq: int) -> EventLookup:
     )
 
 
-def _fitting(rows: Iterable[EventRow]) -> int:
-    """How many of the events fit into PAGE_BYTES, but at least one."""
-    total = count = 0
-    for row in rows:
-        total += len(row.head) + len(row.body) + len(row.content or b"")
-        if count and total > PAGE_BYTES:
-            break
-        count += 1
-    return count
+def _size(row: EventRow) -> int:
+    return len(row.head) + len(row.body) + len(row.content or b"")

@@ -56,12 +56,12 @@ from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
+from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import (
     CACHED,
     LOOKED_AT,
-    PAGE_BYTES,
     Freshness,
     MessagesPage,
     SessionsPage,
@@ -331,7 +331,7 @@ class MemoryStore:
         placed.sort(key=lambda item: item[0], reverse=descending)
         sessions = [log.snapshot(content=content) for _, log in placed[:limit]]
         if content:
-            sessions = sessions[: _fitting(len(s.core) + len(s.content) for s in sessions)]
+            sessions = fitting_by(lambda session: len(session.core) + len(session.content), sessions)
         more = len(sessions) < len(placed)
         return SessionsPage(sessions, placed[len(sessions) - 1][0] if more else None)
 
@@ -359,14 +359,8 @@ class MemoryStore:
         start = bisect_right(log.message_seqs, after_seq)
         end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
         within = log.message_seqs[start:end]
-        looked_at: list[tuple[int, bytes]] = []
-        size = 0
-        for seq in (within[::-1] if descending else within)[:LOOKED_AT]:
-            body = log.events[seq].body
-            size += len(body)
-            if looked_at and size > PAGE_BYTES:
-                break
-            looked_at.append((seq, body))
+        seqs = (within[::-1] if descending else within)[:LOOKED_AT]
+        looked_at = fitting_by(lambda found: len(found[1]), ((seq, log.events[seq].body) for seq in seqs))
         return selected(log.head.version, looked_at, where, limit, more=len(looked_at) < len(within))
 
     async def list_messages(
@@ -385,8 +379,7 @@ class MemoryStore:
         end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
         within = log.message_seqs[start:end]
         seqs = (within[::-1] if descending else within)[:limit]
-        bodies = [log.events[seq].body for seq in seqs]
-        bodies = bodies[: _fitting(map(len, bodies))]
+        bodies = fitting(log.events[seq].body for seq in seqs)
         if not bodies:
             return MessagesPage(log.head.version, [], 0, 0, more=False)
         count = len(bodies)
@@ -520,17 +513,6 @@ _ORDERS: dict[int, tuple[Callable[[_Log, IndexRow], int | str], bool]] = {
     SessionOrder.SESSION_ORDER_NAME_ASC: (_name, False),
     SessionOrder.SESSION_ORDER_NAME_DESC: (_name, True),
 }
-
-
-def _fitting(sizes: Iterable[int]) -> int:
-    """How many of the items fit into PAGE_BYTES, but at least one."""
-    total = count = 0
-    for size in sizes:
-        total += size
-        if count and total > PAGE_BYTES:
-            break
-        count += 1
-    return count
 
 
 def _stored(event: EventRow) -> StoredEvent:

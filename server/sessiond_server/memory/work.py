@@ -1,7 +1,7 @@
 """The memory store's reads of runs and tool calls."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -10,7 +10,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.rows import Head, Key, RunRow, StoredToolCall, ToolCallRow
 from sessiond_server.domain.runs.work import with_lease
 from sessiond_server.errors import RunNotFound, ToolCallNotFound
-from sessiond_server.store.session_reads import PAGE_BYTES
+from sessiond_server.memory.pages import fitting
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 _RUNNING: Final = RunStatus.RUN_STATUS_RUNNING
@@ -58,7 +58,7 @@ def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | Non
         if row.status in statuses and run_id in ("", row.run_id) and (before is None or row.seq < before)
     ]
     rows.sort(key=attrgetter("seq"), reverse=True)
-    page = _fitting(_with_data(log, row) for row in rows[:limit])
+    page = fitting(_with_data(log, row) for row in rows[:limit])
     more = len(page) < len(rows)
     return ToolCallsPage(log.head.version, page, rows[len(page) - 1].seq if more else None)
 
@@ -72,7 +72,7 @@ def pending(logs: Mapping[Key, Log], scope: Scope, user_id: str, after: PendingK
         if row.awaits_approval and row.user_id in _users(scope, user_id, row.user_id)
     )
     rows = found if after is None else found[bisect_right(found, after, key=lambda item: item[0]) :]
-    page = _fitting(_with_data(logs[row.key], row) for _, row in rows[:limit])
+    page = fitting(_with_data(logs[row.key], row) for _, row in rows[:limit])
     return PendingPage(page, rows[len(page) - 1][0] if len(page) < len(rows) else None)
 
 
@@ -89,15 +89,3 @@ def _with_lease(log: Log, row: RunRow) -> bytes:
 def _with_data(log: Log, row: ToolCallRow) -> bytes:
     stored = log.stored(row)
     return stored.body + stored.arguments + stored.result
-
-
-def _fitting(items: Iterable[bytes]) -> list[bytes]:
-    """The first items that fit into PAGE_BYTES, but at least one."""
-    page: list[bytes] = []
-    total = 0
-    for item in items:
-        total += len(item)
-        if page and total > PAGE_BYTES:
-            break
-        page.append(item)
-    return page
