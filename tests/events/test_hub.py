@@ -28,6 +28,7 @@ from sessiond_server.events.bus import Deltas, Hint
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, ReceivedDeltas, SessionStream
 from sessiond_server.events.feed import ANCHORS
 from sessiond_server.events.hub import EventHub
+from sessiond_server.events.late_drafts import READS
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
@@ -689,6 +690,89 @@ async def test_drafts_of_a_deleted_session_are_gone() -> None:
         await quiet()
         await accepted(w.here, CALLER.delete("s"))
         assert w.hub._sessions.drafts.size == 0
+
+
+@run
+async def test_drafts_of_an_ended_session_are_gone_in_every_process() -> None:
+    async with world() as w, EventHub(w.store, w.bus, HubLimits()) as other:
+        w.bus.publish_deltas(draft("m", text="a"))
+        await quiet()
+        await accepted(w.here, CALLER.end("s"))
+        await quiet()
+        assert [hub._sessions.drafts.size for hub in (w.hub, other)] == [0, 0]
+
+
+@run
+async def test_lost_notice_of_a_message_that_was_deleted_since_does_not_show_its_draft() -> None:
+    """However many events came between, as far as the service looks back, and then no draft at all."""
+    async with world() as w:
+        for between in (0, 200, READS * 64):
+            w.bus.publish_deltas(draft("m", text="secret"))
+            w.bus.publish_deltas(draft("open", text="c"))
+            await quiet()
+            await accepted(w.elsewhere, CALLER.append_ids("s", "m"))
+            await accepted(w.elsewhere, CALLER.delete_messages("s", "m"))
+            for _ in range(between):
+                await accepted(w.elsewhere, CALLER.update("s"))
+            async with w.watch(deltas=True) as (late, _):
+                if between < READS * 64:
+                    assert await received(late) == [("open", "c", False)]
+                else:
+                    assert isinstance(await late.next(), CaughtUp)
+                assert w.hub._sessions.drafts.of(("tenant", "s"), 0) == ["open"] * (between < READS * 64)
+                w.hub._sessions.drafts.drop_session(("tenant", "s"))
+
+
+@run
+async def test_lost_notice_of_a_session_that_has_ended_does_not_show_its_drafts() -> None:
+    async with world() as w:
+        w.bus.publish_deltas(draft("m", text="secret"))
+        await quiet()
+        await accepted(w.elsewhere, CALLER.end("s"))
+        async with w.watch(deltas=True) as (late, _):
+            assert isinstance(await late.next(), CaughtUp)
+
+
+@run
+async def test_log_that_begins_high_does_not_hide_the_open_draft() -> None:
+    """A session that took the id of a deleted one has no events before its first."""
+    async with world() as w:
+        for _ in range(READS * 64):
+            await accepted(w.elsewhere, CALLER.update("s"))
+        await accepted(w.elsewhere, CALLER.delete("s"))
+        await accepted(w.elsewhere, CALLER.create("s", reuse=True, user_id="ada"))
+        w.bus.publish_deltas(draft("m", text="a"))
+        await quiet()
+        async with w.watch(deltas=True) as (late, _):
+            assert await received(late) == [("m", "a", False)]
+
+
+@pytest.mark.parametrize("watched", ["session", "feed"])
+@pytest.mark.parametrize("end", ["message", "deleted message", "ended", "deleted"])
+def test_events_that_a_process_follows_end_its_kept_drafts(watched: str, end: str) -> None:
+    """Without a notice, and without a watcher of drafts."""
+    virtual_time.run(_followed(watched, end))
+
+
+async def _followed(watched: str, end: str) -> None:
+    async with world() as w:
+        following = w.watch() if watched == "session" else w.hub.watch_feed(CALLER.scope, None, from_beginning=False)
+        async with following as followed:
+            stream = followed[0] if isinstance(followed, tuple) else followed
+            w.bus.publish_deltas(draft("m", text="secret"))
+            await quiet()
+            if "message" in end:
+                await accepted(w.elsewhere, CALLER.append_ids("s", "m"))
+            if end == "deleted message":
+                await accepted(w.elsewhere, CALLER.delete_messages("s", "m"))
+            elif end == "ended":
+                await accepted(w.elsewhere, CALLER.end("s"))
+            elif end == "deleted":
+                await accepted(w.elsewhere, CALLER.delete("s"))
+            assert w.hub._sessions.drafts.size
+            while isinstance(await stream.next(), CaughtUp):
+                pass
+            assert not w.hub._sessions.drafts.size
 
 
 @run

@@ -344,9 +344,10 @@ class Delta(google.protobuf.message.Message):
 
     Servers keep the pieces of open drafts in memory: the first 256 KiB of a draft, 8 drafts and 512 KiB of a session,
     16 MiB of a tenant and 32 MiB of all, where what has been silent for longest goes first; for 10 minutes after the
-    last piece, or until the message is appended. A watcher that asks for deltas gets them after its first frame, each
-    part from its beginning on, joined to pieces of up to 32 KiB. A reader that has a part of the draft already, as after
-    a reconnect, replaces it by a piece with the `offset` 0. A server that has just started has what was published since.
+    last piece, or until the message is appended or the session ended. A watcher that asks for deltas gets them after its
+    first frame, each part from its beginning on, joined to pieces of up to 32 KiB. A reader that has a part of the draft
+    already, as after a reconnect, replaces it by a piece with the `offset` 0. A server that has just started has what was
+    published since; one whose session has had more than 1 000 events since a draft began may not show it.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

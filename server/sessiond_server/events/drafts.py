@@ -12,8 +12,9 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.event_service_pb2 import Delta
+from sessiond_server.domain.log import FeedEntry, LogEntry
 from sessiond_server.domain.rows import Key, Writes
 
 SUPERSEDED: Final = b"\xff"
@@ -28,6 +29,10 @@ OVERHEAD: Final = 256
 """Bytes that each of its parts counts beside its content."""
 
 _TEXTS: Final = ("text", "thinking", "arguments")
+_OVER: Final = (EventType.EVENT_TYPE_SESSION_ENDED, EventType.EVENT_TYPE_SESSION_DELETED)
+"""Events that end all drafts of their session."""
+_APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
+_DELETED: Final = EventType.EVENT_TYPE_MESSAGES_DELETED
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class DraftLimits:
 class _Draft:
     name: str
     run_id: str
+    began: float
+    """When its first piece arrived."""
     last: float
     """When its last piece arrived."""
     texts: dict[tuple[int, str], tuple[int, bytearray]] = field(default_factory=dict)
@@ -105,16 +112,45 @@ class Drafts:
         self.drop(key, list(self._sessions.get(key, ())))
 
     def superseded(self, writes: Writes, time: float) -> list[tuple[Key, list[str]]]:
-        """Drops the drafts that a commit has superseded. Returns their sessions and ids."""
+        """Drops the drafts that a commit has ended. Returns their sessions and ids."""
         if not self.size:
             return []
         ended: dict[Key, list[str]] = {}
         for event in writes.events:
             if event.message_id is not None:
                 ended.setdefault(event.key, []).append(event.message_id)
-            elif event.type == EventType.EVENT_TYPE_SESSION_DELETED:
+            elif event.type in _OVER:
                 ended.setdefault(event.key, []).extend(self.of(event.key, time))
+            elif event.type == _DELETED and event.key in self._sessions:
+                ended.setdefault(event.key, []).extend(DeletedMessages.FromString(event.body).message_ids)
         return [(key, gone) for key, ids in ended.items() if (gone := self.drop(key, ids))]
+
+    def note_events(self, key: Key, entries: Iterable[LogEntry]) -> None:
+        """Drops the drafts that events of the session's log have ended, whichever process committed them."""
+        if key not in self._sessions:
+            return
+        for entry in entries:
+            if entry.type == _APPENDED:
+                self.drop(key, [Event.FromString(entry.data).message.message_id])
+            elif entry.type == _DELETED:
+                self.drop(key, Event.FromString(entry.data).deleted_messages.message_ids)
+            elif entry.type in _OVER:
+                self.drop_session(key)
+
+    def note_feed(self, tenant_id: str, entries: Iterable[FeedEntry]) -> None:
+        """As note_events, for events of a tenant's sessions."""
+        if tenant_id in self._tenants:
+            for entry in entries:
+                self.note_events((tenant_id, entry.place.session_id), [entry.entry])
+
+    def began(self, key: Key) -> float | None:
+        """When the oldest of a session's drafts began; None if there is none."""
+        return min((draft.began for draft in self._sessions.get(key, {}).values()), default=None)
+
+    def drop_begun_until(self, key: Key, time: float) -> None:
+        """Removes the session's drafts that began at that time or before."""
+        kept = self._sessions.get(key, {})
+        self.drop(key, [each for each, draft in kept.items() if draft.began <= time])
 
     def of(self, key: Key, time: float) -> list[str]:
         """The ids of a session's drafts."""
@@ -186,7 +222,7 @@ class Drafts:
             text += content
 
     def _begin(self, key: Key, delta: Delta, time: float) -> _Draft:
-        draft = _Draft(delta.name, delta.run_id, time)
+        draft = _Draft(delta.name, delta.run_id, time, time)
         self._sessions.setdefault(key, {})[delta.message_id] = draft
         self._tenants.setdefault(key[0], OrderedDict())
         self._sizes[key[0]] = self._sizes.get(key[0], 0) + draft.size

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.log import FeedEntry
 from sessiond_server.domain.rows import Key, Writes
 from sessiond_server.errors import PositionLost, StoreUnavailable
 from sessiond_server.events.channel import Where, rewritten_by
@@ -119,6 +120,8 @@ class Feeds:
         waiting for a feed."""
         self.on_redacted: Callable[[Key, int, int], None] = lambda key, first, last: None
         """Called when a read shows that events of that session between two `seq` were rewritten."""
+        self.on_read: Callable[[str, Sequence[FeedEntry]], None] = lambda tenant_id, entries: None
+        """Called with the events of a tenant that a read has brought."""
         self._store = store
         self._reads = reads
         self._rings = rings
@@ -334,6 +337,7 @@ class Feeds:
             return None
         check_order(feed.tenant_id, cursor.place, page.entries)
         self._note_redactions(feed, page)
+        self.on_read(feed.tenant_id, page.entries)
         tip = feed.tip
         feed.append(cursor.place, page.entries)
         self._rings.changed(feed)

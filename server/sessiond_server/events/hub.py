@@ -79,6 +79,7 @@ class EventHub:
         self._feeds = Feeds(store, self._limits, reads, rings)
         self._sessions.on_redacted = self._feeds.redacted
         self._feeds.on_redacted = self._sessions.redacted
+        self._feeds.on_read = self._sessions.drafts.note_feed
         self._streams = Shares(self._limits.watchers, alone=alone)
         self._watched = asyncio.Event()
         """Set while there is a stream."""

@@ -280,6 +280,11 @@ class Sessions:
         for key, said in self.drafts.fell_silent(self.clock()):
             self._pass_on(key, [said])
 
+    def _note(self, channel: WatchedSession, entries: Sequence[LogEntry]) -> None:
+        """Drops the deltas and drafts that these events have superseded."""
+        supersede(channel, entries)
+        self.drafts.note_events(channel.key, entries)
+
     async def _read(self, what: tuple[Key, Cursor]) -> LogRead | None:
         """Reads after a cursor, for all streams at that cursor, and adds the events to the channel."""
         key, cursor = what
@@ -316,7 +321,7 @@ class Sessions:
         channel.note_redactions(page.entries)
         channel = self._take(channel, beginning(cursor, page.entries), page.entries, incarnation)
         channel.read(asked, page)
-        supersede(channel, page.entries, self.drafts)
+        self._note(channel, page.entries)
         end = cursor_after(page.entries[-1]) if page.entries else cursor
         run = Batch(page.entries, page.head.version) if page.entries else None
         return LogRead(run, end, page.user_id, channel.redaction_count)
@@ -361,7 +366,7 @@ class Sessions:
                 for row in rows
             ]
             fit = channel.append(Cursor(first.seq - 1, first.previous_event_id), entries)
-            supersede(channel, entries, self.drafts)
+            self._note(channel, entries)
         else:
             fit = channel.append(Cursor(last.seq, last.event_id), [])
         if fit is Fit.JOINED:
