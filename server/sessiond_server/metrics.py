@@ -25,10 +25,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from sessiond_server.events.hub import HubState
-from sessiond_server.rpc.interceptors.call_metrics import BOUNDS, MethodMetrics
+from sessiond_server.measures import BOUNDS, Durations, Rounds
+from sessiond_server.rpc.attachments.transfers import Transfers
+from sessiond_server.rpc.interceptors.call_metrics import MethodMetrics
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
-from sessiond_server.store.condition import StoreCondition
+from sessiond_server.store.condition import Pool, Replication, StoreCondition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +42,14 @@ class Sources:
     refused_calls: Callable[[], Mapping[str, int]]
     calls_in_progress: Callable[[], int]
     hub: Callable[[], HubState]
+    transfers: Transfers
     writes: Callable[[], BatcherState]
+    write_waits: Durations
+    batch_times: Durations
     cache: Callable[[], CachedState] | None
     """None: the service has no cache, and its metrics are left out."""
+    rounds: Sequence[Rounds]
+    """Of each periodic task."""
     loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
     store: Callable[[], StoreCondition] | None
@@ -138,8 +145,12 @@ class _Metrics(Collector):
         yield _gauge(
             "calls_in_progress", "Calls whose answer is not sent yet, including streams.", sources.calls_in_progress()
         )
-        yield _gauge("watchers", "Open streams of events.", sources.hub().streams)
+        yield from _streams(sources.hub())
+        yield from _transfers(sources.transfers)
         yield from _writes(sources.writes())
+        yield _histogram("queue_seconds", "How long writes waited for their transaction.", sources.write_waits)
+        yield _histogram("batch_seconds", "Duration of transactions of writes.", sources.batch_times)
+        yield from _rounds(sources.rounds)
         yield _gauge("loop_lag_seconds", "Longest lateness of the event loop in the last minute.", sources.loop_lag())
         yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
         if sources.store is not None:
@@ -159,15 +170,44 @@ def _calls(methods: Sequence[MethodMetrics]) -> Iterator[Metric]:
         for code, count in method.codes.copy().items():
             ended.add_metric([method.method, code], count)
         if not method.streaming:
-            below = list(accumulate(method.times))
-            bounds = [*map(str, BOUNDS), "+Inf"]
-            times.add_metric([method.method], list(zip(bounds, below, strict=True)), method.seconds)
+            times.add_metric([method.method], _buckets(method.times), method.times.seconds)
     yield ended
     yield times
 
 
+def _streams(state: HubState) -> Iterator[Metric]:
+    yield _gauge("watchers", "Open streams of events.", state.streams)
+    yield _gauge("hub_lag_seconds", "Age of the last answered poll of all watched logs.", state.lag_seconds)
+    yield _gauge("hub_reads_waiting", "Reads for streams that wait for their turn.", state.reads_waiting)
+    yield _gauge("feed_lag_seconds", "How far the watched feed farthest behind is behind now.", state.feed_lag_seconds)
+
+
+def _transfers(transfers: Transfers) -> Iterator[Metric]:
+    yield _gauge("transfers", "Uploads and downloads in progress.", transfers.in_progress)
+    moved = CounterMetricFamily("sessiond_transfer_bytes", "Bytes of uploads and downloads.", labels=["direction"])
+    moved.add_metric(["received"], transfers.received)
+    moved.add_metric(["sent"], transfers.sent)
+    yield moved
+
+
+def _rounds(tasks: Sequence[Rounds]) -> Iterator[Metric]:
+    ended = CounterMetricFamily("sessiond_sweeps", "Rounds of periodic tasks.", labels=["task", "outcome"])
+    seconds = CounterMetricFamily("sessiond_sweep_seconds", "Time of rounds that went through.", labels=["task"])
+    ages = GaugeMetricFamily("sessiond_sweep_age_seconds", "Seconds since a round went through.", labels=["task"])
+    swept = CounterMetricFamily("sessiond_swept", "What rounds have ended or removed.", labels=["what"])
+    for task in tasks:
+        ended.add_metric([task.task, "done"], task.done)
+        ended.add_metric([task.task, "failed"], task.failed)
+        seconds.add_metric([task.task], task.seconds)
+        ages.add_metric([task.task], task.age())
+        for name, amount in task.achieved.items():
+            swept.add_metric([name], amount)
+    yield from (ended, seconds, ages, swept)
+
+
 def _writes(state: BatcherState) -> Iterator[Metric]:
     yield _gauge("queue_commands", "Writes that wait for a transaction.", state.queued_commands)
+    yield _gauge("queue_oldest_seconds", "Age of the oldest write that waits.", state.oldest_seconds)
     yield _gauge("queue_bytes", "Request bytes of writes that wait for a transaction.", state.queued_bytes)
     yield _gauge("writes_under_way", "Writes that were sent and have no answer yet.", state.under_way)
     yield _gauge("writes_stalled_seconds", "Age of the oldest write that has no answer yet.", state.stalled_seconds)
@@ -189,6 +229,36 @@ def _store(condition: StoreCondition) -> Iterator[Metric]:
     if (holder := condition.feed_holder) is not None:
         held.add_metric([str(holder.pid), holder.application, holder.state], holder.seconds)
     yield held
+    yield from _pool(condition.pool)
+    yield from _replication(condition.replication or Replication((), ()))
+
+
+def _pool(pool: Pool) -> Iterator[Metric]:
+    connections = GaugeMetricFamily("sessiond_store_connections", "Connections to Postgres.", labels=["state"])
+    connections.add_metric(["in_use"], pool.in_use)
+    connections.add_metric(["idle"], pool.idle)
+    yield connections
+    yield _gauge("store_connections_awaited", "How many wait for a connection to Postgres.", pool.waiting)
+    yield _histogram("store_connection_wait_seconds", "Waits for a connection to Postgres.", pool.waits)
+
+
+def _replication(state: Replication) -> Iterator[Metric]:
+    labels = ["state", "sync_state"]
+    standbys = GaugeMetricFamily("sessiond_replication_standbys", "Readers of the log of Postgres.", labels=labels)
+    behind = GaugeMetricFamily("sessiond_replication_lag_bytes", "Log that the slowest has to apply.", labels=labels)
+    late = GaugeMetricFamily("sessiond_replication_lag_seconds", "How late the slowest is.", labels=labels)
+    for found in state.standbys:
+        named = [found.state, found.sync_state]
+        standbys.add_metric(named, found.count)
+        if found.bytes is not None:
+            behind.add_metric(named, found.bytes)
+            late.add_metric(named, found.seconds or 0.0)
+    slots = GaugeMetricFamily("sessiond_replication_slots", "Replication slots of Postgres.", labels=["active"])
+    kept = GaugeMetricFamily("sessiond_replication_slot_bytes", "Log that the slowest slot keeps.", labels=["active"])
+    for slot in state.slots:
+        slots.add_metric([str(slot.active).lower()], slot.count)
+        kept.add_metric([str(slot.active).lower()], slot.bytes)
+    yield from (standbys, behind, late, slots, kept)
 
 
 def _cache(state: CachedState) -> Iterator[Metric]:
@@ -197,11 +267,21 @@ def _cache(state: CachedState) -> Iterator[Metric]:
     yield _counter("cache_misses", "Reads answered from the store after a cache miss.", state.misses)
     yield _counter("cache_unreadable", "Reads that found a damaged cache entry.", state.cache.unreadable)
     yield _counter("cache_epochs", "Times that all cache entries became invalid for this process.", state.cache.epochs)
+    yield _counter("cache_openings", "Times that a usable cache became unusable.", state.cache.openings)
     yield _gauge("cache_dirty_sessions", "Sessions with changes that are not in the cache yet.", state.dirty)
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(f"sessiond_{name}", meaning, value=value)
+
+
+def _histogram(name: str, meaning: str, times: Durations) -> Metric:
+    return HistogramMetricFamily(f"sessiond_{name}", meaning, buckets=_buckets(times), sum_value=times.seconds)
+
+
+def _buckets(times: Durations) -> Sequence[tuple[str, float]]:
+    """Pairs of (bound, how many took at most that)."""
+    return list(zip([*map(str, BOUNDS), "+Inf"], accumulate(times.counts), strict=True))
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:

@@ -32,6 +32,11 @@ class Slots:
         return bool(self._queues)
 
     @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._queued
+
+    @property
     def present(self) -> int:
         """How many have a slot or wait for one."""
         return self._shares.used + self._queued

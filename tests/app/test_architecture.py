@@ -71,6 +71,7 @@ ROOMS = {
     "errors": (),
     "events": ("domain", "slots", "store"),
     "memory": ("domain", "store", "events", "blobs"),
+    "measures": (),
     "metrics": ("events", "rpc", "store"),
     "postgres": ("domain", "store", "events", "blobs"),
     "redis": ("domain", "store", "events"),
@@ -87,7 +88,7 @@ ROOMS = {
 """Which other rooms a room may import. Every room may import what is in EVERYWHERE; `app`, `cli` and `__main__`
 compose, and may import all."""
 
-EVERYWHERE = ("errors", "failpoints", "tasks")
+EVERYWHERE = ("errors", "failpoints", "measures", "tasks")
 
 COMPOSERS = ("app", "cli", "__main__")
 

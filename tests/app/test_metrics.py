@@ -9,7 +9,7 @@ import pytest
 
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
-from sessiond_server.rpc.interceptors.call_metrics import BOUNDS
+from sessiond_server.measures import BOUNDS
 from tests.support.serve_process import Serving, command, serving
 from tests.support.valkey import Valkey
 
@@ -73,6 +73,11 @@ async def test_calls_that_succeed_and_fail_are_counted(tmp_path: Path) -> None:
     assert after["sessiond_batched_commands_total"] == 3
     assert 1 <= after["sessiond_batches_total"] <= 3
     assert after["sessiond_queue_commands"] == after["sessiond_queue_bytes"] == 0
+    assert after["sessiond_queue_seconds_count"] == 3
+    assert after["sessiond_batch_seconds_count"] == after["sessiond_batches_total"]
+    assert after["sessiond_queue_oldest_seconds"] == after["sessiond_hub_lag_seconds"] == 0
+    assert after["sessiond_sweeps_total done sweeper"] >= 1
+    assert after["sessiond_sweeps_total failed reaper"] == after["sessiond_swept_total sessions"] == 0
     assert after["sessiond_calls_in_progress"] == after["sessiond_watchers"] == 0
     assert after["sessiond_store_reachable"] == 1
     assert after[f"sessiond_build_info {version('sessiond')}"] == 1
@@ -91,6 +96,19 @@ async def test_streams_are_seen_while_they_are_open() -> None:
             seen = await server.metrics()
             assert seen["sessiond_watchers"] == seen["sessiond_calls_in_progress"] == 1
         await server.until_metric("sessiond_watchers", 0)
+
+
+async def test_transfers_and_their_bytes_are_counted() -> None:
+    content = bytes(300_000)
+    async with serving("--store", "memory", *METRICS) as server, sessiond.Client(server.target) as client:
+        await client.create_session(session_id="s1", active=True)
+        attachment = await client.upload("s1", content)
+        after = await server.metrics()
+        assert after["sessiond_transfer_bytes_total received"] >= len(content)
+        assert after["sessiond_transfer_bytes_total sent"] == 0
+        assert await client.download("s1", attachment.attachment_id).read() == content
+        await server.until_metric("sessiond_transfer_bytes_total sent", len(content))
+        await server.until_metric("sessiond_transfers", 0)
 
 
 async def test_the_cache_going_away_and_coming_back_shows(postgres_dsn: str, tmp_path: Path) -> None:
@@ -118,6 +136,7 @@ async def test_the_cache_going_away_and_coming_back_shows(postgres_dsn: str, tmp
     assert away["sessiond_cache_dirty_sessions"] == 1
     assert away["sessiond_store_reachable"] == 1
     assert after["sessiond_cache_epochs_total"] > before["sessiond_cache_epochs_total"]
+    assert away["sessiond_cache_openings_total"] > before["sessiond_cache_openings_total"]
 
 
 async def _reads_are_counted(client: sessiond.Client, server: Serving) -> None:

@@ -130,6 +130,7 @@ async def test_outage_fails_no_call_and_the_cache_recovers(
 ) -> None:
     hurt, heal = OUTAGES[outage]
     async with cached(valkey.url) as (store, cache):
+        openings = cache.state().openings
         await hurt(valkey)
         async with asyncio.timeout(20):
             for number in range(40):
@@ -141,6 +142,7 @@ async def test_outage_fails_no_call_and_the_cache_recovers(
             await down(cache)
         assert store.state().dirty <= 1
         assert cache.state().reason
+        assert cache.state().openings > openings
         await heal(valkey)
         await settled(cache)
 

@@ -25,7 +25,15 @@ from sessiond_server.errors import (
 )
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint
-from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, ReceivedDeltas, SessionStream
+from sessiond_server.events.contract import (
+    Batch,
+    CaughtUp,
+    Cursor,
+    FeedBatch,
+    FeedStream,
+    ReceivedDeltas,
+    SessionStream,
+)
 from sessiond_server.events.feed import ANCHORS
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.late_drafts import READS
@@ -805,6 +813,67 @@ async def test_feed_starts_from_now_from_the_beginning_or_from_a_position() -> N
             item = await stream.next()
             assert isinstance(item, FeedBatch)
             assert [entry.place.seq for entry in item.entries] == [3]
+
+
+@run
+async def test_lag_of_streams_is_the_age_of_the_last_answered_poll() -> None:
+    async with world() as w:
+        assert w.hub.state().lag_seconds == 0.0
+        async with w.watch():
+            await asyncio.sleep(5)
+            assert w.hub.state().lag_seconds <= 1.0
+            w.store.away = True
+            await asyncio.sleep(5)
+            assert 4.0 <= w.hub.state().lag_seconds <= 6.0
+            w.store.away = False
+            await asyncio.sleep(2)
+            assert w.hub.state().lag_seconds <= 1.0
+        await asyncio.sleep(5)
+        assert w.hub.state().lag_seconds == 0.0
+
+
+@run
+async def test_reads_that_wait_for_their_turn_are_counted() -> None:
+    async with world(reads=1) as w, AsyncExitStack() as stack:
+        opening = []
+        w.store.gate.clear()
+        for number in range(3):
+            await accepted(w.elsewhere, CALLER.create(f"s{number}"))
+            opening.append(asyncio.ensure_future(stack.enter_async_context(w.watch(f"s{number}"))))
+            await quiet()
+        assert w.hub.state().reads_waiting == 2
+        w.store.gate.set()
+        await asyncio.gather(*opening)
+        assert w.hub.state().reads_waiting == 0
+
+
+@run
+async def test_feed_that_is_held_back_lags_from_the_first_moment() -> None:
+    async def events(stream: FeedStream) -> FeedBatch:
+        while not isinstance(item := await stream.next(), FeedBatch):
+            pass
+        return item
+
+    database: Any = Database(asyncio.get_running_loop().time)
+    async with (
+        EventHub(database, MemoryBus()) as hub,
+        hub.watch_feed(CALLER.scope, None, from_beginning=False) as stream,
+    ):
+        await asyncio.sleep(60)
+        assert hub.state().feed_lag_seconds == 0.0, "no stream waits for anything"
+        following = asyncio.ensure_future(events(stream))
+        await asyncio.sleep(5)
+        assert hub.state().feed_lag_seconds <= 1.0
+        held = database.begin()
+        database.commit(database.begin(), [CALLER.create("s")])
+        await asyncio.sleep(30)
+        assert 29.0 <= hub.state().feed_lag_seconds <= 31.0
+        database.commit(held, [CALLER.create("t")])
+        assert len((await following).entries) == 2
+        following = asyncio.ensure_future(events(stream))
+        await asyncio.sleep(2)
+        assert hub.state().feed_lag_seconds <= 1.0
+        following.cancel()
 
 
 @pytest.mark.parametrize("waiting", [True, False])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import cast
 
@@ -81,6 +82,48 @@ async def test_lone_command_is_sent_at_once_and_commands_queued_meanwhile_form_t
         assert names == ["e"]
         answer.set_result(None)
         assert await again == appended("e")
+
+
+def test_waits_for_the_first_transaction_and_the_age_of_the_oldest_write_are_measured() -> None:
+    batching = Batching[str](replace(ONE_SHARD, batch_commands=2), Random(1))
+    for at, name in enumerate("abc"):
+        batching.submit(command(name), name, now=float(at))
+    assert batching.oldest(4.0) == 4.0
+    assert len(batching.next_batch(0, 5.0)[0]) == 2
+    assert (batching.oldest(5.0), batching.waits.seconds) == (3.0, 5.0 + 4.0)
+    batching.unknown(0, 6.0)
+    assert len(batching.next_batch(0, 7.0)[0]) == 2
+    assert batching.waits.seconds == 9.0, "a batch that is sent again has waited once"
+    batching.done(0, [appended("a"), appended("b")], 8.0)
+    assert len(batching.next_batch(0, 8.0)[0]) == 1
+    assert (batching.oldest(8.0), batching.waits.seconds, sum(batching.waits.counts)) == (0.0, 9.0 + 6.0, 3)
+
+
+def test_oldest_write_of_any_tenant_counts() -> None:
+    batching = Batching[str](ONE_SHARD, Random(1))
+    batching.submit(command("a"), "a", now=1.0)
+    batching.submit(replace(command("b"), scope=Scope("u")), "b", now=3.0)
+    assert batching.oldest(4.0) == 3.0
+    batching.submit(replace(command("c"), scope=Scope("v")), "c", now=0.5)
+    assert batching.oldest(4.0) == 3.5
+
+
+async def test_state_shows_the_age_of_the_oldest_queued_write() -> None:
+    store = ScriptedStore()
+    async with batcher_over(store) as batcher:
+        first = asyncio.create_task(batcher.write(command("a")))
+        _, answer = await store.next()
+        assert batcher.state().oldest_seconds == 0.0
+        second = asyncio.create_task(batcher.write(command("b")))
+        await turns()
+        seen = batcher.state().oldest_seconds
+        await asyncio.sleep(0)
+        assert 0.0 < seen < batcher.state().oldest_seconds
+        answer.set_result(None)
+        (await store.next())[1].set_result(None)
+        await asyncio.gather(first, second)
+        assert batcher.state().oldest_seconds == 0.0
+        assert sum(batcher.waits.counts) == sum(batcher.batch_times.counts) == 2
 
 
 async def test_a_refusal_is_raised_to_its_caller_alone() -> None:

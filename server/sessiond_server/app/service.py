@@ -91,7 +91,8 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         server = RpcServer(reads, parts.batcher, parts.hub, parts.bus, parts.attachments, authenticator, wire)
         watch = StoreWatch(truth, server.set_serving, parts.batcher.stalled)
         stack.enter_context(observed(watch))
-        scraped = sources(parts, server, watch)
+        swept, reaped = sweeper.counted(), reaper.counted()
+        scraped = sources(parts, server, watch, [swept, reaped])
         metrics_listening = await stack.enter_async_context(opened_metrics(settings.metrics_listen, scraped))
         stack.push_async_callback(server.stop)
         try:
@@ -104,13 +105,14 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         token_key = await truth.token_key()
         parts.begin(token_key)
         background = await stack.enter_async_context(background_tasks())
-        background(sweeper.run(parts.commits, truth, settings.sweep_interval), "sweeper")
-        background(reaper.run(truth.attachments, parts.blobs, settings.sweep_interval), "reaper")
+        background(sweeper.run(parts.commits, truth, settings.sweep_interval, swept), "sweeper")
+        background(reaper.run(truth.attachments, parts.blobs, settings.sweep_interval, reaped), "reaper")
         background(watch.run(), "health")
         if settings.blob_store is not None:
             background(say_whether_reachable(parts.blobs, settings.blob_store), "blob-store")
         if (in_postgres := postgres(truth)) is not None:
             background(in_postgres.watch_feeds(), "feed-holders")
+            background(in_postgres.watch_replication(), "replication")
         reloader = Reloader(reloaded(settings, authenticator, certificates, server, began), reload)
         background(reloader.run(), "reloader")
         background(expire_keys(authenticator, server), "key-expiry")

@@ -10,6 +10,7 @@ from typing import Final
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import Unavailable
+from sessiond_server.measures import Rounds
 from sessiond_server.store.attachments import AttachmentStore
 
 _log = logging.getLogger("sessiond.reaper")
@@ -59,22 +60,32 @@ async def reap_orphans(store: AttachmentStore, blobs: BlobStore) -> int:
     return removed + (await remove() if found else 0)
 
 
-async def run(store: AttachmentStore, blobs: BlobStore, interval: float) -> None:
+def counted() -> Rounds:
+    """For `run`: counts the rounds, and the pieces that they removed."""
+    return Rounds("reaper", "pieces")
+
+
+async def run(store: AttachmentStore, blobs: BlobStore, interval: float, rounds: Rounds | None = None) -> None:
     """Reaps every `interval` seconds, orphans every ORPHAN_INTERVAL, until cancelled. An error is logged and does not
-    end it."""
+    end it. `rounds` are those of `counted`."""
+    rounds = rounds or counted()
     clock = asyncio.get_running_loop().time
     next_search = clock() + ORPHAN_INTERVAL
     while True:
+        began = rounds.begin()
         try:
             removed = await reap(store, blobs)
             if clock() >= next_search:
                 next_search = clock() + ORPHAN_RETRY_INTERVAL
                 removed += await reap_orphans(store, blobs)
                 next_search = clock() + ORPHAN_INTERVAL
+            rounds.end(began, removed)
             if removed:
                 _log.info("removed %d pieces of attachments without any reference", removed)
         except Unavailable as error:
+            rounds.fail()
             _log.warning("cannot reap: %s", error)
         except Exception as error:
+            rounds.fail()
             _log.error("reaping failed; trying again in %s s", interval, exc_info=error)
         await asyncio.sleep(interval)

@@ -30,10 +30,12 @@ _LESS_SOON: Final = 0.05
 class _Watched(Feed):
     """A feed and the streams that watch it."""
 
-    __slots__ = ("reader", "streams", "waiting")
+    __slots__ = ("complete_at", "reader", "streams", "waiting")
 
-    def __init__(self, tenant_id: str, limits: HubLimits, transactions: RunningTransactions) -> None:
+    def __init__(self, tenant_id: str, limits: HubLimits, transactions: RunningTransactions, now: float) -> None:
         super().__init__(tenant_id, limits, transactions)
+        self.complete_at = now
+        """When, by the loop's clock, the last read began that found all events that were committed before it."""
         self.streams: dict[FeedWatcher, None] = {}
         self.waiting = Waiting()
         self.reader: asyncio.Task[None] | None = None
@@ -137,7 +139,7 @@ class Feeds:
         tenant_id = scope.tenant_id
         feed = self._feeds.get(tenant_id)
         if feed is None:
-            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.transactions)
+            feed = self._feeds[tenant_id] = _Watched(tenant_id, self.limits, self.transactions, self.clock())
         stream = FeedWatcher(self, feed, self.clock(), self.limits.bookmark, names_sessions=not scope.user_id)
         feed.streams[stream] = None
         try:
@@ -205,10 +207,21 @@ class Feeds:
             feed.redact(key[1], first_seq, last_seq)
             self._rings.changed(feed)
 
+    def lag(self) -> float:
+        """How far the watched feed that is farthest behind is behind now, in seconds: the age of the last read that
+        found everything, so about a second at rest. Feeds all of whose streams are busy with what they have do not
+        count. Any thread may call it."""
+        now = self.clock()
+        behind = (now - feed.complete_at for feed in tuple(self._feeds.values()) if feed.waiting.count)
+        return max(0.0, max(behind, default=0.0))
+
     def poll(self) -> None:
         """Starts a read of every feed that a stream waits for. It finds events whose hints were lost, and proves
         bookmarks."""
+        now = self.clock()
         for feed in self._feeds.values():
+            if not feed.waiting.count:
+                feed.complete_at = now  # no read is due while no stream waits
             feed.forget_batches()
             feed.hint_pending = True
             self.schedule_read(feed)
@@ -287,12 +300,15 @@ class Feeds:
             at_least_once = feed.hint_pending = False
             tip = feed.tip
             assert tip is not None
+            began = self.clock()
             page = await self._reads.run(feed.tenant_id, partial(self._read, feed, tip))
             if page is None:
                 feed.hint_pending = True
                 at_least_once = True
                 continue
             feed.caught_up = page.complete and not page.pending
+            if feed.caught_up:
+                feed.complete_at = began
             if page.complete and page.pending:
                 # The held-back events wait for another transaction, whose end is not announced.
                 await asyncio.sleep(pause)
@@ -377,7 +393,7 @@ class Feeds:
     def _replace(self, dead: _Watched) -> None:
         """Replaces a feed whose history is lost by an empty one, at which every stream must prove its cursor."""
         _log.warning("tenant %r: the database has lost events that were delivered", dead.tenant_id)
-        feed = _Watched(dead.tenant_id, self.limits, self.transactions)
+        feed = _Watched(dead.tenant_id, self.limits, self.transactions, dead.complete_at)
         feed.take_over(dead)
         feed.streams, dead.streams = dead.streams, {}
         self._feeds[dead.tenant_id] = feed

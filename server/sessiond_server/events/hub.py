@@ -51,6 +51,13 @@ class HubState:
     ring_bytes: int
     away: bool
     """Whether the store did not answer the last poll."""
+    reads_waiting: int
+    """Reads for streams that wait for their turn."""
+    lag_seconds: float
+    """Seconds since the last poll began that the store has answered; 0 without streams. What was committed before that
+    is known here."""
+    feed_lag_seconds: float
+    """Of the watched feeds, how far the one that is farthest behind is behind now; see `Feeds.lag`."""
 
 
 class EventHub:
@@ -75,6 +82,7 @@ class EventHub:
         self._clock = asyncio.get_running_loop().time
         reads, rings = Reads(self._limits.reads, alone=alone), Rings(self._limits.total_ring_bytes)
         self._rings = rings
+        self._reads = reads
         self._sessions = Sessions(store, self._limits, reads, rings)
         self._feeds = Feeds(store, self._limits, reads, rings)
         self._sessions.on_redacted = self._feeds.redacted
@@ -110,7 +118,18 @@ class EventHub:
         await self._feeds.end()
 
     def state(self) -> HubState:
-        return HubState(self._streams.used, len(self._sessions), len(self._feeds), self._rings.held, self._away)
+        """Any thread may call it."""
+        lag = max(0.0, self._clock() - self._answered) if self._watched.is_set() else 0.0
+        return HubState(
+            self._streams.used,
+            len(self._sessions),
+            len(self._feeds),
+            self._rings.held,
+            self._away,
+            self._reads.waiting,
+            lag,
+            self._feeds.lag(),
+        )
 
     @asynccontextmanager
     async def watch_session(

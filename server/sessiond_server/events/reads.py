@@ -26,6 +26,11 @@ class Reads:
         """`alone` as of Shares."""
         self._slots = Slots(most, alone=alone)
 
+    @property
+    def waiting(self) -> int:
+        """Number of reads that wait for a slot."""
+        return self._slots.waiting
+
     async def run(self, tenant_id: str, read: Callable[[], Awaitable[V]]) -> V:
         """Calls `read` once a slot is free. Returns or raises what `read` does."""
         await self._slots.take(tenant_id)

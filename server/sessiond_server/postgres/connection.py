@@ -10,13 +10,16 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from time import perf_counter
 from typing import Any, Final
 from weakref import WeakSet
 
 import asyncpg
 
+from sessiond_server.measures import Durations
 from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.poolers import keeps_prepared_statements
+from sessiond_server.store.condition import Pool
 
 _log = logging.getLogger("sessiond.postgres")
 
@@ -209,6 +212,8 @@ class Connections:
         """Whether prepared statements persist. False behind a pooler without support for them, where each statement
         needs a transaction. None until the first connection is opened."""
         self._all: WeakSet[_Connection] = WeakSet()
+        self._waiting = 0
+        self._waits = Durations()
         self._connect_timeout = connect_timeout
         self._connector = Connector(dsn, connect_timeout)
         self._pool = asyncpg.create_pool(
@@ -260,9 +265,20 @@ class Connections:
             cut(connection)
 
     async def acquire(self) -> asyncpg.Connection:
-        connection: Any = await self._pool.acquire()
+        self._waiting += 1
+        began = perf_counter()
+        try:
+            connection: Any = await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+        self._waits.note(perf_counter() - began)
         connection.taken()
         return connection
+
+    def pool(self) -> Pool:
+        """For metrics; any thread may call it."""
+        idle = self._pool.get_idle_size()
+        return Pool(max(0, self._pool.get_size() - idle), idle, self._waiting, self._waits)
 
     async def release(self, connection: asyncpg.Connection) -> None:
         """Returns a connection to the pool, also one that was cut."""

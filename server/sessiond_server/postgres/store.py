@@ -19,6 +19,7 @@ from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.read import PostgresSessionReads
+from sessiond_server.postgres.replication import ReplicationWatch
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
@@ -66,6 +67,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self.causes = self._transactions.causes
         """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
+        self._replication = ReplicationWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
@@ -136,8 +138,19 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
 
     def condition(self) -> StoreCondition:
         """See `Store.condition`. Reads plain numbers only, so any thread may call it."""
-        return StoreCondition(self.causes.counts.copy(), self._connections.given_up, self._feed_holders.holder)
+        connections = self._connections
+        return StoreCondition(
+            self.causes.counts.copy(),
+            connections.given_up,
+            self._feed_holders.holder,
+            connections.pool(),
+            self._replication.found,
+        )
 
     async def watch_feeds(self) -> None:
         """Reports, in the log and in `condition`, which transaction holds feeds back. Runs until cancelled."""
         await self._feed_holders.run()
+
+    async def watch_replication(self) -> None:
+        """Keeps the replication in `condition` up to date. Runs until cancelled."""
+        await self._replication.run()

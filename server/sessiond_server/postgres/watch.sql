@@ -46,3 +46,24 @@ where l.locktype = 'relation' and l.database = (select oid from pg_database wher
   and c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and pg_table_is_visible(c.oid)
 order by l.granted desc, a.xact_start
 limit 1
+
+-- name: standbys
+-- What reads the log of this server as it is written, by state. Empty texts and nulls: the role may not see them.
+select coalesce(r.state, '') as state, coalesce(r.sync_state, '') as sync_state, count(*) as standbys,
+  max(pg_wal_lsn_diff(here.lsn, r.replay_lsn))::float8 as bytes, max(extract(epoch from r.replay_lag))::float8 as seconds
+from (
+  select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as lsn
+) here
+cross join pg_stat_replication r
+group by 1, 2
+order by 1, 2
+
+-- name: slots
+-- Bytes of log that replication slots, in use or not, keep the server from removing. A row for each of the two.
+select s.active, count(*) as slots, coalesce(max(pg_wal_lsn_diff(here.lsn, s.restart_lsn)), 0)::float8 as bytes
+from (
+  select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as lsn
+) here
+cross join pg_replication_slots s
+group by 1
+order by 1

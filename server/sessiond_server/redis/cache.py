@@ -50,7 +50,7 @@ class RedisCache:
         self._ready = False
         self._epoch = 0
         """Number of epochs begun so far, on all servers that the cluster has or had. It never decreases."""
-        self._unreadable = 0
+        self._unreadable = self._openings = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -149,7 +149,8 @@ class RedisCache:
     def state(self) -> CacheState:
         nodes = self._nodes()
         reasons = [node.reason for node in nodes if not node.ready] or ([] if nodes else [self._reason])
-        return CacheState(self._ready and not reasons, "; ".join(reasons), self._epoch, self._unreadable)
+        ready = self._ready and not reasons
+        return CacheState(ready, "; ".join(reasons), self._epoch, self._unreadable, self._openings)
 
     async def _run(self) -> None:
         if await self._is_cluster():
@@ -216,7 +217,8 @@ class RedisCache:
             _log.warning("a cache entry is damaged and was not used; the metric cache_unreadable counts such entries")
         self._unreadable += 1
 
-    def _changed(self) -> None:
+    def _changed(self, ready: bool) -> None:
+        self._openings += not ready
         self._ready = any(node.ready for node in self._nodes())
         if self._ready:
             waiters, self._waiters = self._waiters, []

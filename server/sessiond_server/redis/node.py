@@ -52,8 +52,8 @@ class Timeouts:
 class Node:
     """A server of the cache. `run` connects to it and keeps it in use.
 
-    Callbacks: `changed` when `ready` has changed; `begun` when the server has another epoch, before that epoch is used;
-    `moved` when the server no longer has a key; `unreadable` when a read found a damaged entry.
+    Callbacks: `changed` with `ready` when that has changed; `begun` when the server has another epoch, before that
+    epoch is used; `moved` when the server no longer has a key; `unreadable` when a read found a damaged entry.
 
     The node is also the circuit breaker: `ready` says whether it lets calls through, and the attempts of `run`, for
     which no caller waits, are the half-open state. Reads and writes use separate connections, so that a read never
@@ -69,7 +69,7 @@ class Node:
         limits: CacheLimits,
         timeouts: Timeouts,
         random: Random,
-        changed: Callable[[], None],
+        changed: Callable[[bool], None],
         begun: Callable[[], None],
         moved: Callable[[], None],
         unreadable: Callable[[], None],
@@ -315,7 +315,7 @@ class Node:
     def _set_ready(self, ready: bool, reason: str) -> None:
         was, self.ready, self.reason = self.ready, ready, reason
         if was != ready:
-            self._changed()
+            self._changed(ready)
 
 
 async def about_server(link: Link, *command: bytes) -> dict[bytes, bytes]:

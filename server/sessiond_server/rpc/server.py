@@ -261,14 +261,14 @@ class RpcServer:
             max_age=settings.watch_age,
             bookmark_interval=settings.bookmark_interval,
         )
-        transfers = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
+        self.transfers: Final = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
         self._servicers = (
             (SESSIONS, SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens)),
             (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message)),
             (RUNS, RunServicer(reads.work, writer, tokens)),
             (TOOL_CALLS, ToolCallServicer(reads.work, writer, tokens)),
             (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),
-            (ATTACHMENTS, AttachmentServicer(files, writer, tokens, transfers, settings.upload_retention)),
+            (ATTACHMENTS, AttachmentServicer(files, writer, tokens, self.transfers, settings.upload_retention)),
             (DOCUMENTS, DocumentServicer(reads.documents, writer, tokens)),
         )
         self._authentication = Authentication(authenticator, self._refusals)

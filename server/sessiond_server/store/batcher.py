@@ -14,6 +14,7 @@ from typing import Final
 from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.domain.shares import one_tenant
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
+from sessiond_server.measures import Durations
 from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
 from sessiond_server.store.commits import Commits
 
@@ -39,6 +40,8 @@ class BatcherState:
     """Commands that were sent and have no answer yet."""
     stalled_seconds: float = 0.0
     """See `Batcher.stalled`."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest queued command."""
 
 
 class Batcher:
@@ -57,6 +60,10 @@ class Batcher:
         self._idle: dict[int, asyncio.Future[None]] = {}
         """Shard -> future that its task waits for while the shard has nothing to send."""
         self._batches = self._batched = 0
+        self.waits: Final = self._batching.waits
+        """See `Batching.waits`."""
+        self.batch_times: Final = Durations()
+        """How long each batch took, from its sending to its answer: the transaction, and the update of the cache."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def write(self, command: Command, *, deadline: float = inf) -> Outcome:
@@ -89,7 +96,9 @@ class Batcher:
         return self._batching.queued()
 
     def state(self) -> BatcherState:
-        return BatcherState(*self.queued(), self._batches, self._batched, self._batching.under_way(), self.stalled())
+        under_way, stalled = self._batching.under_way(), self.stalled()
+        oldest = self._batching.oldest(self._loop.time()) if self._loop is not None else 0.0
+        return BatcherState(*self.queued(), self._batches, self._batched, under_way, stalled, oldest)
 
     def stalled(self) -> float:
         """Seconds for which the batch that waits longest for the store has had no answer, all its tries together."""
@@ -155,6 +164,7 @@ class Batcher:
                 self._idle[number] = idle = loop.create_future()
                 await idle
                 continue
+            began = loop.time()
             try:
                 results = (await self._commits.apply([ticket.command for ticket in batch])).results
                 if len(results) != len(batch):
@@ -175,7 +185,9 @@ class Batcher:
             else:
                 self._batches += 1
                 self._batched += len(batch)
-                _settle(batching.done(number, results, loop.time()))
+                ended = loop.time()
+                self.batch_times.note(ended - began)
+                _settle(batching.done(number, results, ended))
 
 
 def _settle(answers: Iterable[tuple[Ticket[asyncio.Future[Answer]], Answer]]) -> None:

@@ -23,6 +23,7 @@ from zlib import crc32
 from sessiond_server.domain.commands import Command, Outcome, Result
 from sessiond_server.domain.shares import may_hold, one_tenant
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable, Unavailable
+from sessiond_server.measures import Durations
 from sessiond_server.store.turns import Turns
 
 Waiter = TypeVar("Waiter")
@@ -76,6 +77,8 @@ class Ticket(Generic[Waiter]):
     waiter: Waiter
     deadline: float
     shard: int
+    queued_at: float
+    """When it was submitted; `inf` if that is unknown."""
 
 
 @dataclass(slots=True)
@@ -105,6 +108,8 @@ class Batching(Generic[Waiter]):
         """`alone`: whether there is only one tenant, which may then fill the queues."""
         self.limits = limits
         self.closed = False
+        self.waits: Final = Durations()
+        """How long each command was queued before it was first sent."""
         self._chance = chance
         self._alone = alone
         self._shards: list[_Shard[Waiter]] = [_Shard() for _ in range(limits.shards)]
@@ -128,7 +133,7 @@ class Batching(Generic[Waiter]):
         # An empty queue accepts a command of any size: the gRPC layer has bounded it.
         if shard.queue and not self._has_room(shard.queue, tenant_id, command.size):
             raise QueueFull(self._retry_after(shard))
-        ticket = Ticket(command, waiter, deadline, number)
+        ticket = Ticket(command, waiter, deadline, number, inf if now is None else now)
         shard.queue.append(ticket)
         return ticket
 
@@ -269,6 +274,12 @@ class Batching(Generic[Waiter]):
         """Seconds for which the shard that waits longest for the store has had no answer; 0: none waits."""
         return max((now - shard.since for shard in self._shards if shard.since is not None), default=0.0)
 
+    def oldest(self, now: float) -> float:
+        """Seconds for which the command that waits longest in a queue has waited; 0: none waits. Any thread may call
+        it."""
+        firsts = (ticket.queued_at for shard in self._shards for ticket in shard.queue.firsts())
+        return max(0.0, now - min(firsts, default=now))
+
     def queued(self) -> tuple[int, int]:
         """(number, request bytes) of the queued commands of all shards."""
         return sum(len(shard.queue) for shard in self._shards), sum(shard.queue.size for shard in self._shards)
@@ -288,6 +299,7 @@ class Batching(Generic[Waiter]):
                 continue
             size += ticket.command.size
             batch.append(ticket)
+            self.waits.note(max(0.0, now - ticket.queued_at))
         return batch
 
     def _answered(self, number: int) -> tuple[_Shard[Waiter], list[Ticket[Waiter]]]:

@@ -1,7 +1,9 @@
 """How the database is doing, for metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from sessiond_server.measures import Durations
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,49 @@ class FeedHolder:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """The connections that calls share."""
+
+    in_use: int
+    idle: int
+    waiting: int
+    """How many wait for a connection."""
+    waits: Durations
+    """How long each waited, opening a new connection included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standbys:
+    """Readers of the primary's log in one state: standbys, base backups, logical subscribers."""
+
+    state: str
+    """As in pg_stat_replication; empty if the role may not see it."""
+    sync_state: str
+    """Likewise."""
+    count: int
+    bytes: float | None
+    """Bytes of the log that the one farthest behind has yet to apply; None: unknown."""
+    seconds: float | None
+    """How far behind it is in time; None: unknown, or all is applied and nothing is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Replication slots that are in use, or that are not."""
+
+    active: bool
+    count: int
+    bytes: float
+    """Bytes of the log that the slot farthest behind keeps from being removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    standbys: Sequence[Standbys]
+    slots: Sequence[Slots]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreCondition:
     causes: Mapping[str, int]
     """Number of failures of the database by SQLSTATE or class of error."""
@@ -25,3 +70,6 @@ class StoreCondition:
     """Connections that were closed because they gave no answer."""
     feed_holder: FeedHolder | None
     """None while no transaction holds feeds back for longer than usual."""
+    pool: Pool
+    replication: Replication | None
+    """None while it is unknown."""

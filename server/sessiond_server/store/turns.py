@@ -6,7 +6,7 @@ claim turns that it did not use. A single tenant costs no more CPU time than a p
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush, heapreplace
 from math import inf
 from typing import Final, Generic, Protocol, TypeVar
@@ -64,6 +64,10 @@ class Turns(Generic[Q]):
     def __iter__(self) -> Iterator[Q]:
         for lane in self._lanes.values():
             yield from lane.tickets
+
+    def firsts(self) -> Sequence[Q]:
+        """The oldest command of each tenant. Any thread may call it: each copy below is one step of the interpreter."""
+        return [ticket for lane in tuple(self._lanes.values()) for ticket in tuple(lane.tickets)[:1]]
 
     def held(self, tenant_id: str) -> tuple[int, int]:
         """(number, request bytes) of a tenant's commands."""

@@ -119,6 +119,7 @@ class AttachmentServicer:
             await self._transfers.moved(call.write(DownloadAttachmentResponse(header=header).SerializeToString()))
             async for data in self._downloads.read(scope, session_id, attachment_id, file, start, end):
                 await self._transfers.moved(call.write(b"".join((_CHUNK, encoding.varint(len(data)), data))))
+                self._transfers.sent += len(data)
         call.add_trailer(CHECKSUM_KEY, attachment.sha256.hex())
 
     async def get_attachment(self, request: GetAttachmentRequest, call: Call) -> bytes:

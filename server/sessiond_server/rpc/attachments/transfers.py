@@ -21,6 +21,12 @@ class Transfers:
         """`shares`: shares of the places. `idle`: seconds for which a client may neither send nor receive."""
         self._shares = shares
         self._idle = idle
+        self.received = self.sent = 0
+        """Bytes of messages of uploads that have arrived, and of files that the transport has accepted, so far."""
+
+    @property
+    def in_progress(self) -> int:
+        return self._shares.used
 
     @contextmanager
     def place(self, tenant_id: str) -> Iterator[None]:
@@ -42,12 +48,13 @@ class Transfers:
                 raise TransferStalled(self._idle) from None
             raise
 
-    async def arriving(self, messages: AsyncIterator[_T]) -> AsyncIterator[_T]:
+    async def arriving(self, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The client's messages; waits at most `idle` seconds for each. Raises TransferStalled."""
         while True:
             try:
                 message = await self.moved(anext(messages))
             except StopAsyncIteration:
                 return
+            self.received += len(message)
             yield message
             del message  # it is large, and the next one may take long

@@ -144,6 +144,8 @@ class CacheState:
     """How often this process found a new epoch or began one."""
     unreadable: int
     """How often a read found an entry that was not a whole copy of its session."""
+    openings: int = 0
+    """How often the cache, or a server of a cluster, that could be used could not be used any more."""
 
 
 class Cache(Protocol):
