@@ -128,7 +128,7 @@ async def test_without_removing_before_appending(
     await accepted(postgres, caller.create("s"), caller.append_ids("s", "m"))
     nothing = "select $1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[]"
     monkeypatch.setattr(write, "WRITE_REMOVALS", nothing)
-    with pytest.raises(asyncpg.UniqueViolationError, match="events_message_id"):
+    with pytest.raises(asyncpg.UniqueViolationError, match="events_message_key"):
         await postgres.apply([caller.delete_messages("s", "m"), caller.append_ids("s", "m")])
 
 

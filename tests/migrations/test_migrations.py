@@ -18,6 +18,7 @@ from sessiond_server.postgres.schema.migrate import (
     migrations,
     status,
 )
+from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.store import PostgresStore
 
 LATEST = migrations()[-1].version
@@ -252,3 +253,49 @@ async def test_table_lock_is_awaited_in_short_attempts(
 def test_statements_are_split_outside_comments_and_literals() -> None:
     found = subject.statements("-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n")
     assert [statement.splitlines()[-1] for statement in found] == ["set a = 1", "  ';'"]
+
+
+_KEYS = next(m.version for m in migrations() if m.name == "message_keys")
+_INDEXES_OF_IDS = (
+    "select array_agg(indexname::text order by 1) from pg_indexes where indexname like 'events_message\\__%'"
+)
+
+
+async def test_a_database_without_events_has_only_the_small_index_of_message_ids(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _at_version(_KEYS - 1, empty_postgres_dsn, monkeypatch)
+    await migrate(empty_postgres_dsn)
+    assert await empty.fetchval(_INDEXES_OF_IDS) == ["events_message_key"]
+
+
+async def test_a_database_with_events_keeps_the_index_that_older_servers_use(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages from before the migration are found in the new one, and an interrupted migration is applied again."""
+    await _at_version(_KEYS - 1, empty_postgres_dsn, monkeypatch)
+    await empty.execute(_AN_EVENT.replace("head, body)", "head, body, message_id)").replace("'', ''", "'', '', 'm'"))
+    known = migrations()[:_KEYS]
+    monkeypatch.setattr(subject, "migrations", lambda: known)
+    for _ in range(2):
+        assert len(await migrate(empty_postgres_dsn)) == 1
+        assert await empty.fetchval(_INDEXES_OF_IDS) == ["events_message_id", "events_message_key"]
+        found = await empty.fetch(WRITE["find_messages"].text, ["t", "t"], ["s", "s"], ["m", "n"])
+        assert [(row["place"], row["seq"]) for row in found] == [(1, 1)]
+        await empty.execute("delete from schema_versions where version = $1", _KEYS)
+
+
+async def test_keys_of_messages_are_short_and_differ(postgres_dsn: str) -> None:
+    """Two parts of an id never change places, and the keys of a session begin alike."""
+    of = ["a", "aa", "ab", "b", "bb", "\\", "\\\\", "\\\\134", "'", "\N{LATIN SMALL LETTER E WITH ACUTE}", "x" * 255]
+    connection = await asyncpg.connect(postgres_dsn)
+    rows = await connection.fetch(
+        "select t, s, message_key(t, s, m) as key, pg_column_size(message_key(t, s, m)) as size"
+        " from unnest($1::text[]) t, unnest($1::text[]) s, unnest($1::text[]) m",
+        of,
+    )
+    await connection.close()
+    assert len({row["key"] for row in rows}) == len(rows) == len(of) ** 3
+    assert {len(row["key"]) for row in rows} == {15}
+    starts = {(row["t"], row["s"], row["key"][:3]) for row in rows}
+    assert len(starts) == len(of) ** 2

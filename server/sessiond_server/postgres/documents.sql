@@ -2,7 +2,7 @@
 -- DOCUMENT_SCOPE_USER and 4 DOCUMENT_SCOPE_SESSION. `{name}` is the text of another block, of this file or of write.sql,
 -- without its leading "with".
 
--- name: look_up_with_documents  index: documents_pkey requests_pkey events_message_id
+-- name: look_up_with_documents  index: documents_pkey requests_pkey events_message_key
 -- look_up, and before it the locks of documents, in the order of the arrays: one round trip less than two statements. The
 -- time of look_up is read after the locks. What it looks up of sessions is guarded by the heads, locked before; request
 -- ids of documents are guarded by the documents, so they need another statement.

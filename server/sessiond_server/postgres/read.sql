@@ -59,13 +59,14 @@ cross join lateral (
   limit 1
 ) h
 
--- name: get_message  index: session_heads_pkey events_message_id
+-- name: get_message  index: session_heads_pkey events_message_key
 select h.version, e.body
 from session_heads h
 left join lateral (
   select events.body from events
   where events.tenant_id = $1 collate "POSIX" and events.session_id = $2 collate "POSIX"
     and events.message_id = $4::text
+    and message_key(events.tenant_id, events.session_id, events.message_id) = message_key($1, $2, $4::text)
   limit 1
 ) e on true
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)

@@ -55,7 +55,7 @@ from (select distinct hashtextextended(tenant_id, 7295) as hash from unnest($1::
 select k.place, (select count(*) from sessions s where s.tenant_id = k.tenant_id and s.status <> 4) as live
 from unnest((select $1::text[])) with ordinality as k (tenant_id, place)
 
--- name: look_up  index: requests_pkey events_message_id
+-- name: look_up  index: requests_pkey events_message_key
 -- Must be a separate statement after lock_heads, whose snapshot is older than its locks: it would miss what the holder
 -- of a lock committed while lock_heads waited.
 select 0 as kind, 0::bigint as place, clock_timestamp() as now,
@@ -78,10 +78,12 @@ cross join lateral (
   select 1 from events
   where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
     and events.message_id = k.message_id
+    and message_key(events.tenant_id, events.session_id, events.message_id)
+      = message_key(k.tenant_id, k.session_id, k.message_id)
   limit 1
 ) e
 
--- name: find_messages  index: events_message_id
+-- name: find_messages  index: events_message_key
 select k.place, e.seq, e.head, e.body
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, message_id, place)
@@ -89,10 +91,12 @@ cross join lateral (
   select * from events
   where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
     and events.message_id = k.message_id
+    and message_key(events.tenant_id, events.session_id, events.message_id)
+      = message_key(k.tenant_id, k.session_id, k.message_id)
   limit 1
 ) e
 
--- name: find_to_delete  index: events_messages events_message_id
+-- name: find_to_delete  index: events_messages events_message_key
 -- The messages that deletions select, as many of each selection as fit into its bytes, but at least one: 1, the newest
 -- ones; 2, those of a range; 3, the named ones. `found` counts all of the selection.
 select 1 as kind, k.place as number, m.seq, m.head, m.body, m.found
@@ -144,6 +148,8 @@ from (
     select events.seq, events.head, events.body from events
     where events.tenant_id = k.tenant_id collate "POSIX" and events.session_id = k.session_id collate "POSIX"
       and events.message_id = k.message_id
+      and message_key(events.tenant_id, events.session_id, events.message_id)
+        = message_key(k.tenant_id, k.session_id, k.message_id)
     limit 1
   ) e
   window given as (partition by k.number order by k.place rows unbounded preceding)
