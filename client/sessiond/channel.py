@@ -77,7 +77,7 @@ def channel_options(
         # By default grpc waits up to two minutes before it connects again to a service that was away. Where servers
         # restart in turn, clients must be back at the first server before the second one stops.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         # The client shares no connections. Shared connections share their backoff: a new client would fail at once
         # while another client of the process waits for its next attempt, although the service is up.
         ("grpc.use_local_subchannel_pool", 1),

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceAsyncStub
+
+RECONNECT_WAIT = 1.5
+"""Seconds that a call waits for a connection after its last attempt had none: longer than the backoff between two
+connection attempts, whose maximum is in `channel_options`."""
+_RECONNECT_POLL = 0.05
+_ANOTHER_SERVER_MAY_SERVE = frozenset({"STARTING", "DRAINING"})
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
@@ -84,6 +91,7 @@ class Connection:
             return channel if channel is not None else open_channel(target, tls, stream_options(options))
 
         self._connect = for_calls
+        self._reconnects = channel is None and retry.max_attempts > 1
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._streams = StreamChannels(for_streams)
@@ -181,18 +189,52 @@ class Connection:
             timeout = self._timeout
         elif timeout <= 0:
             raise ValueError("timeout: must be above 0")
+        began = time.monotonic()
+        try:
+            return await self._attempt(method, request, timeout)
+        except grpc.aio.AioRpcError as error:
+            failed = error
+        left = timeout - (time.monotonic() - began)
+        if not await self._can_reach_another_server(failed, left):
+            raise self._typed(failed, request, request_id) from failed
+        try:
+            return await self._attempt(method, request, max(0.001, timeout - (time.monotonic() - began)))
+        except grpc.aio.AioRpcError as error:
+            raise self._typed(error, request, request_id) from error
+
+    async def _attempt(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout: float
+    ) -> Response:
+        """Sends the call, with the retries that grpc makes by itself."""
         try:
             return await method(
                 request, timeout=timeout, metadata=self._metadata, wait_for_ready=self._wait_for_ready or None
             )
-        except grpc.aio.AioRpcError as error:
-            raise self._typed(error, request, request_id) from error
         except asyncio.CancelledError:
             # A channel that closes cancels its calls; grpc.aio raises that as if the waiting task were cancelled.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise ClientClosed from None
             raise
+
+    async def _can_reach_another_server(self, error: grpc.aio.AioRpcError, left: float) -> bool:
+        """Whether a call that grpc has given up should be sent once more: its last attempt met a server that starts or
+        stops and another one may serve, or it met none and a server is connected within RECONNECT_WAIT, or the `left`
+        seconds of the call's deadline.
+
+        Where servers restart in turn, a call can spend all of its attempts on those that are away.
+        """
+        channel, unavailable = self._channel, error.code() is grpc.StatusCode.UNAVAILABLE
+        if channel is None or self._closed or not (self._reconnects and unavailable):
+            return False
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return typed_error(error).reason in _ANOTHER_SERVER_MAY_SERVE
+        ends = time.monotonic() + min(left, RECONNECT_WAIT)
+        while (now := time.monotonic()) < ends and not self._closed:
+            await asyncio.sleep(min(_RECONNECT_POLL, ends - now))
+            if not self._closed and channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+                return True
+        return False
 
     async def close(self, grace: float | None = None) -> None:
         """Refuses new calls, cancels all streams at once, and cancels the calls in flight after `grace` seconds (None:

@@ -29,7 +29,8 @@ class Retry:
 
     The n-th backoff is `initial_backoff * multiplier ** (n - 1)`, at most `max_backoff`, plus or minus a fifth; the
     service can ask for another one. The default backoffs add up to about 4 s, enough for a database or a server to come
-    back.
+    back. A call whose last attempt found no server connected, or one that starts or stops, waits up to 1.5 s for a
+    connection, and gets its attempts once more.
     """
 
     max_attempts: int = 5

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 
 import sessiond
+from sessiond import connection
 from tests.support.client_calls import ALL, STREAMS, TRANSFERS, WRITES
 from tests.support.client_service import QUICK
 from tests.support.scripted_server import Fail, ScriptedServer, Wait, scripted_server
@@ -141,6 +143,61 @@ async def test_unreachable_service_is_unavailable(tmp_path: Path) -> None:
             await client.create_session()
     assert caught.value.reason == ""
     assert caught.value.request_id
+
+
+async def test_call_without_a_connection_waits_for_one_after_its_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that restart in turn may all be away for each of grpc's five attempts."""
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", 3600.0)
+    listen = f"unix:{tmp_path}/late"
+    async with sessiond.Client(listen, retry=QUICK, timeout=3600.0) as client:
+        waiting = asyncio.create_task(client.count_sessions())
+        await asyncio.wait({waiting}, timeout=0.3)  # five attempts take a sixth of it
+        assert not waiting.done()
+        async with scripted_server(listen):
+            assert await waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("retry", "deadline"), [(QUICK, 0.3), (sessiond.Retry(max_attempts=1), 3600.0)], ids=["deadline", "without retries"]
+)
+async def test_wait_for_a_connection_ends(
+    retry: sessiond.Retry, deadline: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", 3600.0)
+    async with sessiond.Client(f"unix:{tmp_path}/nobody", retry=retry, timeout=deadline) as client:
+        with pytest.raises(sessiond.Unavailable) as caught:
+            await client.create_session()
+    assert caught.value.request_id
+
+
+async def test_client_that_closes_ends_the_wait_for_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", 3600.0)
+    async with sessiond.Client(f"unix:{tmp_path}/nobody", retry=QUICK, timeout=3600.0) as client:
+        waiting = asyncio.create_task(client.count_sessions())
+        await asyncio.wait({waiting}, timeout=0.3)
+    with pytest.raises((sessiond.Unavailable, sessiond.ClientClosed)):
+        await waiting
+
+
+@pytest.mark.parametrize("reason", ["STARTING", "DRAINING"])
+async def test_call_refused_by_servers_that_start_or_stop_gets_five_attempts_more(
+    reason: str, client: sessiond.Client, server: ScriptedServer
+) -> None:
+    refused = Fail(grpc.StatusCode.UNAVAILABLE, details=[ErrorInfo(reason=reason, domain="sessiond")])
+    server.script.extend([refused] * 5)
+    await client.end_session("s")
+    assert len(server.seen) == 6
+    assert len({seen.request.request_id for seen in server.seen}) == 1
+    server.seen.clear()
+    server.always = refused
+    with pytest.raises(sessiond.Unavailable) as caught:
+        await client.end_session("s")
+    assert caught.value.reason == reason
+    assert len(server.seen) == 10
 
 
 async def test_a_client_can_wait_for_the_service(tmp_path: Path) -> None:
