@@ -7,6 +7,7 @@ ARGS ?=
 FILE ?=
 ROWS ?=
 DURATION ?=
+ONLY ?=
 PEERS ?=
 WORKERS ?=
 N ?=
@@ -27,7 +28,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust verify quick fix protos sync-client sync-client-check docs baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust test-matrix verify quick fix protos sync-client sync-client-check docs baseline release requirements demo bench faults clean \
   golden lint types subjects protos-check docker-check deploy-check
 
 help: ## Says what there is
@@ -54,6 +55,9 @@ test-all: test-long test ## Runs the long tests, then the others
 
 test-trust: $(TESTED) ## Runs the tests N times in random orders and in parallel [N=10 WORKERS=3]
 	@.ci/trust $(or $(N),10) $(TEST_WORKERS) $(ARGS)
+
+test-matrix: $(TESTED) ## Runs migrations, stores, buses, caches and campaigns over other versions of Postgres and Redis [ONLY=postgres-14]
+	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
@@ -98,6 +102,7 @@ requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv 
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)
 	$(call compile,$(REQUIREMENTS)/manifests.in,manifests)
+	$(call compile,$(REQUIREMENTS)/matrix.in,matrix)
 
 faults: $(TESTED) ## Hurts the service under load and counts what was lost [KIND=all N=20 SEED= RATE=500]
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.faults $(if $(KIND),--kind "$(KIND)") $(if $(N),-n "$(N)") $(if $(SEED),--seed "$(SEED)") \

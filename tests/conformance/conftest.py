@@ -24,6 +24,7 @@ from sessiond_server.store.contract import Store
 from tests.support.caller import Caller
 from tests.support.databases import Databases, LoopThread
 from tests.support.movable_clock import make_clock_movable, move_clock
+from tests.support.pgbouncer import through_pooler
 from tests.support.store_backend import Backend, Open
 from tests.support.stores import composed
 
@@ -105,8 +106,8 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             async def advance(seconds: float) -> None:
                 await move_clock(connection, seconds)
 
-            store = await stack.enter_async_context(PostgresStore(dsn, **settings))
-            other = await stack.enter_async_context(PostgresStore(dsn, **settings))
+            store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
+            other = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
             return Backend(store, other, store, store.attachments, other.attachments, store.documents, advance, dsn)
 
         async def cached(**settings: Any) -> Backend:

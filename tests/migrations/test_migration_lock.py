@@ -10,6 +10,7 @@ import pytest
 from sessiond_server.postgres.schema.migrate import LOCK, MigrationError, migrate, migrations, status
 from tests.support.pgbouncer import PROGRAM, transaction_pooler
 from tests.support.serve_process import command, serving
+from tests.support.waiting import PATIENCE
 
 LATEST = migrations()[-1].version
 
@@ -33,7 +34,7 @@ async def test_migrate_takes_no_lock_when_the_schema_is_current(
     await holder.fetchval("select pg_advisory_unlock($1)", LOCK)
     await migrate(empty_postgres_dsn)
     await holder.fetchval("select pg_advisory_lock($1)", LOCK)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):  # below what a wait for the lock may take
         assert await migrate(empty_postgres_dsn) == ()
         async with serving("--postgres-dsn", empty_postgres_dsn) as server:
             assert await server.stop() == 0

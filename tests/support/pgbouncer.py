@@ -14,6 +14,13 @@ import asyncpg
 
 PROGRAM = shutil.which("pgbouncer")
 PATIENCE = 20.0
+GIVEN = os.environ.get("SESSIOND_TEST_POOLER")
+"""HOST:PORT of a running pooler of all databases of the tests' server, for stores to go through."""
+
+
+def through_pooler(dsn: str) -> str:
+    """The DSN for a store: of the same database behind the given pooler, if there is one."""
+    return dsn if GIVEN is None else urlunsplit(urlsplit(dsn)._replace(netloc=f"x@{GIVEN}", query=""))
 
 
 def _server(dsn: str) -> str:

@@ -26,10 +26,11 @@ def _program() -> Path:
 class Valkey:
     """One server process on a port of loopback. `options` are those of its command line."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, program: Path | None = None) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
+        self._program = program or _program()
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -44,7 +45,7 @@ class Valkey:
         with (self._folder / "valkey.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - forks in no time
                 tied([
-                    _program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+                    self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
                     "--save", "", "--appendonly", "no", *self._options,
                 ], signal.SIGKILL),
                 stdout=log, stderr=log,
