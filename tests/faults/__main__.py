@@ -40,6 +40,7 @@ STREAMED = {
     "failpoints": "failpoints",
     "proxy": "proxy",
     "silence": "silences",
+    "restore": "restores",
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
@@ -85,9 +86,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kind", choices=KINDS, default="server",
         help="what is hurt (KIND=): `all` or one of it (kills, drains, redis-events, restarts, failover, failpoints, "
-        "proxy), or silence, with three replicas and subscribers; server, postgres, redis: writes and reads alone; "
-        "uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: clients that "
-        "take what they can, beside good ones",
+        "proxy), silence or restore, with three replicas and subscribers; server, postgres, redis: writes and reads "
+        "alone; uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: "
+        "clients that take what they can, beside good ones",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -102,6 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--longest", type=float, default=LONGEST, help="silence: seconds that one lasts at most (5 to 120; default 120)"
     )
+    parser.add_argument("--untimed", action="store_true", help="redis: slow writes do not fail it")
     parser.add_argument("--folder", action="store_true", help="uploads: into a local folder instead of Postgres")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
     return parser.parse_args()
@@ -137,7 +139,7 @@ async def _run(
     if arguments.kind == "hostile":
         campaign = hostile_callers.campaign
     if arguments.kind == "redis":
-        campaign = partial(redis_faults.campaign, settle=arguments.settle)
+        campaign = partial(redis_faults.campaign, settle=arguments.settle, timed=not arguments.untimed)
     if given:
         return await campaign(given, log, **_size(arguments, seed))  # type: ignore[no-any-return]
     async with EmbeddedServers(folder / "data", cache=False) as servers:

@@ -22,7 +22,7 @@ from tests.faults.judgement import Judgement, Silence, judged
 from tests.faults.ledger import Ledger
 from tests.faults.lives import Life, Lives
 from tests.faults.load import Load
-from tests.faults.schedule import Fault, Mix, schedule
+from tests.faults.schedule import ALONE, Fault, Mix, schedule
 from tests.faults.silence import LONGEST, Silences, Wait, longest_outage, possible
 from tests.faults.site import Site
 from tests.faults.validators import Failover
@@ -92,7 +92,7 @@ async def campaign(
     settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s", "SESSIOND_WATCH_AGE": f"{AGE:g}s"}
     progress("starting a Postgres primary and its standby, Valkey, three replicas")
     async with (
-        Site(folder, log, settings, random.Random(seed), storage=mix.silences > 0) as site,
+        Site(folder, log, settings, random.Random(seed), storage=mix.silences > 0, restored=mix.restores > 0) as site,
         sessiond.Client(
             f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True, keepalive=KEEPALIVE
         ) as client,
@@ -211,7 +211,7 @@ class _Run:
                 for number, fault in enumerate(faults, start=1):
                     least, most = self._pause
                     await asyncio.sleep(least + fault.pause * (most - least))
-                    if fault.kind in ("restarts", "failovers"):
+                    if fault.kind in ALONE:
                         await self.rebuilt()
                     self._moment = time.time()
                     if fault.overlaps:
@@ -266,6 +266,8 @@ class _Run:
                 self._moment = time.time()  # nothing could go on before
         elif fault.kind == "failovers":
             await self._fail_over(synchronous=fault.how == "synchronous")
+        elif fault.kind == "restores":
+            await self._restore(fault.how)
         else:
             await self._site.hurt_link(fault.target, fault.how, fault.seconds)
 
@@ -273,8 +275,7 @@ class _Run:
         survived: dict[str, int] = {}
 
         async def survey(connection: asyncpg.Connection) -> None:
-            rows = await connection.fetch("SELECT session_id, version FROM session_heads")
-            survived.update((row[0], row[1]) for row in rows)
+            survived.update(await _versions_in(connection))
 
         began = time.time()
 
@@ -286,6 +287,38 @@ class _Run:
         if not synchronous:
             self.failovers.append(Failover(began, time.time(), survived))
         self._rebuilding = asyncio.create_task(self._site.pair.rebuild())
+
+    async def _restore(self, how: str) -> None:
+        survived: dict[str, int] = {}
+        owed: Mapping[str, int] = {}
+        ended = began = time.time()
+
+        async def before() -> None:
+            nonlocal owed
+            if how == "log":
+                await self._going_on(self._chance.randrange(10, 100))
+                owed = self._acknowledged()
+
+        async def behind() -> None:
+            await self._going_on(self._chance.randrange(10, 100))
+
+        async def survey(connection: asyncpg.Connection) -> None:
+            nonlocal ended
+            survived.update(await _versions_in(connection))
+            ended = time.time()
+
+        await self._site.pair.primary.age(0)
+        owed = self._acknowledged()
+        await self._site.restore(how, before, behind, survey)
+        # What the backup had to have is not excused.
+        least = {one: max(survived.get(one, 0), owed.get(one, 0)) for one in survived.keys() | owed.keys()}
+        self.failovers.append(Failover(began, ended, least))
+        self._rebuilding = asyncio.create_task(self._site.pair.rebuild())
+
+    def _acknowledged(self) -> Mapping[str, int]:
+        """The last version of each session that was acknowledged since the last restore."""
+        since = max((failover.ended for failover in self.failovers), default=0.0)
+        return dict(sorted((ack.session_id, ack.seq) for ack in self.ledger.acks if ack.began >= since))
 
     async def _going_on(self, more: int) -> None:
         async with asyncio.timeout(STANDSTILL):
@@ -305,6 +338,10 @@ async def _new_session(client: sessiond.Client) -> str:
             with suppress(sessiond.Unavailable, sessiond.DeadlinePassed):
                 return (await client.create_session(active=True, request_id=request_id)).session_id
             await asyncio.sleep(0.1)
+
+
+async def _versions_in(connection: asyncpg.Connection) -> Mapping[str, int]:
+    return dict(await connection.fetch("SELECT session_id, version FROM session_heads"))
 
 
 async def _versions(client: sessiond.Client, sessions: Sequence[str]) -> Mapping[str, int]:

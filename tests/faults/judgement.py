@@ -70,7 +70,7 @@ class Judgement:
     acked: int
     verdict: Verdict
     forfeited: int
-    """Acknowledged writes that asynchronous failovers took, as they must be expected to."""
+    """Acknowledged writes that asynchronous failovers and restores took, as they must be expected to."""
     told: int
     """Number of times that a subscriber got POSITION_LOST."""
     delivered: int
@@ -111,7 +111,7 @@ class Judgement:
     def details(self) -> Sequence[str]:
         """What the line leaves out."""
         lines = [
-            f"{self.streams} streams, {self.bookmarks} bookmarks; asynchronous failovers took {self.forfeited} "
+            f"{self.streams} streams, {self.bookmarks} bookmarks; failovers and restores took {self.forfeited} "
             f"acknowledged writes, {self.told} subscribers were told"
         ]
         lines += [

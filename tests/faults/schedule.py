@@ -11,9 +11,13 @@ from tests.faults.site import LINKS, REPLICAS
 REDIS = ("kill", "flush", "freeze")
 RESTARTS = ("fast", "immediate")
 FAILOVERS = ("synchronous", "asynchronous")
+RESTORES = ("dump", "log")
+"""From a dump into a younger cluster; from a base backup and the log behind it, to an earlier point."""
 HURTS = ("cut", "stall", "slice")
 OVERLAPPING = 0.2
 """Share of the faults that last on while others begin."""
+ALONE = ("restarts", "failovers", "restores")
+"""Never under way while another fault begins."""
 FAILPOINTS = (
     "before_commit=exit:0.02",
     "before_commit=sleep:0.3:0.05",
@@ -48,6 +52,7 @@ class Mix:
     proxy: int = 0
     """Of each hurt on each link: nine times as many faults."""
     silences: int = 0
+    restores: int = 0
 
     @classmethod
     def of(cls, kind: str, n: int) -> "Mix":
@@ -101,7 +106,9 @@ def schedule(mix: Mix, seed: int, longest: float = LONGEST) -> Sequence[Fault]:
             lasting(chance, longest) if kind == "silences" else _lasting(kind, how, chance),
             pause=chance.random(),
             # Postgres comes and goes one way at a time.
-            overlaps=kind not in ("restarts", "failovers") and how != "hang" and chance.random() < OVERLAPPING,
+            overlaps=kind not in ("restarts", "failovers", "restores")
+            and how != "hang"
+            and chance.random() < OVERLAPPING,
         )
         for kind, how, target in faults
     ]
@@ -120,6 +127,7 @@ def _faults(mix: Mix, chance: random.Random) -> Sequence[tuple[str, str, str]]:
         *(("failovers", "", "") for _ in range(mix.failovers)),
         *(("failpoints", failpoints[number % len(failpoints)], replica()) for number in range(mix.failpoints)),
         *(("proxy", how, link) for _ in range(mix.proxy) for how, link in product(HURTS, LINKS)),
+        *(("restores", RESTORES[number % len(RESTORES)], "") for number in range(mix.restores)),
         *(("silences", *SILENCES[number % len(SILENCES)]) for number in range(mix.silences)),
     ]
 

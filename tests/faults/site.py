@@ -8,12 +8,12 @@ writers, subscribers --- replica 0, replica 1 ------------ Postgres a, b; Valkey
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.support import s3
-from tests.support.postgres_pair import PostgresPair
+from tests.support.postgres_pair import PostgresPair, Survey
 from tests.support.proxy import Proxy
 from tests.support.replica import Replica
 from tests.support.valkey import Valkey
@@ -28,10 +28,18 @@ class Site:
     """Use as `async with Site(folder, log) as site`, in the main thread. Starting it takes seconds."""
 
     def __init__(
-        self, folder: Path, log: Path, settings: Mapping[str, str], chance: random.Random, *, storage: bool = False
+        self,
+        folder: Path,
+        log: Path,
+        settings: Mapping[str, str],
+        chance: random.Random,
+        *,
+        storage: bool = False,
+        restored: bool = False,
     ) -> None:
         """`settings`: environment of the replicas besides. `storage`: attachments lie in an S3 server of its own, which
-        the last replica reaches through a proxy; else in Postgres."""
+        the last replica reaches through a proxy; else in Postgres. `restored`: the database can be backed up and
+        restored."""
         self._storage = storage
         self._log = log
         self._settings = settings
@@ -39,7 +47,7 @@ class Site:
         self._watched = [True] * REPLICAS
         self._turns: defaultdict[object, asyncio.Lock] = defaultdict(asyncio.Lock)
         """What is hurt already is hurt again afterwards."""
-        self.pair = PostgresPair(folder / "postgres", durable=False)
+        self.pair = PostgresPair(folder / "postgres", durable=False, archived=restored)
         self.redis = Valkey(folder / "valkey")
         self._chance = chance
         self.links: dict[str, list[Proxy]] = {}
@@ -97,6 +105,27 @@ class Site:
             await self.replicas[number].stop()
             await self.replicas[number].start()
             self._watched[number] = True
+
+    async def restore(
+        self, how: str, before: Callable[[], Awaitable[None]], behind: Callable[[], Awaitable[None]], survey: Survey
+    ) -> None:
+        """The database is lost and restored as docs/operations.md says, from a backup that lacks what is written during
+        `behind`. What is written during `before` is in the log behind a base backup. Redis starts anew. `survey` sees
+        what was restored, before a replica does."""
+        async with AsyncExitStack() as turns:
+            for what in (*range(REPLICAS), "redis"):
+                await turns.enter_async_context(self._turns[what])
+            backup = await self.pair.back_up(how)
+            await before()
+            await self.pair.mark(backup)
+            await behind()
+            self._watched = [False] * REPLICAS
+            await asyncio.gather(*(replica.stop() for replica in self.replicas))
+            await self.pair.restore(backup, survey)
+            self.redis.kill()
+            await self.redis.start()
+            await asyncio.gather(*(replica.start() for replica in self.replicas))
+            self._watched = [True] * REPLICAS
 
     async def hurt_redis(self, how: str, seconds: float) -> None:
         """`kill`: away for so long; `flush`; `freeze`: silent for so long."""

@@ -88,6 +88,20 @@ async def test_every_event_reaches_every_subscriber_once_whatever_is_hurt(tmp_pa
 
 
 @pytest.mark.long
+async def test_every_subscriber_is_told_what_a_restore_lost_and_gets_the_rest(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        judgement = await event_stream.campaign(
+            Path(folder), tmp_path / "server.log", mix=Mix(restores=2), seed=3, rate=100, progress=lambda text: None,
+            scale=SMALL,
+        )  # fmt: skip
+    assert judgement.sound, "\n".join([*judgement.details(), judgement.line()])
+    # Both restores lacked something that subscribers had.
+    assert judgement.forfeited > 0
+    assert judgement.told > 0
+
+
+@pytest.mark.long
 async def test_good_calls_go_on_beside_hostile_clients(postgres_dsn: str, tmp_path: Path) -> None:
     report = await hostile_callers.campaign(
         postgres_dsn, tmp_path / "server.log", faults=len(NAMES), seed=7, rate=100, progress=lambda text: None

@@ -47,3 +47,10 @@ def test_a_short_one_has_everything_too() -> None:
 def test_the_failpoints_are_some_of_the_servers_and_every_place_is_among_them() -> None:
     armed = [failpoints.parse(text) for text in FAILPOINTS]
     assert {place for faults in armed for place in faults} == failpoints.PLACES
+
+
+def test_restores_take_turns_and_are_left_alone() -> None:
+    faults = schedule(Mix.of("restores", 40), 3)
+    assert Counter(fault.how for fault in faults) == {"dump": 20, "log": 20}
+    assert not any(fault.overlaps for fault in faults)
+    assert Mix.of("all", 100).restores == 0

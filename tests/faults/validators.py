@@ -36,7 +36,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """An asynchronous failover: what stood behind these places was lost."""
+    """An asynchronous failover, or a restore: what stood behind these places was lost."""
 
     began: float
     ended: float

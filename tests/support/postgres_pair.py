@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -54,10 +55,11 @@ class Node:
 
     async def make_primary(self) -> None:
         """An empty cluster with the database."""
+        builtin = ("--no-locale", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
+        locale = builtin if int(self._programs.major) >= 17 else ("--locale", "C.UTF-8")
         await self._run(
-            "initdb", "-D", self.data, "--username", ROLE, "--auth", "trust", "--encoding", "UTF8",
-            "--no-locale", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--no-sync",
-        )  # fmt: skip
+            "initdb", "-D", self.data, "--username", ROLE, "--auth", "trust", "--encoding", "UTF8", *locale, "--no-sync"
+        )
         await self.start()
         async with self.connected("postgres") as connection:
             await connection.execute(f"CREATE DATABASE {DATABASE}")
@@ -86,6 +88,10 @@ class Node:
                 "do $$ begin for i in 1..5000 loop perform pg_current_xact_id(); commit; end loop; end $$"
             )
 
+    def set(self, name: str, value: str) -> None:
+        """From its next start on."""
+        self._settings[name] = value
+
     async def dump(self, path: Path) -> None:
         """Writes the database into a file, with pg_dump."""
         await self._run("pg_dump", *self._address(), "--format", "custom", "--file", path, DATABASE)
@@ -93,6 +99,25 @@ class Node:
     async def restore(self, path: Path) -> None:
         """Reads a dump into the database, which is empty, with pg_restore."""
         await self._run("pg_restore", *self._address(), "--exit-on-error", "--dbname", DATABASE, path)
+
+    async def copy(self, path: Path) -> None:
+        """Writes a base backup into a folder, with pg_basebackup."""
+        await self._run("pg_basebackup", "-D", path, *self._address(), "-X", "fetch", "-c", "fast", "--no-sync")
+
+    async def recover(self, copy: Path, archive: Path, point: str) -> None:
+        """Starts from a base backup and the archived log, up to a restore point, and takes writes then."""
+        await asyncio.to_thread(shutil.rmtree, self.data)
+        await asyncio.to_thread(shutil.move, copy, self.data)
+        (self.data / "recovery.signal").touch()
+        self._folder.give(self.data / "recovery.signal")
+        await self.start({
+            "restore_command": f'cp "{archive}/%f" "%p"',
+            "recovery_target_name": point,
+            "recovery_target_action": "promote",
+        })  # fmt: skip
+        async with self.connected() as connection, asyncio.timeout(PATIENCE):
+            while await connection.fetchval("SELECT pg_is_in_recovery()"):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(POLL)
 
     @property
     def dsn(self) -> str:
@@ -148,14 +173,30 @@ class _Connected:
             await self._connection.close(timeout=5)
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a database can be restored from."""
+
+    how: str
+    """`dump`, or `log`: a base backup and the log behind it, up to a restore point."""
+    path: Path
+    """Of the dump or the base backup."""
+    next_id: int
+    """Lowest transaction id that the cluster had not given out when it was made."""
+
+
 class PostgresPair:
     """Use as `async with PostgresPair(folder) as pair`, in the main thread. A link of its own, which can be stalled,
     carries the log from the primary to the standby; between failovers it is asynchronous."""
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
-        """`durable` False: a crash of the machine may destroy the data. A killed Postgres loses nothing either way."""
+    def __init__(self, folder: Path, *, durable: bool = True, archived: bool = False) -> None:
+        """`durable` False: a crash of the machine may destroy the data. A killed Postgres loses nothing either way.
+        `archived`: the primary keeps its log, and it can be backed up and restored."""
         self._folder = DataFolder(folder)
         self._settings = {"fsync": "on" if durable else "off"}
+        self._archived = archived
+        self._clusters = 0
+        """How many have been made: each has an archive of its own."""
         self._link = Proxy("127.0.0.1", 0)
 
     async def __aenter__(self) -> "PostgresPair":
@@ -166,7 +207,7 @@ class PostgresPair:
         self._nodes = (self.primary, self.standby)
         await self._link.__aenter__()
         try:
-            await self.primary.make_primary()
+            await self._make_primary()
             self._link.point_to(self.primary.port)
             await self.standby.make_standby(self.primary.port, self._link.port)
             await self.streaming()
@@ -248,6 +289,62 @@ class PostgresPair:
         self._link.point_to(self.primary.port)
         await self.standby.make_standby(self.primary.port, self._link.port)
         await self.streaming()
+
+    async def back_up(self, how: str) -> Backup:
+        """A backup of what is there; see Backup."""
+        path = self._folder.path / f"backup-{how}"
+        path.unlink(missing_ok=True)
+        if how == "dump":
+            await self.primary.dump(path)
+            return Backup(how, path, await self._next_id())
+        await self.primary.copy(path)
+        return Backup(how, path, await self._next_id())
+
+    async def mark(self, backup: Backup) -> None:
+        """From here on nothing will be restored. Returns when what is before is in the archive."""
+        if backup.how == "dump":
+            return
+        async with self.primary.connected() as connection:
+            await connection.execute("SELECT pg_create_restore_point('marked')")
+            name = await connection.fetchval("SELECT pg_walfile_name(pg_switch_wal())")
+            archived = "SELECT coalesce(max(last_archived_wal), '') >= $1 FROM pg_stat_archiver"
+            async with asyncio.timeout(PATIENCE):
+                while not await connection.fetchval(archived, name):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(POLL)
+
+    async def restore(self, backup: Backup, survey: Survey) -> None:
+        """Both servers are lost, and a new primary on the same port has what the backup has; `rebuild` makes a standby.
+        A dump is restored into a cluster whose transaction ids are lower than in the one that it is of."""
+        for node in self._nodes:
+            await node.stop(signal.SIGQUIT)
+        if backup.how == "dump":
+            await asyncio.to_thread(shutil.rmtree, self.primary.data)
+            await self._make_primary()
+            await self.primary.restore(backup.path)
+            assert await self._next_id() < backup.next_id
+        else:
+            await self.primary.recover(backup.path, self._archive, "marked")
+        async with self.primary.connected() as connection:
+            await survey(connection)
+
+    async def _make_primary(self) -> None:
+        self._clusters += 1
+        if self._archived:
+            self._archive.mkdir()
+            self._folder.give(self._archive)
+            for node in self._nodes:
+                node.set("archive_mode", "on")
+                node.set("archive_command", f'cp "%p" "{self._archive}/%f"')
+        await self.primary.make_primary()
+
+    @property
+    def _archive(self) -> Path:
+        return self._folder.path / f"archive-{self._clusters}"
+
+    async def _next_id(self) -> int:
+        async with self.primary.connected() as connection:
+            found: int = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+            return found
 
     async def _replayed(self, standby: asyncpg.Connection) -> None:
         """Returns when the standby has replayed all that it has received."""
