@@ -13,7 +13,6 @@ from sessiond_server.redis.entries import Names
 from sessiond_server.store.cached.contract import CacheLimits
 from sessiond_server.store.cached.store import CachedSessions
 from tests.support.cache_simulation import CALLER, Process, Schedule, SlowStore, Verdict
-from tests.support.cache_truth import DELETED
 from tests.support.cached_copies import settled
 from tests.support.caller import PADDED
 from tests.support.proxy import Proxy
@@ -115,9 +114,8 @@ class RealSchedule(Schedule):
                 tail = await client.lindex(name, -1)
                 if tail is None or tail[:1] != b"S":
                     continue
-                truth = self._truth.versions[("acme", name.removeprefix(prefix).partition(b"/")[0].decode())]
-                self.verdict.resurrected += truth == DELETED
-                self.verdict.stale += truth not in (DELETED, int(tail[1:17]))
+                key = ("acme", name.removeprefix(prefix).partition(b"/")[0].decode())
+                self._judge_copy(key, int(tail[1:17]))
                 self.verdict.seen["copies"] += 1
 
 

@@ -2,12 +2,13 @@
 
 The races of the design's section 7 all come about: late puts after newer ones, slow fillers after a write or a
 deletion, a crash between the commit and the cache, a writer cut off from it, a failover to a replica that lagged, lost
-memory.
+memory. Ids of deleted sessions are taken again, while copies of the session before, and fills and invalidations of it,
+are on their way.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -22,8 +23,9 @@ from sessiond_server.store.cached.contract import MAX_AGE, CacheLimits, Change, 
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import Freshness, MessagesPage
-from tests.support.cache_truth import DELETED, Truth
-from tests.support.caller import PADDED, Caller
+from tests.support.cache_truth import Truth
+from tests.support.caller import PADDED, Caller, struct
+from tests.support.documents import APP, SESSION, put
 
 SCOPE = c.Scope("acme")
 CALLER = Caller(SCOPE)
@@ -214,6 +216,11 @@ class Schedule:
         (), (), ("cut",), ("flush",), ("failover", "snapshot"), ("cut", "flush", "failover"),
     )  # fmt: skip
     """What happens in one run. Few kinds at a time: a new epoch hides what another safeguard would have missed."""
+    WRITES: Mapping[str, float] = {
+        "append": 8, "update": 2, "content": 2, "both": 2, "documents": 1, "redact": 2, "pop": 1, "delete": 1,
+        "clear": 0.5,
+    }  # fmt: skip
+    """Kinds of writes, and how often each comes. The id of a deleted session is taken again besides."""
 
     def __init__(self, seed: int, *, crashes: bool = False, latest: float = LATEST) -> None:
         self.chance = Chance(Random(seed), latest)
@@ -286,7 +293,11 @@ class Schedule:
             await self.chance.delay()
             session_id, request_id = random.choice(self._sessions), f"r{next(self._numbers)}"
             key = ("acme", session_id)
-            kind = random.choices(["append", "update", "content", "redact", "pop", "delete"], [8, 2, 2, 2, 1, 1])[0]
+            before: list[c.Command] = []
+            if key in self._truth.deleted and random.random() < 0.5:
+                kind = "reuse"
+            else:
+                kind = random.choices([*self.WRITES], [*self.WRITES.values()])[0]
             if kind == "append":
                 command = CALLER.append(
                     session_id, *[f"text {request_id}"] * random.randrange(1, 4), request_id=request_id
@@ -303,23 +314,34 @@ class Schedule:
                 command = CALLER.redact(session_id, _message_id(random.choice(messages)), request_id=request_id)
             elif kind == "pop":
                 command = CALLER.pop(session_id, random.choice([1, 2]), request_id)
+            elif kind == "documents":
+                writes = [put((SESSION, session_id), "last", f'"{request_id}"'), put(APP, "last", f'"{request_id}"')]
+                command = CALLER.append_with(session_id, *writes, request_id=request_id)
+            elif kind == "both":
+                keys = ["state.last"] if random.random() < 0.3 else []
+                state = struct(**{f"k{random.randrange(3)}": request_id})
+                command = CALLER.update_and_append(session_id, request_id=request_id, remove_keys=keys, state=state)
+            elif kind in ("reuse", "clear"):
+                if kind == "clear":  # in one batch
+                    before.append(CALLER.delete(session_id, f"{request_id}-gone"))
+                command = CALLER.create(session_id, request_id, reuse=True, summary=PADDED + request_id)
             else:
                 command = CALLER.delete(session_id, request_id)
             self.verdict.seen[kind] += 1
-            await self._write(command)
+            await self._write(*before, command)
 
-    async def _write(self, command: c.Command) -> None:
+    async def _write(self, *commands: c.Command) -> None:
         """Until it is acknowledged or refused, on whatever process."""
         for _ in range(6):
             process = self.chance.random.choice(self._processes)
             try:
-                applied = await process.run(process.store.apply([command]))
+                applied = await process.run(process.store.apply(commands))
             except (StoreUnavailable, Crashed):
                 await self.chance.delay()
                 continue
-            (result,) = applied.results
-            if not isinstance(result, SessiondError):
-                self._acknowledged[command.key] = max(_version(result), self._acknowledged.get(command.key, 0))
+            for command, result in zip(commands, applied.results, strict=True):
+                if not isinstance(result, SessiondError):
+                    self._acknowledged[command.key] = max(_version(result), self._acknowledged.get(command.key, 0))
             return
 
     async def _reader(self) -> None:
@@ -332,7 +354,7 @@ class Schedule:
             if kind == "strong":
                 acknowledged, freshness = self._truth.versions.get(("acme", session_id), 0), Freshness(strong=True)
             else:
-                freshness = Freshness(min_version=0 if kind == "cached" else min(acknowledged, DELETED - 1))
+                freshness = Freshness(min_version=0 if kind == "cached" else acknowledged)
             self.verdict.seen[kind] += 1
             at_least = 0 if kind == "cached" else acknowledged
             with suppress(Crashed):
@@ -370,7 +392,7 @@ class Schedule:
                 version = page.version
                 right = self._truth.is_page(key, page, after, before, wish["descending"], wish["limit"])
         except SessionNotFound:
-            self.verdict.wrong += self._truth.versions.get(key) not in (DELETED, None)
+            self.verdict.wrong += not self._truth.may_be_gone(key, at_least)
             return
         except StoreUnavailable:
             return
@@ -394,9 +416,14 @@ class Schedule:
         server = self._server
         for (epoch, key), (until, held) in server.entries.items():
             if server.epoch == (server.run_id, epoch) and until > server.time() and isinstance(held, Copy):
-                truth = self._truth.versions.get(key, 0)
-                self.verdict.resurrected += truth == DELETED
-                self.verdict.stale += truth not in (DELETED, held.version)
+                self._judge_copy(key, held.version)
+
+    def _judge_copy(self, key: Key, version: int) -> None:
+        """A copy that the cache would serve."""
+        deleted = key in self._truth.deleted
+        self.verdict.resurrected += deleted
+        self.verdict.stale += not deleted and version != self._truth.versions.get(key, 0)
+        self.verdict.seen["reused"] += self._truth.bases.get((key, version), 0) > 0
 
 
 def _message_id(message: bytes) -> str:
@@ -406,6 +433,4 @@ def _message_id(message: bytes) -> str:
 def _version(outcome: c.Outcome) -> int:
     if isinstance(outcome, c.SessionWritten):
         return outcome.session.version
-    if isinstance(outcome, c.SessionDeleted):
-        return DELETED
     return 0 if isinstance(outcome, c.NothingToDo | c.LeaseExtended) else outcome.version

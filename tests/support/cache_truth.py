@@ -12,9 +12,6 @@ from sessiond_server.store.commits import Applied
 from sessiond_server.store.session_reads import MessagesPage
 from tests.support.caller import PATCHING
 
-DELETED = 10**9
-"""As a version: the session is gone for good."""
-
 
 @dataclass
 class Truth:
@@ -22,7 +19,13 @@ class Truth:
 
     store: MemoryStore = field(default_factory=lambda: MemoryStore(policy=PATCHING))
     versions: dict[Key, int] = field(default_factory=dict)
-    """Latest committed; DELETED."""
+    """Latest committed, that of a deletion too."""
+    deleted: set[Key] = field(default_factory=set)
+    """Sessions that are deleted now."""
+    deletions: dict[Key, list[int]] = field(default_factory=dict)
+    """Versions at which a session with this id was deleted, ascending."""
+    bases: dict[tuple[Key, int], int] = field(default_factory=dict)
+    """At each version, that of the deletion before it; 0: none."""
     cores: dict[tuple[Key, int], tuple[bytes, bytes]] = field(default_factory=dict)
     """(core, content) at each version."""
     messages: dict[tuple[Key, int], list[bytes]] = field(default_factory=dict)
@@ -30,10 +33,14 @@ class Truth:
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         applied = await self.store.apply(commands)
+        for gone in applied.writes.deletions:
+            self.deletions.setdefault(gone.key, []).append(gone.version)
         for row in applied.writes.heads:
             if row.head.deleted:
-                self.versions[row.key] = DELETED
+                self.versions[row.key] = row.head.version
+                self.deleted.add(row.key)
                 continue
+            self.deleted.discard(row.key)
             scope = commands[0].scope
             session = await self.store.get_session(scope, row.key[1], content=True)
             page = await self.store.list_messages(
@@ -42,7 +49,12 @@ class Truth:
             self.versions[row.key] = session.version
             self.cores[row.key, session.version] = (session.core, session.content)
             self.messages[row.key, session.version] = list(page.messages)
+            self.bases[row.key, session.version] = Session.FromString(session.core).base_version
         return applied
+
+    def may_be_gone(self, key: Key, at_least: int) -> bool:
+        """Whether there was no such session at some version from `at_least` on."""
+        return key not in self.versions or any(version >= at_least for version in self.deletions.get(key, ()))
 
     def is_session(self, key: Key, version: int, core: bytes, content: bytes | None) -> bool:
         """Whether the session had these bytes at that version. Parsed: the order of a map's entries is free."""
