@@ -44,6 +44,7 @@ from sessiond_server.store.announcing import AnnouncedCommits
 from tests.support import virtual_time
 from tests.support.caller import Caller, accepted
 from tests.support.hub_database import Database
+from tests.support.listener import Ear
 
 CALLER = Caller(c.Scope("tenant"))
 START = Cursor(0, "")
@@ -960,3 +961,53 @@ async def test_an_idle_watcher_holds_no_task_and_little_memory() -> None:
         assert len(asyncio.all_tasks()) == tasks
         assert w.hub.state().ring_bytes == 0
         assert not any(hasattr(one, "__dict__") for one in w.hub._sessions._channels.values())
+
+
+@run
+async def test_watcher_ends_where_one_batch_deletes_the_session_and_takes_its_id_again() -> None:
+    """Whether the watcher waits, has not taken what was written before, or reads the store."""
+    for behind, ring in ((0, 1000), (2, 1000), (2, 1)):
+        async with world(ring_events=ring) as w, w.watch() as (stream, _):
+            for _ in range(behind):
+                await accepted(w.here, CALLER.append("s"))
+            create = CALLER.create("s", reuse=True, user_id="ada")
+            await accepted(w.here, CALLER.delete("s"), create, CALLER.append("s", "of the next"))
+            assert await batch(stream) == [behind + 2]
+            with pytest.raises(SessionNotFound):
+                await stream.next()
+            async with w.watch() as (_, snapshot):
+                assert snapshot.version == behind + 4
+
+
+@run
+async def test_id_is_taken_again_while_a_watcher_has_not_taken_the_deletion() -> None:
+    """Its commits are announced to other processes all the same."""
+    async with world() as w, w.watch() as (stream, _):
+        ear = Ear(w.bus)
+        await accepted(w.here, CALLER.append_ids("s", "m"))
+        await accepted(w.here, CALLER.delete("s"))
+        await accepted(w.here, CALLER.create("s", reuse=True, user_id="ada"), CALLER.append_ids("s", "m"))
+        await ear.heard(Hint(("tenant", "s"), 5))
+        await accepted(w.here, CALLER.redact("s", "m"))
+        assert await batch(stream) == [3]
+        with pytest.raises(SessionNotFound):
+            await stream.next()
+    assert w.hub.state().ring_bytes == 0
+
+
+@run
+async def test_draft_whose_message_follows_the_snapshot_is_not_shown_behind_it() -> None:
+    """The message may be there by the time that the new watcher first asks."""
+    for elsewhere in (False, True):
+        async with world() as w:
+            w.bus.publish_deltas(draft("m", text="a"))
+            w.bus.publish_deltas(draft("n", text="b"))
+            await quiet()
+            async with w.watch(deltas=True) as (late, _), w.watch() as (other, _):
+                await accepted(w.elsewhere if elsewhere else w.here, CALLER.append_ids("s", "m"))
+                assert await batch(other) == [2]
+                assert await batch(late) == [2]
+                assert await received(late) == [("n", "b", False)]
+                w.bus.publish_deltas(draft("n", text="c", offset=1))
+                await quiet()
+                assert await received(late) == [("n", "c", False)]

@@ -64,8 +64,12 @@ class Database:
         """Every form that an event ever had."""
         self.current: dict[str, bytes] = {}
         """The latest form."""
-        self.known: dict[str, Key] = {}
-        """The session of every event there ever was."""
+        self.known: dict[str, tuple[Key, int]] = {}
+        """The session and the seq of every event there ever was."""
+        self.bases: dict[Key, int] = {}
+        """Highest version at which a session was ever deleted; over all histories."""
+        self.gone: dict[Key, list[int]] = {}
+        """When a session with this id was deleted, or taken away by a failover."""
         self.redacted: dict[str, str] = {}
         """event_id of a redacted or deleted message's event -> event_id of the redaction or deletion."""
 
@@ -88,6 +92,9 @@ class Database:
         """Decides, writes and commits, in one moment."""
         applied = self.store._apply(commands)
         time_us, history = self.clock(), self.history
+        for gone in applied.writes.deletions:
+            self.bases[gone.key] = max(gone.version, self.bases.get(gone.key, 0))
+            self.gone.setdefault(gone.key, []).append(time_us)
         for row in applied.writes.events:
             last = max((e.place.commit_xid for e in history.events.values() if e.key == row.key), default=0)
             place = FeedPlace(max(xid, last), row.key[1], row.seq)
@@ -131,6 +138,7 @@ class Database:
         for key, ends in self.heads.items():
             if key not in self.history.logs:
                 ends.append((time_us, 0, ""))
+                self.gone.setdefault(key, []).append(time_us)
         return lost
 
     def end_at(self, key: Key, time_us: int) -> tuple[int, str]:
@@ -145,6 +153,22 @@ class Database:
             return None
         snapshot = log.snapshot(content=True)
         return Session.FromString(snapshot.core + snapshot.content)
+
+    def was_gone(self, key: Key, since_us: int) -> bool:
+        """Whether the session did not exist at some time since then."""
+        return self.session(key) is None or any(time_us >= since_us for time_us in self.gone.get(key, ()))
+
+    def highest_base(self, key: Key) -> int:
+        """A position up to there may be one of a session that was deleted."""
+        return self.bases.get(key, 0)
+
+    def is_removed(self, event_id: str) -> bool:
+        """Whether the event may have been removed with its session, as far as can be known."""
+        key, seq = self.known[event_id]
+        log = self.history.logs.get(key)
+        if log is None:
+            return False
+        return bool(log.head.deleted) or seq < next(iter(log.events.values())).seq
 
     async def get_session(self, *args: Any, **more: Any) -> c.SessionSnapshot:
         return await self.store.get_session(*args, **more)
@@ -205,7 +229,7 @@ class Database:
     def _keep(self, row: EventRow) -> None:
         data = encoding.event(row.type, row.head, row.body, row.content)
         self.current[row.event_id] = data
-        self.known[row.event_id] = row.key
+        self.known[row.event_id] = (row.key, row.seq)
         self.data.setdefault(row.event_id, set()).add(data)
 
     def _feed_entry(self, place: FeedPlace, row: EventRow) -> FeedEntry:

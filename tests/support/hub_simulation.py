@@ -2,7 +2,8 @@
 
 Hints are lost, doubled, late and out of order; commits are announced out of order; reads come back late with what was
 true when they were made; connections break; standbys take over and have lost the newest commits, after which the same
-seqs are written anew. Watchers are slow, are cancelled while they wait, leave and come back with their position.
+seqs are written anew. Ids of deleted sessions are taken again. Watchers are slow, are cancelled while they wait, leave
+and come back with their position.
 """
 
 import asyncio
@@ -16,14 +17,15 @@ from typing import Any
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
-from sessiond_server.errors import PositionGone, SessiondError, SessionNotFound, StoreUnavailable
+from sessiond_server.errors import PositionGone, SessionAlreadyExists, SessiondError, SessionNotFound, StoreUnavailable
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Deltas, Hint, Listener
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.commits import Applied
-from tests.support.caller import PADDED, Caller
+from tests.support.caller import PADDED, Caller, struct
+from tests.support.documents import APP, SESSION, put
 from tests.support.hub_database import Database
 from tests.support.hub_watchers import REDACTED, FeedWatch, SessionWatch, Watch
 
@@ -196,6 +198,7 @@ class Schedule:
         )
         self._lost = lossy
         self._breaks = random.choice([0.0, 0.05])
+        self._session_watches: list[SessionWatch] = []
 
     async def run(self) -> Verdict:
         random = self.chance.random
@@ -207,8 +210,8 @@ class Schedule:
             await replica.hub.__aenter__()
         for session_id in SESSIONS:
             await self._write(CALLER.create(session_id, f"create {session_id}", ttl={"seconds": 3600}, summary=PADDED))
-        watches: list[Watch[Any]] = [SessionWatch(self, random.choice(SESSIONS)) for _ in range(4)]
-        watches += [FeedWatch(self) for _ in range(2)]
+        self._session_watches = [SessionWatch(self, random.choice(SESSIONS)) for _ in range(4)]
+        watches: list[Watch[Any]] = [*self._session_watches, *(FeedWatch(self) for _ in range(2))]
         async with asyncio.TaskGroup() as tasks:
             chaos = tasks.create_task(self._chaos())
             watching = [tasks.create_task(watch.run()) for watch in watches]
@@ -264,8 +267,10 @@ class Schedule:
         for _ in range(random.randrange(10, 25)):
             await asyncio.sleep(random.choice([0, 0, 0.01, 0.3]))
             session_id, request_id = random.choice(SESSIONS), f"r{next(self._numbers)}"
-            kinds = ["append", "update", "redact", "pop", "delete", "both", "deltas"]
-            kind = random.choices(kinds, [10, 2, 2, 1, 0.2, 1, 2])[0]
+            kinds = ["append", "update", "redact", "pop", "delete", "clear", "both", "deltas", "documents", "state"]
+            kind = random.choices(kinds, [10, 2, 2, 1, 0.2, 0.2, 1, 2, 1, 1])[0]
+            if self.database.session(("acme", session_id)) is None and random.random() < 0.3:
+                kind = "reuse"
             self.verdict.seen[kind] += 1
             message_id = f"m{request_id}"
             if kind == "append":
@@ -287,8 +292,16 @@ class Schedule:
                 data = Delta(message_id=message_id, text="piece").SerializeToString()
                 self.bus.publish_deltas(Deltas(("acme", session_id), [data]))
                 command = [CALLER.append_ids(session_id, message_id)]
+            elif kind == "documents":
+                writes = [put((SESSION, session_id), "last", f'"{request_id}"'), put(APP, "last", f'"{request_id}"')]
+                command = [CALLER.append_with(session_id, *writes)]
+            elif kind == "state":
+                command = [CALLER.update_and_append(session_id, remove_keys=["state.last"], state=struct(k=request_id))]
             else:
-                command = [CALLER.delete(session_id, request_id)]
+                command = [CALLER.delete(session_id, f"{request_id}-gone")] if kind in ("delete", "clear") else []
+                if kind in ("reuse", "clear"):  # the latter in one batch
+                    ttl = {"seconds": 3600}
+                    command.append(CALLER.create(session_id, request_id, reuse=True, ttl=ttl, summary=PADDED))
             await self._write(*command)
 
     async def _write(self, *commands: c.Command) -> None:
@@ -303,14 +316,19 @@ class Schedule:
             replica.redactions.update(row.event_id for row in applied.writes.events if row.type in REDACTED)
             self._judge_memory(replica)
             for result in applied.results:
-                if isinstance(result, SessiondError) and not isinstance(result, SessionNotFound | PositionGone):
+                if isinstance(result, SessiondError) and not isinstance(
+                    result, SessionNotFound | SessionAlreadyExists | PositionGone
+                ):
                     self.verdict.seen["refused"] += 1
             return
 
     def _judge_memory(self, replica: Replica) -> None:
         """What the rings hold is what they say, and no more than they may."""
         hub = replica.hub
-        rings: list[Any] = [*hub._sessions._channels.values(), *hub._feeds._feeds.values()]
+        rings: set[Any] = {*hub._sessions._channels.values(), *hub._feeds._feeds.values()}
+        # Streams of a deleted session, whose id another one has, keep its channel to their end.
+        streams = (watch.stream for watch in self._session_watches if watch.stream is not None)
+        rings |= {stream.channel for stream in streams if stream._sessions is hub._sessions}
         held = 0
         for ring in rings:
             sizes = [len(getattr(entry, "entry", entry).data) for entry in ring.entries]

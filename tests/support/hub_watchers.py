@@ -10,7 +10,6 @@ from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import fold
 from sessiond_server.domain.log import FeedPlace, LogEntry
-from sessiond_server.domain.rows import Key
 from sessiond_server.errors import PositionCompacted, PositionLost, SessionNotFound, StoreUnavailable
 from sessiond_server.events.contract import Batch, CaughtUp, Cursor, FeedBatch, FeedCursor, ReceivedDeltas
 
@@ -75,7 +74,7 @@ class Watch(ABC, Generic[C]):
     async def settled(self) -> None:
         """Returns when the watcher has everything and a bookmark has said so since the call."""
         self._proved.clear()
-        while not (self.over or (self.at_end() and self._proved.is_set())):  # noqa: ASYNC110 - of virtual seconds
+        while not (self.at_end() and (self.over or self._proved.is_set())):  # noqa: ASYNC110 - of virtual seconds
             await asyncio.sleep(0.25)
 
     async def consume(self, replica: "Replica", stream: Any) -> None:
@@ -128,6 +127,10 @@ class SessionWatch(Watch[Cursor]):
         self.messages: set[str] = set()
         self.deleted = False
         self.gone = False
+        self.stream: Any = None
+        """The stream that is open."""
+        self._began_us = 0
+        """When the watch that goes on was asked for."""
 
     @property
     def over(self) -> bool:
@@ -135,11 +138,18 @@ class SessionWatch(Watch[Cursor]):
 
     async def watch(self, replica: "Replica") -> None:
         if self.over:
-            await asyncio.sleep(3600)
+            # The id may be taken again; who watched the session before then watches the next one from its snapshot.
+            await asyncio.sleep(0.5)
+            if self.schedule.database.session(self.key) is None:
+                return
+            self.verdict.seen["watched_again"] += 1
+            self.begin_anew()
+        self._began_us = self.schedule.database.clock()
         try:
             async with replica.hub.watch_session(
                 self.schedule_scope(), self.key[1], self.cursor, content=True, deltas=self.wants_deltas
             ) as (stream, snapshot):
+                self.stream = stream
                 if snapshot is not None:
                     self.session = Session.FromString(snapshot.core + snapshot.content)
                     self.events = [self.session.last_event_id]
@@ -148,13 +158,26 @@ class SessionWatch(Watch[Cursor]):
                         self.verdict.find("snapshot", stream.cursor)
                 elif stream.cursor != self.cursor:
                     self.verdict.find("resumed", (stream.cursor, self.cursor))
-                await self.consume(replica, stream)
+                try:
+                    await self.consume(replica, stream)
+                finally:
+                    self.stream = None
         except SessionNotFound:
-            if self.schedule.database.session(self.key) is not None and self.cursor is not None:
+            if self.cursor is not None and not self.schedule.database.was_gone(self.key, self._began_us):
                 self.verdict.find("not_found", self.cursor)
             self.gone = True
         except PositionCompacted:
-            self.verdict.find("compacted", self.cursor)
+            self.verdict.seen["compacted"] += 1
+            if self.cursor is None or self.cursor.seq > self.schedule.database.highest_base(self.key):
+                self.verdict.find("compacted", self.cursor)
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forgets the session that was watched before."""
+        self.cursor, self.session, self.events = None, Session(), []
+        self.messages.clear()
+        self.deleted = self.gone = False
+        self._proved.clear()
 
     def schedule_scope(self) -> Any:
         from tests.support.hub_simulation import SCOPE
@@ -184,6 +207,8 @@ class SessionWatch(Watch[Cursor]):
         seq, event_id = before.seq, before.event_id
         for entry in item.entries:
             final = entry.type == DELETED
+            if self.deleted or seq < self.session.base_version:
+                self.verdict.find("mistaken", (before, entry.seq))
             if not final and (entry.seq != seq + 1 or entry.previous_event_id != event_id):
                 self.verdict.find("chain", (before, entry.seq))
             seq, event_id = entry.seq, entry.event_id
@@ -208,7 +233,7 @@ class SessionWatch(Watch[Cursor]):
 
     def at_end(self) -> bool:
         if self.over:
-            return True
+            return self.schedule.database.session(self.key) is None
         end = self.schedule.database.end_at(self.key, 10**18)
         return self.cursor is not None and end == (self.cursor.seq, self.cursor.event_id)
 
@@ -304,13 +329,9 @@ class FeedWatch(Watch[FeedCursor]):
 
         Not those of sessions that went on without these events and were deleted then: nothing is left to tell by.
         """
-        history, known = self.schedule.database.history, self.schedule.database.known
+        history, database = self.schedule.database.history, self.schedule.database
         lost = {event_id for event_id in self.events if event_id not in history.events}
-        return {event_id for event_id in lost if not self._is_deleted(known[event_id])}
-
-    def _is_deleted(self, key: Key) -> bool:
-        log = self.schedule.database.history.logs.get(key)
-        return log is not None and bool(log.head.deleted)
+        return {event_id for event_id in lost if not database.is_removed(event_id)}
 
     def judge(self) -> None:
         if self.cursor is None or self._missed():

@@ -170,6 +170,11 @@ class Drafts:
                     found.append(_interrupted(message_id, draft).SerializeToString())
         return found
 
+    def still_open(self, key: Key, pieces: Sequence[bytes]) -> list[bytes]:
+        """Those of the pieces, which `pieces` returned earlier, whose drafts have not ended since."""
+        kept = self._sessions.get(key, {})
+        return [piece for piece in pieces if Delta.FromString(piece).message_id in kept]
+
     def fell_silent(self, time: float) -> list[tuple[Key, bytes]]:
         """Marks drafts as interrupted that have been silent for too long. Returns each once, with the Delta that says
         so."""

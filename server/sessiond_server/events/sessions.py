@@ -20,7 +20,7 @@ from sessiond_server.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from sessiond_server.events.channel import START, Fit, beginning, check, cursor_after
+from sessiond_server.events.channel import DELETED, START, Fit, beginning, check, cursor_after
 from sessiond_server.events.contract import Batch, Cursor, PrimaryReads
 from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.drafts import Drafts
@@ -137,13 +137,16 @@ class Sessions:
             if event.key in watched:
                 rows.setdefault(event.key, []).append(event)
         for key, events in rows.items():
-            self._commit(channels[key], events, start)
+            # One transaction may delete a session and create the next one with its id: two channels.
+            end = next((place for place, row in enumerate(events, 1) if row.type == DELETED), len(events))
+            for run in (events[:end], events[end:]):
+                if run and (channel := channels.get(key)) is not None:
+                    self._commit(channel, run, start)
         for key, places in writes.rewritten().items():
-            if key in watched:
-                channels[key].redact(*places)
-                self._rings.changed(channels[key])
+            self.redacted(key, *places)
         for key in rows:
-            self.schedule_read(channels[key])
+            if (channel := channels.get(key)) is not None:
+                self.schedule_read(channel)
 
     def on_hint(self, key: Key, seq: int) -> None:
         """A hint says that the session's log has reached `seq`."""

@@ -117,7 +117,9 @@ class SessionWatcher(Stream):
             return None
         if (late := self.late) is not None:
             self.late = None
-            return late
+            # The messages of some may have come since the stream began.
+            if data := self._sessions.drafts.still_open(self.channel.key, late.data):
+                return ReceivedDeltas(data)
         passed = lane.after(self.deltas_taken)
         self.deltas_taken = lane.count
         return passed
