@@ -19,7 +19,6 @@ from sessiond.fields import EventTypeLike, Fence, RoleLike, RunPolicyLike, enum_
 from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
-from sessiond.part_calls import PartCalls
 from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
@@ -34,7 +33,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond.waiting import found
 
 
-class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, PartCalls, DocumentCalls):
+class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async

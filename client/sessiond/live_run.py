@@ -13,6 +13,7 @@ from sessiond.request_ids import new_request_id
 from sessiond.tool_data import ToolValue
 from sessiond.transfer import Progress, Source
 from sessiond.v1.attachment_pb2 import Attachment
+from sessiond.v1.document_pb2 import DocumentWrite
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
@@ -119,6 +120,8 @@ class LiveRun:
         update: SessionChanges | None = None,
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
+        documents: Iterable[DocumentWrite] = (),
+        offload_above: int | None = None,
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
@@ -130,6 +133,8 @@ class LiveRun:
             update=update,
             struct_update=struct_update,
             remove_keys=remove_keys,
+            documents=documents,
+            offload_above=offload_above,
             run=self.fence,
             expected_version=expected_version,
             request_id=request_id,

@@ -5,7 +5,6 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from sessiond.connection import Connection
 from sessiond.fields import (
     ConsistencyLike,
     Fence,
@@ -18,6 +17,7 @@ from sessiond.fields import (
     timestamp,
 )
 from sessiond.pages import MessagePages
+from sessiond.part_calls import PartCalls
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import session_update
 from sessiond.v1.document_pb2 import DocumentWrite
@@ -39,10 +39,8 @@ from sessiond.v1.message_service_pb2 import (
 from sessiond.v1.session_pb2 import Consistency
 
 
-class MessageCalls:
+class MessageCalls(PartCalls):
     """MessageService; see `Client` for what all methods have in common."""
-
-    _connection: Connection
 
     async def append_messages(
         self,
@@ -53,6 +51,7 @@ class MessageCalls:
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
         documents: Iterable[DocumentWrite] = (),
+        offload_above: int | None = None,
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -65,16 +64,24 @@ class MessageCalls:
         and `struct_update` are as in `update_session`. `documents`, at most 16 made by `sessiond.document_put` and
         `document_delete`, are written in that transaction too; the answer's `documents` say what was done to each.
 
+        Parts of more than `offload_above` bytes, where it is given, are put into attachments first, by `offload_parts`,
+        whose uploads have the deadlines of uploads and raise as `upload` does.
+
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
         RunFenced; DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; ValueError for an update that names no
         field.
         """
+        request_id = request_id or new_request_id()
+        if offload_above is not None:
+            messages = await self.offload_parts(
+                session_id, messages, above=offload_above, run=run, request_id=request_id
+            )
         request = AppendMessagesRequest(
             session_id=session_id,
             messages=messages,
             documents=documents,
             run=run_fence(run),
-            request_id=request_id or new_request_id(),
+            request_id=request_id,
             expected_version=expected_version,
         )
         keys = tuple(remove_keys)

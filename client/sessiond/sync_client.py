@@ -502,6 +502,8 @@ class SyncLiveRun:
         update: SessionChanges | None = None,
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
+        documents: Iterable[DocumentWrite] = (),
+        offload_above: int | None = None,
         expected_version: int = 0,
         request_id: str = "",
         timeout: float | None = None,
@@ -514,6 +516,8 @@ class SyncLiveRun:
                     update=update,
                     struct_update=struct_update,
                     remove_keys=remove_keys,
+                    documents=documents,
+                    offload_above=offload_above,
                     expected_version=expected_version,
                     request_id=request_id,
                     timeout=timeout,
@@ -1056,6 +1060,7 @@ class SyncClient:
         struct_update: StructUpdateLike = "replace",
         remove_keys: Iterable[str] = (),
         documents: Iterable[DocumentWrite] = (),
+        offload_above: int | None = None,
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -1067,6 +1072,9 @@ class SyncClient:
         `update`, such as `{"state": {"step": 2}}`, and `remove_keys` change the session in the same transaction; they
         and `struct_update` are as in `update_session`. `documents`, at most 16 made by `sessiond.document_put` and
         `document_delete`, are written in that transaction too; the answer's `documents` say what was done to each.
+
+        Parts of more than `offload_above` bytes, where it is given, are put into attachments first, by `offload_parts`,
+        whose uploads have the deadlines of uploads and raise as `upload` does.
 
         Raises SessionNotFound, SessionNotActive, SessionEnded, MessageAlreadyExists, MessageLimitReached, ToolBlocked,
         RunFenced; DocumentVersionMismatch, DocumentReadOnly, DocumentLocked; ValueError for an update that names no
@@ -1080,6 +1088,7 @@ class SyncClient:
                 struct_update=struct_update,
                 remove_keys=remove_keys,
                 documents=documents,
+                offload_above=offload_above,
                 run=run,
                 expected_version=expected_version,
                 request_id=request_id,
@@ -1227,6 +1236,155 @@ class SyncClient:
         """Deletes the `n` newest messages (1 to 1000) and returns them, oldest first; fewer where the session has
         fewer. Safe to retry with the same `request_id`. Raises as `delete_messages`."""
         return wait(self._inner.pop_messages(session_id, n, run=run, request_id=request_id, timeout=timeout))
+
+    def offload_parts(
+        self,
+        session_id: str,
+        messages: Iterable[Message],
+        *,
+        above: int = ABOVE,
+        run: Fence | None = None,
+        request_id: str = "",
+    ) -> list[Message]:
+        """Uploads what is in parts of more than `above` bytes, and returns the messages with a reference in its place.
+
+        The messages that were given do not change. Append the returned ones; `inline_parts` undoes it. The same
+        messages with the same `request_id` use the same attachments, which stay if the messages are never appended, and
+        when these are redacted or deleted.
+
+        Raises as `upload` does.
+        """
+        return wait(self._inner.offload_parts(session_id, messages, above=above, run=run, request_id=request_id))
+
+    def inline_parts(
+        self, session_id: str, messages: Iterable[Message], *, most_bytes: int = MOST_BYTES
+    ) -> list[Message]:
+        """Downloads what `offload_parts` put into attachments, and returns the messages with all parts whole.
+
+        Other references to attachments stay as they are. Raises AttachmentNotFound if one has been deleted; ValueError
+        for a part of more than `most_bytes`, and for an attachment that cannot be the part; and as `download` does.
+        """
+        return wait(self._inner.inline_parts(session_id, messages, most_bytes=most_bytes))
+
+    def upload(
+        self,
+        session_id: str,
+        source: SyncSource,
+        *,
+        attachment_id: str = "",
+        name: str | None = None,
+        media_type: str | None = None,
+        type: AttachmentTypeLike | None = None,
+        run: Fence | None = None,
+        progress: Progress | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
+        request_id: str = "",
+    ) -> Attachment:
+        """Uploads a file, given as a path, as bytes, or as an iterator of bytes, and returns the complete attachment.
+
+        The source is read once for its size and SHA-256 before anything is sent. An iterator is read to its end first,
+        into a temporary file beyond 8 MiB. Without `name` the attachment has the file name of the path, in which bytes
+        that are not UTF-8 and control characters become U+FFFD. Without `media_type` the extension of the name decides.
+
+        When the connection breaks, the upload resumes on another one, after the bytes that are stored. The last error
+        is raised when there was no progress for `give_up_after` seconds. An attempt fails when no bytes move for
+        `idle_timeout` seconds. With an `attachment_id` the upload resumes one that another process, or a cancelled
+        call, has begun. It has no deadline.
+
+        Raises SessionEnded, AttachmentAlreadyExists, UploadDeclaredOtherwise, AttachmentLimitReached,
+        AttachmentTooLarge, AttachmentSpaceExhausted, RunFenced, ChecksumMismatch, UploadSuperseded (another call
+        continues the upload); OSError of the file.
+        """
+        return wait(
+            self._inner.upload(
+                session_id,
+                async_source(source),
+                attachment_id=attachment_id,
+                name=name,
+                media_type=media_type,
+                type=type,
+                run=run,
+                progress=async_progress(progress),
+                idle_timeout=idle_timeout,
+                give_up_after=give_up_after,
+                request_id=request_id,
+            )
+        )
+
+    def download(
+        self,
+        session_id: str,
+        attachment_id: str,
+        *,
+        offset: int = 0,
+        length: int = 0,
+        progress: Progress | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> SyncDownload:
+        """Downloads an attachment's bytes from `offset` on, at most `length` of them (0: all), as a stream, as one
+        value, or into a file; see Download. It resumes by itself as `upload` does.
+
+        Raises, when it is read: AttachmentNotFound, AttachmentLost, ChecksumMismatch.
+        """
+        return SyncDownload(
+            self._inner.download(
+                session_id,
+                attachment_id,
+                offset=offset,
+                length=length,
+                progress=async_progress(progress),
+                idle_timeout=idle_timeout,
+                give_up_after=give_up_after,
+            )
+        )
+
+    def get_upload_status(self, session_id: str, attachment_id: str, *, timeout: float | None = None) -> UploadStatus:
+        """Returns how far an upload has come; complete uploads included. Raises UploadNotFound."""
+        return wait(self._inner.get_upload_status(session_id, attachment_id, timeout=timeout))
+
+    def get_attachment(self, session_id: str, attachment_id: str, *, timeout: float | None = None) -> Attachment:
+        """Returns an attachment without its bytes. Raises AttachmentNotFound."""
+        return wait(self._inner.get_attachment(session_id, attachment_id, timeout=timeout))
+
+    def list_attachments(
+        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> SyncPages[ListAttachmentsResponse, Attachment]:
+        """Lists a session's attachments, in the order in which they became visible, for `for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.list_attachments(session_id, page_size=page_size, page_token=page_token, timeout=timeout)
+        )
+
+    def delete_attachment(
+        self,
+        session_id: str,
+        attachment_id: str,
+        *,
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> int:
+        """Deletes an attachment or abandons an unfinished upload. Returns the session's version afterwards; 0 for an
+        upload.
+
+        Raises AttachmentNotFound, SessionEnded, RunFenced.
+        """
+        return wait(
+            self._inner.delete_attachment(
+                session_id,
+                attachment_id,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
 
     @overload
     def watch(
@@ -1754,155 +1912,6 @@ class SyncClient:
         return SyncPages(
             self._inner.list_pending_approvals(
                 user_id=user_id, page_size=page_size, page_token=page_token, timeout=timeout
-            )
-        )
-
-    def offload_parts(
-        self,
-        session_id: str,
-        messages: Iterable[Message],
-        *,
-        above: int = ABOVE,
-        run: Fence | None = None,
-        request_id: str = "",
-    ) -> list[Message]:
-        """Uploads what is in parts of more than `above` bytes, and returns the messages with a reference in its place.
-
-        The messages that were given do not change. Append the returned ones; `inline_parts` undoes it. The same
-        messages with the same `request_id` use the same attachments, which stay if the messages are never appended, and
-        when these are redacted or deleted.
-
-        Raises as `upload` does.
-        """
-        return wait(self._inner.offload_parts(session_id, messages, above=above, run=run, request_id=request_id))
-
-    def inline_parts(
-        self, session_id: str, messages: Iterable[Message], *, most_bytes: int = MOST_BYTES
-    ) -> list[Message]:
-        """Downloads what `offload_parts` put into attachments, and returns the messages with all parts whole.
-
-        Other references to attachments stay as they are. Raises AttachmentNotFound if one has been deleted; ValueError
-        for a part of more than `most_bytes`, and for an attachment that cannot be the part; and as `download` does.
-        """
-        return wait(self._inner.inline_parts(session_id, messages, most_bytes=most_bytes))
-
-    def upload(
-        self,
-        session_id: str,
-        source: SyncSource,
-        *,
-        attachment_id: str = "",
-        name: str | None = None,
-        media_type: str | None = None,
-        type: AttachmentTypeLike | None = None,
-        run: Fence | None = None,
-        progress: Progress | None = None,
-        idle_timeout: float = IDLE_TIMEOUT,
-        give_up_after: float = GIVE_UP_AFTER,
-        request_id: str = "",
-    ) -> Attachment:
-        """Uploads a file, given as a path, as bytes, or as an iterator of bytes, and returns the complete attachment.
-
-        The source is read once for its size and SHA-256 before anything is sent. An iterator is read to its end first,
-        into a temporary file beyond 8 MiB. Without `name` the attachment has the file name of the path, in which bytes
-        that are not UTF-8 and control characters become U+FFFD. Without `media_type` the extension of the name decides.
-
-        When the connection breaks, the upload resumes on another one, after the bytes that are stored. The last error
-        is raised when there was no progress for `give_up_after` seconds. An attempt fails when no bytes move for
-        `idle_timeout` seconds. With an `attachment_id` the upload resumes one that another process, or a cancelled
-        call, has begun. It has no deadline.
-
-        Raises SessionEnded, AttachmentAlreadyExists, UploadDeclaredOtherwise, AttachmentLimitReached,
-        AttachmentTooLarge, AttachmentSpaceExhausted, RunFenced, ChecksumMismatch, UploadSuperseded (another call
-        continues the upload); OSError of the file.
-        """
-        return wait(
-            self._inner.upload(
-                session_id,
-                async_source(source),
-                attachment_id=attachment_id,
-                name=name,
-                media_type=media_type,
-                type=type,
-                run=run,
-                progress=async_progress(progress),
-                idle_timeout=idle_timeout,
-                give_up_after=give_up_after,
-                request_id=request_id,
-            )
-        )
-
-    def download(
-        self,
-        session_id: str,
-        attachment_id: str,
-        *,
-        offset: int = 0,
-        length: int = 0,
-        progress: Progress | None = None,
-        idle_timeout: float = IDLE_TIMEOUT,
-        give_up_after: float = GIVE_UP_AFTER,
-    ) -> SyncDownload:
-        """Downloads an attachment's bytes from `offset` on, at most `length` of them (0: all), as a stream, as one
-        value, or into a file; see Download. It resumes by itself as `upload` does.
-
-        Raises, when it is read: AttachmentNotFound, AttachmentLost, ChecksumMismatch.
-        """
-        return SyncDownload(
-            self._inner.download(
-                session_id,
-                attachment_id,
-                offset=offset,
-                length=length,
-                progress=async_progress(progress),
-                idle_timeout=idle_timeout,
-                give_up_after=give_up_after,
-            )
-        )
-
-    def get_upload_status(self, session_id: str, attachment_id: str, *, timeout: float | None = None) -> UploadStatus:
-        """Returns how far an upload has come; complete uploads included. Raises UploadNotFound."""
-        return wait(self._inner.get_upload_status(session_id, attachment_id, timeout=timeout))
-
-    def get_attachment(self, session_id: str, attachment_id: str, *, timeout: float | None = None) -> Attachment:
-        """Returns an attachment without its bytes. Raises AttachmentNotFound."""
-        return wait(self._inner.get_attachment(session_id, attachment_id, timeout=timeout))
-
-    def list_attachments(
-        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> SyncPages[ListAttachmentsResponse, Attachment]:
-        """Lists a session's attachments, in the order in which they became visible, for `for`; see Pages.
-
-        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
-        InvalidPageToken.
-        """
-        return SyncPages(
-            self._inner.list_attachments(session_id, page_size=page_size, page_token=page_token, timeout=timeout)
-        )
-
-    def delete_attachment(
-        self,
-        session_id: str,
-        attachment_id: str,
-        *,
-        run: Fence | None = None,
-        expected_version: int = 0,
-        request_id: str = "",
-        timeout: float | None = None,
-    ) -> int:
-        """Deletes an attachment or abandons an unfinished upload. Returns the session's version afterwards; 0 for an
-        upload.
-
-        Raises AttachmentNotFound, SessionEnded, RunFenced.
-        """
-        return wait(
-            self._inner.delete_attachment(
-                session_id,
-                attachment_id,
-                run=run,
-                expected_version=expected_version,
-                request_id=request_id,
-                timeout=timeout,
             )
         )
 
