@@ -18,6 +18,7 @@ from sessiond_server.postgres.schema.migrate import (
     migrations,
     status,
 )
+from sessiond_server.postgres.schema.tables import TABLES
 from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.store import PostgresStore
 
@@ -299,3 +300,9 @@ async def test_keys_of_messages_are_short_and_differ(postgres_dsn: str) -> None:
     assert {len(row["key"]) for row in rows} == {15}
     starts = {(row["t"], row["s"], row["key"][:3]) for row in rows}
     assert len(starts) == len(of) ** 2
+
+
+async def test_the_list_of_tables_has_every_table_of_the_schema(postgres_dsn: str) -> None:
+    """Rights are checked on the listed tables only, before the service serves."""
+    tables = {table for table, *_ in (await catalog(postgres_dsn))["columns"]}
+    assert tables == {*TABLES, "schema_versions"}

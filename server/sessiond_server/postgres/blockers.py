@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, Final
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres.fitness import TABLES
+from sessiond_server.postgres.schema.tables import TABLES
 from sessiond_server.postgres.statements import WATCH
 
 _log = logging.getLogger("sessiond.postgres")

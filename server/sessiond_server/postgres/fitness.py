@@ -9,14 +9,10 @@ from typing import Final
 
 import asyncpg
 
+from sessiond_server.postgres.schema.tables import MARKS, TABLES
+
 OLDEST_SERVER: Final = 140000
 """Oldest supported server, PostgreSQL 14, as server_version_num. The statements use no newer features."""
-
-TABLES: Final = (
-    "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "pieces", "releases",
-    "requests", "run_figures", "runs", "service_keys", "session_heads", "sessions", "tool_calls", "uploads",
-)  # fmt: skip
-"""All tables except schema_versions."""
 
 _ABOUT: Final = """
 select current_setting('server_version_num')::integer as version, current_setting('server_encoding') as encoding,
@@ -120,7 +116,7 @@ def _check_server(about: asyncpg.Record) -> None:
 def _check_tables(about: asyncpg.Record, tables: Sequence[asyncpg.Record]) -> None:
     columns = {row["name"]: set(row["columns"]) for row in tables}
     if "schema_versions" in columns:
-        foreign = [name for name, marks in _MARKS.items() if name in columns and not marks <= columns[name]]
+        foreign = [name for name, marks in MARKS.items() if name in columns and not marks <= columns[name]]
     else:
         foreign = sorted(columns)
     if foreign:
@@ -138,12 +134,3 @@ def _check_tables(about: asyncpg.Record, tables: Sequence[asyncpg.Record]) -> No
             f"the role {about['role']} lacks rights ({'; '.join(lacking)}): grant select, insert, update, delete on "
             f"all tables in schema {about['schema']} to {about['role']}"
         )
-
-
-_MARKS: Final = {
-    "schema_versions": {"version", "name", "apply_time"},
-    "events": {"tenant_id", "session_id", "seq"},
-    "session_heads": {"tenant_id", "session_id", "version"},
-    "sessions": {"tenant_id", "session_id", "status"},
-}
-"""Columns by which the service recognises its own tables."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres.fitness import TABLES
+from sessiond_server.postgres.schema.tables import TABLES
 
 _SETTINGS: Final = (
     "archive_mode", "autovacuum", "autovacuum_freeze_max_age", "fsync", "full_page_writes", "max_connections",

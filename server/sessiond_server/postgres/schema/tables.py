@@ -1,0 +1,18 @@
+"""The tables of the schema, and how the service recognises them."""
+
+from typing import Final
+
+TABLES: Final = (
+    "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "message_marks",
+    "pieces", "releases", "requests", "run_figures", "runs", "service_keys", "session_heads", "sessions", "tool_calls",
+    "uploads",
+)  # fmt: skip
+"""All tables except schema_versions."""
+
+MARKS: Final = {
+    "schema_versions": {"version", "name", "apply_time"},
+    "events": {"tenant_id", "session_id", "seq"},
+    "session_heads": {"tenant_id", "session_id", "version"},
+    "sessions": {"tenant_id", "session_id", "status"},
+}
+"""Columns by which the service recognises its own tables."""
