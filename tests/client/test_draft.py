@@ -11,6 +11,7 @@ import pytest
 
 import sessiond
 from sessiond import draft as drafts
+from sessiond import written as drafted
 from sessiond.draft import Draft
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server import errors as server_errors
@@ -143,8 +144,8 @@ async def test_many_parts_are_published_in_order(client: sessiond.Client, server
 @pytest.mark.parametrize(("end", "cut"), [(0, 0), (1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6), (9, 6)])
 def test_pieces_end_between_characters(end: int, cut: int) -> None:
     content = bytearray("aé語🌤".encode())
-    assert drafts._boundary(content, end) == cut
-    assert drafts._boundary(content, 99) == len(content) == 10
+    assert drafted._boundary(content, end) == cut
+    assert drafted._boundary(content, 99) == len(content) == 10
 
 
 async def test_failed_publish_does_not_stop_the_draft(client: sessiond.Client, server: ScriptedServer) -> None:
@@ -392,7 +393,7 @@ async def test_deltas_of_a_further_message_carry_its_id(client: sessiond.Client,
 
 async def shown_of(server: ScriptedServer, draft: Draft) -> None:
     """Waits until all parts were shown."""
-    while sum(not delta.typing for batch in published(server) for delta in batch) < len(draft._parts):
+    while sum(not delta.typing for batch in published(server) for delta in batch) < len(draft._written.parts):
         server.arrived.clear()
         await server.arrived.wait()
 
@@ -509,7 +510,7 @@ async def test_unexpected_error_of_a_publish_does_not_prevent_the_append(
     def defective(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(drafts, "Delta", defective)
+    monkeypatch.setattr(drafted, "Delta", defective)
     async with client.draft("s", interval=0) as draft:
         await draft.write("kept")
     assert sessiond.text_of(appended(server)[0]) == "kept"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sessiond.draft import _is_id
+from sessiond.written import is_id
 from sessiond_server import auth, errors
 from sessiond_server.domain import ids, text
 from sessiond_server.domain.commands import Scope
@@ -49,9 +49,9 @@ def test_an_id_that_is_long_or_not_one_visible_line_is_refused(value: str) -> No
 @example("\ud800")
 def test_client_keys_file_and_server_agree_on_what_an_id_is(value: str) -> None:
     if any(unicodedata.category(character) == "Cs" for character in value):
-        assert not _is_id(value)  # no surrogate gets into a protobuf string
+        assert not is_id(value)  # no surrogate gets into a protobuf string
         return
-    assert _is_id(value) == auth._is_user(value) == (text.identifier(value) is None)
+    assert is_id(value) == auth._is_user(value) == (text.identifier(value) is None)
 
 
 @pytest.mark.parametrize("value", ODD_IDS)
