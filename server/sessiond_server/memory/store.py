@@ -8,10 +8,10 @@ import secrets
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 
-from sessiond.v1.session_pb2 import Session, SessionStatus
+from sessiond.v1.session_pb2 import SessionStatus
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import batch, ids, replay
 from sessiond_server.domain.commands import (
@@ -28,35 +28,26 @@ from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.rows import (
-    OPEN_CALLS,
-    OPEN_RUNS,
     AppendedMessage,
-    Deletion,
     EventRow,
-    FoundMessages,
-    Head,
     IndexRow,
     Key,
     Known,
     Needs,
-    OpenWork,
     Policy,
     Replay,
-    RequestRecord,
-    RunRow,
     StoredEvent,
-    StoredToolCall,
-    ToolCallRow,
     Writes,
 )
-from sessiond_server.domain.sessions.content import is_patch, whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound
+from sessiond_server.memory import session_list
 from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
+from sessiond_server.memory.session import MemorySession
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import (
@@ -68,93 +59,6 @@ from sessiond_server.store.session_reads import (
     selected,
 )
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
-
-
-@dataclass(slots=True)
-class _Log:
-    """One session: its head, its events by seq, and their projections."""
-
-    head: Head
-    update_time_us: int = 0
-    check_time_us: int | None = None
-    """When to check whether the session or the lease of its live run has expired; may be too early."""
-    delete_time_us: int | None = None
-    index: IndexRow | None = None
-    events: dict[int, EventRow] = field(default_factory=dict)
-    message_seqs: list[int] = field(default_factory=list)
-    """Ascending, as messages are appended."""
-    seq_of_message: dict[str, int] = field(default_factory=dict)
-    content_seqs: list[int] = field(default_factory=list)
-    """Of the events that wrote the session's content or a patch of it, ascending."""
-    requests: dict[str, tuple[RequestRecord, int]] = field(default_factory=dict)
-    """Request id -> (record, time at which it was recorded)."""
-    runs: dict[str, RunRow] = field(default_factory=dict)
-    tool_calls: dict[str, ToolCallRow] = field(default_factory=dict)
-    run_counters: bytes = b""
-
-    def found(self, seqs: Sequence[int], most_bytes: int) -> FoundMessages:
-        """The messages at these places, as many as fit."""
-        messages: list[AppendedMessage] = []
-        together = 0
-        for seq in seqs:
-            event = self.events[seq]
-            together += len(event.body)
-            if messages and together > most_bytes:
-                break
-            messages.append(AppendedMessage(seq, event.head, event.body))
-        return FoundMessages(messages, complete=len(messages) == len(seqs))
-
-    def remove(self, message: AppendedMessage) -> None:
-        """Deletes a message; `message` is what remains of it."""
-        event = self.events[message.seq]
-        assert event.message_id is not None
-        del self.seq_of_message[event.message_id]
-        del self.message_seqs[bisect_left(self.message_seqs, message.seq)]
-        self.events[message.seq] = replace(event, message_id=None, head=message.head, body=message.body)
-
-    def data(self, seq: int) -> bytes:
-        """Data of a tool call that the event at that seq has; b"" for 0."""
-        return self.events[seq].content or b"" if seq else b""
-
-    def content(self, version: int) -> bytes:
-        """The session's whole content at that version; b"" for 0."""
-        chain: list[bytes] = []
-        for seq in reversed(self.content_seqs[: bisect_right(self.content_seqs, version)]):
-            chain.append(self.events[seq].content or b"")
-            if not is_patch(chain[-1]):
-                break
-        return whole(chain[::-1])
-
-    def stored(self, call: ToolCallRow) -> StoredToolCall:
-        return StoredToolCall(call.body, self.data(call.seq), self.data(call.result_seq))
-
-    def open_work(self) -> OpenWork:
-        return OpenWork(
-            [run.body for run in self.runs.values() if run.status in OPEN_RUNS],
-            [call.body for call in self.tool_calls.values() if call.status in OPEN_CALLS],
-            self.run_counters,
-        )
-
-    def is_due(self, now_us: int) -> bool:
-        """Whether the session or the lease of its live run has expired."""
-        if self.check_time_us is None or self.check_time_us > now_us:
-            return False
-        self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
-        return self.check_time_us is not None and self.check_time_us <= now_us
-
-    def empty(self, gone: Deletion) -> None:
-        """Removes what a deletion removes; the final event is yet to be written."""
-        self.index, self.events, self.runs, self.tool_calls, self.run_counters = None, {}, {}, {}, b""
-        self.message_seqs, self.seq_of_message, self.content_seqs = [], {}, []
-        self.requests = {
-            request_id: (record, time_us)
-            for request_id, (record, time_us) in self.requests.items()
-            if record.first_seq <= gone.base_version + 1 or record.last_seq >= gone.version
-        }
-
-    def snapshot(self, *, content: bool) -> SessionSnapshot:
-        head = self.head
-        return SessionSnapshot(head.version, head.core, self.content(head.content_version) if content else b"")
 
 
 class MemoryStore:
@@ -175,7 +79,7 @@ class MemoryStore:
         self._request_retention_us = request_retention // timedelta(microseconds=1)
         self._tombstone_retention_us = tombstone_retention // timedelta(microseconds=1)
         self._new_id = new_id
-        self._logs: dict[Key, _Log] = {}
+        self._logs: dict[Key, MemorySession] = {}
         self._streams = Logs(self._logs)
         self._token_key = secrets.token_bytes(32)
         self.attachments = MemoryAttachments(
@@ -263,7 +167,7 @@ class MemoryStore:
         for key, message in writes.removals:
             self._logs[key].remove(message)
         for row in writes.heads:
-            log = self._logs.setdefault(row.key, _Log(row.head))
+            log = self._logs.setdefault(row.key, MemorySession(row.head))
             log.head, log.update_time_us = row.head, row.update_time_us
             log.check_time_us, log.delete_time_us = row.expire_time_us, row.delete_time_us
         for event in writes.events:
@@ -323,17 +227,7 @@ class MemoryStore:
         limit: int,
         content: bool,
     ) -> SessionsPage:
-        place, descending = _ORDERS[order_by]
-        selected = self._selected(scope, where)
-        placed = [((place(log, index), index.key[1]), log) for log, index in selected]
-        if after is not None:
-            placed = [(key, log) for key, log in placed if (key < after if descending else key > after)]
-        placed.sort(key=lambda item: item[0], reverse=descending)
-        sessions = [log.snapshot(content=content) for _, log in placed[:limit]]
-        if content:
-            sessions = fitting_by(lambda session: len(session.core) + len(session.content), sessions)
-        more = len(sessions) < len(placed)
-        return SessionsPage(sessions, placed[len(sessions) - 1][0] if more else None)
+        return session_list.page(self._selected(scope, where), order_by, after, limit, content=content)
 
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
         return sum(1 for _ in self._selected(scope, where))
@@ -356,10 +250,8 @@ class MemoryStore:
         limit: int,
     ) -> MessagesPage:
         log = self._log(scope, session_id)
-        start = bisect_right(log.message_seqs, after_seq)
-        end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
-        within = log.message_seqs[start:end]
-        seqs = (within[::-1] if descending else within)[:LOOKED_AT]
+        within = log.message_seqs_between(after_seq, before_seq, descending=descending)
+        seqs = within[:LOOKED_AT]
         looked_at = fitting_by(lambda found: len(found[1]), ((seq, log.events[seq].body) for seq in seqs))
         return selected(log.head.version, looked_at, where, limit, more=len(looked_at) < len(within))
 
@@ -375,10 +267,8 @@ class MemoryStore:
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
         log = self._log(scope, session_id)
-        start = bisect_right(log.message_seqs, after_seq)
-        end = bisect_left(log.message_seqs, before_seq) if before_seq else len(log.message_seqs)
-        within = log.message_seqs[start:end]
-        seqs = (within[::-1] if descending else within)[:limit]
+        within = log.message_seqs_between(after_seq, before_seq, descending=descending)
+        seqs = within[:limit]
         bodies = fitting(log.events[seq].body for seq in seqs)
         if not bodies:
             return MessagesPage(log.head.version, [], 0, 0, more=False)
@@ -474,45 +364,22 @@ class MemoryStore:
     async def ping(self) -> None:
         """Returns at once: this store is always available."""
 
-    def _visible(self, scope: Scope, session_id: str) -> _Log | None:
+    def _visible(self, scope: Scope, session_id: str) -> MemorySession | None:
         log = self._logs.get((scope.tenant_id, session_id))
         if log is None or log.head.deleted or scope.user_id not in ("", log.head.user_id):
             return None
         return log
 
-    def _log(self, scope: Scope, session_id: str) -> _Log:
+    def _log(self, scope: Scope, session_id: str) -> MemorySession:
         log = self._visible(scope, session_id)
         if log is None:
             raise SessionNotFound(session_id)
         return log
 
-    def _selected(self, scope: Scope, where: SessionFilter) -> Iterable[tuple[_Log, IndexRow]]:
+    def _selected(self, scope: Scope, where: SessionFilter) -> Iterable[tuple[MemorySession, IndexRow]]:
         for log in self._logs.values():
             if log.index is not None and selects(scope, where, log.index, log.update_time_us):
                 yield log, log.index
-
-
-def _create_time(log: _Log, index: IndexRow) -> int | str:
-    return index.create_time_us
-
-
-def _update_time(log: _Log, index: IndexRow) -> int | str:
-    return log.update_time_us
-
-
-def _name(log: _Log, index: IndexRow) -> int | str:
-    return index.name
-
-
-_ORDERS: dict[int, tuple[Callable[[_Log, IndexRow], int | str], bool]] = {
-    SessionOrder.SESSION_ORDER_UNSPECIFIED: (_create_time, True),
-    SessionOrder.SESSION_ORDER_CREATE_TIME_DESC: (_create_time, True),
-    SessionOrder.SESSION_ORDER_CREATE_TIME_ASC: (_create_time, False),
-    SessionOrder.SESSION_ORDER_UPDATE_TIME_DESC: (_update_time, True),
-    SessionOrder.SESSION_ORDER_UPDATE_TIME_ASC: (_update_time, False),
-    SessionOrder.SESSION_ORDER_NAME_ASC: (_name, False),
-    SessionOrder.SESSION_ORDER_NAME_DESC: (_name, True),
-}
 
 
 def _stored(event: EventRow) -> StoredEvent:
