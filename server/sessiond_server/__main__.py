@@ -3,33 +3,13 @@
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import version
-from typing import Final, NoReturn
 
 from sessiond_server import telemetry
-from sessiond_server.settings import SETTINGS, SettingError, Settings, add_flags, load, markdown, scrub
-
-_OPTION: Final = re.compile(r"--[a-z][a-z-]*")
-_DATABASE = ("store", "postgres_dsn", "data_dir")
-_PROBE = ("listen", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors do not quote misplaced arguments, which may be URLs with passwords."""
-
-    def error(self, message: str) -> NoReturn:
-        for argument in sorted(sys.argv[1:] if self.given is None else self.given, key=len, reverse=True):
-            name, _, value = argument.partition("=")
-            for secret in (argument, value) if not _OPTION.fullmatch(name) else (value,):
-                if secret:
-                    message = message.replace(repr(secret), "***").replace(secret, "***")
-        super().error(message)
-
-    given: Sequence[str] | None = None
+from sessiond_server.cli.arguments import command_line
+from sessiond_server.settings import SETTINGS, SettingError, Settings, load, markdown, scrub
 
 
 def process() -> int:
@@ -49,10 +29,10 @@ def process() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    _Parser.given = arguments
-    asked = _parser().parse_args(arguments)
+    parser = command_line(arguments)
+    asked = parser.parse_args(arguments)
     if asked.command is None:
-        _parser().print_help()
+        parser.print_help()
         return 2
     settings = None
     try:
@@ -103,83 +83,6 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         return keys.run(asked.name, asked.tenant, asked.user, asked.scope, asked.expires)
     print(markdown(), end="")
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 10_000:
-        raise ValueError
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sessiond",
-        description="Keeps the conversations of AI agents and chat applications.",
-        epilog="`sessiond serve` needs no settings: it brings its own Postgres. `sessiond COMMAND --help` says more.",
-    )
-    parser.add_argument("--version", action="version", version=f"sessiond {version('sessiond')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    serve = commands.add_parser(
-        "serve", help="run the service", description="Runs the service until SIGTERM or Ctrl-C."
-    )
-    add_flags(serve)
-    migrate = commands.add_parser(
-        "migrate", help="bring the database's schema to this version", description="Brings the schema to this version."
-    )
-    add_flags(migrate, (*_DATABASE, "migration_wait", "require_durable"))
-    check = commands.add_parser(
-        "check",
-        help="check that everything is there that serve needs",
-        description="Checks everything that serve needs, and says what to do. Exits with 1 if a check fails.",
-    )
-    check.add_argument(
-        "--production", action="store_true", help="go through the checklist for production of docs/operations.md too"
-    )
-    check.add_argument(
-        "--replicas",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="with --production: most replicas that run on the database at the same time (default: 1)",
-    )
-    add_flags(check)
-    show = commands.add_parser(
-        "show",
-        help="print a session and its log, including contents",
-        description="Prints a session and its log from the database, including contents.",
-    )
-    show.add_argument("session", metavar="SESSION", help="id of the session")
-    show.add_argument("--tenant", default="default", help="whose session (default: default)")
-    show.add_argument("--full", action="store_true", help="do not truncate texts, and show what each event wrote")
-    add_flags(show, _DATABASE)
-    keys = commands.add_parser("keys", help="make bearer keys", description="Bearer keys.")
-    new = keys.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
-        "new",
-        help="create a key",
-        description="Creates a key: prints its entry for the keys file on standard output, the key on standard error.",
-        epilog="Example: sessiond keys new --name billing --tenant acme >> keys.toml",
-    )
-    new.add_argument("--name", required=True, help="name of its user, which the log of a session shows")
-    new.add_argument("--tenant", default="default", help="tenant whose sessions it opens (default: default)")
-    new.add_argument("--user", default="", help="restricts it to sessions of this user (default: all users)")
-    new.add_argument("--scope", action="append", default=[], help="what it allows; may be repeated (default: all)")
-    new.add_argument(
-        "--expires",
-        default="",
-        metavar="WHEN",
-        help="a duration such as 90d, or a time such as 2027-01-31T00:00:00Z (default: never)",
-    )
-    probe = commands.add_parser(
-        "healthcheck",
-        help="ask the running service for its health",
-        description="Exits with 0 if the service reports SERVING, else with 1.",
-    )
-    probe.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="(default: 3)")
-    add_flags(probe, _PROBE)
-    commands.add_parser("settings", help="print the table of all settings", description="Prints all settings.")
-    return parser
 
 
 if __name__ == "__main__":

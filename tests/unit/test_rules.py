@@ -11,7 +11,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionView, TokenUsage
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.fold import title
+from sessiond_server.domain.messages.titles import title
 from sessiond_server.domain.rows import Policy
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (

@@ -8,7 +8,7 @@ from typing import Final
 from sessiond.patches import session_after
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
-from sessiond.v1.message_pb2 import Message, Role
+from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionStatus, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
@@ -17,7 +17,6 @@ from sessiond_server.domain.validation import MOST_INTEGER
 
 # Looked up once: each access through the enum costs most of a microsecond.
 ENDED: Final = SessionStatus.SESSION_STATUS_ENDED
-USER: Final = Role.ROLE_USER
 
 ACTIVITY: Final = frozenset(
     {
@@ -35,21 +34,6 @@ ACTIVITY: Final = frozenset(
     }
 )
 """Types of events without a Session payload that move `last_activity_time`."""
-
-TITLE_CHARACTERS = 50
-"""Length of the name that the first user message gives a session."""
-
-
-def title(message: Message) -> str:
-    """The name that a session without one gets from this message; "" if the message gives none.
-
-    It is the first TITLE_CHARACTERS characters of a user message's first text, with white space folded.
-    """
-    if message.role != USER:
-        return ""
-    text = next((part.text for part in message.parts if part.text.strip()), "")
-    # The prefix bounds the cost for long texts. A title may come out shorter where the prefix is mostly white space.
-    return " ".join(text[: 20 * TITLE_CHARACTERS].split())[:TITLE_CHARACTERS].rstrip()
 
 
 def advance(session: Session, seq: int, time_us: int, *, first_of_request: bool, activity: bool) -> None:

@@ -71,7 +71,7 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
         seq, event_id = first_seq + index, step.new_id()
         message_id = given.message_id or event_id
         name = None
-        if not core.name and (title := fold.title(given)):
+        if not core.name and (title := titles.title(given)):
             core.name = name = title
             state.indexed = True
         head = shared_head + encoding.event_head(seq, event_id, previous, first_index + index, name)
