@@ -59,8 +59,8 @@ test-trust: $(TESTED) ## Runs the tests N times in random orders and in parallel
 test-matrix: $(TESTED) ## Runs migrations, stores, buses, caches and campaigns over other versions of Postgres and Redis [ONLY=postgres-14]
 	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1]
-	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
+bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,append_1 DURATION=3 FILE=conversations.jsonl PEERS=1; OVERLOAD=1; FAIRNESS=1]
+	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload)$(if $(FAIRNESS),.fairness) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
 verify: quick subjects protos-check sync-client-check docker-check deploy-check ## Everything that CI checks beside the tests

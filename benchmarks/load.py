@@ -45,6 +45,8 @@ class Pressure:
     most_waiting: int = 20_000
     deadline: float = 20.0
     protocol: str = "grpc"
+    key: str = ""
+    """API key of every call; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def plan_of(port: int, scripts: Sequence[Script], pressure: Pressure) -> dict[st
     return {
         "target": f"127.0.0.1:{port}",
         "protocol": pressure.protocol,
+        "key": pressure.key,
         "connections": pressure.connections,
         "callers": pressure.callers,
         "rate": pressure.rate,

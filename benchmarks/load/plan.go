@@ -14,6 +14,7 @@ type Plan struct {
 	Target string `json:"target"` // host:port
 	// "grpc": a step's method is "/package.Service/Method". "http": it is "GET /path", the body is JSON.
 	Protocol    string  `json:"protocol"`
+	Key         string  `json:"key"` // API key of every call; empty: none
 	Connections int     `json:"connections"`
 	Callers     int     `json:"callers"` // closed loop: each has one call under way
 	Rate        float64 `json:"rate"`    // calls per second, open loop; 0: closed loop
