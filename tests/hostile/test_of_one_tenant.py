@@ -162,3 +162,36 @@ async def test_searches_of_one_tenant_leave_the_store_to_others() -> None:
         await wire.call("GetSession", GetSessionRequest(session_id="s"), key=OTHER_TENANT)
         store.go.set()
         await asyncio.gather(other, *searches)
+
+
+async def test_lone_call_does_not_wait_behind_all_calls_of_another_tenant() -> None:
+    async with serving() as wire, AsyncExitStack() as stack:
+        await wire.create("s", key=OTHER_TENANT)
+        get = message(GetSessionRequest(session_id="s").SerializeToString())
+        raws = [await stack.enter_async_context(raw_client(wire.port)) for _ in range(4)]
+        under_way = {raw: [raw.open(GET, TENANT, get, end=True) for _ in range(160)] for raw in raws}
+        ended = 0
+        stopped = False
+
+        async def go_on() -> bool:
+            """Another call for each that has ended."""
+            nonlocal ended
+            for raw, calls in under_way.items():
+                left = [call for call in calls if not call.ended]
+                ended += len(calls) - len(left)
+                under_way[raw] = left + [raw.open(GET, TENANT, get, end=True) for _ in range(160 - len(left))]
+                await raw.flush()
+            return stopped
+
+        load = asyncio.create_task(until(go_on))
+        overtaken = []
+        try:
+            await until(lambda: wire.server.calls > 500)
+            for _ in range(5):
+                before = ended
+                await wire.call("GetSession", GetSessionRequest(session_id="s"), key=OTHER_TENANT)
+                overtaken.append(ended - before)
+        finally:
+            stopped = True
+            await load
+        assert sorted(overtaken)[2] < 320, "calls in progress go before it, and not those that wait"

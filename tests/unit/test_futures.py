@@ -32,6 +32,7 @@ SETTLED_BY = {
     "redis/cache.py RedisCache.put": "its nodes, each of which answers whatever its link does; tested below",
     "redis/link.py Link.ask": "replies, or the end of the connection; tested below",
     "redis/node.py Node.get": "the lane, whatever the replies are: tests/cache/test_damage.py",
+    "rpc/ahead.py Ahead.next": "grpc's core, which answers or refuses each request: tests/unit/test_ahead.py",
     "rpc/interceptors/boundary.py Boundary._cancelled": "its caller, who waits for a time and cancels it",
     "rpc/interceptors/gathering.py Gathering._turn": "a callback of the loop that calls nothing which can fail",
     "rpc/interceptors/occupancy.py Occupancy.emptied": "the end of the last call",
@@ -62,7 +63,7 @@ def makers_of_futures(tree: ast.AST, within: tuple[str, ...] = ()) -> Iterator[s
         named = (node.name,) if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ()
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in ("create_future", "Future"):
+            if name == "create_future" or name.endswith("Future"):
                 yield ".".join(within)
         yield from makers_of_futures(node, (*within, *named))
 

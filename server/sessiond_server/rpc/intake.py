@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Protocol
+
+from sessiond_server.rpc.ahead import Ahead
 
 ENOUGH_OF_MANY: Final = 8192
 """Calls in progress at which no more are accepted while there are several tenants: a call must be accepted before its
@@ -50,6 +53,8 @@ class Intake:
         self._left = 0
         self._left_at = clock()
         self._ended = False
+        self._ahead = Ahead()
+        self._request_call: Callable[[], Coroutine[Any, Any, Any]] | None = None
 
     def full(self) -> bool:
         """Whether the next call must wait."""
@@ -63,15 +68,31 @@ class Intake:
         return now - self._left_at <= STALLED and (calls.present >= ENOUGH_OF_MANY or self._alone())
 
     def end(self) -> None:
-        """Accepts every call from now on: a server that stops waits for the task that accepts calls."""
+        """Accepts every call from now on, and none ahead: a server that stops waits for the task that accepts calls."""
         self._ended = True
+        self._ahead.end()
 
-    def govern(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Sets the pace of servers that are started in this context."""
+    async def handed_over(self) -> None:
+        """Returns once grpc.aio has got the calls that were accepted ahead. To be called after `end`."""
+        await self._ahead.handed_over()
+
+    def govern(self, loop: asyncio.AbstractEventLoop, server: object = None) -> None:
+        """Sets the pace of servers that are started in this context. `server`: the one, of grpc.aio, for which calls
+        are accepted ahead while there are several tenants; None: calls are accepted one by one."""
         _GOVERNING.set(self)
+        self._request_call = getattr(getattr(server, "_server", None), "_request_call", None)
         factory = loop.get_task_factory()
         if getattr(factory, "__func__", None) is not _TaskFactory.make:
             loop.set_task_factory(_TaskFactory(factory).make)
+
+    def next(self, first: Coroutine[Any, Any, Any], task: Callable[[Any], "asyncio.Future[Any]"]) -> Any:
+        """The future of the next call. `first` is grpc's request for it; `task` makes a task of a coroutine."""
+        request_call, full = self._request_call, self.full()
+        if full:
+            first = _when_there_is_room(self, first)
+        if request_call is None or full or self._alone():
+            return self._ahead.next(task(first)) if self._ahead.used else task(first)
+        return self._ahead.next(task(first), lambda: task(request_call()))
 
     async def room(self) -> None:
         """Returns once the next call may be accepted."""
@@ -91,8 +112,11 @@ class _TaskFactory:
     def make(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Future[Any]":
         if getattr(coro, "__qualname__", "") == _REQUEST_CALL:
             intake = _GOVERNING.get()
-            if intake is not None and intake.full():
-                coro = _when_there_is_room(intake, coro)
+            if intake is not None:
+                return intake.next(coro, partial(self._task, loop, **options))  # type: ignore[no-any-return]
+        return self._task(loop, coro, **options)
+
+    def _task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Future[Any]":
         if self._before is not None:
             return self._before(loop, coro, **options)  # type: ignore[no-any-return]
         return asyncio.Task(coro, loop=loop, **options)

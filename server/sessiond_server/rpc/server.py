@@ -39,6 +39,7 @@ from sessiond_server.rpc.intake import Intake
 from sessiond_server.rpc.interceptors.access_log import AccessLog
 from sessiond_server.rpc.interceptors.admission import Admission
 from sessiond_server.rpc.interceptors.authentication import Authentication
+from sessiond_server.rpc.interceptors.beginning import Beginning
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from sessiond_server.rpc.interceptors.call_id import CallId
 from sessiond_server.rpc.interceptors.call_metrics import CallMetrics, MethodMetrics
@@ -111,6 +112,8 @@ class WireSettings:
     enough_calls: int = 512
     """Unary calls in progress at which no more are accepted, while there is one tenant (see `Intake`): several batches
     of writes, a tenth of a second of reads."""
+    most_begun: int = 64
+    """Unary calls that are worked on at a time while there are several tenants (see `Beginning`)."""
     most_waiting: int = 16 * 1024
     """Most calls that wait for a place; more are refused with TooManyCalls."""
     most_searches: int = 5
@@ -285,6 +288,8 @@ class RpcServer:
             self._occupancy,  # before any work is done
             Deadline(settings.longest_deadline),  # around all waits
             admission,  # before the request takes memory
+            # Before the loop works on the request: what has begun delays calls of all tenants.
+            Beginning(settings.most_begun, alone=alone),
             reading,
             Gathering(),  # innermost: everything after it runs for several calls in a row
         )
@@ -313,7 +318,7 @@ class RpcServer:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
             port = server.add_insecure_port(self._settings.listen)
-        self._intake.govern(asyncio.get_running_loop())
+        self._intake.govern(asyncio.get_running_loop(), server)
         await server.start()
         self._server = server
         return port
@@ -385,6 +390,7 @@ class RpcServer:
         """Stops grpc's server. Calls that the transport has delivered by now are served; only watchers are disconnected
         (decision 14)."""
         self._intake.end()
+        await self._intake.handed_over()
         closing = asyncio.create_task(server.stop(self._settings.grace), name="rpc-grace")
         # One turn of the loop, so that connections get a GOAWAY before watchers disconnect, who reconnect at once.
         await asyncio.sleep(0)
