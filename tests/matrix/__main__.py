@@ -127,7 +127,7 @@ async def _pgbouncer(jar: Jar, program: str | None) -> AsyncIterator[tuple[str, 
         raise Unavailable("there is no pgbouncer on the PATH, nor in SESSIOND_TEST_PGBOUNCER")
     async with _running(jar.unpack) as (node, version):
         port = free_port()
-        async with transaction_pooler(node.dsn, port, program=program) as pooled:
+        async with transaction_pooler(node.dsn, port, 8, program=program) as pooled:
             name = f"PgBouncer {version_of(program)}, PostgreSQL {version}"
             direct, through = {"SESSIOND_POSTGRES_DSN": node.dsn}, {"SESSIOND_TEST_POOLER": f"127.0.0.1:{port}"}
             yield name, [direct, {**direct, **through}, {"SESSIOND_POSTGRES_DSN": pooled}]
@@ -185,12 +185,14 @@ class Row:
     seconds: float
 
 
-async def run(cell: Cell) -> Row:
-    """All steps, also behind one that failed."""
+async def run(cell: Cell, columns: Sequence[str] = COLUMNS) -> Row:
+    """All steps of these columns, also behind one that failed."""
     began, results, sound = time.monotonic(), {}, True
     try:
         async with cell.open() as (version, environments):
             for step, environment in zip(cell.steps, environments, strict=True):
+                if step.column not in columns:
+                    continue
                 log = LOG / f"{cell.name}-{step.column}.log"
                 code = await _command(step.arguments, environment, log)
                 results[step.column] = closing(log.read_text(errors="replace"), code)
@@ -239,14 +241,17 @@ async def main() -> int:
     every = {cell.name: cell for cell in cells()}
     parser = argparse.ArgumentParser(prog="make test-matrix", description=__doc__)
     parser.add_argument("--only", help=f"of these, with commas between (ONLY=): {', '.join(every)}")
-    chosen = (parser.parse_args().only or ",".join(every)).split(",")
-    if unknown := [name for name in chosen if name not in every]:
-        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(every)}")
+    parser.add_argument("--steps", help=f"only these, with commas between: {', '.join(COLUMNS)}")
+    asked = parser.parse_args()
+    chosen = (asked.only or ",".join(every)).split(",")
+    steps = (asked.steps or ",".join(COLUMNS)).split(",")
+    if unknown := [name for name in chosen if name not in every] + [name for name in steps if name not in COLUMNS]:
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join((*every, *COLUMNS))}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both leave nothing behind
     LOG.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in chosen:
-        rows.append(await run(every[name]))
+        rows.append(await run(every[name], steps))
         print(f"{rows[-1].version}: {'sound' if rows[-1].sound else 'FAILED'}, {rows[-1].seconds:.0f} s", flush=True)
     print(f"\n{table(rows)}\n")
     tried = [row for row in rows if row.results]
