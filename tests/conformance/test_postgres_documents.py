@@ -199,7 +199,7 @@ async def test_a_batch_with_documents_sends_no_more_statements(
         monkeypatch.setattr(asyncpg.Connection, kind, noted(kind))
     await accepted(postgres, caller.append("s"))
     plain = len(sent)
-    assert plain == 5  # begin, lock, look up, write, commit
+    assert plain == 5, sent  # begin, lock, look up, write, commit
     assert not [statement for statement in sent if "documents" in statement]
     sent.clear()
     await accepted(postgres, caller.append_with("s", put(APP, "a"), put(ANN, "b"), put(S, "c")))
