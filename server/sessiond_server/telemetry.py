@@ -16,18 +16,32 @@ from typing import Final, TextIO
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import SessiondError
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "call_id"}
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "call_id",
+    "trace_id",
+}
 _SAFE_TEXT: Final = (SessiondError, EmbeddedError)
 
 
-def configure(level: str, form: str, call_id: Callable[[], str], stream: TextIO | None = None) -> None:
+def configure(
+    level: str,
+    form: str,
+    call_id: Callable[[], str],
+    stream: TextIO | None = None,
+    *,
+    trace_id: Callable[[], str] = str,
+) -> None:
     """Sends all records of at least `level` to `stream` (default: standard error), in the `form` "text" or "json".
 
-    `call_id` returns the id of the call that the current task serves, or "". Replaces any earlier configuration.
+    `call_id` returns the id of the call that the current task serves, or "", and `trace_id` that of its trace. Replaces
+    any earlier configuration.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    handler.addFilter(_CallIdFilter(call_id))
+    handler.addFilter(_IdsFilter(call_id, trace_id))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -37,33 +51,39 @@ def configure(level: str, form: str, call_id: Callable[[], str], stream: TextIO 
     logging.captureWarnings(True)
 
 
-class _CallIdFilter(logging.Filter):
-    """Adds the call's id to each record, in the task that logs it. Passes every record."""
+class _IdsFilter(logging.Filter):
+    """Adds the ids of the call and of its trace to each record, in the task that logs it. Passes every record."""
 
-    def __init__(self, call_id: Callable[[], str]) -> None:
+    def __init__(self, call_id: Callable[[], str], trace_id: Callable[[], str]) -> None:
         super().__init__()
         self._call_id = call_id
+        self._trace_id = trace_id
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.call_id = self._call_id()
+        record.trace_id = self._trace_id()
         return True
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=...`, followed by the places of an exception."""
+    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=... trace_id=...`, followed by the places of an
+    exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         call_id = getattr(record, "call_id", "") or getattr(record, "request_id", "")
         line = f"{_time(record)} {record.levelname} {record.name}: {_one_line(record.getMessage())}"
         if call_id:
             line += f" request_id={call_id}"
+        if trace_id := getattr(record, "trace_id", ""):
+            line += f" trace_id={trace_id}"
         if record.exc_info and record.exc_info[1]:
             line += "\n" + describe(record.exc_info[1])
         return line
 
 
 class JsonFormatter(logging.Formatter):
-    """`time`, `level`, `logger`, `message`, `request_id` in a call, `exception`, and the record's extra fields."""
+    """`time`, `level`, `logger`, `message`, `request_id` in a call, `trace_id` in a trace, `exception`, and the
+    record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
@@ -74,6 +94,8 @@ class JsonFormatter(logging.Formatter):
         }
         if call_id := getattr(record, "call_id", ""):
             fields["request_id"] = call_id
+        if trace_id := getattr(record, "trace_id", ""):
+            fields["trace_id"] = trace_id
         fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
         if record.exc_info and record.exc_info[1]:
             fields["exception"] = describe(record.exc_info[1])

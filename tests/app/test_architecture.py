@@ -58,6 +58,7 @@ LIBRARIES = {
     "grpc_reflection": ("rpc",),
     "grpc_status": ("rpc",),
     "obstore": ("blobs.objects",),
+    "opentelemetry": ("tracing",),
     "prometheus_client": ("metrics",),
     "redis": ("redis",),
 }
@@ -79,16 +80,18 @@ ROOMS = {
     "rpc": ("auth", "domain", "slots", "store", "events", "blobs"),
     "settings": (),
     "slots": ("domain",),
+    "spans": (),
     "store": ("domain",),
     "sweeper": ("store",),
     "tasks": (),
     "store_watch": ("store",),
     "telemetry": ("embedded",),
+    "tracing": (),
 }
 """Which other rooms a room may import. Every room may import what is in EVERYWHERE; `app`, `cli` and `__main__`
 compose, and may import all."""
 
-EVERYWHERE = ("errors", "failpoints", "measures", "tasks")
+EVERYWHERE = ("errors", "failpoints", "measures", "spans", "tasks")
 
 COMPOSERS = ("app", "cli", "__main__")
 

@@ -7,6 +7,7 @@ from sessiond_server.events.limits import HubLimits
 from sessiond_server.rpc.server import WireSettings
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.settings import Settings
+from sessiond_server.spans import Tracer
 from sessiond_server.store.batching import BatchLimits
 from sessiond_server.store.cached.contract import CacheLimits
 
@@ -50,13 +51,14 @@ def hub(settings: Settings) -> HubLimits:
     )
 
 
-def wire(settings: Settings, certificates: Certificates | None) -> WireSettings:
+def wire(settings: Settings, certificates: Certificates | None, tracer: Tracer | None = None) -> WireSettings:
     reflection = settings.reflection
     if reflection is None:
         reflection = settings.embedded or settings.store == "memory"
     return WireSettings(
         listen=str(settings.listen),
         certificates=certificates,
+        tracer=tracer,
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
         call_metrics=settings.metrics_listen is not None,

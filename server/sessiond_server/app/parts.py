@@ -16,6 +16,7 @@ from sessiond_server.app.database import bundled, opened_store, revealed
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
+from sessiond_server.blobs.traced import TracedBlobs
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.events.announcer import Announcer
@@ -26,8 +27,10 @@ from sessiond_server.settings import Settings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.cached.store import CachedSessions
+from sessiond_server.store.cached.traced import TracedCache
 from sessiond_server.store.commits import Commits
 from sessiond_server.store.session_reads import SessionReads
+from sessiond_server.store.write_spans import TracedCommits
 
 if TYPE_CHECKING:
     from sessiond_server.memory.store import MemoryStore
@@ -66,11 +69,12 @@ class Parts:
 
 
 @asynccontextmanager
-async def opened_parts(settings: Settings, alone: Callable[[], bool]) -> AsyncIterator[Parts]:
+async def opened_parts(settings: Settings, alone: Callable[[], bool], *, traced: bool = False) -> AsyncIterator[Parts]:
     """Opens the parts while the context is open. The database need not be reachable yet. Raises SettingError,
     EmbeddedError.
 
-    `alone` returns whether there is only one tenant, which then need not leave room for others.
+    `alone` returns whether there is only one tenant, which then need not leave room for others. `traced`: what the
+    parts do for traced calls has spans.
     """
     async with AsyncExitStack() as stack:
         embedded = None
@@ -79,18 +83,25 @@ async def opened_parts(settings: Settings, alone: Callable[[], bool]) -> AsyncIt
         dsn = embedded.postgres_dsn if embedded else revealed(settings.postgres_dsn)
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(opened_blobs(settings, dsn))
+        if traced:
+            blobs = TracedBlobs(blobs)
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
         attachments = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
         bus, begin_bus = await stack.enter_async_context(opened_bus(settings, dsn, redis_url))
         hub = await stack.enter_async_context(EventHub(truth, bus, limits.hub(settings), alone=alone))
-        commits: Commits = AnnouncedCommits(truth, Announcer(hub, bus))
+        database = "postgresql" if settings.store == "postgres" else settings.store
+        committed: Commits = TracedCommits(truth, database) if traced else truth
+        commits: Commits = AnnouncedCommits(committed, Announcer(hub, bus))
         sessions: SessionReads = truth
         cache = await stack.enter_async_context(opened_cache(settings, redis_url))
         cached = None
         if cache is not None:
-            commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, cache))
-        batcher = await stack.enter_async_context(Batcher(commits, limits.batcher(settings), alone=alone))
+            used = TracedCache(cache) if traced else cache
+            commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, used))
+        batcher = await stack.enter_async_context(
+            Batcher(commits, limits.batcher(settings), alone=alone, traced=traced)
+        )
         yield Parts(
             embedded=embedded,
             dsn=dsn,

@@ -1,6 +1,6 @@
 """The whole service: starts its parts in this order, and stops them in reverse.
 
-parts -> metrics -> wire, refusing calls -> schema -> background tasks -> wire, serving
+tracer -> parts -> metrics -> wire, refusing calls -> schema -> background tasks -> wire, serving
 """
 
 import asyncio
@@ -20,12 +20,13 @@ from sessiond_server.app.health import observed, watch_cache
 from sessiond_server.app.metrics import opened_metrics, sources
 from sessiond_server.app.parts import opened_parts
 from sessiond_server.app.signals import Signals
+from sessiond_server.app.tracer import opened_tracer
 from sessiond_server.blobs import reaper
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.reloading import Reloader, look
 from sessiond_server.rpc.server import Reads, RpcServer
 from sessiond_server.rpc.tls import Certificates
-from sessiond_server.settings import Address, Settings, keys_in_the_clear, refuse_open_network
+from sessiond_server.settings import Address, Settings, keys_in_the_clear, refuse_open_network, traces
 from sessiond_server.store_watch import StoreWatch
 
 _log = logging.getLogger("sessiond.app")
@@ -84,10 +85,12 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
     open_to_all = settings.allow_unauthenticated_network or settings.listen.loopback
     authenticator = auth.Authenticator(keys, open_to_all=open_to_all)
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(opened_parts(settings, authenticator.alone))
+        tracer = await stack.enter_async_context(opened_tracer(traces()))
+        opened = opened_parts(settings, authenticator.alone, traced=tracer is not None)
+        parts = await stack.enter_async_context(opened)
         truth = parts.truth
         reads = Reads(parts.sessions, truth, truth, truth, truth.documents)
-        wire = limits.wire(settings, certificates)
+        wire = limits.wire(settings, certificates, tracer)
         server = RpcServer(reads, parts.batcher, parts.hub, parts.bus, parts.attachments, authenticator, wire)
         watch = StoreWatch(truth, server.set_serving, parts.batcher.stalled)
         stack.enter_context(observed(watch))

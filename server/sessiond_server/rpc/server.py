@@ -50,6 +50,7 @@ from sessiond_server.rpc.interceptors.late import Late
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.interceptors.reading import PATIENCE, Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
+from sessiond_server.rpc.interceptors.spans import Spans
 from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import generic_handler, unknown_methods
 from sessiond_server.rpc.open_calls import Context
@@ -60,6 +61,7 @@ from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
+from sessiond_server.spans import Tracer
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.log_reads import LogReads
@@ -137,6 +139,8 @@ class WireSettings:
     """Most calls in progress on one connection, including streams; more wait in the client."""
     log_successes: bool = True
     """Whether the access log also has successful calls."""
+    tracer: Tracer | None = None
+    """Makes a span of each call; None: calls have none."""
     call_metrics: bool = False
     """Whether calls are counted, for `RpcServer.call_metrics`."""
     reflection: bool = False
@@ -280,6 +284,7 @@ class RpcServer:
             *((self._call_metrics,) if settings.call_metrics else ()),  # outermost: it counts every call
             Late(),  # before any other work; calls that it ends are counted, and not logged one by one
             CallId(),  # outside the log: the log record and every error carry the id
+            *((Spans(settings.tracer),) if settings.tracer is not None else ()),  # outside the log, which has their id
             # Outside the boundary: it records the final answer of every call.
             AccessLog(successes=settings.log_successes),
             Boundary(settings.watch_write_timeout),  # outside everything that raises

@@ -4,6 +4,7 @@ values.py       parsers of values
 urls.py         URLs, which may contain passwords
 connections.py  URLs of Postgres and Redis, as managed services give them
 table.py        the table of settings
+traces.py       OpenTelemetry's variables
 """
 
 import argparse
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sessiond_server.settings.table import SETTINGS, Setting, Settings, markdown
+from sessiond_server.settings.traces import protocol_of
 from sessiond_server.settings.urls import SecretUrl
 from sessiond_server.settings.values import Address
 
@@ -28,6 +30,7 @@ __all__ = [
     "load",
     "markdown",
     "scrub",
+    "traces",
 ]
 
 
@@ -87,6 +90,17 @@ def scrub(settings: Settings, text: str) -> str:
         if isinstance(value, SecretUrl):
             text = value.scrub(text)
     return text
+
+
+def traces(environ: Mapping[str, str] | None = None) -> str | None:
+    """The protocol by which traces are exported, "grpc" or "http/protobuf"; None: the environment asks for none.
+
+    Raises SettingError.
+    """
+    try:
+        return protocol_of(os.environ if environ is None else environ)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
 
 
 def refuse_open_network(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -15,8 +15,9 @@ from sessiond_server.domain.commands import Command, Outcome
 from sessiond_server.domain.shares import one_tenant
 from sessiond_server.errors import DeadlinePassed, StoreUnavailable
 from sessiond_server.measures import Durations
+from sessiond_server.store import write_spans
 from sessiond_server.store.batching import Answer, Batching, BatchLimits, Ticket
-from sessiond_server.store.commits import Commits
+from sessiond_server.store.commits import Applied, Commits
 
 _log = logging.getLogger("sessiond.batcher")
 
@@ -51,9 +52,15 @@ class Batcher:
     """
 
     def __init__(
-        self, commits: Commits, limits: BatchLimits | None = None, *, alone: Callable[[], bool] = one_tenant
+        self,
+        commits: Commits,
+        limits: BatchLimits | None = None,
+        *,
+        alone: Callable[[], bool] = one_tenant,
+        traced: bool = False,
     ) -> None:
-        """`alone` as of Batching."""
+        """`alone` as of Batching. `traced`: writes of traced calls, and their batches, have spans."""
+        self._traced = traced
         self._commits = commits
         self._batching: Batching[asyncio.Future[Answer]] = Batching(limits or BatchLimits(), Random(), alone=alone)
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -77,6 +84,8 @@ class Batcher:
             raise DeadlinePassed
         waiter: asyncio.Future[Answer] = loop.create_future()
         ticket = self._batching.submit(command, waiter, deadline, loop.time())
+        if self._traced:
+            ticket.traced = write_spans.queued()
         idle = self._idle.pop(ticket.shard, None)
         if idle is not None:
             idle.set_result(None)
@@ -87,6 +96,9 @@ class Batcher:
         except asyncio.CancelledError:
             self._batching.withdraw(ticket)
             raise
+        finally:
+            if ticket.traced is not None:
+                ticket.traced.wait.end()  # unless its batch has ended it
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -130,6 +142,12 @@ class Batcher:
     ) -> None:
         await self.close(FLUSH_SECONDS)
 
+    async def _apply_traced(
+        self, batch: Sequence[Ticket[asyncio.Future[Answer]]], commands: Sequence[Command]
+    ) -> Applied:
+        with write_spans.of_batch([ticket.traced for ticket in batch if ticket.traced is not None], len(batch)):
+            return await self._commits.apply(commands)
+
     def _begin(self, number: int) -> None:
         task = asyncio.get_running_loop().create_task(self._drive(number), name=f"batcher-{number}")
         task.add_done_callback(partial(self._ended, number))
@@ -166,7 +184,9 @@ class Batcher:
                 continue
             began = loop.time()
             try:
-                results = (await self._commits.apply([ticket.command for ticket in batch])).results
+                commands = [ticket.command for ticket in batch]
+                applied = await (self._apply_traced(batch, commands) if self._traced else self._commits.apply(commands))
+                results = applied.results
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(results)} results for {len(batch)} commands")
             except StoreUnavailable as error:

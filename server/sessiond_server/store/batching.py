@@ -25,6 +25,7 @@ from sessiond_server.domain.shares import may_hold, one_tenant
 from sessiond_server.errors import DeadlinePassed, Draining, QueueFull, StoreUnavailable, Unavailable
 from sessiond_server.measures import Durations
 from sessiond_server.store.turns import Turns
+from sessiond_server.store.write_spans import QueuedWrite
 
 Waiter = TypeVar("Waiter")
 Answer = Outcome | Exception
@@ -79,6 +80,8 @@ class Ticket(Generic[Waiter]):
     shard: int
     queued_at: float
     """When it was submitted; `inf` if that is unknown."""
+    traced: QueuedWrite | None = None
+    """Its spans; None if it has none."""
 
 
 @dataclass(slots=True)
