@@ -10,6 +10,8 @@ from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, DocumentWrite
+from sessiond.v1.message_pb2 import Message, Part, Role
+from sessiond_server.domain.json_text import NOT_JSON
 from tests.support.wire import ALICE, BOB, OTHER_TENANT, Wire, said
 
 TENANT = DocumentScope.DOCUMENT_SCOPE_TENANT
@@ -43,10 +45,10 @@ ACCEPTED = [
     document(key="a b/\u00fc"),
     document(AGENT, LONGEST),
     document(USER, LONGEST),
-    document(json="x" * 262_144),
-    document(json="\u00fc" * 131_072),
+    document(json=f'"{"x" * 262_142}"'),
+    document(json='"' + "\u00fc" * 131_071 + '"'),
     document(data=b"\0" * 262_144),
-    document(json="", media_type="x" * 255),
+    document(json=" null\n", media_type="x" * 255),
     document(json="1", user_readable=True),
     document(AGENT, "a", json="1", user_readable=True),
     document(json="1", labels={f"l{i}": "x" for i in range(16)}),
@@ -75,9 +77,12 @@ REFUSED = {
     "key  ": document(key=" k"),
     "key   ": document(key="k\n"),
     "value": Document(scope=TENANT, key="k"),
-    "json": document(json="x" * 262_145),
-    "json ": document(json="\u00fc" * 131_073),
-    "json  ": document(json="a\0"),
+    "json": document(json=f'"{"x" * 262_143}"'),
+    "json ": document(json='"' + "\u00fc" * 131_072 + '"'),
+    "json  ": document(json='"a\0"'),
+    "json   ": document(json=""),
+    "json    ": document(json="{'a': 1}"),
+    "json     ": document(json="[" * 129 + "]" * 129),
     "data": document(data=b"\0" * 262_145),
     "media_type": document(json="1", media_type="x" * 256),
     "labels": document(json="1", labels={f"l{i}": "x" for i in range(17)}),
@@ -252,7 +257,7 @@ async def test_an_append_writes_three_scopes_under_one_request_id(wire: Wire) ->
     ("documents", "field"),
     [
         ([DocumentWrite(put=document(key=f"k{i}")) for i in range(17)], "documents"),
-        ([DocumentWrite(put=document(key=f"k{i}", json="x" * 262_144)) for i in range(2)], "documents"),
+        ([DocumentWrite(put=document(key=f"k{i}", json=f'"{"x" * 262_142}"')) for i in range(2)], "documents"),
         ([DocumentWrite(put=document()), DocumentWrite(delete=DocumentName(scope=TENANT, key="k"))], "documents[1]"),
         ([DocumentWrite()], "documents[0]"),
         ([DocumentWrite(put=document(), expected_version=-1)], "documents[0].expected_version"),
@@ -268,6 +273,26 @@ async def test_documents_of_an_append_have_bounds(wire: Wire, documents: list[Do
     request = m.AppendMessagesRequest(session_id="s", messages=[said("x")], documents=documents)
     failure = await wire.failure("AppendMessages", request)
     assert (failure.reason, set(failure.violations)) == ("INVALID_FIELD", {field})
-    good = [DocumentWrite(put=document(key=f"k{i}", json="x" * 30_000)) for i in range(16)]
+    good = [DocumentWrite(put=document(key=f"k{i}", json=f'"{"x" * 29_998}"')) for i in range(16)]
     request = m.AppendMessagesRequest(session_id="s", messages=[said("x")], documents=good)
     assert len((await wire.call("AppendMessages", request)).documents) == 16
+
+
+async def test_json_texts_of_an_append_must_be_json_and_stay_as_they_are(wire: Wire) -> None:
+    """Small requests, and those that are parsed and checked in slices."""
+    await wire.create("s")
+    for padding in ("", " " * 100_000):
+        text = f'{{"n": 9007199254740993, "a": 1.0,{padding}"n": "\\ud800"}}\n'
+        parts = [Part(json=text), Part(text="{")]
+        put = DocumentWrite(put=document(SESSION, json=text))
+        request = m.AppendMessagesRequest(
+            session_id="s", messages=[Message(role=Role.ROLE_USER, parts=parts)], documents=[put]
+        )
+        answer = await wire.call("AppendMessages", request)
+        got = await wire.call("GetMessage", m.GetMessageRequest(session_id="s", message_id=answer.message_ids[0]))
+        assert [part.json for part in got.parts] == [text, ""]
+        request.messages[0].parts.add(json=text[:-2])
+        request.documents[0].put.json = f"[{padding}"
+        failure = await wire.failure("AppendMessages", request)
+        assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert failure.violations == dict.fromkeys(["messages[0].parts[2].json", "documents[0].put.json"], NOT_JSON)

@@ -110,7 +110,9 @@ class Document(google.protobuf.message.Message):
     sort by code points; `/` has no meaning for sessiond, but ListDocuments selects by prefix.
     """
     json: builtins.str
-    """JSON text, kept byte for byte. 0 to 262 144 bytes, no U+0000. sessiond never parses it."""
+    """JSON text (RFC 8259), kept byte for byte. 1 to 262 144 bytes; at most 128 levels. All JSON texts of one request
+    have at most 50 000 objects and lists together.
+    """
     data: builtins.bytes
     """Bytes. 0 to 262 144."""
     media_type: builtins.str

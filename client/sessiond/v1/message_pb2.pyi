@@ -196,8 +196,9 @@ class Part(google.protobuf.message.Message):
     thinking: builtins.str
     """The model's thinking before its answer, if the provider returns it."""
     json: builtins.str
-    """JSON text, byte for byte: what a Struct would change, such as signed blocks, the order of members, and integers
-    above 2^53. 0 to 1 048 576 bytes. sessiond never parses it.
+    """JSON text (RFC 8259), kept byte for byte: what a Struct would change, such as signed blocks, the order of members,
+    and integers above 2^53. 1 to 1 048 576 bytes; at most 128 levels. All JSON texts of one request have at most
+    50 000 objects and lists together.
     """
     @property
     def data(self) -> google.protobuf.struct_pb2.Struct:
@@ -339,7 +340,8 @@ class FilePart(google.protobuf.message.Message):
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """Location of the file. Required; 1 to 8 192 characters, no control characters. sessiond never fetches it.
+    """Location of the file. Required; 1 to 8 192 characters, no control characters. sessiond never fetches it, and keeps a
+    `data:` URL as it came.
     `attachment:` followed by an `attachment_id` means that attachment of the session.
     """
     media_type: builtins.str

@@ -3,7 +3,8 @@
 Every method is registered as one that takes a stream, so that we read a unary request ourselves
 (interceptors/reading.py), once the caller is known and the call has a place. Parsing also happens inside the
 interceptors, so that a malformed request is answered, logged and counted like any other. Responses are bytes already.
-Requests of many elements are parsed in slices, few requests at a time (elements.py).
+Requests of many elements are parsed in slices, few requests at a time (elements.py); JSON texts are checked in the same
+way (json_texts.py).
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import ServicerContext
 
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
-from sessiond_server.rpc import elements
+from sessiond_server.rpc import elements, json_texts
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
 from sessiond_server.rpc.places import Places
 
@@ -100,6 +101,7 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
     parse, name = _parser(descriptor)
     made = GetMessageClass(descriptor.input_type)
     fields = elements.table(descriptor.input_type)
+    texts = json_texts.TEXTS.get(descriptor.input_type.full_name)
 
     def parsing(request: bytes, call: Call) -> Awaitable[bytes | None]:
         if not elements.is_small(request):
@@ -108,6 +110,9 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
             message = parse(request)
         except DecodeError:
             raise MalformedRequest(name) from None
+        if texts is not None:
+            for _ in json_texts.check(texts(message)):
+                pass  # a request that is parsed in one piece is too small for others to need a turn
         return behaviour(message, call)
 
     async def parsing_slices(request: bytes, call: Call) -> bytes | None:
@@ -128,6 +133,12 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
                     await asyncio.sleep(pace.pause())
                     pace.go_on()
                 message.MergeFromString(piece)
+            for _ in json_texts.check(texts(message)) if texts is not None else ():
+                if not has_place:
+                    await slicing.take(tenant_id)
+                    has_place = True
+                await asyncio.sleep(pace.pause())
+                pace.go_on()
         except elements.TooManyElements:
             raise InvalidFields([Violation("request", _TOO_MANY)], "elements") from None
         except (DecodeError, elements.Malformed):
