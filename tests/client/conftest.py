@@ -1,13 +1,11 @@
 """Fixtures: a client of a scripted server, and a client of the whole service over the memory store."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import pytest
 
 import sessiond
-from tests.support.both_clients import Shaped
+from tests.support.both_clients import connected
 from tests.support.client_service import QUICK, RECONNECT, Service, serving
 from tests.support.scripted_server import ScriptedServer, scripted_server
 
@@ -29,17 +27,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def client_kind(request: pytest.FixtureRequest) -> str:
     """Which client a test has: "async" or "sync"."""
     return getattr(request, "param", "async")
-
-
-@asynccontextmanager
-async def connected(client_kind: str, target: str, **options: Any) -> AsyncIterator[sessiond.Client]:
-    """A client of that kind, in the shape of the asynchronous one."""
-    if client_kind == "async":
-        async with sessiond.Client(target, **options) as client:
-            yield client
-    else:
-        async with Shaped(sessiond.SyncClient(target, **options)) as shaped:
-            yield cast("sessiond.Client", shaped)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import redis.asyncio
 
 import sessiond
 from sessiond_server.auth import LOCAL_PRINCIPAL
-from tests.client.conftest import connected
+from tests.support.both_clients import connected
 from tests.support.client_service import serving
 
 BOTH_CLIENTS = True

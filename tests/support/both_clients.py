@@ -3,9 +3,9 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar, cast
 
 import sessiond
 from sessiond import download, draft, feed, live_run, pages, watch
@@ -106,3 +106,14 @@ class Shaped:
 
 def _shaped(value: Any) -> Any:
     return Shaped(value) if type(value) in TWINS or isinstance(value, SyncIterator) else value
+
+
+@asynccontextmanager
+async def connected(client_kind: str, target: str, **options: Any) -> AsyncIterator[sessiond.Client]:
+    """A client of that kind, in the shape of the asynchronous one."""
+    if client_kind == "async":
+        async with sessiond.Client(target, **options) as client:
+            yield client
+    else:
+        async with Shaped(sessiond.SyncClient(target, **options)) as shaped:
+            yield cast("sessiond.Client", shaped)
