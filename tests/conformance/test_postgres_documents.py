@@ -44,9 +44,9 @@ async def test_one_of_two_raced_puts_wins(
 async def test_without_the_lock_of_documents_both_raced_puts_win(
     monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection
 ) -> None:
-    mutated = documents.LOOK_UP_WITH_DOCUMENTS.replace("for update", "")
-    assert mutated != documents.LOOK_UP_WITH_DOCUMENTS
-    monkeypatch.setattr(documents, "LOOK_UP_WITH_DOCUMENTS", mutated)
+    mutated = documents.LOOK_UP_ALL.replace("for update", "")
+    assert mutated != documents.LOOK_UP_ALL
+    monkeypatch.setattr(documents, "LOOK_UP_ALL", mutated)
     await written(postgres, put(ALL, "k"))
     results = await _raced_put(postgres, other, database, alone(put(ALL, "k", "a", 1)), alone(put(ALL, "k", "b", 1)))
     assert [change_of(result).version for result in results if isinstance(result, c.DocumentWritten)] == [2, 2]

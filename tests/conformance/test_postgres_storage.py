@@ -1,6 +1,9 @@
 """What a write costs in rows and bytes: an append to a session is the same whatever the session carries."""
 
+import asyncio
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -10,10 +13,11 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
-from sessiond_server.postgres import write
+from sessiond_server.postgres import documents
 from sessiond_server.postgres.statements import LOG, READ, WRITE
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted, message, struct
+from tests.support.documents import ANN, APP, S, put
 from tests.support.run_actions import ENQUEUE, begin, finish, request
 
 STATE_BYTES = 256 * 1024
@@ -47,6 +51,48 @@ async def test_an_append_rewrites_neither_content_nor_limits(
     assert len(stored.core) < 2_000 < STATE_BYTES < len(stored.content)
     limits: bytes = await database.fetchval("select limits from session_heads")
     assert list(SessionConfig.FromString(limits).allowed_tools) == TOOLS
+
+
+@pytest.mark.parametrize("size", [100, 5_000])
+async def test_writes_take_few_round_trips(
+    postgres: PostgresStore, monkeypatch: pytest.MonkeyPatch, caller: Caller, size: int
+) -> None:
+    """As many as statements: BEGIN, locks, look-ups, writes and COMMIT. A content of the larger size is patched, one of
+    the smaller size is read and stored whole.
+    """
+    sent: list[str] = []
+
+    def counted(kind: str) -> Callable[..., Any]:
+        original = getattr(asyncpg.Connection, kind)
+
+        async def counting(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
+            task = asyncio.current_task()
+            if task is not None and task.get_name() != "blockers":  # who holds locks is asked where a lock takes long
+                sent.append(statement)
+            return await original(self, statement, *parameters, **options)
+
+        return counting
+
+    await accepted(postgres, caller.create("s", user_id="ann", state=struct(blob="x" * size)), caller.append("s"))
+    for kind in ("fetch", "fetchrow", "fetchval", "execute", "executemany"):
+        monkeypatch.setattr(asyncpg.Connection, kind, counted(kind))
+    documents_of_three = [put(owner, "k") for owner in (APP, ANN, S)]
+    along = caller.update_and_append("s", state=struct(a=1))
+    assert isinstance(along.action, c.UpdateAndAppend)
+    along = replace(along, action=replace(along.action, documents=documents_of_three))
+    found = {}
+    for name, command in {
+        "append": caller.append("s"),
+        "append with state": caller.update_and_append("s", state=struct(b=1)),
+        "append with state and documents": along,
+        "append of an id": caller.append_ids("s", "m"),
+        "pop": caller.pop("s"),
+        "update": _one_key(caller, 1),
+    }.items():
+        sent.clear()
+        await accepted(postgres, command)
+        found[name] = len(sent)
+    assert found == {**dict.fromkeys(found, 5), "pop": 7}
 
 
 async def test_an_append_touches_no_index_row(
@@ -201,7 +247,7 @@ async def test_a_change_of_one_key_reads_no_content(
 ) -> None:
     """Mutant: an update whose answer has no content loads it."""
     await accepted(postgres, caller.create("s", state=struct(blob="x" * 500_000)))
-    monkeypatch.setattr(write, "FIND_SESSION_CONTENTS", "select content from no_such_table")
+    monkeypatch.setattr(documents, "LOOK_UP_ALL", "select content from no_such_table")
     for number in range(20):
         await accepted(postgres, _one_key(caller, number), caller.update_and_append("s", state=struct(b=number)))
     with pytest.raises(asyncpg.UndefinedTableError):

@@ -26,7 +26,7 @@ from sessiond_server.postgres.transactions import Raced, Transactions
 from sessiond_server.store.documents import DocumentsPage, Name
 from sessiond_server.store.session_reads import PAGE_BYTES
 
-LOOK_UP_WITH_DOCUMENTS = DOCUMENTS["look_up_with_documents"].text
+LOOK_UP_ALL = DOCUMENTS["look_up_all"].text
 LOCK_FREE_DOCUMENTS = DOCUMENTS["lock_free_documents"].text
 PRESENT_DOCUMENTS = DOCUMENTS["present_documents"].text
 FIND_DOCUMENT_REQUESTS = DOCUMENTS["find_document_requests"].text
@@ -35,7 +35,8 @@ WRITE_LOG_AND_DOCUMENTS = DOCUMENTS["write_log_and_documents"].text
 GET_DOCUMENTS = DOCUMENTS["get_documents"].text
 
 DOCUMENT: Final = 3
-"""Kind of the rows of documents in LOOK_UP_WITH_DOCUMENTS."""
+CONTENT: Final = 4
+"""Kinds of the rows of LOOK_UP_ALL that LOOK_UP does not have: documents, and contents of sessions."""
 
 
 def keys(needs: Needs) -> list[DocumentKey]:
@@ -44,7 +45,7 @@ def keys(needs: Needs) -> list[DocumentKey]:
 
 
 def record(row: Sequence[Any]) -> DocumentRecord:
-    """The record in a row of LOOK_UP_WITH_DOCUMENTS."""
+    """The record in a row of LOOK_UP_ALL."""
     return DocumentRecord(row[4], row[6], row[7], row[8], row[9])
 
 

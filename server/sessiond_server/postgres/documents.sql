@@ -2,13 +2,15 @@
 -- DOCUMENT_SCOPE_USER and 4 DOCUMENT_SCOPE_SESSION. `{name}` is the text of another block, of this file or of write.sql,
 -- without its leading "with".
 
--- name: look_up_with_documents  index: documents_pkey requests_pkey events_message_key
--- look_up, and before it the locks of documents, in the order of the arrays: one round trip less than two statements. The
--- time of look_up is read after the locks. What it looks up of sessions is guarded by the heads, locked before; request
--- ids of documents are guarded by the documents, so they need another statement.
+-- name: look_up_all  index: documents_pkey requests_pkey events_message_key events_contents
+-- look_up, before it the locks of documents, in the order of the arrays, and behind it find_session_contents: one round
+-- trip for all three. The time of look_up is read after the locks. What is looked up of sessions is guarded by the heads,
+-- locked before; request ids of documents are guarded by the documents, so they need another statement.
 select 3 as kind, k.place, null::timestamptz as now, null::bytea as fingerprint, d.version as first_seq,
-  null::bigint as last_seq, d.create_time, d.update_time, d.expire_time, d.delete_time is not null as deleted
-from unnest((select $7::text[]), (select $8::smallint[]), (select $9::text[]), (select $10::text[]))
+  null::bigint as last_seq, d.create_time, d.update_time, d.expire_time, d.delete_time is not null as deleted,
+  null::bytea[] as chain
+from unnest((select :document_tenant_id::text[]), (select :document_scope::smallint[]),
+  (select :document_scope_id::text[]), (select :document_key::text[]))
   with ordinality as k (tenant_id, scope, scope_id, key, place)
 cross join lateral (
   select * from documents
@@ -17,9 +19,13 @@ cross join lateral (
   for update
 ) d
 union all
-select look.*, null, null, null, null from (
+select look.*, null, null, null, null, null from (
 {look_up}
 ) look
+union all
+select 4, content.place, null, null, null, null, null, null, null, null, content.chain from (
+{find_session_contents}
+) content
 
 -- name: lock_free_documents  index: documents_pkey
 -- Locks documents in the order of the arrays, and skips locked rows instead of waiting for them.

@@ -130,29 +130,30 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
     asked = (*columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
-    found: list[Sequence[Any]] = []
-    if needs.documents:
-        keys = documents.keys(needs)
-        rows = await connection.fetch(documents.LOOK_UP_WITH_DOCUMENTS, *asked, *columns(keys, 4))
-        found = [row for row in rows if row[0] == documents.DOCUMENT]
-        rows = [row[:6] for row in rows if row[0] != documents.DOCUMENT]
+    keys = documents.keys(needs)
+    if keys or needs.contents:
+        rows = await connection.fetch(
+            documents.LOOK_UP_ALL, *columns(keys, 4), *asked, *columns(flat(needs.contents), 3)
+        )
     else:
         rows = await connection.fetch(LOOK_UP, *asked)
-    known = Known(now_us=rows[0][2], live_sessions=live)
-    for row in found:
-        known.documents[keys[row[1] - 1]] = documents.record(row)
-    for kind, place, _, fingerprint, first_seq, last_seq in rows[1:]:
-        if kind == 1:
+    known = Known(now_us=0, live_sessions=live)
+    for row in rows:
+        kind, place, now_us, fingerprint, first_seq, last_seq = row[:6]
+        if kind == 0:
+            known.now_us = now_us
+        elif kind == 1:
             known.requests[needs.requests[place - 1]] = RequestRecord(fingerprint, first_seq, last_seq)
+        elif kind == documents.DOCUMENT:
+            known.documents[keys[place - 1]] = documents.record(row)
+        elif kind == documents.CONTENT:
+            known.contents[needs.contents[place - 1][0]] = whole(row[10])
         else:
             known.message_ids.add(needs.message_ids[place - 1])
     if needs.messages:
         for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
-    if needs.contents:
-        for place, chain in await connection.fetch(FIND_SESSION_CONTENTS, *columns(flat(needs.contents), 3)):
-            known.contents[needs.contents[place - 1][0]] = whole(chain)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
     if needs.document_requests:

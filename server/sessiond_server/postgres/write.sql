@@ -62,7 +62,7 @@ select 0 as kind, 0::bigint as place, clock_timestamp() as now,
   null::bytea as fingerprint, null::bigint as first_seq, null::bigint as last_seq
 union all
 select 1, k.place, null, r.fingerprint, r.first_seq, r.last_seq
-from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
+from unnest((select :request_tenant_id::text[]), (select :request_session_id::text[]), (select :request_id::text[]))
   with ordinality as k (tenant_id, session_id, request_id, place)
 cross join lateral (
   select * from requests
@@ -72,7 +72,7 @@ cross join lateral (
 ) r
 union all
 select 2, k.place, null, null, null, null
-from unnest((select $4::text[]), (select $5::text[]), (select $6::text[]))
+from unnest((select :message_tenant_id::text[]), (select :message_session_id::text[]), (select :message_id::text[]))
   with ordinality as k (tenant_id, session_id, message_id, place)
 cross join lateral (
   select 1 from events
@@ -193,7 +193,7 @@ cross join lateral (
 ) e
 
 -- name: find_session_contents  index: events_contents
--- The chain of a session's content at version $3: the last whole content up to it, and the patches after that. A patch
+-- The chain of a session's content at a version: the last whole content up to it, and the patches after that. A patch
 -- begins with the byte 7 (domain/encoding.py), which is read without the rest of the value.
 select k.place, array(
   select e.content from events e
@@ -209,7 +209,7 @@ select k.place, array(
     )
   order by e.seq
 ) as chain
-from unnest((select $1::text[]), (select $2::text[]), (select $3::bigint[]))
+from unnest((select :content_tenant_id::text[]), (select :content_session_id::text[]), (select :content_seq::bigint[]))
   with ordinality as k (tenant_id, session_id, seq, place)
 
 -- name: find_replayed  index: events_pkey

@@ -168,7 +168,7 @@ def after_unread(sizes: Sizes | None, patch: SessionPatch, version: int, policy:
 
     Members of the metadata need the rest of it, for the columns by which sessions are found.
     """
-    if sizes is None:
+    if sizes is None or sizes.whole_bytes < policy.least_patched_bytes:
         return None
     names = {*patch.keys_set, *patch.merged, *(key.partition(".")[0] for key in patch.removed_keys)}
     if "metadata" in names:
