@@ -18,9 +18,12 @@ from sessiond_server.settings import (
     markdown,
     refuse_open_network,
 )
+from sessiond_server.settings.databases import database_map
 from sessiond_server.settings.values import show_seconds, show_size
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+DATABASES = '{"main": "postgresql://h/main", "eu": "postgresql://h/eu"}'
 
 OTHER_VALUES = {
     "listen": ("[::1]:0", Address("::1", 0)),
@@ -33,6 +36,8 @@ OTHER_VALUES = {
     "metrics_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
     "store": ("memory", "memory"),
     "postgres_dsn": ("postgres://h/d", SecretUrl("postgres://h/d")),
+    "databases": (DATABASES, database_map(DATABASES)),
+    "default_database": ("eu", "eu"),
     "migration_wait": ("10s", 10.0),
     "require_durable": ("yes", True),
     "redis_url": ("unix:///s", SecretUrl("unix:///s")),
@@ -89,12 +94,13 @@ def test_flag_beats_variable_beats_default(name: str) -> None:
     text, value = OTHER_VALUES[name]
     default = getattr(load({}, {"HOME": "/home/ada"}), name)
     assert default != value
-    # Both files of TLS, or neither.
+    # Both files of TLS, or neither; the map of databases and the default one.
     tls = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
-    beside = dict.fromkeys(tls, "other.pem") if name.startswith("tls_") else {}
-    assert getattr(load(beside, {setting.variables[0]: text} if not beside else {}), name) == (
-        value if not beside else Path("other.pem")
-    )
+    together = dict.fromkeys(tls, "other.pem") if name in tls else {}
+    if name in ("databases", "default_database"):
+        together = {"databases": DATABASES, "default_database": "main"}
+    beside = {other: given for other, given in together.items() if other != name}
+    assert getattr(load(beside, {setting.variables[0]: text}), name) == value
     assert getattr(load({**beside, name: text}, {setting.variables[0]: "not a valid value \0"}), name) == value
     assert getattr(load({}, {setting.variables[0]: "", "HOME": "/home/ada"}), name) == default
 

@@ -3,6 +3,7 @@
 values.py       parsers of values
 urls.py         URLs, which may contain passwords
 connections.py  URLs of Postgres and Redis, as managed services give them
+databases.py    the map of several databases
 table.py        the table of settings
 traces.py       OpenTelemetry's variables
 """
@@ -13,7 +14,9 @@ import pwd
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from sessiond_server.settings.databases import LEAST_CONNECTIONS, DatabaseMap
 from sessiond_server.settings.table import SETTINGS, Setting, Settings, markdown
 from sessiond_server.settings.traces import protocol_of
 from sessiond_server.settings.urls import SecretUrl
@@ -59,22 +62,32 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
     Raises SettingError. A variable that is set but empty counts as not set.
     """
     environ = os.environ if environ is None else environ
-    found = {}
+    found: dict[str, Any] = {}
+    sources = {}
     for setting in SETTINGS:
         source, text = _given(setting, flags or {}, environ)
         if text is None:
             continue
+        sources[setting.name] = source
         try:
             found[setting.name] = setting.parse(text)
         except ValueError as error:
             raise SettingError(f"{source}: {error}") from None
+    _check_databases(found, sources)
     settings = Settings(**found)
+    if settings.database_connections < LEAST_CONNECTIONS <= settings.pool_size:
+        least = LEAST_CONNECTIONS * len(settings.database_ids)
+        raise SettingError(
+            f"--pool-size {settings.pool_size} is too small for {len(settings.database_ids)} databases, which need "
+            f"{LEAST_CONNECTIONS} connections each: set it to {least} or more"
+        )
     if "data_dir" not in found:
         settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
     if settings.store == "postgres" and settings.shards >= settings.store_connections - 1:
         raise SettingError(
             f"--shards {settings.shards} leaves no connection for reads: of --pool-size {settings.pool_size}, "
-            f"{settings.store_connections - 1} are for sessions; set --pool-size higher"
+            f"{settings.store_connections - 1} are for sessions{' of each database' if settings.databases else ''}; "
+            "set --pool-size higher"
         )
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
         raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
@@ -83,11 +96,33 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
     return settings
 
 
+def _check_databases(found: dict[str, Any], sources: Mapping[str, str]) -> None:
+    """Checks the settings that name databases against each other. With a map of databases, `postgres_dsn` becomes the
+    DSN of the default one. Raises SettingError."""
+    databases, default = found.get("databases"), found.get("default_database")
+    if databases is None:
+        if default is not None:
+            raise SettingError(f"{sources['default_database']} needs --databases, of which it names one")
+        return
+    if found.get("store", "postgres") != "postgres":
+        raise SettingError(f"{sources['databases']} needs --store postgres")
+    # Platforms set DATABASE_URL by themselves. It is for services without a map.
+    if "postgres_dsn" in found and sources["postgres_dsn"] != "DATABASE_URL":
+        raise SettingError(f"{sources['databases']} and {sources['postgres_dsn']} exclude each other: set one of them")
+    if default is None:
+        raise SettingError(f"{sources['databases']} needs --default-database, which names one of them")
+    if default not in databases:
+        raise SettingError(
+            f"{sources['default_database']} names none of {sources['databases']}: {', '.join(databases)}"
+        )
+    found["postgres_dsn"] = databases[default]
+
+
 def scrub(settings: Settings, text: str) -> str:
     """`text`, such as a server's or library's error message, without the secrets of any setting."""
     for setting in SETTINGS:
         value = getattr(settings, setting.name)
-        if isinstance(value, SecretUrl):
+        if isinstance(value, SecretUrl | DatabaseMap):
             text = value.scrub(text)
     return text
 

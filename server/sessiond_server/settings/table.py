@@ -8,6 +8,7 @@ from typing import Any
 from sessiond_server import failpoints
 from sessiond_server.settings import values
 from sessiond_server.settings.connections import postgres_dsn, redis_url
+from sessiond_server.settings.databases import ONLY, DatabaseMap, database_id, database_map
 from sessiond_server.settings.urls import SecretUrl, url_without_credentials
 from sessiond_server.settings.values import Address
 
@@ -102,6 +103,17 @@ class Settings:
         postgres_dsn, None, "DSN", "The Postgres database.",
         also="DATABASE_URL", shown="the bundled Postgres in `data_dir`",
     )  # fmt: skip
+    databases: DatabaseMap | None = _setting(
+        database_map, None, "JSON",
+        'Several databases by their ids: `{"main": "postgresql://...", "eu": "postgresql://..."}`. Takes the place of '
+        "`postgres_dsn`; see docs/databases.md.",
+        shown="one database",
+    )  # fmt: skip
+    default_database: str | None = _setting(
+        database_id, None, "ID",
+        "Which of `databases` keeps the tenants that have no other home, and the map of homes. Never change it.",
+        shown="required with `databases`",
+    )  # fmt: skip
     migration_wait: float = _setting(
         _duration(0, DAY), "5m", "DURATION",
         "How long `serve` and `migrate` wait while another process migrates the database and completes nothing.",
@@ -130,7 +142,8 @@ class Settings:
     )  # fmt: skip
     pool_size: int = _setting(
         _count(5, 1000), "15", "N",
-        "Most connections to Postgres of this process: for shards, reads, transfers, health and the bus together.",
+        "Most connections to Postgres of this process: for shards, reads, transfers, health and the bus together. "
+        "Several databases have equal shares of them, of 5 or more each.",
     )  # fmt: skip
     default_ttl: float = _setting(
         _duration(0, 3650 * DAY), "24h", "DURATION",
@@ -237,16 +250,29 @@ class Settings:
     )  # fmt: skip
 
     @property
+    def database_ids(self) -> tuple[str, ...]:
+        """The ids of all databases, the default one first."""
+        if self.databases is None:
+            return (ONLY,)
+        assert self.default_database is not None
+        return (self.default_database, *(each for each in self.databases if each != self.default_database))
+
+    @property
+    def database_connections(self) -> int:
+        """Connections of `pool_size` for each database."""
+        return self.pool_size // len(self.database_ids)
+
+    @property
     def blob_connections(self) -> int:
-        """Connections of `pool_size` that are reserved for transfers, so that these do not take those of sessions."""
+        """Connections of a database that are reserved for transfers, so that these do not take those of sessions."""
         if self.blob_store is not None or self.store == "memory":
             return 0
-        return min(4, self.pool_size // 4)
+        return min(4, self.database_connections // 4)
 
     @property
     def store_connections(self) -> int:
-        """Connections of `pool_size` for sessions, including one for health. The bus has one more."""
-        return self.pool_size - self.blob_connections - 1
+        """Connections of a database for sessions, including one for health. The bus has one more."""
+        return self.database_connections - self.blob_connections - 1
 
     @property
     def embedded(self) -> bool:
