@@ -615,14 +615,25 @@ class StorageUnavailable(Unavailable):
 class StoreUnavailable(Unavailable):
     """The database cannot be reached, or fails temporarily. A write whose commit was in flight may have happened."""
 
-    def __init__(self, divisible: bool = False, locked: bool = False) -> None:
+    def __init__(self, divisible: bool = False, locked: bool = False, elsewhere: bool = False) -> None:
         """`divisible`: nothing of the batch was written, and a smaller batch may succeed. `locked`: nothing of it was
-        written, and no part of it can be for now, because another transaction has locked a table."""
+        written, and no part of it can be for now, because another transaction has locked a table. `elsewhere`: nothing
+        was written, because the tenant lives in another database, of which this process learns within a second."""
         super().__init__(
-            "a table of the database is locked by another transaction" if locked else "the database cannot be reached"
+            "a table of the database is locked by another transaction"
+            if locked
+            else "the tenant has left the database"
+            if elsewhere
+            else "the database cannot be reached"
         )
         self.divisible = divisible
         self.locked = locked
+
+    def name(self, database_id: str) -> None:
+        """Says which of several databases it is."""
+        if not self.metadata:
+            self.metadata = {"database_id": database_id}
+            self.message = self.message.replace("the database", f"the database {database_id}")
 
 
 class DeadlinePassed(SessiondError):

@@ -194,6 +194,8 @@ class Known:
     documents: dict[DocumentKey, DocumentRecord] = field(default_factory=dict)
     document_requests: dict[tuple[Owner, str], DocumentRequest] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
+    homes_version: int = 0
+    """As Homes.version (store/homes.py)."""
 
 
 @dataclass(slots=True)

@@ -49,6 +49,7 @@ from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.store.commits import Applied
+from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 from sessiond_server.store.session_reads import (
     CACHED,
@@ -82,6 +83,8 @@ class MemoryStore:
         self._logs: dict[Key, MemorySession] = {}
         self._streams = Logs(self._logs)
         self._token_key = secrets.token_bytes(32)
+        self.homes = Homes()
+        """Empty: in memory there is one database."""
         self.attachments = MemoryAttachments(
             lambda scope, session_id: self._log(scope, session_id).head, clock, self._policy, new_id, upload_retention
         )

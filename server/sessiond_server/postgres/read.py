@@ -195,5 +195,5 @@ def _selected(session_id: str, rows: Sequence[Row], where: Selection, limit: int
 
 def check_primary(rows: Sequence[Row]) -> None:
     """Raises StoreUnavailable if the server that answered PING takes no writes: a standby, or a read-only database."""
-    if any(rows[0]):
+    if any(rows[0][:2]):
         raise StoreUnavailable

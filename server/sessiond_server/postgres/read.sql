@@ -265,4 +265,5 @@ select secret from service_keys where name = 'tokens'
 
 -- name: ping
 -- A standby answers reads but takes no writes, as does a database that was made read-only.
-select pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'
+select pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on',
+  (select homes_version from placement)

@@ -12,7 +12,7 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Head, Key, Policy, Writes
-from sessiond_server.postgres import feed_order, log, read, sweep, write
+from sessiond_server.postgres import feed_order, log, placement, read, sweep, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.documents import PostgresDocuments
@@ -24,6 +24,7 @@ from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
+from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 
 T = TypeVar("T")
@@ -64,6 +65,8 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
         self._locked = LockedRows(self._transactions)
+        self.homes = Homes()
+        """Where tenants live, as this database says; at most a second old while it answers pings."""
         self.causes = self._transactions.causes
         """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
@@ -87,7 +90,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         async def work(
             connection: asyncpg.Connection, commands: Sequence[Command], heads: Mapping[Key, Head]
         ) -> Applied:
-            return await write.apply(connection, commands, heads, self._policy, self._new_id)
+            return await write.apply(connection, commands, heads, self._policy, self._new_id, self.homes)
 
         return await self._locked.run(commands, work) if commands else Applied((), Writes())
 
@@ -135,6 +138,18 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         elif was_read_only:
             await self._connections.renew()
         read.check_primary(rows)
+        if rows[0][2] != self.homes.version:
+            await placement.load(self._probes.fetch, self.homes)
+
+    async def placement(self) -> placement.Placement:
+        """Which database this is. Also brings `homes` up to date."""
+        await placement.load(self._probes.fetch, self.homes)
+        return await placement.read(self._probes.fetch)
+
+    async def claim(self, database_id: str, group_id: str, *, empty: bool) -> None:
+        """See placement.claim. Raises StoreUnavailable too."""
+        await self._probes.use(lambda connection: placement.claim(connection, database_id, group_id, empty=empty))
+        await placement.load(self._probes.fetch, self.homes)
 
     def condition(self) -> StoreCondition:
         """See `Store.condition`. Reads plain numbers only, so any thread may call it."""

@@ -1,7 +1,7 @@
 """The write path: applies commands and writes their rows in one transaction. domain/rows.py describes the steps."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import groupby
 from typing import Any
 
@@ -29,11 +29,13 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
-from sessiond_server.postgres import documents, file_rows, work
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres import documents, file_rows, placement, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.transactions import Raced
 from sessiond_server.store.commits import Applied
+from sessiond_server.store.homes import Homes
 
 LOCK_HEADS = WRITE["lock_heads"].text
 LOCK_FREE_HEADS = WRITE["lock_free_heads"].text
@@ -105,12 +107,19 @@ async def apply(
     heads: Mapping[Key, Head],
     policy: Policy,
     new_id: Callable[[], str],
+    homes: Homes | None = None,
 ) -> Applied:
     """Decides the commands and writes their effects, within the transaction that holds the locks of `heads`.
 
-    Raises Raced if another transaction has created a session since the heads were locked.
+    With `homes`, refuses the commands of tenants that live in another database. Raises Raced if another transaction has
+    created a session since the heads were locked.
     """
     known = await look_up(connection, batch.needs(commands, heads, policy))
+    if homes is not None:
+        if homes.version != known.homes_version:
+            await placement.load(connection.fetch, homes)
+        if homes.any and (strangers := homes.elsewhere(command.scope.tenant_id for command in commands)):
+            return await _without(strangers, connection, commands, heads, policy, new_id)
     decision = batch.decide(commands, heads, known, policy, new_id)
     replays = {place: r for place, r in enumerate(decision.results) if isinstance(r, Replay)}
     outcomes: dict[int, Result] = {}
@@ -120,6 +129,25 @@ async def apply(
     await _write(connection, decision.writes, heads, known.now_us)
     results = [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
     return Applied(results, decision.writes)
+
+
+async def _without(
+    strangers: Set[str],
+    connection: asyncpg.Connection,
+    commands: Sequence[Command],
+    heads: Mapping[Key, Head],
+    policy: Policy,
+    new_id: Callable[[], str],
+) -> Applied:
+    """Applies the commands of all other tenants, and refuses those of the strangers."""
+    mine = [command for command in commands if command.scope.tenant_id not in strangers]
+    applied = await apply(connection, mine, heads, policy, new_id) if mine else Applied((), Writes())
+    answers = iter(applied.results)
+    results: list[Result] = [
+        StoreUnavailable(elsewhere=True) if command.scope.tenant_id in strangers else next(answers)
+        for command in commands
+    ]
+    return Applied(results, applied.writes)
 
 
 async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
@@ -141,7 +169,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
     for row in rows:
         kind, place, now_us, fingerprint, first_seq, last_seq = row[:6]
         if kind == 0:
-            known.now_us = now_us
+            known.now_us, known.homes_version = now_us, first_seq
         elif kind == 1:
             known.requests[needs.requests[place - 1]] = RequestRecord(fingerprint, first_seq, last_seq)
         elif kind == documents.DOCUMENT:

@@ -57,9 +57,10 @@ from unnest((select $1::text[])) with ordinality as k (tenant_id, place)
 
 -- name: look_up  index: requests_pkey events_message_key
 -- Must be a separate statement after lock_heads, whose snapshot is older than its locks: it would miss what the holder
--- of a lock committed while lock_heads waited.
+-- of a lock committed while lock_heads waited. The row of kind 0 has homes_version in the place of first_seq: what
+-- locks the tables to give a tenant another home (placement.sql) is over, or has not begun.
 select 0 as kind, 0::bigint as place, clock_timestamp() as now,
-  null::bytea as fingerprint, null::bigint as first_seq, null::bigint as last_seq
+  null::bytea as fingerprint, (select homes_version from placement) as first_seq, null::bigint as last_seq
 union all
 select 1, k.place, null, r.fingerprint, r.first_seq, r.last_seq
 from unnest((select :request_tenant_id::text[]), (select :request_session_id::text[]), (select :request_id::text[]))

@@ -29,6 +29,7 @@ import asyncpg
 
 from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.causes import translating
+from sessiond_server.postgres.connection import keep_alive
 from sessiond_server.postgres.fitness import DatabaseUnfit, Fitness, examine, refuse_unsafe
 from sessiond_server.postgres.sqlstates import lasts, meaning
 
@@ -141,7 +142,7 @@ def migrations() -> Sequence[Migration]:
 
 async def status(dsn: str, *, connect_timeout: float = 5.0) -> SchemaStatus:
     """The state of the database's schema. Raises StoreUnavailable, DatabaseUnfit."""
-    async with _connected(dsn, connect_timeout) as connection:
+    async with connected(dsn, connect_timeout) as connection:
         fitness = await examine(connection)
         found = await _status(connection)
         if found.pending:
@@ -162,7 +163,7 @@ async def migrate(
     """
     applied: list[str] = []
     wait = _Wait(max_wait)
-    async with _connected(dsn, connect_timeout) as connection:
+    async with connected(dsn, connect_timeout) as connection:
         fitness = await examine(connection)
         if (await _status(connection)).pending:
             fitness.check_may_create()
@@ -174,7 +175,7 @@ async def migrate(
             migration = migrations()[found.version]
             wait.at(found.version)
             if migration.sql.startswith(OUTSIDE):
-                async with _connected(dsn, connect_timeout) as holder:
+                async with connected(dsn, connect_timeout) as holder:
                     done = await _locked(holder, migration, partial(_apply_outside, connection, holder, migration))
             else:
                 done = await _locked(connection, migration, partial(_apply, connection, migration))
@@ -297,7 +298,8 @@ def statements(sql: str) -> Sequence[str]:
 
 
 @asynccontextmanager
-async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
+async def connected(dsn: str, connect_timeout: float = 5.0) -> AsyncIterator[asyncpg.Connection]:
+    """A connection outside of any pool. Raises StoreUnavailable, DatabaseUnfit."""
     with translating():
         # Statements are not cached, because a pooler may give the next transaction another connection.
         try:
@@ -312,6 +314,7 @@ async def _connected(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.
             if meaning(error) is not None and not lasts(error):
                 raise
             raise DatabaseUnfit(f"cannot connect with this DSN: {error}") from error
+        keep_alive(connection)
         try:
             yield connection
         finally:

@@ -158,6 +158,28 @@ create table feed_order (
 
 insert into feed_order default values;
 
+-- Which database this is among several (docs/decisions/0033-several-databases.md). One row.
+create table placement (
+  one boolean primary key default true check (one),
+  -- Its id in the map of databases; empty: it has none yet.
+  database_id text collate "C" not null default '',
+  -- Identity of the default database of the group to which it belongs; empty: of none yet.
+  group_id text collate "C" not null default '',
+  -- Changes with every change of tenant_homes: microseconds since 1970, and always higher than before.
+  homes_version bigint not null default 0
+);
+
+insert into placement default values;
+
+-- Where tenants live. In the default database: the map of all tenants that have another home. In every database: no
+-- server writes for a tenant here whose row names another database.
+create table tenant_homes (
+  tenant_id text collate "C" primary key,
+  database_id text collate "C" not null,
+  -- homes_version of the default database since which the tenant lives there.
+  version bigint not null
+);
+
 -- The events that each request wrote: first_seq..last_seq.
 create table requests (
   tenant_id text collate "C" not null,

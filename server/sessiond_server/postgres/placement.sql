@@ -1,0 +1,37 @@
+-- Which database this is, and where tenants live. schema.sql explains the tables.
+
+-- name: read
+select database_id, group_id, homes_version from placement
+
+-- name: homes
+select p.homes_version, p.database_id as here, h.tenant_id, h.database_id
+from placement p left join tenant_homes h on true
+
+-- name: home  index: tenant_homes_pkey
+select database_id from tenant_homes where tenant_id = $1
+
+-- name: claim
+update placement set database_id = $1, group_id = $2 where database_id in ('', $1) and group_id in ('', $2)
+returning true
+
+-- name: lock
+-- Every transaction that writes for a tenant locks heads or documents before it reads homes_version. So this waits for
+-- those that have begun, whose rows `holds` then finds; later ones find the new version.
+lock table session_heads, documents in exclusive mode
+
+-- name: holds
+select exists (select from session_heads where tenant_id = $1) or exists (select from documents where tenant_id = $1)
+  or exists (select from document_requests where tenant_id = $1)
+
+-- name: holds_any
+select exists (select from session_heads) or exists (select from documents) or exists (select from document_requests)
+
+-- name: next_version
+select greatest(homes_version + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) from placement
+
+-- name: write_home
+with home as (
+  insert into tenant_homes (tenant_id, database_id, version) values ($1, $2, $3)
+  on conflict (tenant_id) do update set database_id = excluded.database_id, version = excluded.version
+)
+update placement set homes_version = greatest(homes_version + 1, $3)
