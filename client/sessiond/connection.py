@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -53,6 +54,7 @@ class Connection:
         target: str,
         *,
         api_key: str | None,
+        database: str | None,
         tls: TLS | None,
         allow_insecure_key: bool,
         timeout: float,
@@ -68,6 +70,8 @@ class Connection:
         if api_key is not None and not (api_key and all("!" <= each <= "~" for each in api_key)):
             # The text does not name the key. One that was read from a file often ends with a line break.
             raise ValueError("api_key: must be printable ASCII without spaces and line breaks, and not empty")
+        if database is not None and not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", database):
+            raise ValueError("database: must be 1 to 32 of [a-z0-9-] and begin with a letter")
         if not all(" " <= each <= "~" for each in user_agent):
             raise ValueError("user_agent: must be printable ASCII")
         protected = channel is not None or tls is not None or is_local(target)
@@ -81,7 +85,10 @@ class Connection:
         self._wait_for_ready = wait_for_ready
         # The key is in each call's metadata and not in call credentials: the check above has shown that the channel
         # may carry it, and a credentials plugin costs each call a trip through another thread.
-        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key is not None else ()
+        self._metadata = (
+            *((("authorization", f"Bearer {api_key}"),) if api_key is not None else ()),
+            *((("db_id", database),) if database is not None else ()),
+        )
         options = channel_options(target, tls, retry, keepalive, max_message_bytes, user_agent)
 
         def for_calls() -> grpc.aio.Channel:

@@ -668,6 +668,7 @@ class SyncClient:
         target: str = "127.0.0.1:50051",
         *,
         api_key: str | None = None,
+        database: str | None = None,
         tls: TLS | None = None,
         allow_insecure_key: bool = False,
         timeout: float = 10.0,
@@ -684,6 +685,8 @@ class SyncClient:
             it, as `dns:///` may find and `ipv4:10.0.0.1:50051,10.0.0.2:50051` lists, calls and watches go to one
             after the other, of those that answer.
         api_key: The bearer key to send with every call.
+        database: Id of the service's database to work in, for keys with the scope `database:ID` or `database:*`.
+            None: the one that is the home of the key's tenant.
         tls: How to encrypt the connection; None: no encryption.
         allow_insecure_key: Send the key although neither TLS nor loopback protects it. Without it that raises
             ValueError here.
@@ -700,6 +703,7 @@ class SyncClient:
         self._inner = Client(
             target,
             api_key=api_key,
+            database=database,
             tls=tls,
             allow_insecure_key=allow_insecure_key,
             timeout=timeout,

@@ -69,6 +69,14 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import check
 
         return check.run(settings, asked.replicas if asked.production else None)
+    if asked.command == "databases":
+        from sessiond_server.cli import databases
+
+        if asked.action == "add":
+            return databases.add(settings, asked.id)
+        if asked.action == "place":
+            return databases.place(settings, asked.tenant, asked.to)
+        return databases.show(settings)
     if asked.command == "show":
         from sessiond_server.cli import show
 

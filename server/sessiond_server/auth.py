@@ -7,7 +7,7 @@ A keys file is TOML. It holds SHA-256 digests of keys, never keys, so a reader o
     sha256 = "5e88..."
     tenant = "acme"
     user = "u-17"            # optional: the key sees only sessions of this user
-    scopes = ["sessions:read", "sessions:write"]
+    scopes = ["sessions:read", "sessions:write"]    # and "database:ID", to name a database in `db_id`
     expires = 2027-01-31T00:00:00Z    # optional: the key is refused from that time on
 """
 
@@ -31,6 +31,10 @@ SESSIONS_READ: Final = "sessions:read"
 SESSIONS_WRITE: Final = "sessions:write"
 SCOPES: Final = frozenset((SESSIONS_READ, SESSIONS_WRITE))
 
+DATABASE: Final = "database:"
+"""Before the id of a database, the scope to name that database in a call's metadata."""
+ANY_DATABASE: Final = "database:*"
+
 DEFAULT_TENANT: Final = "default"
 LOCAL: Final = "local"
 """Name of a caller on loopback, at a server without keys."""
@@ -44,6 +48,7 @@ _RESERVED_NAMES = (LOCAL, "sessiond")
 _FIELDS = {"name", "sha256", "tenant", "user", "scopes", "expires"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
+_DATABASE_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOPBACK = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)::1(\]|%5D):|unix:")
 
@@ -64,7 +69,7 @@ class Principal:
     """When the key expires, in seconds since 1970; None: never."""
 
 
-LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES)
+LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES | {ANY_DATABASE})
 
 
 class KeysFileInvalid(Exception):
@@ -230,20 +235,35 @@ def _fault(entry: Mapping[str, object]) -> str | None:
         return f"name must not be one of {', '.join(_RESERVED_NAMES)}"
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         return "sha256 must be 64 lower-case hexadecimal digits"
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+    if not isinstance(tenant, str) or not is_tenant(tenant):
         return "tenant must be 1 to 128 characters of [A-Za-z0-9._:~-]"
     if "user" in entry and not _is_user(entry["user"]):
         return "user must be 1 to 255 bytes of UTF-8 without control characters, leading and trailing white space"
     if (
         not isinstance(scopes, list)
         or not scopes
-        or not all(isinstance(scope, str) and scope in SCOPES for scope in scopes)
+        or not all(isinstance(scope, str) and _is_scope(scope) for scope in scopes)
     ):
-        return f"scopes must be a list of {', '.join(sorted(SCOPES))}"
+        return f"scopes must be a list of {', '.join(sorted(SCOPES))}, {DATABASE}ID and {ANY_DATABASE}"
     expires = entry.get("expires", datetime.now(UTC))
     if not isinstance(expires, datetime) or expires.tzinfo is None:
         return "expires must be a time with a time zone, such as 2027-01-31T00:00:00Z"
     return None
+
+
+def is_tenant(text: str) -> bool:
+    return _TENANT.fullmatch(text) is not None
+
+
+def is_database_id(text: str) -> bool:
+    """As settings.databases.database_id, by which operators name databases; a test compares the two."""
+    return _DATABASE_ID.fullmatch(text) is not None
+
+
+def _is_scope(text: str) -> bool:
+    if text.startswith(DATABASE):
+        return text == ANY_DATABASE or is_database_id(text.removeprefix(DATABASE))
+    return text in SCOPES
 
 
 def _is_user(value: object) -> bool:

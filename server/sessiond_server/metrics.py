@@ -44,14 +44,16 @@ class Sources:
     hub: Callable[[], HubState]
     transfers: Transfers
     writes: Callable[[], BatcherState]
-    write_waits: Durations
-    batch_times: Durations
+    write_waits: Callable[[], Durations]
+    batch_times: Callable[[], Durations]
     cache: Callable[[], CachedState] | None
     """None: the service has no cache, and its metrics are left out."""
     rounds: Sequence[Rounds]
     """Of each periodic task."""
     loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
+    databases_reachable: Callable[[], Mapping[str, bool]]
+    """By the id of the database."""
     store: Callable[[], StoreCondition] | None
     """None: the store is in memory."""
 
@@ -148,11 +150,19 @@ class _Metrics(Collector):
         yield from _streams(sources.hub())
         yield from _transfers(sources.transfers)
         yield from _writes(sources.writes())
-        yield _histogram("queue_seconds", "How long writes waited for their transaction.", sources.write_waits)
-        yield _histogram("batch_seconds", "Duration of transactions of writes.", sources.batch_times)
+        yield _histogram("queue_seconds", "How long writes waited for their transaction.", sources.write_waits())
+        yield _histogram("batch_seconds", "Duration of transactions of writes.", sources.batch_times())
         yield from _rounds(sources.rounds)
         yield _gauge("loop_lag_seconds", "Longest lateness of the event loop in the last minute.", sources.loop_lag())
-        yield _gauge("store_reachable", "1 while the store answers.", sources.store_reachable())
+        yield _gauge(
+            "store_reachable", "1 while the store, with all its databases, answers.", sources.store_reachable()
+        )
+        reachable = GaugeMetricFamily(
+            "sessiond_database_reachable", "1 while the database answers.", labels=["database"]
+        )
+        for database_id, answers in sources.databases_reachable().items():
+            reachable.add_metric([database_id], answers)
+        yield reachable
         if sources.store is not None:
             yield from _store(sources.store())
         if sources.cache is not None:

@@ -20,7 +20,8 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
+from sessiond_server.rpc.routing import Database, Reads
+from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
 from tests.support.held_store import Holding
 from tests.support.waiting import until
 from tests.support.wire import DirectWriter, Failure, Wire, serving
@@ -137,7 +138,8 @@ def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
     reads = Reads(store, store, store, store, store.documents)
-    return RpcServer(reads, DirectWriter(store), EventHub(store, bus), bus, files, Authenticator(), settings)
+    database = Database("default", reads, DirectWriter(store), EventHub(store, bus), bus, files)
+    return RpcServer([database], Authenticator(), settings)
 
 
 async def test_a_server_that_never_started_can_be_stopped() -> None:

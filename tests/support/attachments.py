@@ -93,7 +93,7 @@ class Site:
     async def reap(self) -> int:
         """What the reaper would remove by now."""
         removed = await reap(self.store.attachments, self.blobs)
-        assert await reap_orphans(self.store.attachments, self.blobs) == 0
+        assert await reap_orphans(self.blobs, self.store.attachments) == 0
         return removed
 
 

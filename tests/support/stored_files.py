@@ -41,7 +41,7 @@ async def reaped(postgres_dsn: str, folder: Path | None) -> Stored:
             # The grace of writers who are all gone.
             await connection.execute("update pieces set drop_time = now() where drop_time is not null")
             await reap(store.attachments, blobs)
-            strays = await reap_orphans(store.attachments, blobs)
+            strays = await reap_orphans(blobs, store.attachments)
             rows = {name: await connection.fetchval(f"select count(*) from {name}") for name in ROWS}
             in_rows = await connection.fetchval("select coalesce(sum(octet_length(data)), 0) from blob_rows")
         finally:

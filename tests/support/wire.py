@@ -37,7 +37,8 @@ from sessiond_server.events.limits import HubLimits
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.rpc.server import SERVICES, Reads, RpcServer, WireSettings
+from sessiond_server.rpc.routing import Database, Reads
+from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.commits import Commits, Writer
@@ -332,7 +333,8 @@ async def serving(
         direct = writer or DirectWriter(commits)
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         reads = Reads(store, store, store, work, documents)
-        server = RpcServer(reads, direct, hub, bus, files, authenticator, settings)
+        database = Database("default", reads, direct, hub, bus, files)
+        server = RpcServer([database], authenticator, settings)
         port = await server.start()
         if ready:
             await server.open(await store.token_key())

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from sessiond_server import auth
-from sessiond_server.auth import SCOPES, Authenticator, KeysFileInvalid, Principal, digest_of, load_keys, new_key
+from sessiond_server.auth import (
+    ANY_DATABASE,
+    SCOPES,
+    Authenticator,
+    KeysFileInvalid,
+    Principal,
+    digest_of,
+    load_keys,
+    new_key,
+)
 from sessiond_server.errors import Unauthenticated
 
 DIGEST = digest_of("sd_secret").hex()
@@ -136,7 +145,7 @@ def test_with_keys_a_call_without_one_is_refused() -> None:
     "peer", ["ipv4:127.0.0.1:80", "ipv4:127.8.8.8:80", "ipv6:[::1]:80", "ipv6:%5B::1%5D:80", "unix:"]
 )
 def test_without_keys_loopback_is_local(peer: str) -> None:
-    assert Authenticator().authenticate([], lambda: peer) == Principal("default", "", "local", SCOPES)
+    assert Authenticator().authenticate([], lambda: peer) == Principal("default", "", "local", SCOPES | {ANY_DATABASE})
 
 
 @pytest.mark.parametrize(

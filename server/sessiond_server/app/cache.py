@@ -20,6 +20,6 @@ async def opened_cache(settings: Settings, url: str | None) -> AsyncIterator[Red
         yield cache
 
 
-def database_id(token_key: bytes) -> str:
-    """An id of the database, derived from its secret but revealing nothing about it."""
+def identity(token_key: bytes) -> str:
+    """Identifies the database: derived from its secret, but revealing nothing about it."""
     return hashlib.blake2b(token_key, digest_size=6, person=b"sessiond cache").hexdigest()

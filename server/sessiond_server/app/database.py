@@ -28,6 +28,11 @@ def revealed(url: SecretUrl | None) -> str | None:
     return None if url is None else url.reveal()
 
 
+def dsn_of(settings: Settings, database_id: str) -> str | None:
+    """The DSN of one of several databases, or of the only one; None: that is bundled, or in memory."""
+    return revealed(settings.postgres_dsn if settings.databases is None else settings.databases[database_id])
+
+
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
     """The bundled servers for these settings, not started yet; `cache` False: only Postgres."""
     # The extra connections, beyond the pool, are for the operator's commands.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("sessiond.app")
 
 
 @contextmanager
-def observed(watch: StoreWatch) -> Iterator[None]:
+def observed(watches: Collection[StoreWatch]) -> Iterator[None]:
     """Makes the running loop log unhandled errors of tasks and callbacks. A failed background task also makes health
     NOT_SERVING."""
     loop = asyncio.get_running_loop()
@@ -23,7 +23,8 @@ def observed(watch: StoreWatch) -> Iterator[None]:
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if tasks.FAILED in context:
-            watch.failed = context[tasks.FAILED]
+            for watch in watches:
+                watch.failed = context[tasks.FAILED]
             _log.critical("%s: the service cannot be used any more", context["message"], exc_info=context["exception"])
         elif before is not None:
             before(loop, context)
@@ -37,11 +38,12 @@ def observed(watch: StoreWatch) -> Iterator[None]:
         loop.set_exception_handler(before)
 
 
-async def watch_cache(cache: RedisCache, server: RpcServer) -> None:
-    """Updates the cache's health from the cache's state, until cancelled. The cache itself logs changes."""
-    used = cache.ready
+async def watch_caches(caches: Sequence[RedisCache], server: RpcServer) -> None:
+    """Updates the cache's health from the state of the caches of all databases, until cancelled. The caches themselves
+    log changes."""
+    used = all(cache.ready for cache in caches)
     while True:
         await asyncio.sleep(PING_PAUSE)
-        if cache.ready != used:
-            used = cache.ready
+        if (ready := all(cache.ready for cache in caches)) != used:
+            used = ready
             await server.set_cache(used)

@@ -1,5 +1,6 @@
 """The limits of each part, from the settings."""
 
+from dataclasses import replace
 from typing import Final
 
 from sessiond_server.domain.rows import Policy
@@ -44,10 +45,24 @@ def cache(settings: Settings) -> CacheLimits:
 
 
 def hub(settings: Settings) -> HubLimits:
-    return HubLimits(
+    """The limits of one database's hub: its share of the memory. Watchers are counted for all together."""
+    limits = HubLimits(
         bookmark=settings.bookmark_interval,
         watchers=settings.watchers,
         tombstone_retention=settings.tombstone_retention,
+    )
+    hubs = len(settings.database_ids)
+    if hubs == 1:
+        return limits
+    drafts = limits.drafts
+    return replace(
+        limits,
+        total_ring_bytes=limits.total_ring_bytes // hubs,
+        drafts=replace(
+            drafts,
+            total_bytes=drafts.total_bytes // hubs,
+            tenant_bytes=min(drafts.tenant_bytes, drafts.total_bytes // hubs),
+        ),
     )
 
 
@@ -69,7 +84,7 @@ def wire(settings: Settings, certificates: Certificates | None, tracer: Tracer |
         drain_pause=settings.drain_pause,
         grace=settings.grace,
         largest_message=settings.max_message_size,
-        most_searches=max(1, settings.pool_size // 2),
+        most_searches=max(1, settings.database_connections // 2),
         most_request_bytes=settings.queue_bytes,
         most_transfers=settings.transfers,
         transfer_idle=settings.transfer_idle,

@@ -1,10 +1,11 @@
 """Opens the port of the metrics, and connects each metric with its source."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 from sessiond_server import metrics
+from sessiond_server.app import totals
 from sessiond_server.app.database import postgres
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.app.parts import Parts
@@ -14,23 +15,29 @@ from sessiond_server.settings import Address
 from sessiond_server.store_watch import StoreWatch
 
 
-def sources(parts: Parts, server: RpcServer, watch: StoreWatch, rounds: Sequence[Rounds]) -> metrics.Sources:
-    store = postgres(parts.truth)
+def sources(
+    databases: Sequence[Parts], server: RpcServer, watches: Mapping[str, StoreWatch], rounds: Sequence[Rounds]
+) -> metrics.Sources:
+    """Where the metrics come from: of several databases the totals, and for each whether it answers."""
+    stores = [store for parts in databases if (store := postgres(parts.truth)) is not None]
+    caches = [parts.cached for parts in databases if parts.cached is not None]
+    batchers = [parts.batcher for parts in databases]
     return metrics.Sources(
         version=version("sessiond"),
         calls=lambda: server.call_metrics,
         refused_calls=lambda: server.refused_calls,
         calls_in_progress=lambda: server.calls,
-        hub=parts.hub.state,
+        hub=lambda: totals.of_hubs([parts.hub.state() for parts in databases]),
         transfers=server.transfers,
-        writes=parts.batcher.state,
-        write_waits=parts.batcher.waits,
-        batch_times=parts.batcher.batch_times,
-        cache=parts.cached.state if parts.cached is not None else None,
+        writes=lambda: totals.of_batchers([batcher.state() for batcher in batchers]),
+        write_waits=lambda: totals.of_durations([batcher.waits for batcher in batchers]),
+        batch_times=lambda: totals.of_durations([batcher.batch_times for batcher in batchers]),
+        cache=(lambda: totals.of_caches([cached.state() for cached in caches])) if caches else None,
         rounds=rounds,
-        loop_lag=lambda: watch.loop_lag,
-        store_reachable=lambda: watch.reachable,
-        store=store.condition if store is not None else None,
+        loop_lag=lambda: max(watch.loop_lag for watch in watches.values()),
+        store_reachable=lambda: all(watch.reachable for watch in watches.values()),
+        databases_reachable=lambda: {each: watch.reachable for each, watch in watches.items()},
+        store=(lambda: totals.of_stores([store.condition() for store in stores])) if stores else None,
     )
 
 

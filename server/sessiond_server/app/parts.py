@@ -1,9 +1,10 @@
 """The parts behind the wire, opened in order in one stack and closed in reverse.
 
-bundled servers -> store -> storage of attachments -> bus -> hub -> announced commits -> cache -> batcher
+bundled servers -> for each database:
+    store -> storage of attachments -> bus -> hub -> announced commits -> cache -> batcher
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,18 +12,20 @@ from typing import TYPE_CHECKING
 from sessiond_server.app import limits
 from sessiond_server.app.blobs import opened_blobs
 from sessiond_server.app.bus import opened_bus
-from sessiond_server.app.cache import database_id, opened_cache
-from sessiond_server.app.database import bundled, opened_store, revealed
+from sessiond_server.app.cache import identity, opened_cache
+from sessiond_server.app.database import bundled, dsn_of, opened_store, revealed
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.traced import TracedBlobs
 from sessiond_server.blobs.uploads import Uploads
+from sessiond_server.domain.shares import Shares
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.redis import RedisCache
+from sessiond_server.rpc.routing import Database, Reads
 from sessiond_server.settings import Settings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
@@ -39,11 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All parts behind the wire. Bus and cache are idle until `begin`."""
+    """All parts of one database. Bus and cache are idle until `begin`."""
 
-    embedded: EmbeddedServers | None
+    database_id: str
     dsn: str | None
-    """Attributes of the database; None for the memory store."""
+    """None for the memory store."""
     truth: "MemoryStore | PostgresStore"
     """The store itself, without cache and announcements."""
     blobs: BlobStore
@@ -61,16 +64,32 @@ class Parts:
     begin_bus: Callable[[str], None]
 
     def begin(self, token_key: bytes) -> None:
-        """Channels and keys of the bus and the cache carry the id of the database, which `token_key` tells."""
-        prefix = f"sessiond:{database_id(token_key)}:"
+        """Channels and keys of the bus and the cache carry the identity of the database, which `token_key` tells."""
+        prefix = f"sessiond:{identity(token_key)}:"
         self.begin_bus(prefix)
         if self.cache is not None:
             self.cache.begin(prefix)
 
+    def serving(self) -> Database:
+        """What the wire needs of them."""
+        truth = self.truth
+        reads = Reads(self.sessions, truth, truth, truth, truth.documents)
+        return Database(self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments)
+
+
+@dataclass(frozen=True, slots=True)
+class AllParts:
+    """The parts of all databases, the default one first."""
+
+    embedded: EmbeddedServers | None
+    databases: Sequence[Parts]
+
 
 @asynccontextmanager
-async def opened_parts(settings: Settings, alone: Callable[[], bool], *, traced: bool = False) -> AsyncIterator[Parts]:
-    """Opens the parts while the context is open. The database need not be reachable yet. Raises SettingError,
+async def opened_parts(
+    settings: Settings, alone: Callable[[], bool], *, traced: bool = False
+) -> AsyncIterator[AllParts]:
+    """Opens the parts while the context is open. The databases need not be reachable yet. Raises SettingError,
     EmbeddedError.
 
     `alone` returns whether there is only one tenant, which then need not leave room for others. `traced`: what the
@@ -80,16 +99,38 @@ async def opened_parts(settings: Settings, alone: Callable[[], bool], *, traced:
         embedded = None
         if settings.embedded:
             embedded = await stack.enter_async_context(bundled(settings, cache=settings.redis_url is None))
-        dsn = embedded.postgres_dsn if embedded else revealed(settings.postgres_dsn)
+        redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
+        streams = Shares(settings.watchers, alone=alone)
+        databases = []
+        for database_id in settings.database_ids:
+            dsn = embedded.postgres_dsn if embedded else dsn_of(settings, database_id)
+            opened = _opened(settings, database_id, dsn, redis_url, streams, alone, traced=traced)
+            databases.append(await stack.enter_async_context(opened))
+        yield AllParts(embedded, databases)
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings,
+    database_id: str,
+    dsn: str | None,
+    redis_url: str | None,
+    streams: Shares,
+    alone: Callable[[], bool],
+    *,
+    traced: bool,
+) -> AsyncIterator[Parts]:
+    """The parts of one database. `streams`: places of the watchers of all databases."""
+    async with AsyncExitStack() as stack:
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(opened_blobs(settings, dsn))
         if traced:
             blobs = TracedBlobs(blobs)
         uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
         attachments = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
-        redis_url = embedded.redis_url if embedded and settings.redis_url is None else revealed(settings.redis_url)
         bus, begin_bus = await stack.enter_async_context(opened_bus(settings, dsn, redis_url))
-        hub = await stack.enter_async_context(EventHub(truth, bus, limits.hub(settings), alone=alone))
+        hub = EventHub(truth, bus, limits.hub(settings), alone=alone, streams=streams)
+        await stack.enter_async_context(hub)
         database = "postgresql" if settings.store == "postgres" else settings.store
         committed: Commits = TracedCommits(truth, database) if traced else truth
         commits: Commits = AnnouncedCommits(committed, Announcer(hub, bus))
@@ -103,7 +144,7 @@ async def opened_parts(settings: Settings, alone: Callable[[], bool], *, traced:
             Batcher(commits, limits.batcher(settings), alone=alone, traced=traced)
         )
         yield Parts(
-            embedded=embedded,
+            database_id=database_id,
             dsn=dsn,
             truth=truth,
             blobs=blobs,

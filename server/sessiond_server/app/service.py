@@ -1,6 +1,6 @@
 """The whole service: starts its parts in this order, and stops them in reverse.
 
-tracer -> parts -> metrics -> wire, refusing calls -> schema -> background tasks -> wire, serving
+tracer -> parts -> metrics -> wire, refusing calls -> databases with their background tasks -> wire, serving
 """
 
 import asyncio
@@ -8,15 +8,16 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sessiond_server import auth, failpoints, sweeper
 from sessiond_server.app import limits
 from sessiond_server.app.background import background_tasks, only_error
 from sessiond_server.app.blobs import say_whether_reachable
 from sessiond_server.app.credentials import expire_keys, reloaded, tls_files
-from sessiond_server.app.database import bring_up_to_date, postgres
+from sessiond_server.app.databases import Group, Opening
 from sessiond_server.app.errors import CannotListen
-from sessiond_server.app.health import observed, watch_cache
+from sessiond_server.app.health import observed, watch_caches
 from sessiond_server.app.metrics import opened_metrics, sources
 from sessiond_server.app.parts import opened_parts
 from sessiond_server.app.signals import Signals
@@ -24,7 +25,7 @@ from sessiond_server.app.tracer import opened_tracer
 from sessiond_server.blobs import reaper
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.reloading import Reloader, look
-from sessiond_server.rpc.server import Reads, RpcServer
+from sessiond_server.rpc.server import RpcServer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.settings import Address, Settings, keys_in_the_clear, refuse_open_network, traces
 from sessiond_server.store_watch import StoreWatch
@@ -88,40 +89,38 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         tracer = await stack.enter_async_context(opened_tracer(traces()))
         opened = opened_parts(settings, authenticator.alone, traced=tracer is not None)
         parts = await stack.enter_async_context(opened)
-        truth = parts.truth
-        reads = Reads(parts.sessions, truth, truth, truth, truth.documents)
+        default = parts.databases[0]
+        homes = default.truth.homes
         wire = limits.wire(settings, certificates, tracer)
-        server = RpcServer(reads, parts.batcher, parts.hub, parts.bus, parts.attachments, authenticator, wire)
-        watch = StoreWatch(truth, server.set_serving, parts.batcher.stalled)
-        stack.enter_context(observed(watch))
+        server = RpcServer([each.serving() for each in parts.databases], authenticator, wire, homes)
+        homes.on_change = server.rehome
+        watches = {
+            each.database_id: StoreWatch(
+                each.truth, partial(server.set_serving, database_id=each.database_id), each.batcher.stalled
+            )
+            for each in parts.databases
+        }
+        stack.enter_context(observed(watches.values()))
         swept, reaped = sweeper.counted(), reaper.counted()
-        scraped = sources(parts, server, watch, [swept, reaped])
+        scraped = sources(parts.databases, server, watches, [swept, reaped])
         metrics_listening = await stack.enter_async_context(opened_metrics(settings.metrics_listen, scraped))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
-        if settings.store == "postgres" and parts.dsn is not None:
-            await bring_up_to_date(parts.dsn, settings)
-        await watch.begin()
-        token_key = await truth.token_key()
-        parts.begin(token_key)
+        opening = Opening(settings, server, Group(settings), watches, parts.databases, swept, reaped)
+        token_key = await opening.open_default()
         background = await stack.enter_async_context(background_tasks())
-        background(sweeper.run(parts.commits, truth, settings.sweep_interval, swept), "sweeper")
-        background(reaper.run(truth.attachments, parts.blobs, settings.sweep_interval, reaped), "reaper")
-        background(watch.run(), "health")
+        await opening.begin(background, token_key)
         if settings.blob_store is not None:
-            background(say_whether_reachable(parts.blobs, settings.blob_store), "blob-store")
-        if (in_postgres := postgres(truth)) is not None:
-            background(in_postgres.watch_feeds(), "feed-holders")
-            background(in_postgres.watch_replication(), "replication")
+            background(say_whether_reachable(default.blobs, settings.blob_store), "blob-store")
         reloader = Reloader(reloaded(settings, authenticator, certificates, server, began), reload)
         background(reloader.run(), "reloader")
         background(expire_keys(authenticator, server), "key-expiry")
-        if parts.cache is not None:
-            await server.set_cache(parts.cache.ready)
-            background(watch_cache(parts.cache, server), "cache-health")
+        if caches := [each.cache for each in parts.databases if each.cache is not None]:
+            await server.set_cache(all(cache.ready for cache in caches))
+            background(watch_caches(caches, server), "cache-health")
         if parts.embedded:
             background(parts.embedded.keep_running(), "bundled-servers")
         await server.open(token_key)

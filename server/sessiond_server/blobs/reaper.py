@@ -5,6 +5,7 @@ Safe on any number of replicas at once, and safe to stop at any moment: the next
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from sessiond_server.blobs.contract import BlobStore
@@ -38,8 +39,9 @@ async def reap(store: AttachmentStore, blobs: BlobStore) -> int:
     return removed
 
 
-async def reap_orphans(store: AttachmentStore, blobs: BlobStore) -> int:
-    """Removes pieces of which the store has no record, and returns their number.
+async def reap_orphans(blobs: BlobStore, *stores: AttachmentStore) -> int:
+    """Removes pieces of which none of the stores has a record, and returns their number. `stores`: all that have bytes
+    in the storage.
 
     Normally there are none. They come from a process that was paused in a call for longer than its piece's grace
     period, or from a store that has lost acknowledged commits.
@@ -48,7 +50,9 @@ async def reap_orphans(store: AttachmentStore, blobs: BlobStore) -> int:
     found: list[Piece] = []
 
     async def remove() -> int:
-        orphans = await store.unknown_pieces(found)
+        orphans: Sequence[Piece] = found
+        for store in stores:
+            orphans = await store.unknown_pieces(orphans)
         await blobs.delete(orphans)
         found.clear()
         return len(orphans)
@@ -65,9 +69,19 @@ def counted() -> Rounds:
     return Rounds("reaper", "pieces")
 
 
-async def run(store: AttachmentStore, blobs: BlobStore, interval: float, rounds: Rounds | None = None) -> None:
+async def run(
+    store: AttachmentStore,
+    blobs: BlobStore,
+    interval: float,
+    rounds: Rounds | None = None,
+    sharing: Sequence[AttachmentStore] | None = (),
+) -> None:
     """Reaps every `interval` seconds, orphans every ORPHAN_INTERVAL, until cancelled. An error is logged and does not
-    end it. `rounds` are those of `counted`."""
+    end it.
+
+    `rounds` are those of `counted`. `sharing`: the other stores that have bytes in this storage. None: one of them
+    looks for orphans.
+    """
     rounds = rounds or counted()
     clock = asyncio.get_running_loop().time
     next_search = clock() + ORPHAN_INTERVAL
@@ -75,9 +89,9 @@ async def run(store: AttachmentStore, blobs: BlobStore, interval: float, rounds:
         began = rounds.begin()
         try:
             removed = await reap(store, blobs)
-            if clock() >= next_search:
+            if sharing is not None and clock() >= next_search:
                 next_search = clock() + ORPHAN_RETRY_INTERVAL
-                removed += await reap_orphans(store, blobs)
+                removed += await reap_orphans(blobs, store, *sharing)
                 next_search = clock() + ORPHAN_INTERVAL
             rounds.end(began, removed)
             if removed:

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from sessiond_server.settings import add_flags
 
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*")
-_DATABASE = ("store", "postgres_dsn", "data_dir")
+_DATABASE = ("store", "postgres_dsn", "databases", "default_database", "pool_size", "data_dir")
 _PROBE = ("listen", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
 
 
@@ -90,6 +90,7 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
         metavar="WHEN",
         help="a duration such as 90d, or a time such as 2027-01-31T00:00:00Z (default: never)",
     )
+    _add_databases(commands.add_parser("databases", help="several databases", description="Several databases."))
     probe = commands.add_parser(
         "healthcheck",
         help="ask the running service for its health",
@@ -99,6 +100,33 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     add_flags(probe, _PROBE)
     commands.add_parser("settings", help="print the table of all settings", description="Prints all settings.")
     return parser
+
+
+def _add_databases(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    names = ("databases", "default_database", "pool_size", "migration_wait", "require_durable")
+    listed = actions.add_parser(
+        "list",
+        help="print all databases",
+        description="Prints each database, how many tenants have it as their home, and whether it can be used. Exits "
+        "with 1 if one cannot.",
+    )
+    add_flags(listed, names)
+    add = actions.add_parser(
+        "add",
+        help="bring an empty database into use",
+        description="Migrates an empty database, and gives it its id. Safe to repeat.",
+    )
+    add.add_argument("id", metavar="ID", help="id of the database in --databases")
+    add_flags(add, names)
+    place = actions.add_parser(
+        "place",
+        help="give a new tenant its home",
+        description="Makes a database the home of a tenant that has no data yet. Safe to repeat.",
+    )
+    place.add_argument("tenant", metavar="TENANT", help="the tenant, as in the keys file")
+    place.add_argument("--to", required=True, metavar="ID", help="id of the database")
+    add_flags(place, names)
 
 
 def _positive(text: str) -> int:

@@ -8,11 +8,13 @@ import asyncio
 import errno
 import socket
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from sessiond_server import auth, redis
 from sessiond_server.app import blobs, database
 from sessiond_server.app.credentials import tls_files
+from sessiond_server.app.databases import Group, WrongDatabase
 from sessiond_server.app.errors import CannotListen, CannotReachBlobs
 from sessiond_server.cli import production
 from sessiond_server.cli.healthcheck import identity, reachable
@@ -146,6 +148,8 @@ async def _servers(settings: Settings, report: Report, *, ask: bool) -> tuple[Fa
         report.ok("store", "memory: all data is lost when the service stops")
     else:
         where = str(settings.postgres_dsn) if settings.postgres_dsn else f"bundled, data in {settings.data_dir}"
+        if settings.databases is not None:
+            where = f"{settings.default_database}, {where}"
         try:
             async with database.started(settings) as dsn:
                 if dsn:
@@ -155,12 +159,37 @@ async def _servers(settings: Settings, report: Report, *, ask: bool) -> tuple[Fa
                     report.ok("postgres", f"{where}, to be created by serve")
         except EmbeddedError as error:
             report.fail("postgres", error.problem, error.advice)
+    if settings.databases is not None:
+        await _several(settings, settings.databases, report)
     if settings.redis_url:
         await _cache(settings.redis_url, report)
         upkeep = await _upkeep(settings.redis_url) if ask else None
     if settings.blob_store:
         await _blobs(settings, settings.blob_store, report)
     return facts, upkeep
+
+
+async def _several(settings: Settings, databases: Mapping[str, SecretUrl], report: Report) -> None:
+    """The databases other than the default one, and that each is the one that its id means."""
+    from sessiond_server.postgres.fitness import DatabaseUnfit
+    from sessiond_server.postgres.schema import migrate
+    from sessiond_server.postgres.store import PostgresStore
+
+    group = Group(settings)
+    for database_id in settings.database_ids:
+        dsn = databases[database_id].reveal()
+        if database_id != settings.default_database:
+            await _postgres(settings, dsn, f"{database_id}, {databases[database_id]}", report)
+        try:
+            if not (await migrate.status(dsn)).ready:
+                continue
+            async with PostgresStore(dsn, max_connections=2) as store:
+                await group.check(store, database_id, await store.token_key(), claim=False)
+        except WrongDatabase as error:
+            report.fail("databases", str(error), "serve would not start")
+        except (StoreUnavailable, DatabaseUnfit):
+            continue  # reported already
+    report.ok("databases", f"{len(databases)} in the map, of which {settings.default_database} is the default one")
 
 
 async def _facts(dsn: str) -> Facts | None:

@@ -31,6 +31,8 @@ def announce(service: composed.Service) -> None:
         data = f"{settings.data_dir} ({new}bundled Postgres{valkey})"
     elif settings.store == "memory":
         data = "in memory: lost when the service stops"
+    elif settings.databases is not None:
+        data = "\n             ".join(f"{each}: {settings.databases[each]}" for each in settings.database_ids)
     else:
         data = str(settings.postgres_dsn)
     if service.keys:

@@ -41,6 +41,11 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
         if dsn is None:
             print(f"there is no data in {settings.data_dir} yet")
             return 1
+        if settings.databases is not None:
+            async with PostgresStore(dsn, max_connections=2) as default:
+                await default.placement()
+                home = default.homes.of(scope.tenant_id)
+            dsn = settings.databases[home].reveal() if home is not None else dsn
         async with PostgresStore(dsn, max_connections=1) as store:
             try:
                 snapshot = await store.get_session(scope, session_id, content=True)

@@ -74,8 +74,10 @@ class EventHub:
         limits: HubLimits | None = None,
         *,
         alone: Callable[[], bool] = one_tenant,
+        streams: Shares | None = None,
     ) -> None:
-        """`alone`: whether there is only one tenant, which may then have all streams."""
+        """`alone`: whether there is only one tenant, which may then have all streams. `streams`: places that several
+        hubs share; None: as many as the limits say."""
         self._limits = limits or HubLimits()
         self._store = store
         self._bus = bus
@@ -88,7 +90,9 @@ class EventHub:
         self._sessions.on_redacted = self._feeds.redacted
         self._feeds.on_redacted = self._sessions.redacted
         self._feeds.on_read = self._sessions.drafts.note_feed
-        self._streams = Shares(self._limits.watchers, alone=alone)
+        self._streams = streams or Shares(self._limits.watchers, alone=alone)
+        self._open = 0
+        """Streams of this hub."""
         self._watched = asyncio.Event()
         """Set while there is a stream."""
         self._poll_now = asyncio.Event()
@@ -121,7 +125,7 @@ class EventHub:
         """Any thread may call it."""
         lag = max(0.0, self._clock() - self._answered) if self._watched.is_set() else 0.0
         return HubState(
-            self._streams.used,
+            self._open,
             len(self._sessions),
             len(self._feeds),
             self._rings.held,
@@ -173,13 +177,13 @@ class EventHub:
         """
         for key, message_ids in self._sessions.drafts.superseded(writes, self._clock()):
             self._bus.publish_deltas(Deltas(key, [SUPERSEDED + each.encode() for each in message_ids]))
-        if self._streams.used:
+        if self._open:
             self._sessions.committed(writes, start)
             self._feeds.committed(writes)
 
     def on_hints(self, hints: Sequence[Hint]) -> None:
         """As Listener.on_hints."""
-        if self._streams.used:
+        if self._open:
             for hint in hints:
                 self._sessions.on_hint(hint.key, hint.seq)
                 self._feeds.on_hint(hint.key[0])
@@ -197,13 +201,15 @@ class EventHub:
             raise Draining
         if not self._streams.take(tenant_id):
             raise TooManyWatchers(RETRY_AFTER)
+        self._open += 1
         if not self._watched.is_set():
             self._answered = self._clock()
             self._watched.set()
 
     def _dismiss(self, tenant_id: str) -> None:
         self._streams.give(tenant_id)
-        if not self._streams.used:
+        self._open -= 1
+        if not self._open:
             self._watched.clear()
 
     def _fail(self, failure: Callable[[], Exception]) -> None:

@@ -55,7 +55,8 @@ class Call:
     """One call. Belongs to one task."""
 
     __slots__ = (
-        "context", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes", "unsent",
+        "context", "database", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes",
+        "unsent",
     )  # fmt: skip
 
     def __init__(self, method: Method, context: "ServicerContext[Any, Any]") -> None:
@@ -69,6 +70,8 @@ class Call:
         """The caller; without tenant and scopes until authentication."""
         self.error: SessiondError | None = None
         """The error with which the call was answered; None unless it failed."""
+        self.database = ""
+        """Id of the database that serves the call; empty while there is one only."""
         self.request_bytes = 0
         """Bytes of all request messages received so far."""
         self.response_bytes = 0

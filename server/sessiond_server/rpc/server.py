@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -21,11 +21,8 @@ from sessiond.v1 import (
     tool_call_service_pb2,
 )
 from sessiond_server.auth import Authenticator, Principal
-from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import Starting
-from sessiond_server.events.bus import Bus
-from sessiond_server.events.contract import Hub
 from sessiond_server.rpc import reflection
 from sessiond_server.rpc.attachments.servicer import AttachmentServicer
 from sessiond_server.rpc.attachments.transfers import Transfers
@@ -57,16 +54,13 @@ from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.refused_calls import RefusedCalls
+from sessiond_server.rpc.routing import Database, Routed, Routing
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.spans import Tracer
-from sessiond_server.store.commits import Writer
-from sessiond_server.store.documents import DocumentReads
-from sessiond_server.store.log_reads import LogReads
-from sessiond_server.store.session_reads import SessionQueries, SessionReads
-from sessiond_server.store.work import WorkStore
+from sessiond_server.store.homes import Homes
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
@@ -79,6 +73,9 @@ SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DO
 
 CACHE: Final = "cache"
 """Name of the cache in health checks: NOT_SERVING while it cannot be used; an unknown service if there is no cache."""
+
+DATABASE: Final = "database/"
+"""Before the id of a database, its name in health checks."""
 
 CONNECTION_GRACE: Final = 60.0
 """Seconds that an old connection lives longer than its streams, for its unary calls."""
@@ -213,31 +210,17 @@ class WireSettings:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """The sources of reads, by ability."""
-
-    sessions: SessionReads
-    """May answer from a cache."""
-    queries: SessionQueries
-    logs: LogReads
-    work: WorkStore
-    documents: DocumentReads
-
-
 class RpcServer:
     """Serves sessiond.v1, health and reflection. Belongs to one event loop; can be started and stopped once."""
 
     def __init__(
         self,
-        reads: Reads,
-        writer: Writer,
-        hub: Hub,
-        bus: Bus,
-        files: AttachmentAccess,
+        databases: Sequence[Database],
         authenticator: Authenticator,
         settings: WireSettings,
+        homes: Homes | None = None,
     ) -> None:
+        """`databases`: the default one first. `homes`: its map of the tenants that live in others; None: none do."""
         self._settings = settings
         self._gate = Gate(Starting)
         self._occupancy = Occupancy()
@@ -261,23 +244,23 @@ class RpcServer:
         )
         self._slicing = Places(settings.most_slicing, waiting=waiting, alone=alone)
         self._health = Health([service.full_name for service in SERVICES], self._counting("health"))
-        self._tokens = tokens = PageTokens()
-        self._positions = positions = Positions()
+        self._databases = [database.id for database in databases]
+        self._serving: dict[str, bool] = {}
+        """Which databases answer."""
+        self._routing = Routing(self._databases, homes if homes is not None else Homes())
+        self._tokens = {database.id: PageTokens() for database in databases}
+        self._positions = {database.id: Positions() for database in databases}
         self._deliveries = Deliveries(
             write_timeout=settings.watch_write_timeout,
             max_age=settings.watch_age,
             bookmark_interval=settings.bookmark_interval,
         )
         self.transfers: Final = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
-        self._servicers = (
-            (SESSIONS, SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens)),
-            (MESSAGES, MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message)),
-            (RUNS, RunServicer(reads.work, writer, tokens)),
-            (TOOL_CALLS, ToolCallServicer(reads.work, writer, tokens)),
-            (EVENTS, EventServicer(reads.sessions, reads.logs, hub, bus, positions, self._deliveries)),
-            (ATTACHMENTS, AttachmentServicer(files, writer, tokens, self.transfers, settings.upload_retention)),
-            (DOCUMENTS, DocumentServicer(reads.documents, writer, tokens)),
-        )
+        servicers = {database.id: self._servicers_of(database) for database in databases}
+        self._servicers = [
+            (service, Routed(self._routing, {each: made[place] for each, made in servicers.items()}))
+            for place, service in enumerate(SERVICES)
+        ]
         self._authentication = Authentication(authenticator, self._refusals)
         self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
@@ -328,11 +311,36 @@ class RpcServer:
         self._server = server
         return port
 
+    def _servicers_of(self, database: Database) -> Sequence[object]:
+        """The servicers of one database, in the order of SERVICES."""
+        settings, reads, writer = self._settings, database.reads, database.writer
+        tokens, positions = self._tokens[database.id], self._positions[database.id]
+        return (
+            SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
+            MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message),
+            RunServicer(reads.work, writer, tokens),
+            ToolCallServicer(reads.work, writer, tokens),
+            EventServicer(reads.sessions, reads.logs, database.hub, database.bus, positions, self._deliveries),
+            AttachmentServicer(database.files, writer, tokens, self.transfers, settings.upload_retention),
+            DocumentServicer(reads.documents, writer, tokens),
+        )
+
     async def open(self, token_key: bytes) -> None:
-        """Starts serving: the store is ready, and `token_key` comes from Upkeep.token_key. Health reports SERVING."""
-        self._tokens.key = self._positions.key = token_key
+        """Starts serving: the default database is ready, and `token_key` comes from its Upkeep.token_key. Health
+        reports SERVING."""
         self._gate.open()
-        await self.set_serving(True)
+        await self.open_database(self._databases[0], token_key)
+
+    async def open_database(self, database_id: str, token_key: bytes) -> None:
+        """Serves the calls of one database too, once `open` was called. As `open`."""
+        self._tokens[database_id].key = self._positions[database_id].key = token_key
+        self._routing.open(database_id)
+        await self.set_serving(True, database_id)
+
+    def rehome(self, tenant_ids: Set[str]) -> None:
+        """Disconnects the watchers of tenants that have got another home, since no event of them comes where they
+        watch."""
+        self._deliveries.release(lambda principal: principal.tenant_id in tenant_ids)
 
     def revoke(self, holds: Callable[[Principal], bool]) -> int:
         """Ends the streams of callers whose keys are no longer valid; watchers get a GoingAway first. Returns their
@@ -340,9 +348,13 @@ class RpcServer:
         self._deliveries.revoke(holds)
         return self._authentication.revoke(holds)
 
-    async def set_serving(self, serving: bool) -> None:
-        """Sets what health reports for the server. No effect once `stop` was called."""
-        await self._health.set(serving)
+    async def set_serving(self, serving: bool, database_id: str | None = None) -> None:
+        """Sets what health reports for a database, by default the default one. The server as a whole, and its services,
+        are SERVING while one database is. No effect once `stop` was called."""
+        database_id = database_id or self._databases[0]
+        self._serving[database_id] = serving
+        await self._health.set_part(f"{DATABASE}{database_id}", serving)
+        await self._health.set(any(self._serving.values()))
 
     async def set_cache(self, used: bool) -> None:
         """Sets what health reports for CACHE. The status of the server does not depend on it."""

@@ -4,8 +4,8 @@ from typing import Final
 
 TABLES: Final = (
     "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "message_marks",
-    "pieces", "releases", "requests", "run_figures", "runs", "service_keys", "session_heads", "sessions", "tool_calls",
-    "uploads",
+    "pieces", "placement", "releases", "requests", "run_figures", "runs", "service_keys", "session_heads", "sessions",
+    "tenant_homes", "tool_calls", "uploads",
 )  # fmt: skip
 """All tables except schema_versions."""
 

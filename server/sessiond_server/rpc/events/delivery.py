@@ -79,6 +79,12 @@ class Deliveries:
             if not holds(delivery.principal):
                 delivery.leave(Unauthenticated)
 
+    def release(self, leaves: Callable[[Principal], bool]) -> None:
+        """Disconnects watchers, who may connect again at once. Returns at once."""
+        for delivery in list(self._under_way):
+            if leaves(delivery.principal):
+                delivery.leave()
+
     async def deliver(
         self, write: Write, frames: Frames, first: bytes, principal: Principal, silence: float = inf
     ) -> None:

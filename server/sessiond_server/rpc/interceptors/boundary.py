@@ -8,7 +8,7 @@ from typing import Any
 from grpc.aio import AbortError
 from grpc.aio import InternalError as TransportError
 
-from sessiond_server.errors import InternalError, SessiondError
+from sessiond_server.errors import InternalError, SessiondError, StoreUnavailable
 from sessiond_server.rpc import status
 from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.interceptors import call_id
@@ -46,6 +46,8 @@ class Boundary:
                 answered = error if type(error) in status.TABLE else _unforeseen(call, error)
             except Exception as error:
                 answered = _unforeseen(call, error)
+            if call.database and isinstance(answered, StoreUnavailable):
+                answered.name(call.database)
             call.error = answered
             await self._answer(call, status.answer(answered))
             return None
