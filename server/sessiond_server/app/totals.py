@@ -95,8 +95,8 @@ def _replication(states: Sequence[Replication]) -> Replication | None:
     slots = _grouped([each for state in states for each in state.slots], lambda each: each.active)
     return Replication(
         [
-            Standbys(*kind, _most(group, "count") or 0, _most(group, "bytes"), _most(group, "seconds"))
-            for kind, group in standbys.items()
+            Standbys(state, sync_state, _most(group, "count") or 0, _most(group, "bytes"), _most(group, "seconds"))
+            for (state, sync_state), group in standbys.items()
         ],
         [Slots(active, _most(group, "count") or 0, _most(group, "bytes") or 0.0) for active, group in slots.items()],
     )
