@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sessiond_server.app.limits import policy
 from sessiond_server.embedded import EmbeddedServers, running_dsn
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.settings import SecretUrl, Settings
+from sessiond_server.settings import SecretUrl, SettingError, Settings
 
 if TYPE_CHECKING:
     from sessiond_server.memory.store import MemoryStore
@@ -29,8 +29,13 @@ def revealed(url: SecretUrl | None) -> str | None:
 
 
 def dsn_of(settings: Settings, database_id: str) -> str | None:
-    """The DSN of one of several databases, or of the only one; None: that is bundled, or in memory."""
-    return revealed(settings.postgres_dsn if settings.databases is None else settings.databases[database_id])
+    """The DSN of one of several databases, or of the only one; None: that is bundled, or in memory. Raises SettingError
+    for an id that the map does not have."""
+    if settings.databases is None:
+        return revealed(settings.postgres_dsn)
+    if database_id not in settings.databases:
+        raise SettingError(f"--databases has none with the id {database_id}")
+    return revealed(settings.databases[database_id])
 
 
 def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:

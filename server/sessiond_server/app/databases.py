@@ -86,7 +86,8 @@ class Group:
     def wrong(database_id: str, found: Placement) -> WrongDatabase:
         if found.database_id != database_id:
             return WrongDatabase(
-                f"the DSN of {database_id} leads to the database {found.database_id}: is it there twice, or are two DSNs swapped?"
+                f"the DSN of {database_id} leads to the database {found.database_id}: is it there twice, or are two "
+                "DSNs swapped?"
             )
         return WrongDatabase(
             f"the database {database_id} was added to databases with another default one: set --default-database as "

@@ -45,7 +45,8 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
             async with PostgresStore(dsn, max_connections=2) as default:
                 await default.placement()
                 home = default.homes.of(scope.tenant_id)
-            dsn = settings.databases[home].reveal() if home is not None else dsn
+            dsn = dsn if home is None else database.dsn_of(settings, home)
+            assert dsn is not None
         async with PostgresStore(dsn, max_connections=1) as store:
             try:
                 snapshot = await store.get_session(scope, session_id, content=True)
