@@ -18,6 +18,8 @@ async def test_calls_that_wait_for_a_connection_are_counted(postgres_dsn: str) -
     async with PostgresStore(postgres_dsn, max_connections=2) as store:
         assert store.condition().pool.waiting == sum(store.condition().pool.waits.counts) == 0
         holding = asyncio.create_task(store._transactions.use(hold))
+        await asyncio.sleep(0)
+        assert store.condition().pool.waiting == 0, "a connection is being opened"
         await held.wait()
         waiting = [asyncio.create_task(store.token_key()) for _ in range(3)]
         await until(lambda: store.condition().pool.waiting == 3)

@@ -278,7 +278,10 @@ class Connections:
     def pool(self) -> Pool:
         """For metrics; any thread may call it."""
         idle = self._pool.get_idle_size()
-        return Pool(max(0, self._pool.get_size() - idle), idle, self._waiting, self._waits)
+        in_use = max(0, self._pool.get_size() - idle)
+        # While there are fewer, a connection is being opened for those that wait.
+        waiting = self._waiting if in_use >= self._pool.get_max_size() else 0
+        return Pool(in_use, idle, waiting, self._waits)
 
     async def release(self, connection: asyncpg.Connection) -> None:
         """Returns a connection to the pool, also one that was cut."""

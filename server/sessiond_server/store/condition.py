@@ -26,7 +26,7 @@ class Pool:
     in_use: int
     idle: int
     waiting: int
-    """How many wait for a connection."""
+    """How many wait for a connection because all are in use."""
     waits: Durations
     """How long each waited, opening a new connection included."""
 
