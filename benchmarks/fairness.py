@@ -36,8 +36,6 @@ SHARE = 64
 TIMES = 10
 MOST_RATIO = 1.5
 SESSIONS = 64
-WARMUP = 3.0
-"""Seconds after which a tenant that begins with all its calls at once has come to a steady state."""
 PAUSE = 0.01
 """Seconds between two calls of one of the few callers."""
 ROWS: dict[str, Callable[[str], Script]] = {
@@ -74,6 +72,8 @@ class Bench:
     many: Tenant
     few: Tenant
     seconds: float
+    warmup: float
+    """Seconds after which a tenant that begins with all its calls at once has come to a steady state."""
 
 
 def main() -> int:
@@ -82,6 +82,7 @@ def main() -> int:
     parser.add_argument("--few", type=int, nargs="*", default=(1, 4), help="callers of the tenant that is measured")
     parser.add_argument("--connections", type=int, nargs="*", default=(1, 20), help="of the other tenant")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--warmup", type=float, default=3.0, help="seconds of the other tenant alone before that")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     load = Load(build(ROOT / "build"))
@@ -95,7 +96,7 @@ def main() -> int:
         file.write_text("".join(keys.values()))
         with serving(dsn, Path(scratch), postgres, redis, {"SESSIOND_KEYS_FILE": str(file)}) as site:
             many, few = (Tenant(key, _seeded(site, key, name)) for key, name in zip(keys, ("many", "few"), strict=True))
-            bench = Bench(load, site, many, few, options.seconds)
+            bench = Bench(load, site, many, few, options.seconds, options.warmup)
             for row in options.rows.split(","):
                 for callers in options.few:
                     for connections in options.connections:
@@ -133,14 +134,14 @@ def _cell(bench: Bench, script: Callable[[str], Script], callers: int, count: in
     ]
     others = [script(session_id) for session_id in bench.many.sessions]
     pressure = Pressure(
-        bench.seconds, warmup=WARMUP, callers=count, connections=connections, deadline=60, key=bench.many.key
+        bench.seconds, warmup=bench.warmup, callers=count, connections=connections, deadline=60, key=bench.many.key
     )
     try:
         if not count:
             _start(threads)
             time.sleep(bench.seconds)
             return Cell(calls, None)
-        threading.Timer(WARMUP, _start, (threads,)).start()
+        threading.Timer(bench.warmup, _start, (threads,)).start()
         return Cell(calls, bench.load.measure(bench.site.port, others, pressure, bench.site.server))
     finally:
         ended.set()
