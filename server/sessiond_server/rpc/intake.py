@@ -85,13 +85,17 @@ class Intake:
         if getattr(factory, "__func__", None) is not _TaskFactory.make:
             loop.set_task_factory(_TaskFactory(factory).make)
 
+    def ahead(self) -> bool:
+        """Whether the next call comes from those that are accepted ahead."""
+        return self._request_call is not None and (not self._alone() or self._ahead.used)
+
     def next(self, first: Coroutine[Any, Any, Any], task: Callable[[Any], "asyncio.Future[Any]"]) -> Any:
         """The future of the next call. `first` is grpc's request for it; `task` makes a task of a coroutine."""
-        request_call, full = self._request_call, self.full()
-        if full:
-            first = _when_there_is_room(self, first)
-        if request_call is None or full or self._alone():
-            return self._ahead.next(task(first)) if self._ahead.used else task(first)
+        request_call = self._request_call
+        if self.full():
+            return self._ahead.next(task(_when_there_is_room(self, first)))
+        if request_call is None or self._alone():
+            return self._ahead.next(task(first))
         return self._ahead.next(task(first), lambda: task(request_call()))
 
     async def room(self) -> None:
@@ -113,8 +117,13 @@ class _TaskFactory:
         if getattr(coro, "__qualname__", "") == _REQUEST_CALL:
             intake = _GOVERNING.get()
             if intake is not None:
-                return intake.next(coro, partial(self._task, loop, **options))  # type: ignore[no-any-return]
-        return self._task(loop, coro, **options)
+                if intake.ahead():
+                    return intake.next(coro, partial(self._task, loop, **options))  # type: ignore[no-any-return]
+                if intake.full():
+                    coro = _when_there_is_room(intake, coro)
+        if self._before is not None:
+            return self._before(loop, coro, **options)  # type: ignore[no-any-return]
+        return asyncio.Task(coro, loop=loop, **options)
 
     def _task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Future[Any]":
         if self._before is not None:
