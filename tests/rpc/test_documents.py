@@ -87,6 +87,7 @@ REFUSED = {
     "media_type": document(json="1", media_type="x" * 256),
     "labels": document(json="1", labels={f"l{i}": "x" for i in range(17)}),
     "ttl": document(json="1", ttl={"nanos": 1}),
+    "ttl ": document(json="1", ttl={"seconds": 3650 * 86_400, "nanos": 1}),
     "user_readable": document(USER, "ann", json="1", user_readable=True),
 }
 
@@ -274,8 +275,13 @@ async def test_documents_of_an_append_have_bounds(wire: Wire, documents: list[Do
     failure = await wire.failure("AppendMessages", request)
     assert (failure.reason, set(failure.violations)) == ("INVALID_FIELD", {field})
     good = [DocumentWrite(put=document(key=f"k{i}", json=f'"{"x" * 29_998}"')) for i in range(16)]
+    good[0].put.json += " " * (512 * 1024 - sum(write.ByteSize() for write in good))
+    assert sum(write.ByteSize() for write in good) == 512 * 1024
     request = m.AppendMessagesRequest(session_id="s", messages=[said("x")], documents=good)
     assert len((await wire.call("AppendMessages", request)).documents) == 16
+    request.documents[0].put.json += " "
+    failure = await wire.failure("AppendMessages", request)
+    assert (failure.reason, set(failure.violations)) == ("INVALID_FIELD", {"documents"})
 
 
 async def test_json_texts_of_an_append_must_be_json_and_stay_as_they_are(wire: Wire) -> None:

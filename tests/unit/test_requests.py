@@ -658,6 +658,35 @@ def test_delete_messages() -> None:
         assert faults("DeleteMessages", changed("DeleteMessages", last_n=last_n)) == ["last_n"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "paths"),
+    [
+        ([f"state.{n}" for n in range(1000)], []),
+        ([f"state.{n}" for n in range(1001)], ["remove_keys"]),
+        (["state." + "x" * 1018], []),
+        (["state." + "x" * 1019], ["remove_keys[0]"]),
+        (["state." + "é" * 509], []),
+        (["state." + "é" * 509 + "x"], ["remove_keys[0]"]),
+    ],
+)
+def test_keys_to_remove_have_bounds(keys: list[str], paths: list[str]) -> None:
+    how = StructUpdate.STRUCT_UPDATE_SET_KEYS
+    update = sessions.UpdateSessionRequest(session=Session(session_id="s"), struct_update=how, remove_keys=keys)
+    assert faults("UpdateSession", update) == paths
+
+
+def test_batches_of_updates_and_deletions_have_bounds() -> None:
+    def batch(count: int) -> sessions.BatchUpdateSessionsRequest:
+        named = (Session(session_id=f"s{n}", name="n") for n in range(count))
+        return sessions.BatchUpdateSessionsRequest(updates=[sessions.SessionUpdate(session=one) for one in named])
+
+    assert faults("BatchUpdateSessions", batch(100)) == []
+    assert faults("BatchUpdateSessions", batch(101)) == ["updates"]
+    for count, paths in ((1000, []), (1001, ["ids.message_ids"])):
+        ids = messages.MessageIds(message_ids=[f"m{n}" for n in range(count)])
+        assert faults("DeleteMessages", changed("DeleteMessages", ids=ids)) == paths
+
+
 def test_redact_message() -> None:
     request = changed("RedactMessage", reason="é" * 200)
     assert message_requests.redact_message(request) == commands.RedactMessage("m", "é" * 200)
