@@ -17,9 +17,17 @@ from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.postgres.store import PostgresStore
-from tests.faults.history import Closed, Got, Lost, Opened, got, read, segments
+from tests.faults.history import Closed, Opened, got, read, segments
 from tests.faults.ledger import Ack, Ledger, Verdict, judge
 from tests.faults.lives import Life
+from tests.faults.lives_judgement import (
+    LivesFigures,
+    document_findings,
+    is_left,
+    life_complaints,
+    life_findings,
+    lives_figures,
+)
 from tests.faults.silence import PROMISED
 from tests.faults.subscribers import Place
 from tests.faults.validators import (
@@ -87,10 +95,13 @@ class Judgement:
     seconds: float
     silence: "Silence | None" = None
     """Of a campaign of silence."""
+    lives: LivesFigures = field(default_factory=LivesFigures)
+    """Of the sessions that came and went."""
 
     @property
     def sound(self) -> bool:
         zeros = self.verdict.sound and self.findings.sound and not self.folds_wrong and not self.unforeseen
+        zeros = zeros and self.lives.sound
         endured = self.silence is None or self.silence.sound
         return zeros and endured and self.acked > 0 and self.delivered > 0
 
@@ -103,7 +114,7 @@ class Judgement:
             f"faults={self.faults} acked={self.acked} lost={v.lost} doubled={v.doubled} "
             f"gaps={v.gaps + v.invented + self.folds_wrong} delivered={self.delivered} "
             f"ev_lost={f.lost + f.unfounded + f.restarted + f.false_bookmarks} ev_duplicated={f.duplicated} "
-            f"ev_reordered={f.reordered} silent_divergence={f.diverged} "
+            f"ev_reordered={f.reordered} silent_divergence={f.diverged} {self.lives.line()} "
             f"resume_p99_s={p99(resumes):.2f} "
             f"{self.silence.line() + ' ' if self.silence else ''}seconds={self.seconds:.0f}"
         )
@@ -181,7 +192,7 @@ async def judged(
     verdict = Verdict()
     for one in found:
         verdict += judge(kept, one.session_id, one.row.version, one.messages, one.events)
-    owed = sorted(kept.acks + [ack for life in lives for ack in life.acks if _left(truth, ack)])
+    owed = sorted(kept.acks + [ack for life in lives for ack in life.acks if is_left(truth, ack)])
     writes = {(ack.session_id, ack.seq): ack.began for ack in kept.acks}
     acks: dict[str, list[Ack]] = {}
     for ack in kept.acks:
@@ -212,7 +223,9 @@ async def judged(
         verdict.lost += lost
         if lost or not findings.sound:
             broken = {name: count for name, count in vars(findings).items() if count}
-            complaints.append(f"{life.session_id}: {broken}, {lost} acknowledged writes lost, overdue: {life.overdue}")
+            name = f"{life.session_id}, {life.generation}"
+            complaints.append(f"{name}: {broken}, {lost} acknowledged writes lost, overdue: {life.overdue}")
+        complaints += life_complaints(life, truth)
     if not failovers:
         doubled, lost = document_findings(lives)
         verdict.doubled += doubled
@@ -224,7 +237,7 @@ async def judged(
         forfeited=len(forfeited), told=total.told,
         delivered=total.delivered, bookmarks=total.bookmarks, streams=total.streams, findings=total.findings,
         folds_wrong=sum(one.folds_wrong for one in found), resumes=resumes, complaints=complaints,
-        unforeseen=unforeseen, seconds=seconds(), silence=silence,
+        unforeseen=unforeseen, seconds=seconds(), silence=silence, lives=lives_figures(lives, truth),
     )  # fmt: skip
 
 
@@ -238,48 +251,6 @@ def _never(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> str:
         for segment in segments(read(path))
         for session_id, seq in missing(segment, truth, feed_starts(segment, truth, acks))[:5]
     )
-
-
-def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
-    """(what its watcher has to complain of, acknowledged writes that are lost)."""
-    log = truth.logs.get(life.session_id)
-    lost = sum(not _left(truth, ack) and not truth.excuses(ack) for ack in life.acks)
-    if life.deleted is not None and not truth.excuses(life.deleted):
-        lost += log is None or not log.removed(1)
-    if life.lost:
-        # Its watcher was not waited for. Only a failover explains it.
-        return Findings(), lost + (not any(truth.excuses(ack) for ack in life.acks))
-    acks = [ack for ack in life.acks if _left(truth, ack)]
-    gone = life.records[-1].at if life.records else 0.0
-    if any(
-        f.ended > gone and any(not truth.has(r) for r in life.records if isinstance(r, Got)) for f in truth.failovers
-    ):
-        # A failover lost events that it had received, and it had left by then, so no server could report the loss.
-        life.records.append(Lost(gone, ""))
-    found = session_findings(segments(life.records), life.session_id, truth, acks) if life.records else Findings()
-    found.lost += life.overdue
-    return found, lost
-
-
-def document_findings(lives: Sequence[Life]) -> tuple[int, int]:
-    """(puts that happened twice, acknowledged puts that are lost), by the versions that the acknowledgements named.
-
-    Each append put the document of its session once: its n-th put made version n. The document that all share got
-    another version with each put. Not for campaigns whose failovers take acknowledged writes.
-    """
-    doubled = lost = 0
-    for life in lives:
-        for number, (version, _) in enumerate(life.documents, 1):
-            doubled += version > number
-            lost += version < number
-    shared = [version for life in lives for _, version in life.documents]
-    return doubled, lost + len(shared) - len(set(shared))
-
-
-def _left(truth: Truth, ack: Ack) -> bool:
-    """Whether the database has it, or its session was deleted after it."""
-    log = truth.logs.get(ack.session_id)
-    return log is not None and ack.seq <= len(log.event_ids)
 
 
 async def _logs_of(postgres_dsn: str, session_ids: Sequence[str]) -> dict[str, Log]:

@@ -1,16 +1,30 @@
 """Sessions that come and go during a campaign: created, written to, ended or deleted, each watched from its first event
-to its last. Their appends write two documents along: one of the session, and one that all of them share."""
+to its last. Some take the id of one that was just deleted, while its watcher still listens.
+
+Their appends write two documents along, one of the session and one that all of them share; their states change by
+patches, alone and with messages; some of their messages are drafts first, whose writer may fail (drafts.py)."""
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
 
 import sessiond
+from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
-from tests.faults.history import Lost, Opened, Record, got
+from sessiond_server.domain.fold import fold
+from tests.faults.drafts import ENDINGS, Joiner, WriterFailed, content_of, pieces_of
+from tests.faults.history import Closed, Lost, Opened, Record, got
 from tests.faults.ledger import Ack
+
+PADDING = "so that changes of the state are stored as patches " * 60
+MOST_LIVES = 4
+"""Of one id."""
+DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 
 
 @dataclass
@@ -18,18 +32,42 @@ class Life:
     """One session and what its own watcher was told."""
 
     session_id: str
+    before: "Life | None" = None
+    """The deleted session whose id it took."""
+    followed: bool = False
+    """Another session took its id, or tried to."""
     acks: list[Ack] = field(default_factory=list)
     """Of its creation and of all that followed."""
     documents: list[tuple[int, int]] = field(default_factory=list)
     """Of each acknowledged append: the versions of the session's document and of the shared one."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """As the acknowledged writes have made it."""
+    reads: int = 0
+    misread: int = 0
+    """Of these, how many had another state, version or beginning than what was acknowledged."""
+    folded: sessiond.Session = field(default_factory=sessiond.Session)
+    """From the events that its watcher got, without the deletion."""
+    folded_wrongly: int = 0
     deleted: Ack | None = None
     lost: bool = False
     """A write found the session gone, as a failover that loses makes it."""
     records: list[Record] = field(default_factory=list)
     seq: int = 0
     """Of the last event that came."""
+    compacted: bool = False
+    """Its watcher was refused: what follows its position is not of this session."""
     overdue: bool = False
     """The watch did not get that far, or did not end after the deletion."""
+    joiners: list[Joiner] = field(default_factory=list)
+
+    @property
+    def base(self) -> int:
+        """The version of the deletion behind which its log begins."""
+        return self.before.deleted.seq if self.before is not None and self.before.deleted is not None else 0
+
+    @property
+    def generation(self) -> int:
+        return 1 if self.before is None else self.before.generation + 1
 
 
 class Lives:
@@ -48,39 +86,79 @@ class Lives:
         """Returns when stopped and every life that was begun is over."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._workers):
-                tasks.create_task(self._live())
+                tasks.create_task(self._live(tasks))
 
     def stop(self) -> None:
         self._stopped = True
 
-    async def _live(self) -> None:
+    async def _live(self, tasks: asyncio.TaskGroup) -> None:
+        before: Life | None = None
         while not self._stopped:
-            life = Life(f"life-{len(self.lives)}")
+            life = Life(f"life-{len(self.lives)}" if before is None else before.session_id, before)
+            if before is not None:
+                before.followed = True
             self.lives.append(life)
-            await self._one(life)
+            watching = await self._one(life)
+            # The next one takes the id while this one is still watched.
+            may_follow = life.deleted is not None and not life.lost and life.seq >= life.acks[0].seq
+            follows = may_follow and life.generation < MOST_LIVES and self._chance.random() < 0.7
+            before = life if follows else None
+            ending = tasks.create_task(self._end(life, watching))
+            if not follows:
+                await ending
 
-    async def _one(self, life: Life) -> None:
-        client, session_id = self._client, life.session_id
-        await self._write(
-            life, lambda request_id: client.create_session(session_id, active=True, request_id=request_id)
-        )
+    async def _one(self, life: Life) -> "asyncio.Task[None] | None":
+        """Its watch, unless it was not created."""
+        client, session_id, chance = self._client, life.session_id, self._chance
+        state = {"life": f"{session_id}, {life.generation}", "padding": PADDING}
+        reuse = life.before is not None
+
+        async def create(request_id: str) -> sessiond.Session:
+            return await client.create_session(
+                session_id, active=True, state=state, reuse_deleted=reuse, request_id=request_id
+            )
+
+        if await self._write(life, create) is None:
+            return None
+        life.state = dict(state)
         watching = asyncio.create_task(self._watch(life))
         try:
-            for number in range(self._chance.randrange(1, 6)):
-                await asyncio.sleep(self._chance.uniform(0.0, 0.5))
-                await self._append(life, f"{session_id}, {number}")
-            if self._chance.random() < 0.3:
+            await self._read(life)
+            for number in range(chance.randrange(1, 6)):
+                await asyncio.sleep(chance.uniform(0.0, 0.5))
+                write = chance.choice((self._append, self._append_and_update, self._update, self._draft))
+                await write(life, number)
+                if chance.random() < 0.4:
+                    await self._read(life)
+            await self._read(life)
+            if chance.random() < 0.3:
                 await self._write(life, lambda request_id: client.end_session(session_id, request_id=request_id))
-            if self._chance.random() < 0.7:
+            if chance.random() < 0.7:
                 life.deleted = await self._write(
                     life, lambda request_id: client.delete_session(session_id, request_id=request_id)
                 )
+        except BaseException:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            raise
+        return watching
+
+    async def _end(self, life: Life, watching: "asyncio.Task[None] | None") -> None:
+        """Returns when its watcher has everything."""
+        if watching is None:
+            return
+        try:
             await self._watched(life, watching)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        last = life.acks[-1].seq - (life.deleted is not None)
+        if life.folded.version == last:
+            life.folded_wrongly += MessageToDict(life.folded.state) != life.state
 
-    async def _append(self, life: Life, text: str) -> None:
+    async def _append(self, life: Life, number: int) -> None:
+        text = f"{life.session_id}, {number}"
+
         async def append(request_id: str) -> AppendMessagesResponse:
             own = sessiond.document_put("last", text, session_id=life.session_id)
             shared = sessiond.document_put("last", text, agent_id="lives")
@@ -91,6 +169,117 @@ class Lives:
             return answer
 
         await self._write(life, append)
+
+    async def _append_and_update(self, life: Life, number: int) -> None:
+        """Sets a member, and may remove another."""
+        key, gone = f"k{self._chance.randrange(4)}", f"k{self._chance.randrange(4)}"
+        removes = gone != key and self._chance.random() < 0.5
+        value = f"{life.generation}.{number}"
+
+        async def append(request_id: str) -> AppendMessagesResponse:
+            return await self._client.append_messages(
+                life.session_id,
+                [sessiond.user(value)],
+                update={"state": {key: value}},
+                struct_update="set_keys",
+                remove_keys=[f"state.{gone}"] if removes else [],
+                request_id=request_id,
+            )
+
+        if await self._write(life, append):
+            life.state[key] = value
+            if removes:
+                life.state.pop(gone, None)
+
+    async def _update(self, life: Life, number: int) -> None:
+        """Sets a member whole, or merges an object into it."""
+        merges = self._chance.random() < 0.5
+        member = f"m{self._chance.randrange(3)}"
+        value: dict[str, Any] = {member: f"{life.generation}.{number}"}
+        if merges:
+            value["m0" if member != "m0" else "m1"] = None
+
+        async def update(request_id: str) -> sessiond.Session:
+            return await self._client.update_session(
+                life.session_id,
+                state={"tree": value},
+                struct_update="merge" if merges else "set_keys",
+                view="basic",
+                request_id=request_id,
+            )
+
+        if await self._write(life, update):
+            tree = life.state.get("tree", {}) if merges else {}
+            life.state["tree"] = {key: one for key, one in {**tree, **value}.items() if one is not None}
+
+    async def _draft(self, life: Life, number: int) -> None:
+        """A message that is shown while it is written. Its writer appends it, fails, or is gone without a word; then
+        the message is appended without more ado. Somebody joins in the middle."""
+        message_id, ending = f"draft-{number}", self._chance.choice(ENDINGS)
+        text = content_of(life.session_id, life.generation, number)
+        joiner = Joiner(self._client, life.session_id, message_id, text)
+        life.joiners.append(joiner)
+        half = len(text) // 2
+        ack: Ack | None = None
+        async with joiner:
+            if ending == "gone":
+                for piece in pieces_of(message_id, text[:half]):
+                    await self._show(life, piece)
+                await joiner.join()
+            else:
+                draft = self._client.draft(life.session_id, message_id=message_id, interval=0.0)
+                try:
+                    async with draft:
+                        await draft.write(text[:half])
+                        await joiner.join()
+                        if ending == "fails":
+                            raise WriterFailed
+                        await draft.write(text[half:])
+                        ack = await self._write(life, lambda _: draft.append())
+                        if ack is None:
+                            raise WriterFailed
+                except WriterFailed:
+                    pass
+                except (sessiond.NotFound, sessiond.Refused):
+                    life.lost = True
+            if ack is None:
+                message = sessiond.assistant(text, message_id=message_id)
+                ack = await self._write(
+                    life,
+                    lambda request_id: self._client.append_messages(life.session_id, [message], request_id=request_id),
+                )
+            if ack is not None:
+                await joiner.has(ack.seq, self._patience)
+
+    async def _show(self, life: Life, piece: sessiond.Delta) -> None:
+        """Publishes one piece, which may be lost."""
+        try:
+            await self._client.publish_delta(life.session_id, [piece])
+        except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+            pass
+        except (sessiond.NotFound, sessiond.Refused):
+            life.lost = True
+
+    async def _read(self, life: Life) -> None:
+        """Reads it from the database and through the cache, and compares it with what was acknowledged."""
+        for strong in (True, False):
+            while not life.lost:
+                last = life.acks[-1].seq
+                try:
+                    found = await self._client.get_session(
+                        life.session_id,
+                        min_version=0 if strong else last,
+                        consistency="strong" if strong else "cached",
+                    )
+                except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                    await asyncio.sleep(0.05)
+                except (sessiond.NotFound, sessiond.VersionNotReached):
+                    life.lost = True
+                else:
+                    life.reads += 1
+                    right = (found.version, found.base_version) == (last, life.base)
+                    life.misread += not (right and MessageToDict(found.state) == life.state)
+                    break
 
     async def _watched(self, life: Life, watching: "asyncio.Task[None]") -> None:
         """Returns when the watcher has everything."""
@@ -111,7 +300,7 @@ class Lives:
                 answer = await write(request_id)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
                 await asyncio.sleep(0.05)
-            except (sessiond.NotFound, sessiond.Refused):
+            except (sessiond.NotFound, sessiond.Refused, sessiond.AlreadyExists):
                 life.lost = True
             else:
                 ack = Ack(time.time(), life.session_id, _version(answer), began, tried, "")
@@ -122,14 +311,25 @@ class Lives:
     async def _watch(self, life: Life) -> None:
         try:
             async with self._client.watch(life.session_id, from_beginning=True) as watch:
-                life.records.append(Opened(time.time(), -1, 0, b"", b""))
+                life.records.append(Opened(time.time(), -1, life.base, b"", b""))
                 async for event in watch:
                     life.records.append(got(time.time(), event))
                     life.seq = event.seq
+                    self._fold(life, event)
+        except sessiond.PositionCompacted as error:
+            life.compacted = True
+            life.records.append(Closed(time.time(), error.reason))
         except sessiond.PositionGone as error:
             life.records.append(Lost(time.time(), error.reason))
         except sessiond.NotFound:
             pass  # it has been deleted, or was lost, before the watch began or went on
+
+    def _fold(self, life: Life, event: sessiond.Event) -> None:
+        if event.type != DELETED:
+            try:
+                life.folded = fold(life.folded, event)
+            except ValueError:
+                life.folded_wrongly += 1
 
 
 def _version(answer: object) -> int:

@@ -3,8 +3,9 @@ versions that writers were told."""
 
 import pytest
 
-from tests.faults.judgement import Heard, document_findings, resumed
+from tests.faults.judgement import Heard, resumed
 from tests.faults.lives import Life
+from tests.faults.lives_judgement import document_findings
 from tests.faults.validators import Findings
 
 HEARD = Heard(

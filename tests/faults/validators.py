@@ -207,6 +207,8 @@ def diverged(segment: Segment, truth: Truth) -> int:
     for event in segment.events:
         before = last.get(event.session_id)
         chained = before is None or before.seq != event.seq - 1 or before.event_id == event.previous_event_id
+        # A session that takes the id of a deleted one begins anew behind the deletion.
+        chained = chained or (before is not None and before.text == DELETION and not event.previous_event_id)
         if truth.has(event):
             log = truth.logs[event.session_id]
             # A message may be deleted after it came, and does not come back.
