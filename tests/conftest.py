@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sessiond_server.embedded import EmbeddedServers
 
@@ -28,11 +29,17 @@ from sessiond_server.embedded import EmbeddedServers
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Neither an example nor the making of examples is late because other tests use the processor.
+settings.register_profile("sessiond", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sessiond")
+
 pytest.register_assert_rewrite("tests.support")  # an assertion that fails there shows its values too
 
 from tests.support import left_behind, open_transports  # noqa: E402
 from tests.support.databases import Databases, LoopThread  # noqa: E402
+from tests.support.movable_clock import make_clock_movable  # noqa: E402
 from tests.support.redis_cluster import ClusterOfThree  # noqa: E402
+from tests.support.shared_database import SharedDatabase  # noqa: E402
 from tests.support.valkey import Valkey  # noqa: E402
 
 _MARK = pytest.StashKey[str]()
@@ -174,6 +181,25 @@ def postgres_dsn(databases: Databases) -> Iterator[str]:
     dsn = databases.create_migrated()
     yield dsn
     databases.drop(dsn)
+
+
+@pytest.fixture(scope="session")
+def shared_database(databases: Databases, loop_thread: LoopThread) -> Iterator[SharedDatabase]:
+    """A database with the current schema, for `emptied`; what is in it is of the test before."""
+    dsn = databases.create_migrated()
+    loop_thread.run(make_clock_movable(dsn))
+    shared = SharedDatabase(dsn, loop_thread)
+    yield shared
+    shared.close()
+    databases.drop(dsn)
+
+
+@pytest.fixture
+def emptied(shared_database: SharedDatabase) -> SharedDatabase:
+    """A database without a row, whose clock the test moves, for tests that change no schema and no settings: it costs
+    a fiftieth of `postgres_dsn`."""
+    shared_database.empty()
+    return shared_database
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ tests, emptied for each: making a database costs more than most of these tests.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -22,35 +22,17 @@ from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
 from tests.support.caller import Caller
-from tests.support.databases import Databases, LoopThread
-from tests.support.movable_clock import make_clock_movable, move_clock
 from tests.support.pgbouncer import through_pooler
+from tests.support.shared_database import SharedDatabase
 from tests.support.store_backend import Backend, Open
 from tests.support.stores import composed
-
-_EMPTY = """
-delete from events; delete from message_marks; delete from requests; delete from sessions; delete from session_heads;
-delete from runs; delete from tool_calls; delete from run_figures;
-delete from documents; delete from document_requests;
-delete from attachments; delete from uploads; delete from blobs; delete from releases; delete from pieces;
-update test_clock.shifts set shift = '0';
-"""
-
-
-@pytest.fixture(scope="session")
-def shared_dsn(databases: Databases, loop_thread: LoopThread) -> Iterator[str]:
-    """A migrated database whose clock tests move. What is in it is of tests before."""
-    dsn = databases.create_migrated()
-    loop_thread.run(make_clock_movable(dsn))
-    yield dsn
-    databases.drop(dsn)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a store keeps its data, and its copies."""
 
-    dsn: str | None
+    database: SharedDatabase | None
     """None: in memory."""
     cached: bool
     redis_url: str | None
@@ -63,7 +45,7 @@ def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
     """Servers start here, outside of any event loop."""
     cached, in_postgres = request.param.startswith("cached"), request.param.endswith("postgres")
     return Place(
-        request.getfixturevalue("shared_dsn") if in_postgres else None,
+        request.getfixturevalue("shared_database") if in_postgres else None,
         cached,
         request.getfixturevalue("redis_url") if cached and in_postgres else None,
         redis_prefix,
@@ -97,18 +79,15 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             return Backend(store, store, store, store.attachments, store.attachments, store.documents, advance)
 
         async def postgres(**settings: Any) -> Backend:
-            dsn = place.dsn
-            assert dsn is not None
-            connection = await asyncpg.connect(dsn)
-            stack.push_async_callback(connection.close)
-            await connection.execute(_EMPTY)
-
-            async def advance(seconds: float) -> None:
-                await move_clock(connection, seconds)
-
+            database = place.database
+            assert database is not None
+            dsn = database.dsn
+            database.empty()
             store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
             other = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
-            return Backend(store, other, store, store.attachments, other.attachments, store.documents, advance, dsn)
+            return Backend(
+                store, other, store, store.attachments, other.attachments, store.documents, database.advance, dsn
+            )
 
         async def cached(**settings: Any) -> Backend:
             backend = await plain(**settings)
@@ -127,7 +106,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             backend.store, backend.other = await behind_a_cache(backend.store), await behind_a_cache(backend.other)
             return backend
 
-        plain = memory if place.dsn is None else postgres
+        plain = memory if place.database is None else postgres
         yield cached if place.cached else plain
 
 

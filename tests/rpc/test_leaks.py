@@ -22,7 +22,8 @@ from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.postgres.blobs import PostgresBlobs
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.attachments import chunks, failure, noise, send
-from tests.support.movable_clock import make_clock_movable, move_clock
+from tests.support.movable_clock import move_clock
+from tests.support.shared_database import SharedDatabase
 from tests.support.stored_files import ROWS, Stored, reaped
 from tests.support.waiting import until
 from tests.support.wire import Failure, Wire, header, serving
@@ -66,10 +67,9 @@ class Site:
 
 
 @pytest.fixture(params=["postgres", "folder"])
-async def storage(request: pytest.FixtureRequest, postgres_dsn: str, tmp_path: Path) -> tuple[str, Path | None]:
+def storage(request: pytest.FixtureRequest, emptied: SharedDatabase, tmp_path: Path) -> tuple[str, Path | None]:
     """A database, and the folder that the bytes lie in, where they are not in the database too."""
-    await make_clock_movable(postgres_dsn)
-    return postgres_dsn, tmp_path / "blobs" if request.param == "folder" else None
+    return emptied.dsn, tmp_path / "blobs" if request.param == "folder" else None
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from sessiond.v1.run_pb2 import Failure as RunFailure
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCallStatus
+from tests.support.shared_database import SharedDatabase
 from tests.support.wire import header, said
 from tests.support.work_site import REQUESTS, Site, site
 
@@ -26,8 +27,8 @@ PRECONDITION = StatusCode.FAILED_PRECONDITION
 
 
 @pytest.fixture
-async def there(postgres_dsn: str) -> AsyncIterator[Site]:
-    async with site(postgres_dsn) as made:
+async def there(emptied: SharedDatabase) -> AsyncIterator[Site]:
+    async with site(emptied) as made:
         yield made
 
 

@@ -21,6 +21,7 @@ from sessiond.v1.run_pb2 import Run, RunEndReason, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
 from sessiond_server.postgres.store import PostgresStore
+from tests.support.shared_database import SharedDatabase
 from tests.support.wire import Failure, Wire, said
 from tests.support.work_site import Site, serving_on, site
 
@@ -39,8 +40,8 @@ ENDINGS = {
 
 
 @pytest.fixture
-async def there(postgres_dsn: str) -> AsyncIterator[Site]:
-    async with site(postgres_dsn) as made:
+async def there(emptied: SharedDatabase) -> AsyncIterator[Site]:
+    async with site(emptied) as made:
         yield made
 
 
@@ -90,10 +91,10 @@ async def contest(
     return first + second
 
 
-async def test_writers_race_through_two_servers_when_a_lease_runs_out(there: Site, postgres_dsn: str) -> None:
+async def test_writers_race_through_two_servers_when_a_lease_runs_out(there: Site, emptied: SharedDatabase) -> None:
     """Whatever is accepted under a fence lies in the log between the start and the end of its run."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(PostgresStore(postgres_dsn))
+        store = await stack.enter_async_context(PostgresStore(emptied.dsn))
         wires = (there.wire, await stack.enter_async_context(serving_on(store)))
         fence, told = there.fence, Counter[str]()
         for number in range(20):

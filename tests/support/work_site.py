@@ -18,7 +18,8 @@ from sessiond.v1.run_pb2 import Run, RunFence
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.postgres.store import PostgresStore
-from tests.support.movable_clock import make_clock_movable, move_clock
+from tests.support.movable_clock import move_clock
+from tests.support.shared_database import SharedDatabase
 from tests.support.wire import Wire, serving
 
 _DIGEST = "select count(*), md5(string_agg(x::text, '' order by x::text)) from {} x"
@@ -91,12 +92,10 @@ REQUESTS: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def site(dsn: str) -> AsyncIterator[Site]:
-    """On a fresh database."""
-    await make_clock_movable(dsn)
-    database = await asyncpg.connect(dsn)
+async def site(emptied: SharedDatabase) -> AsyncIterator[Site]:
+    database = await asyncpg.connect(emptied.dsn)
     try:
-        async with PostgresStore(dsn) as store, serving_on(store) as wire:
+        async with PostgresStore(emptied.dsn) as store, serving_on(store) as wire:
             await wire.create("s")
             run = await wire.call("BeginRun", r.BeginRunRequest(session_id="s", run=Run(run_id="r")))
             yield Site(wire, database, store, RunFence(run_id="r", fence=run.fence))
