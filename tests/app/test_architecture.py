@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
+from tests.support.rows import table
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server" / "sessiond_server"
@@ -96,8 +96,14 @@ EVERYWHERE = ("errors", "failpoints", "measures", "spans", "tasks")
 COMPOSERS = ("app", "cli", "__main__")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_module_imports_what_its_room_allows(path: Path) -> None:
+def test_a_module_imports_what_its_room_allows() -> None:
+    with table() as rows:
+        for path in MODULES:
+            with rows.row(name(path)):
+                _check_imports(path)
+
+
+def _check_imports(path: Path) -> None:
     here = name(path)
     for module in imports(path):
         library = module.split(".")[0]
@@ -122,33 +128,37 @@ def test_imports_between_rooms_have_no_cycle() -> None:
         assert room not in reached, room
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_settings_reads_the_environment(path: Path) -> None:
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
-            assert within(name(path), "settings")
+def test_only_settings_reads_the_environment() -> None:
+    with table() as rows:
+        for path in MODULES:
+            with rows.row(str(path.relative_to(ROOT))):
+                for node in ast.walk(parsed(path)):
+                    if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
+                        assert within(name(path), "settings")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_the_store_speaks_sql(path: Path) -> None:
-    if within(name(path), "postgres", "embedded"):
-        return
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            words = node.value.lower().split()
-            assert not (words[:1] in (["select"], ["insert"], ["delete"]) and {"from", "into"} & set(words))
+def test_only_the_store_speaks_sql() -> None:
+    with table() as rows:
+        for path in (path for path in MODULES if not within(name(path), "postgres", "embedded")):
+            with rows.row(str(path.relative_to(ROOT))):
+                for node in ast.walk(parsed(path)):
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        words = node.value.lower().split()
+                        assert not (words[:1] in (["select"], ["insert"], ["delete"]) and {"from", "into"} & set(words))
 
 
-@pytest.mark.parametrize("path", MODULES + sorted(CLIENT.glob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_created_task_is_kept(path: Path) -> None:
+def test_every_created_task_is_kept() -> None:
     """A task without a reference may be garbage-collected, and its error is lost with it."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            called = node.value.func
-            if isinstance(called, ast.Attribute) and called.attr in ("create_task", "ensure_future"):
-                # A TaskGroup holds its own.
-                assert isinstance(called.value, ast.Name), f"line {node.lineno}"
-                assert called.value.id in ("tasks", "group"), f"line {node.lineno}"
+    with table() as rows:
+        for path in MODULES + sorted(CLIENT.glob("*.py")):
+            with rows.row(str(path.relative_to(ROOT))):
+                for node in ast.walk(parsed(path)):
+                    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                        called = node.value.func
+                        if isinstance(called, ast.Attribute) and called.attr in ("create_task", "ensure_future"):
+                            # A TaskGroup holds its own.
+                            assert isinstance(called.value, ast.Name), f"line {node.lineno}"
+                            assert called.value.id in ("tasks", "group"), f"line {node.lineno}"
 
 
 AWAITED = {

@@ -1,6 +1,7 @@
 """Bad input of every kind: a typed error that names the field, nothing written, the channel still good."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import encoding as encoding
 from tests.support.odd_ids import BAD_IDS
 from tests.support.requests import VALID
+from tests.support.rows import table
 from tests.support.wire import RPCS, Wire, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -123,44 +125,54 @@ async def assert_field(wire: Wire, rpc: str, request: ProtoMessage, field: str) 
     assert failure.text == f"{field}: {failure.violations[field]}"
 
 
-@pytest.mark.parametrize("bad", BAD_IDS)
-@pytest.mark.parametrize("rpc", NAMED_BY)
-async def test_ids_have_their_alphabet_and_length(untouched: Wire, rpc: str, bad: str) -> None:
-    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
-    target = getattr(request, WITHIN[rpc]) if rpc in WITHIN else request
-    target.session_id = bad
-    await assert_field(untouched, rpc, request, NAMED_BY[rpc])
+def having(*fields: str) -> Iterator[tuple[str, str]]:
+    """Each of these fields, with each RPC whose request has it."""
+    return ((rpc, field) for rpc in RPCS for field in fields if field in RPCS[rpc].input_type.fields_by_name)
 
 
-@pytest.mark.parametrize("bad", BAD_IDS[1:])
-@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if "request_id" in RPCS[rpc].input_type.fields_by_name])
-async def test_request_ids_have_their_alphabet_and_length(untouched: Wire, rpc: str, bad: str) -> None:
-    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
-    request.request_id = bad
-    await assert_field(untouched, rpc, request, "request_id")
+def valid(rpc: str) -> Any:
+    return type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
 
 
-@pytest.mark.parametrize("field", ["expected_version", "min_version", "page_size", "after_seq", "before_seq"])
-@pytest.mark.parametrize("rpc", RPCS)
-async def test_numbers_are_not_negative(untouched: Wire, rpc: str, field: str) -> None:
-    if field not in RPCS[rpc].input_type.fields_by_name:
-        return
-    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
-    for bad in (-1, -(2**31)):
-        setattr(request, field, bad)
-        await assert_field(untouched, rpc, request, field)
+async def test_ids_have_their_alphabet_and_length(untouched: Wire) -> None:
+    with table() as rows:
+        for rpc, bad in product(NAMED_BY, BAD_IDS):
+            with rows.row(rpc, bad):
+                request = valid(rpc)
+                target = getattr(request, WITHIN[rpc]) if rpc in WITHIN else request
+                target.session_id = bad
+                await assert_field(untouched, rpc, request, NAMED_BY[rpc])
 
 
-@pytest.mark.parametrize("field", ["view", "consistency", "order_by", "reason", "struct_update"])
-@pytest.mark.parametrize("rpc", RPCS)
-async def test_enums_are_known(untouched: Wire, rpc: str, field: str) -> None:
-    descriptor = RPCS[rpc].input_type.fields_by_name.get(field)
-    if descriptor is None or descriptor.enum_type is None:
-        return
-    request: Any = type(VALID[rpc]).FromString(VALID[rpc].SerializeToString())
-    for bad in (99, -1, 2**31 - 1):
-        setattr(request, field, bad)
-        await assert_field(untouched, rpc, request, field)
+async def test_request_ids_have_their_alphabet_and_length(untouched: Wire) -> None:
+    with table() as rows:
+        for (rpc, field), bad in product(having("request_id"), BAD_IDS[1:]):
+            with rows.row(rpc, bad):
+                request = valid(rpc)
+                request.request_id = bad
+                await assert_field(untouched, rpc, request, field)
+
+
+async def test_numbers_are_not_negative(untouched: Wire) -> None:
+    numbers = having("expected_version", "min_version", "page_size", "after_seq", "before_seq")
+    with table() as rows:
+        for (rpc, field), bad in product(numbers, (-1, -(2**31))):
+            with rows.row(rpc, field, bad):
+                request = valid(rpc)
+                setattr(request, field, bad)
+                await assert_field(untouched, rpc, request, field)
+
+
+async def test_enums_are_known(untouched: Wire) -> None:
+    with table() as rows:
+        for rpc, field in having("view", "consistency", "order_by", "reason", "struct_update"):
+            if RPCS[rpc].input_type.fields_by_name[field].enum_type is None:
+                continue
+            for bad in (99, -1, 2**31 - 1):
+                with rows.row(rpc, field, bad):
+                    request = valid(rpc)
+                    setattr(request, field, bad)
+                    await assert_field(untouched, rpc, request, field)
 
 
 BAD: list[tuple[str, ProtoMessage, str]] = [
@@ -292,14 +304,16 @@ async def test_numbers_in_structs_are_finite(untouched: Wire, value: float) -> N
         assert next(iter(failure.violations)).startswith(field)
 
 
-@pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xed\xb0\x80", b"\xff", b"\xc0\x80", b"a\x80"])
-@pytest.mark.parametrize("rpc", NAMED_BY)
-async def test_lone_surrogates_and_broken_utf8_are_malformed(untouched: Wire, rpc: str, text: bytes) -> None:
-    field = b"\x0a" + bytes((len(text),)) + text
-    data = b"\x0a" + bytes((len(field),)) + field if rpc == "UpdateSession" else field
-    failure = await untouched.failure(rpc, data)
-    assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
-    assert RPCS[rpc].input_type.full_name in failure.text
+async def test_lone_surrogates_and_broken_utf8_are_malformed(untouched: Wire) -> None:
+    texts = (b"\xed\xa0\x80", b"\xed\xb0\x80", b"\xff", b"\xc0\x80", b"a\x80")
+    with table() as rows:
+        for rpc, text in product(NAMED_BY, texts):
+            with rows.row(rpc, text):
+                field = b"\x0a" + bytes((len(text),)) + text
+                data = b"\x0a" + bytes((len(field),)) + field if rpc == "UpdateSession" else field
+                failure = await untouched.failure(rpc, data)
+                assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+                assert RPCS[rpc].input_type.full_name in failure.text
 
 
 async def test_a_struct_too_deep_to_parse_is_malformed(untouched: Wire) -> None:

@@ -22,6 +22,7 @@ from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.boundary import Boundary
 from tests.support.held_store import Holding, HoldingWriter
 from tests.support.requests import VALID
+from tests.support.rows import table
 from tests.support.waiting import until
 from tests.support.wire import PRINCIPALS, RPCS, TENANT, Failure, Wire, serving
 
@@ -60,7 +61,6 @@ def records(caplog: pytest.LogCaptureFixture, logger: str) -> list[Any]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("rpc", RPCS)
 @pytest.mark.parametrize(
     "error",
     [
@@ -75,17 +75,25 @@ def records(caplog: pytest.LogCaptureFixture, logger: str) -> list[Any]:
     ids=lambda error: type(error).__name__,
 )
 async def test_an_unforeseen_error_is_internal_with_an_id_that_the_log_has(
-    raising: tuple[Raising, Wire], rpc: str, error: BaseException, caplog: pytest.LogCaptureFixture
+    raising: tuple[Raising, Wire], error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, wire = raising
     store.error = error
-    failure = await wire.failure(rpc, VALID[rpc], metadata=(("x-request-id", "call-1"),))
-    await wire.failure(rpc, VALID[rpc])
-    assert (failure.code, failure.text, failure.reason) == (StatusCode.INTERNAL, "internal error", "INTERNAL")
-    assert SECRET not in str(failure)
-    (first, _) = records(caplog, "sessiond.rpc")
-    assert (first.error_id, first.request_id) == (failure.metadata["error_id"], "call-1")
-    assert type(first.exc_info[1]) is type(error)
+    with table() as rows:
+        for rpc in RPCS:
+            with rows.row(rpc):
+                caplog.clear()
+                failure = await wire.failure(rpc, VALID[rpc], metadata=(("x-request-id", "call-1"),))
+                await wire.failure(rpc, VALID[rpc])
+                assert (failure.code, failure.text, failure.reason) == (
+                    StatusCode.INTERNAL,
+                    "internal error",
+                    "INTERNAL",
+                )
+                assert SECRET not in str(failure)
+                (first, _) = records(caplog, "sessiond.rpc")
+                assert (first.error_id, first.request_id) == (failure.metadata["error_id"], "call-1")
+                assert type(first.exc_info[1]) is type(error)
 
 
 async def test_error_ids_differ() -> None:

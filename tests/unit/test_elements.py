@@ -1,7 +1,7 @@
 """Large requests are parsed in slices, and those of too many elements refused."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
 from struct import pack
@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
-from google.protobuf.struct_pb2 import ListValue, Struct
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from sessiond.v1.message_pb2 import Message, Part
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest
@@ -52,9 +52,8 @@ def too_many(message: ProtoMessage) -> bool:
 
 
 def array(size: int) -> Struct:
-    values = Struct()
-    values["list"] = [0] * size
-    return values
+    value = Value(number_value=0)
+    return Struct(fields={"list": Value(list_value=ListValue(values=[value] * size))})
 
 
 def entries(size: int) -> Struct:
@@ -67,17 +66,18 @@ def _entry(key: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "message",
+    "make",  # called in the test, not by every worker that collects it
     [
-        AppendMessagesRequest(messages=[Message()] * (MOST + 1)),
-        AppendMessagesRequest(messages=[Message(parts=[Part()] * (MOST + 1))]),
-        BatchGetSessionsRequest(session_ids=["a"] * (MOST + 1)),
-        CreateSessionRequest(session=Session(state=array(MOST + 1))),
-        ListRunsRequest(statuses=[RunStatus.RUN_STATUS_RUNNING] * (2 * MOST + 1)),
+        lambda: AppendMessagesRequest(messages=[Message()] * (MOST + 1)),
+        lambda: AppendMessagesRequest(messages=[Message(parts=[Part()] * (MOST + 1))]),
+        lambda: BatchGetSessionsRequest(session_ids=["a"] * (MOST + 1)),
+        lambda: CreateSessionRequest(session=Session(state=array(MOST + 1))),
+        lambda: ListRunsRequest(statuses=[RunStatus.RUN_STATUS_RUNNING] * (2 * MOST + 1)),
     ],
+    ids=["messages", "parts", "session_ids", "state", "statuses"],
 )
-def test_elements_are_counted_at_every_level(message: ProtoMessage) -> None:
-    assert too_many(message)
+def test_elements_are_counted_at_every_level(make: Callable[[], ProtoMessage]) -> None:
+    assert too_many(make())
 
 
 def test_object_of_one_mebibyte_may_have_fifty_thousand_entries() -> None:
