@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
+PROGRAMS = ("faults", "matrix")
+"""Folders that are programs too, and import their own modules."""
 MODULES = [path for path in sorted(TESTS.rglob("*.py")) if path.name != "__init__.py"]
 
 
@@ -31,14 +33,14 @@ def test_only_support_and_campaigns_are_imported() -> None:
     for path in MODULES:
         for name in modules_imported(path):
             package, _, module = name.removeprefix("tests").lstrip(".").partition(".")
-            shared = package in ("", "support") or (package == "faults" and room(path) == "faults")
+            shared = package in ("", "support") or (package in PROGRAMS and room(path) == package)
             if not shared or module.startswith(("test_", "conftest")) or package == "conftest":
                 wrong.append(f"{path.relative_to(TESTS)} imports {name}")
     assert wrong == [], "what tests share belongs in tests/support"
 
 
 def test_helpers_lie_in_support() -> None:
-    rooms = [path for path in MODULES if room(path) not in ("support", "faults")]
+    rooms = [path for path in MODULES if room(path) not in ("support", *PROGRAMS)]
     helpers = [path.relative_to(TESTS) for path in rooms if not path.name.startswith(("test_", "conftest"))]
     assert helpers == [], "what tests share belongs in tests/support"
 
