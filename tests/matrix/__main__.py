@@ -261,4 +261,9 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    try:
+        code = uvloop.run(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted; what ran is stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)
