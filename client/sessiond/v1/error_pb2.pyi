@@ -137,6 +137,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The server is shutting down; another one may answer. Sample: "the server is draining"."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 71
     """UNAVAILABLE. The database cannot be reached. A write may have happened; retry it with the same `request_id`.
+    Of several databases, others may answer. Metadata, if there are several: `database_id`, the one of the call.
     Sample: "the database cannot be reached".
     """
     ERROR_REASON_SESSION_LOCKED: _ErrorReason.ValueType  # 74
@@ -405,6 +406,7 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 70
 """UNAVAILABLE. The server is shutting down; another one may answer. Sample: "the server is draining"."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 71
 """UNAVAILABLE. The database cannot be reached. A write may have happened; retry it with the same `request_id`.
+Of several databases, others may answer. Metadata, if there are several: `database_id`, the one of the call.
 Sample: "the database cannot be reached".
 """
 ERROR_REASON_SESSION_LOCKED: ErrorReason.ValueType  # 74
