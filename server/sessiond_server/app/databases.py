@@ -152,13 +152,13 @@ class Opening:
                 break
             if problem != logged:
                 logged = problem
-                _log.error("the database %s cannot be used: %s", parts.database_id, problem)
+                _log.error("the database %r cannot be used: %s", parts.database_id, problem)
             attempted.set()
             await asyncio.sleep(pause)
         self._start(parts, background, token_key)
         await self.server.open_database(parts.database_id, token_key)
         if logged:
-            _log.info("the database %s can be used", parts.database_id)
+            _log.info("the database %r can be used", parts.database_id)
         attempted.set()
 
     async def _check(self, parts: Parts) -> bytes:

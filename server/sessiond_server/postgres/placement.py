@@ -100,7 +100,7 @@ async def give_home(default: asyncpg.Connection, home: asyncpg.Connection, tenan
                 if attempt == LOCK_ATTEMPTS - 1:
                     raise
         await asyncio.sleep(LOCK_PAUSE)
-    _log.info("tenant %s lives in database %s from version %d on", tenant_id, database_id, version)
+    _log.info("tenant %r lives in database %r from version %d on", tenant_id, database_id, version)
 
 
 async def _give(default: asyncpg.Connection, tenant_id: str, database_id: str, version: int) -> None:
