@@ -136,7 +136,7 @@ class Opening:
             _log.warning("serving without the databases that do not answer yet")
 
     async def _open(self, parts: Parts, background: Background, attempted: asyncio.Event) -> None:
-        logged = ""
+        logged, name = "", parts.database_id
         while True:
             try:
                 assert parts.dsn is not None
@@ -152,13 +152,13 @@ class Opening:
                 break
             if problem != logged:
                 logged = problem
-                _log.error("the database %r cannot be used: %s", parts.database_id, problem)
+                _log.error("the database %r cannot be used: %s", name, problem)
             attempted.set()
             await asyncio.sleep(pause)
         self._start(parts, background, token_key)
         await self.server.open_database(parts.database_id, token_key)
         if logged:
-            _log.info("the database %r can be used", parts.database_id)
+            _log.info("the database %r can be used", name)
         attempted.set()
 
     async def _check(self, parts: Parts) -> bytes:
