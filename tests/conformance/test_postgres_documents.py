@@ -4,7 +4,6 @@ Mutants: each safeguard is taken out in turn, and the race that it prevents is t
 """
 
 import asyncio
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,6 +14,7 @@ from sessiond_server.postgres import documents, locked, transactions
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
 from tests.support.documents import ALL, ANN, APP, S, alone, change_of, put, read, value, written
+from tests.support.statements import count_statements
 from tests.support.transactions import connected, only, waiting
 from tests.support.waiting import until
 
@@ -183,20 +183,8 @@ async def test_a_batch_with_documents_sends_no_more_statements(
     monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
 ) -> None:
     """Nor does a batch without documents send others than before."""
-    sent: list[str] = []
-
-    def noted(kind: str) -> Any:
-        original = getattr(asyncpg.Connection, kind)
-
-        async def noting(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
-            sent.append(statement)
-            return await original(self, statement, *parameters, **options)
-
-        return noting
-
     await accepted(postgres, caller.create("s", user_id="ann"), alone(put(APP, "a")))
-    for kind in ("fetch", "fetchval", "fetchrow", "execute"):
-        monkeypatch.setattr(asyncpg.Connection, kind, noted(kind))
+    sent = count_statements(monkeypatch)
     await accepted(postgres, caller.append("s"))
     plain = len(sent)
     assert plain == 5, sent  # begin, lock, look up, write, commit

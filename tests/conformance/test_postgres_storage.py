@@ -1,8 +1,6 @@
 """What a write costs in rows and bytes: an append to a session is the same whatever the session carries."""
 
-import asyncio
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +17,7 @@ from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted, message, struct
 from tests.support.documents import ANN, APP, S, put
 from tests.support.run_actions import ENQUEUE, begin, finish, request
+from tests.support.statements import count_statements
 
 STATE_BYTES = 256 * 1024
 TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away
@@ -60,24 +59,8 @@ async def test_writes_take_few_round_trips(
     """As many as statements: BEGIN, locks, look-ups, writes and COMMIT. A content of the larger size is patched, one of
     the smaller size is read and stored whole.
     """
-    loop = asyncio.get_running_loop()
-    sent: list[str] = []
-
-    def counted(kind: str) -> Callable[..., Any]:
-        original = getattr(asyncpg.Connection, kind)
-
-        async def counting(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
-            # Not those of the fixtures, which have a loop of their own, and of the look for holders of slow locks.
-            task = asyncio.current_task()
-            if asyncio.get_running_loop() is loop and task is not None and task.get_name() != "blockers":
-                sent.append(statement)
-            return await original(self, statement, *parameters, **options)
-
-        return counting
-
     await accepted(postgres, caller.create("s", user_id="ann", state=struct(blob="x" * size)), caller.append("s"))
-    for kind in ("fetch", "fetchrow", "fetchval", "execute", "executemany"):
-        monkeypatch.setattr(asyncpg.Connection, kind, counted(kind))
+    sent = count_statements(monkeypatch)
     documents_of_three = [put(owner, "k") for owner in (APP, ANN, S)]
     along = caller.update_and_append("s", state=struct(a=1))
     assert isinstance(along.action, c.UpdateAndAppend)
@@ -185,23 +168,11 @@ async def test_a_run_costs_an_append_nothing(
     monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
 ) -> None:
     """Not a statement more: neither its fence nor what is open in the session is looked up."""
-    sent: list[str] = []
-    fetch, execute = asyncpg.Connection.fetch, asyncpg.Connection.execute
-
-    async def fetching(self: Any, statement: str, *parameters: Any) -> Any:
-        sent.append(statement)
-        return await fetch(self, statement, *parameters)
-
-    async def executing(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
-        sent.append(statement)
-        return await execute(self, statement, *parameters, **options)
-
     await accepted(postgres, caller.create("idle"), caller.create("busy"), caller.command("busy", begin("r1")))
     fence = c.Fence("r1", 2)
     await accepted(postgres, *(caller.command("busy", request(), fence=fence) for _ in range(10)))
     await accepted(postgres, caller.command("busy", begin("r2", ENQUEUE)))
-    monkeypatch.setattr(asyncpg.Connection, "fetch", fetching)
-    monkeypatch.setattr(asyncpg.Connection, "execute", executing)
+    sent = count_statements(monkeypatch)
     await accepted(postgres, caller.append("idle"))
     idle = sent.copy()
     sent.clear()

@@ -3,8 +3,7 @@
 Numbers are compared, not times, in the whole service over Postgres and Redis.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from sessiond_server.postgres.read import PING
 from sessiond_server.redis import RedisCache
 from sessiond_server.settings import load
 from tests.support.requests_by_session import named, use
+from tests.support.statements import LOOKS_FOR_BLOCKERS, note_statements
 from tests.support.waiting import until
 from tests.support.wire import ALICE, BOB, PRINCIPALS, TENANT, Failure, Wire
 
-BACKGROUND = {"sweeper", "reaper", "health", "feed-holders", "notify", "event-poll", "blockers"}
+BACKGROUND = {"sweeper", "reaper", "health", "feed-holders", "notify", "event-poll", LOOKS_FOR_BLOCKERS}
 """Tasks whose statements are no caller's."""
 
 
@@ -42,23 +42,15 @@ def entry(key: str) -> str:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+async def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the process asks of Postgres and of the cache, from now on."""
     log: list[str] = []
 
-    def noted(kind: str) -> Callable[..., Any]:
-        original = getattr(asyncpg.Connection, kind)
+    def statement_sent(kind: str, statement: str) -> None:
+        if statement != PING:
+            log.append(f"{kind}: {statement}")
 
-        async def noting(self: Any, statement: str, *parameters: Any, **options: Any) -> Any:
-            task = asyncio.current_task()
-            if task is not None and task.get_name() not in BACKGROUND and statement != PING:
-                log.append(f"{kind}: {statement}")
-            return await original(self, statement, *parameters, **options)
-
-        return noting
-
-    for kind in ("fetch", "fetchrow", "fetchval", "execute", "executemany"):
-        monkeypatch.setattr(asyncpg.Connection, kind, noted(kind))
+    note_statements(monkeypatch, statement_sent, BACKGROUND)
     get, offer = RedisCache.get, RedisCache.offer
 
     def getting(self: RedisCache, key: Any, *, content: bool = False, newest: int = 0) -> Any:

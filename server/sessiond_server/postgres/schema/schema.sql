@@ -158,7 +158,7 @@ create table feed_order (
 
 insert into feed_order default values;
 
--- Which database this is among several (docs/decisions/0033-several-databases.md). One row.
+-- Which database this is among several (docs/decisions/0035-several-databases.md). One row.
 create table placement (
   one boolean primary key default true check (one),
   -- Its id in the map of databases; empty: it has none yet.
