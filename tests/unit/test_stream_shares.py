@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sessiond_server.events.reads import Reads
-from sessiond_server.events.rings import Rings
+from sessiond_server.events.ring_budget import Rings
 from tests.support.waiting import until
 
 

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+Background = Callable[[Coroutine[Any, Any, None], str], None]
+"""Starts a background task, as `background_tasks` yields it."""
+
 
 @asynccontextmanager
-async def background_tasks() -> AsyncIterator[Callable[[Coroutine[Any, Any, None], str], None]]:
+async def background_tasks() -> AsyncIterator[Background]:
     """Yields a function that starts tasks. Leaving the context cancels them; a task that fails closes the context."""
     async with asyncio.TaskGroup() as group:
         started: list[asyncio.Task[None]] = []

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sessiond_server import sweeper
+from sessiond_server.app.background import Background
 from sessiond_server.app.cache import identity
 from sessiond_server.app.database import bring_up_to_date, migrated, postgres, why
 from sessiond_server.app.parts import Parts
@@ -30,9 +31,6 @@ there."""
 RETRY_SECONDS: Final = 1.0
 UNFIT_SECONDS: Final = 30.0
 """Pauses before another attempt to bring a database into use that cannot be reached, or is not fit."""
-
-Background = Callable[[Coroutine[Any, Any, None], str], None]
-"""Starts a background task, as `background_tasks` yields it."""
 
 
 class WrongDatabase(DatabaseUnfit):

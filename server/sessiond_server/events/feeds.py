@@ -16,7 +16,7 @@ from sessiond_server.events.feed import BEGINNING, Feed, advanced, check_order
 from sessiond_server.events.late_commits import RunningTransactions
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared
-from sessiond_server.events.rings import Rings
+from sessiond_server.events.ring_budget import Rings
 from sessiond_server.events.streams import Stream, Waiting
 from sessiond_server.store.log_reads import FeedPage, LogReads
 

@@ -27,7 +27,7 @@ from sessiond_server.events.drafts import SUPERSEDED
 from sessiond_server.events.feeds import Feeds
 from sessiond_server.events.limits import HubLimits
 from sessiond_server.events.reads import Reads
-from sessiond_server.events.rings import Rings
+from sessiond_server.events.ring_budget import Rings
 from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.watched import TransactionStart
 from sessiond_server.tasks import run_in_background

@@ -27,7 +27,7 @@ from sessiond_server.events.drafts import Drafts
 from sessiond_server.events.late_drafts import begin_deltas, supersede
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
 from sessiond_server.events.reads import Reads, Shared, prove_owner
-from sessiond_server.events.rings import Rings
+from sessiond_server.events.ring_budget import Rings
 from sessiond_server.events.watched import LogRead, SessionWatcher, TransactionStart, WatchedSession
 from sessiond_server.store.log_reads import LogHeads
 from sessiond_server.store.session_reads import Freshness
