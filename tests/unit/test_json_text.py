@@ -2,12 +2,16 @@
 
 import json
 import random
+import re
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from sessiond_server.domain import json_text
 from sessiond_server.domain.json_text import LEVELS, NESTED, NOT_JSON, TOO_DEEP, TOO_MANY, Room, walk
+
+ROOT = Path(__file__).parents[2]
 
 GOOD = (
     "0",
@@ -152,3 +156,12 @@ def _damaged(text: str, randomness: random.Random) -> str:
             + text[place + randomness.randrange(2) :]
         )
     return text
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python before 3.11.5 matches such patterns wrongly (python/cpython issue 106052)."""
+    possessive = re.compile(r"\)[?*+]\+|\)\{[0-9,]+\}\+|\}\}\+|\(\?>")
+    assert possessive.search(r"(?:ab)?+")
+    sources = [path for room in ("server", "client") for path in (ROOT / room).rglob("*.py")]
+    assert len(sources) > 100
+    assert [str(path) for path in sources if possessive.search(path.read_text("utf-8"))] == []

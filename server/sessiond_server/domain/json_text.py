@@ -15,16 +15,19 @@ PIECE: Final = 65_536
 """Characters, or STEP for each step of the walk, of one piece: 1 to 8 ms."""
 STEP: Final = 32
 
+# Only repeats of single characters are possessive. Those of groups match wrongly before Python 3.11.5 (python/cpython
+# issue 106052), and are not needed: a character begins a group in one way only, so a match that fails is given up after
+# as many steps as the group has repeats.
 _SPACE = r"[ \t\n\r]*+"
 _SEGMENT = r'(?:[^"\\\x00-\x1f]{1,256}+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
-_STRING = rf'"{_SEGMENT}{{0,16}}+"'
-_NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
+_STRING = rf'"{_SEGMENT}{{0,16}}"'
+_NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 _SCALAR = rf"(?:{_STRING}|{_NUMBER}|true|false|null)"
 
 _token = re.compile(rf'{_SPACE}(?:({_SCALAR})|([\[\]{{}}:,"]))').match
-_items = re.compile(rf"(?:{_SPACE}{_SCALAR}{_SPACE},){{0,64}}+").match
-_members = re.compile(rf"(?:{_SPACE}{_STRING}{_SPACE}:{_SPACE}{_SCALAR}{_SPACE},){{0,64}}+").match
-_segments = re.compile(rf"{_SEGMENT}{{0,1000}}+").match
+_items = re.compile(rf"(?:{_SPACE}{_SCALAR}{_SPACE},){{0,64}}").match
+_members = re.compile(rf"(?:{_SPACE}{_STRING}{_SPACE}:{_SPACE}{_SCALAR}{_SPACE},){{0,64}}").match
+_segments = re.compile(rf"{_SEGMENT}{{0,1000}}").match
 _space = re.compile(_SPACE).match
 
 
