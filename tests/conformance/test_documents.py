@@ -186,6 +186,32 @@ async def test_ended_and_missing_sessions_take_no_documents(backend: Backend, ca
         await page(backend.documents, (SESSION, "none"))
 
 
+async def test_documents_outside_of_the_users_scope_do_not_exist(backend: Backend, caller: Caller) -> None:
+    """Neither in a read of one or of several, nor in a list; those of the user do."""
+    store, reads = backend.store, backend.documents
+    await accepted(store, caller.create("s", user_id="ann"))
+    owners = (S, ANN, ALL, APP)
+    await accepted(store, *(alone(put(owner, "k")) for owner in owners))
+    await accepted(store, *(alone(put(owner, "shown", "2", user_readable=True)) for owner in (ALL, APP)))
+    names = [(*owner, "k") for owner in owners] + [(*owner, "shown") for owner in (ALL, APP)]
+    for user, expected in (
+        ("", ["1", "1", "1", "1", "2", "2"]),
+        ("ann", ["1", "1", None, None, "2", "2"]),
+        ("bob", [None, None, None, None, "2", "2"]),
+    ):
+        scope = c.Scope("tenant", user)
+        found = await reads.get_documents(scope, names)
+        assert [Document.FromString(item).json if item else None for item in found] == expected, user
+        assert [await value(reads, name[:2], name[2], scope) for name in names] == expected, user
+        shown = {owner: keys((await page(reads, owner, scope=scope)).documents) for owner in (ALL, APP)}
+        assert shown == dict.fromkeys((ALL, APP), ["shown"] if user else ["k", "shown"]), user
+        assert keys((await page(reads, ANN, scope=scope)).documents) == ([] if user == "bob" else ["k"])
+        if user != "bob":
+            assert keys((await page(reads, S, scope=scope)).documents) == ["k"]
+    with pytest.raises(SessionNotFound):
+        await page(reads, S, scope=c.Scope("tenant", "bob"))
+
+
 async def test_documents_go_with_their_session(open_backend: Open, caller: Caller) -> None:
     backend = await open_backend(tombstone_retention=timedelta(seconds=60))
     store = backend.store

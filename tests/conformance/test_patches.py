@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder, StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
+from sessiond_server.domain.rows import Policy
 from sessiond_server.store.contract import Store
 from tests.support.caller import PADDED, PATCHING, Caller, accepted, one, struct, whole_log
 from tests.support.store_backend import Open
@@ -54,6 +57,23 @@ async def test_every_read_has_the_patched_content(open_backend: Open) -> None:
             assert expected in [Session.FromString(s.core + s.content) for s in page.sessions]
     views = {event.session_view for event in await whole_log(store, caller.scope, "s")}
     assert SessionView.SESSION_VIEW_PATCH in views
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_a_content_of_exactly_the_least_size_is_patched(open_backend: Open, full: bool) -> None:
+    """And one that is a byte smaller is not."""
+    size = Session(state=struct(big=PADDED)).ByteSize()
+    backend = await open_backend(policy=Policy(least_patched_bytes=size))
+    store, caller = backend.store, backend.caller
+    for session_id, text, view in (
+        ("exact", PADDED, SessionView.SESSION_VIEW_PATCH),
+        ("smaller", PADDED[:-1], SessionView.SESSION_VIEW_FULL),
+    ):
+        await accepted(store, caller.create(session_id, state=struct(big=text)))
+        await accepted(store, caller.set_keys(session_id, full=full, k=1))
+        assert (await whole_log(store, caller.scope, session_id))[-1].session_view == view
+        snapshot = await backend.other.get_session(caller.scope, session_id, content=True)
+        assert Session.FromString(snapshot.content).state == struct(big=text, k=1)
 
 
 async def test_a_retry_gets_the_content_of_its_own_version(open_backend: Open) -> None:

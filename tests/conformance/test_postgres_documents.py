@@ -4,15 +4,17 @@ Mutants: each safeguard is taken out in turn, and the race that it prevents is t
 """
 
 import asyncio
+from collections.abc import Iterable
 
 import asyncpg
 import pytest
 
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.documents.rows import DocumentKey
 from sessiond_server.errors import DocumentLocked, DocumentVersionMismatch, SessionNotFound
 from sessiond_server.postgres import documents, locked, transactions
 from sessiond_server.postgres.store import PostgresStore
-from tests.support.caller import Caller, accepted
+from tests.support.caller import Caller, accepted, refused
 from tests.support.documents import ALL, ANN, APP, S, alone, change_of, put, read, value, written
 from tests.support.statements import count_statements
 from tests.support.transactions import connected, only, waiting
@@ -177,6 +179,31 @@ async def test_a_held_document_is_not_shown_to_those_who_may_not_see_its_session
                 refusals = [DocumentLocked, SessionNotFound]
                 assert [type(result) for result in applied.results] == refusals[-len(batch) :]
         assert postgres._locked._documents
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_write_to_a_hidden_session_locks_none_of_its_documents(
+    postgres: PostgresStore, postgres_dsn: str, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else strangers could keep the owner of a session waiting for its documents."""
+    key: DocumentKey = ("tenant", *S, "held")
+    locked_by: list[set[DocumentKey]] = []
+    lock_free = documents.lock_free
+
+    async def recorded(connection: asyncpg.Connection, suspects: Iterable[DocumentKey]) -> set[DocumentKey]:
+        locked_by.append(set(suspects))
+        return await lock_free(connection, suspects)
+
+    monkeypatch.setattr(documents, "lock_free", recorded)
+    await accepted(postgres, caller.create("s", user_id="ann"), alone(put(S, "held")))
+    async with connected(postgres_dsn) as holder, holder.transaction():
+        await holder.fetch("select from documents where key = 'held' for update")
+        await refused(postgres, alone(put(S, "held")), DocumentLocked)
+        assert locked_by == [{key}]
+        await refused(postgres, alone(put(S, "held"), scope=c.Scope("tenant", "eve")), SessionNotFound)
+        assert locked_by == [{key}, set()]
+        await refused(postgres, alone(put(S, "held"), scope=c.Scope("tenant", "ann")), DocumentLocked)
+        assert locked_by == [{key}, set(), {key}]
 
 
 async def test_a_batch_with_documents_sends_no_more_statements(

@@ -135,6 +135,20 @@ async def test_requests_of_a_session_before_do_nothing_to_the_next(
     assert (snapshot.version, Session.FromString(snapshot.core).message_count) == (11, 1)
 
 
+async def test_request_ids_of_the_session_before_are_free_in_the_batch_of_its_deletion(
+    store: Store, caller: Caller
+) -> None:
+    """The deletion has removed their records, though the batch has read them before."""
+    await accepted(store, caller.create("s"), caller.append("s", "one", request_id="r"))
+    fresh = caller.command("s", c.AppendMessages([message("two")]), "r", fingerprint=OTHER_PRINT)
+    results = await accepted(store, caller.delete("s"), caller.create("s", reuse=True), fresh)
+    done = results[-1]
+    assert isinstance(done, c.MessagesAppended)
+    assert (done.first_seq, done.version) == (5, 5)
+    assert await one(store, fresh, c.MessagesAppended) == done
+    await refused(store, caller.append("s", "one", request_id="r"), RequestIdReused)
+
+
 async def test_retry_of_the_creation_gets_the_session(store: Store, caller: Caller) -> None:
     await accepted(store, caller.create("s"), caller.delete("s"))
     create = caller.create("s", "again", reuse=True, summary="two")

@@ -203,6 +203,19 @@ def test_a_small_content_is_stored_whole() -> None:
     assert views(log) == ["FULL", "FULL"]
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_a_content_of_exactly_the_least_size_is_patched(full: bool) -> None:
+    """And one that is a byte smaller is not."""
+    size = Session(state=struct({"a": "x" * 1500})).ByteSize()
+    for least, view in ((size, "PATCH"), (size + 1, "FULL")):
+        log = Log(Policy(least_patched_bytes=least))
+        log.create(state=struct({"a": "x" * 1500}))
+        log.ok(update(state={"b": 1}, full=full))
+        assert views(log) == ["FULL", view]
+        if not full:
+            assert log.asked.contents == ([] if view == "PATCH" else [(KEY, 1)])
+
+
 def test_no_patch_is_stored_where_the_policy_allows_none() -> None:
     log = Log(Policy(content_patches=0))
     log.create(state=struct({"a": "x" * 5000}))

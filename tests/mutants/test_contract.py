@@ -1,0 +1,485 @@
+"""The rules of drafts, patches, documents, labels, deletions and ids that are taken again, each broken at one place:
+each test that is named beside it fails then, and passes with nothing broken.
+
+A mutant is a place of the source and what stands there instead (tests/support/mutation.py). Where its place is gone,
+the rule has moved, and the mutant goes with it.
+"""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.mutation import mutated
+from tests.support.rows import table
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+class Mutant:
+    def __init__(self, file: str, old: str, new: str, module: str, *tests: str) -> None:
+        """`file`: below server/sessiond_server, has the text `old` once. `tests`: of the module, each with all its
+        cases or with one in brackets. Of each, at least one case must fail."""
+        self.place = (file, old, new)
+        self.tests = [f"{module}::{test}" for test in tests]
+
+
+DRAFTS = "tests/unit/test_drafts.py"
+HUB = "tests/events/test_hub.py"
+CONTENT = "tests/unit/test_content.py"
+DOCUMENTS = "tests/conformance/test_documents.py"
+HELD = "tests/conformance/test_postgres_documents.py"
+SELECTION = "tests/unit/test_selection.py"
+DELETION = "tests/conformance/test_deletion.py"
+REUSE = "tests/conformance/test_reused_ids.py"
+
+MUTANTS = {
+    "draft_kept_for_ever": Mutant(
+        "events/drafts.py",
+        "message_id].last < self._limits.lifetime:",
+        "message_id].last < 10**9:",
+        DRAFTS,
+        "test_draft_ends_at_its_lifetime",
+    ),
+    "draft_never_interrupted": Mutant(
+        "events/drafts.py",
+        "if time - draft.last < self._limits.silence:",
+        "if time >= 0:",
+        DRAFTS,
+        "test_draft_is_interrupted_after_its_silence_or_by_its_writer",
+    ),
+    "draft_larger_than_its_bound": Mutant(
+        "events/drafts.py",
+        "draft.size + size > self._limits.draft_bytes",
+        "draft.size > self._limits.draft_bytes",
+        DRAFTS,
+        "test_draft_keeps_its_beginning_up_to_the_bound",
+    ),
+    "draft_smaller_than_its_bound": Mutant(
+        "events/drafts.py",
+        "draft.size + size > self._limits.draft_bytes",
+        "draft.size + size >= self._limits.draft_bytes",
+        DRAFTS,
+        "test_draft_keeps_its_beginning_up_to_the_bound",
+    ),
+    "session_keeps_more_drafts": Mutant(
+        "events/drafts.py",
+        "len(kept) > limits.session_drafts",
+        "len(kept) > limits.session_drafts + 1",
+        DRAFTS,
+        "test_session_keeps_its_newest_drafts",
+    ),
+    "tenant_takes_the_room_of_all": Mutant(
+        "events/drafts.py",
+        "> limits.tenant_bytes:",
+        "> limits.total_bytes:",
+        DRAFTS,
+        "test_flood_of_drafts_costs_its_sender_only",
+    ),
+    "gap_in_a_draft_joined": Mutant(
+        "events/drafts.py",
+        "if offset == first + len(text) and",
+        "if",
+        DRAFTS,
+        "test_gap_and_repetition_are_not_kept",
+    ),
+    "draft_shown_behind_its_message": Mutant(
+        "events/watched.py",
+        "self._sessions.drafts.still_open(self.channel.key, late.data)",
+        "late.data",
+        HUB,
+        "test_draft_whose_message_follows_the_snapshot_is_not_shown_behind_it",
+    ),
+    "draft_outlives_its_message": Mutant(
+        "events/drafts.py",
+        "if event.message_id is not None:",
+        "if event.message_id == '':",
+        HUB,
+        "test_write_does_not_wait_for_drafts_and_a_store_that_is_away_keeps_them",
+    ),
+    "draft_outlives_its_session": Mutant(
+        "events/drafts.py",
+        "elif event.type in _OVER:",
+        "elif event.type < 0:",
+        HUB,
+        "test_drafts_of_a_deleted_session_are_gone",
+        "test_drafts_of_an_ended_session_are_gone_in_every_process",
+    ),
+    "patches_without_number": Mutant(
+        "domain/sessions/content.py",
+        "self.patches <= policy.content_patches",
+        "self.patches >= 0",
+        CONTENT,
+        "test_the_whole_content_is_stored_after_so_many_patches",
+    ),
+    "one_patch_less": Mutant(
+        "domain/sessions/content.py",
+        "self.patches <= policy.content_patches",
+        "self.patches < policy.content_patches",
+        CONTENT,
+        "test_the_whole_content_is_stored_after_so_many_patches",
+    ),
+    "patches_larger_than_the_whole": Mutant(
+        "domain/sessions/content.py",
+        "and self.patch_bytes <= self.whole_bytes",
+        "",
+        CONTENT,
+        "test_the_whole_content_is_stored_once_patches_are_larger_than_it",
+    ),
+    "patches_of_small_contents": Mutant(
+        "domain/sessions/content.py",
+        "and self.whole_bytes >= policy.least_patched_bytes",
+        "",
+        CONTENT,
+        "test_a_small_content_is_stored_whole",
+    ),
+    "whole_at_the_least_size": Mutant(
+        "domain/sessions/content.py",
+        "self.whole_bytes >= policy.least_patched_bytes",
+        "self.whole_bytes > policy.least_patched_bytes",
+        CONTENT,
+        "test_a_content_of_exactly_the_least_size_is_patched",
+    ),
+    "content_of_the_least_size_read_for_a_patch": Mutant(
+        "domain/sessions/content.py",
+        "sizes.whole_bytes < policy.least_patched_bytes",
+        "sizes.whole_bytes <= policy.least_patched_bytes",
+        CONTENT,
+        "test_a_content_of_exactly_the_least_size_is_patched",
+    ),
+    "patched_content_above_its_limit": Mutant(
+        "domain/sessions/content.py",
+        "return self.total <= CONTENT_BYTES and all(",
+        "return all(",
+        CONTENT,
+        "test_a_patch_that_brings_the_content_above_its_limit_is_refused",
+    ),
+    "patched_object_above_its_limit": Mutant(
+        "domain/sessions/rules.py",
+        "if getattr(content, name).ByteSize() > OBJECT_BYTES[name]:",
+        "if not name:",
+        CONTENT,
+        "test_a_patch_that_brings_an_object_above_its_limit_is_refused",
+    ),
+    "patched_total_not_checked": Mutant(
+        "domain/sessions/rules.py",
+        'session_validation.content_size(found, f"{action.prefix}session", content.ByteSize())',
+        "",
+        CONTENT,
+        "test_a_patch_that_brings_the_content_above_its_limit_is_refused",
+    ),
+    "removed_member_of_a_read_content_stays": Mutant(
+        "domain/sessions/content.py",
+        "patch.removed_keys.extend(action.remove_keys)",
+        "",
+        "tests/unit/test_update_and_append.py",
+        "test_members_replace_whole_and_null_is_a_value",
+    ),
+    "document_version_not_compared": Mutant(
+        "domain/documents/rules.py",
+        "if write.expected_version not in (None, version):",
+        "if write.expected_version == -1:",
+        DOCUMENTS,
+        "test_expected_versions[memory]",
+    ),
+    "document_may_exist_at_version_zero": Mutant(
+        "domain/documents/rules.py",
+        "not in (None, version):",
+        "not in (None, 0, version):",
+        DOCUMENTS,
+        "test_expected_versions[memory]",
+    ),
+    "document_versions_begin_anew": Mutant(
+        "domain/documents/changes.py",
+        "version=1 if before is None else before.version + 1,",
+        "version=1 + self.version(key),",
+        DOCUMENTS,
+        "test_a_document_put_again_is_not_taken_for_the_deleted_one[memory-user]",
+        "test_expired_documents_do_not_exist[memory]",
+    ),
+    "expiry_of_a_document_exclusive": Mutant(
+        "domain/documents/rows.py",
+        "self.expire_time_us > now_us)",
+        "self.expire_time_us >= now_us)",
+        "tests/unit/test_documents.py",
+        "test_a_document_exists_until_it_is_deleted_or_expires",
+    ),
+    "document_without_its_ttl": Mutant(
+        "domain/documents/changes.py",
+        'if given.HasField("ttl") else None',
+        "if given.user_readable else None",
+        DOCUMENTS,
+        "test_expired_documents_do_not_exist[memory]",
+    ),
+    "documents_outlive_their_session": Mutant(
+        "domain/batch.py",
+        "self.documents.end_session(*command.key)",
+        "",
+        DOCUMENTS,
+        "test_documents_go_with_their_session[memory]",
+    ),
+    "document_of_another_users_session": Mutant(
+        "memory/documents.py",
+        "visible = self._has_session(scope, key[2])",
+        "visible = True",
+        DOCUMENTS,
+        "test_documents_outside_of_the_users_scope_do_not_exist[memory]",
+    ),
+    "document_of_another_user_read_in_memory": Mutant(
+        "memory/documents.py",
+        'visible = scope.user_id in ("", key[2])',
+        "visible = True",
+        DOCUMENTS,
+        "test_documents_outside_of_the_users_scope_do_not_exist[memory]",
+    ),
+    "documents_of_all_tenants": Mutant(
+        "postgres/documents.sql",
+        "    where documents.tenant_id = $1 and documents.scope = k.scope and documents.scope_id = k.scope_id\n"
+        "      and documents.key = k.key\n"
+        "      and documents.delete_time is null",
+        "    where documents.scope = k.scope and documents.scope_id = k.scope_id\n"
+        "      and documents.key = k.key\n"
+        "      and documents.delete_time is null",
+        DOCUMENTS,
+        "test_scopes_and_keys_are_apart[postgres]",
+    ),
+    "expired_documents_read": Mutant(
+        "postgres/documents.sql",
+        "      and documents.delete_time is null and (documents.expire_time is null or documents.expire_time > now())\n"
+        "      and ($2 = ''",
+        "      and documents.delete_time is null\n      and ($2 = ''",
+        DOCUMENTS,
+        "test_expired_documents_do_not_exist[postgres]",
+    ),
+    "document_of_another_user_read": Mutant(
+        "postgres/documents.sql",
+        "k.scope = 3 and k.scope_id = $2",
+        "k.scope = 3",
+        DOCUMENTS,
+        "test_documents_outside_of_the_users_scope_do_not_exist[postgres]",
+    ),
+    "document_of_another_users_session_read": Mutant(
+        "postgres/documents.sql",
+        "          and ($2 = '' or h.user_id = $2)\n      ))\n    limit 1\n  ) d\n), sized",
+        "      ))\n    limit 1\n  ) d\n), sized",
+        DOCUMENTS,
+        "test_documents_outside_of_the_users_scope_do_not_exist[postgres]",
+    ),
+    "locked_document_of_a_hidden_session_shown": Mutant(
+        "postgres/locked.py",
+        "if held and head_key not in hidden else ()",
+        "if held else ()",
+        HELD,
+        "test_a_held_document_is_not_shown_to_those_who_may_not_see_its_session",
+    ),
+    "hidden_session_asks_for_locks": Mutant(
+        "postgres/locked.py",
+        "if write.head_key(command) not in hidden for key",
+        "for key",
+        HELD,
+        "test_a_write_to_a_hidden_session_locks_none_of_its_documents",
+    ),
+    "label_found_by_its_key": Mutant(
+        "domain/messages/marks.py",
+        '[f"l{key}={value}"',
+        '[f"l{key}="',
+        SELECTION,
+        "test_marks_are_written_and_removed_with_their_message",
+    ),
+    "any_label_is_enough": Mutant(
+        "domain/messages/selection.py",
+        "and all(message.labels",
+        "and any(message.labels",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "until_is_inclusive": Mutant(
+        "domain/messages/selection.py",
+        "< self.until_mark",
+        "<= self.until_mark",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "from_is_exclusive": Mutant(
+        "domain/messages/selection.py",
+        "self.from_mark <= marks",
+        "self.from_mark < marks",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "names_not_compared": Mutant(
+        "domain/messages/selection.py",
+        'and where.name in ("", message.name)',
+        "",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "runs_not_compared": Mutant(
+        "domain/messages/selection.py",
+        'and where.run_id in ("", message.run_id)',
+        "",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "roles_not_compared": Mutant(
+        "domain/messages/selection.py",
+        "(not self._roles or message.role in self._roles)",
+        "True",
+        SELECTION,
+        "test_a_message_is_selected_if_it_fulfils_every_field",
+    ),
+    "deleted_message_keeps_its_content": Mutant(
+        "domain/messages/deletion.py",
+        "strip(kept, REMAINING)",
+        "",
+        DELETION,
+        "test_deletion_removes_the_content_from_everywhere[memory]",
+    ),
+    "deleted_message_keeps_unknown_fields": Mutant(
+        "domain/messages/deletion.py",
+        "message.DiscardUnknownFields()",
+        "",
+        DELETION,
+        "test_fields_of_later_versions_go_with_the_content[memory-delete]",
+        "test_fields_of_later_versions_go_with_the_content[memory-redact]",
+    ),
+    "deleted_content_stays_in_old_events": Mutant(
+        "domain/batch.py",
+        "if seq <= stored:",
+        "if seq < 0:",
+        DELETION,
+        "test_deletion_removes_the_content_from_everywhere[memory]",
+    ),
+    "deleted_content_stays_in_events_of_the_batch": Mutant(
+        "domain/batch.py",
+        "and (left := state.removed.get(row.seq)) is not None:",
+        "and (left := state.removed.get(-row.seq)) is not None:",
+        DELETION,
+        "test_messages_of_one_batch_are_deleted_in_it[memory]",
+    ),
+    "name_stays_in_events": Mutant(
+        "domain/messages/titles.py",
+        "state.titles.append(",
+        "str(",
+        DELETION,
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-False]",
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-True]",
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-delete-False]",
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-delete-True]",
+    ),
+    "name_stays_with_the_session": Mutant(
+        "domain/messages/titles.py",
+        "if state.core.name == name:",
+        "if state.core.name == '':",
+        DELETION,
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-False]",
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-delete-False]",
+    ),
+    "redaction_leaves_the_name": Mutant(
+        "domain/messages/rules.py",
+        "gave_name = titles.take_away(state, original.seq, head)",
+        "gave_name = False",
+        DELETION,
+        "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-False]",
+    ),
+    "id_begins_anew": Mutant(
+        "domain/batch.py",
+        "0 if state is None else state.core.version\n",
+        "0\n",
+        REUSE,
+        "test_versions_go_on_behind_the_deletion[memory]",
+    ),
+    "id_taken_by_another_user": Mutant(
+        "domain/batch.py",
+        "and tombstone.user_id == action.session.user_id",
+        "",
+        REUSE,
+        "test_a_deleted_session_is_taken_only_with_the_flag_and_by_its_user[memory]",
+    ),
+    "id_taken_without_the_flag": Mutant(
+        "domain/batch.py",
+        "return action.reuse_deleted and tombstone.deleted",
+        "return tombstone.deleted",
+        REUSE,
+        "test_a_deleted_session_is_taken_only_with_the_flag_and_by_its_user[memory]",
+    ),
+    "id_of_a_live_session_taken": Mutant(
+        "domain/batch.py",
+        "return action.reuse_deleted and tombstone.deleted",
+        "return action.reuse_deleted",
+        REUSE,
+        "test_a_live_or_ended_session_is_not_taken[memory]",
+    ),
+    "requests_of_the_session_before_remembered": Mutant(
+        "domain/batch.py",
+        "if record is None or self._forgotten(command.key, record):",
+        "if record is None:",
+        REUSE,
+        "test_request_ids_of_the_session_before_are_free_in_the_batch_of_its_deletion[memory]",
+    ),
+    "retry_reaches_the_next_session": Mutant(
+        "domain/batch.py",
+        "(state.core.version if state.deleted else state.core.base_version):",
+        "0:",
+        REUSE,
+        "test_requests_of_a_session_before_do_nothing_to_the_next[memory-True]",
+    ),
+    "log_of_the_session_before_joined": Mutant(
+        "events/channel.py",
+        "if page.before is not None and page.before.type == DELETED and not head.deleted:",
+        "if head.version < 0:",
+        "tests/rpc/test_reused_ids.py",
+        "test_positions_of_a_session_before_are_compacted",
+    ),
+    "watch_goes_on_into_the_next_session": Mutant(
+        "events/sessions.py",
+        "if row.type == DELETED), len(events))",
+        "if row.type < 0), len(events))",
+        HUB,
+        "test_watcher_ends_where_one_batch_deletes_the_session_and_takes_its_id_again",
+    ),
+}
+
+
+def test_each_place_is_there_once() -> None:
+    with table() as rows:
+        for name, mutant in MUTANTS.items():
+            with rows.row(name):
+                mutated(*mutant.place)
+
+
+@pytest.mark.long
+def test_broken_rules_are_seen(tmp_path: Path) -> None:
+    given, written = tmp_path / "mutants.json", tmp_path / "outcomes.jsonl"
+    given.write_text(json.dumps({name: [mutant.place, mutant.tests] for name, mutant in MUTANTS.items()}))
+    tests = sorted({test for mutant in MUTANTS.values() for test in mutant.tests})
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.support.mutation"),
+            *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the plugin has imported its package
+            *("--mutants", str(given), "--outcomes", str(written), *tests),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout[-5000:]
+    outcomes = defaultdict(list)
+    for line in written.read_text().splitlines():
+        name, test, *outcome = json.loads(line)
+        outcomes[name, test].append(outcome)
+    with table() as rows:
+        for test in tests:
+            with rows.row("nothing broken", test):
+                assert outcomes["", test] == [["passed", ""]] * 2
+        for name, mutant in MUTANTS.items():
+            for test in mutant.tests:
+                with rows.row(name, test):
+                    ((phase, why),) = outcomes[name, test]
+                    assert phase == "call", (phase, why)
