@@ -233,6 +233,7 @@ async def test_upload_to_a_service_that_reads_nothing_times_out(
         await client.upload("s", CONTENT * 20, idle_timeout=0.05, give_up_after=0.01)
 
 
+@async_only("cancelling the wait for a thread leaves the upload going on")
 async def test_a_cancelled_upload_can_be_resumed(sessions: sessiond.Client, session_id: str) -> None:
     large = CONTENT * 8
     halfway = asyncio.Event()
