@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from sessiond_server.app import database
 from sessiond_server.app.cache import identity
 from sessiond_server.app.databases import WrongDatabase
 from sessiond_server.app.service import Service, running
+from sessiond_server.blobs.folder import FolderBlobs
+from sessiond_server.blobs.reaper import reap_orphans
 from sessiond_server.cli import databases as commands
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.settings import load
 from tests.support.databases import Databases
 from tests.support.proxy import proxied_postgres
@@ -162,6 +165,28 @@ async def test_tenants_live_in_their_databases_and_nowhere_else(
                 tenants = {key.partition("{")[2].partition("}")[0].rpartition("/")[2] for key in entries}
                 expected = {tenant for tenant, home in TENANTS.items() if home == name}
                 assert expected <= tenants <= expected | ({"acme"} if name == "eu" else set()), entries
+
+
+async def test_attachments_of_several_databases_share_a_folder(
+    placed: Dsns, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """Equal contents are stored for each tenant; nothing that a database knows is a stray to another one."""
+    blobs = tmp_path / "blobs"
+    async with serving(placed, tmp_path, SESSIOND_BLOB_STORE=blobs.as_uri()) as service:
+        for tenant in TENANTS:
+            async with _client(service, keys[tenant]) as client:
+                await client.create_session(session_id="same", active=True)
+                await client.upload("same", b"equal bytes", attachment_id="a")
+                await client.upload("same", tenant.encode(), attachment_id=tenant)
+        async with AsyncExitStack() as stack:
+            stores = [await stack.enter_async_context(PostgresStore(dsn)) for dsn in placed.values()]
+            assert await reap_orphans(FolderBlobs(blobs), *(store.attachments for store in stores)) == 0
+        for tenant in TENANTS:
+            async with _client(service, keys[tenant]) as client:
+                assert await client.download("same", "a").read() == b"equal bytes"
+                assert await client.download("same", tenant).read() == tenant.encode()
+                listed = [each.attachment_id async for each in client.list_attachments("same")]
+                assert sorted(listed) == sorted(["a", tenant])
 
 
 async def test_one_database_away_is_unavailable_for_its_tenants_alone(

@@ -10,7 +10,7 @@ import pytest
 
 from sessiond_server.blobs import reaper
 from sessiond_server.domain.attachments.rows import Piece
-from sessiond_server.errors import StorageUnavailable
+from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.store import MemoryStore
 from tests.support import virtual_time
@@ -107,3 +107,25 @@ def test_a_search_that_failed_is_begun_anew_within_the_hour() -> None:
         assert len(storage.searched) == 4
 
     reaping(test)
+
+
+async def test_pieces_of_another_database_in_one_storage_are_no_strays() -> None:
+    """Mutant: the reaper of one database asks its own store alone."""
+    storage, one, other = Storage(), MemoryStore(), MemoryStore()
+    stray, in_one, in_other = [await storage.stray() for _ in range(3)]
+    one.attachments._pieces[in_one] = other.attachments._pieces[in_other] = 0
+    assert await reaper.reap_orphans(storage, one.attachments, other.attachments) == 1
+    assert [await storage.length(piece) > 0 for piece in (stray, in_one, in_other)] == [False, True, True]
+
+
+async def test_no_stray_is_removed_while_one_of_the_databases_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, one, other = Storage(), MemoryStore(), MemoryStore()
+    stray = await storage.stray()
+
+    async def away(_: Sequence[Piece]) -> Sequence[Piece]:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(other.attachments, "unknown_pieces", away)
+    with pytest.raises(StoreUnavailable):
+        await reaper.reap_orphans(storage, one.attachments, other.attachments)
+    assert await storage.length(stray) > 0
