@@ -139,6 +139,10 @@ async def test_full_queue_raises_its_alert(postgres_dsn: str, tmp_path: Path) ->
         proxy.stall()
         writes = [asyncio.create_task(client.append_messages("s", [sessiond.user("x")])) for _ in range(8)]
         refused = await asyncio.wait_for(_refused(writes), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            # A call is counted once its answer has been sent.
+            while (await server.metrics())["sessiond_refused_calls_total queue"] < 1:  # noqa: ASYNC110  another process's
+                await asyncio.sleep(0.05)
         ill = await scraped(server)
         proxy.flow()
         await asyncio.gather(*writes, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import tarfile
+import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -35,11 +35,13 @@ def migrations(environment: Mapping[str, str]) -> int:
 
 
 def _unpacked(commit: str, folder: Path) -> Mapping[str, str]:
-    archive = subprocess.run(["git", "archive", commit, "server", "client"], cwd=ROOT, capture_output=True, check=False)
+    archive = subprocess.run(
+        ["git", "archive", "--format=zip", commit, "server", "client"], cwd=ROOT, capture_output=True, check=False
+    )
     if not commit or archive.returncode:
         pytest.skip(f"this clone lacks the history: {commit or 'no commit'} {archive.stderr.decode().strip()}")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+    with zipfile.ZipFile(BytesIO(archive.stdout)) as files:
+        files.extractall(folder)
     return {"PYTHONPATH": os.pathsep.join([str(folder / "server"), str(folder / "client")])}
 
 
