@@ -45,7 +45,9 @@ class Jar:
         with zipfile.ZipFile(io.BytesIO(content)) as jar:
             (name,) = [name for name in jar.namelist() if name.endswith(".txz")]
             with tarfile.open(fileobj=io.BytesIO(jar.read(name)), mode="r:xz") as programs:
-                programs.extractall(folder, filter="data")
+                # As filter="data" of Python 3.11.4 and later.
+                programs.extraction_filter = getattr(tarfile, "data_filter", None)
+                programs.extractall(folder)
 
     def _fetch(self) -> None:
         program = shutil.which("mvn")
