@@ -76,8 +76,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(*ids: str, opened: tuple[str, ...] | None = None) -> AsyncIterator[Served]:
-    """A server over a store in memory for each database, of which `opened` can be used; by default all."""
+async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool = True) -> AsyncIterator[Served]:
+    """A server over a store in memory for each database, of which `opened` can be used; by default all. Not `begun`: it
+    is not open yet."""
     homes, stores, hubs, databases = Homes(), {}, [], []
     async with AsyncExitStack() as stack:
         for each in ids:
@@ -95,7 +96,8 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None) -> AsyncIter
         homes.on_change = server.rehome
         port = await server.start()
         stack.push_async_callback(server.stop)
-        await server.open(await stores[ids[0]].token_key())
+        if begun:
+            await server.open(await stores[ids[0]].token_key())
         for each in opened if opened is not None else ids[1:]:
             await server.open_database(each, await stores[each].token_key())
         options = (("grpc.use_local_subchannel_pool", 1),)
@@ -231,8 +233,9 @@ async def test_tokens_and_positions_are_good_in_one_database_only() -> None:
 async def test_health_says_serving_while_one_database_answers() -> None:
     async with serving("main", "eu", opened=()) as served:
         assert await served.health("database/main") == "SERVING"
+        assert await served.health("database/eu") == "NOT_SERVING"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await served.health("database/eu")
+            await served.health("database/us")
         assert caught.value.code() is StatusCode.NOT_FOUND
         await served.server.open_database("eu", bytes(32))
         await served.server.set_serving(False, "main")
@@ -243,6 +246,17 @@ async def test_health_says_serving_while_one_database_answers() -> None:
         assert await served.health("") == "NOT_SERVING"
         await served.server.set_serving(True, "main")
         assert await served.health("") == "SERVING"
+
+
+async def test_health_says_not_serving_while_calls_are_refused() -> None:
+    """Another database may be there before the server as a whole is open."""
+    async with serving("main", "eu", opened=(), begun=False) as served:
+        await served.server.open_database("eu", bytes(32))
+        assert await served.health("") == await served.health("database/eu") == "NOT_SERVING"
+        assert (await served.refused(ACME)).reason == "STARTING"
+        await served.server.open(bytes(32))
+        assert await served.health("") == await served.health("database/eu") == "SERVING"
+        assert await served.listed(ACME) == []
 
 
 async def test_watchers_of_a_tenant_that_gets_a_home_are_disconnected() -> None:

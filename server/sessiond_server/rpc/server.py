@@ -245,8 +245,8 @@ class RpcServer:
         self._slicing = Places(settings.most_slicing, waiting=waiting, alone=alone)
         self._health = Health([service.full_name for service in SERVICES], self._counting("health"))
         self._databases = [database.id for database in databases]
-        self._serving: dict[str, bool] = {}
-        """Which databases answer."""
+        self._serving = dict.fromkeys(self._databases, False)
+        """Which databases are open and answer."""
         self._routing = Routing(self._databases, homes if homes is not None else Homes())
         self._tokens = {database.id: PageTokens() for database in databases}
         self._positions = {database.id: Positions() for database in databases}
@@ -332,7 +332,7 @@ class RpcServer:
         await self.open_database(self._databases[0], token_key)
 
     async def open_database(self, database_id: str, token_key: bytes) -> None:
-        """Serves the calls of one database too, once `open` was called. As `open`."""
+        """Serves the calls of one database too, as soon as the server is open. As `open`."""
         self._tokens[database_id].key = self._positions[database_id].key = token_key
         self._routing.open(database_id)
         await self.set_serving(True, database_id)
@@ -350,11 +350,11 @@ class RpcServer:
 
     async def set_serving(self, serving: bool, database_id: str | None = None) -> None:
         """Sets what health reports for a database, by default the default one. The server as a whole, and its services,
-        are SERVING while one database is. No effect once `stop` was called."""
-        database_id = database_id or self._databases[0]
-        self._serving[database_id] = serving
-        await self._health.set_part(f"{DATABASE}{database_id}", serving)
-        await self._health.set(any(self._serving.values()))
+        are SERVING while one database is; none is before `open`. No effect once `stop` was called."""
+        self._serving[database_id or self._databases[0]] = serving
+        for each, answers in self._serving.items():
+            await self._health.set_part(f"{DATABASE}{each}", answers and self._gate.is_open)
+        await self._health.set(any(self._serving.values()) and self._gate.is_open)
 
     async def set_cache(self, used: bool) -> None:
         """Sets what health reports for CACHE. The status of the server does not depend on it."""

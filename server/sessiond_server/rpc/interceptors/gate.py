@@ -14,6 +14,10 @@ class Gate:
         """`refusal` makes the error for calls before `open`; None: the gate is open from the start."""
         self._refusal = refusal
 
+    @property
+    def is_open(self) -> bool:
+        return self._refusal is None
+
     def open(self) -> None:
         """Lets calls in."""
         self._refusal = None
