@@ -48,8 +48,8 @@ class Sources:
     batch_times: Callable[[], Durations]
     cache: Callable[[], CachedState] | None
     """None: the service has no cache, and its metrics are left out."""
-    rounds: Sequence[Rounds]
-    """Of each periodic task."""
+    rounds: Sequence[Sequence[Rounds]]
+    """Of each periodic task, those of each database."""
     loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
     databases_reachable: Callable[[], Mapping[str, bool]]
@@ -200,18 +200,20 @@ def _transfers(transfers: Transfers) -> Iterator[Metric]:
     yield moved
 
 
-def _rounds(tasks: Sequence[Rounds]) -> Iterator[Metric]:
+def _rounds(tasks: Sequence[Sequence[Rounds]]) -> Iterator[Metric]:
     ended = CounterMetricFamily("sessiond_sweeps", "Rounds of periodic tasks.", labels=["task", "outcome"])
     seconds = CounterMetricFamily("sessiond_sweep_seconds", "Time of rounds that went through.", labels=["task"])
     ages = GaugeMetricFamily("sessiond_sweep_age_seconds", "Seconds since a round went through.", labels=["task"])
     swept = CounterMetricFamily("sessiond_swept", "What rounds have ended or removed.", labels=["what"])
-    for task in tasks:
-        ended.add_metric([task.task, "done"], task.done)
-        ended.add_metric([task.task, "failed"], task.failed)
-        seconds.add_metric([task.task], task.seconds)
-        ages.add_metric([task.task], task.age())
-        for name, amount in task.achieved.items():
-            swept.add_metric([name], amount)
+    for rounds in tasks:
+        task = rounds[0].task
+        ended.add_metric([task, "done"], sum(each.done for each in rounds))
+        ended.add_metric([task, "failed"], sum(each.failed for each in rounds))
+        seconds.add_metric([task], sum(each.seconds for each in rounds))
+        # The oldest: databases in which the task goes on must not hide one in which it fails.
+        ages.add_metric([task], max(each.age() for each in rounds))
+        for name in rounds[0].achieved:
+            swept.add_metric([name], sum(each.achieved[name] for each in rounds))
     yield from (ended, seconds, ages, swept)
 
 

@@ -327,3 +327,18 @@ async def _started_refused(dsns: Dsns, folder: Path, why: str, default: str = "m
     assert isinstance(error, WrongDatabase), error
     assert re.search(why, str(error)), str(error)
     assert "postgresql" not in str(error)
+
+
+async def test_check_and_list_go_through_all_databases(placed: Dsns) -> None:
+    swapped = {**placed, "eu": placed["us"], "us": placed["eu"]}
+    right, wrong, listed = await asyncio.gather(
+        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **_variables(placed)),
+        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **_variables(swapped)),
+        asyncio.to_thread(_run, placed, "databases", "list"),
+    )
+    assert re.search(r"(?m)^ok +databases +3 in the map", right.stdout), right.stdout
+    assert right.returncode == 0
+    assert re.search(r"(?m)^FAILED +databases", wrong.stdout)
+    assert not re.search(r"(?m)^ok +databases", wrong.stdout)
+    assert wrong.returncode == 1
+    assert all(each in listed for each in placed)

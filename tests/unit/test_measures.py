@@ -2,6 +2,7 @@
 
 import pytest
 
+from sessiond_server import metrics
 from sessiond_server.measures import BOUNDS, Durations, Rounds
 
 
@@ -26,3 +27,23 @@ def test_rounds_count_what_went_through_and_what_failed() -> None:
     rounds.fail()
     assert (rounds.done, rounds.failed, rounds.seconds, rounds.age()) == (1, 1, 2.0, 1.0)
     assert rounds.achieved == {"sessions": 7, "records": 9}
+
+
+def test_rounds_of_a_database_that_fails_are_not_hidden_by_another() -> None:
+    now = 0.0
+    failing, sound = (Rounds("sweeper", "sessions", clock=lambda: now) for _ in range(2))
+    now = 400.0
+    failing.fail()
+    sound.end(sound.begin(), 3)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics._rounds([[failing, sound]])
+        for sample in family.samples
+    }
+    assert found == {
+        ("sessiond_sweeps_total", "sweeper", "done"): 1,
+        ("sessiond_sweeps_total", "sweeper", "failed"): 1,
+        ("sessiond_sweep_seconds_total", "sweeper"): 0,
+        ("sessiond_sweep_age_seconds", "sweeper"): 400,
+        ("sessiond_swept_total", "sessions"): 3,
+    }

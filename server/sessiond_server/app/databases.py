@@ -13,7 +13,6 @@ from sessiond_server.app.database import bring_up_to_date, migrated, postgres, w
 from sessiond_server.app.parts import Parts
 from sessiond_server.blobs import reaper
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.measures import Rounds
 from sessiond_server.postgres.fitness import DatabaseUnfit
 from sessiond_server.postgres.placement import Claimed, Placement
 from sessiond_server.rpc.server import RpcServer
@@ -102,9 +101,6 @@ class Opening:
     group: Group
     watches: dict[str, StoreWatch]
     databases: Sequence[Parts]
-    swept: Rounds
-    reaped: Rounds
-    """Counts of the sweepers and reapers of all databases."""
 
     async def open_default(self) -> bytes:
         """Brings the default database up to date and checks it; returns its token key. Raises StoreUnavailable,
@@ -171,9 +167,9 @@ class Opening:
         """Starts all that works on a database."""
         parts.begin(token_key)
         interval, truth = self.settings.sweep_interval, parts.truth
-        background(sweeper.run(parts.commits, truth, interval, self.swept), "sweeper")
+        background(sweeper.run(parts.commits, truth, interval, parts.swept), "sweeper")
         background(
-            reaper.run(truth.attachments, parts.blobs, interval, self.reaped, sharing=self._sharing(parts)), "reaper"
+            reaper.run(truth.attachments, parts.blobs, interval, parts.reaped, sharing=self._sharing(parts)), "reaper"
         )
         background(self.watches[parts.database_id].run(), "health")
         store = postgres(truth)

@@ -9,15 +9,12 @@ from sessiond_server.app import totals
 from sessiond_server.app.database import postgres
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.app.parts import Parts
-from sessiond_server.measures import Rounds
 from sessiond_server.rpc.server import RpcServer
 from sessiond_server.settings import Address
 from sessiond_server.store_watch import StoreWatch
 
 
-def sources(
-    databases: Sequence[Parts], server: RpcServer, watches: Mapping[str, StoreWatch], rounds: Sequence[Rounds]
-) -> metrics.Sources:
+def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str, StoreWatch]) -> metrics.Sources:
     """Where the metrics come from: of several databases the totals, and for each whether it answers."""
     stores = [store for parts in databases if (store := postgres(parts.truth)) is not None]
     caches = [parts.cached for parts in databases if parts.cached is not None]
@@ -33,7 +30,7 @@ def sources(
         write_waits=lambda: totals.of_durations([batcher.waits for batcher in batchers]),
         batch_times=lambda: totals.of_durations([batcher.batch_times for batcher in batchers]),
         cache=(lambda: totals.of_caches([cached.state() for cached in caches])) if caches else None,
-        rounds=rounds,
+        rounds=[[parts.swept for parts in databases], [parts.reaped for parts in databases]],
         loop_lag=lambda: max(watch.loop_lag for watch in watches.values()),
         store_reachable=lambda: all(watch.reachable for watch in watches.values()),
         databases_reachable=lambda: {each: watch.reachable for each, watch in watches.items()},

@@ -6,14 +6,16 @@ bundled servers -> for each database:
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sessiond_server import sweeper
 from sessiond_server.app import limits
 from sessiond_server.app.blobs import opened_blobs
 from sessiond_server.app.bus import opened_bus
 from sessiond_server.app.cache import identity, opened_cache
 from sessiond_server.app.database import bundled, dsn_of, opened_store, revealed
+from sessiond_server.blobs import reaper
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
@@ -24,6 +26,7 @@ from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
+from sessiond_server.measures import Rounds
 from sessiond_server.redis import RedisCache
 from sessiond_server.rpc.routing import Database, Reads
 from sessiond_server.settings import Settings
@@ -62,6 +65,8 @@ class Parts:
     """None without a cache."""
     batcher: Batcher
     begin_bus: Callable[[str], None]
+    swept: Rounds = field(default_factory=sweeper.counted)
+    reaped: Rounds = field(default_factory=reaper.counted)
 
     def begin(self, token_key: bytes) -> None:
         """Channels and keys of the bus and the cache carry the identity of the database, which `token_key` tells."""

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from sessiond_server import auth, failpoints, sweeper
+from sessiond_server import auth, failpoints
 from sessiond_server.app import limits
 from sessiond_server.app.background import background_tasks, only_error
 from sessiond_server.app.blobs import say_whether_reachable
@@ -22,7 +22,6 @@ from sessiond_server.app.metrics import opened_metrics, sources
 from sessiond_server.app.parts import opened_parts
 from sessiond_server.app.signals import Signals
 from sessiond_server.app.tracer import opened_tracer
-from sessiond_server.blobs import reaper
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.reloading import Reloader, look
 from sessiond_server.rpc.server import RpcServer
@@ -101,15 +100,14 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
             for each in parts.databases
         }
         stack.enter_context(observed(watches.values()))
-        swept, reaped = sweeper.counted(), reaper.counted()
-        scraped = sources(parts.databases, server, watches, [swept, reaped])
+        scraped = sources(parts.databases, server, watches)
         metrics_listening = await stack.enter_async_context(opened_metrics(settings.metrics_listen, scraped))
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
-        opening = Opening(settings, server, Group(settings), watches, parts.databases, swept, reaped)
+        opening = Opening(settings, server, Group(settings), watches, parts.databases)
         token_key = await opening.open_default()
         background = await stack.enter_async_context(background_tasks())
         await opening.begin(background, token_key)

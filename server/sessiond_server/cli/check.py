@@ -175,21 +175,24 @@ async def _several(settings: Settings, databases: Mapping[str, SecretUrl], repor
     from sessiond_server.postgres.schema import migrate
     from sessiond_server.postgres.store import PostgresStore
 
-    group = Group(settings)
+    group, sound = Group(settings), True
     for database_id in settings.database_ids:
         dsn = databases[database_id].reveal()
         if database_id != settings.default_database:
             await _postgres(settings, dsn, f"{database_id}, {databases[database_id]}", report)
         try:
             if not (await migrate.status(dsn)).ready:
+                sound = False
                 continue
             async with PostgresStore(dsn, max_connections=2) as store:
                 await group.check(store, database_id, await store.token_key(), claim=False)
         except WrongDatabase as error:
             report.fail("databases", str(error), "serve would not start")
+            sound = False
         except (StoreUnavailable, DatabaseUnfit):
-            continue  # reported already
-    report.ok("databases", f"{len(databases)} in the map, of which {settings.default_database} is the default one")
+            sound = False  # reported already
+    if sound:
+        report.ok("databases", f"{len(databases)} in the map, of which {settings.default_database} is the default one")
 
 
 async def _facts(dsn: str) -> Facts | None:
