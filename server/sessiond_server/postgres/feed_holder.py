@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.blockers import holder_of
+from sessiond_server.postgres.question import Fetch, Question
 from sessiond_server.postgres.statements import WATCH
 from sessiond_server.store.condition import FeedHolder
 
@@ -19,24 +19,20 @@ PAUSE: Final = 2.0
 """Seconds between two queries."""
 PATIENCE: Final = 5.0
 """Seconds that a transaction may hold feeds back before it is reported. Our own transactions take milliseconds."""
-ANSWER_SECONDS: Final = 3.0
 
 
 class FeedHolders:
     """Looks through `fetch` for the transaction that holds feeds back; `holder` is the one that was reported."""
 
-    def __init__(
-        self, fetch: Callable[[str], Awaitable[Sequence[Any]]], clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, fetch: Fetch, clock: Callable[[], float] = monotonic) -> None:
         """`clock`: seconds."""
         self.holder: FeedHolder | None = None
-        self._fetch = fetch
+        self._question = Question(fetch, _log, "which transaction holds feeds back", FIND)
         self._clock = clock
         self._xid = 0
         """Id of the oldest open transaction; 0: none."""
         self._since = 0.0
         """When that transaction was first seen."""
-        self._failed = False
 
     async def run(self) -> None:
         """Calls `look` every PAUSE seconds, until cancelled."""
@@ -46,17 +42,10 @@ class FeedHolders:
 
     async def look(self) -> None:
         """Updates `holder` from the database. Never raises; a database that does not answer leaves it as it is."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                rows = await self._fetch(FIND)
-        except (StoreUnavailable, TimeoutError):
-            return
-        except Exception as error:
-            if not self._failed:
-                _log.warning("cannot find out which transaction holds feeds back", exc_info=error)
-            self._failed = True
-            return
-        self._found(rows[0] if rows else None)
+        answers = await self._question.ask()
+        if answers is not None:
+            (rows,) = answers
+            self._found(rows[0] if rows else None)
 
     def _found(self, row: Any | None) -> None:
         now, xid = self._clock(), row["xid"] if row is not None else 0
