@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -30,20 +30,32 @@ WITHIN = 60.0
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """BatchLimits that a test can wait for."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for locks that a test can afford. All other limits are those that a test machine, paused for a while, keeps
+    to; `brief_silence` and `brief_idleness` are for the tests in which these run out."""
+    monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", WITHIN)
+    monkeypatch.setattr(transactions, "READ_SECONDS", WITHIN)
+    monkeypatch.setattr(transactions, "IDLE_SECONDS", WITHIN)
+    monkeypatch.setattr(transactions, "LOCK_SECONDS", 0.4)
+    monkeypatch.setattr(transactions, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(locked, "SHORT_LOCK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def brief_silence(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent connection is given up soon."""
     monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", 3.0)
     monkeypatch.setattr(transactions, "LEAST_COMMIT_SECONDS", 0.5)
     monkeypatch.setattr(transactions, "READ_SECONDS", 0.7)
-    monkeypatch.setattr(transactions, "LOCK_SECONDS", 0.4)
-    monkeypatch.setattr(transactions, "LOOK_SECONDS", 0.1)
+
+
+@pytest.fixture
+def brief_idleness(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server soon ends a transaction whose client is idle."""
     monkeypatch.setattr(transactions, "IDLE_SECONDS", 0.6)
-    monkeypatch.setattr(locked, "SHORT_LOCK_SECONDS", 0.2)
-    transactions._begin.cache_clear()
-    yield
-    transactions._begin.cache_clear()
 
 
+@pytest.mark.usefixtures("brief_silence")
 @pytest.mark.parametrize("way", ["both", "onward", "back", "crawling"])
 async def test_batch_on_a_silent_connection_is_applied_once(postgres_dsn: str, caller: Caller, way: str) -> None:
     async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn) as store:
@@ -63,6 +75,7 @@ async def test_batch_on_a_silent_connection_is_applied_once(postgres_dsn: str, c
         assert [event.seq for event in await whole_log(store, caller.scope, "s")] == [1, 2]
 
 
+@pytest.mark.usefixtures("brief_silence")
 async def test_answer_to_a_commit_that_is_lost_in_silence_is_found_by_the_next_try(
     postgres_dsn: str, database: asyncpg.Connection, caller: Caller
 ) -> None:
@@ -82,6 +95,7 @@ async def test_answer_to_a_commit_that_is_lost_in_silence_is_found_by_the_next_t
         assert len(await whole_log(store, caller.scope, "s")) == 2
 
 
+@pytest.mark.usefixtures("brief_silence")
 async def test_idle_connections_are_given_up_with_the_first_that_is_silent(
     postgres_dsn: str, database: asyncpg.Connection, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +124,7 @@ async def test_idle_connections_are_given_up_with_the_first_that_is_silent(
         assert store.condition().given_up == given_up
 
 
+@pytest.mark.usefixtures("brief_silence")
 async def test_server_that_accepts_and_never_answers_is_given_up(postgres_dsn: str, caller: Caller) -> None:
     async with proxied_postgres(postgres_dsn) as (proxy, dsn), PostgresStore(dsn, connect_timeout=0.5) as store:
         proxy.stall()
@@ -189,11 +204,12 @@ async def test_limits_hold_behind_a_transaction_pooler(
         async with pool, pool.acquire() as one:
             await transactions.begin(one, 0.3)
             assert await one.fetchval("show lock_timeout") == "300ms"
-            assert await one.fetchval("show idle_in_transaction_session_timeout") == "600ms"
+            assert await one.fetchval("show idle_in_transaction_session_timeout") == "1min"
             await one.execute("rollback")
             assert await one.fetchval("show lock_timeout") == "0"
 
 
+@pytest.mark.usefixtures("brief_idleness")
 async def test_transaction_whose_client_stands_still_is_ended_by_the_server(
     postgres: PostgresStore, other: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:
@@ -253,7 +269,6 @@ async def test_known_lock_is_not_waited_for_again(
         await postgres.apply([caller.append("a"), caller.append("b")])
         # A wait would now outlast the test.
         monkeypatch.setattr(locked, "SHORT_LOCK_SECONDS", 60.0)
-        monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", 60.0)
         async with asyncio.timeout(WITHIN):
             results = (await postgres.apply([caller.append("b"), caller.append("a")])).results
         assert isinstance(results[0], SessionLocked)
@@ -288,11 +303,9 @@ async def test_locked_table_refuses_the_whole_batch_at_once(
     database: asyncpg.Connection,
     caller: Caller,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     lock: str,
 ) -> None:
     """Halving it would not help, and each half would wait for the table again."""
-    monkeypatch.setattr(transactions, "TRANSACTION_SECONDS", WITHIN)  # 64 creations take a while
     names = [f"s{number}" for number in range(64)]
     await accepted(postgres, *(caller.create(name) for name in names))
     await database.execute("set application_name = 'a foreign job'")

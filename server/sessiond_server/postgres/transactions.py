@@ -53,7 +53,7 @@ class Raced(Exception):
 async def begin(connection: Any, lock_seconds: float) -> None:
     """Begins a transaction that writes. Raises ReadOnlySQLTransactionError, also on a standby."""
     try:
-        await connection.execute(_begin(lock_seconds))
+        await connection.execute(_begin(lock_seconds, IDLE_SECONDS))
     except asyncpg.FeatureNotSupportedError as error:
         # A standby answers READ WRITE with this error.
         raise asyncpg.ReadOnlySQLTransactionError(str(error)) from error
@@ -75,7 +75,7 @@ async def _fetch_in_one(
 
 
 @cache
-def _begin(lock_seconds: float) -> str:
+def _begin(lock_seconds: float, idle_seconds: float) -> str:
     """BEGIN and the limits of this transaction, in one round trip.
 
     The settings are local because a pooler shares the session. statement_timeout is off even if the role has one: it
@@ -83,7 +83,7 @@ def _begin(lock_seconds: float) -> str:
     """
     return (
         f"{WRITE['begin'].text}; set local lock_timeout = {round(lock_seconds * 1000)};"
-        f" set local idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)};"
+        f" set local idle_in_transaction_session_timeout = {round(idle_seconds * 1000)};"
         " set local statement_timeout = 0"
     )
 
