@@ -488,7 +488,7 @@ async def test_announced_commit_from_before_a_failover_is_read_from_the_store() 
         await asyncio.sleep(1.5)
         start = w.hub.transaction_start()
         applied = await w.elsewhere.apply([CALLER.append("s")])
-        w.hub._sessions.incarnation = "another"
+        w.hub._sessions.channels.incarnation = "another"
         w.store.calls.clear()
         w.hub.committed(applied.writes, start)
         assert await batch(stream) == [2]
@@ -960,7 +960,7 @@ async def test_an_idle_watcher_holds_no_task_and_little_memory() -> None:
         gc.collect()
         assert len(asyncio.all_tasks()) == tasks
         assert w.hub.state().ring_bytes == 0
-        assert not any(hasattr(one, "__dict__") for one in w.hub._sessions._channels.values())
+        assert not any(hasattr(one, "__dict__") for one in w.hub._sessions.channels)
 
 
 @run

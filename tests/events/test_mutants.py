@@ -44,7 +44,7 @@ def hint_delivered_as_data(patch: pytest.MonkeyPatch) -> None:
 
     def on_hint(self: Sessions, key: Key, seq: int) -> None:
         original(self, key, seq)
-        watched = self._channels.get(key)
+        watched = self.channels.get(key)
         if watched is not None and watched.tip is not None and seq <= watched.tip.seq:
             watched.proof = (watched.tip, self._store._database.clock())  # type: ignore[attr-defined]
 

@@ -325,7 +325,7 @@ class Schedule:
     def _judge_memory(self, replica: Replica) -> None:
         """What the rings hold is what they say, and no more than they may."""
         hub = replica.hub
-        rings: set[Any] = {*hub._sessions._channels.values(), *hub._feeds._feeds.values()}
+        rings: set[Any] = {*hub._sessions.channels, *hub._feeds._feeds.values()}
         # Streams of a deleted session, whose id another one has, keep its channel to their end.
         streams = (watch.stream for watch in self._session_watches if watch.stream is not None)
         rings |= {stream.channel for stream in streams if stream._sessions is hub._sessions}

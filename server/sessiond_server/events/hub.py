@@ -87,7 +87,7 @@ class EventHub:
         self._reads = reads
         self._sessions = Sessions(store, self._limits, reads, rings)
         self._feeds = Feeds(store, self._limits, reads, rings)
-        self._sessions.on_redacted = self._feeds.redacted
+        self._sessions.channels.on_redacted = self._feeds.redacted
         self._feeds.on_redacted = self._sessions.redacted
         self._feeds.on_read = self._sessions.drafts.note_feed
         self._streams = streams or Shares(self._limits.watchers, alone=alone)

@@ -1,4 +1,4 @@
-"""The sessions that this process watches: their channels, the streams on them, and the reads that keep them going."""
+"""The sessions that this process watches: the streams on them, and the reads and commits that bring them events."""
 
 import asyncio
 import logging
@@ -26,6 +26,7 @@ from sessiond_server.events.deltas import DeltaLane
 from sessiond_server.events.drafts import Drafts
 from sessiond_server.events.late_drafts import begin_deltas, supersede
 from sessiond_server.events.limits import BATCH_EVENTS, HubLimits
+from sessiond_server.events.open_channels import OpenChannels
 from sessiond_server.events.reads import Reads, Shared, prove_owner
 from sessiond_server.events.ring_budget import Rings
 from sessiond_server.events.watched import LogRead, SessionWatcher, TransactionStart, WatchedSession
@@ -51,33 +52,26 @@ class Sessions:
     ) -> None:
         self.limits: Final = limits
         self.clock: Final = asyncio.get_running_loop().time
-        self.incarnation = ""
-        """Incarnation of the database that the last poll saw. Events that were read or committed under another
-        incarnation are refused; events that a channel has already are proved again."""
-        self.on_redacted: Callable[[Key, int, int], None] = lambda key, first, last: None
-        """Called when a read shows that events of that session between two `seq` were rewritten."""
+        self.channels: Final = OpenChannels(limits, rings)
         self.drafts: Final = Drafts(limits.drafts)
         self._store = store
         self._reads = reads
         self._rings = rings
         self._wall_clock = wall_clock
-        self._channels: dict[Key, WatchedSession] = {}
-        self._made = 0
         self._pages: Shared[tuple[Key, Cursor], LogRead | None] = Shared(self._read)
 
     def __len__(self) -> int:
         """Number of watched sessions."""
-        return len(self._channels)
+        return len(self.channels)
 
     async def open(
         self, scope: Scope, session_id: str, after: Cursor | None, *, content: bool, deltas: bool
     ) -> tuple[SessionWatcher, SessionSnapshot | None]:
         """As Hub.watch_session. The caller must end the stream with `close`."""
         key = (scope.tenant_id, session_id)
-        channel = self._channels.get(key)
+        channel = self.channels.get(key)
         if channel is None:
-            channel = self._channels[key] = WatchedSession(key, self.limits, self._numbered())
-            channel.on_redacted = self.on_redacted
+            channel = self.channels.add(key)
         stream = SessionWatcher(self, channel, scope.user_id, self.clock(), self.limits.bookmark)
         # Registered before the first read, so that no commit after the read is missed.
         channel.streams[stream] = None
@@ -98,24 +92,17 @@ class Sessions:
         return stream, snapshot
 
     def close(self, stream: SessionWatcher) -> None:
-        channel = stream.channel
-        channel.streams.pop(stream, None)
-        if not channel.streams:
-            if self._channels.get(channel.key) is channel:
-                del self._channels[channel.key]
-            self._rings.removed(channel)
-        elif stream.deltas_taken >= 0 and all(other.deltas_taken < 0 for other in channel.streams):
-            channel.lane = None
+        self.channels.close(stream)
 
     def fail(self, failure: Callable[[], Exception]) -> None:
         """Ends all streams."""
-        for channel in self._channels.values():
+        for channel in self.channels:
             for stream in channel.streams:
                 stream.fail(failure)
 
     def clear_proofs(self) -> None:
         """Drops all proofs, because the store is unavailable. No stream gets a bookmark until a read succeeds again."""
-        for channel in self._channels.values():
+        for channel in self.channels:
             channel.proof = None
 
     async def end(self) -> None:
@@ -124,11 +111,11 @@ class Sessions:
 
     def transaction_start(self) -> TransactionStart:
         """See EventHub.transaction_start."""
-        return TransactionStart(self.incarnation, self._made)
+        return self.channels.transaction_start()
 
     def committed(self, writes: Writes, start: TransactionStart) -> None:
         """See EventHub.committed."""
-        channels = self._channels
+        channels = self.channels
         watched = {row.key for row in writes.heads if row.key in channels}
         if not watched:
             return
@@ -150,14 +137,14 @@ class Sessions:
 
     def on_hint(self, key: Key, seq: int) -> None:
         """A hint says that the session's log has reached `seq`."""
-        channel = self._channels.get(key)
+        channel = self.channels.get(key)
         if channel is not None:
             channel.note_hint(seq)
             self.schedule_read(channel)
 
     def redacted(self, key: Key, first_seq: int, last_seq: int) -> None:
         """A read of the feed has shown that events of the range were rewritten."""
-        channel = self._channels.get(key)
+        channel = self.channels.get(key)
         if channel is not None:
             channel.redact(first_seq, last_seq)
             self._rings.changed(channel)
@@ -168,7 +155,7 @@ class Sessions:
         self._pass_on(key, data)
 
     def _pass_on(self, key: Key, data: Sequence[bytes]) -> None:
-        channel = self._channels.get(key)
+        channel = self.channels.get(key)
         if channel is not None and channel.lane is not None and channel.lane.add(data):
             for stream in channel.streams:
                 if stream.deltas_taken >= 0:
@@ -176,19 +163,19 @@ class Sessions:
 
     def watched(self) -> list[tuple[Key, Cursor]]:
         """Every watched session with its tip, to compare with the end of its log."""
-        return [(key, channel.tip) for key, channel in self._channels.items() if channel.tip is not None]
+        return [(channel.key, channel.tip) for channel in self.channels if channel.tip is not None]
 
     def note_heads(self, polled: Sequence[tuple[Key, Cursor]], heads: LogHeads) -> None:
         """Applies the ends of the logs, which were read after `watched` returned `polled`."""
         now = self.clock()
-        self.incarnation = heads.incarnation
+        self.channels.incarnation = heads.incarnation
         for (key, tip), head in zip(polled, heads.heads, strict=True):
-            channel = self._channels.get(key)
+            channel = self.channels.get(key)
             if channel is None or channel.tip is None:
                 continue
             channel.forget_batches()
             if channel.final is not None and head is not None and head.version > channel.final.seq:
-                self._succeed(channel)
+                self.channels.succeed(channel)
                 continue
             channel.note_head(tip, head, heads.incarnation, heads.now_us)
             self.schedule_read(channel)
@@ -235,14 +222,14 @@ class Sessions:
         """Starts a stream at a snapshot of the session."""
         key = stream.channel.key
         while True:
-            incarnation = self.incarnation
+            incarnation = self.channels.incarnation
             snapshot = await self._reads.run(
                 key[0], lambda: self._store.get_session(scope, key[1], content=content, freshness=_STRONG)
             )
             event_id = Session.FromString(snapshot.core).last_event_id
             if not event_id:
                 event_id = await self._event_id(key, snapshot.version)
-            if incarnation == self.incarnation:
+            if incarnation == self.channels.incarnation:
                 break
         stream.cursor = Cursor(snapshot.version, event_id)
         stream.head_seq = snapshot.version
@@ -295,12 +282,12 @@ class Sessions:
             page = await self._reads.run(key[0], lambda: self._read_once(key, cursor))
             if page is not None:
                 return page
-            if key not in self._channels:
+            if key not in self.channels:
                 return None
 
     async def _read_once(self, key: Key, cursor: Cursor) -> LogRead | None:
         """Reads once. None if the result is out of date already."""
-        incarnation, channel = self.incarnation, self._channels.get(key)
+        incarnation, channel = self.channels.incarnation, self.channels.get(key)
         if channel is None:
             return None
         asked, since = channel.hinted_seq, channel.redaction_count
@@ -312,8 +299,8 @@ class Sessions:
             raise
         # A channel that was made after the read began knows no redaction that happened during the read.
         if (
-            self._channels.get(key) is not channel
-            or incarnation != self.incarnation
+            self.channels.get(key) is not channel
+            or incarnation != self.channels.incarnation
             or channel.may_show_redacted(since, page)
         ):
             return None
@@ -334,11 +321,11 @@ class Sessions:
     ) -> WatchedSession:
         """Adds events that were read to the channel. Returns the channel, or its replacement if its history is lost."""
         if channel.final is not None and (entries[-1].seq if entries else before.seq) > channel.final.seq:
-            channel = self._succeed(channel)
+            channel = self.channels.succeed(channel)
         tip = channel.tip
         fit = channel.append(before, entries)
         if fit is Fit.MISMATCH:
-            channel, tip = self._replace(channel), None
+            channel, tip = self.channels.replace(channel), None
             fit = channel.append(before, entries)
         elif fit is Fit.GAP:
             channel.restart_at(before, entries)
@@ -351,9 +338,9 @@ class Sessions:
         """Adds events that this process has committed, which saves a read."""
         first, last, tip = rows[0], rows[-1], channel.tip
         if channel.final is not None and last.seq > channel.final.seq:
-            self._succeed(channel)
+            self.channels.succeed(channel)
             return
-        if start.incarnation != self.incarnation or start.channels < channel.number:
+        if start.incarnation != self.channels.incarnation or start.channels < channel.number:
             # Announced late: the events may be lost since, or were redacted before the channel was made.
             channel.note_hint(last.seq)
             return
@@ -379,11 +366,6 @@ class Sessions:
         if fit is Fit.MISMATCH:
             channel.suspect = True
 
-    def _numbered(self) -> TransactionStart:
-        """The number of a new channel."""
-        self._made += 1
-        return self.transaction_start()
-
     def _grown(self, channel: WatchedSession, tip: Cursor | None) -> None:
         self._rings.changed(channel)
         if channel.tip != tip:
@@ -393,52 +375,20 @@ class Sessions:
     def _tip_read(self, channel: WatchedSession, task: "asyncio.Task[LogRead | None]") -> None:
         """The read after the tip has ended."""
         channel.reading_tip = False
-        if task.cancelled() or self._channels.get(channel.key) is not channel:
+        if task.cancelled() or self.channels.get(channel.key) is not channel:
             return
         error = task.exception()
         if error is None:
             self.schedule_read(channel)
         elif channel.final is not None and isinstance(error, PositionGone):
-            self._succeed(channel)
+            self.channels.succeed(channel)
         elif isinstance(error, PositionGone | NotFound):
-            self._replace(channel)
+            self.channels.replace(channel)
         elif isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
             # The poll retries when the store is unavailable. A defect ends the streams, so that they do not wait on.
             _log.error("cannot follow a session", exc_info=error)
             for stream in channel.streams:
                 stream.fail(partial(_same, error))
-
-    def _replace(self, dead: WatchedSession) -> WatchedSession:
-        """Replaces a channel whose history is lost by an empty one, at which every stream must prove its cursor."""
-        _log.warning("session %r: events that were delivered are not in its log any more", dead.key[1])
-        channel = WatchedSession(dead.key, self.limits, self._numbered())
-        channel.take_over(dead)
-        channel.lane = dead.lane
-        channel.streams, dead.streams = dead.streams, {}
-        self._channels[dead.key] = channel
-        self._rings.removed(dead)
-        for stream in channel.streams:
-            stream.channel = channel
-            stream.wake()
-        return channel
-
-    def _succeed(self, dead: WatchedSession) -> WatchedSession:
-        """The channel of a session that took the id of a deleted one. Streams of the latter keep theirs, to the end."""
-        final = dead.final.seq if dead.final is not None else 0
-        channel = WatchedSession(dead.key, self.limits, self._numbered())
-        channel.take_over(dead)
-        channel.lane = dead.lane
-        self._channels[dead.key] = channel
-        for stream in list(dead.streams):
-            if stream.cursor == START or stream.cursor.seq > final:
-                channel.streams[stream] = dead.streams.pop(stream)
-                stream.channel = channel
-                stream.wake()
-        if not dead.streams:
-            self._rings.removed(dead)
-        if not channel.streams:
-            del self._channels[dead.key]
-        return channel
 
     def _is_remembered(self, event_id: str) -> bool:
         """Whether the event is so young that the store would still have the tombstone of its session."""
