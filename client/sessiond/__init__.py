@@ -115,7 +115,7 @@ if TYPE_CHECKING:
     from sessiond.v1.message_pb2 import Message, Part, Role
     from sessiond.v1.run_pb2 import Failure, Run, RunEndReason, RunFence, RunStatus
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
-    from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus
+    from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallExpireAction, ToolCallStatus
     from sessiond.watch import Watch
 
 __all__ = [
@@ -226,6 +226,7 @@ __all__ = [
     "ToolCall",
     "ToolCallAlreadyExists",
     "ToolCallCancelReason",
+    "ToolCallExpireAction",
     "ToolCallLimitReached",
     "ToolCallNotFound",
     "ToolCallStatus",
@@ -328,6 +329,7 @@ _ELSEWHERE = {
     "RunStatus": "v1.run_pb2",
     "ToolCall": "v1.tool_call_pb2",
     "ToolCallCancelReason": "v1.tool_call_pb2",
+    "ToolCallExpireAction": "v1.tool_call_pb2",
     "ToolCallStatus": "v1.tool_call_pb2",
 }
 """The submodule of each name. Of the other names, the lower-case ones are in `messages` and the rest in `errors`."""

@@ -181,8 +181,9 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
         return LiveRun(self, session_id, run_id, begin)
 
     async def wait_for_decision(self, session_id: str, tool_call_id: str, *, timeout: float | None = None) -> ToolCall:
-        """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED. It waits for
-        an event, without polling, for `timeout` seconds; None: without a time limit.
+        """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED, or FAILED
+        where its approval did not come in time. It waits for an event, without polling, for `timeout` seconds; None:
+        without a time limit.
 
         If the call was decided during the wait, its arguments may be missing, as in events. Raises ToolCallNotFound,
         SessionNotFound; DeadlinePassed when the call is still PENDING after `timeout`.
@@ -205,6 +206,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
             "tool_call_rejected",
             "tool_call_started",
             "tool_call_cancelled",
+            "tool_call_expired",
         )
         try:
             async with asyncio.timeout(timeout) as limit:

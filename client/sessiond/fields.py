@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sessiond.v1.run_pb2 import RunStatus
     from sessiond.v1.run_service_pb2 import RunPolicy
     from sessiond.v1.session_service_pb2 import StructUpdate
-    from sessiond.v1.tool_call_pb2 import ToolCallStatus
+    from sessiond.v1.tool_call_pb2 import ToolCallExpireAction, ToolCallStatus
 
 # Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
 # the generated value types exist for type checkers only, and a string cannot stand in `|`.
@@ -52,6 +52,7 @@ ToolCallStatusLike = Union[
     Literal["pending", "approved", "rejected", "running", "completed", "failed", "cancelled"],
     "ToolCallStatus.ValueType",
 ]
+ToolCallExpireActionLike = Union[Literal["reject", "fail"], "ToolCallExpireAction.ValueType"]
 AttachmentTypeLike = Union[Literal["image", "document", "code", "data", "other"], "AttachmentType.ValueType"]
 EventTypeLike = Union[
     Literal[
@@ -80,6 +81,7 @@ EventTypeLike = Union[
         "tool_call_failed",
         "tool_call_cancelled",
         "tool_call_late_result",
+        "tool_call_expired",
         "attachment_uploaded",
         "attachment_deleted",
         "document_put",

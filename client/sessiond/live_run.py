@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from sessiond.draft import Draft
 from sessiond.errors import DeadlinePassed, Exhausted, RunEnded, RunFenced, SessiondError, Unavailable
-from sessiond.fields import SessionChanges, StructUpdateLike
+from sessiond.fields import SessionChanges, StructUpdateLike, ToolCallExpireActionLike
 from sessiond.lease import Lease, quietly
 from sessiond.request_ids import new_request_id
 from sessiond.tool_data import ToolValue
@@ -176,6 +177,9 @@ class LiveRun:
         requires_approval: bool = False,
         message_id: str = "",
         model_call_id: str = "",
+        approval_ttl: timedelta | float | None = None,
+        expire_time: datetime | None = None,
+        expire_action: ToolCallExpireActionLike | None = None,
         request_id: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> ToolCall:
@@ -188,6 +192,9 @@ class LiveRun:
             requires_approval=requires_approval,
             message_id=message_id,
             model_call_id=model_call_id,
+            approval_ttl=approval_ttl,
+            expire_time=expire_time,
+            expire_action=expire_action,
             run=self.fence,
             request_id=request_id,
             timeout=timeout,

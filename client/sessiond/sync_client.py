@@ -41,6 +41,7 @@ from sessiond.fields import (
     SessionOrderLike,
     SessionWhere,
     StructUpdateLike,
+    ToolCallExpireActionLike,
     ToolCallStatusLike,
     ViewLike,
 )
@@ -555,6 +556,9 @@ class SyncLiveRun:
         requires_approval: bool = False,
         message_id: str = "",
         model_call_id: str = "",
+        approval_ttl: timedelta | float | None = None,
+        expire_time: datetime | None = None,
+        expire_action: ToolCallExpireActionLike | None = None,
         request_id: str = "",
         timeout: float | None = None,
     ) -> ToolCall:
@@ -568,6 +572,9 @@ class SyncLiveRun:
                     requires_approval=requires_approval,
                     message_id=message_id,
                     model_call_id=model_call_id,
+                    approval_ttl=approval_ttl,
+                    expire_time=expire_time,
+                    expire_action=expire_action,
                     request_id=request_id,
                     timeout=timeout,
                 )
@@ -788,8 +795,9 @@ class SyncClient:
         )
 
     def wait_for_decision(self, session_id: str, tool_call_id: str, *, timeout: float | None = None) -> ToolCall:
-        """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED. It waits for
-        an event, without polling, for `timeout` seconds; None: without a time limit.
+        """Waits until a tool call is no longer PENDING, and returns it: APPROVED, REJECTED or CANCELLED, or FAILED
+        where its approval did not come in time. It waits for an event, without polling, for `timeout` seconds; None:
+        without a time limit.
 
         If the call was decided during the wait, its arguments may be missing, as in events. Raises ToolCallNotFound,
         SessionNotFound; DeadlinePassed when the call is still PENDING after `timeout`.
@@ -1677,6 +1685,9 @@ class SyncClient:
         requires_approval: bool = False,
         message_id: str = "",
         model_call_id: str = "",
+        approval_ttl: timedelta | float | None = None,
+        expire_time: datetime | None = None,
+        expire_action: ToolCallExpireActionLike | None = None,
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -1685,8 +1696,10 @@ class SyncClient:
         """Requests a call of the tool `name`, which is then PENDING. With `requires_approval` it cannot start before it
         is approved.
 
-        `message_id` is the message that asks for the call, `model_call_id` the id that the model gave it. Raises
-        ToolBlocked, ToolCallAlreadyExists, ToolCallLimitReached, RunFenced.
+        `message_id` is the message that asks for the call, `model_call_id` the id that the model gave it.
+        `approval_ttl` (seconds, if a number) or `expire_time` says how long it waits for the approval; then the server
+        ends it as `expire_action` says, REJECTED by default. Raises ToolBlocked, ToolCallAlreadyExists,
+        ToolCallLimitReached, RunFenced.
         """
         return wait(
             self._inner.request_tool_call(
@@ -1697,6 +1710,9 @@ class SyncClient:
                 requires_approval=requires_approval,
                 message_id=message_id,
                 model_call_id=model_call_id,
+                approval_ttl=approval_ttl,
+                expire_time=expire_time,
+                expire_action=expire_action,
                 run=run,
                 expected_version=expected_version,
                 request_id=request_id,

@@ -3,15 +3,25 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from sessiond.connection import Connection
-from sessiond.fields import ConsistencyLike, Fence, ToolCallStatusLike, enum_value, run_fence
+from sessiond.fields import (
+    ConsistencyLike,
+    Fence,
+    ToolCallExpireActionLike,
+    ToolCallStatusLike,
+    duration,
+    enum_value,
+    run_fence,
+    timestamp,
+)
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
 from sessiond.tool_data import ToolValue, to_tool_data
 from sessiond.v1.run_pb2 import Failure
 from sessiond.v1.session_pb2 import Consistency
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallExpireAction, ToolCallStatus
 from sessiond.v1.tool_call_service_pb2 import (
     ApproveToolCallRequest,
     CancelToolCallRequest,
@@ -47,6 +57,9 @@ class ToolCallCalls:
         requires_approval: bool = False,
         message_id: str = "",
         model_call_id: str = "",
+        approval_ttl: timedelta | float | None = None,
+        expire_time: datetime | None = None,
+        expire_action: ToolCallExpireActionLike | None = None,
         run: Fence | None = None,
         expected_version: int = 0,
         request_id: str = "",
@@ -55,8 +68,10 @@ class ToolCallCalls:
         """Requests a call of the tool `name`, which is then PENDING. With `requires_approval` it cannot start before it
         is approved.
 
-        `message_id` is the message that asks for the call, `model_call_id` the id that the model gave it. Raises
-        ToolBlocked, ToolCallAlreadyExists, ToolCallLimitReached, RunFenced.
+        `message_id` is the message that asks for the call, `model_call_id` the id that the model gave it.
+        `approval_ttl` (seconds, if a number) or `expire_time` says how long it waits for the approval; then the server
+        ends it as `expire_action` says, REJECTED by default. Raises ToolBlocked, ToolCallAlreadyExists,
+        ToolCallLimitReached, RunFenced.
         """
         request = RequestToolCallRequest(
             session_id=session_id,
@@ -67,7 +82,10 @@ class ToolCallCalls:
                 requires_approval=requires_approval,
                 message_id=message_id,
                 model_call_id=model_call_id,
+                expire_time=None if expire_time is None else timestamp(expire_time),
+                expire_action=enum_value(ToolCallExpireAction.DESCRIPTOR, expire_action),
             ),
+            approval_ttl=None if approval_ttl is None else duration(approval_ttl),
             run=run_fence(run),
             request_id=request_id or new_request_id(),
             expected_version=expected_version,

@@ -4,16 +4,19 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 
 import sessiond
+from sessiond.fields import ToolCallExpireActionLike
 from sessiond.lease import Lease
 from sessiond.tool_data import ToolValue
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, RunPolicy
-from tests.support.both_clients import async_only
+from tests.support.both_clients import async_only, connected
+from tests.support.client_service import serving
 from tests.support.scripted_server import Fail, ScriptedServer, Wait
 
 BOTH_CLIENTS = True
@@ -114,6 +117,28 @@ async def test_preset_runs_are_counted(sessions: sessiond.Client) -> None:
     session = await sessions.create_session(runs=[before])
     assert session.run_count == 1
     assert (await sessions.get_session_metrics(session.session_id)).runs.failed_count == 1
+
+
+@pytest.mark.parametrize(("action", "status"), [(None, "REJECTED"), ("reject", "REJECTED"), ("fail", "FAILED")])
+async def test_wait_for_decision_ends_when_the_approval_expires(
+    client_kind: str, action: ToolCallExpireActionLike | None, status: str
+) -> None:
+    async with serving({"sweep_interval": "50ms"}) as service, connected(client_kind, service.target) as sessions:
+        session = await sessions.create_session(active=True)
+        soon = datetime.now(UTC) + timedelta(seconds=0.2)
+        call = await sessions.request_tool_call(
+            session.session_id, "rm", requires_approval=True, expire_time=soon, expire_action=action
+        )
+        assert call.expire_time.ToDatetime(UTC) == soon
+        decided = await sessions.wait_for_decision(session.session_id, call.tool_call_id)
+        assert sessiond.ToolCallStatus.Name(decided.status) == f"TOOL_CALL_STATUS_{status}"
+        assert [each async for each in sessions.list_pending_approvals()] == []
+
+
+async def test_approval_ttl_is_counted_from_the_request(sessions: sessiond.Client, session_id: str) -> None:
+    async with sessions.run(session_id) as run:
+        call = await run.request_tool_call("rm", requires_approval=True, approval_ttl=timedelta(hours=1))
+    assert call.expire_time.ToDatetime() - call.create_time.ToDatetime() == timedelta(hours=1)
 
 
 async def test_wait_for_decision_returns_a_rejected_call(sessions: sessiond.Client, session_id: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import (
@@ -21,6 +22,7 @@ from tests.support.caller import Caller, accepted, one, refused, struct, whole_l
 from tests.support.run_actions import begin, complete, decide, fail, finish, request, status_of_call, whole
 from tests.support.store_backend import Backend
 
+EXPIRED = EventType.EVENT_TYPE_TOOL_CALL_EXPIRED
 ALL = tuple(ToolCallStatus.values())[1:]
 
 
@@ -213,6 +215,51 @@ async def test_the_inbox_has_what_awaits_an_approval(backend: Backend) -> None:
     assert await inbox(backend, everyone.scope) == ["a/t2", "b/t2"]
     await accepted(store, everyone.delete("b"))
     assert await inbox(backend, everyone.scope) == ["a/t2"]
+
+
+async def test_overdue_approvals_end_once_and_leave_the_inbox(backend: Backend, caller: Caller) -> None:
+    """Sweepers of two replicas; the inbox and decisions don't wait for them."""
+    store = backend.store
+    await accepted(store, caller.create("s", user_id="alice"), caller.create("t"), caller.create("u"))
+    for name in ("s", "t"):
+        for action in (
+            request("rejected", approval=True, text="arguments", ttl=60),
+            request("failed", approval=True, text="arguments", ttl=60, fails=True),
+            request("later", approval=True, text="arguments", ttl=3600),
+            request("never", approval=True, text="arguments"),
+        ):
+            await accepted(store, caller.command(name, action))
+    await accepted(store, caller.command("u", request("decided", approval=True, ttl=60)))
+    await accepted(backend.other, caller.command("u", decide("decided")), caller.suspend("t"))
+    assert len((await store.expire_due(10)).heads) == 0
+    await backend.advance(61)
+    left = ["s/later", "s/never", "t/later", "t/never"]
+    assert await inbox(backend, caller.scope) == left
+    assert await inbox(backend, caller.scope, "alice", limit=1) == left[:2]
+    await refused(backend.other, caller.command("s", decide("rejected")), IllegalToolCallTransition)
+    assert status_of_call(await call_of(backend, caller, "rejected")) == "REJECTED"
+
+    swept = await asyncio.gather(*(one.expire_due(10) for one in (store, backend.other) * 2))
+    assert len({row.key for writes in swept for row in writes.heads}) == 2
+    assert len((await store.expire_due(10)).heads) == 0
+    for name in ("s", "t"):
+        found = {t: status_of_call(await call_of(backend, caller, t, name)) for t in ("rejected", "failed", "later")}
+        assert found == {"rejected": "REJECTED", "failed": "FAILED", "later": "PENDING"}
+        events = [event for event in await whole_log(store, caller.scope, name) if event.type == EXPIRED]
+        assert sorted(event.tool_call.tool_call_id for event in events) == ["failed", "rejected"]
+    assert status_of_call(await call_of(backend, caller, "decided", "u")) == "APPROVED"
+    assert await inbox(backend, caller.scope) == left
+
+
+async def test_sweeper_ends_all_overdue_approvals_however_many_sessions_have_them(
+    backend: Backend, caller: Caller
+) -> None:
+    for number in range(5):
+        await accepted(backend.store, caller.create(f"s{number}"))
+        asked = (request(f"t{n}", approval=True, ttl=60) for n in range(3))
+        await accepted(backend.store, *(caller.command(f"s{number}", action) for action in asked))
+    await backend.advance(60)
+    assert [len((await backend.store.expire_due(2)).heads) for _ in range(4)] == [2, 2, 1, 0]
 
 
 @pytest.mark.parametrize("scope", [c.Scope("other"), c.Scope("tenant", "bob")], ids=str)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import sessiond
-from sessiond.fields import RunPolicyLike, RunStatusLike
+from sessiond.fields import RunPolicyLike, RunStatusLike, ToolCallExpireActionLike
 from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.session_pb2 import TokenUsage
 from sessiond.v1.tool_call_pb2 import ToolCall
@@ -183,12 +183,14 @@ class Agents:
 
     async def _request(self, run: Run) -> None:
         session_id, wants_approval = run.session_id, self._chance.random() < 0.4
+        ttl = self._chance.choice((None, 1.0, 2.0)) if wants_approval else None
+        what: ToolCallExpireActionLike | None = None if ttl is None else self._chance.choice(("reject", "fail"))
         try:
             call = await self._write(
                 session_id,
                 lambda client, request_id: client.request_tool_call(
                     session_id, "search", {"query": "work"}, requires_approval=wants_approval, run=run,
-                    request_id=request_id,
+                    approval_ttl=ttl, expire_action=what, request_id=request_id,
                 ),
                 run,
             )  # fmt: skip

@@ -9,11 +9,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
 import sessiond
+from sessiond.fields import ToolCallExpireActionLike
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server.domain.fold import fold
@@ -22,6 +23,7 @@ from tests.faults.history import Closed, Lost, Opened, Record, got
 from tests.faults.ledger import Ack
 
 PADDING = "so that changes of the state are stored as patches " * 60
+EXPIRE_ACTIONS: Final[tuple[ToolCallExpireActionLike, ToolCallExpireActionLike]] = ("reject", "fail")
 MOST_LIVES = 4
 """Of one id."""
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
@@ -126,7 +128,9 @@ class Lives:
             await self._read(life)
             for number in range(chance.randrange(1, 6)):
                 await asyncio.sleep(chance.uniform(0.0, 0.5))
-                write = chance.choice((self._append, self._append_and_update, self._update, self._draft))
+                write = chance.choice(
+                    (self._append, self._append_and_update, self._update, self._draft, self._approval)
+                )
                 await write(life, number)
                 if chance.random() < 0.4:
                     await self._read(life)
@@ -211,6 +215,29 @@ class Lives:
         if await self._write(life, update):
             tree = life.state.get("tree", {}) if merges else {}
             life.state["tree"] = {key: one for key, one in {**tree, **value}.items() if one is not None}
+
+    async def _approval(self, life: Life, number: int) -> None:
+        """A tool call whose approval does not come: the server ends it, with an event that is part of the life."""
+        what, tool_call_id = self._chance.choice(EXPIRE_ACTIONS), f"call-{number}"
+
+        async def request(request_id: str) -> sessiond.ToolCall:
+            return await self._client.request_tool_call(
+                life.session_id,
+                "search",
+                tool_call_id=tool_call_id,
+                requires_approval=True,
+                approval_ttl=1.0,
+                expire_action=what,
+                request_id=request_id,
+            )
+
+        if await self._write(life, request) is None:
+            return
+
+        async def ended(_: str) -> sessiond.ToolCall:
+            return await self._client.wait_for_decision(life.session_id, tool_call_id, timeout=5.0)
+
+        await self._write(life, ended)
 
     async def _draft(self, life: Life, number: int) -> None:
         """A message that is shown while it is written. Its writer appends it, fails, or is gone without a word; then

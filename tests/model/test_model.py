@@ -191,7 +191,9 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
     if kind == "cancel_run":
         return kind, (draw(RUNS),)
     if kind == "request":
-        return kind, (draw(CALLS), draw(st.booleans()))
+        approval = draw(st.booleans())
+        ttl = draw(st.sampled_from([0, 15, 40])) if approval else 0
+        return kind, (draw(CALLS), approval, ttl, draw(st.booleans()))
     if kind == "on_call":
         verb = draw(st.sampled_from(["approve", "reject", "start", "start", "complete", "fail", "cancel"]))
         return kind, (draw(CALLS), verb, f"{verb} {draw(st.integers(1, 2))}")
@@ -300,7 +302,11 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
     if kind == "cancel_run":
         return c.CancelRun(str(args[0]))
     if kind == "request":
-        return run_actions.request(str(args[0]), approval=bool(args[1]), text=f"arguments of {args[0]}")
+        call_id, approval, ttl, fails = args
+        assert isinstance(ttl, int)
+        return run_actions.request(
+            str(call_id), approval=bool(approval), text=f"arguments of {call_id}", ttl=ttl, fails=bool(fails)
+        )
     if kind == "on_call":
         return call_action(*map(str, args))
     if kind == "complete":
@@ -584,7 +590,7 @@ class Comparison(RuleBasedStateMachine):
         in_inbox = {ToolCall.FromString(call).tool_call_id for call in waiting.tool_calls  # type: ignore[attr-defined]
                     if ToolCall.FromString(call).session_id == name}  # fmt: skip
         pending = {call.call_id for call in expected.calls.values() if call.approval and call.status == "PENDING"}
-        assert in_inbox == pending
+        assert in_inbox == {name for name in pending if not self.model.overdue(expected.calls[name])}
         live = expected.live
         assert (session.live_run_id, session.live_run_fence) == ((live.run_id, live.fence) if live else ("", 0))
         assert (session.queued_run_count, session.run_count) == (len(expected.queue), len(expected.runs))

@@ -32,6 +32,7 @@ DRAFTS = "tests/unit/test_drafts.py"
 HUB = "tests/events/test_hub.py"
 CONTENT = "tests/unit/test_content.py"
 DOCUMENTS = "tests/conformance/test_documents.py"
+CALLS = "tests/unit/test_tool_calls.py"
 HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
@@ -185,6 +186,41 @@ MUTANTS = {
         "if write.expected_version == -1:",
         DOCUMENTS,
         "test_expected_versions[memory]",
+    ),
+    "approval_ends_a_moment_later": Mutant(
+        "domain/tool_calls/rules.py",
+        "microseconds(call.expire_time) <= now_us]",
+        "microseconds(call.expire_time) < now_us]",
+        CALLS,
+        "TestExpiry::test_sweeper_ends_an_overdue_call_once_and_says_why",
+    ),
+    "approved_call_expires": Mutant(
+        "domain/runs/work.py",
+        "waits = call.status == ToolCallStatus.TOOL_CALL_STATUS_PENDING and call.requires_approval",
+        "waits = call.requires_approval",
+        CALLS,
+        "TestExpiry::test_decided_call_does_not_expire",
+    ),
+    "overdue_call_is_decided": Mutant(
+        "domain/batch.py",
+        "if action.with_work or isinstance(command.action, c.ToolCallChange):",
+        "if action.with_work:",
+        CALLS,
+        "TestExpiry::test_action_on_an_overdue_call_finds_it_ended",
+    ),
+    "expired_approval_stays_pending": Mutant(
+        "domain/fold.py",
+        "in (EventType.EVENT_TYPE_TOOL_CALL_REJECTED, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED):",
+        "in (EventType.EVENT_TYPE_TOOL_CALL_REJECTED,):",
+        CALLS,
+        "TestExpiry::test_sweeper_ends_an_overdue_call_once_and_says_why",
+    ),
+    "inbox_shows_overdue_calls": Mutant(
+        "memory/work.py",
+        "and (row.expire_time_us is None or row.expire_time_us > now_us)",
+        "",
+        "tests/conformance/test_tool_calls.py",
+        "test_overdue_approvals_end_once_and_leave_the_inbox[memory]",
     ),
     "document_may_exist_at_version_zero": Mutant(
         "domain/documents/rules.py",

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import document_service_pb2 as d
@@ -17,7 +18,7 @@ from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from tests.support.attachments import Site, site
 from tests.support.wire import Watch, said
 
@@ -159,6 +160,13 @@ async def tool_calls(one: Watched) -> None:
     await one.place.wire.call("CompleteToolCall", late)
     (event,) = await one.emits("TOOL_CALL_LATE_RESULT")
     assert event.tool_call.HasField("late_result")
+    expire_time = Timestamp()
+    expire_time.FromMicroseconds(one.place.clock() + 1_000_000)
+    await one.asks("overdue", requires_approval=True, expire_time=expire_time)
+    one.place.clock.advance(1)
+    await one.place.wire.store.expire_due(10)
+    (event,) = await one.emits("TOOL_CALL_EXPIRED")
+    assert event.tool_call.status == ToolCallStatus.TOOL_CALL_STATUS_REJECTED
 
 
 async def attachments(one: Watched) -> None:

@@ -12,7 +12,7 @@ LEASE = 30
 REMOVED = "removed"
 """As the value of a member: the member is to be removed."""
 SETTLING = ("begin", "end_run", "cancel_run", "end")
-"""Before these, and before suspending, a lease that has run out is dealt with."""
+"""Before these, and before suspending, a lease that has run out and overdue approvals are dealt with."""
 
 
 @dataclass
@@ -46,6 +46,10 @@ class Call:
     """The run that carries it out."""
     result: str = ""
     reason: str = ""
+    expires: float | None = None
+    """When it ends by itself, while it waits for an approval."""
+    fails: bool = False
+    """Else it is rejected then."""
 
 
 @dataclass
@@ -160,6 +164,8 @@ class Model:
                 return ("error", "SessionNotFound")
             if kind in SETTLING or args == ("suspend",):
                 self._settle(session)
+            if kind == "on_call":
+                self._settle(session, str(args[0]))
             if expected not in (0, session.version):
                 return ("error", "VersionMismatch")
             live = session.live is not None and session.live.run_id == run_id and session.lease > self.now
@@ -261,14 +267,27 @@ class Model:
         if s.ttl is not None and s.status != "ENDED" and not s.deleted:
             s.expires = max(s.expires or 0, self.now + s.ttl)
 
-    def _settle(self, s: Session) -> None:
-        """What the sweeper does about a lease that has run out."""
-        if s.live is None or s.lease > self.now or self._closed(s):
+    def _settle(self, s: Session, call_id: str = "") -> None:
+        """What the sweeper does about a lease that has run out and about overdue approvals; of one call only that."""
+        if self._closed(s):
             return
-        self._end_live(s, "FAILED", "LEASE_EXPIRED", "LEASE_EXPIRED")
-        self._start_next(s)
-        s.requests += 1
-        self._slide(s)
+        version = s.version
+        if not call_id and s.live is not None and s.lease <= self.now:
+            self._end_live(s, "FAILED", "LEASE_EXPIRED", "LEASE_EXPIRED")
+            self._start_next(s)
+        for call in sorted(s.calls.values(), key=lambda call: call.seq):
+            if call_id in ("", call.call_id) and self.overdue(call):
+                call.status = "FAILED" if call.fails else "REJECTED"
+                call.decided = "" if call.fails else "expired"
+                self._event(s, "TOOL_CALL_EXPIRED")
+        if s.version > version:
+            s.requests += 1
+            self._slide(s)
+
+    def overdue(self, call: Call) -> bool:
+        """Whether its approval did not come in time."""
+        waits = call.approval and call.status == "PENDING"
+        return waits and call.expires is not None and call.expires <= self.now
 
     def expire(self) -> set[str]:
         """Ends what is due; which sessions."""
@@ -576,13 +595,14 @@ class Model:
     def _called(self, s: Session, call: Call) -> Answer:
         return ("call", s.version, call.call_id, call.status, call.run_id, call.decided, call.result, call.reason)
 
-    def _request(self, s: Session, call_id: str, approval: bool, run_id: str) -> Answer:
+    def _request(self, s: Session, call_id: str, approval: bool, ttl: int, fails: bool, run_id: str) -> Answer:
         if inactive := self._inactive(s):
             return inactive
         if call_id in s.calls:
             return ("error", "ToolCallAlreadyExists")
         self._event(s, "TOOL_CALL_REQUESTED")
         call = s.calls[call_id] = Call(call_id, run_id, approval, s.version)
+        call.expires, call.fails = self.now + ttl if ttl else None, fails
         return self._called(s, call)
 
     def _on_call(self, s: Session, call_id: str, verb: str, detail: str, run_id: str) -> Answer:

@@ -4,7 +4,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Failure, Run, RunStatus
 from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import TokenUsage
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallExpireAction, ToolCallStatus, ToolData
 from sessiond_server.domain import commands as c
 from tests.support.session_log import Log
 
@@ -30,12 +30,21 @@ def finish(tokens: int = 0, *, failed: str = "") -> c.FinishRun:
 
 
 def request(
-    tool_call_id: str = "", name: str = "search", *, approval: bool = False, text: str = ""
+    tool_call_id: str = "",
+    name: str = "search",
+    *,
+    approval: bool = False,
+    text: str = "",
+    ttl: int = 0,
+    fails: bool = False,
 ) -> c.RequestToolCall:
+    """`ttl`: seconds until the approval expires; `fails`: the call then fails instead of being rejected."""
     call = ToolCall(tool_call_id=tool_call_id, name=name, requires_approval=approval)
     if text:
         call.arguments.text = text
-    return c.RequestToolCall(call)
+    if fails:
+        call.expire_action = ToolCallExpireAction.TOOL_CALL_EXPIRE_ACTION_FAIL
+    return c.RequestToolCall(call, ttl * 1_000_000)
 
 
 def decide(tool_call_id: str, *, approve: bool = True, approver: str = "", reason: str = "") -> c.DecideToolCall:

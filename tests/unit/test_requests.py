@@ -248,7 +248,7 @@ def test_every_field_of_a_request_has_a_table() -> None:
     }
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
-    own |= {"tool_call", "tool_call_id", "approver", "result"}
+    own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
     # tests/rpc/test_documents.py

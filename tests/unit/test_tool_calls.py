@@ -227,6 +227,101 @@ class TestApproval:
         log.ok(START_CALL)
 
 
+EXPIRED = {False: "REJECTED", True: "FAILED"}
+
+
+class TestExpiry:
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_sweeper_ends_an_overdue_call_once_and_says_why(self, log: Log, fails: bool) -> None:
+        log.ok(request("t", approval=True, ttl=60, fails=fails))
+        log.ok(request("for ever", approval=True))
+        log.now += 60 * SECOND - 1
+        assert log.ok(c.ExpireSession()) == c.NothingToDo(3)
+        log.now += 1
+        log.ok(c.ExpireSession())
+        call, (event,) = log.call("t"), log.log()[3:]
+        assert (kinds([event]), event.actor, event.request_id) == (["TOOL_CALL_EXPIRED"], "sessiond", "")
+        assert event.tool_call == call
+        assert (status_of_call(call), call.version, call.end_time.seconds) == (EXPIRED[fails], 4, log.now // SECOND)
+        if fails:
+            assert (call.error.code, call.HasField("approval")) == ("APPROVAL_EXPIRED", False)
+        else:
+            decision = call.approval
+            assert (decision.approved, decision.actor, decision.reason) == (False, "sessiond", "expired")
+            assert decision.time == call.end_time
+        session = settled(log)
+        assert (session.open_tool_call_count, session.pending_approval_count) == (1, 1)
+        assert session.last_activity_time.seconds == START // SECOND, "an expiry is not an activity"
+        log.now += 3600 * SECOND
+        assert log.ok(c.ExpireSession()) == c.NothingToDo(4)
+
+    @pytest.mark.parametrize("verb", ACTIONS)
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_action_on_an_overdue_call_finds_it_ended(self, log: Log, fails: bool, verb: str) -> None:
+        """Before the sweeper has come by; a call that was never started takes no late result either."""
+        log.ok(request("t", approval=True, ttl=60, fails=fails))
+        log.now += 60 * SECOND
+        refusal = log.do(ACTIONS[verb], request_id="r")
+        assert isinstance(refusal, IllegalToolCallTransition)
+        assert refusal.metadata["status"] == EXPIRED[fails]
+        assert kinds(log.log())[2:] == ["TOOL_CALL_EXPIRED"]
+        assert isinstance(log.do(ACTIONS[verb], request_id="r"), IllegalToolCallTransition)
+        assert settled(log).version == 3
+
+    @pytest.mark.parametrize("action", [APPROVE, REJECT, CANCEL])
+    def test_decided_call_does_not_expire(self, log: Log, action: c.Action) -> None:
+        log.ok(request("t", approval=True, ttl=60))
+        log.ok(action)
+        status = status_of_call(log.call("t"))
+        (row,) = log.calls[KEY].values()
+        assert row.expire_time_us is None
+        log.now += 3600 * SECOND
+        log.ok(c.ExpireSession())
+        assert status_of_call(log.call("t")) == status
+
+    def test_suspended_session_keeps_the_clock_running(self, log: Log) -> None:
+        log.ok(request("t", approval=True, ttl=60))
+        log.ok(c.SuspendSession())
+        log.now += 60 * SECOND
+        log.ok(c.ExpireSession())
+        assert status_of_call(log.call("t")) == "REJECTED"
+        settled(log)
+
+    def test_session_that_expires_first_cancels_it(self, log: Log) -> None:
+        log.ok(request("t", approval=True, ttl=2 * 24 * 3600))
+        log.now += 3 * 24 * 3600 * SECOND
+        log.ok(c.ExpireSession())
+        call = log.call("t")
+        assert (status_of_call(call), call.cancel_reason) == (
+            "CANCELLED",
+            ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED,
+        )
+
+    def test_an_instant_that_has_passed_is_refused(self, log: Log) -> None:
+        for ahead, accepted in ((0, False), (1, True)):
+            asked = request("t", approval=True)
+            asked.call.expire_time.FromMicroseconds(log.now + ahead)
+            result = log.do(asked)
+            assert isinstance(result, c.ToolCallWritten) is accepted, result
+        assert log.call("t").expire_time.ToMicroseconds() == log.now + 1
+
+    def test_retry_after_the_expiry_gets_the_first_outcome(self, log: Log) -> None:
+        first = log.ok(request("t", approval=True, ttl=60), request_id="r")
+        log.now += 60 * SECOND
+        log.ok(c.ExpireSession())
+        assert log.ok(request("t", approval=True, ttl=60), request_id="r") == first
+
+    def test_run_that_ends_with_it_closes_it(self, log: Log) -> None:
+        """A lease and an approval that are over at the same time: the call ends once, with its run."""
+        fence = begun(log, "r1")
+        log.ok(request("t", approval=True, ttl=LEASE), fence=fence)
+        log.ok(request("u", approval=True, ttl=LEASE))
+        log.now += LEASE * SECOND
+        log.ok(c.ExpireSession())
+        assert kinds(log.log())[4:] == ["TOOL_CALL_CANCELLED", "RUN_FAILED", "TOOL_CALL_EXPIRED"]
+        assert settled(log).open_tool_call_count == 0
+
+
 class TestResults:
     def test_a_result_is_stored_once_in_the_event_that_brought_it(self, log: Log) -> None:
         log.ok(request("t", text="arguments"))

@@ -28,6 +28,7 @@ from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 KIB = 1024
 COMPLETED, FAILED = RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED
 FENCE = RunFence(run_id="r", fence=2)
+WAITING: dict[str, Any] = {"requires_approval": True}
 
 
 def struct(size: int) -> Struct:
@@ -134,11 +135,39 @@ def test_a_run_to_finish(path: str, good: dict[str, Any], bad: dict[str, Any]) -
             {"arguments": ToolData(binary=bytes(256 * KIB))},
         ),
         ("tool_call.arguments.text", {"arguments": ToolData(text="{")}, {"arguments": ToolData(text="\0")}),
+        ("tool_call.expire_time", WAITING | {"expire_time": at(0)}, {"expire_time": at(0)}),
+        ("tool_call.expire_time", WAITING | {"expire_time": at(0)}, WAITING | {"expire_time": at(0, -1)}),
+        (
+            "tool_call.expire_action",
+            WAITING | {"expire_time": at(0), "expire_action": 2},
+            WAITING | {"expire_action": 1},
+        ),
+        (
+            "tool_call.expire_action",
+            WAITING | {"expire_time": at(0), "expire_action": 1},
+            WAITING | {"expire_time": at(0), "expire_action": 3},
+        ),
     ],
 )
 def test_a_call_to_request(path: str, good: dict[str, Any], bad: dict[str, Any]) -> None:
     assert call(**good) == []
     assert call(**bad) == [path]
+
+
+@pytest.mark.parametrize(
+    ("paths", "call", "ttl"),
+    [
+        ([], WAITING, Duration(seconds=1)),
+        ([], WAITING | {"expire_action": 2}, Duration(seconds=3650 * 86_400)),
+        (["approval_ttl"], WAITING, Duration(nanos=999_999_999)),
+        (["approval_ttl"], WAITING, Duration(seconds=3650 * 86_400, nanos=1)),
+        (["approval_ttl"], {}, Duration(seconds=1)),
+        (["tool_call.expire_time"], WAITING | {"expire_time": at(0)}, Duration(seconds=1)),
+    ],
+)
+def test_time_that_an_approval_may_take(paths: list[str], call: dict[str, Any], ttl: Duration) -> None:
+    asked = t.RequestToolCallRequest(session_id="s", tool_call=ToolCall(name="search", **call), approval_ttl=ttl)
+    assert faults(tool_call_requests.request_tool_call, asked) == paths
 
 
 def test_arguments_are_json_objects_like_any_other() -> None:

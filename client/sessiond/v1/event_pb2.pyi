@@ -86,6 +86,10 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """CancelToolCall, or the cause in `tool_call.cancel_reason`."""
     EVENT_TYPE_TOOL_CALL_LATE_RESULT: _EventType.ValueType  # 47
     """A result arrived after the end of a call that had started: `tool_call.late_result`. The call itself is unchanged."""
+    EVENT_TYPE_TOOL_CALL_EXPIRED: _EventType.ValueType  # 48
+    """`expire_time` passed while the call waited for its approval: it is REJECTED or FAILED, as `expire_action` says. By
+    the server itself.
+    """
     EVENT_TYPE_ATTACHMENT_UPLOADED: _EventType.ValueType  # 60
     """UploadAttachment completed: the attachment exists from here on."""
     EVENT_TYPE_ATTACHMENT_DELETED: _EventType.ValueType  # 61
@@ -158,6 +162,10 @@ EVENT_TYPE_TOOL_CALL_CANCELLED: EventType.ValueType  # 46
 """CancelToolCall, or the cause in `tool_call.cancel_reason`."""
 EVENT_TYPE_TOOL_CALL_LATE_RESULT: EventType.ValueType  # 47
 """A result arrived after the end of a call that had started: `tool_call.late_result`. The call itself is unchanged."""
+EVENT_TYPE_TOOL_CALL_EXPIRED: EventType.ValueType  # 48
+"""`expire_time` passed while the call waited for its approval: it is REJECTED or FAILED, as `expire_action` says. By
+the server itself.
+"""
 EVENT_TYPE_ATTACHMENT_UPLOADED: EventType.ValueType  # 60
 """UploadAttachment completed: the attachment exists from here on."""
 EVENT_TYPE_ATTACHMENT_DELETED: EventType.ValueType  # 61
@@ -187,8 +195,8 @@ class Event(google.protobuf.message.Message):
     A run is begun, and counted, by its first event (`run.seq` is the event's): it then waits (RUN_QUEUED) or is live
     (RUN_STARTED). Another RUN_STARTED takes a run from the queue. When the live run ends, none is live; when a queued
     run ends, it leaves the queue; `run.usage` is added. A tool call is open from TOOL_CALL_REQUESTED to
-    TOOL_CALL_REJECTED, _COMPLETED, _FAILED or _CANCELLED, and a pending approval, where it requires one, until its
-    `approval` is set or it is closed.
+    TOOL_CALL_REJECTED, _COMPLETED, _FAILED, _CANCELLED or _EXPIRED, and a pending approval, where it requires one, until
+    its `approval` is set or it is closed.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -45,7 +45,7 @@ class _ToolCallStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
 
 class ToolCallStatus(_ToolCallStatus, metaclass=_ToolCallStatusEnumTypeWrapper):
     """PENDING -> APPROVED | REJECTED; PENDING | APPROVED -> RUNNING -> COMPLETED | FAILED. A call that has not ended can be
-    CANCELLED. REJECTED, COMPLETED, FAILED and CANCELLED are final; calls in the other statuses are called open.
+    CANCELLED. A PENDING call with an `expire_time` ends by itself, REJECTED or FAILED. REJECTED, COMPLETED, FAILED and CANCELLED are final; calls in the other statuses are called open.
     """
 
 TOOL_CALL_STATUS_UNSPECIFIED: ToolCallStatus.ValueType  # 0
@@ -65,6 +65,30 @@ TOOL_CALL_STATUS_FAILED: ToolCallStatus.ValueType  # 6
 TOOL_CALL_STATUS_CANCELLED: ToolCallStatus.ValueType  # 7
 """Cancelled. If it had been RUNNING, it is unknown what the tool did, and a result may arrive late."""
 global___ToolCallStatus = ToolCallStatus
+
+class _ToolCallExpireAction:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ToolCallExpireActionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ToolCallExpireAction.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOOL_CALL_EXPIRE_ACTION_UNSPECIFIED: _ToolCallExpireAction.ValueType  # 0
+    """On request, with an expiry: TOOL_CALL_EXPIRE_ACTION_REJECT. Otherwise: it does not expire."""
+    TOOL_CALL_EXPIRE_ACTION_REJECT: _ToolCallExpireAction.ValueType  # 1
+    """REJECTED, with an `approval` whose actor is `sessiond` and whose reason is `expired`."""
+    TOOL_CALL_EXPIRE_ACTION_FAIL: _ToolCallExpireAction.ValueType  # 2
+    """FAILED, with an `error` of code `APPROVAL_EXPIRED`."""
+
+class ToolCallExpireAction(_ToolCallExpireAction, metaclass=_ToolCallExpireActionEnumTypeWrapper):
+    """What becomes of a tool call whose approval did not come in time."""
+
+TOOL_CALL_EXPIRE_ACTION_UNSPECIFIED: ToolCallExpireAction.ValueType  # 0
+"""On request, with an expiry: TOOL_CALL_EXPIRE_ACTION_REJECT. Otherwise: it does not expire."""
+TOOL_CALL_EXPIRE_ACTION_REJECT: ToolCallExpireAction.ValueType  # 1
+"""REJECTED, with an `approval` whose actor is `sessiond` and whose reason is `expired`."""
+TOOL_CALL_EXPIRE_ACTION_FAIL: ToolCallExpireAction.ValueType  # 2
+"""FAILED, with an `error` of code `APPROVAL_EXPIRED`."""
+global___ToolCallExpireAction = ToolCallExpireAction
 
 class _ToolCallCancelReason:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -140,6 +164,8 @@ class ToolCall(google.protobuf.message.Message):
     RESULT_SEQ_FIELD_NUMBER: builtins.int
     LATE_RESULT_FIELD_NUMBER: builtins.int
     START_RUN_ID_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    EXPIRE_ACTION_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """Identifier, unique within the session. An id (see Session), chosen by the client, or empty on request: the server
     then makes a UUIDv7. Immutable.
@@ -176,6 +202,8 @@ class ToolCall(google.protobuf.message.Message):
     """The run that carries it out, which may differ from the one that requested it; empty until it is started, and when
     it was started outside of any run. Output only: the run of StartToolCall's RunFence.
     """
+    expire_action: global___ToolCallExpireAction.ValueType
+    """What happens at `expire_time`. Default: TOOL_CALL_EXPIRE_ACTION_REJECT. Only with an expiry. Immutable."""
     @property
     def arguments(self) -> global___ToolData:
         """The arguments; absent for a tool without any. At most 256 KiB serialised. Immutable. In events: only with
@@ -212,6 +240,14 @@ class ToolCall(google.protobuf.message.Message):
     def late_result(self) -> global___ToolLateResult:
         """Only in events of EVENT_TYPE_TOOL_CALL_LATE_RESULT: the result that arrived after the call had ended. Output only."""
 
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Until when it waits for an approval. Only of a call that requires one: an instant in the future when it is requested.
+        The server then ends a call that is still PENDING at that time, as `expire_action` says, by itself and once; from that
+        time on it can neither be decided nor started. Once it is APPROVED, this has no meaning. Absent: it waits for ever.
+        Immutable; see also RequestToolCallRequest.approval_ttl.
+        """
+
     def __init__(
         self,
         *,
@@ -237,9 +273,11 @@ class ToolCall(google.protobuf.message.Message):
         result_seq: builtins.int = ...,
         late_result: global___ToolLateResult | None = ...,
         start_run_id: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        expire_action: global___ToolCallExpireAction.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "result", b"result", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "late_result", b"late_result", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_run_id", b"start_run_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "late_result", b"late_result", "result", b"result", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "arguments", b"arguments", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_action", b"expire_action", "expire_time", b"expire_time", "late_result", b"late_result", "message_id", b"message_id", "model_call_id", b"model_call_id", "name", b"name", "requester", b"requester", "requires_approval", b"requires_approval", "result", b"result", "result_seq", b"result_seq", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "start_run_id", b"start_run_id", "start_time", b"start_time", "status", b"status", "tool_call_id", b"tool_call_id", "version", b"version"]) -> None: ...
 
 global___ToolCall = ToolCall
 

@@ -6,6 +6,7 @@ isort:skip_file
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
 import sessiond.v1.run_pb2
@@ -26,6 +27,7 @@ class RequestToolCallRequest(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    APPROVAL_TTL_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     request_id: builtins.str
@@ -34,11 +36,19 @@ class RequestToolCallRequest(google.protobuf.message.Message):
     """The session must be at this version; 0 for any. Not negative."""
     @property
     def tool_call(self) -> sessiond.v1.tool_call_pb2.ToolCall:
-        """`tool_call_id`, `message_id`, `model_call_id`, `name`, `arguments` and `requires_approval` of the call. Required."""
+        """`tool_call_id`, `message_id`, `model_call_id`, `name`, `arguments`, `requires_approval`, `expire_time` and
+        `expire_action` of the call. Required.
+        """
 
     @property
     def run(self) -> sessiond.v1.run_pb2.RunFence:
         """The run that requests it. Absent: no run."""
+
+    @property
+    def approval_ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """How long the call waits for its approval: sets its `expire_time`, by the database's clock. 1 second to 3650 days.
+        Only of a call that requires an approval, and not beside `tool_call.expire_time`.
+        """
 
     def __init__(
         self,
@@ -48,9 +58,10 @@ class RequestToolCallRequest(google.protobuf.message.Message):
         run: sessiond.v1.run_pb2.RunFence | None = ...,
         request_id: builtins.str = ...,
         expected_version: builtins.int = ...,
+        approval_ttl: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["run", b"run", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "tool_call", b"tool_call"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval_ttl", b"approval_ttl", "run", b"run", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval_ttl", b"approval_ttl", "expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "tool_call", b"tool_call"]) -> None: ...
 
 global___RequestToolCallRequest = RequestToolCallRequest
 

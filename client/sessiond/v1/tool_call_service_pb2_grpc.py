@@ -34,6 +34,11 @@ class ToolCallServiceStub(object):
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     def __init__(self, channel):
@@ -102,6 +107,11 @@ class ToolCallServiceServicer(object):
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     def RequestToolCall(self, request, context):
@@ -177,7 +187,7 @@ class ToolCallServiceServicer(object):
 
     def ListPendingApprovals(self, request, context):
         """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-        PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
+        PENDING, require an approval and have not expired, those that have waited longest first. Calls of suspended sessions are included;
         they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -253,6 +263,11 @@ class ToolCallService(object):
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     @staticmethod

@@ -26,6 +26,11 @@ class ToolCallServiceStub:
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -102,7 +107,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse,
     ]
     """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-    PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
+    PENDING, require an approval and have not expired, those that have waited longest first. Calls of suspended sessions are included;
     they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
     """
 
@@ -114,6 +119,11 @@ class ToolCallServiceAsyncStub:
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     RequestToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -189,7 +199,7 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse,
     ]
     """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-    PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
+    PENDING, require an approval and have not expired, those that have waited longest first. Calls of suspended sessions are included;
     they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
     """
 
@@ -201,6 +211,11 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
     Open calls are also closed, CANCELLED and with one event each: by the end of their run (see RunService); by
     SuspendSession, which closes those that are RUNNING and those of the live run that require no approval; and by
     EndSession and the expiry of the session, which close all of them.
+
+    A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
+    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
+    `sweep_interval`.
     """
 
     @abc.abstractmethod
@@ -296,7 +311,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse, collections.abc.Awaitable[sessiond.v1.tool_call_service_pb2.ListPendingApprovalsResponse]]:
         """The inbox of approvers: all calls of the tenant's sessions (of the user's, for a key bound to a user) that are
-        PENDING and require an approval, those that have waited longest first. Calls of suspended sessions are included;
+        PENDING, require an approval and have not expired, those that have waited longest first. Calls of suspended sessions are included;
         they can be decided once the session is resumed. Errors: INVALID_PAGE_TOKEN.
         """
 

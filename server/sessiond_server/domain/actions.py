@@ -38,7 +38,8 @@ class Action:
     """The update that the action makes of the session, which may need the content too. None: it makes none."""
     with_work: bool = False
     """Whether the action may end or start other runs than the one it names. If so, the session's open runs and tool
-    calls are loaded, and an expired lease is ended before the action is decided, as the sweeper would have done."""
+    calls are loaded, and an expired lease and overdue approvals are ended before the action is decided, as the sweeper
+    would have done."""
 
 
 def always(_: c.Action) -> bool:

@@ -177,8 +177,8 @@ class _Batch:
             raise SessionNotFound(command.session_id)
         if creation is None:
             assert state is not None
-            if state.lease_expire_us is not None and action.with_work:
-                self._expire_lease(command, state)
+            if action.with_work or isinstance(command.action, c.ToolCallChange):
+                self._end_overdue(command, state, with_runs=action.with_work)
             if command.expected_version not in (0, state.core.version):
                 raise VersionMismatch(command.session_id, state.core.version, command.expected_version)
             if command.fence is not None:
@@ -222,10 +222,13 @@ class _Batch:
             state = self.states[key] = State.load(key, head, self.known)
         return state
 
-    def _expire_lease(self, command: c.Command, state: State) -> None:
-        """Ends the live run if its lease has expired, as the sweeper would have done. This is a write of the server's
-        own, and it is kept also when the command is refused."""
-        if not run_rules.is_overdue(state, self.known.now_us):
+    def _end_overdue(self, command: c.Command, state: State, *, with_runs: bool) -> None:
+        """Ends what is overdue, as the sweeper would have done: the live run whose lease has expired, and tool calls
+        whose approval did not come in time. This is a write of the server's own, and it is kept also when the command
+        is refused."""
+        now_us = self.known.now_us
+        leases = with_runs and run_rules.is_overdue(state, now_us)
+        if not leases and not tool_call_rules.overdue(state, command.action, now_us):
             return
         own = c.Command(
             c.Scope(command.scope.tenant_id),
@@ -235,7 +238,11 @@ class _Batch:
             c.INTERNAL_REQUEST_PREFIX + self.new_id(),
         )
         step = self._step(own, state)
-        run_rules.expire_lease(step, state)
+        if leases:
+            run_rules.expire_lease(step, state)
+        # The end of the run may have closed some of them.
+        for call in tool_call_rules.overdue(state, command.action, now_us):
+            tool_call_rules.expire(step, state, call)
         self._record(step, c.NothingToDo(state.core.version))
 
     def _first_outcome(self, command: c.Command, state: State) -> c.Outcome | Replay | None:

@@ -83,8 +83,8 @@ class EndSession:
 
 @dataclass(frozen=True, slots=True)
 class ExpireSession:
-    """Sent by the sweeper. Ends the session if it has expired, or the live run if its lease has expired; else does
-    nothing."""
+    """Sent by the sweeper. Ends the session if it has expired; else the live run if its lease has expired, and the tool
+    calls whose approval did not come in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,8 @@ class CancelRun:
 class RequestToolCall:
     call: ToolCall
     """Validated. The rules fill in an empty `tool_call_id` and overwrite output-only fields."""
+    approval_ttl_us: int = 0
+    """How long the call waits for its approval, in microseconds. 0: until its `expire_time`, or for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def add_tool_call(session: Session, event_type: EventType.ValueType, call: ToolC
         session.pending_approval_count += call.requires_approval
     elif event_type == EventType.EVENT_TYPE_TOOL_CALL_APPROVED:
         session.pending_approval_count -= call.requires_approval
-    elif event_type == EventType.EVENT_TYPE_TOOL_CALL_REJECTED:
+    elif event_type in (EventType.EVENT_TYPE_TOOL_CALL_REJECTED, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED):
         session.open_tool_call_count -= 1
         session.pending_approval_count -= call.requires_approval
     elif event_type == EventType.EVENT_TYPE_TOOL_CALL_CANCELLED:

@@ -294,6 +294,8 @@ class ToolCallRow:
     user_id: str
     """User id of the session."""
     create_time_us: int
+    expire_time_us: int | None
+    """When a call that awaits an approval expires; None: never, or it awaits none any more."""
     result_seq: int
     body: bytes
     """As StoredToolCall.body."""

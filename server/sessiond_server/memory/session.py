@@ -98,7 +98,9 @@ class MemorySession:
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Whether the session or the lease of its live run has expired."""
+        """Whether the session, the lease of its live run or an approval has expired."""
+        if any(call.expire_time_us is not None and call.expire_time_us <= now_us for call in self.tool_calls.values()):
+            return True
         if self.check_time_us is None or self.check_time_us > now_us:
             return False
         self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)

@@ -338,7 +338,7 @@ class MemoryStore:
         return memory_work.tool_calls(self._log(scope, session_id), statuses, run_id, before, limit)
 
     async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
-        return memory_work.pending(self._logs, scope, user_id, after, limit)
+        return memory_work.pending(self._logs, scope, user_id, after, limit, self._clock())
 
     async def purge(self, limit: int) -> int:
         now = self._clock()

@@ -63,13 +63,17 @@ def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | Non
     return ToolCallsPage(log.head.version, page, rows[len(page) - 1].seq if more else None)
 
 
-def pending(logs: Mapping[Key, Log], scope: Scope, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
+def pending(
+    logs: Mapping[Key, Log], scope: Scope, user_id: str, after: PendingKey | None, limit: int, now_us: int
+) -> PendingPage:
     found = sorted(
         ((row.create_time_us, row.key[1], row.seq), row)
         for (tenant_id, _), log in logs.items()
         if tenant_id == scope.tenant_id
         for row in log.tool_calls.values()
-        if row.awaits_approval and row.user_id in _users(scope, user_id, row.user_id)
+        if row.awaits_approval
+        and row.user_id in _users(scope, user_id, row.user_id)
+        and (row.expire_time_us is None or row.expire_time_us > now_us)
     )
     rows = found if after is None else found[bisect_right(found, after, key=lambda item: item[0]) :]
     page = fitting(_with_data(logs[row.key], row) for _, row in rows[:limit])

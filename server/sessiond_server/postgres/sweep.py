@@ -21,6 +21,7 @@ from sessiond_server.postgres.statements import DOCUMENTS, SWEEP
 from sessiond_server.postgres.transactions import Transactions
 
 LOCK_DUE = SWEEP["lock_due"].text
+LOCK_OVERDUE_APPROVALS = SWEEP["lock_overdue_approvals"].text
 POSTPONE_CHECKS = SWEEP["postpone_checks"].text
 PURGE_REQUESTS = SWEEP["purge_requests"].text
 PURGE_TOMBSTONES = SWEEP["purge_tombstones"].text
@@ -35,11 +36,21 @@ SWEEP_SECONDS: Final = 30.0
 async def expire_due(transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str]) -> Writes:
     """See Store.expire_due. A session that was extended meanwhile gets a later check time."""
     written = Writes()
+    for due in (LOCK_DUE, LOCK_OVERDUE_APPROVALS):
+        written.extend(await _expire_all(transactions, due, limit, policy, new_id))
+    return written
+
+
+async def _expire_all(
+    transactions: Transactions, due: str, limit: int, policy: Policy, new_id: Callable[[], str]
+) -> Writes:
+    """Ends what the statement `due` finds: at most `limit` sessions."""
+    written = Writes()
     while len(written.heads) < limit:
         wanted = limit - len(written.heads)
 
         async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
-            return await _expire(connection, wanted, policy, new_id)
+            return await _expire(connection, due, wanted, policy, new_id)
 
         looked_at, writes = await transactions.run(work, seconds=SWEEP_SECONDS)
         written.extend(writes)
@@ -49,10 +60,10 @@ async def expire_due(transactions: Transactions, limit: int, policy: Policy, new
 
 
 async def _expire(
-    connection: asyncpg.Connection, limit: int, policy: Policy, new_id: Callable[[], str]
+    connection: asyncpg.Connection, due: str, limit: int, policy: Policy, new_id: Callable[[], str]
 ) -> tuple[int, Writes]:
-    """(number of sessions checked, the writes that ended them or their live runs)."""
-    rows = await connection.fetch(LOCK_DUE, limit)
+    """(number of sessions checked, the writes that ended them, their live runs or their tool calls)."""
+    rows = await connection.fetch(due, limit)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
         Command(Scope(tenant_id), session_id, ExpireSession(), batch.ACTOR, INTERNAL_REQUEST_PREFIX + new_id())

@@ -9,6 +9,26 @@ order by expire_check_time
 limit $1
 for update skip locked
 
+-- name: lock_overdue_approvals  index: tool_calls_to_expire session_heads_pkey
+-- The sessions of tool calls whose approval did not come in time. Columns as of lock_due. A session has at most 256 open
+-- calls.
+select h.tenant_id, h.session_id, h.version, h.user_id, h.core, h.limits, h.content_version,
+  h.delete_time is not null as deleted, h.lease_expire_time, h.content_sizes
+from (
+  select distinct due.tenant_id, due.session_id from (
+    select t.tenant_id, t.session_id from tool_calls t
+    where t.awaits_approval and t.expire_time <= now()
+    order by t.expire_time
+    limit $1::bigint * 256
+  ) due
+  limit $1
+) k
+cross join lateral (
+  select * from session_heads
+  where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id
+  for update skip locked
+) h
+
 -- name: postpone_checks  index: session_heads_pkey
 update session_heads h
 set expire_check_time = k.expire_check_time

@@ -51,6 +51,7 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
                 call.status,
                 call.awaits_approval,
                 call.create_time_us,
+                call.expire_time_us,
                 call.result_seq,
                 call.run_id,
                 call.user_id,
@@ -59,7 +60,7 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
             for call in writes.tool_calls
         )
         await connection.fetch(
-            WRITE_WORK, *columns(runs, 6), *columns(calls, 11), *columns(flat(writes.run_counters), 3)
+            WRITE_WORK, *columns(runs, 6), *columns(calls, 12), *columns(flat(writes.run_counters), 3)
         )
     if writes.leases:
         await connection.fetch(WRITE_LEASES, *columns(flat(writes.leases), 3))

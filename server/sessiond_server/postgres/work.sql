@@ -74,14 +74,14 @@ with run_rows as (
   on conflict (tenant_id, session_id, run_id) do update
   set status = excluded.status, body = excluded.body
 ), call_rows as (
-  insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, result_seq,
-    run_id, user_id, body)
+  insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, expire_time,
+    result_seq, run_id, user_id, body)
   select * from unnest(:call_tenant_id::text[], :call_session_id::text[], :call_id::text[], :call_seq::bigint[],
     :call_status::smallint[], :call_awaits_approval::boolean[], :call_create_time::timestamptz[],
-    :call_result_seq::bigint[], :call_run_id::text[], :call_user_id::text[], :call_body::bytea[])
+    :call_expire_time::timestamptz[], :call_result_seq::bigint[], :call_run_id::text[], :call_user_id::text[], :call_body::bytea[])
   on conflict (tenant_id, session_id, tool_call_id) do update
-  set status = excluded.status, awaits_approval = excluded.awaits_approval, result_seq = excluded.result_seq,
-    body = excluded.body
+  set status = excluded.status, awaits_approval = excluded.awaits_approval, expire_time = excluded.expire_time,
+    result_seq = excluded.result_seq, body = excluded.body
 )
 insert into run_figures (tenant_id, session_id, figures)
 select * from unnest(:counters_tenant_id::text[], :counters_session_id::text[], :counters::bytea[])
@@ -243,7 +243,8 @@ where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::
 order by m.seq desc
 
 -- name: list_pending  index: tool_calls_pending events_pkey
--- Pending calls of the tenant $1 after ($2, $3, $4), at most $5 of them and $6 bytes. They have no results yet.
+-- Pending calls of the tenant $1 after ($2, $3, $4), at most $5 of them and $6 bytes. They have no results yet. Those
+-- that have expired are left out: the sweeper is about to end them.
 select sized.* from (
   select page.*, row_number() over upwards as place,
     sum(octet_length(page.body) + coalesce(octet_length(page.arguments), 0)) over upwards as bytes,
@@ -255,6 +256,7 @@ select sized.* from (
       from tool_calls t
       where t.tenant_id = $1 and t.awaits_approval
         and (t.create_time, t.session_id, t.seq) > ($2::timestamptz, $3::text, $4::bigint)
+        and (t.expire_time is null or t.expire_time > now())
       order by t.create_time, t.session_id, t.seq
       limit $5::bigint + 1
     ) oldest
@@ -282,6 +284,7 @@ select sized.* from (
       from tool_calls t
       where t.tenant_id = $1 and t.awaits_approval and t.user_id = $7::text and t.user_id <> ''
         and (t.create_time, t.session_id, t.seq) > ($2::timestamptz, $3::text, $4::bigint)
+        and (t.expire_time is null or t.expire_time > now())
       order by t.create_time, t.session_id, t.seq
       limit $5::bigint + 1
     ) oldest

@@ -39,8 +39,9 @@ class Commits(Protocol):
         ...
 
     async def expire_due(self, limit: int) -> Writes:
-        """Ends sessions whose expire_time has passed and live runs whose lease has expired, with all consequences, one
-        event each. Handles at most `limit` sessions and returns what was committed.
+        """Ends sessions whose expire_time has passed, live runs whose lease has expired and tool calls whose approval
+        did not come in time, with all consequences, one event each. Handles at most `limit` sessions of each kind and
+        returns what was committed.
 
         The result has one row in `heads` for each changed session. Fewer than `limit` rows mean that no more are due.
 

@@ -82,6 +82,6 @@ class WorkStore(Protocol):
         ...
 
     async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
-        """At most `limit` tool calls that await an approval, in all sessions in scope (unless `user_id` is "", only of
-        that user), strictly behind `after`, by ascending key, within PAGE_BYTES."""
+        """At most `limit` tool calls that await an approval and have not expired, in all sessions in scope (unless
+        `user_id` is "", only of that user), strictly behind `after`, by ascending key, within PAGE_BYTES."""
         ...

@@ -131,6 +131,12 @@ class Work:
             yield RunRow(self.key, run_id, run.seq, run.status, run.SerializeToString())
 
 
+def waits_until(call: ToolCall) -> int | None:
+    """When a call that waits for its approval expires, in microseconds. None: it does not wait, or waits for ever."""
+    waits = call.status == ToolCallStatus.TOOL_CALL_STATUS_PENDING and call.requires_approval
+    return microseconds(call.expire_time) if waits and call.HasField("expire_time") else None
+
+
 def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
     return ToolCallRow(
         key=key,
@@ -141,6 +147,7 @@ def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
         awaits_approval=call.status == ToolCallStatus.TOOL_CALL_STATUS_PENDING and call.requires_approval,
         user_id=user_id,
         create_time_us=microseconds(call.create_time),
+        expire_time_us=waits_until(call),
         result_seq=call.result_seq,
         body=call.SerializeToString(),
     )

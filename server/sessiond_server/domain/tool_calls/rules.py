@@ -7,22 +7,31 @@ from collections.abc import Mapping
 from typing import Final
 
 from sessiond.v1.event_pb2 import EventType
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallStatus, ToolLateResult
+from sessiond.v1.tool_call_pb2 import (
+    ToolCall,
+    ToolCallCancelReason,
+    ToolCallExpireAction,
+    ToolCallStatus,
+    ToolLateResult,
+)
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.actions import Action, written_tool_call
 from sessiond_server.domain.rows import OPEN_CALLS, Head, Needs
 from sessiond_server.domain.runs import rules as run_rules
+from sessiond_server.domain.runs.work import waits_until
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
-from sessiond_server.domain.times import set_timestamp
+from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (
     ApprovalRequired,
     IllegalToolCallTransition,
+    InvalidFields,
     ToolBlocked,
     ToolCallAlreadyExists,
     ToolCallLimitReached,
     ToolCallNotFound,
+    Violation,
 )
 
 MOST_OPEN: Final = 256
@@ -42,6 +51,8 @@ def request(step: Step, state: State, action: c.RequestToolCall) -> c.Outcome:
         raise ToolCallAlreadyExists(core.session_id, given.tool_call_id)
     if core.open_tool_call_count >= MOST_OPEN:
         raise ToolCallLimitReached(core.session_id, MOST_OPEN)
+    if given.HasField("expire_time") and microseconds(given.expire_time) <= step.now_us:
+        raise InvalidFields([Violation("tool_call.expire_time", "must be in the future")])
 
     time_us = step.time_after(core)
     call = ToolCall(
@@ -57,6 +68,12 @@ def request(step: Step, state: State, action: c.RequestToolCall) -> c.Outcome:
         requester=command.actor,
     )
     set_timestamp(call.create_time, time_us)
+    if action.approval_ttl_us:
+        set_timestamp(call.expire_time, time_us + action.approval_ttl_us)
+    elif given.HasField("expire_time"):
+        call.expire_time.CopyFrom(given.expire_time)
+    if call.HasField("expire_time"):
+        call.expire_action = given.expire_action or ToolCallExpireAction.TOOL_CALL_EXPIRE_ACTION_REJECT
     arguments = ToolCall(arguments=given.arguments).SerializeToString() if given.HasField("arguments") else b""
     state.work.set_data(call.tool_call_id, arguments, b"")
     step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_REQUESTED, time_us, call, arguments or None)
@@ -130,6 +147,34 @@ def cancel(step: Step, state: State, action: c.CancelToolCall) -> c.Outcome:
     reason = ToolCallCancelReason.TOOL_CALL_CANCEL_REASON_CLIENT
     run_rules.close(step, state, step.time_after(state.core), call, reason)
     return _written(state, call)
+
+
+def overdue(state: State, action: c.Action, now_us: int) -> list[ToolCall]:
+    """The calls whose approval did not come in time, oldest first: of an action on one call at most this one, else of
+    all open calls, which must be loaded. None of a session that has ended or expired, which closes them itself."""
+    core = state.core
+    if not core.pending_approval_count or core.status == lifecycle.ENDED or lifecycle.is_expired(core, now_us):
+        return []
+    if isinstance(action, c.ToolCallChange):
+        call = state.work.call(action.tool_call_id)
+        calls = [] if call is None else [call]
+    else:
+        calls = state.work.open_calls()
+    return [call for call in calls if waits_until(call) is not None and microseconds(call.expire_time) <= now_us]
+
+
+def expire(step: Step, state: State, call: ToolCall) -> None:
+    """Ends a call whose approval did not come in time."""
+    time_us = step.time_after(state.core)
+    set_timestamp(call.end_time, time_us)
+    if call.expire_action == ToolCallExpireAction.TOOL_CALL_EXPIRE_ACTION_FAIL:
+        call.status = ToolCallStatus.TOOL_CALL_STATUS_FAILED
+        call.error.code, call.error.message = "APPROVAL_EXPIRED", "the approval did not come in time"
+    else:
+        call.status = ToolCallStatus.TOOL_CALL_STATUS_REJECTED
+        call.approval.actor, call.approval.reason = step.command.actor, "expired"
+        set_timestamp(call.approval.time, time_us)
+    step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED, time_us, call)
 
 
 def _found(step: Step, state: State, action: c.ToolCallChange) -> ToolCall:

@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallExpireAction, ToolData
 from sessiond_server.domain import text, validation
 from sessiond_server.domain.validation import FieldViolations
 
 ARGUMENTS_BYTES: Final = 256 * validation.KIB
 RESULT_BYTES: Final = validation.MIB
+WITHOUT_APPROVAL: Final = "is only for a call that requires an approval"
 
 
 def new_tool_call(found: FieldViolations, path: str, call: ToolCall) -> None:
@@ -19,6 +20,11 @@ def new_tool_call(found: FieldViolations, path: str, call: ToolCall) -> None:
     found.add(f"{path}.name", text.line(call.name, 1, 128))
     if call.HasField("arguments"):
         tool_data(found, f"{path}.arguments", call.arguments, ARGUMENTS_BYTES)
+    if call.HasField("expire_time"):
+        validation.timestamp(found, f"{path}.expire_time", call.expire_time)
+        if not call.requires_approval:
+            found.add(f"{path}.expire_time", WITHOUT_APPROVAL)
+    validation.enum(found, f"{path}.expire_action", call.expire_action, ToolCallExpireAction.DESCRIPTOR)
 
 
 def tool_data(found: FieldViolations, path: str, value: ToolData, most_bytes: int) -> None:

@@ -230,6 +230,8 @@ create table tool_calls (
   -- The session's user.
   user_id text collate "C" not null,
   body bytea not null,
+  -- When a call that waits for an approval expires; null: never, or it waits for none.
+  expire_time timestamptz,
   primary key (tenant_id, session_id, tool_call_id)
 );
 
@@ -245,6 +247,8 @@ create index tool_calls_pending
 create index tool_calls_pending_by_user
   on tool_calls (tenant_id, user_id, create_time, session_id, seq)
   where awaits_approval and user_id <> '';
+create index tool_calls_to_expire on tool_calls (expire_time)
+  where awaits_approval and expire_time is not null;
 
 -- Counters of each session's ended runs. Written when a run ends.
 create table run_figures (

@@ -18,6 +18,8 @@ from sessiond.v1.tool_call_service_pb2 import (
 )
 from sessiond_server.domain import commands, text
 from sessiond_server.domain.runs import validation as run_validation
+from sessiond_server.domain.sessions.validation import life_time
+from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.tool_calls import validation as tool_call_validation
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.rpc import fields
@@ -44,10 +46,24 @@ def request_tool_call(request: RequestToolCallRequest) -> commands.RequestToolCa
     fields.fence(found, request)
     if request.HasField("tool_call"):
         tool_call_validation.new_tool_call(found, "tool_call", request.tool_call)
+        _expiry(found, request)
     else:
         found.add("tool_call", "is required")
     found.check()
-    return commands.RequestToolCall(request.tool_call)
+    return commands.RequestToolCall(request.tool_call, microseconds(request.approval_ttl))
+
+
+def _expiry(found: FieldViolations, request: RequestToolCallRequest) -> None:
+    """Checks the expiry of an approval, which two fields can set."""
+    call = request.tool_call
+    if request.HasField("approval_ttl"):
+        life_time(found, "approval_ttl", request.approval_ttl)
+        if not call.requires_approval:
+            found.add("approval_ttl", tool_call_validation.WITHOUT_APPROVAL)
+        if call.HasField("expire_time"):
+            found.add("tool_call.expire_time", "excludes approval_ttl: set one of them")
+    elif call.expire_action and not call.HasField("expire_time"):
+        found.add("tool_call.expire_action", "is only for a call with an expiry")
 
 
 def approve_tool_call(request: ApproveToolCallRequest) -> commands.DecideToolCall:
