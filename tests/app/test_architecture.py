@@ -57,10 +57,12 @@ LIBRARIES = {
     "grpc_health": ("rpc",),
     "grpc_reflection": ("rpc",),
     "grpc_status": ("rpc",),
+    "h11": ("http.server",),
     "obstore": ("blobs.objects",),
     "opentelemetry": ("tracing",),
     "prometheus_client": ("metrics",),
     "redis": ("redis",),
+    "uvicorn": ("http.server",),
 }
 """Which places may import a library of the outside world."""
 
@@ -72,6 +74,7 @@ ROOMS = {
     "errors": (),
     "events": ("domain", "slots", "store"),
     "memory": ("domain", "store", "events", "blobs"),
+    "http": ("domain.shares", "rpc.loopback"),
     "measures": (),
     "metrics": ("events", "rpc", "store"),
     "postgres": ("domain", "store", "events", "blobs"),
@@ -163,12 +166,14 @@ def test_every_created_task_is_kept() -> None:
 
 AWAITED = {
     "app.background.background_tasks": "a TaskGroup ends with the first that fails",
+    "app.door._stop": "a TaskGroup waits for both",
     "blobs.downloads._ahead": "awaited for the next part, or looked at in the end",
     "blobs.uploads.Uploads._run_in_background": "awaited by the call, or its callback logs",
     "blobs.uploads._Writing._store_waiting": "awaited before the next segment",
     "embedded.servers.EmbeddedServers.keep_running": "a TaskGroup ends with the first that fails",
     "events.feeds.Feeds.schedule_read": "its callback ends the streams",
     "events.reads.Shared.start": "awaited by who asked for it",
+    "http.door.Door._stream": "awaited in the end",
     "postgres.transactions.Transactions._begin_ending": "awaited by the call",
     "postgres.transactions.Transactions._roll_back": "awaited at once",
     "postgres.blockers.Blockers.look": "catches and logs what goes wrong",

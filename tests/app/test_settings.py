@@ -14,6 +14,7 @@ from sessiond_server.settings import (
     SettingError,
     Settings,
     add_flags,
+    keys_in_the_clear,
     load,
     markdown,
     refuse_open_network,
@@ -33,6 +34,12 @@ OTHER_VALUES = {
     "tls_key_file": ("k.pem", Path("k.pem")),
     "tls_client_ca_file": ("ca.pem", Path("ca.pem")),
     "reflection": ("off", False),
+    "http_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
+    "http_cors_origins": (
+        "https://a.example,http://localhost:3000",
+        frozenset(["https://a.example", "http://localhost:3000"]),
+    ),
+    "http_trusted_proxies": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
     "metrics_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
     "store": ("memory", "memory"),
     "postgres_dsn": ("postgres://h/d", SecretUrl("postgres://h/d")),
@@ -113,6 +120,14 @@ def test_flag_beats_variable_beats_default(name: str) -> None:
         ("listen", "::1:50051"),
         ("listen", ":50051"),
         ("metrics_listen", "9464"),
+        ("http_listen", "50080"),
+        ("http_listen", "on"),
+        ("http_cors_origins", "app.example"),
+        ("http_cors_origins", "https://app.example/"),
+        ("http_cors_origins", "*,https://app.example"),
+        ("http_cors_origins", "null"),
+        ("http_trusted_proxies", "proxy.example"),
+        ("http_trusted_proxies", "10.0.0.1/8"),
         ("store", "sqlite"),
         ("postgres_dsn", "mysql://h/d"),
         ("postgres_dsn", "host=h password=hunter2"),
@@ -223,3 +238,24 @@ def test_a_switch_needs_no_value() -> None:
 
 def test_the_page_of_settings_has_the_table() -> None:
     assert PAGE.read_text("utf-8").endswith(f"\n\n{markdown()}"), "run make docs"
+
+
+def test_http_is_on_with_the_bundled_servers_unless_another_address_is_set() -> None:
+    def at(**given: str) -> Address | None:
+        return load(given, {"HOME": "/home/ada"}).http_listen
+
+    assert at() == Address("127.0.0.1", 50080)
+    assert at(http_listen="off") is None
+    assert at(http_listen="[::1]:1") == Address("::1", 1)
+    for given in ({"store": "memory"}, {"postgres_dsn": "postgresql://h/d"}, {"listen": "127.0.0.1:0"}):
+        assert at(**given) is None
+    assert at(store="memory", http_listen="127.0.0.1:0") == Address("127.0.0.1", 0)
+
+
+def test_http_is_not_open_to_the_network_without_keys() -> None:
+    open_to_all = load({"http_listen": "0.0.0.0:80"}, {})
+    with pytest.raises(SettingError, match=r"0\.0\.0\.0:80"):
+        refuse_open_network(open_to_all)
+    keyed = load({"http_listen": "0.0.0.0:80", "keys_file": "k"}, {})
+    refuse_open_network(keyed)
+    assert "0.0.0.0:80" in keys_in_the_clear(keyed)

@@ -19,7 +19,7 @@ needs_schemas = pytest.mark.skipif(not MANIFESTS.exists(), reason="make deploy-c
 
 DECIDED_BY_THE_CHART = {
     "allow_unauthenticated_network", "data_dir", "databases", "default_database", "drain_pause", "failpoints", "grace",
-    "keys_file", "listen", "metrics_listen", "postgres_dsn", "redis_url", "store", "tls_cert_file",
+    "http_listen", "keys_file", "listen", "metrics_listen", "postgres_dsn", "redis_url", "store", "tls_cert_file",
     "tls_client_ca_file", "tls_key_file",
 }  # fmt: skip
 

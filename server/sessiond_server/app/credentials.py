@@ -8,7 +8,7 @@ from typing import Final
 from sessiond_server import auth
 from sessiond_server.reloading import Look, Reloaded
 from sessiond_server.rpc.server import RpcServer
-from sessiond_server.rpc.tls import Certificates, TlsFiles, TlsInvalid
+from sessiond_server.rpc.tls import Certificates, Context, TlsFiles, TlsInvalid
 from sessiond_server.settings import Settings
 
 _log = logging.getLogger("sessiond.app")
@@ -28,6 +28,7 @@ def reloaded(
     settings: Settings,
     authenticator: auth.Authenticator,
     certificates: Certificates | None,
+    http: Context | None,
     server: RpcServer,
     began: Look,
 ) -> Sequence[Reloaded]:
@@ -54,6 +55,8 @@ def reloaded(
 
             def use() -> str:
                 certificates.use(material)
+                if http is not None:
+                    http.use(files)
                 return f"{files.certificate}, for connections from now on"
 
             return use

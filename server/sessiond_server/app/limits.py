@@ -66,13 +66,17 @@ def hub(settings: Settings) -> HubLimits:
     )
 
 
-def wire(settings: Settings, certificates: Certificates | None, tracer: Tracer | None = None) -> WireSettings:
+def wire(
+    settings: Settings, certificates: Certificates | None, tracer: Tracer | None = None, loopback: str = ""
+) -> WireSettings:
+    """`loopback`: the second address, for the HTTP interface."""
     reflection = settings.reflection
     if reflection is None:
         reflection = settings.embedded or settings.store == "memory"
     return WireSettings(
         listen=str(settings.listen),
         certificates=certificates,
+        loopback=loopback,
         tracer=tracer,
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",

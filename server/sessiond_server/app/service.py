@@ -1,6 +1,6 @@
 """The whole service: starts its parts in this order, and stops them in reverse.
 
-tracer -> parts -> metrics -> wire, refusing calls -> databases with their background tasks -> wire, serving
+tracer -> parts -> metrics -> wire, refusing calls -> HTTP -> databases with their background tasks -> wire, serving
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from sessiond_server.app.background import background_tasks, only_error
 from sessiond_server.app.blobs import say_whether_reachable
 from sessiond_server.app.credentials import expire_keys, reloaded, tls_files
 from sessiond_server.app.databases import Group, Opening
+from sessiond_server.app.door import opened_door, opened_way
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.app.health import observed, watch_caches
 from sessiond_server.app.metrics import opened_metrics, sources
@@ -25,7 +26,7 @@ from sessiond_server.app.tracer import opened_tracer
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.reloading import Reloader, look
 from sessiond_server.rpc.server import RpcServer
-from sessiond_server.rpc.tls import Certificates
+from sessiond_server.rpc.tls import Certificates, Context
 from sessiond_server.settings import Address, Settings, keys_in_the_clear, refuse_open_network, traces
 from sessiond_server.store_watch import StoreWatch
 
@@ -43,6 +44,8 @@ class Service:
     """0: no keys are needed."""
     metrics: Address | None
     """Where they are served."""
+    http: Address | None
+    """Where HTTP is served."""
 
 
 async def serve(settings: Settings, announce: Callable[[Service], None]) -> None:
@@ -90,7 +93,9 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         parts = await stack.enter_async_context(opened)
         default = parts.databases[0]
         homes = default.truth.homes
-        wire = limits.wire(settings, certificates, tracer)
+        way = await stack.enter_async_context(opened_way(settings))
+        http_tls = Context(tls) if tls is not None and way is not None else None
+        wire = limits.wire(settings, certificates, tracer, way.socket.address if way is not None else "")
         server = RpcServer([each.serving() for each in parts.databases], authenticator, wire, homes)
         homes.on_change = server.rehome
         watches = {
@@ -107,13 +112,14 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
             port = await server.start()
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
+        http = await stack.enter_async_context(opened_door(settings, way, authenticator, http_tls, server))
         opening = Opening(settings, server, Group(settings), watches, parts.databases)
         token_key = await opening.open_default()
         background = await stack.enter_async_context(background_tasks())
         await opening.begin(background, token_key)
         if settings.blob_store is not None:
             background(say_whether_reachable(default.blobs, settings.blob_store), "blob-store")
-        reloader = Reloader(reloaded(settings, authenticator, certificates, server, began), reload)
+        reloader = Reloader(reloaded(settings, authenticator, certificates, http_tls, server, began), reload)
         background(reloader.run(), "reloader")
         background(expire_keys(authenticator, server), "key-expiry")
         if caches := [each.cache for each in parts.databases if each.cache is not None]:
@@ -122,4 +128,4 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         if parts.embedded:
             background(parts.embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
-        yield Service(settings, Address(settings.listen.host, port), parts.embedded, len(keys), metrics_listening)
+        yield Service(settings, Address(settings.listen.host, port), parts.embedded, len(keys), metrics_listening, http)

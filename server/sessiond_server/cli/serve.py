@@ -42,12 +42,14 @@ def announce(service: composed.Service) -> None:
     else:
         guard = "WITHOUT KEYS, FROM THE WHOLE NETWORK"
     tls = ", mutual TLS" if settings.tls_client_ca_file else ", TLS" if settings.tls_cert_file else ""
+    scheme = "https" if settings.tls_cert_file else "http"
+    http = f"  http       {scheme}://{service.http}/v1\n" if service.http else ""
     metrics = f"  metrics    http://{service.metrics}/metrics\n" if service.metrics else ""
     print(
         f"sessiond {version('sessiond')}\n"
         f"  data       {data}\n"
         f"  listening  {service.listening} ({guard}{tls})\n"
-        f"{metrics}"
+        f"{http}{metrics}"
         f"  stop       Ctrl-C, or kill {os.getpid()}\n"
         f"  next       in another shell: make demo",
         flush=True,

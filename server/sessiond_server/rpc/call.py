@@ -17,6 +17,7 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Fence, Scope
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError, TooManyCalls
+from sessiond_server.rpc.loopback import LOCAL, PEER_KEY
 from sessiond_server.rpc.places import RETRY_AFTER
 
 CALL_ID: Final[ContextVar[str]] = ContextVar("call_id", default="")
@@ -77,6 +78,16 @@ class Call:
         self.response_bytes = 0
         self.unsent: Shares | None = None
         """Budget for bytes of answers that clients have not received yet."""
+
+    def peer(self) -> str:
+        """The caller's address, as gRPC writes addresses. A call over the socket of `Loopback` says on whose behalf it
+        is made."""
+        address = self.context.peer()
+        if address.startswith(LOCAL):
+            for key, value in self.metadata:
+                if key == PEER_KEY and isinstance(value, str):
+                    return value
+        return address
 
     @property
     def scope(self) -> Scope:

@@ -104,6 +104,8 @@ class WireSettings:
     """host:port; port 0 takes a free one."""
     certificates: Certificates | None = None
     """None: no TLS."""
+    loopback: str = ""
+    """A second address, without TLS, that only this process' account can reach, for `Loopback`; empty: none."""
     longest_deadline: float = 30.0
     """Deadline of calls that have none or a later one."""
     most_calls: int = 1024
@@ -306,6 +308,8 @@ class RpcServer:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
         else:
             port = server.add_insecure_port(self._settings.listen)
+        if self._settings.loopback:
+            server.add_insecure_port(self._settings.loopback)
         self._intake.govern(asyncio.get_running_loop(), server)
         await server.start()
         self._server = server
@@ -381,7 +385,7 @@ class RpcServer:
 
     async def _turn_of_unknown(self, context: Context) -> None:
         self._refused.count("unknown_method")
-        await self._refusals.turn(context)
+        await self._refusals.turn(context.peer)
 
     async def stop(self) -> None:
         """Drains and stops. Health reports NOT_SERVING; after `drain_pause`, connections are closed in order and

@@ -49,6 +49,24 @@ class TlsFiles:
         return TlsMaterial(contents[0], contents[1], contents[2] if self.client_ca else None)
 
 
+class Context:
+    """TLS of a port that Python serves, with the same certificates. New connections use the latest material."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises what loading raises, if the files have changed since they were read."""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.set_alpn_protocols(["http/1.1"])
+        if files.client_ca is not None:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self.use(files)
+
+    def use(self, files: TlsFiles) -> None:
+        """Uses the files, which were read before, for new connections."""
+        self.context.load_cert_chain(files.certificate, files.key, password=b"")
+        if files.client_ca is not None:
+            self.context.load_verify_locations(files.client_ca)
+
+
 def _fault(error: Exception) -> str:
     return (error.reason if isinstance(error, ssl.SSLError) else None) or type(error).__name__
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sessiond_server.settings.databases import LEAST_CONNECTIONS, DatabaseMap
-from sessiond_server.settings.table import SETTINGS, Setting, Settings, markdown
+from sessiond_server.settings.table import HTTP_DEFAULT, SETTINGS, Setting, Settings, markdown
 from sessiond_server.settings.traces import protocol_of
 from sessiond_server.settings.urls import SecretUrl
 from sessiond_server.settings.values import Address
@@ -83,6 +83,8 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
         )
     if "data_dir" not in found:
         settings = replace(settings, data_dir=_default_data_dir(environ, needed=settings.embedded))
+    if settings.embedded and not {"http_listen", "listen"} & sources.keys():
+        settings = replace(settings, http_listen=HTTP_DEFAULT)
     if settings.store == "postgres" and settings.shards >= settings.store_connections - 1:
         raise SettingError(
             f"--shards {settings.shards} leaves no connection for reads: of --pool-size {settings.pool_size}, "
@@ -140,21 +142,26 @@ def traces(environ: Mapping[str, str] | None = None) -> str | None:
 
 def refuse_open_network(settings: Settings) -> None:
     """Raises SettingError if clients on the network could use the service without a key and no setting allows that."""
-    if settings.listen.loopback or settings.keys_file or settings.allow_unauthenticated_network:
+    if settings.keys_file or settings.allow_unauthenticated_network or not (exposed := _exposed(settings)):
         return
     raise SettingError(
-        f"refusing to listen on {settings.listen}, which is reachable from the network, without keys.\n"
+        f"refusing to listen on {exposed}, which is reachable from the network, without keys.\n"
         "  Make one: sessiond keys new --name me >> keys.toml   and serve with: --keys-file keys.toml\n"
         "  or listen on 127.0.0.1, or, if something else guards the port, set --allow-unauthenticated-network"
     )
 
 
+def _exposed(settings: Settings) -> Address | None:
+    """An address of calls that the network can reach; None if there is none."""
+    return next((each for each in (settings.listen, settings.http_listen) if each and not each.loopback), None)
+
+
 def keys_in_the_clear(settings: Settings) -> str:
     """A warning for the operator if keys cross the network without TLS; else empty."""
-    if not settings.keys_file or settings.tls_cert_file or settings.listen.loopback:
+    if not settings.keys_file or settings.tls_cert_file or not (exposed := _exposed(settings)):
         return ""
     return (
-        f"keys cross the network in the clear: {settings.listen} is reachable from the network and serves no TLS. Set "
+        f"keys cross the network in the clear: {exposed} is reachable from the network and serves no TLS. Set "
         "--tls-cert-file and --tls-key-file, or listen on 127.0.0.1 behind a proxy on this machine that terminates TLS"
     )
 

@@ -13,6 +13,7 @@ from sessiond_server.settings.urls import SecretUrl, url_without_credentials
 from sessiond_server.settings.values import Address
 
 DAY = 86400.0
+HTTP_DEFAULT = Address("127.0.0.1", 50080)
 MIB = 1024 * 1024
 
 
@@ -94,6 +95,21 @@ class Settings:
         values.address, None, "HOST:PORT",
         "Where to serve metrics to Prometheus, over plain HTTP and without keys. Port 0 takes any free one.",
         shown="no metrics",
+    )  # fmt: skip
+    http_listen: Address | None = _setting(
+        values.address_or_off, None, "HOST:PORT",
+        "Where to serve JSON over HTTP and server-sent events (docs/http.md), with the certificates of the gRPC "
+        "port if there are any. Port 0 takes any free one; `off`: nowhere.",
+        shown="127.0.0.1:50080 with the bundled servers, unless `listen` is set; else off",
+    )  # fmt: skip
+    http_cors_origins: frozenset[str] = _setting(
+        values.origins, "", "ORIGIN,...",
+        "Web pages of which origins may call over HTTP, such as `https://app.example`; `*`: all.", shown="none",
+    )  # fmt: skip
+    http_trusted_proxies: tuple[str, ...] = _setting(
+        values.networks, "", "NETWORK,...",
+        "Proxies in front of HTTP whose `X-Forwarded-For` is believed: addresses or networks, such as `10.0.0.0/8`.",
+        shown="none",
     )  # fmt: skip
     store: str = _setting(
         values.one_of("postgres", "memory"), "postgres", "postgres|memory",

@@ -40,6 +40,29 @@ def address(text: str) -> Address:
     return Address(found[1].strip("[]"), int(found[2]))
 
 
+def address_or_off(text: str) -> Address | None:
+    return None if text == "off" else address(text)
+
+
+def origins(text: str) -> frozenset[str]:
+    """A list of origins, as browsers send them; each `scheme://host` or `scheme://host:port`, or a single `*`."""
+    found = frozenset(filter(None, text.split(",")))
+    if found != {"*"} and not all(re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", each) for each in found):
+        raise ValueError("must be origins such as https://app.example,http://localhost:3000, or *")
+    return found
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """A list of addresses and networks."""
+    found = tuple(filter(None, text.split(",")))
+    for each in found:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise ValueError("must be addresses or networks such as 10.0.0.0/8,192.0.2.1") from None
+    return found
+
+
 def seconds(least: float, most: float) -> Callable[[str], float]:
     """A duration from `least` to `most` seconds, both inclusive."""
 

@@ -92,7 +92,7 @@ def _record(call: Call, seconds: float, cancelled: bool) -> None:
             "code": code,
             "reason": reason,
             "duration_ms": milliseconds,
-            "peer": call.context.peer(),
+            "peer": call.peer(),
             "tenant": call.principal.tenant_id,
             "key": call.principal.name,
             "request_id": call.id,

@@ -38,14 +38,14 @@ class Authentication:
 
         def authenticated(request: Any, call: Call) -> Awaitable[bytes | None]:
             try:
-                call.principal = authenticate(call.metadata, call.context.peer)
+                call.principal = authenticate(call.metadata, call.peer)
             except Unauthenticated as error:
                 return self._refuse(call, error)
             return proceed(request, call)
 
         async def revocable(request: Any, call: Call) -> bytes | None:
             try:
-                call.principal = authenticate(call.metadata, call.context.peer)
+                call.principal = authenticate(call.metadata, call.peer)
             except Unauthenticated as error:
                 return await self._refuse(call, error)
             try:
@@ -63,5 +63,5 @@ class Authentication:
         return revocable if method.request_streaming or method.response_streaming else authenticated
 
     async def _refuse(self, call: Call, error: Unauthenticated) -> bytes | None:
-        await self._refusals.turn(call.context)
+        await self._refusals.turn(call.peer)
         raise error

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
-
-from sessiond_server.rpc.open_calls import Context
 
 log = logging.getLogger("sessiond.rpc")
 
@@ -35,12 +34,12 @@ class Refusals:
         self._reported = 0
         self._report_due: asyncio.TimerHandle | None = None
 
-    async def turn(self, context: Context) -> None:
-        """Waits until the call may be refused. Cancelling it gives the turn up."""
+    async def turn(self, peer: Callable[[], str]) -> None:
+        """Waits until a call may be refused; `peer` returns its caller's address. Cancelling it gives the turn up."""
         loop = asyncio.get_running_loop()
         self.count += 1
         if self._report_due is None:
-            self._report_due = loop.call_later(REPORT_EVERY, self._report, context.peer())
+            self._report_due = loop.call_later(REPORT_EVERY, self._report, peer())
         self._count_credit(loop.time())
         if self._drained or len(self._held) >= self._most_held:
             return

@@ -1,0 +1,93 @@
+"""Opens the port of the HTTP interface, which calls the gRPC server over a socket of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sessiond_server.app.errors import CannotListen
+from sessiond_server.auth import Authenticator
+from sessiond_server.errors import Unauthenticated
+from sessiond_server.http.door import Door, TenantOf
+from sessiond_server.http.origins import Origins
+from sessiond_server.http.server import DoorServer, DoorSettings
+from sessiond_server.rpc.loopback import Loopback, SocketFolder
+from sessiond_server.rpc.server import RpcServer
+from sessiond_server.rpc.tls import Context
+from sessiond_server.settings import Address, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the HTTP interface reaches the gRPC server."""
+
+    listen: Address
+    """Where HTTP is served."""
+    socket: SocketFolder
+
+
+@asynccontextmanager
+async def opened_way(settings: Settings) -> AsyncIterator[Way | None]:
+    """The socket between the two, if HTTP is served. Raises OSError if there is no folder for it."""
+    if settings.http_listen is None:
+        yield None
+        return
+    folder = await asyncio.to_thread(SocketFolder)
+    try:
+        yield Way(settings.http_listen, folder)
+    finally:
+        await asyncio.to_thread(folder.close)
+
+
+@asynccontextmanager
+async def opened_door(
+    settings: Settings, way: Way | None, authenticator: Authenticator, tls: Context | None, server: RpcServer
+) -> AsyncIterator[Address | None]:
+    """Serves HTTP, if there is a way, and yields where. Leaving the context stops both servers at the same time, so
+    that pause and grace count once. Raises CannotListen."""
+    if way is None:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        loopback = Loopback(way.socket.address)
+        stack.push_async_callback(loopback.close)
+        local = settings.keys_file is None and way.listen.loopback
+        origins = Origins(settings.http_cors_origins, local=local)
+        door = Door(loopback, origins, tenant_of(authenticator), alone=authenticator.alone)
+        stack.callback(door.close)
+        serving = DoorServer(
+            door,
+            DoorSettings(
+                host=way.listen.host,
+                port=way.listen.port,
+                tls=None if tls is None else tls.context,
+                trusted_proxies=settings.http_trusted_proxies,
+                drain_pause=settings.drain_pause,
+                grace=settings.grace,
+                write_timeout=settings.watch_write_timeout,
+            ),
+        )
+        try:
+            port = await serving.start()
+        except OSError as error:
+            raise CannotListen(way.listen, "--http-listen") from error
+        stack.push_async_callback(_stop, serving.stop, server.stop)
+        yield Address(way.listen.host, port)
+
+
+async def _stop(*stops: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for stop in stops:
+            group.create_task(stop())
+
+
+def tenant_of(authenticator: Authenticator) -> TenantOf:
+    def found(authorization: str | None, peer: str) -> str | None:
+        metadata = [] if authorization is None else [("authorization", authorization)]
+        try:
+            return authenticator.authenticate(metadata, lambda: peer).tenant_id
+        except Unauthenticated:
+            return None
+
+    return found

@@ -1,0 +1,14 @@
+"""The web door: JSON over HTTP and server-sent events in front of the gRPC port.
+
+rules.py      the table: which request is which RPC
+paths.py      from a path to a rule
+queries.py    from query parameters to fields
+requests.py   from an HTTP request to the message of an RPC
+json_texts.py JSON texts from and to messages
+answers.py    from a message to an HTTP answer
+problems.py   refusals, as application/problem+json
+events.py     streams, as server-sent events
+origins.py    which web pages may call
+door.py       the ASGI application
+server.py     the port: connections, their limits, start and stop
+"""

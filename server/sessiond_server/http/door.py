@@ -1,0 +1,331 @@
+"""The ASGI application: finds the rule of a request, calls the RPC, and answers."""
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message_factory import GetMessageClass
+
+from sessiond_server.domain.shares import Shares
+from sessiond_server.http import answers, json_texts, problems, requests
+from sessiond_server.http.events import HEADERS as EVENT_HEADERS
+from sessiond_server.http.events import Events
+from sessiond_server.http.json_texts import Converter
+from sessiond_server.http.origins import Origins
+from sessiond_server.http.paths import Paths, not_allowed
+from sessiond_server.http.problems import RETRY_LATER, Problem, malformed
+from sessiond_server.http.rules import RPCS, Rule, grpc_path
+from sessiond_server.rpc.loopback import PEER_KEY, CallFailed, Loopback
+
+_log = logging.getLogger("sessiond.http")
+
+MIB: Final = 1024 * 1024
+LARGEST_BODY: Final = 8 * MIB
+"""Bytes. A message of 3 MiB is up to twice as long in JSON, where it has many characters to escape."""
+MOST_BODIES: Final = 64 * MIB
+"""Most bytes of bodies in progress; each tenant has its share."""
+BODY_SECONDS: Final = 30.0
+"""How long a body may take to arrive."""
+MOST_CALLS: Final = 1500
+"""Most calls in progress, streams not counted, well below what one connection carries; each tenant has its share."""
+MOST_UNSENT: Final = 256 * MIB
+"""Most bytes of large answers and events that clients have not received yet; each tenant has its share."""
+SMALL: Final = 4 * 1024
+"""Largest answer in bytes that is not counted."""
+LINGER: Final = 10.0
+"""Seconds for which the rest of a refused body is received and dropped, so that the refusal reaches its sender."""
+
+HEALTH: Final = "/grpc.health.v1.Health/Check"
+HEALTH_SECONDS: Final = 3.0
+SERVING: Final = b"\x08\x01"
+"""The HealthCheckResponse of a server that serves."""
+
+FORWARDED: Final = {
+    "authorization": "authorization",
+    "db-id": "db_id",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+}
+"""Headers that are metadata of the call, by its names."""
+_PLAIN: Final = re.compile(r"[\x20-\x7e]{0,4096}").fullmatch
+"""What metadata may hold. No key and no trace is longer."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
+_MILLISECONDS: Final = re.compile(r"[1-9][0-9]{0,8}").fullmatch
+
+TenantOf = Callable[[str | None, str], str | None]
+"""(the Authorization header, the address of the caller) -> its tenant; None if the server will refuse it."""
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Gone(Exception):
+    """The client has disconnected."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, without its body."""
+
+    method: str
+    path: str
+    """As it was sent, percent-encoded."""
+    query: bytes
+    headers: Mapping[str, str]
+    """By names in small letters."""
+    scheme: str
+    peer: str
+    """Address of the client, as gRPC writes addresses."""
+    id: str
+    receive: Receive
+    send: Send
+
+
+class Door:
+    """Serves requests. Belongs to one event loop."""
+
+    def __init__(self, loopback: Loopback, origins: Origins, tenant_of: TenantOf, *, alone: Callable[[], bool]) -> None:
+        """`alone` returns whether there is only one tenant, which then need not leave room for others."""
+        self._loopback = loopback
+        self._origins = origins
+        self._tenant_of = tenant_of
+        self._paths = Paths()
+        self._bodies = Shares(MOST_BODIES, alone=alone)
+        self._calls = Shares(MOST_CALLS, alone=alone)
+        self._unsent = Shares(MOST_UNSENT, alone=alone)
+        self._converter = Converter()
+
+    def close(self) -> None:
+        self._converter.close()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = _request(scope, receive, send)
+        try:
+            try:
+                await self._serve(request)
+            except Problem as problem:
+                await self._refuse(request, problem)
+            except CallFailed as failure:
+                await self._refuse(request, problems.of(failure))
+        except Gone:
+            return
+        except Exception:
+            # Its traceback names places, and no contents; see telemetry.describe.
+            _log.exception("request %s failed unexpectedly", request.id)
+            await self._refuse(
+                request, Problem(500, "INTERNAL", "an internal error; its log record has the request id")
+            )
+
+    async def _serve(self, request: Request) -> None:
+        self._origins.check(request.scheme, request.headers)
+        method = "GET" if request.method == "HEAD" else request.method
+        if request.path == "/healthz":
+            if method != "GET":
+                raise not_allowed(method, {"GET"})
+            await self._health(request)
+            return
+        if method == "OPTIONS" and (methods := self._paths.methods(request.path)):
+            await self._answer(request, 204, self._origins.preflight(request.headers, methods), b"")
+            return
+        rule, captured = self._paths.find(method, request.path)
+        rpc = RPCS[rule.rpc]
+        tenant_id = self._tenant_of(request.headers.get("authorization"), request.peer)
+        if tenant_id is None:
+            # Nothing of the body is read: the server refuses the call, at the pace that it has for such calls.
+            await self._loopback.call(HEALTH if rpc.server_streaming else grpc_path(rpc), b"", _metadata(request))
+            raise Problem(401, "UNAUTHENTICATED", "the key is not valid")
+        if rpc.server_streaming:
+            message = requests.message(rule, captured, request.query, b"", request.headers)
+            await self._stream(request, rule, message.SerializeToString(), tenant_id)
+        else:
+            await self._call(request, rule, captured, tenant_id)
+
+    async def _call(self, request: Request, rule: Rule, captured: Mapping[str, str], tenant_id: str) -> None:
+        """Serves a unary RPC."""
+        if not self._calls.take(tenant_id):
+            raise _too_many("calls")
+        try:
+            sent = await self._sent(request, rule, captured, tenant_id)
+            got = await self._loopback.call(grpc_path(RPCS[rule.rpc]), sent, _metadata(request), _deadline(request))
+            del sent
+            answer = GetMessageClass(RPCS[rule.rpc].output_type).FromString(got)
+            text = await self._converter.run(len(got), json_texts.dump, answer)
+            headers = answers.headers(rule, request.path, answer)
+        finally:
+            self._calls.give(tenant_id)
+        await self._answer(request, answers.status(rule), headers, text, tenant_id)
+
+    async def _sent(self, request: Request, rule: Rule, captured: Mapping[str, str], tenant_id: str) -> bytes:
+        """The serialised request message."""
+        body, held = bytearray(), 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS) as timer:
+                async for piece in _pieces(request):
+                    if not self._bodies.take(tenant_id, len(piece)):
+                        raise _too_many("request_bytes")
+                    held += len(piece)
+                    if held > LARGEST_BODY:
+                        raise _too_large()
+                    body += piece
+            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != answers.JSON:
+                raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "the body must be application/json")
+            given = (rule, captured, request.query, bytes(body), request.headers)
+            message = await self._converter.run(len(body), requests.message, *given)
+            return message.SerializeToString()
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise Problem(408, "REQUEST_TIMEOUT", f"the body took longer than {BODY_SECONDS:g} s") from None
+        finally:
+            if held:
+                self._bodies.give(tenant_id, held)
+
+    async def _stream(self, request: Request, rule: Rule, sent: bytes, tenant_id: str) -> None:
+        """Serves a stream of events until it ends or the client leaves."""
+        rpc = RPCS[rule.rpc]
+
+        async def write(text: bytes) -> None:
+            await self._write(request, text, tenant_id)
+
+        events = Events(rpc, self._converter, write, request.id)
+        async with self._loopback.stream(grpc_path(rpc), sent, _metadata(request)) as frames:
+            first = await anext(frames, None)
+            if first is None:
+                raise Problem(410, "SESSION_DELETED", "the session was deleted")
+            await self._begin(request, 200, list(EVENT_HEADERS))
+            if request.method == "HEAD":
+                await request.send({"type": "http.response.body", "body": b""})
+                return
+            delivery = asyncio.create_task(events.deliver(first, frames), name="http-events")
+            leaving = asyncio.create_task(events.until_gone(request.receive), name="http-leaving")
+            try:
+                await asyncio.wait({delivery, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (delivery, leaving):
+                    task.cancel()
+                ended, _ = await asyncio.gather(delivery, leaving, return_exceptions=True)
+            if isinstance(ended, Exception) and not isinstance(ended, Gone):
+                raise ended
+            await request.send({"type": "http.response.body", "body": b""})
+
+    async def _health(self, request: Request) -> None:
+        try:
+            serving = await self._loopback.call(HEALTH, b"", _metadata(request), HEALTH_SECONDS) == SERVING
+        except CallFailed:
+            serving = False
+        text = json_texts.dump_dict({"status": "SERVING" if serving else "NOT_SERVING"})
+        headers = [("content-type", answers.JSON), ("cache-control", "no-store")]
+        await self._answer(request, 200 if serving else 503, headers, text)
+
+    async def _refuse(self, request: Request, problem: Problem) -> None:
+        body = problem.body(request.id)
+        headers = [*problem.all_headers(), ("content-length", str(len(body)))]
+        unread = "content-length" in request.headers or "transfer-encoding" in request.headers
+        if unread:
+            headers.append(("connection", "close"))
+        await self._begin(request, problem.status, headers)
+        await request.send({"type": "http.response.body", "body": body, "more_body": True})
+        if unread:
+            await _drop_body(request)
+        await request.send({"type": "http.response.body", "body": b""})
+
+    async def _answer(
+        self, request: Request, status: int, headers: answers.Headers, body: bytes, tenant_id: str = ""
+    ) -> None:
+        await self._begin(request, status, [*headers, ("content-length", str(len(body)))])
+        if len(body) <= SMALL or not tenant_id:
+            await request.send({"type": "http.response.body", "body": body})
+            return
+        await self._write(request, body, tenant_id)
+        await request.send({"type": "http.response.body", "body": b""})
+
+    async def _begin(self, request: Request, status: int, headers: answers.Headers) -> None:
+        found = [*headers, ("x-request-id", request.id), *self._origins.headers(request.headers)]
+        found += (("x-content-type-options", "nosniff"),)
+        raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in found]
+        await request.send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _write(self, request: Request, text: bytes, tenant_id: str) -> None:
+        """Sends a piece, and waits for the transport where it is large. Raises Gone if there is no room for it."""
+        if len(text) <= SMALL:
+            await request.send({"type": "http.response.body", "body": text, "more_body": True})
+            return
+        if not self._unsent.take(tenant_id, len(text)):
+            _log.warning("an answer of %d bytes was broken off: clients receive too slowly", len(text))
+            raise Gone
+        try:
+            await request.send({"type": "http.response.body", "body": text, "more_body": True})
+            # The server waits for the transport before it sends, not after.
+            await request.send({"type": "http.response.body", "body": b"", "more_body": True})
+        finally:
+            self._unsent.give(tenant_id, len(text))
+
+
+def _request(scope: Any, receive: Receive, send: Send) -> Request:
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    given = headers.get("x-request-id", "")
+    request_id = given if _REQUEST_ID(given) else f"{random.getrandbits(128):032x}"
+    host, port = scope["client"] or ("", 0)
+    peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    path, query = scope["raw_path"].decode("ascii"), scope["query_string"]
+    return Request(scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send)
+
+
+def _metadata(request: Request) -> list[tuple[str, str]]:
+    found = [("x-request-id", request.id), (PEER_KEY, request.peer)]
+    # A key is plain; another value is refused there as an invalid key.
+    found += [
+        (key, value if _PLAIN(value) else "")
+        for name, key in FORWARDED.items()
+        if (value := request.headers.get(name)) is not None
+    ]
+    return found
+
+
+def _deadline(request: Request) -> float | None:
+    given = request.headers.get("x-timeout-ms")
+    if given is None:
+        return None
+    if not _MILLISECONDS(given):
+        raise malformed("x-timeout-ms must be a whole number of milliseconds, 1 or more")
+    return int(given) / 1000
+
+
+async def _pieces(request: Request) -> Any:
+    """The body as it arrives. Raises Gone; Problem, before anything is read, if it says that it is too large."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > LARGEST_BODY:
+        raise _too_large()
+    more = True
+    while more:
+        event = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise Gone
+        if event["body"]:
+            yield event["body"]
+        more = event["more_body"]
+
+
+async def _drop_body(request: Request) -> None:
+    try:
+        async with asyncio.timeout(LINGER):
+            while (event := await request.receive())["type"] != "http.disconnect" and event["more_body"]:
+                pass
+    except TimeoutError:
+        return
+
+
+def _too_large() -> Problem:
+    return Problem(413, "REQUEST_TOO_LARGE", f"the body has more than {LARGEST_BODY} bytes")
+
+
+def _too_many(what: str) -> Problem:
+    return Problem(503, "TOO_MANY_CALLS", "too many calls at once", metadata={"what": what}, retry_after=RETRY_LATER)

@@ -1,0 +1,133 @@
+"""A client of this process' own server, over a socket that only this process' account can reach.
+
+The HTTP interface calls through it, so that its calls pass the same interceptors as those from the network.
+"""
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from sessiond_server.rpc.status import DETAILS_KEY
+
+PEER_KEY: Final = "sessiond-peer"
+"""Metadata with the address of the caller on whose behalf a call over the socket is made, as gRPC writes addresses."""
+LOCAL: Final = "unix:"
+"""How gRPC writes the address of a caller over the socket."""
+
+STREAMS: Final = 1000
+"""Most streams on one connection, well below WireSettings.most_streams."""
+
+_OPTIONS: Final = (
+    ("grpc.use_local_subchannel_pool", 1),  # else all channels share a connection
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.absolute_max_metadata_size", 64 * 1024),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+)
+
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass
+class CallFailed(Exception):
+    """A call that ended with an error."""
+
+    code: str
+    """Name of the gRPC code."""
+    text: str
+    status: bytes
+    """The serialised google.rpc.Status with the details; empty where there are none."""
+
+
+class SocketFolder:
+    """A folder for the socket that only this account can enter."""
+
+    def __init__(self) -> None:
+        """Raises OSError if the folder for temporary files cannot be written."""
+        self._folder = tempfile.TemporaryDirectory(prefix="sessiond-")
+        self.address: Final = f"unix:{Path(self._folder.name) / 'door'}"
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+class Loopback:
+    """Calls RPCs by their paths, with serialised messages. Belongs to one event loop."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._calls = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._streams: list[_Channel] = []
+
+    async def close(self) -> None:
+        """Ends all calls."""
+        await self._calls.close()
+        for each in self._streams:
+            await each.channel.close()
+
+    async def call(self, path: str, request: bytes, metadata: Metadata, deadline: float | None = None) -> bytes:
+        """The answer of a unary call, which has `deadline` seconds; None: as long as the server lets it have. Raises
+        CallFailed."""
+        # Without serialisers, messages are bytes.
+        invoke: Any = self._calls.unary_unary(path)
+        try:
+            answer: bytes = await invoke(request, metadata=metadata, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from None
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, path: str, request: bytes, metadata: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yields the messages of a streamed answer, whose iterator raises CallFailed. The call is cancelled when the
+        context is left."""
+        used = self._channel()
+        used.streams += 1
+        try:
+            invoke: Any = used.channel.unary_stream(path)
+            call = invoke(request, metadata=metadata)
+            try:
+                yield _messages(call)
+            finally:
+                call.cancel()
+        finally:
+            used.streams -= 1
+
+    def _channel(self) -> "_Channel":
+        for each in self._streams:
+            if each.streams < STREAMS:
+                return each
+        made = _Channel(grpc.aio.insecure_channel(self._address, _OPTIONS))
+        self._streams.append(made)
+        return made
+
+
+@dataclass(slots=True)
+class _Channel:
+    channel: grpc.aio.Channel
+    streams: int = 0
+
+
+async def _messages(call: Any) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            message = await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from None
+        if message is grpc.aio.EOF:
+            return
+        yield message
+
+
+def _failed(error: grpc.aio.AioRpcError) -> CallFailed:
+    status = b""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            status = value
+    return CallFailed(error.code().name, error.details() or "", status)
