@@ -28,7 +28,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust test-matrix verify quick fix protos sync-client sync-client-check docs baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust test-matrix verify quick fix protos sync-client sync-client-check openapi openapi-check docs baseline release requirements demo bench faults clean \
   golden lint types subjects protos-check docker-check deploy-check
 
 help: ## Says what there is
@@ -63,7 +63,7 @@ bench: $(VENV)/.run $(VENV)/.editable ## Measures; needs Go [ROWS=get_session,ap
 	@$(BIN)/python -m benchmarks$(if $(OVERLOAD),.overload)$(if $(FAIRNESS),.fairness) $(if $(ROWS),--rows "$(ROWS)") $(if $(DURATION),--duration "$(DURATION)") \
 	  $(if $(FILE),--conversations "$(FILE)") $(if $(PEERS),--peers) $(ARGS)
 
-verify: quick subjects protos-check sync-client-check docker-check deploy-check ## Everything that CI checks beside the tests
+verify: quick subjects protos-check sync-client-check openapi-check docker-check deploy-check ## Everything that CI checks beside the tests
 	@echo "verify: all good"
 
 quick: lint types ## The quick half of verify, which the pre-commit hook runs
@@ -80,6 +80,9 @@ protos: $(GENERATOR)/.installed ## Generates client/sessiond/v1 from protos/
 
 sync-client: $(VENV)/.test ## Generates the synchronous client from the asynchronous one
 	@$(BIN)/python -m deploy.sync_client
+
+openapi: $(VENV)/.test $(VENV)/.editable ## Generates the OpenAPI document of the HTTP interface from its rules and the protos
+	@$(BIN)/python -m deploy.openapi
 
 docs: $(VENV)/.run $(VENV)/.editable ## Writes the table of docs/settings.md from the settings module
 	@{ sed '/^| Flag/,$$d' docs/settings.md; $(BIN)/sessiond settings; } > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
@@ -130,6 +133,9 @@ protos-check: $(VENV)/.test $(GENERATOR)/.installed
 
 sync-client-check: $(VENV)/.test
 	@$(BIN)/python -m deploy.sync_client --check
+
+openapi-check: $(VENV)/.test $(VENV)/.editable
+	@$(BIN)/python -m deploy.openapi --check
 
 docker-check: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Final
 
 from google.protobuf.message_factory import GetMessageClass
@@ -98,6 +99,7 @@ class Door:
         self._calls = Shares(MOST_CALLS, alone=alone)
         self._unsent = Shares(MOST_UNSENT, alone=alone)
         self._converter = Converter()
+        self._document = files("sessiond_server.http").joinpath("openapi.json").read_bytes()
 
     def close(self) -> None:
         self._converter.close()
@@ -125,10 +127,10 @@ class Door:
     async def _serve(self, request: Request) -> None:
         self._origins.check(request.scheme, request.headers)
         method = "GET" if request.method == "HEAD" else request.method
-        if request.path == "/healthz":
+        if request.path in ("/healthz", "/v1/openapi.json"):
             if method != "GET":
                 raise not_allowed(method, {"GET"})
-            await self._health(request)
+            await (self._health(request) if request.path == "/healthz" else self._openapi(request))
             return
         if method == "OPTIONS" and (methods := self._paths.methods(request.path)):
             await self._answer(request, 204, self._origins.preflight(request.headers, methods), b"")
@@ -222,6 +224,10 @@ class Door:
         text = json_texts.dump_dict({"status": "SERVING" if serving else "NOT_SERVING"})
         headers = [("content-type", answers.JSON), ("cache-control", "no-store")]
         await self._answer(request, 200 if serving else 503, headers, text)
+
+    async def _openapi(self, request: Request) -> None:
+        headers = [("content-type", answers.JSON), ("cache-control", "no-cache")]
+        await self._answer(request, 200, headers, self._document)
 
     async def _refuse(self, request: Request, problem: Problem) -> None:
         body = problem.body(request.id)

@@ -34,7 +34,7 @@ class Paths:
             others.add(rule.method)
         if others:
             raise not_allowed(method, others)
-        raise Problem(404, "NO_SUCH_PATH", "there is nothing at this path; docs/http.md says what there is")
+        raise Problem(404, "NO_SUCH_PATH", "there is nothing at this path; /v1/openapi.json says what there is")
 
     def methods(self, path: str) -> set[str]:
         """Which methods a path has."""
