@@ -8,6 +8,7 @@ in Redis carry a random prefix.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -75,6 +76,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects without the garbage collector, and leaves what is collected out of its sight from then on: most of it
+    lives until the run ends. Searching it takes a third of the processor time of collecting."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,5 +1,8 @@
 """The stores that the suite runs over, each with a clock that tests move.
 
+`make test` leaves Postgres behind Redis to `make test-long`: each of the two is there in another store of the suite, and
+the wrapper between them with copies in memory.
+
 A test that asks for `postgres_dsn` has a database of its own. The suite's own store shares one database between its
 tests, emptied for each: making a database costs more than most of these tests.
 """
@@ -22,6 +25,7 @@ from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
 from tests.support.caller import Caller
+from tests.support.effort import left_to_long
 from tests.support.pgbouncer import through_pooler
 from tests.support.shared_database import SharedDatabase
 from tests.support.store_backend import Backend, Open
@@ -40,7 +44,7 @@ class Place:
     redis_prefix: str
 
 
-@pytest.fixture(params=["memory", "postgres", "cached memory", "cached postgres"])
+@pytest.fixture(params=["memory", "postgres", "cached memory", *left_to_long("cached postgres")])
 def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
     """Servers start here, outside of any event loop."""
     cached, in_postgres = request.param.startswith("cached"), request.param.endswith("postgres")

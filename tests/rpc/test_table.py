@@ -28,6 +28,7 @@ from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
 from tests.support.requests import COMMITS, ENDED, LIVE, VALID, WRITES, stock
+from tests.support.rows import table
 from tests.support.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
 from tests.support.wire import Failure as WireFailure
 
@@ -148,9 +149,26 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
 
 
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_a_valid_request_is_answered(stocked: Wire, rpc: str) -> None:
-    answer = await stocked.call(rpc, VALID[rpc])
+async def test_a_valid_request_is_answered_where_a_large_one_and_one_without_the_scope_were_refused(
+    stocked: Wire, rpc: str
+) -> None:
+    # An unknown field, so that no known one is at fault.
+    large = VALID[rpc].SerializeToString() + unknown_field(4 * 1024 * 1024)
+    failure = await stocked.failure(rpc, large)
+    assert (failure.code, failure.reason) == (INVALID, "REQUEST_TOO_LARGE")
+    assert failure.metadata == {"size_bytes": str(len(large)), "limit_bytes": str(4 * 1024 * 1024)}
+
+    enough, lacking, scope = (WRITER, READER, "sessions:write") if rpc in WRITES else (READER, WRITER, "sessions:read")
+    failure = await stocked.failure(rpc, VALID[rpc], key=lacking)
+    assert (failure.code, failure.reason) == (StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+    assert failure.metadata == {"scope": scope}
+
+    answer = await stocked.call(rpc, VALID[rpc], key=enough)
     assert ANSWERS[rpc](answer), answer
+
+
+def unknown_field(size: int) -> bytes:
+    return encoding.tag(2047) + encoding.varint(size) + bytes(size)
 
 
 Refusal = tuple[str, ProtoMessage, StatusCode, str, dict[str, str]]
@@ -357,15 +375,6 @@ async def test_no_key_and_an_unknown_key_are_unauthenticated(common_wire: Wire, 
         assert (failure.code, failure.reason) == (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
-@pytest.mark.parametrize("rpc", RPCS)
-async def test_the_scope_of_the_call_is_needed_and_is_enough(stocked: Wire, rpc: str) -> None:
-    enough, lacking, scope = (WRITER, READER, "sessions:write") if rpc in WRITES else (READER, WRITER, "sessions:read")
-    failure = await stocked.failure(rpc, VALID[rpc], key=lacking)
-    assert (failure.code, failure.reason) == (StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
-    assert failure.metadata == {"scope": scope}
-    assert ANSWERS[rpc](await stocked.call(rpc, VALID[rpc], key=enough))
-
-
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", RPCS)
 async def test_bytes_that_are_no_request_are_malformed(common_wire: Wire, rpc: str) -> None:
@@ -376,35 +385,16 @@ async def test_bytes_that_are_no_request_are_malformed(common_wire: Wire, rpc: s
         assert RPCS[rpc].input_type.full_name in failure.text
 
 
-@pytest.mark.parametrize("rpc", RPCS)
-async def test_a_request_beyond_the_limit_is_too_large(stocked: Wire, rpc: str) -> None:
-    # An unknown field, so that no known one is at fault.
-    data = VALID[rpc].SerializeToString() + unknown_field(4 * 1024 * 1024)
-    failure = await stocked.failure(rpc, data)
-    assert (failure.code, failure.reason) == (INVALID, "REQUEST_TOO_LARGE")
-    assert failure.metadata == {"size_bytes": str(len(data)), "limit_bytes": str(4 * 1024 * 1024)}
-    assert ANSWERS[rpc](await stocked.call(rpc, VALID[rpc]))
-
-
-def unknown_field(size: int) -> bytes:
-    return encoding.tag(2047) + encoding.varint(size) + bytes(size)
-
-
 @pytest.mark.parametrize("rpc", COMMITS)
-async def test_a_retry_has_one_effect_and_gets_the_first_outcome(stocked: Wire, rpc: str) -> None:
+async def test_a_retry_gets_the_first_outcome_and_another_content_is_refused(stocked: Wire, rpc: str) -> None:
     request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
     request.request_id = "r-1"  # type: ignore[attr-defined]
     if rpc == "CreateSession":
         request.session.session_id = ""  # type: ignore[attr-defined]
     first = await stocked.call(rpc, request)
     assert await stocked.call(rpc, request) == first
-
-
-@pytest.mark.parametrize("rpc", [rpc for rpc in COMMITS if not rpc.startswith("Batch")])
-async def test_the_same_request_id_with_another_content_is_refused(stocked: Wire, rpc: str) -> None:
-    request = type(WRITES[rpc]).FromString(WRITES[rpc].SerializeToString())
-    request.request_id = "r-1"  # type: ignore[attr-defined]
-    await stocked.call(rpc, request)
+    if rpc.startswith("Batch"):
+        return  # its items are each decided on their own
     if rpc == "CreateSession":
         request.session.name = "another"  # type: ignore[attr-defined]
     else:
@@ -513,16 +503,20 @@ class Failing:
         raise self._error
 
 
-@pytest.mark.parametrize("rpc", COMMITS)
-async def test_a_full_queue_says_when_to_come_back(rpc: str) -> None:
+async def test_a_full_queue_says_when_to_come_back() -> None:
     async with serving(writer=Failing(QueueFull(0.25))) as wire:
-        failure = await wire.failure(rpc, VALID[rpc])
-    assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-    assert failure.trailers["grpc-retry-pushback-ms"] == "250"
+        with table() as rows:
+            for rpc in COMMITS:
+                with rows.row(rpc):
+                    failure = await wire.failure(rpc, VALID[rpc])
+                    assert (failure.code, failure.reason) == (StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+                    assert failure.trailers["grpc-retry-pushback-ms"] == "250"
 
 
-@pytest.mark.parametrize("rpc", COMMITS)
-async def test_a_database_out_of_reach_is_unavailable(rpc: str) -> None:
+async def test_a_database_out_of_reach_is_unavailable() -> None:
     async with serving(writer=Failing(StoreUnavailable())) as wire:
-        failure = await wire.failure(rpc, VALID[rpc])
-    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        with table() as rows:
+            for rpc in COMMITS:
+                with rows.row(rpc):
+                    failure = await wire.failure(rpc, VALID[rpc])
+                    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
