@@ -49,7 +49,7 @@ test: $(TESTED) ## Runs all tests but the long ones [ARGS="-k name -x" WORKERS=3
 	@$(BIN)/python -m pytest -m "not long" -n $(TEST_WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-long: $(TESTED) $(DEPLOY_TOOLS) ## Runs the long tests, such as campaigns and other languages [ARGS="-k name -x"]
-	@$(BIN)/python -m pytest -m long -n $(or $(WORKERS),0) $(ARGS)
+	@$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile thorough -n $(or $(WORKERS),0) $(ARGS)
 
 test-all: test-long test ## Runs the long tests, then the others
 

@@ -31,8 +31,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # Neither an example nor the making of examples is late because other tests use the processor.
-settings.register_profile("sessiond", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("sessiond")
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=100)  # `make test-long` asks for it
+settings.load_profile("quick")
 
 pytest.register_assert_rewrite("tests.support")  # an assertion that fails there shows its values too
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sessiond
@@ -18,6 +18,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain.messages import validation
 from sessiond_server.domain.validation import FieldViolations
 from tests.support.chats import call
+from tests.support.effort import examples
 from tests.support.item_strategies import ITEMS, VALUES, as_json
 
 FORMS: dict[str, ModuleType] = {module.NAME: module for module in (anthropic, chat, langchain, responses, vercel)}
@@ -25,7 +26,7 @@ SHAPES = Path(__file__).parents[1] / "support" / "shapes"
 RECORDED: dict[str, list[Any]] = {name: json.loads((SHAPES / f"{name}.json").read_text("utf-8")) for name in FORMS}
 
 each_form = pytest.mark.parametrize("name", FORMS)
-PATIENT = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(max_examples=examples(20, 50))
 
 
 def stored(messages: list[Message]) -> list[Message]:

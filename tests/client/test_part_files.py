@@ -4,13 +4,14 @@ import base64
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sessiond
 from sessiond.formats import anthropic, chat, responses
 from sessiond.part_files import attachment_of, put_back, take_out
 from sessiond.v1.message_pb2 import FilePart
+from tests.support.effort import examples
 from tests.support.item_strategies import ITEMS
 
 MIB = 1024 * 1024
@@ -48,7 +49,7 @@ def test_every_kind_of_part_comes_back() -> None:
     assert len(taken) == len(KINDS) - 4
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20, 50))
 @given(ITEMS["anthropic"])
 def test_any_message_comes_back(item: object) -> None:
     (message,) = anthropic.from_items([item])

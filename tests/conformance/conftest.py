@@ -1,7 +1,7 @@
 """The stores that the suite runs over, each with a clock that tests move.
 
-`make test` leaves Postgres behind Redis to `make test-long`: each of the two is there in another store of the suite, and
-the wrapper between them with copies in memory.
+`make test` leaves Postgres behind Redis to `make test-long`: Postgres is there by itself, and the wrapper with copies
+in memory; tests/cache has Redis.
 
 A test that asks for `postgres_dsn` has a database of its own. The suite's own store shares one database between its
 tests, emptied for each: making a database costs more than most of these tests.

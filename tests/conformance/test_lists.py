@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import product
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.memory.filters import contains
 from sessiond_server.store.contract import Store
 from tests.support.caller import CREATED, ENDED, Caller, accepted, struct
+from tests.support.rows import table
 from tests.support.store_backend import Backend
 
 CREATE_DESC = SessionOrder.SESSION_ORDER_CREATE_TIME_DESC
@@ -71,9 +73,7 @@ async def test_nothing_to_list(store: Store) -> None:
     assert (list(page.sessions), page.next_key) == ([], None)
 
 
-@pytest.mark.parametrize("content", [True, False])
-@pytest.mark.parametrize("limit", [1, 2, 7, 8])
-async def test_orders(store: Store, caller: Caller, limit: int, content: bool) -> None:
+async def test_orders(store: Store, caller: Caller) -> None:
     """Ids break ties: the sessions of one batch have one create time."""
     names = {"c": "β", "a": "b", "b": "B", "d": "b", "g": "", "f": "𝄞", "e": "\uffee"}
     await accepted(store, caller.create("c", name=names["c"]))
@@ -82,15 +82,19 @@ async def test_orders(store: Store, caller: Caller, limit: int, content: bool) -
     await accepted(store, caller.touch("b", 0), caller.touch("f", 0))
     await accepted(store, caller.touch("c", 0))
 
-    async def order(by: SessionOrder.ValueType) -> str:
-        return "".join(await listed(store, order=by, limit=limit, content=content))
-
-    assert await order(CREATE_ASC) == "cabdgef"
-    assert await order(CREATE_DESC) == await order(UNSPECIFIED) == "fegdbac"
-    assert await order(UPDATE_ASC) == "adgebfc"
-    assert await order(UPDATE_DESC) == "cfbegda"
-    assert await order(NAME_ASC) == "gbadcef"  # by code points: "" B b b β U+FFEE U+1D11E
-    assert await order(NAME_DESC) == "fecdabg"
+    orders = {
+        CREATE_ASC: "cabdgef",
+        CREATE_DESC: "fegdbac",
+        UNSPECIFIED: "fegdbac",
+        UPDATE_ASC: "adgebfc",
+        UPDATE_DESC: "cfbegda",
+        NAME_ASC: "gbadcef",  # by code points: "" B b b β U+FFEE U+1D11E
+        NAME_DESC: "fecdabg",
+    }
+    with table() as rows:
+        for limit, content, (order, found) in product((1, 2, 7, 8), (True, False), orders.items()):
+            with rows.row(limit, content, SessionOrder.Name(order)):
+                assert "".join(await listed(store, order=order, limit=limit, content=content)) == found
 
 
 async def test_ids_compare_by_code_points(store: Store, caller: Caller) -> None:
@@ -175,28 +179,34 @@ async def test_the_name_that_a_message_gives_is_listed(store: Store, caller: Cal
     assert await selected(store, name_contains="trip") == {"s"}
 
 
-@pytest.mark.parametrize(
-    ("name", "part", "found"),
-    [
-        ("Quarterly Report", "report", True),
-        ("Quarterly Report", "Y R", True),
-        ("Quarterly Report", "reports", False),
-        ("ÄRGER im BÜRO", "ärger", True),
-        ("Straße", "STRASSE", True),
-        ("ΣΊΣΥΦΟΣ", "σίσυφος", True),
-        ("100% sure", "0% s", True),
-        ("100x sure", "0% s", False),
-        ("a_b", "a_b", True),
-        ("axb", "a_b", False),
-        ("back\\slash", "K\\S", True),
-        ("会話の記録", "の記", True),
-        ("'; drop table sessions; --", "'; DROP", True),
-        ('quote"d', '"D', True),
-    ],
-)
-async def test_name_contains(store: Store, caller: Caller, name: str, part: str, found: bool) -> None:
-    await accepted(store, caller.create("s", name=name))
-    assert await selected(store, name_contains=part) == ({"s"} if found else set())
+NAME_CONTAINS = [
+    ("Quarterly Report", "report", True),
+    ("Quarterly Report", "Y R", True),
+    ("Quarterly Report", "reports", False),
+    ("ÄRGER im BÜRO", "ärger", True),
+    ("Straße", "STRASSE", True),
+    ("ΣΊΣΥΦΟΣ", "σίσυφος", True),
+    ("100% sure", "0% s", True),
+    ("100x sure", "0% s", False),
+    ("a_b", "a_b", True),
+    ("axb", "a_b", False),
+    ("back\\slash", "K\\S", True),
+    ("会話の記録", "の記", True),
+    ("'; drop table sessions; --", "'; DROP", True),
+    ('quote"d', '"D', True),
+]
+
+
+async def test_name_contains(store: Store, caller: Caller) -> None:
+    sessions = (
+        caller.create(f"{i}", name=name, labels={"case": f"{i}"}) for i, (name, _, _) in enumerate(NAME_CONTAINS)
+    )
+    await accepted(store, *sessions)
+    with table() as rows:
+        for i, (name, part, found) in enumerate(NAME_CONTAINS):
+            with rows.row(name, part):
+                where = {"labels": {"case": f"{i}"}, "name_contains": part}
+                assert await selected(store, **where) == ({f"{i}"} if found else set())
 
 
 async def test_labels(store: Store, caller: Caller) -> None:
@@ -328,8 +338,7 @@ async def test_time_ranges(backend: Backend, caller: Caller) -> None:
     assert await selected(store, update_time_until=Timestamp(seconds=253402300799, nanos=999999999)) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("order", [CREATE_DESC, CREATE_ASC, UPDATE_DESC, UPDATE_ASC, NAME_ASC, NAME_DESC])
-async def test_every_filter_with_every_order(store: Store, caller: Caller, order: SessionOrder.ValueType) -> None:
+async def test_every_filter_with_every_order(store: Store, caller: Caller) -> None:
     """One statement for each combination: this proves that they are well formed and agree with the plain filter."""
     both: dict[str, Any] = {"agent_id": "x", "labels": {"k": "v"}, "metadata": struct(a=1)}
     await accepted(store, *(caller.create(f"s{i}", user_id="u", **both) for i in range(5)), caller.create("other"))
@@ -347,7 +356,10 @@ async def test_every_filter_with_every_order(store: Store, caller: Caller, order
         update_time_from=Timestamp(seconds=1),
         update_time_until=Timestamp(seconds=10**10),
     )
-    for content in (True, False):
-        found = await listed(store, where, order, limit=2, content=content, scope=Scope("tenant", "u"))
-        assert sorted(found) == [f"s{i}" for i in range(5)]
+    orders = (CREATE_DESC, CREATE_ASC, UPDATE_DESC, UPDATE_ASC, NAME_ASC, NAME_DESC)
+    with table() as rows:
+        for order, content in product(orders, (True, False)):
+            with rows.row(SessionOrder.Name(order), content):
+                found = await listed(store, where, order, limit=2, content=content, scope=Scope("tenant", "u"))
+                assert sorted(found) == [f"s{i}" for i in range(5)]
     assert await store.count_sessions(Scope("tenant", "u"), where) == 5

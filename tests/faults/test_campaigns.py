@@ -32,7 +32,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
 
 
 @pytest.mark.parametrize("faults", [1, *left_to_long(3)])
-@pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
+@pytest.mark.parametrize("local", [False, *left_to_long(True)], ids=["postgres", "local folder"])
 async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
     postgres_dsn: str, tmp_path: Path, local: bool, faults: int
 ) -> None:

@@ -64,6 +64,7 @@ async def test_documents_raced_by_20_writers_of_one_key_and_of_different_ones(
         assert sorted(said, key=int) == [str(number) for number in range(WRITERS)]
 
 
+@pytest.mark.long
 async def test_patch_above_the_limit_changes_nothing(postgres_dsn: str, redis_url: str, tmp_path: Path) -> None:
     async with two_servers(postgres_dsn, redis_url, tmp_path) as (here, there):
         session_id = (await here.create_session(active=True, state={"a": "x" * (STATE_BYTES - 20_000)})).session_id
@@ -147,6 +148,7 @@ async def test_id_is_taken_again_under_old_watchers_cached_copies_and_positions(
             version = await here.delete_session(session_id)
 
 
+@pytest.mark.long
 async def test_flood_of_drafts_holds_up_no_write_and_no_late_watcher(
     postgres_dsn: str, redis_url: str, tmp_path: Path
 ) -> None:

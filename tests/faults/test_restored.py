@@ -21,6 +21,7 @@ from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.schema.migrate import migrate
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
+from tests.support.effort import left_to_long
 from tests.support.feeds import complete, names
 from tests.support.postgres_pair import Node
 from tests.support.proxy import Proxy
@@ -86,7 +87,7 @@ async def order(dsn: str) -> feed_order.FeedOrder:
         await connection.close()
 
 
-@pytest.mark.parametrize("epochs", [0, 3])
+@pytest.mark.parametrize("epochs", [*left_to_long(0), 3])
 async def test_every_position_goes_on_after_a_dump_was_restored(clusters: Clusters, epochs: int) -> None:
     caller = Caller()
     old = await clusters.make()
@@ -188,6 +189,7 @@ async def test_a_writer_under_way_is_waited_for(clusters: Clusters) -> None:
     assert (await order(young.dsn)).settled
 
 
+@pytest.mark.long
 async def test_streams_go_on_at_a_service_that_was_restored(clusters: Clusters) -> None:
     old = await clusters.make()
     await old.age(0)

@@ -6,7 +6,6 @@ import pytest
 
 from sessiond_server.postgres.schema.migrate import migrations
 from tests.support import earlier_server
-from tests.support.effort import left_to_long
 from tests.support.replica import Replica
 from tests.support.rolls import rolled
 from tests.support.serve_process import command
@@ -15,10 +14,10 @@ BESIDE_OLD_ONES = {"SESSIOND_CONTENT_PATCHES": "0"}
 """What docs/compatibility.md says of an upgrade from a version before patches."""
 
 
-@pytest.mark.parametrize("rounds", [1, *left_to_long(3)])
-async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Path, rounds: int) -> None:
+@pytest.mark.long
+async def test_restarts_in_turn_are_not_noticed(postgres_dsn: str, tmp_path: Path) -> None:
     replicas = [Replica(postgres_dsn, tmp_path / f"server-{number}.log") for number in range(2)]
-    await rolled(replicas, replicas * rounds)
+    await rolled(replicas, replicas * 3)
 
 
 @pytest.mark.long

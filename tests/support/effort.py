@@ -1,8 +1,9 @@
-"""What `make test` leaves to `make test-long`: the larger part of random schedules and campaigns."""
+"""What `make test` leaves to `make test-long`: the larger part of random schedules, examples and campaigns."""
 
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import settings
 
 
 def left_to_long(*values: object) -> Sequence[object]:
@@ -13,3 +14,9 @@ def left_to_long(*values: object) -> Sequence[object]:
 def batches(quick: int, total: int) -> Sequence[object]:
     """Numbers of batches of seeds, from 0: `make test` runs the first `quick`, `make test-long` the others."""
     return [*range(quick), *left_to_long(*range(quick, total))]
+
+
+def examples(quick: int, thorough: int) -> int:
+    """Examples of one property: `make test` tries `quick`, `make test-long` all of them. Without such a setting a
+    property has as many as the profiles of tests/conftest.py say."""
+    return thorough if settings.get_current_profile_name() == "thorough" else quick

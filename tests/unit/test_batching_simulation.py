@@ -389,7 +389,7 @@ def test_large_command_that_waits_is_not_passed_over_for_ever() -> None:
     assert ["large1001"] in batches
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", batches(5, 20))
 def test_tenants_that_all_want_more_are_given_the_same(seed: int) -> None:
     chance = Random(seed)
     backlog = Backlog(batch_commands=chance.randint(1, 40), batch_bytes=chance.randint(1, 300_000))

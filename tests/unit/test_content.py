@@ -20,9 +20,10 @@ from sessiond_server.domain.sessions.content import Sizes, patch_of, stored_patc
 from sessiond_server.domain.sessions.validation import STATE_BYTES
 from sessiond_server.errors import InvalidFields, RequestIdReused
 from tests.support.content_updates import SET_KEYS, struct, update
+from tests.support.effort import examples
 from tests.support.session_log import KEY, MERGE, REPLACE, Log, user
 
-EXAMPLES = 40
+EXAMPLES = examples(15, 40)
 PATCHING = Policy(least_patched_bytes=0, content_patches=3)
 
 KEYS = st.sampled_from(["a", "b", "c", "é", "with.dot"])
@@ -56,7 +57,7 @@ def updates(draw: st.DrawFn) -> c.UpdateSession:
     return c.UpdateSession(session, tuple(paths), how, tuple(removed), full=draw(st.booleans()))
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(state=OBJECTS, changes=st.lists(updates(), max_size=12), policy=st.sampled_from([PATCHING, Policy()]))
 def test_any_updates_fold_to_the_row(state: dict[str, object], changes: list[c.UpdateSession], policy: Policy) -> None:
     """From every snapshot on, and whether or not an answer with the content is asked for."""
@@ -83,7 +84,7 @@ def parsed(written: c.SessionWritten) -> Session:
     return Session.FromString(written.session.core + written.session.content)
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(state=OBJECTS, changes=st.lists(updates(), max_size=8))
 def test_a_chain_is_what_its_patches_make_of_the_whole(
     state: dict[str, object], changes: list[c.UpdateSession]
@@ -97,7 +98,7 @@ def test_a_chain_is_what_its_patches_make_of_the_whole(
     assert Session.FromString(whole(chain)) == session
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(state=OBJECTS, changes=st.lists(updates(), max_size=8))
 def test_sizes_are_never_too_low(state: dict[str, object], changes: list[c.UpdateSession]) -> None:
     session = Session(state=struct(state))

@@ -21,6 +21,7 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import BatchGetSessionsRequest, CreateSessionRequest
 from sessiond_server.rpc import elements
 from sessiond_server.rpc.elements import MOST, SLICE, UNCUT
+from tests.support.effort import batches
 
 ENTRIES = 50_000
 """Of an object of 1 MiB, all small: the most that the API's limits allow."""
@@ -148,7 +149,7 @@ def _json(chance: Random, budget: Iterator[int], depth: int) -> Any:
     return (None, True, chance.random(), "x" * chance.randrange(200))[kind]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", batches(10, 40))
 def test_slices_together_are_the_message(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = Random(seed)
     monkeypatch.setattr(elements, "SLICE", chance.choice((1, 7, 100)))

@@ -29,7 +29,7 @@ EVENT = "0197a2b4-0000-7000-8000-000000000001"
 METADATA_BYTES = 8 * 1024
 """What gRPC takes of metadata by default."""
 
-some_ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=63).filter(
+some_ids = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=63).filter(
     lambda value: value == value.strip()
 )
 

@@ -43,6 +43,7 @@ from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
+from tests.support.effort import examples
 from tests.support.rows import table
 
 TENANT = Scope("tenant")
@@ -778,45 +779,49 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 }
 
 
-def any_message(descriptor: Descriptor, depth: int = 6) -> st.SearchStrategy[Any]:
+ABSENCE = st.integers(0, 2)
+SOME_STRINGS = st.lists(STRINGS, max_size=3)
+SOME_SCALARS = {kind: st.lists(value, max_size=3) for kind, value in SCALARS.items()}
+
+
+@st.composite
+def any_message(draw: st.DrawFn, descriptor: Descriptor) -> Any:
     """Any message of a type, valid or not: each field absent or with one of the values worth trying."""
+    return drawn(draw, descriptor, 6)
 
-    @st.composite
-    def build(draw: st.DrawFn) -> Any:
-        message: Any = GetMessageClass(descriptor)()
-        for field in descriptor.fields:
-            if draw(st.integers(0, 2)) != 0:
-                continue
-            fill(draw, message, field)
-        return message
 
-    def fill(draw: st.DrawFn, message: Any, field: FieldDescriptor) -> None:
-        if field.message_type is None:
-            value = SCALARS[field.type]
-            if field.is_repeated:
-                getattr(message, field.name).extend(draw(st.lists(value, max_size=3)))
-            else:
-                setattr(message, field.name, draw(value))
-        elif depth == 0:
-            return
-        elif field.message_type.GetOptions().map_entry:
-            entry = field.message_type.fields_by_name["value"]
-            for key in draw(st.lists(STRINGS, max_size=3)):
-                if entry.message_type is None:
-                    getattr(message, field.name)[key] = draw(STRINGS)
-                else:
-                    getattr(message, field.name)[key].CopyFrom(draw(any_message(entry.message_type, depth - 1)))
-        elif field.is_repeated:
-            inner = any_message(field.message_type, depth - 1)
-            getattr(message, field.name).extend(draw(st.lists(inner, max_size=3)))
+def drawn(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Any:
+    message: Any = GetMessageClass(descriptor)()
+    for field in descriptor.fields:
+        if draw(ABSENCE) == 0:
+            fill(draw, message, field, depth)
+    return message
+
+
+def fill(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> None:
+    if field.message_type is None:
+        if field.is_repeated:
+            getattr(message, field.name).extend(draw(SOME_SCALARS[field.type]))
         else:
-            getattr(message, field.name).CopyFrom(draw(any_message(field.message_type, depth - 1)))
-
-    return build()
+            setattr(message, field.name, draw(SCALARS[field.type]))
+    elif depth == 0:
+        return
+    elif field.message_type.GetOptions().map_entry:
+        entry = field.message_type.fields_by_name["value"]
+        for key in draw(SOME_STRINGS):
+            if entry.message_type is None:
+                getattr(message, field.name)[key] = draw(STRINGS)
+            else:
+                getattr(message, field.name)[key].CopyFrom(drawn(draw, entry.message_type, depth - 1))
+    elif field.is_repeated:
+        some = draw(st.integers(0, 3))
+        getattr(message, field.name).extend(drawn(draw, field.message_type, depth - 1) for _ in range(some))
+    else:
+        getattr(message, field.name).CopyFrom(drawn(draw, field.message_type, depth - 1))
 
 
 @pytest.mark.parametrize("rpc", METHODS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(15, 40), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_any_request_is_accepted_or_its_fields_are_named(rpc: str, data: st.DataObject) -> None:
     request = data.draw(any_message(METHODS[rpc].input_type))
@@ -826,7 +831,7 @@ def test_any_request_is_accepted_or_its_fields_are_named(rpc: str, data: st.Data
 
 
 @pytest.mark.parametrize("rpc", METHODS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(15, 40))
 @given(data=st.data())
 def test_any_change_of_bytes_is_accepted_or_its_fields_are_named(rpc: str, data: st.DataObject) -> None:
     raw = bytearray(minimal(rpc).SerializeToString() or b"\x08\x01")

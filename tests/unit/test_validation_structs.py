@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessiond_server.domain import structs
+from tests.support.effort import examples
 
 
 def struct(**fields: Value) -> Struct:
@@ -115,7 +116,7 @@ def is_sound(value: Any) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100, 300))
 @given(st.dictionaries(st.text(alphabet="ab\0", max_size=2), json_values, max_size=4))
 def test_both_walks_agree_with_plain_values(plain: dict[str, Any]) -> None:
     value = Struct()
