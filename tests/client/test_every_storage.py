@@ -9,6 +9,7 @@ import pytest
 import sessiond
 from tests.support import s3
 from tests.support.client_service import serving
+from tests.support.effort import left_to_long
 from tests.support.odd_ids import BAD_IDS, ODD_IDS
 from tests.support.redis_cluster import ClusterOfThree
 
@@ -22,7 +23,7 @@ def s3_server() -> Iterator[s3.S3Server]:
         yield server
 
 
-@pytest.fixture(params=["memory", "folder", "redis", "cluster", "s3"])
+@pytest.fixture(params=["memory", *left_to_long("folder"), "redis", *left_to_long("cluster"), "s3"])
 def flags(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Servers start here, outside of any event loop."""
     if request.param == "memory":

@@ -30,10 +30,10 @@ def buf(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of its own with all files of this one, ready to be released."""
-    copy = tmp_path / "copy"
+    copy = tmp_path_factory.mktemp("release") / "ready"
     for name in git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
         if name and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +46,14 @@ def tree(tmp_path: Path) -> Path:
     assert buf("build", copy / "protos", "--exclude-source-info", "--output", image).returncode == 0
     git(copy, "init", "--quiet")
     commit(copy)
+    return copy
+
+
+@pytest.fixture
+def tree(ready: Path, tmp_path: Path) -> Path:
+    """A copy of it, which the test may change."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ready, copy)
     return copy
 
 
