@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from sessiond.v1.message_pb2 import Message, Part, Role
     from sessiond.v1.run_pb2 import Failure, Run, RunEndReason, RunFence, RunStatus
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
+    from sessiond.v1.summary_pb2 import Summary
     from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallExpireAction, ToolCallStatus
     from sessiond.watch import Watch
 
@@ -209,6 +210,7 @@ __all__ = [
     "Starting",
     "StorageUnavailable",
     "StoreUnavailable",
+    "Summary",
     "SyncClient",
     "SyncDownload",
     "SyncDraft",
@@ -327,6 +329,7 @@ _ELSEWHERE = {
     "RunEndReason": "v1.run_pb2",
     "RunFence": "v1.run_pb2",
     "RunStatus": "v1.run_pb2",
+    "Summary": "v1.summary_pb2",
     "ToolCall": "v1.tool_call_pb2",
     "ToolCallCancelReason": "v1.tool_call_pb2",
     "ToolCallExpireAction": "v1.tool_call_pb2",

@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 
 from sessiond.connection import Connection
+from sessiond.context_calls import ContextCalls
 from sessiond.document_calls import DocumentCalls
 from sessiond.draft import Draft
 from sessiond.errors import DeadlinePassed
@@ -33,7 +34,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond.waiting import found
 
 
-class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls):
+class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls, ContextCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async

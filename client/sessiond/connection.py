@@ -19,6 +19,7 @@ from sessiond.status import typed_error
 from sessiond.streams import Sending, Stream, StreamChannels, Stubs
 from sessiond.target import is_local
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
+from sessiond.v1.context_service_pb2_grpc import ContextServiceStub
 from sessiond.v1.document_service_pb2_grpc import DocumentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
@@ -28,6 +29,7 @@ from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
 
 if TYPE_CHECKING:
     from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
+    from sessiond.v1.context_service_pb2_grpc import ContextServiceAsyncStub
     from sessiond.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
@@ -143,6 +145,12 @@ class Connection:
         one."""
         self._open()
         return self._attachments
+
+    @property
+    def context(self) -> "ContextServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._context
 
     @property
     def documents(self) -> "DocumentServiceAsyncStub":
@@ -283,6 +291,7 @@ class Connection:
             self._runs = cast("RunServiceAsyncStub", RunServiceStub(self._channel))
             self._tool_calls = cast("ToolCallServiceAsyncStub", ToolCallServiceStub(self._channel))
             self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(self._channel))
+            self._context = cast("ContextServiceAsyncStub", ContextServiceStub(self._channel))
             self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(self._channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")

@@ -86,6 +86,7 @@ EventTypeLike = Union[
         "attachment_deleted",
         "document_put",
         "document_deleted",
+        "summary_created",
     ],
     "EventType.ValueType",
 ]

@@ -57,6 +57,7 @@ from sessiond.tool_data import ToolValue
 from sessiond.transfer import GIVE_UP_AFTER, IDLE_TIMEOUT, Progress
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadStatus
+from sessiond.v1.context_service_pb2 import ListSummariesResponse
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.event_pb2 import Event
@@ -72,6 +73,7 @@ from sessiond.v1.session_service_pb2 import (
     ListSessionsResponse,
     SessionMetrics,
 )
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
 from sessiond.watch import SessionFrame, Watch
@@ -2058,6 +2060,68 @@ class SyncClient:
                 session_id=session_id,
                 expected_version=expected_version,
                 request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def create_summary(
+        self,
+        session_id: str,
+        text: str,
+        through_seq: int,
+        *,
+        model: str = "",
+        author: str = "",
+        usage: TokenUsage | None = None,
+        token_count: int = 0,
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Summary:
+        """Adds a summary of the messages up to `through_seq`, and returns it. Older ones and the messages stay.
+
+        `usage` are the tokens that making it cost, which the session's usage counts; `token_count` is the number of
+        tokens of `text`. Raises SessionEnded, RunFenced; InvalidFields for a `through_seq` beyond the version.
+        """
+        return wait(
+            self._inner.create_summary(
+                session_id,
+                text,
+                through_seq,
+                model=model,
+                author=author,
+                usage=usage,
+                token_count=token_count,
+                run=run,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def list_summaries(
+        self,
+        session_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> SyncPages[ListSummariesResponse, Summary]:
+        """Lists a session's summaries, newest first, for `for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken, VersionNotReached.
+        """
+        return SyncPages(
+            self._inner.list_summaries(
+                session_id,
+                page_size=page_size,
+                page_token=page_token,
+                min_version=min_version,
+                consistency=consistency,
                 timeout=timeout,
             )
         )

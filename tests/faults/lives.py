@@ -112,6 +112,7 @@ class Lives:
     async def _one(self, life: Life) -> "asyncio.Task[None] | None":
         """Its watch, unless it was not created."""
         client, session_id, chance = self._client, life.session_id, self._chance
+        writes = (self._append, self._append_and_update, self._update, self._draft, self._approval, self._summary)
         state = {"life": f"{session_id}, {life.generation}", "padding": PADDING}
         reuse = life.before is not None
 
@@ -128,9 +129,7 @@ class Lives:
             await self._read(life)
             for number in range(chance.randrange(1, 6)):
                 await asyncio.sleep(chance.uniform(0.0, 0.5))
-                write = chance.choice(
-                    (self._append, self._append_and_update, self._update, self._draft, self._approval)
-                )
+                write = chance.choice(writes)
                 await write(life, number)
                 if chance.random() < 0.4:
                     await self._read(life)
@@ -238,6 +237,27 @@ class Lives:
             return await self._client.wait_for_decision(life.session_id, tool_call_id, timeout=5.0)
 
         await self._write(life, ended)
+
+    async def _summary(self, life: Life, number: int) -> None:
+        """A summary of all that was acknowledged, which is then the newest one."""
+        through, text = life.acks[-1].seq, f"{life.session_id}, {life.generation}, {number}"
+
+        async def summarise(request_id: str) -> int:
+            return (await self._client.create_summary(life.session_id, text, through, request_id=request_id)).seq
+
+        ack = await self._write(life, summarise)
+        while ack is not None and not life.lost:
+            try:
+                page = await self._client.list_summaries(life.session_id, page_size=1, min_version=ack.seq).page()
+            except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                await asyncio.sleep(0.05)
+            except (sessiond.NotFound, sessiond.VersionNotReached):
+                life.lost = True
+            else:
+                life.reads += 1
+                told = [(found.seq, found.through_seq, found.text) for found in page.summaries]
+                life.misread += told != [(ack.seq, through, text)]
+                break
 
     async def _draft(self, life: Life, number: int) -> None:
         """A message that is shown while it is written. Its writer appends it, fails, or is gone without a word; then

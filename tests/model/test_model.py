@@ -28,6 +28,7 @@ from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus
 from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
@@ -68,6 +69,8 @@ KINDS = ["append"] * 6 + [
     "redact",
     "drop",
     "drop",
+    "summarise",
+    "summarise",
 ]
 KINDS += ["delete"]
 WORK = ["begin"] * 4 + ["heartbeat", "end_run", "end_run", "cancel_run", "request", "request"] + ["on_call"] * 5
@@ -84,6 +87,7 @@ WITH_RUN = (
     "on_call",
     "rename",
     "complete",
+    "summarise",
 )
 """What may carry a fence; a heartbeat and the end of a run must."""
 
@@ -167,6 +171,8 @@ def contents(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[str, Answer
         return kind, (tuple(sorted(changes.items())), draw(st.booleans()))
     if kind == "redact":
         return kind, (f"m{draw(st.integers(1, 12))}", draw(st.sampled_from(["", "privacy"])))
+    if kind == "summarise":
+        return kind, (draw(st.integers(1, 12)), draw(st.sampled_from(["so far", "and then"])))
     if kind == "drop":
         how = draw(st.sampled_from(["ids", "range", "last", "last"]))
         if how == "ids":
@@ -285,6 +291,10 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
         return c.UpdateSession(Session(state=state), ["state"], StructUpdate.STRUCT_UPDATE_MERGE)
     if kind == "redact":
         return c.RedactMessage(str(args[0]), str(args[1]))
+    if kind == "summarise":
+        through_seq, text = args
+        assert isinstance(through_seq, int)
+        return c.CreateSummary(Summary(through_seq=through_seq, text=str(text)))
     if kind == "drop":
         how, what, returned = args
         assert isinstance(what, tuple)
@@ -369,6 +379,9 @@ def answer(result: c.Result) -> Answer:
         gone = DeleteMessagesResponse.FromString(result.messages).messages
         said = tuple((m.message_id, m.parts[0].text if m.parts else None) for m in gone)
         return ("dropped", result.version, result.seqs, result.message_ids, said)
+    if isinstance(result, c.SummaryCreated):
+        summary = Summary.FromString(result.summary)
+        return ("summary", result.version, summary.seq, summary.through_seq, summary.text)
     if isinstance(result, c.LeaseExtended):
         return ("lease", result.lease_us // 1_000_000)
     if isinstance(result, c.RunWritten):
@@ -549,8 +562,16 @@ class Comparison(RuleBasedStateMachine):
         for event in events:
             folded = fold.fold(folded, event)
         assert folded == session
+        self.compare_summaries(store, session, expected)
         self.compare_work(store, session, expected)
         self.compare_files(store, session, expected)
+
+    def compare_summaries(self, store: Store, session: Session, expected: ModelSession) -> None:
+        scope, name = c.Scope(self.tenant), session.session_id
+        page = self.run(store.list_summaries(scope, name, before_seq=0, limit=100))
+        stored = [Summary.FromString(body) for body in page.summaries]  # type: ignore[attr-defined]
+        assert [(s.seq, s.through_seq, s.text) for s in stored[::-1]] == expected.summaries
+        assert session.summary_seq == (expected.summaries[-1][0] if expected.summaries else 0)
 
     def compare_files(self, store: Store, session: Session, expected: ModelSession) -> None:
         assert isinstance(store, MemoryStore | PostgresStore)

@@ -33,6 +33,7 @@ HUB = "tests/events/test_hub.py"
 CONTENT = "tests/unit/test_content.py"
 DOCUMENTS = "tests/conformance/test_documents.py"
 CALLS = "tests/unit/test_tool_calls.py"
+SUMMARIES = "tests/unit/test_summaries.py"
 HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
@@ -186,6 +187,34 @@ MUTANTS = {
         "if write.expected_version == -1:",
         DOCUMENTS,
         "test_expected_versions[memory]",
+    ),
+    "summary_of_what_is_not_there": Mutant(
+        "domain/summaries/rules.py",
+        "<= core.version:",
+        "<= core.version + 1:",
+        SUMMARIES,
+        "test_summary_covers_what_is_there",
+    ),
+    "summary_of_a_former_session": Mutant(
+        "domain/summaries/rules.py",
+        "if not core.base_version < given",
+        "if not 0 < given",
+        SUMMARIES,
+        "test_summary_of_a_former_session_with_the_id_is_refused",
+    ),
+    "summary_that_costs_nothing": Mutant(
+        "domain/fold.py",
+        'if summary.HasField("usage"):',
+        "if not summary.text:",
+        SUMMARIES,
+        "test_summary_is_an_event_with_what_was_given_and_who_made_it",
+    ),
+    "summaries_of_all_tenants": Mutant(
+        "postgres/read.sql",
+        'where e.tenant_id = $1 collate "POSIX" and e.session_id = $2 collate "POSIX" and e.type = 80 and e.seq < $4',
+        "where e.type = 80 and e.seq < $4",
+        "tests/conformance/test_summaries.py",
+        "test_summaries_stay_and_are_listed_newest_first[postgres]",
     ),
     "approval_ends_a_moment_later": Mutant(
         "domain/tool_calls/rules.py",

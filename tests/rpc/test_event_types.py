@@ -8,6 +8,7 @@ from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
@@ -17,7 +18,8 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
-from sessiond.v1.session_pb2 import Session
+from sessiond.v1.session_pb2 import Session, TokenUsage
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from tests.support.attachments import Site, site
 from tests.support.wire import Watch, said
@@ -197,6 +199,15 @@ async def documents(one: Watched) -> None:
     assert (event.documents[0].deleted, event.documents[0].version, event.seq) == (True, 2, deleted.seq)
 
 
+async def summaries(one: Watched) -> None:
+    await one.place.wire.call("AppendMessages", m.AppendMessagesRequest(session_id="s", messages=[said("one")]))
+    await one.emits("MESSAGE_APPENDED")
+    given = Summary(through_seq=2, text="One.", model="m", usage=TokenUsage(input_tokens=3))
+    made = await one.place.wire.call("CreateSummary", x.CreateSummaryRequest(session_id="s", summary=given))
+    (event,) = await one.emits("SUMMARY_CREATED")
+    assert (event.summary, event.actor) == (made, made.actor)
+
+
 STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     life,
     expiry,
@@ -205,6 +216,7 @@ STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     tool_calls,
     attachments,
     documents,
+    summaries,
 )
 
 

@@ -9,6 +9,7 @@ from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
@@ -20,6 +21,7 @@ from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, Docu
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain import encoding as encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
@@ -145,6 +147,8 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "PutDocument": lambda a: (a.scope_id, a.key, a.json, a.version, a.seq) == ("ann", "likes", '["tea"]', 1, 0),
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
+    "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
+    "ListSummaries": lambda a: ([*a.summaries], a.next_page_token, a.version) == ([], "", 6),
 }
 
 
@@ -316,6 +320,18 @@ REFUSALS: list[Refusal] = [
     ("ListToolCalls", t.ListToolCallsRequest(session_id="busy", statuses=cast("Any", [8])), INVALID, "INVALID_FIELD",
      {}),
     ("ListPendingApprovals", t.ListPendingApprovalsRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("CreateSummary", x.CreateSummaryRequest(session_id="ended", summary=Summary(through_seq=1, text="x")),
+     PRECONDITION, "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("CreateSummary", x.CreateSummaryRequest(session_id="active", summary=Summary(through_seq=3, text="x")), INVALID,
+     "INVALID_FIELD", {}),
+    ("CreateSummary",
+     x.CreateSummaryRequest(session_id="busy", summary=Summary(through_seq=1, text="x"), run=STALE), StatusCode.ABORTED,
+     "RUN_FENCED", FENCED),
+    ("ListSummaries", x.ListSummariesRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("ListSummaries", x.ListSummariesRequest(session_id="busy", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",
+     {"session_id": "busy", "current_version": "6"}),
+    ("ListSummaries", x.ListSummariesRequest(session_id="busy", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
     ("GetDocument", d.GetDocumentRequest(scope=ANN[0], scope_id="ann", key="x"), StatusCode.NOT_FOUND,
      "DOCUMENT_NOT_FOUND", {"scope": "USER", "scope_id": "ann", "key": "x"}),
     ("BatchGetDocuments", d.BatchGetDocumentsRequest(), INVALID, "INVALID_FIELD", {}),

@@ -101,6 +101,8 @@ class Session:
     uploads: dict[str, int] = field(default_factory=dict)
     """Those that are not complete: id -> size."""
     files: dict[str, File] = field(default_factory=dict)
+    summaries: list[tuple[int, int, str]] = field(default_factory=list)
+    """(seq, through_seq, text), as they were written."""
 
     def open_calls(self) -> list[Call]:
         return [call for call in self.calls.values() if call.status in ("PENDING", "APPROVED", "RUNNING")]
@@ -433,6 +435,15 @@ class Model:
             s.name, s.named_by = "", ""
         self._event(s, "MESSAGE_REDACTED")
         return ("redacted", s.version, message_id, reason)
+
+    def _summarise(self, s: Session, through_seq: int, text: str) -> Answer:
+        if closed := self._closed(s):
+            return closed
+        if not s.base < through_seq <= s.version:
+            return ("error", "InvalidFields")
+        self._event(s, "SUMMARY_CREATED")
+        s.summaries.append((s.version, through_seq, text))
+        return ("summary", s.version, *s.summaries[-1])
 
     def _drop(self, s: Session, how: str, what: tuple[object, ...], returned: bool) -> Answer:
         """Deletes the messages with these ids, between these two places, or so many of the newest."""

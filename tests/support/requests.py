@@ -3,6 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
@@ -12,6 +13,7 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from tests.support.wire import Wire, header, said
 
@@ -66,6 +68,7 @@ WRITES = {
     "CancelToolCall": t.CancelToolCallRequest(session_id="busy", tool_call_id="running"),
     "PutDocument": d.PutDocumentRequest(document=Document(scope=USER, scope_id="ann", key="likes", json='["tea"]')),
     "DeleteDocument": d.DeleteDocumentRequest(scope=TENANT_WIDE, key="settings"),
+    "CreateSummary": x.CreateSummaryRequest(session_id="active", summary=Summary(through_seq=2, text="Greetings.")),
 }
 
 
@@ -105,6 +108,7 @@ READS = {
         names=[DocumentName(scope=TENANT_WIDE, key=key) for key in ("none", "settings")]
     ),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
+    "ListSummaries": x.ListSummariesRequest(session_id="busy"),
 }
 
 

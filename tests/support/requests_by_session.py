@@ -3,6 +3,7 @@
 from google.protobuf.message import Message as ProtoMessage
 
 from sessiond.v1 import attachment_service_pb2 as a
+from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
@@ -13,6 +14,7 @@ from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
 from tests.support.wire import BOB, Wire, header, said
 
@@ -41,6 +43,10 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "GetSessionMetrics": s.GetSessionMetricsRequest(session_id=session_id, min_version=1000),
         "AppendMessages": m.AppendMessagesRequest(session_id=session_id, messages=[said("x", message_id="m1")]),
         "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),
+        "CreateSummary": x.CreateSummaryRequest(
+            session_id=session_id, summary=Summary(through_seq=1, text="x"), request_id="used", expected_version=77
+        ),
+        "ListSummaries": x.ListSummariesRequest(session_id=session_id, min_version=1000),
         "ListMessages": m.ListMessagesRequest(session_id=session_id, min_version=1000),
         "RedactMessage": m.RedactMessageRequest(session_id=session_id, message_id="m1"),
         "DeleteMessages": m.DeleteMessagesRequest(session_id=session_id, last_n=1),

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from sessiond.v1 import (
     attachment_service_pb2,
+    context_service_pb2,
     document_service_pb2,
     event_service_pb2,
     message_service_pb2,
@@ -37,6 +38,7 @@ METHODS: dict[str, MethodDescriptor] = {
         run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"],
         attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"],
+        context_service_pb2.DESCRIPTOR.services_by_name["ContextService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
     )
     for method in service.methods

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sessiond.v1 import context_service_pb2 as context
 from sessiond.v1 import document_service_pb2 as documents
 from sessiond.v1 import message_service_pb2 as messages
 from sessiond.v1 import run_service_pb2 as runs
@@ -38,6 +39,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.ids import own_prefix
 from sessiond_server.errors import InvalidFields
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.context import checks as context_requests
 from sessiond_server.rpc.documents import checks as document_requests
 from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
@@ -93,6 +95,8 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "BatchGetDocuments": lambda request: document_requests.batch_get_documents(request, TENANT),
     "PutDocument": lambda request: document_requests.put_document(request, TENANT),
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
+    "CreateSummary": context_requests.create_summary,
+    "ListSummaries": context_requests.list_summaries,
     "DeleteDocument": lambda request: document_requests.delete_document(request, TENANT),
 }
 
@@ -104,6 +108,7 @@ METHODS = {
         runs.DESCRIPTOR.services_by_name["RunService"],
         tool_calls.DESCRIPTOR.services_by_name["ToolCallService"],
         documents.DESCRIPTOR.services_by_name["DocumentService"],
+        context.DESCRIPTOR.services_by_name["ContextService"],
     )
     for method in service.methods
 }
@@ -144,6 +149,9 @@ def minimal(rpc: str) -> Any:
         request.session.name = "n"
     if "run_id" in fields and rpc != "ListToolCalls":
         request.run_id = "r"
+    if "summary" in fields:
+        request.summary.through_seq = 1
+        request.summary.text = "t"
     if "tool_call_id" in fields:
         request.tool_call_id = "t"
     if "tool_call" in fields:
@@ -250,6 +258,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
+    # test_summaries.py
+    own |= {"summary"}
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
     # tests/rpc/test_documents.py
@@ -351,7 +361,7 @@ def test_batches_and_lists_read_basic_by_default(view: Any, full: bool) -> None:
 @pytest.mark.parametrize(("consistency", "strong"), [(0, False), (1, False), (2, True)])
 def test_reads_are_cached_by_default(consistency: Any, strong: bool) -> None:
     reads = {rpc for rpc, method in METHODS.items() if "consistency" in method.input_type.fields_by_name}
-    reads -= {"GetRun", "ListRuns", "GetToolCall", "ListToolCalls"}  # of which there are no copies
+    reads -= {"GetRun", "ListRuns", "GetToolCall", "ListToolCalls", "ListSummaries"}  # of which there are no copies
     answers: dict[str, Any] = {rpc: FUNCTIONS[rpc](changed(rpc, consistency=consistency)) for rpc in reads}
     assert {rpc: answer.strong for rpc, answer in answers.items()} == dict.fromkeys(reads, strong)
 

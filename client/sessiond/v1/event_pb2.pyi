@@ -15,6 +15,7 @@ import sessiond.v1.document_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
+import sessiond.v1.summary_pb2
 import sessiond.v1.tool_call_pb2
 import sys
 import typing
@@ -98,6 +99,8 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """PutDocument, of a document of the session: `documents`."""
     EVENT_TYPE_DOCUMENT_DELETED: _EventType.ValueType  # 71
     """DeleteDocument, of a document of the session: `documents`."""
+    EVENT_TYPE_SUMMARY_CREATED: _EventType.ValueType  # 80
+    """CreateSummary."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened. Each event is committed together with the change that it reports, and only once: a refused write emits
@@ -174,6 +177,8 @@ EVENT_TYPE_DOCUMENT_PUT: EventType.ValueType  # 70
 """PutDocument, of a document of the session: `documents`."""
 EVENT_TYPE_DOCUMENT_DELETED: EventType.ValueType  # 71
 """DeleteDocument, of a document of the session: `documents`."""
+EVENT_TYPE_SUMMARY_CREATED: EventType.ValueType  # 80
+"""CreateSummary."""
 global___EventType = EventType
 
 @typing.final
@@ -188,7 +193,8 @@ class Event(google.protobuf.message.Message):
     SESSION_VIEW_FULL, its core only with SESSION_VIEW_BASIC, and its core with SESSION_VIEW_PATCH, whose `session_patch`
     changes the content. Any other event adds to the counters what it appended or uploaded (a message with its usage, an
     attachment with its bytes), subtracts an attachment that it deleted with its bytes and from `message_count` the
-    messages that it deleted (their usage stays), and counts runs and tool calls as below. It sets the name where
+    messages that it deleted (their usage stays), adds the usage of a summary, whose `seq` becomes `summary_seq`, and counts
+    runs and tool calls as below. It sets the name where
     `session_name` is set, counts the request where `index_in_request` is 0, and, where the session has a
     `ttl`, moves `expire_time` to at least `create_time` + `ttl`.
 
@@ -221,6 +227,7 @@ class Event(google.protobuf.message.Message):
     TOOL_CALL_FIELD_NUMBER: builtins.int
     ATTACHMENT_FIELD_NUMBER: builtins.int
     DELETED_MESSAGES_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """Place in the session's log: 1, 2, 3 ... without a gap. Of a session that took the id of a deleted one, the first
     is `base_version` + 1.
@@ -295,6 +302,10 @@ class Event(google.protobuf.message.Message):
     def deleted_messages(self) -> global___DeletedMessages:
         """For EVENT_TYPE_MESSAGES_DELETED."""
 
+    @property
+    def summary(self) -> sessiond.v1.summary_pb2.Summary:
+        """For EVENT_TYPE_SUMMARY_*."""
+
     def __init__(
         self,
         *,
@@ -318,13 +329,14 @@ class Event(google.protobuf.message.Message):
         tool_call: sessiond.v1.tool_call_pb2.ToolCall | None = ...,
         attachment: sessiond.v1.attachment_pb2.Attachment | None = ...,
         deleted_messages: global___DeletedMessages | None = ...,
+        summary: sessiond.v1.summary_pb2.Summary | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "summary", b"summary", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "summary", b"summary", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "run", "tool_call", "attachment", "deleted_messages"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["session", "message", "run", "tool_call", "attachment", "deleted_messages", "summary"] | None: ...
 
 global___Event = Event
 

@@ -253,6 +253,7 @@ class Session(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     CONTENT_VERSION_FIELD_NUMBER: builtins.int
     BASE_VERSION_FIELD_NUMBER: builtins.int
+    SUMMARY_SEQ_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_FENCE_FIELD_NUMBER: builtins.int
@@ -314,6 +315,8 @@ class Session(google.protobuf.message.Message):
     """The version at which the session that had the id before was deleted (see CreateSessionRequest.reuse_deleted): the
     log begins at `base_version` + 1. 0: the log begins at 1. Output only.
     """
+    summary_seq: builtins.int
+    """`seq` of the newest Summary; 0 without one. Output only."""
     last_event_id: builtins.str
     """`event_id` of the last event. With `version` it identifies this state of the session exactly. Output only."""
     live_run_id: builtins.str
@@ -331,7 +334,9 @@ class Session(google.protobuf.message.Message):
     attachment_bytes: builtins.int
     """Total size of these attachments in bytes. Output only."""
     summary: builtins.str
-    """Summary of the conversation. 0 to 65 536 characters."""
+    """Summary of the conversation, as a client sets it. 0 to 65 536 characters. Summaries that say what they cover are
+    records of their own: see Summary.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Labels for filters. 0 to 64 of them; keys of 1 to 63 characters of `[A-Za-z0-9._/-]`, values of 0 to 255
@@ -427,6 +432,7 @@ class Session(google.protobuf.message.Message):
         version: builtins.int = ...,
         content_version: builtins.int = ...,
         base_version: builtins.int = ...,
+        summary_seq: builtins.int = ...,
         last_event_id: builtins.str = ...,
         live_run_id: builtins.str = ...,
         live_run_fence: builtins.int = ...,
@@ -443,7 +449,7 @@ class Session(google.protobuf.message.Message):
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
 

@@ -35,6 +35,7 @@ from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
 from sessiond_server.domain.sessions.content import Sizes, after_unread, patch_of
 from sessiond_server.domain.state import State, Step
+from sessiond_server.domain.summaries import rules as summary_rules
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.tool_calls import rules as tool_call_rules
 from sessiond_server.errors import (
@@ -56,6 +57,7 @@ ACTIONS: Final[Mapping[type, Action]] = {
     **tool_call_rules.ACTIONS,
     **attachment_rules.ACTIONS,
     **document_rules.ACTIONS,
+    **summary_rules.ACTIONS,
 }
 """The row of every action, by the action's type."""
 

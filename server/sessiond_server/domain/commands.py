@@ -15,6 +15,7 @@ from sessiond.v1.run_pb2 import Failure, Run, RunStatus
 from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import EndReason, Session, TokenUsage
 from sessiond.v1.session_service_pb2 import StructUpdate
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.errors import SessiondError
 
@@ -256,6 +257,12 @@ class DeleteAttachment:
     attachment_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class CreateSummary:
+    summary: Summary
+    """Validated. The rules fill in and overwrite output-only fields."""
+
+
 ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
 """Actions on an existing tool call."""
 
@@ -283,6 +290,7 @@ Action = (
     | CompleteUpload
     | DeleteAttachment
     | DocumentWrite
+    | CreateSummary
 )
 
 
@@ -439,6 +447,14 @@ class DocumentWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class SummaryCreated:
+    """Outcome of a created summary: the serialised Summary."""
+
+    version: int
+    summary: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NothingToDo:
     """Outcome of an ExpireSession that found nothing to end, or only a run."""
 
@@ -457,6 +473,7 @@ Outcome = (
     | AttachmentUploaded
     | AttachmentDeleted
     | DocumentWritten
+    | SummaryCreated
     | NothingToDo
 )
 """What an accepted command did. A retry gets an equal outcome, rebuilt from the log. Each outcome has the session's

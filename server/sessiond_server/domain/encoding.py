@@ -56,6 +56,7 @@ EVENT_TOOL_CALL = tag(Event.TOOL_CALL_FIELD_NUMBER)
 EVENT_ATTACHMENT = tag(Event.ATTACHMENT_FIELD_NUMBER)
 EVENT_DELETED_MESSAGES = tag(Event.DELETED_MESSAGES_FIELD_NUMBER)
 EVENT_DOCUMENT = tag(Event.DOCUMENTS_FIELD_NUMBER)
+EVENT_SUMMARY = tag(Event.SUMMARY_FIELD_NUMBER)
 EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
@@ -67,6 +68,7 @@ FIRST_RUN_EVENT = 30
 FIRST_TOOL_CALL_EVENT = 40
 FIRST_ATTACHMENT_EVENT = 60
 FIRST_DOCUMENT_EVENT = 70
+SUMMARY_CREATED = FIRST_SUMMARY_EVENT = 80
 """The first event type of each resource. Events from that number on carry the resource; lower ones carry a Session."""
 
 
@@ -114,7 +116,9 @@ def _payload(event_type: int) -> bytes:
         return EVENT_RUN
     if event_type < FIRST_ATTACHMENT_EVENT:
         return EVENT_TOOL_CALL
-    return EVENT_ATTACHMENT if event_type < FIRST_DOCUMENT_EVENT else EVENT_DOCUMENT
+    if event_type < FIRST_DOCUMENT_EVENT:
+        return EVENT_ATTACHMENT
+    return EVENT_DOCUMENT if event_type < FIRST_SUMMARY_EVENT else EVENT_SUMMARY
 
 
 @cache

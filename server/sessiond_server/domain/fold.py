@@ -11,6 +11,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionStatus, TokenUsage
+from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.validation import MOST_INTEGER
@@ -80,6 +81,13 @@ def add_usage(session: Session, usage: TokenUsage) -> None:
     total.total_tokens = min(total.total_tokens + usage.total_tokens, MOST_INTEGER)
     total.reasoning_tokens = min(total.reasoning_tokens + usage.reasoning_tokens, MOST_INTEGER)
     total.cached_tokens = min(total.cached_tokens + usage.cached_tokens, MOST_INTEGER)
+
+
+def add_summary(session: Session, summary: Summary) -> None:
+    """Applies an event of a summary: the newest one, and the tokens spent on it."""
+    session.summary_seq = summary.seq
+    if summary.HasField("usage"):
+        add_usage(session, summary.usage)
 
 
 def add_run(session: Session, event_type: EventType.ValueType, run: Run) -> None:
@@ -160,6 +168,8 @@ def fold(session: Session, event: Event) -> Session:
         add_attachment(after, event.type, event.attachment)
     elif event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED:
         add_message(after, event.message)
+    elif payload == "summary":
+        add_summary(after, event.summary)
     elif payload == "deleted_messages":
         remove_messages(after, len(event.deleted_messages.seqs))
     if event.HasField("session_name"):

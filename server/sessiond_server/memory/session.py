@@ -38,6 +38,8 @@ class MemorySession:
     events: dict[int, EventRow] = field(default_factory=dict)
     message_seqs: list[int] = field(default_factory=list)
     """Ascending, as messages are appended."""
+    summary_seqs: list[int] = field(default_factory=list)
+    """Ascending."""
     seq_of_message: dict[str, int] = field(default_factory=dict)
     content_seqs: list[int] = field(default_factory=list)
     """Of the events that wrote the session's content or a patch of it, ascending."""
@@ -109,7 +111,7 @@ class MemorySession:
     def empty(self, gone: Deletion) -> None:
         """Removes what a deletion removes; the final event is yet to be written."""
         self.index, self.events, self.runs, self.tool_calls, self.run_counters = None, {}, {}, {}, b""
-        self.message_seqs, self.seq_of_message, self.content_seqs = [], {}, []
+        self.message_seqs, self.seq_of_message, self.content_seqs, self.summary_seqs = [], {}, [], []
         self.requests = {
             request_id: (record, time_us)
             for request_id, (record, time_us) in self.requests.items()

@@ -23,7 +23,7 @@ from sessiond_server.domain.commands import (
     Scope,
     SessionSnapshot,
 )
-from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT
+from sessiond_server.domain.encoding import FIRST_MESSAGE_EVENT, SUMMARY_CREATED
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.selection import Selection
@@ -57,6 +57,7 @@ from sessiond_server.store.session_reads import (
     Freshness,
     MessagesPage,
     SessionsPage,
+    SummariesPage,
     selected,
 )
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
@@ -179,6 +180,8 @@ class MemoryStore:
             if event.message_id is not None:
                 log.message_seqs.append(event.seq)
                 log.seq_of_message[event.message_id] = event.seq
+            if event.type == SUMMARY_CREATED:
+                log.summary_seqs.append(event.seq)
             if event.content is not None and event.type < FIRST_MESSAGE_EVENT:
                 log.content_seqs.append(event.seq)
         for request in writes.requests:
@@ -240,6 +243,13 @@ class MemoryStore:
         if (seq := log.seq_of_message.get(message_id)) is None:
             raise MessageNotFound(session_id, message_id)
         return log.head.version, log.events[seq].body
+
+    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
+        log = self._log(scope, session_id)
+        seqs = [seq for seq in reversed(log.summary_seqs) if not before_seq or seq < before_seq]
+        bodies = fitting(log.events[seq].body for seq in seqs[:limit])
+        more = len(bodies) < len(seqs)
+        return SummariesPage(log.head.version, bodies, seqs[len(bodies) - 1] if more else 0)
 
     async def find_messages(
         self,

@@ -18,6 +18,7 @@ from sessiond_server.store.session_reads import (
     Freshness,
     MessagesPage,
     SessionsPage,
+    SummariesPage,
     selected,
 )
 
@@ -28,6 +29,7 @@ GET_SESSIONS = READ["get_sessions"].text
 GET_MESSAGE = READ["get_message"].text
 LIST_MESSAGES_ASCENDING = READ["list_messages_ascending"].text
 LIST_MESSAGES_DESCENDING = READ["list_messages_descending"].text
+LIST_SUMMARIES = READ["list_summaries"].text
 FIND_MARKED_ASCENDING = READ["find_marked_ascending"].text
 FIND_MARKED_DESCENDING = READ["find_marked_descending"].text
 FIND_TIMED_ASCENDING = READ["find_timed_ascending"].text
@@ -117,6 +119,13 @@ class PostgresSessionReads:
         statement = LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING
         rows = await self._transactions.fetch(statement, *bounds, LOOKED_AT, PAGE_BYTES)
         return _selected(session_id, rows, where, limit)
+
+    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
+        rows = await self._transactions.fetch(
+            LIST_SUMMARIES, scope.tenant_id, session_id, scope.user_id, before_seq or NO_BOUND, limit, PAGE_BYTES
+        )
+        page = _messages_page(session_id, rows)
+        return SummariesPage(page.version, page.messages, page.last_seq if page.more else 0)
 
     async def list_messages(
         self,

@@ -116,6 +116,27 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 order by m.seq desc
 
+-- name: list_summaries  index: session_heads_pkey events_summaries
+-- As list_messages_descending, of summaries before $4: at most $5 of them and $6 bytes.
+select h.version, m.seq, m.body, m.found
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select page.seq, page.body, row_number() over downwards as place,
+      sum(octet_length(page.body)) over downwards as bytes, count(*) over () as found
+    from (
+      select e.seq, e.body from events e
+      where e.tenant_id = $1 collate "POSIX" and e.session_id = $2 collate "POSIX" and e.type = 80 and e.seq < $4
+      order by e.seq desc
+      limit $5::bigint + 1
+    ) page
+    window downwards as (order by page.seq desc rows unbounded preceding)
+  ) sized
+  where sized.place <= $5 and (sized.place = 1 or sized.bytes <= $6::bigint)
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq desc
+
 -- name: find_marked_ascending  index: session_heads_pkey message_marks_pkey events_pkey
 -- As list_messages_ascending, of the messages with the mark $8.
 select h.version, m.seq, m.body, m.found

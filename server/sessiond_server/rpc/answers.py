@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from sessiond.v1.context_service_pb2 import ListSummariesResponse
 from sessiond.v1.document_pb2 import DocumentChange, DocumentName
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
@@ -26,6 +27,7 @@ _BATCHED_SESSION = encoding.tag(BatchGetSessionsResponse.SESSIONS_FIELD_NUMBER)
 _BATCHED_DOCUMENT = encoding.tag(BatchGetDocumentsResponse.DOCUMENTS_FIELD_NUMBER)
 _LISTED_DOCUMENT = encoding.tag(ListDocumentsResponse.DOCUMENTS_FIELD_NUMBER)
 _LISTED_RUN = encoding.tag(ListRunsResponse.RUNS_FIELD_NUMBER)
+_LISTED_SUMMARY = encoding.tag(ListSummariesResponse.SUMMARIES_FIELD_NUMBER)
 _LISTED_TOOL_CALL = encoding.tag(ListToolCallsResponse.TOOL_CALLS_FIELD_NUMBER)
 _PENDING_TOOL_CALL = encoding.tag(ListPendingApprovalsResponse.TOOL_CALLS_FIELD_NUMBER)
 
@@ -109,6 +111,10 @@ def _run_metrics(core: Session, ended: RunCounters) -> RunMetrics:
         set_duration(metrics.average_duration, ended.total_us // ended.timed)
         set_duration(metrics.p95_duration, p95_us)
     return metrics
+
+
+def listed_summaries(summaries: Sequence[bytes], rest: ListSummariesResponse) -> bytes:
+    return encoding.repeated(_LISTED_SUMMARY, summaries, rest.SerializeToString())
 
 
 def lease(extended: LeaseExtended) -> bytes:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from sessiond.v1 import (
     attachment_service_pb2,
+    context_service_pb2,
     document_service_pb2,
     event_service_pb2,
     message_service_pb2,
@@ -27,6 +28,7 @@ from sessiond_server.rpc import reflection
 from sessiond_server.rpc.attachments.servicer import AttachmentServicer
 from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.call import Interceptor
+from sessiond_server.rpc.context.servicer import ContextServicer
 from sessiond_server.rpc.documents.servicer import DocumentServicer
 from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.positions import Positions
@@ -69,7 +71,8 @@ ATTACHMENTS: Final = attachment_service_pb2.DESCRIPTOR.services_by_name["Attachm
 RUNS: Final = run_service_pb2.DESCRIPTOR.services_by_name["RunService"]
 TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"]
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
-SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS)
+CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
+SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT)
 
 CACHE: Final = "cache"
 """Name of the cache in health checks: NOT_SERVING while it cannot be used; an unknown service if there is no cache."""
@@ -327,6 +330,7 @@ class RpcServer:
             EventServicer(reads.sessions, reads.logs, database.hub, database.bus, positions, self._deliveries),
             AttachmentServicer(database.files, writer, tokens, self.transfers, settings.upload_retention),
             DocumentServicer(reads.documents, writer, tokens),
+            ContextServicer(reads.queries, writer, tokens),
         )
 
     async def open(self, token_key: bytes) -> None:

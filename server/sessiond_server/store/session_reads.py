@@ -54,6 +54,16 @@ class MessagesPage:
     """Whether there may be more messages in the direction of reading."""
 
 
+@dataclass(frozen=True, slots=True)
+class SummariesPage:
+    version: int
+    """The session's version that the page describes."""
+    summaries: Sequence[bytes]
+    """Serialised Summaries, newest first."""
+    next_seq: int
+    """`seq` of the last summary, if there are more; else 0."""
+
+
 def selected(
     version: int, looked_at: Sequence[tuple[int, bytes]], where: Selection, limit: int, *, more: bool
 ) -> MessagesPage:
@@ -145,6 +155,11 @@ class SessionQueries(Protocol):
     ) -> MessagesPage:
         """As SessionReads.list_messages, of the messages that `where` selects. May compare LOOKED_AT messages only:
         then the page is short or empty and has `more`."""
+        ...
+
+    async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
+        """At most `limit` summaries with seq < before_seq (0: no bound), by descending seq, within PAGE_BYTES. The page
+        and its version are from one snapshot. Raises SessionNotFound."""
         ...
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:

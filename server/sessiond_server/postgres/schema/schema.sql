@@ -127,6 +127,11 @@ create index events_messages
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type = 20;
 
+-- The summaries. 80 is EVENT_TYPE_SUMMARY_CREATED.
+create index events_summaries
+  on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
+  where type = 80;
+
 -- The events that wrote a session's content, whole or as a patch.
 create index events_contents
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)

@@ -1,0 +1,79 @@
+"""The client's methods for summaries."""
+
+# ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
+
+from sessiond.connection import Connection
+from sessiond.fields import ConsistencyLike, Fence, enum_value, run_fence
+from sessiond.pages import Pages
+from sessiond.request_ids import new_request_id
+from sessiond.v1.context_service_pb2 import CreateSummaryRequest, ListSummariesRequest, ListSummariesResponse
+from sessiond.v1.session_pb2 import Consistency, TokenUsage
+from sessiond.v1.summary_pb2 import Summary
+
+
+class ContextCalls:
+    """ContextService; see `Client` for what all methods have in common. All methods raise SessionNotFound."""
+
+    _connection: Connection
+
+    async def create_summary(
+        self,
+        session_id: str,
+        text: str,
+        through_seq: int,
+        *,
+        model: str = "",
+        author: str = "",
+        usage: TokenUsage | None = None,
+        token_count: int = 0,
+        run: Fence | None = None,
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Summary:
+        """Adds a summary of the messages up to `through_seq`, and returns it. Older ones and the messages stay.
+
+        `usage` are the tokens that making it cost, which the session's usage counts; `token_count` is the number of
+        tokens of `text`. Raises SessionEnded, RunFenced; InvalidFields for a `through_seq` beyond the version.
+        """
+        summary = Summary(
+            through_seq=through_seq, text=text, model=model, author=author, usage=usage, token_count=token_count
+        )
+        request = CreateSummaryRequest(
+            session_id=session_id,
+            summary=summary,
+            run=run_fence(run),
+            request_id=request_id or new_request_id(),
+            expected_version=expected_version,
+        )
+        call = self._connection.context.CreateSummary
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    def list_summaries(
+        self,
+        session_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Pages[ListSummariesResponse, Summary]:
+        """Lists a session's summaries, newest first, for `async for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        InvalidPageToken, VersionNotReached.
+        """
+        freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+
+        async def fetch(token: str) -> ListSummariesResponse:
+            request = ListSummariesRequest(
+                session_id=session_id,
+                page_size=page_size,
+                page_token=token,
+                min_version=min_version,
+                consistency=freshness,
+            )
+            return await self._connection.call(self._connection.context.ListSummaries, request, timeout)
+
+        return Pages(fetch, lambda page: page.summaries, page_token)
