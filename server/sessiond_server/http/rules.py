@@ -12,6 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from sessiond.v1 import (
     attachment_service_pb2,
+    context_service_pb2,
     document_service_pb2,
     event_service_pb2,
     message_service_pb2,
@@ -98,6 +99,8 @@ RULES: Final = (
     Rule("GetMessage", "GET", _MESSAGE),
     Rule("RedactMessage", "POST", f"{_MESSAGE}:redact", body=WHOLE),
     Rule("DeleteMessages", "POST", f"{_SESSION}/messages:delete", body=WHOLE),
+    Rule("CreateSummary", "POST", f"{_SESSION}/summaries", body=WHOLE),
+    Rule("ListSummaries", "GET", f"{_SESSION}/summaries"),
     Rule("BeginRun", "POST", f"{_SESSION}/runs", body=WHOLE, made="run_id"),
     Rule("ListRuns", "GET", f"{_SESSION}/runs"),
     Rule("GetRun", "GET", _RUN),
@@ -136,6 +139,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         event_service_pb2,
         attachment_service_pb2,
         document_service_pb2,
+        context_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
