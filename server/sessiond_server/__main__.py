@@ -76,6 +76,10 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
             return databases.add(settings, asked.id)
         if asked.action == "place":
             return databases.place(settings, asked.tenant, asked.to)
+        if asked.action == "move":
+            from sessiond_server.cli import move
+
+            return move.run(settings, asked.tenant, asked.to, abort=asked.abort)
         return databases.show(settings)
     if asked.command == "show":
         from sessiond_server.cli import show

@@ -628,6 +628,7 @@ class StoreUnavailable(Unavailable):
         )
         self.divisible = divisible
         self.locked = locked
+        self.elsewhere = elsewhere
 
     def name(self, database_id: str) -> None:
         """Says which of several databases it is."""

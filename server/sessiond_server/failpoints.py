@@ -21,6 +21,13 @@ from typing import Final
 DROPPABLE: Final = frozenset({"before_announce", "before_cache", "before_hint"})
 """Places where the service must tolerate that the following step is skipped: the step only speeds things up."""
 
+MOVES: Final = frozenset({
+    "move_copying", "move_shut", "move_subscribed", "move_closing", "move_switching", "move_fenced", "move_opening",
+    "move_opened", "move_removing", "move_removed", "move_aborting",
+})  # fmt: skip
+"""Places in the process that moves a tenant to another database. Those named as a step: it is recorded, and has not
+begun."""
+
 PLACES: Final = frozenset({"before_commit", "after_commit", "before_read", "before_deliver"}) | DROPPABLE
 """
 before_commit    everything is written, the commit is not sent yet
@@ -30,6 +37,11 @@ before_cache     the cache does not know yet
 before_hint      the other replicas do not know yet
 before_read      the hub is about to read what has been committed
 before_deliver   a frame is about to be written to a watcher
+move_shut        the new home refuses writes of the tenant, and nothing is replicated
+move_subscribed  the replication has begun
+move_fenced      the old home refuses writes, and the new one does not take them yet
+move_opened      the new home takes writes, and the map does not say so yet
+move_removed     some of the old rows are removed
 """
 
 
@@ -54,8 +66,8 @@ def parse(text: str) -> dict[str, Fault]:
     faults = {}
     for item in filter(None, (item.strip() for item in text.split(","))):
         place, _, words = item.partition("=")
-        if place not in PLACES:
-            raise ValueError(f"must name places of {', '.join(sorted(PLACES))}")
+        if place not in PLACES | MOVES:
+            raise ValueError(f"must name places of {', '.join(sorted(PLACES | MOVES))}")
         faults[place] = _fault(place, words.split(":"))
     return faults
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.store.homes import HURRY
 from sessiond_server.store.upkeep import Upkeep
 
 _log = logging.getLogger("sessiond.app")
@@ -24,12 +25,19 @@ takes milliseconds, and waits for a lock at most half as long as this."""
 class StoreWatch:
     """Records whether the store answers: `reachable` is False until `begin` has succeeded."""
 
-    def __init__(self, store: Upkeep, changed: Callable[[bool], Awaitable[None]], stalled: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Upkeep,
+        changed: Callable[[bool], Awaitable[None]],
+        stalled: Callable[[], float],
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`changed` is called whenever `reachable` has changed. `stalled` returns the age, in seconds, of the oldest
-        write without an answer."""
+        write without an answer. `hurried`: whether calls wait for what the store says of the homes of tenants."""
         self._store = store
         self._changed = changed
         self._stalled = stalled
+        self._hurried = hurried
         self.reachable = False
         self.failed: str | None = None
         """Name of a background task that has failed; from then on the store counts as not answering."""
@@ -46,12 +54,14 @@ class StoreWatch:
         self.reachable = True
 
     async def run(self) -> None:
-        """Checks every PING_PAUSE seconds, until cancelled."""
+        """Checks every PING_PAUSE seconds, while hurried every HURRY seconds, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + PING_PAUSE
-            await asyncio.sleep(PING_PAUSE)
-            self._lags.append(max(0.0, loop.time() - due))
+            pause = HURRY if self._hurried() else PING_PAUSE
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
+            if pause == PING_PAUSE:
+                self._lags.append(max(0.0, loop.time() - due))
             await self.look()
 
     async def look(self) -> None:

@@ -1,10 +1,9 @@
 """Several databases behind one service: their commands, tenants apart, one of them away, and wrong ones refused."""
 
 import asyncio
-import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,20 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from redis.asyncio import Redis
 
 import sessiond
-from sessiond_server import auth
 from sessiond_server.app import database
 from sessiond_server.app.cache import identity
 from sessiond_server.app.databases import WrongDatabase
-from sessiond_server.app.service import Service, running
+from sessiond_server.app.service import Service
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.reaper import reap_orphans
-from sessiond_server.cli import databases as commands
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.store import PostgresStore
-from sessiond_server.settings import load
 from tests.support.databases import Databases
 from tests.support.proxy import proxied_postgres
 from tests.support.serve_process import command
+from tests.support.several_databases import Dsns, group, serving, variables, write_keys
 from tests.support.transactions import connected
 from tests.support.waiting import until
-
-Dsns = dict[str, str]
 
 TENANTS = {"acme": "main", "globex": "eu", "initech": "us"}
 """Tenant -> its home."""
@@ -49,24 +44,12 @@ def dsns(databases: Databases) -> Iterator[Dsns]:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> dict[str, str]:
-    """Tenant -> key; and `free`, a key of acme for all databases. The file is `keys.toml`."""
-    scopes = {"acme": auth.SCOPES, "globex": auth.SCOPES, "initech": auth.SCOPES, "hooli": auth.SCOPES}
-    made = {each: auth.new_key(each, each, "", scopes[each]) for each in scopes}
-    made["free"] = auth.new_key("free", "acme", "", auth.SCOPES | {auth.ANY_DATABASE})
-    (tmp_path / "keys.toml").write_text("\n".join(entry for _, entry in made.values()))
-    return {each: key for each, (key, _) in made.items()}
-
-
-def _variables(dsns: Dsns, default: str = "main") -> dict[str, str]:
-    return {
-        "SESSIOND_DATABASES": json.dumps(dsns),
-        "SESSIOND_DEFAULT_DATABASE": default,
-        "SESSIOND_POOL_SIZE": "24",
-    }
+    """Tenant -> key; and `free`, a key of acme for all databases."""
+    return write_keys(tmp_path, "acme", "globex", "initech", "hooli")
 
 
 def _run(dsns: Dsns, *arguments: str) -> str:
-    done = command(*arguments, **_variables(dsns))
+    done = command(*arguments, **variables(dsns))
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -74,27 +57,8 @@ def _run(dsns: Dsns, *arguments: str) -> str:
 @pytest.fixture
 def placed(dsns: Dsns) -> Dsns:
     """The three as one group, with a home for each tenant."""
-    settings = load({}, {"HOME": "/nowhere", **_variables(dsns)})
-    for each in ("eu", "us"):
-        assert commands.add(settings, each) == 0
-    for tenant, home in TENANTS.items():
-        if home != "main":
-            assert commands.place(settings, tenant, home) == 0
+    group(dsns, TENANTS)
     return dsns
-
-
-@asynccontextmanager
-async def serving(dsns: Dsns, folder: Path, *, default: str = "main", **variables: str) -> AsyncIterator[Service]:
-    environment = {
-        "HOME": "/nowhere",
-        "SESSIOND_LISTEN": "127.0.0.1:0",
-        "SESSIOND_KEYS_FILE": str(folder / "keys.toml"),
-        "SESSIOND_GRACE": "0",
-        **_variables(dsns, default),
-        **variables,
-    }
-    async with running(load({}, environment)) as service:
-        yield service
 
 
 def _client(service: Service, key: str, database: str | None = None, attempts: int = 1) -> sessiond.Client:
@@ -294,9 +258,9 @@ async def test_a_tenant_that_gets_a_home_writes_there_from_then_on(
         await hooli.create_session(session_id="s")
         assert await _sessions(placed["us"]) == [("hooli", "s")]
         assert await _sessions(placed["main"]) == []
-        moved = await asyncio.to_thread(command, "databases", "place", "hooli", "--to", "eu", **_variables(placed))
+        moved = await asyncio.to_thread(command, "databases", "place", "hooli", "--to", "eu", **variables(placed))
         assert moved.returncode == 1
-        assert "cannot be moved yet" in moved.stderr
+        assert "sessiond databases move hooli --to eu" in moved.stderr
 
 
 @pytest.mark.usefixtures("keys")
@@ -332,8 +296,8 @@ async def _started_refused(dsns: Dsns, folder: Path, why: str, default: str = "m
 async def test_check_and_list_go_through_all_databases(placed: Dsns) -> None:
     swapped = {**placed, "eu": placed["us"], "us": placed["eu"]}
     right, wrong, listed = await asyncio.gather(
-        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **_variables(placed)),
-        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **_variables(swapped)),
+        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **variables(placed)),
+        asyncio.to_thread(command, "check", "--listen", "127.0.0.1:0", **variables(swapped)),
         asyncio.to_thread(_run, placed, "databases", "list"),
     )
     assert re.search(r"(?m)^ok +databases +3 in the map", right.stdout), right.stdout

@@ -23,6 +23,7 @@ from tests.faults import (
     postgres_stops,
     redis_faults,
     server_kills,
+    tenant_moves,
     upload_kills,
     work_faults,
 )
@@ -44,7 +45,7 @@ STREAMED = {
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "hostile", "postgres", "redis", "server", "uploads", "work")
+KINDS = (*STREAMED, "databases", "hostile", "postgres", "redis", "server", "uploads", "work")
 
 
 def main() -> int:
@@ -88,7 +89,8 @@ def _arguments() -> argparse.Namespace:
         help="what is hurt (KIND=): `all` or one of it (kills, drains, redis-events, restarts, failover, failpoints, "
         "proxy), silence or restore, with three replicas and subscribers; server, postgres, redis: writes and reads "
         "alone; uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: "
-        "clients that take what they can, beside good ones",
+        "clients that take what they can, beside good ones; databases: moves of tenants between three databases, with "
+        "kills of all that takes part",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -119,8 +121,8 @@ def _count(text: str) -> int:
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
 ) -> (
-    "server_kills.Report | hostile_callers.Report | redis_faults.Report | upload_kills.Report | work_faults.Report | "
-    "Judgement"
+    "server_kills.Report | hostile_callers.Report | redis_faults.Report | tenant_moves.Report | upload_kills.Report | "
+    "work_faults.Report | Judgement"
 ):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     if arguments.kind in STREAMED:
@@ -130,6 +132,8 @@ async def _run(
         return await event_stream.campaign(folder, log, mix=mix, longest=arguments.longest, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
+    if arguments.kind == "databases":
+        return await tenant_moves.campaign(folder, log, **_size(arguments, seed))
     if arguments.kind == "work":
         size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
         return await work_faults.campaign(folder / "data", log, **size)

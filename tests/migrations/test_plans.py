@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from sessiond_server.postgres.statements import (
     DOCUMENTS,
     LIST,
     LOG,
+    MOVING,
     PLACEMENT,
     READ,
     SWEEP,
@@ -31,11 +33,14 @@ from tests.support.rows import table
 
 STATEMENTS = [
     s
-    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT)
+    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING)
     for s in group.values()
     if s.name not in ("begin", "lock")
 ]
 DECLARING = [s for s in STATEMENTS if s.indexes]
+
+OF_ALL_TENANTS = re.compile(r"\bfor update\b|\b(delete from|update) (?!set\b)\w+|\breleases\b|\bdrop_time <=")
+"""In a statement that names no tenant: it changes rows of all of them, or finds those that are changed next."""
 
 _SESSIONS = """
 insert into tenant_homes (tenant_id, database_id, version) select 't' || i, 'd', i
@@ -406,3 +411,21 @@ def test_blocks_are_parsed() -> None:
     with pytest.raises(ValueError, match="two statements are named a"):
         parse("-- name: a\nselect 1\n-- name: a\nselect 2")
     assert LIST
+
+
+def test_work_on_rows_of_all_tenants_leaves_those_alone_that_live_elsewhere() -> None:
+    """While a tenant moves, its rows are in two databases, and one of them has only a copy."""
+    whole_database = {"claim", "write_home", "raise", "forget_pieces"}
+    checked = set()
+    with table() as rows:
+        for statement in STATEMENTS:
+            names_tenants = re.search(r"unnest\(|tenant_id = \$\d", statement.text)
+            if names_tenants or statement.name in whole_database or not OF_ALL_TENANTS.search(statement.text):
+                continue
+            checked.add(statement.name)
+            with rows.row(statement.name):
+                assert "tenants_elsewhere()" in statement.text
+    assert checked >= {
+        "lock_due", "purge_requests", "purge_tombstones", "purge_documents", "purge_document_tombstones",
+        "purge_document_requests", "abandon_uploads", "take_releases", "dropped_pieces",
+    }  # fmt: skip

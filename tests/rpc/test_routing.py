@@ -79,7 +79,8 @@ class Served:
 async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool = True) -> AsyncIterator[Served]:
     """A server over a store in memory for each database, of which `opened` can be used; by default all. Not `begun`: it
     is not open yet."""
-    homes, stores, hubs, databases = Homes(), {}, [], []
+    homes, stores, hubs = Homes(), {}, []
+    databases: list[Database] = []
     async with AsyncExitStack() as stack:
         for each in ids:
             store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
@@ -89,10 +90,10 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
             files = AttachmentAccess(store.attachments, uploads, Downloads(store.attachments, blobs))
             writer = DirectWriter(AnnouncedCommits(store, Announcer(hub, bus)))
             reads = Reads(store, store, store, store, store.documents)
-            databases.append(Database(each, reads, writer, hub, bus, files))
+            databases.append(Database(each, reads, writer, hub, bus, files, Homes() if databases else homes))
             stores[each] = store
         authenticator = Authenticator({digest_of(key): who for key, who in KEYS.items()})
-        server = RpcServer(databases, authenticator, SETTINGS, homes)
+        server = RpcServer(databases, authenticator, SETTINGS)
         homes.on_change = server.rehome
         port = await server.start()
         stack.push_async_callback(server.stop)

@@ -79,7 +79,7 @@ class Parts:
         """What the wire needs of them."""
         truth = self.truth
         reads = Reads(self.sessions, truth, truth, truth, truth.documents)
-        return Database(self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments)
+        return Database(self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, truth.homes)
 
 
 @dataclass(frozen=True, slots=True)

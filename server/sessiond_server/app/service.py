@@ -92,15 +92,17 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         opened = opened_parts(settings, authenticator.alone, traced=tracer is not None)
         parts = await stack.enter_async_context(opened)
         default = parts.databases[0]
-        homes = default.truth.homes
         way = await stack.enter_async_context(opened_way(settings))
         http_tls = Context(tls) if tls is not None and way is not None else None
         wire = limits.wire(settings, certificates, tracer, way.socket.address if way is not None else "")
-        server = RpcServer([each.serving() for each in parts.databases], authenticator, wire, homes)
-        homes.on_change = server.rehome
+        server = RpcServer([each.serving() for each in parts.databases], authenticator, wire)
+        default.truth.homes.on_change = server.rehome
         watches = {
             each.database_id: StoreWatch(
-                each.truth, partial(server.set_serving, database_id=each.database_id), each.batcher.stalled
+                each.truth,
+                partial(server.set_serving, database_id=each.database_id),
+                each.batcher.stalled,
+                hurried=server.moves.under_way,
             )
             for each in parts.databases
         }

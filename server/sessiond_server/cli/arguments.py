@@ -127,6 +127,16 @@ def _add_databases(parser: argparse.ArgumentParser) -> None:
     place.add_argument("tenant", metavar="TENANT", help="the tenant, as in the keys file")
     place.add_argument("--to", required=True, metavar="ID", help="id of the database")
     add_flags(place, names)
+    move = actions.add_parser(
+        "move",
+        help="move a tenant to another database",
+        description="Moves a tenant with all its data to another database, while the service runs. After any failure, "
+        "the same command goes on. Needs PostgreSQL 15 or newer, and wal_level = logical where the tenant lives.",
+    )
+    move.add_argument("tenant", metavar="TENANT", help="the tenant, as in the keys file")
+    move.add_argument("--to", metavar="ID", help="id of the database")
+    move.add_argument("--abort", action="store_true", help="undo a move that has not reached the new database yet")
+    add_flags(move, names)
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,7 @@ from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.attachments.rules import Unfinished, check_upload
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.rows import Policy
-from sessiond_server.errors import AttachmentNotFound, SessionNotFound
+from sessiond_server.errors import AttachmentNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.file_rows import WRITERS_GRACE
 from sessiond_server.postgres.read import GET_CORE
 from sessiond_server.postgres.statements import ATTACHMENTS
@@ -26,6 +26,7 @@ LIST_ATTACHMENTS = ATTACHMENTS["list_attachments"].text
 GET_UPLOAD = ATTACHMENTS["get_upload"].text
 LOCK_SESSION = ATTACHMENTS["lock_session"].text
 BESIDE = ATTACHMENTS["beside"].text
+IS_ELSEWHERE = ATTACHMENTS["is_elsewhere"].text
 LOCK_UPLOAD = ATTACHMENTS["lock_upload"].text
 INSERT_UPLOAD = ATTACHMENTS["insert_upload"].text
 TAKE_UP_UPLOAD = ATTACHMENTS["take_up_upload"].text
@@ -127,13 +128,16 @@ class PostgresAttachments:
     async def _check(
         self, connection: asyncpg.Connection, scope: Scope, session_id: str, declared: Attachment
     ) -> int | None:
-        """Locks the session, checks that the upload is allowed, and returns the time; None if the id is taken."""
+        """Locks the session, checks that the upload is allowed, and returns the time; None if the id is taken. Raises
+        StoreUnavailable if the tenant lives in another database."""
         head = await connection.fetchrow(LOCK_SESSION, scope.tenant_id, session_id, scope.user_id)
         if head is None:
             raise SessionNotFound(session_id)
-        now_us, count, size_bytes, taken = await connection.fetchrow(
+        now_us, count, size_bytes, taken, elsewhere = await connection.fetchrow(
             BESIDE, scope.tenant_id, session_id, declared.attachment_id
         )
+        if elsewhere:
+            raise StoreUnavailable(elsewhere=True)
         if taken:
             return None
         core, limits = Session.FromString(head[0]), SessionConfig.FromString(head[1])
@@ -143,7 +147,7 @@ class PostgresAttachments:
 
     async def touch_upload(self, upload: Upload) -> bool:
         parameters = (*upload.key, upload.attachment_id, UUID(upload.blob_id), upload.epoch)
-        return bool(await self._count(TOUCH_UPLOAD, *parameters))
+        return bool(await self._count(TOUCH_UPLOAD, *parameters, tenant_id=upload.key[0]))
 
     async def discard_upload(
         self, scope: Scope, session_id: str, attachment_id: str, epoch: int | None, blob_id: str | None = None
@@ -151,7 +155,8 @@ class PostgresAttachments:
         await self._read(GET_CORE, scope, session_id)
         grace = WRITERS_GRACE if epoch is None else _AT_ONCE
         blob = None if blob_id is None else UUID(blob_id)
-        return bool(await self._count(DISCARD_UPLOAD, scope.tenant_id, session_id, attachment_id, epoch, grace, blob))
+        parameters = (scope.tenant_id, session_id, attachment_id, epoch, grace, blob)
+        return bool(await self._count(DISCARD_UPLOAD, *parameters, tenant_id=scope.tenant_id))
 
     async def abandon_uploads(self, limit: int) -> int:
         async def work(connection: asyncpg.Connection) -> int:
@@ -197,11 +202,18 @@ class PostgresAttachments:
             raise SessionNotFound(session_id)
         return rows
 
-    async def _count(self, statement: str, *parameters: Any) -> int:
-        """Executes a statement in its own transaction and returns the number of rows that it changed."""
+    async def _count(self, statement: str, *parameters: Any, tenant_id: str | None = None) -> int:
+        """Executes a statement in its own transaction and returns the number of rows that it changed.
+
+        With `tenant_id`, the statement must change uploads of that tenant. Raises StoreUnavailable if the tenant lives
+        in another database; nothing is changed then.
+        """
 
         async def work(connection: asyncpg.Connection) -> int:
             status = await connection.execute(statement, *parameters)
+            # Asked behind the statement, whose lock on the table the fence of a move waits for.
+            if tenant_id is not None and await connection.fetchval(IS_ELSEWHERE, tenant_id):
+                raise StoreUnavailable(elsewhere=True)
             return int(status.rpartition(" ")[2])
 
         return await self._transactions.run(work)

@@ -68,7 +68,8 @@ where tenant_id = $1 and session_id = $2 and delete_time is null and ($3::text =
 for update
 
 -- name: beside  index: uploads_pkey attachments_pkey
--- The time, the session's other unfinished uploads, and whether an attachment has the id. Run it after lock_session.
+-- The time, the session's other unfinished uploads, whether an attachment has the id, and whether the tenant lives in
+-- another database. Run it after lock_session.
 select clock_timestamp() as now,
   (
     select count(*) from uploads where tenant_id = $1 and session_id = $2 and attachment_id <> $3
@@ -79,7 +80,16 @@ select clock_timestamp() as now,
   ) as size_bytes,
   exists (
     select from attachments where tenant_id = $1 and session_id = $2 and attachment_id = $3
-  ) as taken
+  ) as taken,
+  coalesce(
+    (select database_id from tenant_homes where tenant_id = $1) <> (select database_id from placement), false
+  ) as elsewhere
+
+-- name: is_elsewhere  index: tenant_homes_pkey
+-- Run it after a statement that has locked a row or a table that the fence of a move locks (placement.sql).
+select coalesce(
+  (select database_id from tenant_homes where tenant_id = $1) <> (select database_id from placement), false
+) as elsewhere
 
 -- name: lock_upload  index: uploads_pkey
 select blob_id, epoch from uploads
@@ -272,7 +282,7 @@ where ctid = any (array(
 with gone as (
   delete from uploads where ctid = any (array(
     select ctid from uploads
-    where touch_time < now() - $1::interval
+    where touch_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
     order by touch_time
     limit $2
     for update skip locked
@@ -294,6 +304,7 @@ select count(*) from gone
 
 -- name: take_releases
 select tenant_id, blob_id, session_id, attachment_id from releases
+where tenant_id <> all ((select tenants_elsewhere())::text[])
 limit $1
 for update skip locked
 
@@ -353,7 +364,7 @@ delete from releases where ctid = any (array(
 
 -- name: dropped_pieces  index: pieces_to_drop
 select tenant_id, piece_id from pieces
-where drop_time <= now()
+where drop_time <= now() and tenant_id <> all ((select tenants_elsewhere())::text[])
 order by drop_time
 limit $1
 

@@ -17,13 +17,14 @@ from sessiond_server.blobs.contract import Buffer, BytesMissing
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.errors import StorageUnavailable, StoreUnavailable
 from sessiond_server.postgres.connection import Connections, abandoned_copies, cut
-from sessiond_server.postgres.statements import BLOBS
+from sessiond_server.postgres.statements import ATTACHMENTS, BLOBS
 from sessiond_server.postgres.transactions import TRANSACTION_SECONDS, Transactions
 
 LENGTH = BLOBS["length"].text
 READ = BLOBS["read"].text
 DELETE = BLOBS["delete"].text
 PIECES = BLOBS["pieces"].text
+IS_ELSEWHERE = ATTACHMENTS["is_elsewhere"].text
 
 ROW_BYTES: Final = 7936
 """Data bytes per row. A page has 8 160: the row header takes 24, the tenant up to 132, the piece 16, numbers 8, and
@@ -103,6 +104,10 @@ class PostgresBlobs:
             ((data,),) = await self._fetch(READ, piece.tenant_id, piece_id, first, beyond)
             given = (data or b"")[start - first * ROW_BYTES : end - first * ROW_BYTES]
             if start + len(given) < min(end, beyond * ROW_BYTES):
+                ((elsewhere,),) = await self._fetch(IS_ELSEWHERE, piece.tenant_id)
+                if elsewhere:
+                    # The tenant has moved, and its rows were removed here. The rest of the bytes is in its new home.
+                    raise StorageUnavailable
                 raise BytesMissing
             start += len(given)
             yield given
@@ -125,8 +130,9 @@ class PostgresBlobs:
         last = ("", _NONE)
         while True:
             rows = await self._fetch(PIECES, *last, _PIECES_LISTED)
-            for tenant_id, piece_id in rows:
-                yield Piece(tenant_id, str(piece_id))
+            for tenant_id, piece_id, elsewhere in rows:
+                if not elsewhere:
+                    yield Piece(tenant_id, str(piece_id))
             if len(rows) < _PIECES_LISTED:
                 return
             last = (rows[-1][0], rows[-1][1])

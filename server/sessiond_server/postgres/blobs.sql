@@ -22,7 +22,8 @@ delete from blob_rows where ctid = any (array(
 ))
 
 -- name: pieces  index: blob_rows_pkey
--- At most $3 pieces after the given one; steps from piece to piece in the index.
+-- At most $3 pieces after the given one, and whether their tenants live in another database; steps from piece to piece
+-- in the index.
 with recursive found as (
   (
     select tenant_id, piece_id, 1 as place from blob_rows
@@ -41,4 +42,5 @@ with recursive found as (
   ) following
   where found.place < $3::integer
 )
-select tenant_id, piece_id from found order by place
+select tenant_id, piece_id, tenant_id = any ((select tenants_elsewhere())::text[]) as elsewhere from found
+order by place

@@ -64,7 +64,14 @@ async def read(fetch: Fetch) -> Placement:
 async def load(fetch: Fetch, homes: Homes) -> None:
     """Brings the map up to date."""
     rows = await fetch(HOMES)
-    homes.use(rows[0][0], rows[0][1], {tenant_id: database_id for *_, tenant_id, database_id in rows if tenant_id})
+    placed = [row[2:] for row in rows if row[2]]
+    homes.use(
+        rows[0][0],
+        rows[0][1],
+        {tenant_id: database_id for tenant_id, database_id, *_ in placed},
+        frozenset(tenant_id for tenant_id, _, leaving, _ in placed if leaving),
+        {tenant_id: key for tenant_id, _, _, key in placed if key is not None},
+    )
 
 
 async def claim(connection: asyncpg.Connection, database_id: str, group_id: str, *, empty: bool) -> None:

@@ -4,7 +4,7 @@
 select database_id, group_id, homes_version from placement
 
 -- name: homes
-select p.homes_version, p.database_id as here, h.tenant_id, h.database_id
+select p.homes_version, p.database_id as here, h.tenant_id, h.database_id, h.leaving, h.token_key
 from placement p left join tenant_homes h on true
 
 -- name: home  index: tenant_homes_pkey
@@ -15,9 +15,9 @@ update placement set database_id = $1, group_id = $2 where database_id in ('', $
 returning true
 
 -- name: lock
--- Every transaction that writes for a tenant locks heads or documents before it reads homes_version. So this waits for
--- those that have begun, whose rows `holds` then finds; later ones find the new version.
-lock table session_heads, documents in exclusive mode
+-- Every transaction that writes for a tenant locks heads, documents or uploads before it reads homes_version or
+-- tenant_homes. So this waits for those that have begun, whose rows `holds` then finds; later ones find the new version.
+lock table session_heads, documents, uploads in exclusive mode
 
 -- name: holds
 select exists (select from session_heads where tenant_id = $1) or exists (select from documents where tenant_id = $1)

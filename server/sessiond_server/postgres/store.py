@@ -1,6 +1,7 @@
 """The store on Postgres, which holds the authoritative data. Its reads are in read.py and work_reads.py."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -129,6 +130,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         return await read()
 
     async def ping(self) -> None:
+        asked = time.monotonic()
         rows = await self._probes.fetch(read.PING)
         # A connection keeps the default_transaction_read_only that it began with. While the database is read-only, each
         # ping uses a new connection; once the database accepts writes again, all other connections are replaced.
@@ -140,6 +142,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         read.check_primary(rows)
         if rows[0][2] != self.homes.version:
             await placement.load(self._probes.fetch, self.homes)
+        self.homes.confirm(asked)
 
     async def placement(self) -> placement.Placement:
         """Which database this is. Also brings `homes` up to date."""

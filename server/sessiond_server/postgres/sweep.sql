@@ -1,10 +1,11 @@
--- Expiry, and removal after a retention. Safe on many replicas: each skips rows that another one has locked.
+-- Expiry, and removal after a retention. Safe on many replicas: each skips rows that another one has locked. Rows of tenants
+-- that live in another database are left alone: they are on their way here, or have left.
 
 -- name: lock_due  index: session_heads_to_check
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,
   lease_expire_time, content_sizes
 from session_heads
-where expire_check_time <= now()
+where expire_check_time <= now() and tenant_id <> all ((select tenants_elsewhere())::text[])
 order by expire_check_time
 limit $1
 for update skip locked
@@ -18,6 +19,7 @@ from (
   select distinct due.tenant_id, due.session_id from (
     select t.tenant_id, t.session_id from tool_calls t
     where t.awaits_approval and t.expire_time <= now()
+      and t.tenant_id <> all ((select tenants_elsewhere())::text[])
     order by t.expire_time
     limit $1::bigint * 256
   ) due
@@ -38,7 +40,7 @@ where h.tenant_id = k.tenant_id and h.session_id = k.session_id
 -- name: purge_requests  index: requests_by_create_time
 delete from requests where ctid = any (array(
   select ctid from requests
-  where create_time < now() - $1::interval
+  where create_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
   order by create_time
   limit $2
   for update skip locked
@@ -47,7 +49,7 @@ delete from requests where ctid = any (array(
 -- name: purge_tombstones  index: session_heads_deleted requests_pkey events_pkey
 with purged as materialized (
   select ctid as head, tenant_id, session_id from session_heads
-  where delete_time < now() - $1::interval
+  where delete_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
   order by delete_time
   limit $2
   for update skip locked

@@ -5,6 +5,7 @@ from typing import Final
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import InvalidPageToken
 from sessiond_server.rpc.seals import Seal, binding
+from sessiond_server.store.homes import Homes
 
 LONGEST_TOKEN: Final = 2048
 """Longest token, in characters. The longest position has a name of 200 characters and an id of 255 bytes: 1 850."""
@@ -16,13 +17,20 @@ Position = list[int | str]
 class PageTokens:
     """Seals and opens tokens. Replicas with the same key accept each other's tokens."""
 
-    def __init__(self, key: bytes = b"") -> None:
-        """`key` is secret; see Store.token_key. It may be set later, but before the first token."""
+    def __init__(self, key: bytes = b"", homes: Homes | None = None) -> None:
+        """`key` is secret; see Store.token_key. It may be set later, but before the first token. `homes`: says
+        which tenants have another one, since they lived in another database before."""
         self.key = key
+        self._keys = homes or Homes()
 
     def of(self, scope: Scope, method: str, *selection: str | bytes | int) -> "ListTokens":
         """The tokens of one list, bound to the caller's scope, the RPC, and all that selects and orders items."""
-        return ListTokens(Seal(self.key, binding(scope.tenant_id, scope.user_id, method, *selection)))
+        return ListTokens(
+            Seal(
+                self._keys.keys.get(scope.tenant_id, self.key),
+                binding(scope.tenant_id, scope.user_id, method, *selection),
+            )
+        )
 
 
 class ListTokens:

@@ -1,7 +1,8 @@
 """Picks the database that serves a call. What serves it then knows nothing of other databases."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sessiond_server.auth import ANY_DATABASE, DATABASE, is_database_id
@@ -10,6 +11,7 @@ from sessiond_server.errors import InvalidFields, ScopeMissing, StoreUnavailable
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
 from sessiond_server.rpc.call import Call
+from sessiond_server.rpc.moves import WAIT, Moves
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.homes import Homes
@@ -43,18 +45,21 @@ class Database:
     hub: Hub
     bus: Bus
     files: AttachmentAccess
+    homes: Homes = field(default_factory=Homes)
+    """The tenants for which the database must not be written. Of the default database: the map of all tenants."""
 
 
 class Routing:
     """The database of each call: the one that its metadata names, else the home of its tenant."""
 
-    def __init__(self, ids: Iterable[str], homes: Homes) -> None:
-        """`ids`: all databases, the default one first. `homes`: the map of the default database."""
-        self._known = tuple(ids)
-        self._default = self._known[0]
-        self._several = len(self._known) > 1
-        self._homes = homes
+    def __init__(self, databases: Sequence[Database]) -> None:
+        """`databases`: the default one first."""
+        self._fences = {each.id: each.homes for each in databases}
+        self._default = databases[0].id
+        self._several = len(databases) > 1
+        self._homes = databases[0].homes
         self._open: set[str] = set()
+        self.moves = Moves(self._homes, self._fences, self._default)
 
     def open(self, database_id: str) -> None:
         """From now on the database serves its calls."""
@@ -80,30 +85,48 @@ class Routing:
         scope = DATABASE + named
         if scope not in call.principal.scopes and ANY_DATABASE not in call.principal.scopes:
             raise ScopeMissing(scope)
-        if named not in self._known:
+        if named not in self._fences:
             raise InvalidFields([Violation(KEY, "is not the id of a database of this server")])
         if named == self._default != home:
             # The default database refuses all writes of tenants that live elsewhere.
             raise InvalidFields([Violation(KEY, "must not name the default database: the tenant lives in another one")])
+        if named != home and self._fences[named].elsewhere([call.principal.tenant_id]):
+            raise InvalidFields([Violation(KEY, "must not name a database that the tenant has left, or moves to")])
         return named
 
 
 class Routed:
-    """Has the methods of a servicer, each of which calls that of the call's database. Adds no coroutine to a call."""
+    """Has the methods of a servicer, each of which calls that of the call's database. Adds no coroutine to a call,
+    unless the tenant is moving: then the call waits until it is known where the tenant lives."""
 
     def __init__(self, routing: Routing, servicers: Mapping[str, object]) -> None:
         """`servicers`: one for each database, by its id."""
-        self._of = routing.of
+        self._routing = routing
         self._servicers = servicers
 
     def __getattr__(self, name: str) -> Callable[[Any, Call], Awaitable[bytes | None]]:
         """Raises AttributeError for a method that the servicers lack."""
         methods: dict[str, Any] = {each: getattr(servicer, name) for each, servicer in self._servicers.items()}
-        of = self._of
+        of, moves = self._routing.of, self._routing.moves
 
         def routed(request: Any, call: Call) -> Awaitable[bytes | None]:
+            if moves.unsettled and call.principal.tenant_id in moves.unsettled:
+                return held(request, call)
             chosen: Awaitable[bytes | None] = methods[of(call)](request, call)
             return chosen
+
+        async def held(request: Any, call: Call) -> bytes | None:
+            until = asyncio.get_running_loop().time() + WAIT
+            once = call.method.request_streaming or call.method.response_streaming
+            while True:
+                await moves.settled(call.principal.tenant_id, until)
+                try:
+                    answer: bytes | None = await methods[of(call)](request, call)
+                    return answer
+                except StoreUnavailable as error:
+                    # Nothing was written. A stream may have been read, or answered, in part.
+                    if not error.elsewhere or once:
+                        raise
 
         routed.takes_bytes = all(getattr(method, "takes_bytes", False) for method in methods.values())  # type: ignore[attr-defined]
         return routed

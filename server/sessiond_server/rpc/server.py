@@ -62,7 +62,6 @@ from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
 from sessiond_server.spans import Tracer
-from sessiond_server.store.homes import Homes
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 MESSAGES: Final = message_service_pb2.DESCRIPTOR.services_by_name["MessageService"]
@@ -223,9 +222,8 @@ class RpcServer:
         databases: Sequence[Database],
         authenticator: Authenticator,
         settings: WireSettings,
-        homes: Homes | None = None,
     ) -> None:
-        """`databases`: the default one first. `homes`: its map of the tenants that live in others; None: none do."""
+        """`databases`: the default one first, whose `homes` are the map of the tenants that live in others."""
         self._settings = settings
         self._gate = Gate(Starting)
         self._occupancy = Occupancy()
@@ -252,9 +250,11 @@ class RpcServer:
         self._databases = [database.id for database in databases]
         self._serving = dict.fromkeys(self._databases, False)
         """Which databases are open and answer."""
-        self._routing = Routing(self._databases, homes if homes is not None else Homes())
-        self._tokens = {database.id: PageTokens() for database in databases}
-        self._positions = {database.id: Positions() for database in databases}
+        self._routing = Routing(databases)
+        self.moves: Final = self._routing.moves
+        """The tenants that are moving."""
+        self._tokens = {database.id: PageTokens(homes=database.homes) for database in databases}
+        self._positions = {database.id: Positions(homes=database.homes) for database in databases}
         self._deliveries = Deliveries(
             write_timeout=settings.watch_write_timeout,
             max_age=settings.watch_age,

@@ -2,6 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
+from math import inf
+from types import MappingProxyType
+from typing import Final
+
+LEASE: Final = 0.3
+"""Seconds for which a process may serve a tenant that is about to leave a database, since it asked the database, which
+had the tenant."""
+HURRY: Final = 0.06
+"""Seconds between two questions to the databases while a tenant is about to leave one, or has left it."""
+
+_NO_KEYS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class Homes:
@@ -18,6 +29,14 @@ class Homes:
         """Id of the database that the map is from; empty while it has none."""
         self.on_change: Callable[[Set[str]], None] = _ignore
         """Called with the tenants whose home has changed."""
+        self.on_look: Callable[[], None] = _nothing
+        """Called when the map was replaced, or found to be the newest one."""
+        self.confirmed = -inf
+        """Monotonic time, in seconds, at which the map was still what the database says."""
+        self.leaving: Set[str] = frozenset()
+        """Those of the tenants of this database that are about to leave it."""
+        self.keys: Mapping[str, bytes] = _NO_KEYS
+        """Tenant -> the key that signs its page tokens and positions here, where it is not that of the database."""
         self._of: Mapping[str, str] = {}
 
     @property
@@ -37,13 +56,35 @@ class Homes:
         """Those of the tenants for which this database must not be written."""
         return {each for each in tenant_ids if self._of.get(each, self.here) != self.here}
 
-    def use(self, version: int, here: str, homes: Mapping[str, str]) -> None:
+    @property
+    def left(self) -> Set[str]:
+        """All tenants of the map for which this database must not be written."""
+        return {each for each, home in self._of.items() if home != self.here}
+
+    def use(
+        self,
+        version: int,
+        here: str,
+        homes: Mapping[str, str],
+        leaving: Set[str] = frozenset(),
+        keys: Mapping[str, bytes] = _NO_KEYS,
+    ) -> None:
         """Replaces the map by what the database says."""
         changed = {each for each in self._of.keys() | homes.keys() if self._of.get(each) != homes.get(each)}
-        self.version, self.here, self._of = version, here, homes
+        self.version, self.here, self._of, self.leaving, self.keys = version, here, homes, leaving, keys
+        self.on_look()
         if changed:
             self.on_change(changed)
+
+    def confirm(self, time: float) -> None:
+        """The map was what the database says, or was replaced by it, after that monotonic time."""
+        self.confirmed = time
+        self.on_look()
 
 
 def _ignore(tenant_ids: Set[str]) -> None:
     """Does nothing: no stream depends on the map."""
+
+
+def _nothing() -> None:
+    """No call depends on the map."""

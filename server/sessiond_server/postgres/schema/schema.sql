@@ -182,7 +182,37 @@ create table tenant_homes (
   tenant_id text collate "C" primary key,
   database_id text collate "C" not null,
   -- homes_version of the default database since which the tenant lives there.
-  version bigint not null
+  version bigint not null,
+  -- Whether the tenant, which lives here, is about to leave: servers then serve its calls only while they know that it
+  -- has not left (rpc/moves.py).
+  leaving boolean not null default false,
+  -- Secret that signs the tenant's page tokens and positions: that of the database where it lived first. Null: the one of
+  -- this database.
+  token_key bytea
+);
+
+-- Tenants whose rows no server may change here, nor remove, because they live in another database. Work on rows of all
+-- tenants leaves them out.
+create function tenants_elsewhere() returns text[]
+language sql stable parallel safe as $$
+  select array(select h.tenant_id from tenant_homes h cross join placement p where h.database_id <> p.database_id)
+$$;
+
+-- Moves of tenants from database to database (postgres/moving): those under way, and the last one of each tenant. Only
+-- the default database has rows.
+create table tenant_moves (
+  tenant_id text collate "C" primary key,
+  source_id text collate "C" not null,
+  target_id text collate "C" not null,
+  -- The step that has begun.
+  step text collate "C" not null,
+  step_time timestamptz not null default clock_timestamp()
+);
+
+-- The last mark that a move has set at the source. It is replicated behind everything that was committed before it.
+create table move_marks (
+  tenant_id text collate "C" primary key,
+  mark uuid not null
 );
 
 -- The events that each request wrote: first_seq..last_seq.

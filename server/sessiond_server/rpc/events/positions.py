@@ -14,6 +14,7 @@ from sessiond_server.errors import InvalidPosition
 from sessiond_server.events.contract import Cursor, FeedCursor
 from sessiond_server.rpc.events.filters import FeedSelection, SessionSelection
 from sessiond_server.rpc.seals import Seal, binding
+from sessiond_server.store.homes import Homes
 
 LONGEST_POSITION: Final = 4096
 """Longest position, in characters; error metadata carry one. That of a feed with 8 anchors and 4 late_commits in
@@ -23,16 +24,23 @@ sessions with ids of 128 bytes has about 3 700."""
 class Positions:
     """Seals and opens positions. Replicas with the same key accept each other's positions."""
 
-    def __init__(self, key: bytes = b"") -> None:
-        """`key` is secret; see Store.token_key. It may be set later, but before the first position."""
+    def __init__(self, key: bytes = b"", homes: Homes | None = None) -> None:
+        """`key` is secret; see Store.token_key. It may be set later, but before the first position. `homes`: as
+        of PageTokens."""
         self.key = key
+        self._keys = homes or Homes()
 
     def of_session(self, scope: Scope, session_id: str, selection: SessionSelection) -> "SessionPositions":
         bound = binding(scope.tenant_id, scope.user_id, "session", session_id, selection.digest)
-        return SessionPositions(Seal(self.key, bound))
+        return SessionPositions(Seal(self._keys.keys.get(scope.tenant_id, self.key), bound))
 
     def of_feed(self, scope: Scope, selection: FeedSelection) -> "FeedPositions":
-        return FeedPositions(Seal(self.key, binding(scope.tenant_id, scope.user_id, "feed", selection.digest)))
+        return FeedPositions(
+            Seal(
+                self._keys.keys.get(scope.tenant_id, self.key),
+                binding(scope.tenant_id, scope.user_id, "feed", selection.digest),
+            )
+        )
 
 
 class SessionPositions:

@@ -1,0 +1,100 @@
+"""`sessiond databases move`: moves a tenant to another database while the service runs (docs/databases.md)."""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Final
+
+from sessiond_server import failpoints
+from sessiond_server.app import database
+from sessiond_server.app.databases import Group
+from sessiond_server.auth import is_tenant
+from sessiond_server.cli.databases import dsn_in, several
+from sessiond_server.errors import StoreUnavailable
+from sessiond_server.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from sessiond_server.postgres.moving.record import Move
+
+PATIENCE: Final = 300.0
+RETRY_SECONDS: Final = 0.5
+"""How long the command waits for databases that cannot be reached, and the pause between two attempts."""
+
+
+def run(settings: Settings, tenant_id: str, target_id: str | None, *, abort: bool) -> int:
+    """Begins the move of a tenant, or goes on with it; with `abort`, undoes it."""
+    if not is_tenant(tenant_id):
+        raise SettingError("a tenant has 1 to 128 characters of [A-Za-z0-9._:~-]")
+    if abort == (target_id is not None):
+        raise SettingError("needs --to ID or --abort")
+    settings = several(settings)
+    if target_id is not None:
+        dsn_in(settings, target_id)
+    failpoints.arm(settings.failpoints)
+    return asyncio.run(_run(settings, tenant_id, target_id))
+
+
+async def _run(settings: Settings, tenant_id: str, target_id: str | None) -> int:
+    loop = asyncio.get_running_loop()
+    until, said = loop.time() + PATIENCE, ""
+    while True:
+        try:
+            return await _attempt(settings, tenant_id, target_id)
+        except StoreUnavailable as error:
+            if loop.time() >= until:
+                raise
+            if (problem := database.why(error)) != said:
+                said = problem
+                print(f"waits for a database: {problem}", file=sys.stderr)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _attempt(settings: Settings, tenant_id: str, target_id: str | None) -> int:
+    from sessiond_server.postgres.moving.mover import opened
+    from sessiond_server.postgres.moving.record import MoveRefused
+
+    found, home = await _found(settings, tenant_id)
+    if found is not None and found.under_way:
+        if target_id not in (None, found.target_id):
+            raise MoveRefused(f"the tenant {tenant_id} is moving to {found.target_id}: end that move, or abort it")
+        source_id, goes_to = found.source_id, found.target_id
+    elif target_id is None:
+        raise MoveRefused(f"no move of the tenant {tenant_id} is under way")
+    elif home == target_id:
+        print(f"{tenant_id} lives in {target_id}")
+        return 0
+    else:
+        source_id, goes_to = home, target_id
+    await _check(settings, source_id, goes_to)
+    default = settings.database_ids[0]
+    notes, source, target = ((each, dsn_in(settings, each)) for each in (default, source_id, goes_to))
+    async with opened(notes, source, target, tenant_id, lambda line: print(line, flush=True)) as mover:
+        if target_id is None:
+            await mover.abort()
+            print(f"{tenant_id} stays in {source_id}")
+            return 0
+        if found is None or not found.under_way:
+            await mover.begin()
+        await mover.go_on()
+    print(f"{tenant_id} has moved from {source_id} to {goes_to}")
+    return 0
+
+
+async def _found(settings: Settings, tenant_id: str) -> "tuple[Move | None, str]":
+    """The tenant's last move, and its home."""
+    from sessiond_server.postgres.moving import record
+    from sessiond_server.postgres.moving.switching import home
+    from sessiond_server.postgres.schema.migrate import connected
+
+    default = settings.database_ids[0]
+    async with connected(dsn_in(settings, default)) as connection:
+        return await record.read(connection, tenant_id), await home(connection, tenant_id) or default
+
+
+async def _check(settings: Settings, *database_ids: str) -> None:
+    """Raises WrongDatabase unless the databases are those of their ids."""
+    from sessiond_server.postgres.store import PostgresStore
+
+    group = Group(settings)
+    for each in dict.fromkeys((settings.database_ids[0], *database_ids)):
+        async with PostgresStore(dsn_in(settings, each), max_connections=2) as store:
+            await group.check(store, each, await store.token_key(), claim=False)
