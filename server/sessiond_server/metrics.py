@@ -42,6 +42,7 @@ class Sources:
     refused_calls: Callable[[], Mapping[str, int]]
     calls_in_progress: Callable[[], int]
     hub: Callable[[], HubState]
+    pipes: Callable[[], int]
     transfers: Transfers
     writes: Callable[[], BatcherState]
     write_waits: Callable[[], Durations]
@@ -148,6 +149,7 @@ class _Metrics(Collector):
             "calls_in_progress", "Calls whose answer is not sent yet, including streams.", sources.calls_in_progress()
         )
         yield from _streams(sources.hub())
+        yield _gauge("pipes", "Open pipes.", sources.pipes())
         yield from _transfers(sources.transfers)
         yield from _writes(sources.writes())
         yield _histogram("queue_seconds", "How long writes waited for their transaction.", sources.write_waits())

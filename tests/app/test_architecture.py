@@ -177,6 +177,8 @@ AWAITED = {
     "postgres.transactions.Transactions._begin_ending": "awaited by the call",
     "postgres.transactions.Transactions._roll_back": "awaited at once",
     "postgres.blockers.Blockers.look": "catches and logs what goes wrong",
+    "rpc.pipe.pipe.Pipe._begin": "catches everything and answers; awaited in the end",
+    "rpc.pipe.pipe.Pipe.run": "looked at with each turn, and awaited in the end",
     "rpc.server.RpcServer._close": "awaited at once",
     "rpc.server.RpcServer.stop": "awaited by all who stop it",
     "store.batcher.Batcher._begin": "its callback logs, settles its callers and lets another begin",

@@ -21,7 +21,7 @@ from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.rpc.routing import Database, Reads
-from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
+from sessiond_server.rpc.server import PIPE, SERVICES, RpcServer, WireSettings
 from tests.support.held_store import Holding
 from tests.support.waiting import until
 from tests.support.wire import DirectWriter, Failure, Wire, serving
@@ -33,7 +33,7 @@ NAMES = [
     "",
     *(
         f"sessiond.v1.{name}Service"
-        for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment", "Document")
+        for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment", "Document", "Context", "Pipe")
     ),
 ]
 
@@ -45,7 +45,7 @@ async def health(wire: Wire, service: str = "") -> Any:
 
 
 def test_every_service_is_known_to_health() -> None:
-    assert NAMES[1:] == [service.full_name for service in SERVICES]
+    assert NAMES[1:] == [service.full_name for service in (*SERVICES, PIPE)]
 
 
 @pytest.mark.parametrize("service", NAMES)
@@ -184,7 +184,7 @@ async def test_reflection_lists_the_services_when_asked_for() -> None:
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
-            *sorted(service.full_name for service in SERVICES),
+            *sorted(service.full_name for service in (*SERVICES, PIPE)),
         ]
 
 

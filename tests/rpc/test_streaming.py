@@ -26,7 +26,7 @@ from sessiond_server.rpc.interceptors.gate import Gate
 from sessiond_server.rpc.interceptors.occupancy import Occupancy
 from sessiond_server.rpc.interceptors.reading import Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
-from sessiond_server.rpc.methods import generic_handler, snake_case
+from sessiond_server.rpc.methods import generic_handler, served_methods, snake_case
 from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.server import MIB
 from tests.support.waiting import until
@@ -129,7 +129,7 @@ async def serving(longest: float = 20.0, most: int = 10, gate: Gate | None = Non
         Reading(Places(10, waiting=Shares(10)), Shares(MIB)),
     )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers([generic_handler(service(), four, stack, 100, places)])
+    server.add_generic_rpc_handlers([generic_handler(service(), served_methods(service(), four, stack, 100, places))])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -212,7 +212,7 @@ async def test_streamed_answers_have_neither(rpc: str) -> None:
 
 async def test_a_servicer_without_an_rpc_is_noticed_when_built() -> None:
     with pytest.raises(AttributeError, match="unary_unary"):
-        generic_handler(service(), object(), (), 100, Places(1, waiting=Shares(1)))
+        served_methods(service(), object(), (), 100, Places(1, waiting=Shares(1)))
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
+from tests.support.pipe_client import opened
 from tests.support.requests import COMMITS, ENDED, LIVE, VALID, WRITES, stock
 from tests.support.rows import table
-from tests.support.wire import ALICE, READER, RPCS, WRITER, Wire, header, said, serving
+from tests.support.wire import ALICE, READER, RPCS, UNARY, WRITER, Wire, header, said, serving
 from tests.support.wire import Failure as WireFailure
 
 ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
@@ -185,6 +186,8 @@ OF_SESSION = DocumentScope.DOCUMENT_SCOPE_SESSION
 ANN = (DocumentScope.DOCUMENT_SCOPE_USER, "ann")
 SETTINGS = Document(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="settings", json="{}")
 NAMED = {"scope": "TENANT", "scope_id": "", "key": "settings"}
+
+ID = [("x-request-id", "given")]
 
 REFUSALS: list[Refusal] = [
     ("CreateSession", s.CreateSessionRequest(session=Session(session_id="active")), StatusCode.ALREADY_EXISTS,
@@ -365,6 +368,28 @@ async def test_a_refusal_has_its_code_reason_and_details(
     failure = await untouched.failure(rpc, request_)
     assert (failure.code, failure.reason, failure.metadata) == (code, reason, metadata)
     assert bool(failure.violations) == (code is INVALID)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_pipe_refuses_what_a_plain_call_is_refused_in_the_same_way(untouched: Wire) -> None:
+    async with opened(untouched) as pipe:
+        with table() as rows:
+            for rpc, request, *_ in REFUSALS:
+                if rpc in UNARY:
+                    with rows.row(rpc, request):
+                        plain = await untouched.failure(rpc, request, metadata=ID)
+                        assert await pipe.failure(rpc, request, metadata=dict(ID)) == plain
+
+
+async def test_a_pipe_answers_what_a_plain_call_gets() -> None:
+    with table() as rows:
+        for rpc in UNARY:
+            with rows.row(rpc):
+                async with serving() as wire:
+                    await stock(wire)
+                    async with opened(wire) as pipe:
+                        answer = await pipe.call(rpc, VALID[rpc])
+                assert ANSWERS[rpc](answer), answer
 
 
 async def test_a_blocked_tool_is_named(stocked: Wire) -> None:

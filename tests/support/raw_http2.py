@@ -44,8 +44,8 @@ class RawClient:
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.streams: dict[int, Stream] = {}
         self.closed = False
-        self._wanted: dict[int, bytes] = {}
-        """What is still to be sent, as the server's windows allow."""
+        self._wanted: dict[int, tuple[bytes, bool]] = {}
+        """What is still to be sent, as the server's windows allow, and whether the stream ends with it."""
         self.h2.initiate_connection()
         if window is not None:
             self.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
@@ -63,12 +63,12 @@ class RawClient:
         self.h2.send_headers(number, headers, end_stream=end and not data)
         stream = self.streams[number] = Stream()
         if data:
-            self._wanted[number] = data
-            self._send_wanted(number, end)
+            self._wanted[number] = data, end
+            self._send_wanted(number)
         return stream
 
-    def _send_wanted(self, number: int, end: bool = False) -> None:
-        data = self._wanted.get(number)
+    def _send_wanted(self, number: int) -> None:
+        data, end = self._wanted.get(number, (b"", False))
         while data:
             room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size, len(data))
             if room <= 0:
@@ -76,7 +76,7 @@ class RawClient:
             part, data = data[:room], data[room:]
             self.h2.send_data(number, part, end_stream=end and not data)
         if data:
-            self._wanted[number] = data
+            self._wanted[number] = data, end
         else:
             self._wanted.pop(number, None)
 

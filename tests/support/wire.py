@@ -48,6 +48,13 @@ from sessiond_server.store.work import WorkStore
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 
+PATHS: Mapping[str, str] = {
+    method.name: f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods
+}
+"""Path on the wire of each RPC, by its name alone."""
+
+UNARY = [name for name, method in RPCS.items() if not (method.client_streaming or method.server_streaming)]
+
 TENANT = "acme-key"
 OTHER_TENANT = "globex-key"
 ALICE = "alice-key"
@@ -149,7 +156,7 @@ class Wire:
                 rpc, [request, *FOLLOWING[rpc]], key=key, metadata=metadata, timeout=timeout
             )
             return call
-        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_path(rpc))
+        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(PATHS[rpc])
         return invoke(_data(request), metadata=(*_bearer(key), *metadata), timeout=timeout)
 
     def send(
@@ -186,7 +193,7 @@ class Wire:
         timeout: float | None = 20.0,
     ) -> Any:
         """A call to send a stream by, with `write` and `done_writing` where there are no messages."""
-        invoke: Any = self.channel.stream_unary(_path(rpc))
+        invoke: Any = self.channel.stream_unary(PATHS[rpc])
         return invoke(messages, metadata=(*_bearer(key), *metadata), timeout=timeout)
 
     def watch(
@@ -200,7 +207,7 @@ class Wire:
         channel: grpc.aio.Channel | None = None,
     ) -> "Watch":
         """A stream of an RPC by its name alone."""
-        invoke: Any = (channel or self.channel).unary_stream(_path(rpc))
+        invoke: Any = (channel or self.channel).unary_stream(PATHS[rpc])
         return Watch(rpc, invoke(_data(request), metadata=(*_bearer(key), *metadata), timeout=timeout))
 
     async def call(self, rpc: str, request: ProtoMessage | bytes, **options: Any) -> Any:
@@ -265,12 +272,6 @@ class Watch:
 
     def cancel(self) -> None:
         self.call.cancel()
-
-
-def _path(rpc: str) -> str:
-    service = RPCS[rpc].containing_service
-    assert service is not None
-    return f"/{service.full_name}/{rpc}"
 
 
 def _data(request: ProtoMessage | bytes) -> bytes:

@@ -18,6 +18,7 @@ UNARY = Method("/a.B/C", False, False, 1)
 @dataclass
 class Caller:
     principal: Principal
+    piped: bool = False
 
 
 class World:

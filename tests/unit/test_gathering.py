@@ -1,13 +1,14 @@
 """Calls that arrive at nearly the same time begin together, and the wait of each is bounded."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 from sessiond_server.rpc.call import Call, Method
 from sessiond_server.rpc.interceptors.gathering import ENOUGH, QUIET_TURNS, Gathering
 
 UNARY = Method("/a.B/C", False, False, 1)
-CALL = cast(Call, None)
+CALL = cast(Call, SimpleNamespace(piped=False))
 
 
 class Turns:
@@ -97,3 +98,9 @@ def test_streams_begin_at_once() -> None:
     for incoming, outgoing in ((True, False), (False, True), (True, True)):
         streaming = Method("/a.B/C", incoming, outgoing, 1)
         assert Gathering().around(streaming, turns.handler) == turns.handler
+
+
+async def test_calls_of_a_pipe_begin_at_once() -> None:
+    turns = Turns()
+    serve = Gathering().around(UNARY, turns.handler)
+    assert await serve(b"", cast(Call, SimpleNamespace(piped=True))) == b"answer"

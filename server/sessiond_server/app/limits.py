@@ -5,6 +5,7 @@ from typing import Final
 
 from sessiond_server.domain.rows import Policy
 from sessiond_server.events.limits import HubLimits
+from sessiond_server.rpc.pipe.limits import PipeLimits
 from sessiond_server.rpc.server import WireSettings
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.settings import Settings
@@ -92,5 +93,6 @@ def wire(
         most_request_bytes=settings.queue_bytes,
         most_transfers=settings.transfers,
         transfer_idle=settings.transfer_idle,
+        pipes=PipeLimits(pipes=settings.pipes, calls=settings.pipe_calls, idle=settings.pipe_idle),
         upload_retention=settings.upload_retention,
     )

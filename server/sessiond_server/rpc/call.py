@@ -56,12 +56,14 @@ class Call:
     """One call. Belongs to one task."""
 
     __slots__ = (
-        "context", "database", "error", "id", "metadata", "method", "principal", "request_bytes", "response_bytes",
-        "unsent",
+        "context", "database", "error", "id", "metadata", "method", "piped", "principal", "request_bytes",
+        "response_bytes", "unsent",
     )  # fmt: skip
 
-    def __init__(self, method: Method, context: "ServicerContext[Any, Any]") -> None:
+    def __init__(self, method: Method, context: "ServicerContext[Any, Any]", *, piped: bool = False) -> None:
         self.method = method
+        self.piped = piped
+        """Whether the call came through a pipe, together with others."""
         self.context = context
         self.metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
         """The caller's metadata. Read once, because grpc builds it again for each access."""

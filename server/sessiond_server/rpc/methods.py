@@ -9,7 +9,8 @@ way (json_texts.py).
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from time import thread_time
 from typing import Any, Final, cast
@@ -32,26 +33,40 @@ _TOO_MANY: Final = (
 )
 
 
-def generic_handler(
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An RPC with all that is done for each call of it."""
+
+    name: str
+    method: Method
+    serve: Handler
+    """Takes what grpc gives for the request, which a unary call reads itself."""
+
+
+def served_methods(
     service: ServiceDescriptor,
     servicer: object,
     interceptors: Sequence[Interceptor],
     largest_request: int,
     slicing: Places,
-) -> grpc.GenericRpcHandler:
-    """Serves a service by the methods of `servicer`, each named as its RPC in snake case and taking (request, Call).
+) -> Sequence[Served]:
+    """The RPCs of a service, by the methods of `servicer`, each named as its RPC in snake case and taking (request,
+    Call).
 
     A method with a true `takes_bytes` receives the serialised messages of its stream and parses them itself.
 
     The first interceptor is the outermost. `slicing`: places of requests that are parsed in slices. Raises
     AttributeError if the servicer lacks an RPC.
     """
-    handlers = {
-        method.name: _method_handler(
-            method, getattr(servicer, snake_case(method.name)), interceptors, largest_request, slicing
-        )
+    return [
+        _served(method, getattr(servicer, snake_case(method.name)), interceptors, largest_request, slicing)
         for method in service.methods
-    }
+    ]
+
+
+def generic_handler(service: ServiceDescriptor, methods: Iterable[Served]) -> grpc.GenericRpcHandler:
+    """Has grpc serve the plain calls of a service."""
+    handlers = {each.name: _method_handler(each) for each in methods}
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
@@ -76,24 +91,29 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _method_handler(
+def _served(
     descriptor: MethodDescriptor,
     behaviour: Handler,
     interceptors: Sequence[Interceptor],
     largest_request: int,
     slicing: Places,
-) -> "grpc.RpcMethodHandler[Any, Any]":
+) -> Served:
     incoming, outgoing = descriptor.client_streaming, descriptor.server_streaming
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
     method = Method(path, incoming, outgoing, largest_request)
     innermost = _parsing_each(descriptor, behaviour) if incoming else _parsing(descriptor, behaviour, slicing)
     stack = reduce(lambda proceed, one: one.around(method, proceed), reversed(interceptors), innermost)
+    return Served(descriptor.name, method, stack)
+
+
+def _method_handler(served: Served) -> "grpc.RpcMethodHandler[Any, Any]":
+    method, stack = served.method, served.serve
 
     # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
     async def serve(request: Any, context: "ServicerContext[Any, Any]") -> bytes | None:
         return await stack(request, Call(method, context))
 
-    kind = grpc.stream_stream_rpc_method_handler if outgoing else grpc.stream_unary_rpc_method_handler
+    kind = grpc.stream_stream_rpc_method_handler if method.response_streaming else grpc.stream_unary_rpc_method_handler
     return cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", kind)(serve)
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server
 from grpc_health.v1 import health_pb2
 
@@ -17,6 +19,7 @@ from sessiond.v1 import (
     document_service_pb2,
     event_service_pb2,
     message_service_pb2,
+    pipe_service_pb2,
     run_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
@@ -51,9 +54,12 @@ from sessiond_server.rpc.interceptors.reading import PATIENCE, Reading
 from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.interceptors.spans import Spans
 from sessiond_server.rpc.messages.servicer import MessageServicer
-from sessiond_server.rpc.methods import generic_handler, unknown_methods
+from sessiond_server.rpc.methods import Served, generic_handler, served_methods, unknown_methods
 from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.pipe.limits import PipeLimits
+from sessiond_server.rpc.pipe.pipe import Surroundings
+from sessiond_server.rpc.pipe.servicer import PipeServicer
 from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.refused_calls import RefusedCalls
 from sessiond_server.rpc.routing import Database, Routed, Routing
@@ -72,6 +78,8 @@ TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallS
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
 SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT)
+"""The services that databases serve. Their unary RPCs can be called through a pipe."""
+PIPE: Final = pipe_service_pb2.DESCRIPTOR.services_by_name["PipeService"]
 
 CACHE: Final = "cache"
 """Name of the cache in health checks: NOT_SERVING while it cannot be used; an unknown service if there is no cache."""
@@ -176,6 +184,7 @@ class WireSettings:
     """How long a transfer may wait for its client to send or receive."""
     upload_retention: float = 86400.0
     """How long the store keeps an upload without activity."""
+    pipes: PipeLimits = PipeLimits()  # noqa: RUF009 - frozen
     bookmark_interval: float = 10.0
     """Longest silence of a stream whose filter excludes all new events. The hub sends those of idle streams."""
 
@@ -240,13 +249,11 @@ class RpcServer:
             Places(settings.most_searches, waiting=waiting, alone=alone),
             unsent,
         )
-        reading = Reading(
-            Places(settings.most_reading, waiting=waiting, alone=alone),
-            Shares(settings.most_request_bytes, alone=alone),
-            settings.reading_patience,
-        )
+        held = Shares(settings.most_request_bytes, alone=alone)
+        reading = Reading(Places(settings.most_reading, waiting=waiting, alone=alone), held, settings.reading_patience)
         self._slicing = Places(settings.most_slicing, waiting=waiting, alone=alone)
-        self._health = Health([service.full_name for service in SERVICES], self._counting("health"))
+        offered = (*SERVICES, PIPE) if settings.pipes.pipes else SERVICES
+        self._health = Health([service.full_name for service in offered], self._counting("health"))
         self._databases = [database.id for database in databases]
         self._serving = dict.fromkeys(self._databases, False)
         """Which databases are open and answer."""
@@ -266,6 +273,7 @@ class RpcServer:
             (service, Routed(self._routing, {each: made[place] for each, made in servicers.items()}))
             for place, service in enumerate(SERVICES)
         ]
+        self._beginning = Beginning(settings.most_begun, alone=alone)
         self._authentication = Authentication(authenticator, self._refusals)
         self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
@@ -282,10 +290,13 @@ class RpcServer:
             Deadline(settings.longest_deadline),  # around all waits
             admission,  # before the request takes memory
             # Before the loop works on the request: what has begun delays calls of all tenants.
-            Beginning(settings.most_begun, alone=alone),
+            self._beginning,
             reading,
             Gathering(),  # innermost: everything after it runs for several calls in a row
         )
+        self._held = held
+        self._pipe_places = Shares(settings.pipes.pipes, alone=alone)
+        self._pipes: PipeServicer | None = None
         self._server: Server | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -295,17 +306,16 @@ class RpcServer:
         Raises RuntimeError if it cannot listen on the address.
         """
         server = grpc.aio.server(options=self._settings.options())
-        largest, slicing = self._settings.largest_request, self._slicing
-        server.add_generic_rpc_handlers(
-            [
-                generic_handler(service, servicer, self._interceptors, largest, slicing)
-                for service, servicer in self._servicers
-            ]
-        )
+        served = {service: self._served(service, servicer) for service, servicer in self._servicers}
+        if self._settings.pipes.pipes:
+            self._pipes = self._pipe_servicer(list(chain.from_iterable(served.values())))
+            served[PIPE] = self._served(PIPE, self._pipes)
+        server.add_generic_rpc_handlers([generic_handler(service, methods) for service, methods in served.items()])
         await self._health.add_to(server)
         if self._settings.reflection:
-            services = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"])
-            reflection.add_to(server, [service.full_name for service in services], self._counting("reflection"))
+            names = [service.full_name for service in served]
+            names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.add_to(server, names, self._counting("reflection"))
         server.add_generic_rpc_handlers([unknown_methods(self._turn_of_unknown)])  # must be last: it matches all
         if self._settings.certificates is not None:
             port = server.add_secure_port(self._settings.listen, self._settings.certificates.credentials)
@@ -317,6 +327,28 @@ class RpcServer:
         await server.start()
         self._server = server
         return port
+
+    def _served(self, service: ServiceDescriptor, servicer: object) -> Sequence[Served]:
+        return served_methods(service, servicer, self._interceptors, self._settings.largest_request, self._slicing)
+
+    def _pipe_servicer(self, methods: Iterable[Served]) -> PipeServicer:
+        settings = self._settings
+        unary = {
+            each.method.path: (each.method, each.serve)
+            for each in methods
+            if not (each.method.request_streaming or each.method.response_streaming)
+        }
+        around = Surroundings(
+            unary=unary,
+            limits=settings.pipes,
+            held=self._held,
+            intake=self._intake,
+            beginning=self._beginning,
+            turn_of_unknown=self._turn_of_unknown,
+            longest_request=settings.transport_limit,
+            write_timeout=settings.watch_write_timeout,
+        )
+        return PipeServicer(around, self._pipe_places, max_age=settings.watch_age)
 
     def _servicers_of(self, database: Database) -> Sequence[object]:
         """The servicers of one database, in the order of SERVICES."""
@@ -354,6 +386,8 @@ class RpcServer:
         """Ends the streams of callers whose keys are no longer valid; watchers get a GoingAway first. Returns their
         number."""
         self._deliveries.revoke(holds)
+        if self._pipes is not None:
+            self._pipes.revoke(holds)
         return self._authentication.revoke(holds)
 
     async def set_serving(self, serving: bool, database_id: str | None = None) -> None:
@@ -372,6 +406,11 @@ class RpcServer:
     def calls(self) -> int:
         """Number of calls in progress."""
         return self._occupancy.calls
+
+    @property
+    def open_pipes(self) -> int:
+        """Number of pipes."""
+        return self._pipe_places.used
 
     @property
     def call_metrics(self) -> Sequence[MethodMetrics]:
@@ -421,6 +460,8 @@ class RpcServer:
         await asyncio.sleep(0)
         self._health.close()
         self._deliveries.drain()
+        if self._pipes is not None:
+            self._pipes.drain()
         self._refusals.drain()
         quiet = asyncio.create_task(self._quiet(), name="rpc-quiet")
         await asyncio.wait({closing, quiet}, return_when=asyncio.FIRST_COMPLETED)

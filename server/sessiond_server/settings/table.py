@@ -206,6 +206,11 @@ class Settings:
     transfer_idle: float = _setting(
         _duration(1, 45), "30s", "DURATION", "How long a transfer may wait for its client to send or receive."
     )
+    pipes: int = _setting(
+        _count(0, 10_000), "128", "N", "Most pipes at once (docs/pipe.md); one more gets RESOURCE_EXHAUSTED. 0: none."
+    )
+    pipe_calls: int = _setting(_count(1, 2048), "512", "N", "Most calls of one pipe that have no answer yet.")
+    pipe_idle: float = _setting(_duration(1, DAY), "1m", "DURATION", "Time without a call after which a pipe ends.")
     longest_deadline: float = _setting(
         _duration(1, 3600), "30s", "DURATION", "A call without a deadline, or with a longer one, gets this."
     )

@@ -13,7 +13,9 @@ LONG: Final = 0.25
 row or a request that arrives slowly."""
 
 
-class _Begun:
+class Begun:
+    """A call that has begun."""
+
     __slots__ = ("at", "counts", "tenant_id")
 
     def __init__(self, tenant_id: str, at: float) -> None:
@@ -35,34 +37,52 @@ class Beginning:
         them. `alone`: whether there is only one tenant."""
         self._slots = Slots(most)
         self._alone = alone
-        self._begun: deque[_Begun] = deque()
+        self._begun: deque[Begun] = deque()
         """Oldest first. Calls that do not count any more are removed once they are the oldest."""
         self._timer: asyncio.TimerHandle | None = None
 
     def around(self, method: Method, proceed: Handler) -> Handler:
         if method.request_streaming or method.response_streaming:
             return proceed
-        alone, slots = self._alone, self._slots
+        alone = self._alone
 
         def beginning(request: Any, call: Call) -> Awaitable[bytes | None]:
-            return proceed(request, call) if alone() else in_turn(request, call)
+            # The calls of a pipe have waited for their turns before they were taken from its frames.
+            return proceed(request, call) if call.piped or alone() else in_turn(request, call)
 
         async def in_turn(request: Any, call: Call) -> bytes | None:
-            tenant_id = call.principal.tenant_id
-            if not slots.take_now(tenant_id):
-                self._watch()
-                await slots.take(tenant_id)
-            begun = _Begun(tenant_id, asyncio.get_running_loop().time())
-            self._begun.append(begun)
-            self._forget_long(begun.at)
+            begun = await self._begin(call.principal.tenant_id)
             try:
                 return await proceed(request, call)
             finally:
-                self._uncount(begun)
+                self.end(begun)
 
         return beginning
 
-    def _uncount(self, begun: _Begun) -> None:
+    def alone(self) -> bool:
+        """Whether there is only one tenant, whose calls have no turns."""
+        return self._alone()
+
+    async def begin(self, tenant_id: str) -> Begun | None:
+        """Waits for the turn of a call that has not been taken in yet. `end` must follow, unless the result is None:
+        there is only one tenant. What waits here is bounded by the caller."""
+        return None if self._alone() else await self._begin(tenant_id)
+
+    async def _begin(self, tenant_id: str) -> Begun:
+        slots = self._slots
+        if not slots.take_now(tenant_id):
+            self._watch()
+            await slots.take(tenant_id)
+        begun = Begun(tenant_id, asyncio.get_running_loop().time())
+        self._begun.append(begun)
+        self._forget_long(begun.at)
+        return begun
+
+    def end(self, begun: Begun) -> None:
+        """The call has ended. Idempotent."""
+        self._uncount(begun)
+
+    def _uncount(self, begun: Begun) -> None:
         if begun.counts:
             begun.counts = False
             self._slots.give(begun.tenant_id)

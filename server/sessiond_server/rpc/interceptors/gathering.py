@@ -1,6 +1,7 @@
 """Starts calls that arrive at nearly the same time together."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from sessiond_server.rpc.call import Call, Handler, Method
@@ -27,7 +28,11 @@ class Gathering:
             await self._turn()
             return await proceed(request, call)
 
-        return gathered
+        def gathering(request: Any, call: Call) -> Awaitable[bytes | None]:
+            # Calls of a pipe arrive in frames, and those of a frame start together anyway.
+            return proceed(request, call) if call.piped else gathered(request, call)
+
+        return gathering
 
     def _turn(self) -> "asyncio.Future[None]":
         """A new future for each call, so that cancelling one call does not cancel others."""
