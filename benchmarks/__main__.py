@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, disk, growth, peers, report, transfers, watching
+from benchmarks import chart, disk, growth, peers, report, transfers, watching, web
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -69,7 +69,7 @@ def main() -> None:
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
     compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, disk.NAME)
-    names = ("ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES)
+    names = ("ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
@@ -78,7 +78,12 @@ def _options() -> Options:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--conversations", default="", help="JSON lines for chat_mix; empty: those of examples/demo/")
     parser.add_argument("--sessions", type=int, default=100_000, help="of the large database of growth_list_sessions")
-    parser.add_argument("--watchers", type=int, default=10_000, help="of idle_watcher; the other watch rows' at most")
+    parser.add_argument(
+        "--watchers",
+        type=int,
+        default=10_000,
+        help="of idle_watcher; idle_sse and the other watch rows' at most",
+    )
     parser.add_argument("--peers", action="store_true", help="also measure what a team would otherwise use")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for bench.json and bench.svg")
     given = parser.parse_args()
@@ -149,6 +154,14 @@ def _measure_all(
         _say("idle_watcher")
         database = asyncio.run(_database(dsn, "idle"))
         watched.append(watching.idle(database, folder, postgres, redis, load, options.watchers))
+    if web.GET in options.names:
+        _say(web.GET)
+        database = asyncio.run(_database(dsn, "http"))
+        measured.append(web.gets(database, folder, postgres, redis, load, options.pressure, options.rounds))
+    if web.IDLE in options.names:
+        _say(web.IDLE)
+        database = asyncio.run(_database(dsn, "idle_http"))
+        watched.append(web.idle(database, folder, postgres, redis, min(web.STREAMS, options.watchers)))
     return measured, watched
 
 

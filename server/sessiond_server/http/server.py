@@ -22,8 +22,8 @@ HEAD_SECONDS: Final = 10.0
 """How long the head of a request may take to arrive."""
 IDLE_SECONDS: Final = 75
 """How long a connection may be idle between two requests."""
-MOST_CONNECTIONS: Final = 4096
-"""More are closed at once."""
+MOST_CONNECTIONS: Final = 8192
+"""More are closed at once. Each stream of events has one."""
 
 
 @dataclass(frozen=True, slots=True)
