@@ -19,6 +19,7 @@ from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.session_reads import Freshness
 from tests.support import virtual_time
 from tests.support.cache_simulation import Schedule, Verdict
+from tests.support.effort import quick_and_long
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 SEEDS = range(1000)
@@ -174,9 +175,11 @@ MUTANTS: list[tuple[Mutation, set[str]]] = [
     (versions_begin_anew, {"stale"}),
     (windows_joined_at_a_creation, {"wrong"}),
 ]
+QUICK = (plain_delete, any_flight_joined, no_epoch, redactions_extended)
+"""Those of `make test`: one of each kind of finding."""
 
 
-@pytest.mark.parametrize(("mutate", "findings"), MUTANTS, ids=[mutate.__name__ for mutate, _ in MUTANTS])
+@pytest.mark.parametrize(("mutate", "findings"), quick_and_long(MUTANTS, QUICK))
 def test_missing_safeguard_is_detected(mutate: Mutation, findings: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     found = Verdict()

@@ -23,6 +23,7 @@ from sessiond_server.events.sessions import Sessions
 from sessiond_server.events.watched import SessionWatcher
 from sessiond_server.store.log_reads import LogHead, LogPage
 from tests.support import virtual_time
+from tests.support.effort import quick_and_long
 from tests.support.hub_simulation import Schedule, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -185,9 +186,11 @@ MUTANTS: list[tuple[Mutation, Sequence[str], set[str]]] = [
     (late_deltas_shown, CALM, {"delta"}),
     (rings_without_bounds, CALM, {"memory"}),
 ]
+QUICK = (no_head_poll, incarnation_ignored, ring_kept_after_a_redaction, late_deltas_shown)
+"""Those of `make test`: one of each kind of finding."""
 
 
-@pytest.mark.parametrize(("mutate", "faults", "findings"), MUTANTS, ids=[mutant[0].__name__ for mutant in MUTANTS])
+@pytest.mark.parametrize(("mutate", "faults", "findings"), quick_and_long(MUTANTS, QUICK))
 def test_a_missing_safeguard_is_found(
     mutate: Mutation, faults: Sequence[str], findings: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

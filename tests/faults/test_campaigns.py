@@ -31,18 +31,19 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
     assert report.sound, report.line()
 
 
-@pytest.mark.parametrize("faults", [1, *left_to_long(3)])
-@pytest.mark.parametrize("local", [False, *left_to_long(True)], ids=["postgres", "local folder"])
+@pytest.mark.long
+@pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
 async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
-    postgres_dsn: str, tmp_path: Path, local: bool, faults: int
+    postgres_dsn: str, tmp_path: Path, local: bool
 ) -> None:
     report = await upload_kills.campaign(
-        postgres_dsn, tmp_path / "server.log", faults=faults, seed=7, progress=lambda text: None, writers=6,
+        postgres_dsn, tmp_path / "server.log", faults=3, seed=7, progress=lambda text: None, writers=6,
         folder=tmp_path / "blobs" if local else None,
     )  # fmt: skip
     assert report.sound, report.line()
 
 
+@pytest.mark.long
 async def test_nothing_acknowledged_is_lost_when_postgres_is_stopped_at_once(tmp_path: Path) -> None:
     # Not below pytest's private folder, which the account that root starts Postgres as could not enter.
     with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:

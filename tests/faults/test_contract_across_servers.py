@@ -29,6 +29,7 @@ async def two_servers(postgres_dsn: str, redis_url: str, folder: Path) -> AsyncI
         yield clients
 
 
+@pytest.mark.long
 async def test_documents_raced_by_20_writers_of_one_key_and_of_different_ones(
     postgres_dsn: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ from tests.support.effort import left_to_long
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model
 from tests.support.model import Session as ModelSession
 
-QUICK_EXAMPLES = 30
+QUICK_EXAMPLES = 15
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
 
 SESSIONS = st.sampled_from(["s1", "s2"])

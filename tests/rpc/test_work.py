@@ -91,6 +91,7 @@ async def contest(
     return first + second
 
 
+@pytest.mark.long
 async def test_writers_race_through_two_servers_when_a_lease_runs_out(there: Site, emptied: SharedDatabase) -> None:
     """Whatever is accepted under a fence lies in the log between the start and the end of its run."""
     async with AsyncExitStack() as stack:
