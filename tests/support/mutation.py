@@ -122,6 +122,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtestloop(session: pytest.Session) -> bool:
     if session.testsfailed:
         raise session.Interrupted("a test could not be collected")
+    gc.unfreeze()  # tests/conftest.py hides from the collector what was there; `_changed_functions` asks it
     mutants = json.loads(session.config.getoption("mutants").read_text("utf-8"))
     with session.config.getoption("outcomes").open("w", encoding="utf-8") as outcomes:
         _run_all(session, mutants, outcomes)
