@@ -45,6 +45,7 @@ class Pressure:
     most_waiting: int = 20_000
     deadline: float = 20.0
     protocol: str = "grpc"
+    """"grpc", "pipe" (the same calls through a pipe on each connection) or "http"."""
     key: str = ""
     """API key of every call; empty: none."""
 

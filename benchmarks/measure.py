@@ -6,7 +6,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,16 @@ def measure(
     row: Row, site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path, uncached: Site | None = None
 ) -> Measured:
     """`uncached`: a server without a cache on the same database, for rows that the cache answers."""
-    scripts = row.scripts(site)
+    scripts, ours = row.scripts(site), under(pressure, row)
     result = Measured(row.name, row.title, [], [], messages_per_call=row.messages_per_call, target=row.target)
     with empty_handler(site.answers(scripts), folder) as (port, process):
         for _ in range(rounds):
             result.ceilings.append(load.measure(port, scripts, pressure, process))
-            result.samples.append(
-                checked(row.name, load.measure(site.port, scripts, pressure, site.server, site.postgres))
-            )
+            result.samples.append(checked(row.name, load.measure(site.port, scripts, ours, site.server, site.postgres)))
             if row.cached and uncached is not None:
-                again = load.measure(uncached.port, scripts, pressure, uncached.server, uncached.postgres)
+                again = load.measure(uncached.port, scripts, ours, uncached.server, uncached.postgres)
                 result.uncached.append(checked(f"{row.name} without a cache", again))
-    result.lone = load.measure(site.port, scripts, lone(pressure), site.server, site.postgres)
+    result.lone = load.measure(site.port, scripts, lone(ours), site.server, site.postgres)
     return result
 
 
@@ -107,8 +105,15 @@ def measure_ceiling(
     return result
 
 
+def under(pressure: Pressure, row: Row) -> Pressure:
+    """The pressure on a row's server: all callers of a pipe share one, since frames are what it saves by."""
+    if row.protocol == "pipe":
+        return replace(pressure, protocol="pipe", connections=1)
+    return replace(pressure, protocol=row.protocol)
+
+
 def lone(pressure: Pressure) -> Pressure:
-    return Pressure(min(pressure.seconds, 1.0), warmup=0.3, callers=1, connections=1, deadline=pressure.deadline)
+    return replace(pressure, seconds=min(pressure.seconds, 1.0), warmup=0.3, callers=1, connections=1)
 
 
 def checked(name: str, sample: Sample) -> Sample:

@@ -43,6 +43,8 @@ class Row:
     messages_per_call: int = 0
     target: float | None = None
     """Least ratio to the ceiling, by the design."""
+    protocol: str = "grpc"
+    """Of the calls, as of Pressure; the ceiling's are plain calls."""
     cached: bool = False
     """Answered by the cache: measured without one too, for what that saves the database."""
 
@@ -188,4 +190,8 @@ def rows(conversations: Path) -> Sequence[Row]:
         Row("list_sessions_20", "ListSessions(20)", _session_lists),
         Row("update_session", "UpdateSession", _updates),
         Row("chat_mix", "chat mix", _chats(conversations)),
+        Row("pipe_get_session", "GetSession, pipe", _gets, target=4.0, protocol="pipe"),
+        Row("pipe_create_session", "CreateSession, pipe", _creates, target=1.0, protocol="pipe"),
+        Row("pipe_append_1", "AppendMessages(1), pipe", _appends(1), messages_per_call=1, target=1.5, protocol="pipe"),
+        Row("pipe_chat_mix", "chat mix, pipe", _chats(conversations), protocol="pipe"),
     )

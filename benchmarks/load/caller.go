@@ -18,12 +18,16 @@ import (
 
 func newCaller(plan *Plan) (Caller, error) {
 	switch plan.Protocol {
-	case "grpc":
+	case "grpc", "pipe":
 		var more []grpc.DialOption
 		if plan.Key != "" {
 			more = append(more, grpc.WithPerRPCCredentials(bearer(plan.Key)))
 		}
-		return newGRPCCaller(plan.Target, plan.Connections, more...)
+		caller, err := newGRPCCaller(plan.Target, plan.Connections, more...)
+		if err != nil || plan.Protocol == "grpc" {
+			return caller, err
+		}
+		return newPipeCaller(caller)
 	case "http":
 		transport := &http.Transport{MaxIdleConnsPerHost: 1024, MaxConnsPerHost: 1024}
 		return &httpCaller{base: "http://" + plan.Target, client: &http.Client{Transport: transport}}, nil

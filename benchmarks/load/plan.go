@@ -12,7 +12,8 @@ import (
 // Plan says what to send where, how hard and for how long.
 type Plan struct {
 	Target string `json:"target"` // host:port
-	// "grpc": a step's method is "/package.Service/Method". "http": it is "GET /path", the body is JSON.
+	// "grpc": a step's method is "/package.Service/Method". "pipe": the same calls, through a pipe on each connection.
+	// "http": it is "GET /path", the body is JSON.
 	Protocol    string  `json:"protocol"`
 	Key         string  `json:"key"` // API key of every call; empty: none
 	Connections int     `json:"connections"`
