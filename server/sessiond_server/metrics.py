@@ -30,7 +30,7 @@ from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.interceptors.call_metrics import MethodMetrics
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
-from sessiond_server.store.condition import Pool, Replication, StoreCondition
+from sessiond_server.store.condition import Growth, Pool, Replication, StoreCondition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +245,7 @@ def _store(condition: StoreCondition) -> Iterator[Metric]:
     yield held
     yield from _pool(condition.pool)
     yield from _replication(condition.replication or Replication((), ()))
+    yield from _growth(condition.growth)
 
 
 def _pool(pool: Pool) -> Iterator[Metric]:
@@ -273,6 +274,29 @@ def _replication(state: Replication) -> Iterator[Metric]:
         slots.add_metric([str(slot.active).lower()], slot.count)
         kept.add_metric([str(slot.active).lower()], slot.bytes)
     yield from (standbys, behind, late, slots, kept)
+
+
+def _growth(found: Growth | None) -> Iterator[Metric]:
+    def family(name: str, text: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"sessiond_table_{name}", text, labels=["table"])
+
+    size, indexes = family("bytes", "Size of a table."), family("index_bytes", "Size of a table's indexes.")
+    rows, dead = family("rows", "Rows of a table."), family("dead_rows", "Row versions that vacuum has to remove.")
+    vacuumed = family("vacuum_age_seconds", "Time since vacuum went through a table.")
+    for table in found.tables if found else ():
+        for metric, value in (
+            (size, table.bytes),
+            (indexes, table.index_bytes),
+            (rows, table.rows),
+            (dead, table.dead_rows),
+        ):
+            metric.add_metric([table.name], value)
+        if table.vacuum_seconds is not None:
+            vacuumed.add_metric([table.name], table.vacuum_seconds)
+    age = GaugeMetricFamily("sessiond_transaction_age", "Transaction ids since the oldest that is not frozen.")
+    if found:
+        age.add_metric([], found.transaction_age)
+    yield from (size, indexes, rows, dead, vacuumed, age)
 
 
 def _cache(state: CachedState) -> Iterator[Metric]:

@@ -97,6 +97,25 @@ async def test_orders(store: Store, caller: Caller) -> None:
                 assert "".join(await listed(store, order=order, limit=limit, content=content)) == found
 
 
+@pytest.mark.parametrize("limit", [1, 3, 9])
+async def test_pages_by_update_time_go_on_across_periods(backend: Backend, caller: Caller, limit: int) -> None:
+    """Mutants: a page that begins where the period of its key begins; a filter by the period alone."""
+    store = backend.store
+    await accepted(store, *(caller.create(i) for i in "abcdefgh"))
+    times = list[Timestamp]()
+    for i, pause in zip("hbdfaceg", (0, 0, 1, 20, 40, 60, 61, 300), strict=True):
+        await backend.advance(pause)
+        await accepted(store, caller.touch(i, 0))
+        core = (await store.get_session(caller.scope, i, content=False)).core
+        times.append(Session.FromString(core).update_time)
+    assert await listed(store, order=UPDATE_ASC, limit=limit) == list("hbdfaceg")
+    assert await listed(store, order=UPDATE_DESC, limit=limit) == list("gecafdbh")
+    for n, time in enumerate(times):
+        later, earlier = SessionFilter(update_time_from=time), SessionFilter(update_time_until=time)
+        assert await listed(store, later, UPDATE_DESC, limit=limit) == list("gecafdbh"[: 8 - n])
+        assert await listed(store, earlier, UPDATE_ASC, limit=limit) == list("hbdfaceg"[:n])
+
+
 async def test_ids_compare_by_code_points(store: Store, caller: Caller) -> None:
     ids = ["a", "B", "b", "A", "a-", "a.", "a_", "a~", "aa", "-", "10", "9"]
     await accepted(store, *(caller.create(i) for i in ids))

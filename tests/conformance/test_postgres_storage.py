@@ -18,9 +18,14 @@ from tests.support.caller import Caller, accepted, message, struct
 from tests.support.documents import ANN, APP, S, put
 from tests.support.run_actions import ENQUEUE, begin, finish, request
 from tests.support.statements import count_statements
+from tests.support.waiting import until
 
 STATE_BYTES = 256 * 1024
 TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away
+
+_UPDATES = """
+select (to_jsonb(t) ->> $1)::bigint from pg_stat_user_tables t where relname = 'session_heads'
+"""
 
 
 async def _sizes(database: asyncpg.Connection) -> dict[str, int]:
@@ -50,6 +55,24 @@ async def test_an_append_rewrites_neither_content_nor_limits(
     assert len(stored.core) < 2_000 < STATE_BYTES < len(stored.content)
     limits: bytes = await database.fetchval("select limits from session_heads")
     assert list(SessionConfig.FromString(limits).allowed_tools) == TOOLS
+
+
+async def test_appends_leave_the_indexes_of_heads_alone(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    """Updates are HOT unless they begin a period of update times. Mutant: an index on update_time."""
+    await accepted(postgres, *(caller.create(f"s{i}") for i in range(10)))
+    await database.execute("vacuum session_heads")
+    rounds = 30
+    for _ in range(rounds):
+        await accepted(postgres, *(caller.append(f"s{i}") for i in range(10)))
+
+    async def counted() -> bool:
+        updates: int = await database.fetchval(_UPDATES, "n_tup_upd")
+        return updates >= 10 * rounds
+
+    await until(counted)
+    assert await database.fetchval(_UPDATES, "n_tup_hot_upd") >= 10 * rounds / 2
 
 
 @pytest.mark.parametrize("size", [100, 5_000])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -251,9 +252,14 @@ async def test_table_lock_is_awaited_in_short_attempts(
         await migrate(empty_postgres_dsn)
 
 
-def test_statements_are_split_outside_comments_and_literals() -> None:
-    found = subject.statements("-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n")
-    assert [statement.splitlines()[-1] for statement in found] == ["set a = 1", "  ';'"]
+def test_statements_are_split_outside_comments_literals_and_bodies() -> None:
+    found = subject.statements(
+        "-- outside a transaction\nset a = 1;\n\n-- why; and how\nselect\n  ';';\n"
+        "do $$ begin\n  commit;\nend; $$;\nset b = $$;$$; set c = 2;\n"
+    )
+    assert [statement.splitlines()[-1] for statement in found] == [
+        "set a = 1", "  ';'", "end; $$", "set b = $$;$$; set c = 2"
+    ]  # fmt: skip
 
 
 _KEYS = next(m.version for m in migrations() if m.name == "message_keys")
@@ -284,6 +290,67 @@ async def test_a_database_with_events_keeps_the_index_that_older_servers_use(
         found = await empty.fetch(WRITE["find_messages"].text, ["t", "t"], ["s", "s"], ["m", "n"])
         assert [(row["place"], row["seq"]) for row in found] == [(1, 1)]
         await empty.execute("delete from schema_versions where version = $1", _KEYS)
+
+
+async def test_every_table_says_when_vacuum_is_due(empty: asyncpg.Connection, empty_postgres_dsn: str) -> None:
+    """Tables of one row, or of a row for a tenant, are exempt."""
+    await migrate(empty_postgres_dsn)
+    rows = await empty.fetch(
+        "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+        " and array_to_string(coalesce(reloptions, '{}'), ' ') not like '%autovacuum_vacuum%scale_factor%'"
+    )
+    assert {row[0] for row in rows} == {
+        "feed_order", "move_marks", "placement", "schema_versions", "service_keys", "tenant_homes", "tenant_moves"
+    }  # fmt: skip
+
+
+_PERIODS = next(m.version for m in migrations() if m.name == "update_periods")
+_INDEXES_BY_UPDATE = (
+    "select array_agg(indexname::text order by 1) from pg_indexes where indexname like 'session_heads_by_%'"
+)
+_WRONG_PERIODS = """
+select count(*) from session_heads where update_period is distinct from update_period(update_time)
+"""
+_HEAD_OF_THE_VERSION_BEFORE = """
+insert into session_heads (tenant_id, session_id, version, content_version, update_time, user_id, core, limits)
+select 't' || i % 2, 's' || i, 1, 0, to_timestamp(1700000000.25 + i), '', '', '' from generate_series(1, $1::int) i
+on conflict (tenant_id, session_id) do update
+set version = session_heads.version + 1, update_time = session_heads.update_time + $2::interval
+"""
+
+
+async def test_a_database_without_sessions_has_only_the_index_by_periods(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _at_version(_PERIODS - 1, empty_postgres_dsn, monkeypatch)
+    await migrate(empty_postgres_dsn)
+    assert await empty.fetchval(_INDEXES_BY_UPDATE) == ["session_heads_by_update_period"]
+
+
+async def test_sessions_from_before_get_their_periods(
+    empty_postgres_dsn: str, empty: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted migration is applied again, and servers of the version before find the index that they use."""
+    await _at_version(_PERIODS - 1, empty_postgres_dsn, monkeypatch)
+    await empty.execute(_HEAD_OF_THE_VERSION_BEFORE, 2500, timedelta())
+    known = migrations()[:_PERIODS]
+    monkeypatch.setattr(subject, "migrations", lambda: known)
+    for _ in range(2):
+        assert len(await migrate(empty_postgres_dsn)) == 1
+        both = ["session_heads_by_update_period", "session_heads_by_update_time"]
+        assert await empty.fetchval(_INDEXES_BY_UPDATE) == both
+        assert await empty.fetchval(_WRONG_PERIODS) == 0
+        await empty.execute("delete from schema_versions where version = $1", _PERIODS)
+
+
+@pytest.mark.parametrize("seconds", [0, 3, 59, 60, 1000, -5])
+async def test_writes_of_the_version_before_keep_periods_right(postgres_dsn: str, seconds: int) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    for _ in range(3):
+        await connection.execute(_HEAD_OF_THE_VERSION_BEFORE, 40, timedelta(seconds=seconds))
+        assert await connection.fetchval(_WRONG_PERIODS) == 0
+    assert await connection.fetchval("select min(version) from session_heads") == 3
+    await connection.close()
 
 
 async def test_keys_of_messages_are_short_and_differ(postgres_dsn: str) -> None:

@@ -176,6 +176,7 @@ class Opening:
         if store is not None:
             background(store.watch_feeds(), "feed-holders")
             background(store.watch_replication(), "replication")
+            background(store.watch_growth(), "growth")
 
     def _sharing(self, parts: Parts) -> Sequence[Any] | None:
         """The other stores whose bytes are in the same storage; None if another one of them looks for orphans."""

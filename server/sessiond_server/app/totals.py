@@ -12,7 +12,7 @@ from sessiond_server.measures import Durations
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.contract import CacheState
 from sessiond_server.store.cached.store import CachedState
-from sessiond_server.store.condition import Pool, Replication, Slots, Standbys, StoreCondition
+from sessiond_server.store.condition import Growth, Pool, Replication, Slots, Standbys, StoreCondition, Table
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ def of_stores(conditions: Sequence[StoreCondition]) -> StoreCondition:
             waits=of_durations([pool.waits for pool in pools]),
         ),
         replication=_replication([each.replication for each in conditions if each.replication is not None]),
+        growth=_growth([each.growth for each in conditions if each.growth is not None]),
     )
 
 
@@ -100,6 +101,25 @@ def _replication(states: Sequence[Replication]) -> Replication | None:
         ],
         [Slots(active, _most(group, "count") or 0, _most(group, "bytes") or 0.0) for active, group in slots.items()],
     )
+
+
+def _growth(states: Sequence[Growth]) -> Growth | None:
+    """Tables of one name as one table, for which vacuum was last where it was longest ago."""
+    if not states:
+        return None
+    groups = _grouped([table for state in states for table in state.tables], lambda table: table.name)
+    tables = [
+        Table(
+            name,
+            sum(table.bytes for table in group),
+            sum(table.index_bytes for table in group),
+            _sum(group, "rows"),
+            _sum(group, "dead_rows"),
+            _most(group, "vacuum_seconds"),
+        )
+        for name, group in groups.items()
+    ]
+    return Growth(tables, _most(states, "transaction_age"), min(state.freeze_age for state in states))
 
 
 def _grouped(items: Iterable[T], kind: Callable[[T], Any]) -> dict[Any, list[T]]:

@@ -9,6 +9,7 @@ import errno
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from sessiond_server import auth, redis
@@ -204,6 +205,15 @@ async def _facts(dsn: str) -> Facts | None:
         return None
 
 
+async def _growth(dsn: str, report: Report) -> None:
+    from sessiond_server.postgres import growth, production
+
+    with suppress(StoreUnavailable):
+        found = await production.look_at_tables(dsn)
+        for problem, advice in growth.warnings(found) if found else ():
+            report.warn("growth", problem, advice)
+
+
 async def _upkeep(url: SecretUrl) -> redis.Upkeep | None:
     try:
         return await redis.upkeep(url.reveal())
@@ -237,6 +247,8 @@ async def _postgres(settings: Settings, dsn: str, where: str, report: Report) ->
         report.ok("schema", f"version {found.version}")
     else:
         report.ok("schema", f"version {found.version}; serve or migrate will apply {', '.join(found.pending)}")
+    if found.version:
+        await _growth(dsn, report)
     if found.restored:
         report.ok("feeds", "restored from a dump into another cluster; serve or migrate will raise their order")
 

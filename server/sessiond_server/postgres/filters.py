@@ -28,7 +28,8 @@ class Order:
     id: str
     """Tenant column of the same table as `place`, so that one index serves both."""
     descending: bool
-    reads_heads: bool = False
+    period: str = ""
+    """Column of the heads that follows from `place`, and by which the list is ordered before it. It has an index."""
 
 
 _CREATED_LAST_FIRST = Order("s.create_time", "s.session_id", descending=True)
@@ -38,14 +39,17 @@ ORDERS: Mapping[int, Order] = {
     SessionOrder.SESSION_ORDER_CREATE_TIME_DESC: _CREATED_LAST_FIRST,
     SessionOrder.SESSION_ORDER_CREATE_TIME_ASC: Order("s.create_time", "s.session_id", descending=False),
     SessionOrder.SESSION_ORDER_UPDATE_TIME_DESC: Order(
-        "h.update_time", "h.session_id", descending=True, reads_heads=True
+        "h.update_time", "h.session_id", descending=True, period="h.update_period"
     ),
     SessionOrder.SESSION_ORDER_UPDATE_TIME_ASC: Order(
-        "h.update_time", "h.session_id", descending=False, reads_heads=True
+        "h.update_time", "h.session_id", descending=False, period="h.update_period"
     ),
     SessionOrder.SESSION_ORDER_NAME_ASC: Order("s.name", "s.session_id", descending=False),
     SessionOrder.SESSION_ORDER_NAME_DESC: Order("s.name", "s.session_id", descending=True),
 }
+
+_OF_HEADS = {"tenant_id", "update_time_from", "update_time_until", "after_ascending", "after_descending"}
+"""Conditions for which the heads suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +119,26 @@ def microseconds_up(value: Timestamp) -> int:
 
 
 def _composed(template: str, conditions: list[str], values: Mapping[str, Any], order: Order) -> Query:
-    heads = order.reads_heads or any("update_time" in name for name in conditions)
+    heads = bool(order.period) or any("update_time" in name for name in conditions)
+    if order.period and not set(conditions) - _OF_HEADS:
+        # A page may have to sort all sessions of a period: without the rows of `sessions`, which cost most of it.
+        source = "source_heads"
+        conditions = ["tenant_id_of_heads" if name == "tenant_id" else name for name in conditions]
+    else:
+        source = "source_sessions_and_heads" if heads else "source_sessions"
+    keys, after = [order.place, order.id], ":after_place, :after_id"
+    if order.period:
+        keys, after = [order.period, *keys], f"update_period(:after_place), {after}"
+    direction = "desc" if order.descending else "asc"
     fragments = {
-        "source": LIST["source_sessions_and_heads" if heads else "source_sessions"].text,
+        "source": LIST[source].text,
         "conditions": "\n    and ".join(LIST[name].text for name in conditions),
         "place": order.place,
         "id": order.id,
-        "direction": "desc" if order.descending else "asc",
+        "keys": ", ".join(keys),
+        "after": after,
+        "order": ", ".join(f"{key} {direction}" for key in keys),
+        "direction": direction,
     }
     text = template
     while _FRAGMENT.search(text):

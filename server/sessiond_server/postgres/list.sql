@@ -4,10 +4,10 @@
 
 -- name: page_of_cores
 with page as materialized (
-  select s.session_id, {place} as place
+  select {id} as session_id, {place} as place
   from {source}
   where {conditions}
-  order by {place} {direction}, {id} {direction}
+  order by {order}
   limit :limit + 1
 )
 select page.session_id, page.place, h.version, h.core, null::bytea[] as chain, count(*) over () as found
@@ -21,10 +21,10 @@ order by page.place {direction}, page.session_id {direction}
 
 -- name: page_of_sessions
 with page as materialized (
-  select s.session_id, {place} as place
+  select {id} as session_id, {place} as place
   from {source}
   where {conditions}
-  order by {place} {direction}, {id} {direction}
+  order by {order}
   limit :limit + 1
 ), sized as (
   select page.session_id, page.place, h.version, h.core, h.tenant_id, h.content_version, e.base,
@@ -71,8 +71,14 @@ sessions s
 -- name: source_sessions_and_heads
 sessions s join session_heads h on h.tenant_id = s.tenant_id and h.session_id = s.session_id and h.delete_time is null
 
+-- name: source_heads
+session_heads h
+
 -- name: tenant_id
 s.tenant_id = :tenant_id
+
+-- name: tenant_id_of_heads
+h.tenant_id = :tenant_id and h.delete_time is null
 
 -- name: owner
 s.user_id = :owner and s.user_id <> ''
@@ -114,16 +120,16 @@ s.create_time >= :create_time_from
 s.create_time < :create_time_until
 
 -- name: update_time_from
-h.update_time >= :update_time_from
+h.update_time >= :update_time_from and h.update_period >= update_period(:update_time_from)
 
 -- name: update_time_until
-h.update_time < :update_time_until
+h.update_time < :update_time_until and h.update_period <= update_period(:update_time_until)
 
 -- name: after_ascending
-({place}, {id}) > (:after_place, :after_id)
+({keys}) > ({after})
 
 -- name: after_descending
-({place}, {id}) < (:after_place, :after_id)
+({keys}) < ({after})
 
 -- name: page_of_documents
 with page as materialized (

@@ -1,14 +1,17 @@
 """What a checklist for production asks of a database beyond its fitness: room, age, upkeep, clock, backups."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.postgres.growth import GROWTH, growth
 from sessiond_server.postgres.schema.tables import TABLES
+from sessiond_server.store.condition import Growth
 
 _SETTINGS: Final = (
     "archive_mode", "autovacuum", "autovacuum_freeze_max_age", "fsync", "full_page_writes", "max_connections",
@@ -60,6 +63,26 @@ class Facts:
 async def look(dsn: str, *, connect_timeout: float = 5.0) -> Facts:
     """The facts, from settings and catalogues that every role may read. Raises StoreUnavailable, also for a database
     that refuses the connection."""
+    async with _asked(dsn, connect_timeout) as connection:
+        settings = dict(await connection.fetch(_CURRENT, _SETTINGS))
+        began = time.time()
+        found = await connection.fetchrow(_FACTS, TABLES)
+        ended = time.time()
+        assert found is not None
+        pooler = found["pid"] != connection.get_server_pid()
+    return _facts(settings, found, found["clock"] - (began + ended) / 2, pooler)
+
+
+async def look_at_tables(dsn: str, *, connect_timeout: float = 5.0) -> Growth | None:
+    """How the tables grow; None: there are none yet. Raises StoreUnavailable, as `look`."""
+    async with _asked(dsn, connect_timeout) as connection:
+        rows = await connection.fetch(GROWTH, TABLES)
+    return growth(rows) if rows else None
+
+
+@asynccontextmanager
+async def _asked(dsn: str, connect_timeout: float) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that only reads. Raises StoreUnavailable for every failure of the database."""
     try:
         connection = await asyncpg.connect(
             dsn,
@@ -70,17 +93,11 @@ async def look(dsn: str, *, connect_timeout: float = 5.0) -> Facts:
         )
         try:
             async with connection.transaction(readonly=True):
-                settings = dict(await connection.fetch(_CURRENT, _SETTINGS))
-                began = time.time()
-                found = await connection.fetchrow(_FACTS, TABLES)
-                ended = time.time()
-            assert found is not None
-            pooler = found["pid"] != connection.get_server_pid()
+                yield connection
         finally:
             await connection.close(timeout=connect_timeout)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
         raise StoreUnavailable from error
-    return _facts(settings, found, found["clock"] - (began + ended) / 2, pooler)
 
 
 def _facts(settings: Mapping[str, str], found: Any, skew: float, pooler: bool) -> Facts:

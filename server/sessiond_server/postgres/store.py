@@ -18,6 +18,7 @@ from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.feed_holder import FeedHolders
+from sessiond_server.postgres.growth import GrowthWatch
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
@@ -72,6 +73,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
         self._replication = ReplicationWatch(self._transactions.fetch)
+        self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
@@ -163,6 +165,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
             self._feed_holders.holder,
             connections.pool(),
             self._replication.found,
+            self._growth.found,
         )
 
     async def watch_feeds(self) -> None:
@@ -172,3 +175,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
     async def watch_replication(self) -> None:
         """Keeps the replication in `condition` up to date. Runs until cancelled."""
         await self._replication.run()
+
+    async def watch_growth(self) -> None:
+        """Keeps the sizes of tables in `condition` up to date. Runs until cancelled."""
+        await self._growth.run()

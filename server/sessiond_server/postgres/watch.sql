@@ -47,6 +47,20 @@ where l.locktype = 'relation' and l.database = (select oid from pg_database wher
 order by l.granted desc, a.xact_start
 limit 1
 
+-- name: growth
+-- The tables $1: their bytes, rows, and when vacuum last went through them; a row for each table. No row of them is read.
+-- `transaction_age`: of the database of the cluster whose oldest transaction id is oldest.
+select c.relname::text as name, pg_table_size(c.oid)::float8 as table_bytes,
+  pg_indexes_size(c.oid)::float8 as index_bytes, coalesce(s.n_live_tup, 0) as live_rows,
+  coalesce(s.n_dead_tup, 0) as dead_rows,
+  extract(epoch from clock_timestamp() - greatest(s.last_vacuum, s.last_autovacuum))::float8 as vacuum_seconds,
+  (select max(greatest(age(datfrozenxid), mxid_age(datminmxid))) from pg_database) as transaction_age,
+  current_setting('autovacuum_freeze_max_age')::integer as freeze_age
+from pg_class c
+left join pg_stat_user_tables s on s.relid = c.oid
+where c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and pg_table_is_visible(c.oid)
+order by c.relname
+
 -- name: standbys
 -- What reads the log of this server as it is written, by state. Empty texts and nulls: the role may not see them.
 select coalesce(r.state, '') as state, coalesce(r.sync_state, '') as sync_state, count(*) as standbys,

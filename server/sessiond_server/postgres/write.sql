@@ -231,12 +231,15 @@ order by k.place, e.seq
 -- caller starts over.
 with created as (
   insert into session_heads (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time, content_sizes, commit_xid)
-  select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
+    delete_time, user_id, core, limits, lease_expire_time, content_sizes, update_period, commit_xid)
+  select *, update_period(update_time),
+    (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
     :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
     :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
     :head_lease_expire_time::timestamptz[], :head_content_sizes::bytea[])
+    as h (tenant_id, session_id, version, content_version, update_time, expire_check_time, delete_time, user_id, core,
+      limits, lease_expire_time, content_sizes)
   on conflict do nothing
   returning 1
 ), listed as (
@@ -263,12 +266,15 @@ select count(*) as created from created
 -- its own transaction. feed_order.shift moves the ids of this cluster after those of the cluster that a dump came from.
 with changed as (
   insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
-    delete_time, user_id, core, limits, lease_expire_time, content_sizes, commit_xid)
-  select *, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
+    delete_time, user_id, core, limits, lease_expire_time, content_sizes, update_period, commit_xid)
+  select *, update_period(update_time),
+    (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   from unnest(:head_tenant_id::text[], :head_session_id::text[], :head_version::bigint[],
     :head_content_version::bigint[], :head_update_time::timestamptz[], :head_expire_check_time::timestamptz[],
     :head_delete_time::timestamptz[], :head_user_id::text[], :head_core::bytea[], :head_limits::bytea[],
     :head_lease_expire_time::timestamptz[], :head_content_sizes::bytea[])
+    as h (tenant_id, session_id, version, content_version, update_time, expire_check_time, delete_time, user_id, core,
+      limits, lease_expire_time, content_sizes)
   on conflict (tenant_id, session_id) do update
   set version = excluded.version, content_version = excluded.content_version, update_time = excluded.update_time,
     expire_check_time = case
@@ -276,7 +282,7 @@ with changed as (
     end,
     delete_time = excluded.delete_time, core = excluded.core, limits = coalesce(excluded.limits, old.limits),
     lease_expire_time = excluded.lease_expire_time, content_sizes = excluded.content_sizes,
-    commit_xid = greatest(old.commit_xid, excluded.commit_xid)
+    update_period = excluded.update_period, commit_xid = greatest(old.commit_xid, excluded.commit_xid)
   returning tenant_id, session_id, commit_xid
 ), logged as (
   insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)

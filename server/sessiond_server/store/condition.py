@@ -63,6 +63,30 @@ class Replication:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A table, as the statistics of the server have it."""
+
+    name: str
+    bytes: float
+    """Without its indexes."""
+    index_bytes: float
+    rows: int
+    dead_rows: int
+    """Old versions of rows, which vacuum has yet to remove."""
+    vacuum_seconds: float | None
+    """Seconds since vacuum last went through it; None: not since the statistics began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    tables: Sequence[Table]
+    transaction_age: int
+    """Transaction ids since the oldest that is not frozen, in the database of the cluster that has most."""
+    freeze_age: int
+    """Age from which autovacuum freezes a table in any case."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoreCondition:
     causes: Mapping[str, int]
     """Number of failures of the database by SQLSTATE or class of error."""
@@ -72,4 +96,6 @@ class StoreCondition:
     """None while no transaction holds feeds back for longer than usual."""
     pool: Pool
     replication: Replication | None
+    """None while it is unknown."""
+    growth: Growth | None
     """None while it is unknown."""

@@ -290,11 +290,18 @@ async def _holder(connection: asyncpg.Connection) -> Holder | None:
 
 
 def statements(sql: str) -> Sequence[str]:
-    """The statements of a migration outside a transaction; each ends with a semicolon at the end of a line.
+    """The statements of a migration outside a transaction; each ends with a semicolon at the end of a line, outside of
+    `$$` quotes.
 
     Several statements in one line count as one: the server runs them in one transaction, which `set local` needs.
     """
-    return [statement for part in re.split(r";$", sql, flags=re.MULTILINE) if (statement := part.strip())]
+    found = [""]
+    for part in re.split(r"(;)$", sql, flags=re.MULTILINE):
+        if part == ";" and found[-1].count("$$") % 2 == 0:
+            found.append("")
+        else:
+            found[-1] += part
+    return [statement for each in found if (statement := each.strip())]
 
 
 @asynccontextmanager

@@ -35,10 +35,32 @@ create table session_heads (
   lease_expire_time timestamptz,
   -- Sizes of the content at content_version (domain/sessions/content.py); null: not known.
   content_sizes bytea,
+  -- The minute in which update_time lies. Lists by update time use its index; one on update_time would change with every
+  -- write, and with it all other indexes of the row (docs/decisions/0042-lists-by-update-time.md).
+  update_period timestamptz,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
-create index session_heads_by_update_time on session_heads (tenant_id, update_time, session_id)
+create function update_period(update_time timestamptz) returns timestamptz
+language sql immutable parallel safe as $$
+  select date_bin('60 s', update_time, '2000-01-01 00:00:00+00')
+$$;
+
+-- Servers of the version before write no update_period. These triggers set it for them, and run for nobody else.
+create function set_update_period() returns trigger
+language plpgsql as $$ begin new.update_period := update_period(new.update_time); return new; end $$;
+
+create trigger session_heads_inserted before insert on session_heads
+  for each row when (new.update_period is null) execute function set_update_period();
+create trigger session_heads_updated before update of update_time on session_heads
+  for each row when (
+    new.update_period is null or new.update_time < new.update_period
+    or new.update_time >= new.update_period + interval '60 s'
+  ) execute function set_update_period();
+
+-- Databases of the version before have session_heads_by_update_time as well, on tenant, update_time and session (see
+-- migration 15).
+create index session_heads_by_update_period on session_heads (tenant_id, update_period)
   where delete_time is null;
 create index session_heads_to_check on session_heads (expire_check_time)
   where expire_check_time is not null;
@@ -63,7 +85,7 @@ create table sessions (
   -- As session_heads.limits: never null in a stored row.
   metadata jsonb,
   primary key (tenant_id, session_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index sessions_by_create_time on sessions (tenant_id, create_time, session_id);
 create index sessions_by_name on sessions (tenant_id, name, session_id);
@@ -97,7 +119,7 @@ create table events (
   body bytea not null,
   content bytea,
   primary key (tenant_id, session_id, seq)
-);
+) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- Out of line and uncompressed: compression costs more than the bytes that it saves, and much of the data is compressed
 -- already.
@@ -145,7 +167,7 @@ create table message_marks (
   mark text collate "C" not null,
   seq bigint not null,
   primary key (tenant_id, session_id, mark, seq)
-);
+) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- All events of a tenant in commit order. It uses "POSIX" for the same reason.
 create index events_feed
@@ -227,7 +249,7 @@ create table requests (
   -- What the log no longer has of the answer: the messages that the request deleted and returned.
   answer bytea,
   primary key (tenant_id, session_id, request_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 alter table requests alter column answer set storage external;
 
@@ -244,7 +266,7 @@ create table runs (
   status smallint not null,
   body bytea not null,
   primary key (tenant_id, session_id, run_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index runs_by_status
   on runs (tenant_id collate "POSIX", session_id collate "POSIX", status, place);
@@ -268,7 +290,7 @@ create table tool_calls (
   -- When a call that waits for an approval expires; null: never, or it waits for none.
   expire_time timestamptz,
   primary key (tenant_id, session_id, tool_call_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index tool_calls_by_status
   on tool_calls (tenant_id collate "POSIX", session_id collate "POSIX", status, seq);
@@ -291,7 +313,7 @@ create table run_figures (
   session_id text collate "C" not null,
   figures bytea not null,
   primary key (tenant_id, session_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 -- Attachments. The row of a deleted attachment stays, without a blob, so that its id cannot be used again.
 create table attachments (
@@ -302,7 +324,7 @@ create table attachments (
   blob_id uuid,
   body bytea not null,
   primary key (tenant_id, session_id, attachment_id)
-);
+) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 create index attachments_by_seq
   on attachments (tenant_id collate "POSIX", session_id collate "POSIX", seq)
@@ -321,7 +343,7 @@ create table uploads (
   touch_time timestamptz not null,
   body bytea not null,
   primary key (tenant_id, session_id, attachment_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index uploads_by_touch_time on uploads (touch_time);
 
@@ -332,7 +354,7 @@ create table blobs (
   size_bytes bigint not null,
   blob_id uuid not null,
   primary key (tenant_id, sha256, size_bytes)
-);
+) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 create unique index blobs_by_id on blobs (tenant_id, blob_id);
 
@@ -343,7 +365,7 @@ create table releases (
   session_id text collate "C" not null,
   attachment_id text collate "C" not null,
   primary key (tenant_id, blob_id, session_id, attachment_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 -- Pieces: runs of bytes in the storage of attachments, each written by one call. Everything that may have bytes there has
 -- a row here. The pieces of one blob, in the order of `start`, are the file. A piece without a length is still being
@@ -356,7 +378,7 @@ create table pieces (
   length bigint,
   drop_time timestamptz,
   primary key (tenant_id, piece_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index pieces_by_blob on pieces (tenant_id, blob_id, start);
 create index pieces_to_drop on pieces (drop_time)
@@ -369,7 +391,7 @@ create table blob_rows (
   number integer not null,
   data bytea not null,
   primary key (tenant_id, piece_id, number)
-);
+) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- In the page of its row, uncompressed: an out-of-line table would cost twice as much.
 alter table blob_rows alter column data set storage plain;
@@ -394,7 +416,7 @@ create table documents (
   body bytea not null,
   value bytea not null,
   primary key (tenant_id, scope, scope_id, key)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 -- As events.body.
 alter table documents alter column value set storage external;
@@ -419,6 +441,6 @@ create table document_requests (
   -- A serialised DocumentChange.
   change bytea not null,
   primary key (tenant_id, scope, scope_id, request_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index document_requests_by_create_time on document_requests (create_time);
