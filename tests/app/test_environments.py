@@ -95,6 +95,7 @@ async def guarded() -> AsyncIterator[Node]:
             await node.stop(signal.SIGQUIT)
 
 
+@pytest.mark.long
 async def test_refusals_that_waiting_cannot_mend_end_every_command_at_once(guarded: Node) -> None:
     dsn = guarded.dsn
     for wrong, sentence in (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sessiond_server.embedded.process import tied
+from tests.support.effort import left_to_long
 from tests.support.waiting import PATIENCE, until
 
 STARTS = """
@@ -83,7 +84,7 @@ def test_leaves_a_child() -> None:
     globals()["kept"] = process
 """
 
-WORKERS = pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two workers"])
+WORKERS = pytest.mark.parametrize("workers", [*left_to_long([]), ["-n", "2"]], ids=["alone", "two workers"])
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 
 

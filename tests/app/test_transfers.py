@@ -17,6 +17,7 @@ import sessiond
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
+from tests.support.effort import left_to_long
 from tests.support.proxy import Proxy
 from tests.support.serve_process import Serving, serving
 from tests.support.waiting import PATIENCE
@@ -61,7 +62,7 @@ async def test_twenty_transfers_at_once_take_little_memory(tmp_path: Path) -> No
         assert resident(server.process.pid, "VmHWM") - before < MOST
 
 
-@pytest.fixture(params=["postgres", "folder"])
+@pytest.fixture(params=["postgres", *left_to_long("folder")])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     """The folder that the bytes lie in; None: in the database."""
     return tmp_path / "blobs" if request.param == "folder" else None
