@@ -13,12 +13,11 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sessiond_server.auth import new_key
 from sessiond_server.http.rules import RPCS, RULES
-from tests.http.test_serve import MEMORY, url_of
 from tests.support.requests import VALID, stock
 from tests.support.rows import table
 from tests.support.serve_process import serving
 from tests.support.waiting import PATIENCE
-from tests.support.web import Web, http_request, opened_web, rule_of
+from tests.support.web import MEMORY, Web, http_request, opened_web, rule_of, url_of
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.WRITTEN.read_text("utf-8"))
 

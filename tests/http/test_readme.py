@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.http.test_serve import MEMORY, url_of
 from tests.support.rows import table
 from tests.support.serve_process import serving
+from tests.support.web import MEMORY, url_of
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"(?m)^\$ (curl (?:.*\\\n)*.*)$")

@@ -1,7 +1,6 @@
 """HTTP of a process that serves: its port, TLS, log, and stop."""
 
 import asyncio
-import re
 import signal
 import ssl
 from pathlib import Path
@@ -10,17 +9,9 @@ import httpx
 
 from sessiond_server.auth import new_key
 from tests.support.certificates import authority, issued
-from tests.support.serve_process import Serving, command, serving
+from tests.support.serve_process import command, serving
 from tests.support.waiting import PATIENCE
-from tests.support.web import Reader
-
-MEMORY = ("--store", "memory", "--http-listen", "127.0.0.1:0")
-
-
-def url_of(server: Serving) -> str:
-    found = re.search(r"http +(https?://\S+)/v1", server.announced)
-    assert found, server.announced
-    return found[1]
+from tests.support.web import MEMORY, Reader, url_of
 
 
 async def test_http_is_announced_and_logged_with_the_callers_address_and_stops() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import socket
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
@@ -23,10 +23,21 @@ from sessiond_server.http.paths import VARIABLE
 from sessiond_server.http.rules import RPCS, RULES, WHOLE, Rule
 from sessiond_server.http.server import DoorServer, DoorSettings
 from sessiond_server.rpc.loopback import Loopback, SocketFolder
+from tests.support.serve_process import Serving
 from tests.support.waiting import PATIENCE
 from tests.support.wire import PRINCIPALS, TENANT, Wire, serving
 
 SETTINGS = DoorSettings("127.0.0.1", 0, grace=1.0)
+
+MEMORY = ("--store", "memory", "--http-listen", "127.0.0.1:0")
+"""Arguments of a process that serves HTTP on a free port, and keeps nothing."""
+
+
+def url_of(server: Serving) -> str:
+    """Where a process serves HTTP."""
+    found = re.search(r"http +(https?://\S+)/v1", server.announced)
+    assert found, server.announced
+    return found[1]
 
 
 @dataclass
@@ -225,9 +236,3 @@ def _taken(fields: Any, path: str) -> str:
     for name in parents:
         fields = fields[name]
     return str(fields.pop(last, ""))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
