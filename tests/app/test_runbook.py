@@ -23,7 +23,8 @@ from sessiond_server.embedded import binaries
 from sessiond_server.embedded.folder import DataFolder
 from tests.support.databases import Databases
 from tests.support.postgres_pair import Node, PostgresPair
-from tests.support.serve_process import Serving, environment, serving
+from tests.support.serve_process import Serving, command, environment, serving
+from tests.support.several_databases import Dsns, group, variables
 from tests.support.valkey import Valkey
 from tests.support.waiting import PATIENCE, until
 
@@ -31,6 +32,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 TELLING = ("--metrics-listen", "127.0.0.1:0")
 SYMPTOMS = (
     "Slow", "Refused", "Lagging", "Full disk", "Lost primary", "Cache away", "Key leaked", "Corrupt row",
+    "Stuck move",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -347,3 +349,31 @@ async def test_corrupt_row(postgres_dsn: str, backup: str, tmp_path: Path) -> No
         assert "DELETE 1\nCOPY 1" in await done("Corrupt row", "mends", variables, tmp_path)
         assert "DAMAGED" not in await done("Corrupt row", "shows", variables)
         assert [sessiond.text_of(m) async for m in client.list_messages(session_id)] == ["one", "two", "three", "four"]
+
+
+@pytest.fixture
+def two_databases(databases: Databases) -> Iterator[Dsns]:
+    made = {each: databases.create_migrated() for each in ("main", "eu")}
+    group(made, {})
+    yield made
+    for dsn in made.values():
+        databases.drop(dsn)
+
+
+@pytest.mark.long
+async def test_stuck_move(two_databases: Dsns) -> None:
+    several = variables(two_databases)
+    async with (
+        serving(**several) as server,
+        sessiond.Client(server.target, timeout=PATIENCE) as client,
+    ):
+        session_id = (await client.create_session(active=True)).session_id
+        arguments = ("databases", "move", "default", "--to", "eu")
+        ended = await asyncio.to_thread(command, *arguments, **several, SESSIOND_FAILPOINTS="move_fenced=exit:1")
+        assert ended.returncode == -signal.SIGKILL
+        assert await refused(client, session_id)
+        about = {**several, "TENANT": "default", "ID": "eu"}
+        assert "default moves from main to eu: switching for" in await done("Stuck move", "shows", about)
+        assert "default has moved from main to eu" in await done("Stuck move", "mends", about)
+        await client.append_messages(session_id, [sessiond.user("text")])
+        assert "moves from" not in await done("Stuck move", "shows", about)

@@ -11,6 +11,7 @@ from tests.faults import (
     postgres_stops,
     redis_faults,
     server_kills,
+    tenant_moves,
     upload_kills,
     work_faults,
 )
@@ -108,3 +109,15 @@ async def test_good_calls_go_on_beside_hostile_clients(postgres_dsn: str, tmp_pa
         postgres_dsn, tmp_path / "server.log", faults=len(NAMES), seed=7, rate=100, progress=lambda text: None
     )
     assert report.sound, (report.line(), report.complaints)
+
+
+@pytest.mark.long
+async def test_tenants_move_under_load_and_kills(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        log = tmp_path / "server.log"
+        report = await tenant_moves.campaign(
+            Path(folder), log, faults=3, seed=7, rate=60, progress=lambda text: None, timed=False
+        )
+    assert report.sound, (report.line(), report.unforeseen[:5])
+    assert report.moves == 3
