@@ -20,6 +20,7 @@ from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.batching import BatchLimits
 from sessiond_server.store.commits import Applied
 from tests.support.caller import Caller, accepted, whole_log
+from tests.support.listener import Ear
 from tests.support.pgbouncer import PROGRAM, transaction_pooler
 from tests.support.proxy import Proxy, postgres_through, proxied_postgres, server_of
 from tests.support.transactions import COMMITTING, SLOW_COMMIT, backends, connected, only, waiting
@@ -402,17 +403,11 @@ async def test_bell_on_a_silent_connection_rings_again(postgres_dsn: str) -> Non
     timeouts = NotifyTimeouts(connect=2.0, answer=0.5, heartbeat=0.1)
     async with proxied_postgres(postgres_dsn) as (proxy, dsn), NotifyBus(dsn, timeouts=timeouts) as bus:
         bus.begin("test:")
-
-        async def ready() -> bool:
-            return bus.ready
-
-        async def away() -> bool:
-            return not bus.ready
-
-        await until(ready)
+        ear = Ear(bus)
+        await until(lambda: bus.ready)
+        before = ear.missed
         proxy.silence()
-        await until(away)
-        await until(ready)
+        await until(lambda: bus.ready and ear.missed > before)
 
 
 async def test_cause_is_logged_once_with_its_sqlstate(postgres_dsn: str, caplog: pytest.LogCaptureFixture) -> None:

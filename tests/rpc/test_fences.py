@@ -23,9 +23,9 @@ def test_every_write_that_carries_a_fence_is_listed() -> None:
     # The one that streams has it in its header: tests/rpc/test_uploads.py.
     assert a.UploadHeader.DESCRIPTOR.fields_by_name["run"].message_type is RunFence.DESCRIPTOR
     assert FENCED == [
-        "AppendMessages", "ApproveToolCall", "CancelToolCall", "CompleteToolCall", "DeleteAttachment",
-        "DeleteMessages", "FailToolCall", "FinishRun", "HeartbeatRun", "RejectToolCall", "RequestToolCall",
-        "StartToolCall", "UpdateSession",
+        "AppendMessages", "ApproveToolCall", "CancelToolCall", "CompleteToolCall", "CreateSummary",
+        "DeleteAttachment", "DeleteMessages", "FailToolCall", "FinishRun", "HeartbeatRun", "RejectToolCall",
+        "RequestToolCall", "StartToolCall", "UpdateSession",
     ]  # fmt: skip
 
 

@@ -88,9 +88,13 @@ class Serving:
 
     async def until_metric(self, name: str, value: float) -> None:
         """Waits for the metric to be there and have the value."""
-        async with asyncio.timeout(PATIENCE):
-            while (await self.metrics()).get(name) != value:  # noqa: ASYNC110  another process's state
-                await asyncio.sleep(0.05)
+        found = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (found := (await self.metrics()).get(name)) != value:  # noqa: ASYNC110  another process
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{name} is {found}, and not {value}") from None
 
     async def until_logged(self, text: str) -> None:
         await until(lambda: text in self.log.read_text())

@@ -37,6 +37,8 @@ SETTLED_BY = {
     "rpc/interceptors/gathering.py Gathering._turn": "a callback of the loop that calls nothing which can fail",
     "rpc/interceptors/occupancy.py Occupancy.emptied": "the end of the last call",
     "rpc/interceptors/refusals.py Refusals.turn": "its timer, which runs while any call is held, or drain",
+    "rpc/moves.py Moves.settled": "the next answer of a database, or the time limit: tests/unit/test_moves.py",
+    "rpc/pipe/piped_context.py PipedContext.read": "the last piece, or the pipe's end: tests/rpc/test_pipe.py",
     "slots.py Slots._turn": "the caller that gives a slot back, or its own end: tests/unit/test_shares.py",
     "store/batcher.py Batcher._drive": "the next command, or close",
     "store/batcher.py Batcher.write": "its shard's task, however that ends; tested below",

@@ -80,6 +80,7 @@ OUTPUT_ONLY: Final = (
     "open_tool_call_count",
     "pending_approval_count",
     "last_event_id",
+    "summary_seq",
 )
 """Fields of Session that clients cannot set; except on create, `status` is another."""
 
