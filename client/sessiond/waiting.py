@@ -1,8 +1,10 @@
 """Waits for a state that an event announces, without polling."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
+from sessiond.errors import PositionGone
 from sessiond.fields import EventTypeLike
 from sessiond.v1.event_pb2 import Event
 from sessiond.watch import Watch
@@ -18,13 +20,15 @@ async def found(
 ) -> Found:
     """Returns what `look` finds now, or what `in_event` finds in the first of the events that follow.
 
-    Raises what `look` and the watch raise; SessionNotFound once the session is deleted.
+    Looks again where events cannot be followed any more, as after a restore of the database. Raises what `look` and the
+    watch raise otherwise; SessionNotFound once the session is deleted.
     """
     while True:
-        async with watch(types) as watching:
-            # The watch has begun: a change from here on is in an event, and an earlier one is found by `look`.
-            if (there := await look()) is not None:
-                return there
-            async for event in watching:
-                if (told := in_event(event)) is not None:
-                    return told
+        with suppress(PositionGone):
+            async with watch(types) as watching:
+                # The watch has begun: a change from here on is in an event, and an earlier one is found by `look`.
+                if (there := await look()) is not None:
+                    return there
+                async for event in watching:
+                    if (told := in_event(event)) is not None:
+                        return told

@@ -243,7 +243,15 @@ class Lives:
         through, text = life.acks[-1].seq, f"{life.session_id}, {life.generation}, {number}"
 
         async def summarise(request_id: str) -> int:
-            return (await self._client.create_summary(life.session_id, text, through, request_id=request_id)).seq
+            try:
+                return (await self._client.create_summary(life.session_id, text, through, request_id=request_id)).seq
+            except sessiond.InvalidFields:
+                # So the session ends before what was acknowledged, which the ledger judges.
+                session = await self._client.get_session(life.session_id, consistency="strong")
+                life.lost = session.version < through
+                if not life.lost:
+                    raise
+                return session.version
 
         ack = await self._write(life, summarise)
         while ack is not None and not life.lost:
