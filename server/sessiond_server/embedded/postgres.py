@@ -32,7 +32,7 @@ _SETTINGS = {
     "unix_socket_permissions": "0700",
     "max_connections": "100",
     "shared_buffers": "128MB",
-    "wal_level": "logical",  # a tenant can be moved to another server; costs appends nothing that can be measured
+    "wal_level": "logical",  # a tenant can be moved to another server; what it costs was not measured
     "max_wal_size": "2GB",
     "checkpoint_completion_target": "0.9",
     "wal_compression": "on",
