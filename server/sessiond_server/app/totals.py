@@ -104,18 +104,18 @@ def _replication(states: Sequence[Replication]) -> Replication | None:
 
 
 def _growth(states: Sequence[Growth]) -> Growth | None:
-    """Tables of one name as one table, for which vacuum was last where it was longest ago."""
+    """Tables of one name as one table, for which vacuum was last where it was longest ago, or has never been."""
     if not states:
         return None
     groups = _grouped([table for state in states for table in state.tables], lambda table: table.name)
     tables = [
         Table(
             name,
-            sum(table.bytes for table in group),
-            sum(table.index_bytes for table in group),
+            _sum(group, "bytes"),
+            _sum(group, "index_bytes"),
             _sum(group, "rows"),
             _sum(group, "dead_rows"),
-            _most(group, "vacuum_seconds"),
+            None if any(table.vacuum_seconds is None for table in group) else _most(group, "vacuum_seconds"),
         )
         for name, group in groups.items()
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sessiond_server.postgres import growth
 from sessiond_server.postgres.production import Facts
 from sessiond_server.redis import Upkeep
 from sessiond_server.settings import Settings
@@ -261,15 +262,19 @@ def _transactions(place: Place) -> Sequence[Finding]:
     if place.facts is None:
         return [_unknown()]
     facts = place.facts
-    age = max(facts.transaction_age, facts.multixact_age)
-    text = f"the oldest is {age:,} ids old; autovacuum freezes at {facts.freeze_age:,}"
-    remedy = "end old transactions, drop unused replication slots, and run vacuum (freeze)"
+    return [
+        _age("transaction id", facts.transaction_age, facts.freeze_age),
+        _age("multixact", facts.multixact_age, facts.multixact_freeze_age),
+    ]
+
+
+def _age(what: str, age: int, freeze_age: int) -> Finding:
+    text = f"the oldest {what} is {age:,} old; autovacuum freezes at {freeze_age:,}"
     if age > AGE_OF_DANGER:
-        return [fail(f"{text}; at 2.1 billion Postgres refuses writes", remedy)]
-    # A vacuum that has begun at freeze_age needs a while on large tables.
-    if age > 1.5 * facts.freeze_age:
-        return [warn(f"{text}, and does not keep up", remedy)]
-    return [ok(text)]
+        return fail(f"{text}; at 2.1 billion Postgres refuses writes", growth.REMEDY_OF_AGE)
+    if age > growth.AGE_TIMES * freeze_age:
+        return warn(f"{text}, and does not keep up", growth.REMEDY_OF_AGE)
+    return ok(text)
 
 
 def _autovacuum(place: Place) -> Sequence[Finding]:

@@ -28,6 +28,7 @@ INDEX_TIMES: Final = 4.0
 `message_marks` are 1 to 2 times as large."""
 AGE_TIMES: Final = 1.5
 """How many times autovacuum_freeze_max_age the oldest transaction id may be; a large table takes vacuum a while."""
+REMEDY_OF_AGE: Final = "end old transactions, drop unused replication slots, and run vacuum (freeze)"
 
 
 class GrowthWatch:
@@ -90,7 +91,7 @@ def warnings(found: Growth) -> Iterator[tuple[str, str]]:
     if found.transaction_age > AGE_TIMES * found.freeze_age:
         yield (
             f"the oldest transaction id is {found.transaction_age:,} old; autovacuum freezes at {found.freeze_age:,}",
-            "end old transactions, drop unused replication slots, and run vacuum (freeze)",
+            REMEDY_OF_AGE,
         )
 
 

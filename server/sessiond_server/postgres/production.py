@@ -14,8 +14,9 @@ from sessiond_server.postgres.schema.tables import TABLES
 from sessiond_server.store.condition import Growth
 
 _SETTINGS: Final = (
-    "archive_mode", "autovacuum", "autovacuum_freeze_max_age", "fsync", "full_page_writes", "max_connections",
-    "server_version_num", "superuser_reserved_connections", "synchronous_commit", "track_counts",
+    "archive_mode", "autovacuum", "autovacuum_freeze_max_age", "autovacuum_multixact_freeze_max_age", "fsync",
+    "full_page_writes", "max_connections", "server_version_num", "superuser_reserved_connections",
+    "synchronous_commit", "track_counts",
 )  # fmt: skip
 
 _CURRENT: Final = "select name, setting from pg_settings where name = any ($1::text[])"
@@ -51,7 +52,9 @@ class Facts:
     """Transaction ids since the oldest one that is not frozen, in the database of the cluster that has most."""
     multixact_age: int
     freeze_age: int
-    """Age from which autovacuum freezes a table in any case."""
+    """Age of transaction ids from which autovacuum freezes a table in any case."""
+    multixact_freeze_age: int
+    """The same of multixacts."""
     autovacuum: bool
     not_vacuumed: Sequence[str]
     """Our tables that autovacuum leaves alone."""
@@ -111,6 +114,7 @@ def _facts(settings: Mapping[str, str], found: Any, skew: float, pooler: bool) -
         transaction_age=found["transactions"],
         multixact_age=found["multixacts"],
         freeze_age=int(settings["autovacuum_freeze_max_age"]),
+        multixact_freeze_age=int(settings["autovacuum_multixact_freeze_max_age"]),
         autovacuum=settings["autovacuum"] == "on" and settings["track_counts"] == "on",
         not_vacuumed=found["not_vacuumed"],
         archiving=settings["archive_mode"] != "off",

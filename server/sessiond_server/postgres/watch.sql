@@ -54,7 +54,7 @@ select c.relname::text as name, pg_table_size(c.oid)::float8 as table_bytes,
   pg_indexes_size(c.oid)::float8 as index_bytes, coalesce(s.n_live_tup, 0) as live_rows,
   coalesce(s.n_dead_tup, 0) as dead_rows,
   extract(epoch from clock_timestamp() - greatest(s.last_vacuum, s.last_autovacuum))::float8 as vacuum_seconds,
-  (select max(greatest(age(datfrozenxid), mxid_age(datminmxid))) from pg_database) as transaction_age,
+  (select max(age(datfrozenxid)) from pg_database) as transaction_age,
   current_setting('autovacuum_freeze_max_age')::integer as freeze_age
 from pg_class c
 left join pg_stat_user_tables s on s.relid = c.oid
