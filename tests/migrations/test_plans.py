@@ -429,7 +429,7 @@ def test_work_on_rows_of_all_tenants_leaves_those_alone_that_live_elsewhere() ->
                 continue
             checked.add(statement.name)
             with rows.row(statement.name):
-                assert "tenants_elsewhere()" in statement.text
+                assert "lives_elsewhere(" in statement.text
     assert checked >= {
         "lock_due", "purge_requests", "purge_tombstones", "purge_documents", "purge_document_tombstones",
         "purge_document_requests", "abandon_uploads", "take_releases", "dropped_pieces",

@@ -33,6 +33,24 @@ class World:
         return True
 
 
+def test_tenants_that_are_leaving_are_known_to_moves_that_begin_later() -> None:
+    main = Homes()
+    main.use(1, "main", {}, frozenset({"acme"}))
+    assert Moves(main, {"main": main}, "main").unsettled == {"acme"}
+
+
+def test_first_row_of_a_tenant_that_stays_is_no_change_of_its_home() -> None:
+    homes, changed = Homes(), list[set[str]]()
+    homes.on_change = lambda tenants: changed.append(set(tenants))
+    homes.use(1, "main", {})
+    homes.use(2, "main", {"acme": "main"}, frozenset({"acme"}))
+    assert changed == []
+    homes.use(3, "main", {"acme": "eu", "globex": "main"})
+    homes.use(4, "main", {"acme": "eu"})
+    homes.use(5, "main", {})
+    assert changed == [{"acme"}, {"acme"}]
+
+
 async def test_calls_of_a_tenant_that_does_not_move_are_served_whatever_was_confirmed() -> None:
     world = World()
     assert world.moves.unsettled == set()

@@ -282,7 +282,7 @@ where ctid = any (array(
 with gone as (
   delete from uploads where ctid = any (array(
     select ctid from uploads
-    where touch_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
+    where touch_time < now() - $1::interval and not lives_elsewhere(tenant_id)
     order by touch_time
     limit $2
     for update skip locked
@@ -304,7 +304,7 @@ select count(*) from gone
 
 -- name: take_releases
 select tenant_id, blob_id, session_id, attachment_id from releases
-where tenant_id <> all ((select tenants_elsewhere())::text[])
+where not lives_elsewhere(tenant_id)
 limit $1
 for update skip locked
 
@@ -364,7 +364,7 @@ delete from releases where ctid = any (array(
 
 -- name: dropped_pieces  index: pieces_to_drop
 select tenant_id, piece_id from pieces
-where drop_time <= now() and tenant_id <> all ((select tenants_elsewhere())::text[])
+where drop_time <= now() and not lives_elsewhere(tenant_id)
 order by drop_time
 limit $1
 

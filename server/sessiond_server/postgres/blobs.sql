@@ -42,5 +42,5 @@ with recursive found as (
   ) following
   where found.place < $3::integer
 )
-select tenant_id, piece_id, tenant_id = any ((select tenants_elsewhere())::text[]) as elsewhere from found
+select tenant_id, piece_id, lives_elsewhere(tenant_id) as elsewhere from found
 order by place

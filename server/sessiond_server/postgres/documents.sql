@@ -143,7 +143,7 @@ update documents
 set delete_time = now(), expire_time = null, user_readable = false, labels = '{}', body = '', value = ''
 where ctid = any (array(
   select ctid from documents
-  where expire_time <= now() and tenant_id <> all ((select tenants_elsewhere())::text[])
+  where expire_time <= now() and not lives_elsewhere(tenant_id)
   order by expire_time
   limit $1
   for update skip locked
@@ -152,7 +152,7 @@ where ctid = any (array(
 -- name: purge_document_tombstones  index: documents_ended
 delete from documents where ctid = any (array(
   select ctid from documents
-  where delete_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
+  where delete_time < now() - $1::interval and not lives_elsewhere(tenant_id)
   order by delete_time
   limit $2
   for update skip locked
@@ -161,7 +161,7 @@ delete from documents where ctid = any (array(
 -- name: purge_document_requests  index: document_requests_by_create_time
 delete from document_requests where ctid = any (array(
   select ctid from document_requests
-  where create_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
+  where create_time < now() - $1::interval and not lives_elsewhere(tenant_id)
   order by create_time
   limit $2
   for update skip locked

@@ -5,7 +5,7 @@
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,
   lease_expire_time, content_sizes
 from session_heads
-where expire_check_time <= now() and tenant_id <> all ((select tenants_elsewhere())::text[])
+where expire_check_time <= now() and not lives_elsewhere(tenant_id)
 order by expire_check_time
 limit $1
 for update skip locked
@@ -19,7 +19,7 @@ from (
   select distinct due.tenant_id, due.session_id from (
     select t.tenant_id, t.session_id from tool_calls t
     where t.awaits_approval and t.expire_time <= now()
-      and t.tenant_id <> all ((select tenants_elsewhere())::text[])
+      and not lives_elsewhere(t.tenant_id)
     order by t.expire_time
     limit $1::bigint * 256
   ) due
@@ -40,7 +40,7 @@ where h.tenant_id = k.tenant_id and h.session_id = k.session_id
 -- name: purge_requests  index: requests_by_create_time
 delete from requests where ctid = any (array(
   select ctid from requests
-  where create_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
+  where create_time < now() - $1::interval and not lives_elsewhere(tenant_id)
   order by create_time
   limit $2
   for update skip locked
@@ -49,7 +49,7 @@ delete from requests where ctid = any (array(
 -- name: purge_tombstones  index: session_heads_deleted requests_pkey events_pkey
 with purged as materialized (
   select ctid as head, tenant_id, session_id from session_heads
-  where delete_time < now() - $1::interval and tenant_id <> all ((select tenants_elsewhere())::text[])
+  where delete_time < now() - $1::interval and not lives_elsewhere(tenant_id)
   order by delete_time
   limit $2
   for update skip locked

@@ -35,7 +35,8 @@ class Moves:
         self._looked: asyncio.Future[None] | None = None
         """Done when a database has said something; None while no call waits."""
         for each in {id(each): each for each in (homes, *fences.values())}.values():
-            each.on_look = self._look
+            each.on_use, each.on_look = self._used, self._look
+        self._used()
 
     def under_way(self) -> bool:
         """Whether a tenant is about to leave a database, or has left it and is not known to be in another one."""
@@ -62,15 +63,17 @@ class Moves:
             return fence is None
         return self._clock() - fence.confirmed < LEASE
 
-    def _look(self) -> None:
-        """A database has said which tenants live there, or that nothing has changed."""
+    def _used(self) -> None:
+        """A database has said which tenants live there."""
         self.unsettled = frozenset(
             tenant_id
             for database_id, fence in self._fences.items()
-            if fence.leaving or fence.any
             for tenant_id in fence.leaving | fence.left
             if (self._homes.of(tenant_id) or self._default) == database_id
         )
+
+    def _look(self) -> None:
+        """A database has said which tenants live there, or that nothing has changed."""
         if self._looked is not None:
             self._looked.set_result(None)
             self._looked = None

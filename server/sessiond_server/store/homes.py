@@ -29,8 +29,10 @@ class Homes:
         """Id of the database that the map is from; empty while it has none."""
         self.on_change: Callable[[Set[str]], None] = _ignore
         """Called with the tenants whose home has changed."""
+        self.on_use: Callable[[], None] = _nothing
+        """Called when the map was replaced."""
         self.on_look: Callable[[], None] = _nothing
-        """Called when the map was replaced, or found to be the newest one."""
+        """Called after that, and when the map was found to be the newest one."""
         self.confirmed = -inf
         """Monotonic time, in seconds, at which the map was still what the database says."""
         self.leaving: Set[str] = frozenset()
@@ -38,6 +40,8 @@ class Homes:
         self.keys: Mapping[str, bytes] = _NO_KEYS
         """Tenant -> the key that signs its page tokens and positions here, where it is not that of the database."""
         self._of: Mapping[str, str] = {}
+        self.left: Set[str] = frozenset()
+        """All tenants of the map for which this database must not be written."""
 
     @property
     def any(self) -> bool:
@@ -56,11 +60,6 @@ class Homes:
         """Those of the tenants for which this database must not be written."""
         return {each for each in tenant_ids if self._of.get(each, self.here) != self.here}
 
-    @property
-    def left(self) -> Set[str]:
-        """All tenants of the map for which this database must not be written."""
-        return {each for each, home in self._of.items() if home != self.here}
-
     def use(
         self,
         version: int,
@@ -70,8 +69,12 @@ class Homes:
         keys: Mapping[str, bytes] = _NO_KEYS,
     ) -> None:
         """Replaces the map by what the database says."""
-        changed = {each for each in self._of.keys() | homes.keys() if self._of.get(each) != homes.get(each)}
+        # A tenant that the map did not name lives where its first row says that it does.
+        named = self._of.keys() | homes.keys()
+        changed = {each for each in named if self._of.get(each, here) != homes.get(each, here)}
         self.version, self.here, self._of, self.leaving, self.keys = version, here, homes, leaving, keys
+        self.left = frozenset(each for each, home in homes.items() if home != here)
+        self.on_use()
         self.on_look()
         if changed:
             self.on_change(changed)

@@ -34,7 +34,7 @@ async def remove(connection: asyncpg.Connection, tenant_id: str) -> AsyncIterato
             yield removed
             if count < AT_ONCE:
                 break
-    if not await connection.fetchval("select $1 = any (tenants_elsewhere())", tenant_id):
+    if not await connection.fetchval("select lives_elsewhere($1)", tenant_id):
         raise MoveRefused(f"the tenant {tenant_id} lives where its old rows were to be removed: nothing was removed")
 
 
@@ -44,7 +44,7 @@ def _statement(table: str, columns: Sequence[str], behind: bool) -> str:
     values = ", ".join(f"${place}" for place in range(2, len(columns) + 2))
     return (
         f"with gone as (delete from {table} where ctid = any (array(select t.ctid from {table} t "
-        f"where t.tenant_id = $1 and $1 = any (tenants_elsewhere()) {f'and ({names}) > ({values})' if behind else ''} "
+        f"where t.tenant_id = $1 and lives_elsewhere($1) {f'and ({names}) > ({values})' if behind else ''} "
         f"order by {names} limit {AT_ONCE})) returning {names}) "
         f"select count(*) over () as count, gone.* from gone order by {last} limit 1"
     )

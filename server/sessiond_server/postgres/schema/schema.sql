@@ -215,9 +215,12 @@ create table tenant_homes (
 
 -- Tenants whose rows no server may change here, nor remove, because they live in another database. Work on rows of all
 -- tenants leaves them out.
-create function tenants_elsewhere() returns text[]
-language sql stable parallel safe as $$
-  select array(select h.tenant_id from tenant_homes h cross join placement p where h.database_id <> p.database_id)
+create function lives_elsewhere(tenant_id text) returns boolean
+language sql stable parallel safe cost 10 as $$
+  select exists (
+    select from tenant_homes h cross join placement p
+    where h.tenant_id = lives_elsewhere.tenant_id and h.database_id <> p.database_id
+  )
 $$;
 
 -- Moves of tenants from database to database (postgres/moving): those under way, and the last one of each tenant. Only

@@ -17,7 +17,10 @@ create table move_marks (
   mark uuid not null
 );
 
-create function tenants_elsewhere() returns text[]
-language sql stable parallel safe as $$
-  select array(select h.tenant_id from tenant_homes h cross join placement p where h.database_id <> p.database_id)
+create function lives_elsewhere(tenant_id text) returns boolean
+language sql stable parallel safe cost 10 as $$
+  select exists (
+    select from tenant_homes h cross join placement p
+    where h.tenant_id = lives_elsewhere.tenant_id and h.database_id <> p.database_id
+  )
 $$;
