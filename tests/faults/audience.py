@@ -7,6 +7,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.faults.history import End
 from tests.faults.subscribers import Place, Plan
 
 READY_SECONDS = 120.0
@@ -61,11 +62,11 @@ class Audience:
             task.cancel()
         await asyncio.gather(*self._reading, return_exceptions=True)
 
-    async def finish(self, versions: Mapping[str, int], patience: float) -> None:
-        """Returns when every subscriber has everything up to these versions, or `patience` seconds are over, and all
-        histories are on disk."""
+    async def finish(self, ends: Mapping[str, End], patience: float) -> None:
+        """Returns when every subscriber has everything up to the last events of these sessions, or `patience` seconds
+        are over, and all histories are on disk."""
         for process in self._processes:
-            self._tell(process, json.dumps({"versions": dict(versions), "patience": patience}))
+            self._tell(process, json.dumps({"ends": dict(ends), "patience": patience}))
         for process in self._processes:
             code = await process.wait()
             assert code == 0, f"a process of subscribers ended with {code}"

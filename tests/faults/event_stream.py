@@ -18,6 +18,7 @@ import asyncpg
 import sessiond
 from tests.faults.audience import Audience, seats
 from tests.faults.files_load import FilesLoad
+from tests.faults.history import End
 from tests.faults.judgement import Judgement, Silence, judged
 from tests.faults.ledger import Ledger
 from tests.faults.lives import Life, Lives
@@ -108,9 +109,9 @@ async def campaign(
             await run.all(
                 schedule(mix, seed, longest), lambda text: progress(f"{text}, {audience.delivered} delivered")
             )
-            versions = await _versions(client, [*sessions, *beside])
+            ends = await _ends(client, [*sessions, *beside])
             progress("the writers have stopped; waiting for the subscribers to have everything")
-            await audience.finish(versions, PATIENCE)
+            await audience.finish(ends, PATIENCE)
             if audience.late:
                 progress(f"late: {', '.join(audience.late)}")
         progress("comparing logs, acknowledgements and histories")
@@ -344,5 +345,9 @@ async def _versions_in(connection: asyncpg.Connection) -> Mapping[str, int]:
     return dict(await connection.fetch("SELECT session_id, version FROM session_heads"))
 
 
-async def _versions(client: sessiond.Client, sessions: Sequence[str]) -> Mapping[str, int]:
-    return {one: (await client.get_session(one, consistency="strong", timeout=60.0)).version for one in sessions}
+async def _ends(client: sessiond.Client, sessions: Sequence[str]) -> Mapping[str, End]:
+    found = {}
+    for one in sessions:
+        session = await client.get_session(one, consistency="strong", timeout=60.0)
+        found[one] = (session.version, session.last_event_id)
+    return found

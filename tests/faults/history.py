@@ -16,6 +16,8 @@ from sessiond.v1.event_pb2 import Event, EventType
 
 DELETION = 2**32 - 1
 REMOVED = 2**32 - 2
+End = tuple[int, str]
+"""`seq` and `event_id` of a session's last event."""
 
 
 class Opened(NamedTuple):

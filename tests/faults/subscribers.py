@@ -1,7 +1,7 @@
 """A process of subscribers that write down what they are told: `python -m tests.faults.subscribers < plan`.
 
 The first line of standard input is the plan (see Plan). A line on standard output follows once every subscriber has its
-first frame, and then one each second: how many events have arrived so far. A second line of input names the versions
+first frame, and then one each second: how many events have arrived so far. A second line of input names the last events
 that sessions have in the end; the process ends when its subscribers have got that far, or after the patience that the
 line gives, and says which have not.
 """
@@ -32,7 +32,7 @@ from sessiond.v1.event_service_pb2 import (
     WatchSessionRequest,
 )
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
-from tests.faults.history import Closed, Lost, Marked, Opened, Recorder, got, identity
+from tests.faults.history import Closed, End, Lost, Marked, Opened, Recorder, got, identity
 
 if TYPE_CHECKING:
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
@@ -93,7 +93,7 @@ class Subscriber(ABC):
         self._recorder = recorder
         self._from_beginning = place.from_beginning
         """Until its position is lost: then it begins with what comes."""
-        self._newest: dict[str, int] = {}
+        self._newest: dict[str, tuple[int, bytes]] = {}
         self._last = (0, b"")
         """Session streams: the event that the next one follows."""
 
@@ -101,12 +101,13 @@ class Subscriber(ABC):
     async def run(self) -> None:
         """Until cancelled."""
 
-    def has(self, versions: Mapping[str, int]) -> bool:
-        """Whether everything has arrived."""
+    def has(self, ends: Mapping[str, End]) -> bool:
+        """Whether everything has arrived. One with an event that was lost may be further than the log: it is yet to be
+        told."""
         if self.place.session_id:
-            return self._last[0] >= versions[self.place.session_id]
-        selected = self.place.only or versions.keys()
-        return all(self._newest.get(session_id, 0) >= versions[session_id] for session_id in selected)
+            return self._last == _newest(ends[self.place.session_id])
+        selected = self.place.only or ends.keys()
+        return all(self._newest.get(session_id) == _newest(ends[session_id]) for session_id in selected)
 
     def _snapshot(self, frame: Snapshot, replica: int) -> None:
         session = frame.session
@@ -127,7 +128,7 @@ class Subscriber(ABC):
             record = got(now, event)
             self._recorder.write(record)
             self._last = (record.seq, record.event_id)
-            self._newest[record.session_id] = record.seq
+            self._newest[record.session_id] = self._last
         self.delivered += len(frame.events)
 
     def _bookmark(self, frame: Bookmark) -> None:
@@ -304,9 +305,14 @@ async def _report(subscribers: Sequence[Subscriber], tasks: Sequence["asyncio.Ta
     until = time.monotonic() + end["patience"]
     late = list(subscribers)
     while late and time.monotonic() < until:
-        late = [one for one in late if not one.has(end["versions"])]
+        late = [one for one in late if not one.has(end["ends"])]
         await asyncio.sleep(0.02)
     _say(delivered=sum(subscriber.delivered for subscriber in subscribers), late=[one.place.name for one in late])
+
+
+def _newest(end: End) -> tuple[int, bytes]:
+    seq, event_id = end
+    return seq, identity(event_id)
 
 
 def _check(tasks: Sequence["asyncio.Task[None]"]) -> None:
