@@ -222,6 +222,16 @@ async def test_calls_are_abandoned_when_their_pipe_breaks() -> None:
         await until(lambda: (wire.server.calls, wire.server.open_pipes) == (0, 0))
 
 
+async def test_fields_of_later_versions_in_a_frame_are_ignored(wire: Wire) -> None:
+    """A number above 15 has a tag of two bytes; the other is a fixed64."""
+    async with opened(wire) as pipe:
+        later = b"\x82\x01\x01x" + b"\x79" + bytes(8)
+        pipe.answers[1] = asyncio.get_running_loop().create_future()
+        call = PipeCall(number=1, method=PATHS["CountSessions"], request=COUNT.SerializeToString())
+        await pipe.send(later + OpenRequest(calls=[call]).SerializeToString() + later)
+        assert not (await pipe.answer(1)).HasField("status")
+
+
 BROKEN: dict[str, tuple[OpenRequest | bytes, str]] = {
     "frame.bytes": (bytes(FRAME_BYTES + 1), "frame"),
     "frame.entries": (OpenRequest(cancels=[1] * (FRAME_ENTRIES + 1)), "frame"),

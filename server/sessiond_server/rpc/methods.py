@@ -26,6 +26,11 @@ from sessiond_server.rpc import elements, json_texts
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
 from sessiond_server.rpc.places import Places
 
+METHOD_NOT_FOUND: Final = "Method not found!"
+"""As grpc says it."""
+Turn = Callable[[Callable[[], str]], Awaitable[None]]
+"""Returns once a call may be refused, whose caller's address its argument returns."""
+
 _END: Final[Any] = object()
 _TOO_MANY: Final = (
     f"must have at most {elements.MOST} fields, items and values in all, and an item of a list at most "
@@ -70,12 +75,12 @@ def generic_handler(service: ServiceDescriptor, methods: Iterable[Served]) -> gr
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def unknown_methods(turn: Callable[["ServicerContext[Any, Any]"], Awaitable[None]]) -> grpc.GenericRpcHandler:
+def unknown_methods(turn: Turn) -> grpc.GenericRpcHandler:
     """Refuses all calls, each once `turn` has returned, with UNIMPLEMENTED."""
 
     async def refuse(_: object, context: "ServicerContext[Any, Any]") -> None:
-        await turn(context)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        await turn(context.peer)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)
 
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
 

@@ -55,7 +55,6 @@ from sessiond_server.rpc.interceptors.refusals import Refusals
 from sessiond_server.rpc.interceptors.spans import Spans
 from sessiond_server.rpc.messages.servicer import MessageServicer
 from sessiond_server.rpc.methods import Served, generic_handler, served_methods, unknown_methods
-from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.pipe.limits import PipeLimits
 from sessiond_server.rpc.pipe.pipe import Surroundings
@@ -426,9 +425,9 @@ class RpcServer:
     def _counting(self, refusal: str) -> Callable[[], None]:
         return partial(self._refused.count, refusal)
 
-    async def _turn_of_unknown(self, context: Context) -> None:
+    async def _turn_of_unknown(self, peer: Callable[[], str]) -> None:
         self._refused.count("unknown_method")
-        await self._refusals.turn(context.peer)
+        await self._refusals.turn(peer)
 
     async def stop(self) -> None:
         """Drains and stops. Health reports NOT_SERVING; after `drain_pause`, connections are closed in order and

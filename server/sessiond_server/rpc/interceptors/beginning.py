@@ -79,10 +79,7 @@ class Beginning:
         return begun
 
     def end(self, begun: Begun) -> None:
-        """The call has ended. Idempotent."""
-        self._uncount(begun)
-
-    def _uncount(self, begun: Begun) -> None:
+        """The call has ended, or does not count any more. Idempotent."""
         if begun.counts:
             begun.counts = False
             self._slots.give(begun.tenant_id)
@@ -90,7 +87,7 @@ class Beginning:
     def _forget_long(self, now: float) -> None:
         begun = self._begun
         while begun and (not begun[0].counts or now - begun[0].at >= LONG):
-            self._uncount(begun.popleft())
+            self.end(begun.popleft())
 
     def _watch(self) -> None:
         if self._timer is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -17,6 +17,7 @@ from sessiond_server.rpc.call import Call, Handler, Method
 from sessiond_server.rpc.intake import Intake
 from sessiond_server.rpc.interceptors.beginning import Beginning
 from sessiond_server.rpc.interceptors.reading import SMALL
+from sessiond_server.rpc.methods import METHOD_NOT_FOUND, Turn
 from sessiond_server.rpc.open_calls import Context
 from sessiond_server.rpc.pipe import arriving
 from sessiond_server.rpc.pipe.departing import Departing
@@ -51,7 +52,7 @@ class Surroundings:
     """The pace at which calls are begun; that of plain calls."""
     beginning: Beginning
     """The turns of tenants, in which calls are begun; those of plain calls."""
-    turn_of_unknown: Callable[[Context], Awaitable[None]]
+    turn_of_unknown: Turn
     """Returns once a call of an unknown method may be refused."""
     longest_request: int
     """Longest request, in bytes, that the transport takes in a plain call."""
@@ -217,8 +218,8 @@ class Pipe:
         if served is None:
             # The pipe waits with it, so that such calls cost their sender only.
             self._leave_turn()
-            await around.turn_of_unknown(cast(Context, context))
-            self._refuse(context, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            await around.turn_of_unknown(context.peer)
+            self._refuse(context, grpc.StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)
         elif size > around.longest_request:
             text = f"Received message larger than max ({size} vs. {around.longest_request})"
             self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text)

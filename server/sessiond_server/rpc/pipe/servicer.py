@@ -29,11 +29,6 @@ class PipeServicer:
         """Of each tenant that has pipes."""
         self._drained = False
 
-    @property
-    def count(self) -> int:
-        """Open pipes."""
-        return len(self._pipes)
-
     @taking_bytes
     async def open(self, messages: AsyncIterator[bytes], call: Call) -> None:
         """Raises Draining once `drain` was called, TooManyCalls if there are too many pipes, and what `Pipe.run`
