@@ -4,8 +4,22 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
+from typing import Final
 
 from sessiond_server.domain.shares import Shares, never_alone
+
+OLDEST_EACH: Final = 8
+"""Of so many slots that a queue gets while its newest go first, one is for its oldest. Callers that make a call once
+they have the last answer would otherwise leave those at its head until they give up, long after the overload."""
+
+
+class _Queue(OrderedDict["asyncio.Future[None]", float]):
+    """What waits, oldest first, with the times at which it arrived. Removal is cheap: thousands may be cancelled at
+    once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest_in_a_row = 0
 
 
 class Slots:
@@ -16,12 +30,11 @@ class Slots:
 
     def __init__(self, most: int, *, alone: Callable[[], bool] = never_alone, newest_first_after: float = inf) -> None:
         """`alone` as of Shares. Once the oldest of a tenant's queue has waited for `newest_first_after` seconds, its
-        newest goes first."""
+        newest goes first, but for one in OLDEST_EACH."""
         self._shares = Shares(most, alone=alone)
         self._newest_first_after = newest_first_after
-        self._queues: OrderedDict[str, OrderedDict[asyncio.Future[None], float]] = OrderedDict()
-        """Tenant -> what waits, oldest first, with the times at which it arrived. Removal must be cheap: thousands may
-        be cancelled at once."""
+        self._queues: OrderedDict[str, _Queue] = OrderedDict()
+        """By tenant."""
         self._queued = 0
         self.left = 0
         """Slots that were given back so far."""
@@ -64,7 +77,7 @@ class Slots:
 
     async def _turn(self, tenant_id: str) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(tenant_id, OrderedDict())[turn] = _now()
+        self._queues.setdefault(tenant_id, _Queue())[turn] = _now()
         self._queued += 1
         try:
             await turn
@@ -93,9 +106,11 @@ class Slots:
         """The tenant's next that still waits. Skips what is being cancelled but is still in the queue."""
         queue = self._queues[tenant_id]
         overdue = _now() - next(iter(queue.values())) > self._newest_first_after
+        newest = overdue and queue.newest_in_a_row < OLDEST_EACH - 1
+        queue.newest_in_a_row = queue.newest_in_a_row + 1 if newest else 0
         found = None
         while queue and found is None:
-            turn, _ = queue.popitem(last=overdue)
+            turn, _ = queue.popitem(last=newest)
             found = None if turn.done() else turn
         if queue:
             self._queues.move_to_end(tenant_id)

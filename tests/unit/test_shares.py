@@ -8,6 +8,7 @@ import pytest
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import TooManyCalls
 from sessiond_server.rpc.places import Places
+from sessiond_server.slots import OLDEST_EACH, Slots
 from tests.support.waiting import until
 
 
@@ -136,3 +137,41 @@ async def test_places_of_many_calls_that_come_and_are_cancelled_all_come_back() 
     assert not places.queued
     assert waiting.used == 0
     assert held(places._shares, "d") == 3 - 1  # one of them has left the last place to others
+
+
+class Overload:
+    """One place, and a queue in which as many calls arrive as are served, so that some always wait."""
+
+    def __init__(self) -> None:
+        self.places = Slots(1, newest_first_after=0.0)
+        self.served: list[int] = []
+        self.waiting: dict[int, asyncio.Task[None]] = {}
+
+    async def arrive(self, number: int) -> None:
+        self.waiting[number] = asyncio.create_task(self.places.take("a"))
+        await asyncio.sleep(0)
+
+    async def serve(self) -> None:
+        self.places.give("a")
+        await asyncio.sleep(0)
+        (number,) = [number for number, task in self.waiting.items() if task.done()]
+        self.served.append(number)
+        del self.waiting[number]
+
+
+async def test_in_overload_the_newest_go_first_and_the_oldest_are_not_left_for_ever() -> None:
+    """Mutant: always the newest. Callers that make their next call when they have an answer then keep a few calls
+    waiting until their deadlines, though the server has room for all."""
+    overload = Overload()
+    assert overload.places.take_now("a")
+    for number in range(10):
+        await overload.arrive(number)
+    for number in range(10, 10 + 10 * OLDEST_EACH):
+        await overload.serve()
+        await overload.arrive(number)
+    assert set(range(10)) <= set(overload.served)
+    newest = sum(number >= 10 or number == 9 for number in overload.served)
+    assert newest > len(overload.served) * (1 - 2 / OLDEST_EACH)
+    for task in overload.waiting.values():
+        task.cancel()
+    await asyncio.gather(*overload.waiting.values(), return_exceptions=True)
