@@ -49,7 +49,10 @@ async def moving(dsns: Dsns, tenant: str, source: str, target: str) -> AsyncIter
     """A mover, and the lines that it says."""
     said: list[str] = []
     notes, old, new = ((each, dsns[each]) for each in ("main", source, target))
-    async with mover.opened(notes, old, new, tenant, said.append) as made:
+    async with (
+        mover.locked(notes, tenant) as default,
+        mover.opened(default, old, new, tenant, said.append) as made,
+    ):
         yield made, said
 
 

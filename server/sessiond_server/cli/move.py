@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sessiond_server import failpoints
 from sessiond_server.app import database
@@ -11,9 +11,6 @@ from sessiond_server.auth import is_tenant
 from sessiond_server.cli.databases import dsn_in, several
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.settings import SettingError, Settings
-
-if TYPE_CHECKING:
-    from sessiond_server.postgres.moving.record import Move
 
 PATIENCE: Final = 300.0
 RETRY_SECONDS: Final = 0.5
@@ -49,45 +46,41 @@ async def _run(settings: Settings, tenant_id: str, target_id: str | None) -> int
 
 
 async def _attempt(settings: Settings, tenant_id: str, target_id: str | None) -> int:
-    from sessiond_server.postgres.moving.mover import opened
+    from sessiond_server.postgres.moving import record
+    from sessiond_server.postgres.moving.mover import locked, opened
     from sessiond_server.postgres.moving.record import MoveRefused
+    from sessiond_server.postgres.moving.switching import home
 
-    found, home = await _found(settings, tenant_id)
-    if found is not None and found.under_way:
-        if target_id not in (None, found.target_id):
-            raise MoveRefused(f"the tenant {tenant_id} is moving to {found.target_id}: end that move, or abort it")
-        source_id, goes_to = found.source_id, found.target_id
-    elif target_id is None:
-        raise MoveRefused(f"no move of the tenant {tenant_id} is under way")
-    elif home == target_id:
-        print(f"{tenant_id} lives in {target_id}")
-        return 0
-    else:
-        source_id, goes_to = home, target_id
-    await _check(settings, source_id, goes_to)
-    default = settings.database_ids[0]
-    notes, source, target = ((each, dsn_in(settings, each)) for each in (default, source_id, goes_to))
-    async with opened(notes, source, target, tenant_id, lambda line: print(line, flush=True)) as mover:
-        if target_id is None:
-            await mover.abort()
-            print(f"{tenant_id} stays in {source_id}")
+    def named(database_id: str) -> tuple[str, str]:
+        return database_id, dsn_in(settings, database_id)
+
+    async with locked(named(settings.database_ids[0]), tenant_id) as default:
+        # Read behind the lock: nothing changes it from here on but this process.
+        found = await record.read(default.connection, tenant_id)
+        lives = await home(default.connection, tenant_id) or default.id
+        if found is not None and found.under_way:
+            if target_id not in (None, found.target_id):
+                raise MoveRefused(f"the tenant {tenant_id} is moving to {found.target_id}: end that move, or abort it")
+            source_id, goes_to = found.source_id, found.target_id
+        elif target_id is None:
+            raise MoveRefused(f"no move of the tenant {tenant_id} is under way")
+        elif lives == target_id:
+            print(f"{tenant_id} lives in {target_id}")
             return 0
-        if found is None or not found.under_way:
-            await mover.begin()
-        await mover.go_on()
+        else:
+            source_id, goes_to = lives, target_id
+        await _check(settings, source_id, goes_to)
+        source, target = named(source_id), named(goes_to)
+        async with opened(default, source, target, tenant_id, lambda line: print(line, flush=True)) as mover:
+            if target_id is None:
+                await mover.abort()
+                print(f"{tenant_id} stays in {source_id}")
+                return 0
+            if found is None or not found.under_way:
+                await mover.begin()
+            await mover.go_on()
     print(f"{tenant_id} has moved from {source_id} to {goes_to}")
     return 0
-
-
-async def _found(settings: Settings, tenant_id: str) -> "tuple[Move | None, str]":
-    """The tenant's last move, and its home."""
-    from sessiond_server.postgres.moving import record
-    from sessiond_server.postgres.moving.switching import home
-    from sessiond_server.postgres.schema.migrate import connected
-
-    default = settings.database_ids[0]
-    async with connected(dsn_in(settings, default)) as connection:
-        return await record.read(connection, tenant_id), await home(connection, tenant_id) or default
 
 
 async def _check(settings: Settings, *database_ids: str) -> None:

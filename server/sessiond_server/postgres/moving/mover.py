@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 from sessiond_server import failpoints
@@ -36,21 +36,27 @@ Named = tuple[str, str]
 
 
 @asynccontextmanager
-async def opened(default: Named, source: Named, target: Named, tenant_id: str, say: Say) -> AsyncIterator["Mover"]:
-    """A mover with connections of its own. `say`: takes lines for the operator.
+async def locked(default: Named, tenant_id: str) -> AsyncIterator[End]:
+    """The default database, with a connection that keeps other processes from working on the tenant's move.
 
-    Raises StoreUnavailable if a database cannot be reached or a connection is lost, and MoveRefused if another process
-    works on the tenant's move.
+    Raises StoreUnavailable if it cannot be reached or the connection is lost, and MoveRefused if another process works
+    on the move.
     """
     with translating():
-        async with AsyncExitStack() as stack:
+        async with connected(default[1]) as connection:
+            await record.lock(connection, tenant_id)
+            yield End(default[0], connection, default[1])
 
-            async def end(named: Named) -> End:
-                return End(named[0], await stack.enter_async_context(connected(named[1])), named[1])
 
-            notes = await end(default)
-            await record.lock(notes.connection, tenant_id)
-            yield Mover(notes, await end(source), await end(target), tenant_id, say)
+@asynccontextmanager
+async def opened(default: End, source: Named, target: Named, tenant_id: str, say: Say) -> AsyncIterator["Mover"]:
+    """A mover with connections of its own to source and target. `default`: locked. `say`: takes lines for the operator.
+
+    Raises StoreUnavailable if a database cannot be reached or a connection is lost.
+    """
+    with translating():
+        async with connected(source[1]) as left, connected(target[1]) as right:
+            yield Mover(default, End(source[0], left, source[1]), End(target[0], right, target[1]), tenant_id, say)
 
 
 class Mover:
@@ -76,17 +82,24 @@ class Mover:
         await record.begin(self._default.connection, self._tenant_id, self._source.id, self._target.id)
 
     async def go_on(self) -> None:
-        """Carries the move to its end, from the step at which it is. Raises MoveRefused, and asyncpg's errors: the move
-        stays at its step then."""
+        """Carries the move to its end, from the step at which it is: returns once the tenant has moved.
+
+        Raises MoveRefused, also if the move is being undone, and asyncpg's errors: the move stays at its step then.
+        """
         steps = {
             Step.COPYING: self._copy,
             Step.CLOSING: self._close,
             Step.SWITCHING: self._switch,
             Step.OPENING: self._open,
             Step.REMOVING: self._remove,
-            Step.ABORTING: self._abort,
         }
-        while (move := await record.read(self._default.connection, self._tenant_id)) and move.under_way:
+        while (move := await record.read(self._default.connection, self._tenant_id)) is None or move.under_way:
+            if move is None:
+                raise MoveRefused(f"no move of the tenant {self._tenant_id} is under way")
+            if move.step is Step.ABORTING:
+                raise MoveRefused(
+                    f"the move of {move.tenant_id} to {move.target_id} is being undone: finish that with --abort"
+                )
             _ = failpoints.armed and await failpoints.reach(f"move_{move.step}")
             await steps[move.step](move)
 
@@ -101,7 +114,8 @@ class Mover:
             )
         if move.step is not Step.ABORTING:
             await record.advance(self._default.connection, move, Step.ABORTING)
-        await self.go_on()
+        _ = failpoints.armed and await failpoints.reach("move_aborting")
+        await self._abort(move)
 
     async def _copy(self, move: Move) -> None:
         source, target = self._source.connection, self._target.connection
