@@ -2,6 +2,9 @@
 
 import asyncio
 import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from sessiond_server import failpoints
@@ -14,7 +17,7 @@ from sessiond_server.settings import SettingError, Settings
 
 PATIENCE: Final = 300.0
 RETRY_SECONDS: Final = 0.5
-"""How long the command waits for databases that cannot be reached, and the pause between two attempts."""
+"""How long the command waits in one outage of databases, and the pause between two attempts."""
 
 
 def run(settings: Settings, tenant_id: str, target_id: str | None, *, abort: bool) -> int:
@@ -27,25 +30,54 @@ def run(settings: Settings, tenant_id: str, target_id: str | None, *, abort: boo
     if target_id is not None:
         dsn_in(settings, target_id)
     failpoints.arm(settings.failpoints)
-    return asyncio.run(_run(settings, tenant_id, target_id))
+    return asyncio.run(persist(partial(_attempt, settings, tenant_id, target_id)))
 
 
-async def _run(settings: Settings, tenant_id: str, target_id: str | None) -> int:
-    loop = asyncio.get_running_loop()
-    until, said = loop.time() + PATIENCE, ""
+class Outage:
+    """An outage of databases, as the attempts see it: it begins with one that fails, and is over once one connects."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self._since: float | None = None
+        self._locked_out = False
+        self._said = ""
+
+    def over(self) -> None:
+        """An attempt has connected. If the last one only waited for a lock, that says nothing of the lock."""
+        if not self._locked_out:
+            self._since, self._said = None, ""
+
+    def failed(self, error: StoreUnavailable) -> float:
+        """Says why on stderr, if that has changed; seconds since the outage began."""
+        from sessiond_server.postgres.causes import waited_for_lock
+
+        self._locked_out = waited_for_lock(error)
+        if self._since is None:
+            self._since = self._clock()
+        if (problem := database.why(error)) != self._said:
+            self._said = problem
+            print(f"waits for a database: {problem}", file=sys.stderr)
+        return self._clock() - self._since
+
+
+async def persist(
+    attempt: Callable[[Outage], Awaitable[int]],
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> int:
+    """Makes the attempt until it succeeds. Raises StoreUnavailable once an outage has lasted for PATIENCE."""
+    outage = Outage(clock)
     while True:
         try:
-            return await _attempt(settings, tenant_id, target_id)
+            return await attempt(outage)
         except StoreUnavailable as error:
-            if loop.time() >= until:
+            if outage.failed(error) >= PATIENCE:
                 raise
-            if (problem := database.why(error)) != said:
-                said = problem
-                print(f"waits for a database: {problem}", file=sys.stderr)
-        await asyncio.sleep(RETRY_SECONDS)
+        await pause(RETRY_SECONDS)
 
 
-async def _attempt(settings: Settings, tenant_id: str, target_id: str | None) -> int:
+async def _attempt(settings: Settings, tenant_id: str, target_id: str | None, outage: Outage) -> int:
     from sessiond_server.postgres.moving import record
     from sessiond_server.postgres.moving.mover import locked, opened
     from sessiond_server.postgres.moving.record import MoveRefused
@@ -72,6 +104,7 @@ async def _attempt(settings: Settings, tenant_id: str, target_id: str | None) ->
         await _check(settings, source_id, goes_to)
         source, target = named(source_id), named(goes_to)
         async with opened(default, source, target, tenant_id, lambda line: print(line, flush=True)) as mover:
+            outage.over()
             if target_id is None:
                 await mover.abort()
                 print(f"{tenant_id} stays in {source_id}")

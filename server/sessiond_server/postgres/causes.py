@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
+import asyncpg
+
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.sqlstates import Meaning, cause, meaning
 
@@ -68,3 +70,8 @@ def translating() -> Iterator[None]:
         if meaning(error) is None:
             raise
         raise StoreUnavailable from error
+
+
+def waited_for_lock(error: StoreUnavailable) -> bool:
+    """Whether the database was there, but a transaction kept a lock from the caller for too long."""
+    return isinstance(error.__cause__, asyncpg.LockNotAvailableError)
