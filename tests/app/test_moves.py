@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 import sessiond
@@ -74,18 +76,17 @@ async def rows(dsn: str, tenant: str) -> dict[str, int]:
 
 
 async def left_over(dsns: Dsns) -> list[str]:
-    """Publications, subscriptions and slots of moves."""
+    """Publications, subscriptions and logical slots of the databases."""
     found: list[str] = []
     for dsn in dsns.values():
         async with connected(dsn) as connection:
-            found += [row[0] for row in await connection.fetch("select pubname from pg_publication")]
-            found += [
-                row[0]
-                for row in await connection.fetch(
-                    "select subname from pg_subscription union all select slot_name from pg_replication_slots"
-                )
-                if row[0].startswith("sessiond_move_")
-            ]
+            rows = await connection.fetch(
+                "select pubname from pg_publication union all "
+                "select subname from pg_subscription where subdbid = "
+                "(select oid from pg_database where datname = current_database()) union all "
+                "select slot_name from pg_replication_slots where database = current_database()"
+            )
+            found += [row[0] for row in rows]
     return found
 
 
@@ -213,6 +214,32 @@ async def test_a_move_that_is_undone_leaves_everything_as_it_was(
         with pytest.raises(MoveRefused, match="no move"):
             async with moving(dsns, "globex", "eu", "us") as (made, _):
                 await made.abort()
+
+
+async def test_undoing_a_copy_leaves_no_slot_though_the_target_cannot_reach_the_source(dsns: Dsns) -> None:
+    async with PostgresStore(dsns["eu"]) as store:
+        await accepted(store, Caller(Scope("globex")).create("s"))
+    async with connected(dsns["us"]) as target, moving(dsns, "globex", "eu", "us") as (made, _):
+        # The copy of this table fails and is tried again after five seconds; its slot stays meanwhile.
+        await target.execute("alter table session_heads add constraint refuse check (false) not valid")
+        await made.begin()
+        copy = asyncio.create_task(made.go_on())
+        async with connected(dsns["eu"]) as source:
+            await until(partial(_waits_to_copy_again, source))
+        copy.cancel()
+        await asyncio.gather(copy, return_exceptions=True)
+        name = await target.fetchval("select subname from pg_subscription where subname like 'sessiond_move_%'")
+        await target.execute(f"alter subscription {name} connection 'host=127.0.0.1 port=1 dbname=none'")
+        await made.abort()
+    assert await left_over(dsns) == []
+
+
+async def _waits_to_copy_again(source: asyncpg.Connection) -> bool:
+    """Whether a slot of one table is there, which no copy uses, and no other."""
+    slots = await source.fetch(
+        "select active from pg_replication_slots where database = current_database() and slot_name like 'pg_%_sync_%'"
+    )
+    return [row[0] for row in slots] == [False]
 
 
 PLACES = [

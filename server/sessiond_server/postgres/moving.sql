@@ -93,3 +93,20 @@ from pg_index i cross join unnest(i.indkey) with ordinality as k (number, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
 where i.indrelid = $1::text::regclass and i.indisprimary
 order by k.place
+
+-- name: table_slots
+-- How the names of the slots begin and end with which the subscription copies single tables.
+select format('pg_%s_sync_', s.oid) as prefix, '_' || c.system_identifier as suffix
+from pg_subscription s cross join pg_control_system() c
+where s.subname = $1 and s.subdbid = (select oid from pg_database where datname = current_database())
+
+-- name: end_senders
+-- Ends the connections that use the slots of drop_slots.
+select pg_terminate_backend(active_pid) from pg_replication_slots
+where database = current_database() and active_pid is not null
+  and (slot_name = $1 or $2 <> '' and starts_with(slot_name, $2) and right(slot_name, length($3)) = $3)
+
+-- name: drop_slots
+select pg_drop_replication_slot(slot_name) from pg_replication_slots
+where database = current_database()
+  and (slot_name = $1 or $2 <> '' and starts_with(slot_name, $2) and right(slot_name, length($3)) = $3)

@@ -19,11 +19,14 @@ TABLES_STATE = MOVING["tables_state"].text
 LAG = MOVING["lag"].text
 MARK = MOVING["mark"].text
 HAS_MARK = MOVING["has_mark"].text
+TABLE_SLOTS = MOVING["table_slots"].text
+END_SENDERS = MOVING["end_senders"].text
+DROP_SLOTS = MOVING["drop_slots"].text
 
 POLL: Final = 0.01
 """Seconds between two looks for a mark at the target."""
 RELEASE_SECONDS: Final = 20.0
-"""Longest wait until the source's server has noticed that the subscription is gone."""
+"""Longest wait until the processes of the source's server that send from a slot have ended."""
 
 _LIBPQ: Final = frozenset({
     "host", "hostaddr", "port", "user", "password", "passfile", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey",
@@ -138,22 +141,36 @@ async def arrived(target: asyncpg.Connection, tenant_id: str, mark: uuid.UUID, s
 
 
 async def end(move: Move, source: End, target: End) -> None:
-    """Removes subscription, slot and publication, as far as they are there. Nothing is replicated from then on."""
+    """Removes subscription, slots and publication, as far as they are there. Nothing is replicated from then on."""
     name = name_of(move)
-    if await subscribed(move, target):
-        # Without its slot, a subscription is removed even if the source cannot be reached from there.
+    # Read first: once the subscription is gone, nothing tells which slots at the source were those of its tables.
+    prefix_and_suffix = await target.connection.fetchrow(TABLE_SLOTS, name)
+    if prefix_and_suffix is not None:
         await target.connection.execute(f"alter subscription {name} disable")
+        await _drop_slots(source.connection, name, *prefix_and_suffix)
+        # Without its slot, a subscription is removed even if the source cannot be reached from there.
         await target.connection.execute(f"alter subscription {name} set (slot_name = none)")
         await target.connection.execute(f"drop subscription {name}")
+        # Again: until then, a worker may have begun with another table.
+        await _drop_slots(source.connection, name, *prefix_and_suffix)
+    await release(move, source)
+
+
+async def release(move: Move, source: End) -> None:
+    """Removes slot and publication at the source, as far as they are there, also while the target uses them."""
+    await _drop_slots(source.connection, name_of(move))
+    await source.connection.execute(f"drop publication if exists {name_of(move)}")
+
+
+async def _drop_slots(source: asyncpg.Connection, name: str, prefix: str = "", suffix: str = "") -> None:
+    """Drops the slot of this name, and with `prefix` those of single tables. Ends the connections that use them."""
     until = asyncio.get_running_loop().time() + RELEASE_SECONDS
     while True:
         try:
-            await source.connection.execute(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1", name
-            )
-            break
+            await source.execute(END_SENDERS, name, prefix, suffix)
+            await source.execute(DROP_SLOTS, name, prefix, suffix)
+            return
         except asyncpg.ObjectInUseError:
             if asyncio.get_running_loop().time() >= until:
                 raise
             await asyncio.sleep(10 * POLL)
-    await source.connection.execute(f"drop publication if exists {name}")
