@@ -1,13 +1,16 @@
 """`sessiond databases move` as the operator runs it: what it says, and with which code it exits."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 
 import pytest
 
+from sessiond_server.postgres.moving import switching
 from tests.support.databases import Databases
 from tests.support.serve_process import command
 from tests.support.several_databases import Dsns, group, variables
+from tests.support.transactions import connected
 
 MOVE = ("databases", "move", "globex")
 
@@ -54,3 +57,65 @@ def test_a_move_to_another_database_than_the_one_under_way_is_refused(dsns: Dsns
     assert "the tenant globex is moving to us: end that move, or abort it" in refused.stderr
     undone = command(*MOVE, "--abort", **variables(dsns))
     assert (undone.returncode, undone.stdout.splitlines()[-1]) == (0, "globex stays in eu")
+
+
+def away(dsns: Dsns) -> Dsns:
+    """The databases, with one of them at a port where nothing listens."""
+    return {**dsns, "us": "postgresql://nobody@127.0.0.1:1/none"}
+
+
+def replicated(dsn: str) -> list[str]:
+    """Names of what a move has made for its replication in a database."""
+
+    async def names() -> list[str]:
+        async with connected(dsn) as connection:
+            rows = await connection.fetch(
+                "select pubname from pg_publication union all "
+                "select subname from pg_subscription where subdbid = "
+                "(select oid from pg_database where datname = current_database()) union all "
+                "select slot_name from pg_replication_slots where database = current_database()"
+            )
+        return [row[0] for row in rows]
+
+    return asyncio.run(names())
+
+
+def home_in(dsn: str) -> str | None:
+    """Where a database says that the tenant lives."""
+
+    async def home() -> str | None:
+        async with connected(dsn) as connection:
+            return await switching.home(connection, "globex")
+
+    return asyncio.run(home())
+
+
+def test_a_move_to_a_database_that_is_away_is_undone_at_the_source_first(dsns: Dsns) -> None:
+    killed(dsns, "move_fenced", "--to", "us")
+    assert home_in(dsns["eu"]) == "us"
+    left = command(*MOVE, "--abort", **variables(away(dsns)))
+    assert left.returncode == 1, left
+    assert "eu takes writes of globex again; slot and publication of the move are dropped there" in left.stdout
+    (name,) = replicated(dsns["us"])
+    assert "us cannot be used (" in left.stderr
+    assert f"Left there: the subscription {name} and the copied rows of globex" in left.stderr
+    assert "Run this command again once it can be used" in left.stderr
+    assert home_in(dsns["eu"]) == "eu"
+    assert replicated(dsns["eu"]) == []
+    undone = command(*MOVE, "--abort", **variables(dsns))
+    assert (undone.returncode, undone.stdout.splitlines()[-1]) == (0, "globex stays in eu"), undone
+    assert [replicated(dsn) for dsn in dsns.values()] == [[], [], []]
+
+
+def test_a_move_to_a_database_that_is_lost_ends_with_an_empty_one_of_its_id(dsns: Dsns, databases: Databases) -> None:
+    killed(dsns, "move_copying", "--to", "us")
+    assert command(*MOVE, "--abort", **variables(away(dsns))).returncode == 1
+    fresh = databases.create_migrated()
+    try:
+        replaced = {**dsns, "us": fresh}
+        assert command("databases", "add", "us", **variables(replaced)).returncode == 0
+        undone = command(*MOVE, "--abort", **variables(replaced))
+        assert (undone.returncode, undone.stdout.splitlines()[-1]) == (0, "globex stays in eu"), undone
+        assert "moves from" not in command("databases", "list", **variables(replaced)).stdout
+    finally:
+        databases.drop(fresh)

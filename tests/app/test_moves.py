@@ -14,7 +14,7 @@ import sessiond
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.app.service import Service
 from sessiond_server.domain.commands import Scope
-from sessiond_server.postgres.moving import conditions, copying, mover, record, switching
+from sessiond_server.postgres.moving import conditions, copying, mover, record, switching, undoing
 from sessiond_server.postgres.moving.record import MoveRefused, Step
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
@@ -63,6 +63,12 @@ async def move(dsns: Dsns, tenant: str, source: str, target: str) -> list[str]:
         await made.begin()
         await made.go_on()
     return said
+
+
+async def undo(dsns: Dsns, tenant: str, source: str, target: str) -> None:
+    notes, old, new = ((each, dsns[each]) for each in ("main", source, target))
+    async with mover.locked(notes, tenant) as default:
+        await undoing.clear(default, old, new, await undoing.reopen(default, old, tenant), lambda _: None)
 
 
 async def rows(dsn: str, tenant: str) -> dict[str, int]:
@@ -196,7 +202,7 @@ async def _undone(dsns: Dsns, tenant: str, until_step: Step) -> None:
         if until_step is Step.SWITCHING:
             async with connected(dsns["eu"]) as source:
                 await switching.leave_source(source, tenant, "us")
-        await made.abort()
+    await undo(dsns, tenant, "eu", "us")
 
 
 @pytest.mark.parametrize("step", [Step.COPYING, pytest.param(Step.CLOSING, marks=pytest.mark.long), Step.SWITCHING])
@@ -212,8 +218,7 @@ async def test_a_move_that_is_undone_leaves_everything_as_it_was(
         assert await rows(dsns["us"], "globex") == {}
         assert await left_over(dsns) == []
         with pytest.raises(MoveRefused, match="no move"):
-            async with moving(dsns, "globex", "eu", "us") as (made, _):
-                await made.abort()
+            await undo(dsns, "globex", "eu", "us")
 
 
 async def test_undoing_a_copy_leaves_no_slot_though_the_target_cannot_reach_the_source(dsns: Dsns) -> None:
@@ -230,7 +235,7 @@ async def test_undoing_a_copy_leaves_no_slot_though_the_target_cannot_reach_the_
         await asyncio.gather(copy, return_exceptions=True)
         name = await target.fetchval("select subname from pg_subscription where subname like 'sessiond_move_%'")
         await target.execute(f"alter subscription {name} connection 'host=127.0.0.1 port=1 dbname=none'")
-        await made.abort()
+    await undo(dsns, "globex", "eu", "us")
     assert await left_over(dsns) == []
 
 
@@ -275,7 +280,7 @@ async def test_moves_that_cannot_be_are_refused(dsns: Dsns, monkeypatch: pytest.
             async with moving(dsns, "globex", "eu", "us"):
                 pass
         with pytest.raises(MoveRefused, match="no move"):
-            await made.abort()
+            await made.go_on()
         for setting, value, why in (
             ("current_setting('wal_level')", "'replica'", "wal_level of the server of eu is replica: set it to logic"),
             ("current_setting('server_version_num')::integer", "140009", "the server of eu is PostgreSQL 14"),
@@ -305,5 +310,5 @@ async def test_a_tenant_that_has_just_moved_stays_for_two_minutes(dsns: Dsns) ->
                 await made.begin()
             await notes.execute("update tenant_moves set step_time = now() - interval '121 s'")
             await made.begin()
-            await made.abort()
+    await undo(dsns, "globex", "eu", "us")
     assert await left_over(dsns) == []

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sessiond_server import failpoints
 from sessiond_server.app import database
@@ -14,6 +14,10 @@ from sessiond_server.auth import is_tenant
 from sessiond_server.cli.databases import dsn_in, several
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from sessiond_server.postgres.moving.conditions import End
+    from sessiond_server.postgres.moving.mover import Named
 
 PATIENCE: Final = 300.0
 RETRY_SECONDS: Final = 0.5
@@ -101,14 +105,14 @@ async def _attempt(settings: Settings, tenant_id: str, target_id: str | None, ou
             return 0
         else:
             source_id, goes_to = lives, target_id
-        await _check(settings, source_id, goes_to)
         source, target = named(source_id), named(goes_to)
-        async with opened(default, source, target, tenant_id, lambda line: print(line, flush=True)) as mover:
+        if target_id is None:
+            await _abort(settings, default, source, target, tenant_id, outage)
+            print(f"{tenant_id} stays in {source_id}")
+            return 0
+        await _check(Group(settings), default.id, source_id, goes_to)
+        async with opened(default, source, target, tenant_id, _say) as mover:
             outage.over()
-            if target_id is None:
-                await mover.abort()
-                print(f"{tenant_id} stays in {source_id}")
-                return 0
             if found is None or not found.under_way:
                 await mover.begin()
             await mover.go_on()
@@ -116,11 +120,41 @@ async def _attempt(settings: Settings, tenant_id: str, target_id: str | None, ou
     return 0
 
 
-async def _check(settings: Settings, *database_ids: str) -> None:
-    """Raises WrongDatabase unless the databases are those of their ids."""
-    from sessiond_server.postgres.store import PostgresStore
+async def _abort(
+    settings: Settings, default: "End", source: "Named", target: "Named", tenant_id: str, outage: Outage
+) -> None:
+    """Undoes the move at both ends. Raises MoveRefused, with what is left, if the target cannot be reached."""
+    from sessiond_server.postgres.fitness import DatabaseUnfit
+    from sessiond_server.postgres.moving import undoing
+    from sessiond_server.postgres.moving.copying import name_of
+    from sessiond_server.postgres.moving.record import MoveRefused
 
     group = Group(settings)
-    for each in dict.fromkeys((settings.database_ids[0], *database_ids)):
-        async with PostgresStore(dsn_in(settings, each), max_connections=2) as store:
+    await _check(group, default.id, source[0])
+    move = await undoing.reopen(default, source, tenant_id)
+    outage.over()
+    _say(f"{source[0]} takes writes of {tenant_id} again; slot and publication of the move are dropped there")
+    try:
+        await _check(group, target[0])
+    except (StoreUnavailable, DatabaseUnfit) as error:
+        problem = database.why(error) if isinstance(error, StoreUnavailable) else str(error)
+        raise MoveRefused(
+            f"{target[0]} cannot be used ({problem}).\n  Left there: the subscription {name_of(move)} and the copied "
+            f"rows of {tenant_id}. Left at {source[0]}, if tables were being copied: their slots, pg_…_sync_…\n"
+            "  Run this command again once it can be used. If it is lost, add an empty database with its id, run this "
+            "command again, and drop those slots"
+        ) from error
+    await undoing.clear(default, source, target, move, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+async def _check(group: Group, *database_ids: str) -> None:
+    """Raises WrongDatabase unless the databases, the default one first, are those of their ids."""
+    from sessiond_server.postgres.store import PostgresStore
+
+    for each in dict.fromkeys(database_ids):
+        async with PostgresStore(dsn_in(group.settings, each), max_connections=2) as store:
             await group.check(store, each, await store.token_key(), claim=False)

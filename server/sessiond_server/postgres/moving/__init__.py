@@ -9,5 +9,5 @@ The steps, each of which may be repeated after it was interrupted at any point (
     removing    the replication is ended, and the tenant's rows are removed from the source
     done        nothing is left of the move but its record
 
-    aborting    the source takes writes again; the replication is ended, and the copied rows are removed
+    aborting    the source takes writes again, and its slot is dropped; then subscription and copied rows are removed
 """

@@ -103,20 +103,6 @@ class Mover:
             _ = failpoints.armed and await failpoints.reach(f"move_{move.step}")
             await steps[move.step](move)
 
-    async def abort(self) -> None:
-        """Undoes the move, if the target has not been opened yet. Raises as `go_on`."""
-        move = await record.read(self._default.connection, self._tenant_id)
-        if move is None or not move.under_way:
-            raise MoveRefused(f"no move of the tenant {self._tenant_id} is under way")
-        if not move.step.can_be_undone:
-            raise MoveRefused(
-                f"the tenant {self._tenant_id} lives in {move.target_id} already: let the move end, and move it back"
-            )
-        if move.step is not Step.ABORTING:
-            await record.advance(self._default.connection, move, Step.ABORTING)
-        _ = failpoints.armed and await failpoints.reach("move_aborting")
-        await self._abort(move)
-
     async def _copy(self, move: Move) -> None:
         source, target = self._source.connection, self._target.connection
         if not await copying.subscribed(move, self._target):
@@ -187,27 +173,9 @@ class Mover:
     async def _remove(self, move: Move) -> None:
         await copying.end(move, self._source, self._target)
         await asyncio.sleep(max(0.0, KEEP_SECONDS - move.seconds))
-        await self._remove_rows(self._source, move)
+        await removal.removed(self._source, move.tenant_id, self._say)
         await self._target.connection.execute("delete from move_marks where tenant_id = $1", move.tenant_id)
         await record.advance(self._default.connection, move, Step.DONE)
-
-    async def _abort(self, move: Move) -> None:
-        await switching.write_home(self._source.connection, move.tenant_id, move.source_id)
-        await copying.end(move, self._source, self._target)
-        if await switching.home(self._target.connection, move.tenant_id) == move.source_id:
-            await self._remove_rows(self._target, move)
-        await self._source.connection.execute("delete from move_marks where tenant_id = $1", move.tenant_id)
-        await record.forget(self._default.connection, move.tenant_id)
-
-    async def _remove_rows(self, end: End, move: Move) -> None:
-        clock = asyncio.get_running_loop().time
-        said, removed = clock(), 0
-        async for removed in removal.remove(end.connection, move.tenant_id):
-            _ = failpoints.armed and await failpoints.reach("move_removed")
-            if clock() - said >= 2 * POLL:
-                said = clock()
-                self._say(f"removing the old rows from {end.id}: {removed}")
-        self._say(f"removed {removed} rows from {end.id}")
 
 
 def _of(found: copying.Progress) -> str:

@@ -1,11 +1,14 @@
 """Removes the rows of a tenant from a database where it does not live, a bounded number at a time."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import asyncpg
 
+from sessiond_server import failpoints
 from sessiond_server.postgres.moving import copying
+from sessiond_server.postgres.moving.conditions import End
 from sessiond_server.postgres.moving.record import MoveRefused
 from sessiond_server.postgres.statements import MOVING
 
@@ -13,6 +16,8 @@ PRIMARY_KEY = MOVING["primary_key"].text
 
 AT_ONCE: Final = 2000
 """Most rows that one transaction removes, which takes tenths of a second."""
+SAY_SECONDS: Final = 1.0
+"""Pause between two lines about the progress."""
 
 
 async def remove(connection: asyncpg.Connection, tenant_id: str) -> AsyncIterator[int]:
@@ -36,6 +41,18 @@ async def remove(connection: asyncpg.Connection, tenant_id: str) -> AsyncIterato
                 break
     if not await connection.fetchval("select lives_elsewhere($1)", tenant_id):
         raise MoveRefused(f"the tenant {tenant_id} lives where its old rows were to be removed: nothing was removed")
+
+
+async def removed(end: End, tenant_id: str, say: Callable[[str], None]) -> None:
+    """Removes all rows of the tenant, and says how far it is. Raises as `remove`."""
+    clock = asyncio.get_running_loop().time
+    said, count = clock(), 0
+    async for count in remove(end.connection, tenant_id):
+        _ = failpoints.armed and await failpoints.reach("move_removed")
+        if clock() - said >= SAY_SECONDS:
+            said = clock()
+            say(f"removing the old rows from {end.id}: {count}")
+    say(f"removed {count} rows from {end.id}")
 
 
 def _statement(table: str, columns: Sequence[str], behind: bool) -> str:
