@@ -26,19 +26,6 @@ returning true
 -- name: forget  index: tenant_moves_pkey
 delete from tenant_moves where tenant_id = $1
 
--- name: home
-select h.database_id, h.leaving, h.token_key from tenant_homes h where h.tenant_id = $1
-
--- name: write_home
--- As write_home of placement.sql, with whether the tenant is about to leave, and the key of its tokens, if it has one.
-with home as (
-  insert into tenant_homes (tenant_id, database_id, version, leaving, token_key) values ($1, $2, $3, $4, $5)
-  on conflict (tenant_id) do update
-  set database_id = excluded.database_id, version = excluded.version, leaving = excluded.leaving,
-    token_key = coalesce(excluded.token_key, tenant_homes.token_key)
-)
-update placement set homes_version = greatest(homes_version + 1, $3)
-
 -- name: mark
 insert into move_marks (tenant_id, mark) values ($1, $2)
 on conflict (tenant_id) do update set mark = excluded.mark

@@ -99,7 +99,7 @@ async def give_home(default: asyncpg.Connection, home: asyncpg.Connection, tenan
     for attempt in range(LOCK_ATTEMPTS):
         with translating():
             version = await default.fetchval(NEXT_VERSION)
-            await home.execute(WRITE_HOME, tenant_id, database_id, version)
+            await home.execute(WRITE_HOME, tenant_id, database_id, version, None, None)
             try:
                 await _give(default, tenant_id, database_id, version)
                 break
@@ -118,4 +118,4 @@ async def _give(default: asyncpg.Connection, tenant_id: str, database_id: str, v
             raise Claimed
         if await default.fetchval(HOLDS, tenant_id):
             raise HoldsData
-        await default.execute(WRITE_HOME, tenant_id, database_id, version)
+        await default.execute(WRITE_HOME, tenant_id, database_id, version, None, None)

@@ -8,7 +8,7 @@ select p.homes_version, p.database_id as here, h.tenant_id, h.database_id, h.lea
 from placement p left join tenant_homes h on true
 
 -- name: home  index: tenant_homes_pkey
-select database_id from tenant_homes where tenant_id = $1
+select database_id, token_key from tenant_homes where tenant_id = $1
 
 -- name: claim
 update placement set database_id = $1, group_id = $2 where database_id in ('', $1) and group_id in ('', $2)
@@ -30,8 +30,12 @@ select exists (select from session_heads) or exists (select from documents) or e
 select greatest(homes_version + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) from placement
 
 -- name: write_home
+-- $4: whether the tenant is about to leave; $5: the key of its tokens. Null keeps what is there.
 with home as (
-  insert into tenant_homes (tenant_id, database_id, version) values ($1, $2, $3)
-  on conflict (tenant_id) do update set database_id = excluded.database_id, version = excluded.version
+  insert into tenant_homes (tenant_id, database_id, version, leaving, token_key)
+  values ($1, $2, $3, coalesce($4::boolean, false), $5)
+  on conflict (tenant_id) do update
+  set database_id = excluded.database_id, version = excluded.version, leaving = coalesce($4, tenant_homes.leaving),
+    token_key = coalesce(excluded.token_key, tenant_homes.token_key)
 )
 update placement set homes_version = greatest(homes_version + 1, $3)

@@ -13,13 +13,13 @@ from sessiond_server.postgres.moving import copying
 from sessiond_server.postgres.moving.record import MoveRefused
 from sessiond_server.postgres.statements import MOVING, PLACEMENT
 
-HOME = MOVING["home"].text
-WRITE_HOME = MOVING["write_home"].text
 NEWEST = MOVING["newest"].text
 NEXT = MOVING["next"].text
 RAISE = MOVING["raise"].text
+HOME = PLACEMENT["home"].text
 LOCK = PLACEMENT["lock"].text
 NEXT_VERSION = PLACEMENT["next_version"].text
+WRITE_HOME = PLACEMENT["write_home"].text
 
 LOCK_SECONDS: Final = 0.3
 """Longest wait for the lock that keeps all writers of a database out, since they queue behind it."""
@@ -68,12 +68,6 @@ async def _undone(connection: asyncpg.Connection, transaction: asyncpg.transacti
         await transaction.rollback()
 
 
-async def version(*connections: asyncpg.Connection) -> int:
-    """A version that no map of these databases has had."""
-    found: list[int] = [await each.fetchval(NEXT_VERSION) for each in connections]
-    return max(found)
-
-
 async def home(connection: asyncpg.Connection, tenant_id: str) -> str | None:
     """Where the database says that the tenant lives; None: it says nothing."""
     found: str | None = await connection.fetchval(HOME, tenant_id)
@@ -84,7 +78,8 @@ async def write_home(
     connection: asyncpg.Connection, tenant_id: str, database_id: str, *, leaving: bool = False, key: bytes | None = None
 ) -> None:
     """Notes where the tenant lives. `key`: that of its tokens; None keeps the one that is there."""
-    await connection.execute(WRITE_HOME, tenant_id, database_id, await version(connection), leaving, key)
+    version = await connection.fetchval(NEXT_VERSION)
+    await connection.execute(WRITE_HOME, tenant_id, database_id, version, leaving, key)
 
 
 async def token_key(connection: asyncpg.Connection, tenant_id: str) -> bytes:
