@@ -173,6 +173,7 @@ AWAITED = {
     "embedded.servers.EmbeddedServers.keep_running": "a TaskGroup ends with the first that fails",
     "events.feeds.Feeds.schedule_read": "its callback ends the streams",
     "events.reads.Shared.start": "awaited by who asked for it",
+    "http.health.Health.serves": "awaited by all who ask at the time",
     "http.door.Door._stream": "awaited in the end",
     "postgres.transactions.Transactions._begin_ending": "awaited by the call",
     "postgres.transactions.Transactions._roll_back": "awaited at once",

@@ -4,12 +4,14 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from sessiond_server.http import problems
 from sessiond_server.http.server import LARGEST_HEAD
 from sessiond_server.rpc import status
 from tests.support.rows import table
+from tests.support.waiting import until
 from tests.support.web import Web, opened_web
 from tests.support.wire import ALICE, OTHER_TENANT, READER
 
@@ -368,3 +370,15 @@ def test_every_reason_has_a_status_that_fits() -> None:
         elif row.code.name not in ("INTERNAL", "DATA_LOSS", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"):
             assert 400 <= code < 500, row.name
     assert set(problems.REASONS) <= {row.name for row in status.TABLE.values()}
+
+
+async def test_requests_without_a_valid_key_are_counted_whatever_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened_web(wire_options={"call_metrics": True}) as web:
+        for most in (1000, 0):  # refused by the server, and at once
+            monkeypatch.setattr("sessiond_server.http.door.MOST_REFUSED", most)
+            for url in ("/v1/sessions", "/v1/events", "/v1/sessions/s/events"):
+                assert (await web.get(url, authorization="Bearer wrong")).status_code == 401
+            async with httpx.AsyncClient(base_url=web.client.base_url, trust_env=False) as anonymous:
+                assert (await anonymous.get("/v1/events")).json()["reason"] == "UNAUTHENTICATED"
+        refused = web.wire.server.refused_calls
+        await until(lambda: (refused["wrong_key"], refused["no_key"]) == (6, 2))

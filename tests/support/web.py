@@ -154,7 +154,13 @@ async def opened_web(
             authenticator=authenticator, loopback=folder.address, **{"grace": 1.0, **(wire_options or {})}
         ) as wire:
             loopback = Loopback(folder.address)
-            door = Door(loopback, Origins(origins, local=not keys), tenant_of(authenticator), alone=authenticator.alone)
+            door = Door(
+                loopback,
+                Origins(origins, local=not keys),
+                tenant_of(authenticator),
+                alone=authenticator.alone,
+                count_refusal=wire.server.count_refusal,
+            )
             server = DoorServer(door, replace(settings, **changes))
             port = await server.start()
             headers = {"authorization": f"Bearer {TENANT}"} if keys else {}

@@ -8,7 +8,6 @@ from typing import Any
 
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.auth import Authenticator
-from sessiond_server.errors import Unauthenticated
 from sessiond_server.http.door import Door, TenantOf
 from sessiond_server.http.origins import Origins
 from sessiond_server.http.server import DoorServer, DoorSettings
@@ -54,7 +53,13 @@ async def opened_door(
         stack.push_async_callback(loopback.close)
         local = settings.keys_file is None and way.listen.loopback
         origins = Origins(settings.http_cors_origins, local=local)
-        door = Door(loopback, origins, tenant_of(authenticator), alone=authenticator.alone)
+        door = Door(
+            loopback,
+            origins,
+            tenant_of(authenticator),
+            alone=authenticator.alone,
+            count_refusal=server.count_refusal,
+        )
         stack.callback(door.close)
         serving = DoorServer(
             door,
@@ -83,11 +88,8 @@ async def _stop(*stops: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def tenant_of(authenticator: Authenticator) -> TenantOf:
-    def found(authorization: str | None, peer: str) -> str | None:
+    def found(authorization: str | None, peer: str) -> str:
         metadata = [] if authorization is None else [("authorization", authorization)]
-        try:
-            return authenticator.authenticate(metadata, lambda: peer).tenant_id
-        except Unauthenticated:
-            return None
+        return authenticator.authenticate(metadata, lambda: peer).tenant_id
 
     return found

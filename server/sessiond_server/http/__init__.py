@@ -9,6 +9,7 @@ answers.py    from a message to an HTTP answer
 problems.py   refusals, as application/problem+json
 events.py     streams, as server-sent events
 origins.py    which web pages may call
+health.py     whether the server serves
 door.py       the ASGI application
 server.py     the port: connections, their limits, start and stop
 """

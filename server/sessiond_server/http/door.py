@@ -12,9 +12,11 @@ from typing import Any, Final
 from google.protobuf.message_factory import GetMessageClass
 
 from sessiond_server.domain.shares import Shares
+from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import answers, json_texts, problems, requests
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
 from sessiond_server.http.events import Events
+from sessiond_server.http.health import Health
 from sessiond_server.http.json_texts import Converter
 from sessiond_server.http.origins import Origins
 from sessiond_server.http.paths import Paths, not_allowed
@@ -39,11 +41,11 @@ SMALL: Final = 4 * 1024
 """Largest answer in bytes that is not counted."""
 LINGER: Final = 10.0
 """Seconds for which the rest of a refused body is received and dropped, so that the refusal reaches its sender."""
-
-HEALTH: Final = "/grpc.health.v1.Health/Check"
-HEALTH_SECONDS: Final = 3.0
-SERVING: Final = b"\x08\x01"
-"""The HealthCheckResponse of a server that serves."""
+MOST_REFUSED: Final = 1000
+"""Most requests without a valid key that wait for their refusal, well below what one connection carries; more are
+refused at once."""
+REFUSED_BY: Final = "GetSession"
+"""A unary RPC that needs a key: it refuses all requests without a valid one."""
 
 FORWARDED: Final = {
     "authorization": "authorization",
@@ -57,8 +59,11 @@ _PLAIN: Final = re.compile(r"[\x20-\x7e]{0,4096}").fullmatch
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
 _MILLISECONDS: Final = re.compile(r"[1-9][0-9]{0,8}").fullmatch
 
-TenantOf = Callable[[str | None, str], str | None]
-"""(the Authorization header, the address of the caller) -> its tenant; None if the server will refuse it."""
+TenantOf = Callable[[str | None, str], str]
+"""(the Authorization header, the address of the caller) -> its tenant. Raises Unauthenticated if the server will refuse
+it."""
+CountRefusal = Callable[[str, str], None]
+"""(one of errors.REFUSALS, the address of the caller)"""
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -89,8 +94,17 @@ class Request:
 class Door:
     """Serves requests. Belongs to one event loop."""
 
-    def __init__(self, loopback: Loopback, origins: Origins, tenant_of: TenantOf, *, alone: Callable[[], bool]) -> None:
-        """`alone` returns whether there is only one tenant, which then need not leave room for others."""
+    def __init__(
+        self,
+        loopback: Loopback,
+        origins: Origins,
+        tenant_of: TenantOf,
+        *,
+        alone: Callable[[], bool],
+        count_refusal: CountRefusal,
+    ) -> None:
+        """`alone` returns whether there is only one tenant, which then need not leave room for others. `count_refusal`
+        counts what is refused here, and not by the server."""
         self._loopback = loopback
         self._origins = origins
         self._tenant_of = tenant_of
@@ -98,10 +112,14 @@ class Door:
         self._bodies = Shares(MOST_BODIES, alone=alone)
         self._calls = Shares(MOST_CALLS, alone=alone)
         self._unsent = Shares(MOST_UNSENT, alone=alone)
+        self._count_refusal = count_refusal
+        self._refused = 0
+        self._health = Health(loopback)
         self._converter = Converter()
         self._document = files("sessiond_server.http").joinpath("openapi.json").read_bytes()
 
     def close(self) -> None:
+        self._health.close()
         self._converter.close()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -130,23 +148,39 @@ class Door:
         if request.path in ("/healthz", "/v1/openapi.json"):
             if method != "GET":
                 raise not_allowed(method, {"GET"})
-            await (self._health(request) if request.path == "/healthz" else self._openapi(request))
+            await (self._answer_health(request) if request.path == "/healthz" else self._openapi(request))
             return
         if method == "OPTIONS" and (methods := self._paths.methods(request.path)):
             await self._answer(request, 204, self._origins.preflight(request.headers, methods), b"")
             return
         rule, captured = self._paths.find(method, request.path)
         rpc = RPCS[rule.rpc]
-        tenant_id = self._tenant_of(request.headers.get("authorization"), request.peer)
-        if tenant_id is None:
-            # Nothing of the body is read: the server refuses the call, at the pace that it has for such calls.
-            await self._loopback.call(HEALTH if rpc.server_streaming else grpc_path(rpc), b"", _metadata(request))
-            raise Problem(401, "UNAUTHENTICATED", "the key is not valid")
+        try:
+            tenant_id = self._tenant_of(request.headers.get("authorization"), request.peer)
+        except Unauthenticated as error:
+            await self._wait_for_refusal(request, error.refusal)
+            raise Problem(401, "UNAUTHENTICATED", str(error)) from None
         if rpc.server_streaming:
             message = requests.message(rule, captured, request.query, b"", request.headers)
             await self._stream(request, rule, message.SerializeToString(), tenant_id)
         else:
             await self._call(request, rule, captured, tenant_id)
+
+    async def _wait_for_refusal(self, request: Request, refusal: str) -> None:
+        """Lets the server refuse a request without a valid key, of whose body nothing is read: it counts and logs such
+        calls, and has a pace for them. Raises CallFailed."""
+        if self._refused >= MOST_REFUSED:
+            self._count_refusal(refusal, request.peer)
+            return
+        self._refused += 1
+        try:
+            await self._loopback.call(grpc_path(RPCS[REFUSED_BY]), b"", _metadata(request), lane="refused")
+        except CallFailed as failure:
+            if failure.code != "INVALID_ARGUMENT":
+                raise
+            # The key has become valid meanwhile, and the request names no session.
+        finally:
+            self._refused -= 1
 
     async def _call(self, request: Request, rule: Rule, captured: Mapping[str, str], tenant_id: str) -> None:
         """Serves a unary RPC."""
@@ -216,11 +250,8 @@ class Door:
                 raise ended
             await request.send({"type": "http.response.body", "body": b""})
 
-    async def _health(self, request: Request) -> None:
-        try:
-            serving = await self._loopback.call(HEALTH, b"", _metadata(request), HEALTH_SECONDS) == SERVING
-        except CallFailed:
-            serving = False
+    async def _answer_health(self, request: Request) -> None:
+        serving = await self._health.serves(_metadata(request))
         text = json_texts.dump_dict({"status": "SERVING" if serving else "NOT_SERVING"})
         headers = [("content-type", answers.JSON), ("cache-control", "no-store")]
         await self._answer(request, 200 if serving else 503, headers, text)

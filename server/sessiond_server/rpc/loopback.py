@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import grpc
 
@@ -33,6 +33,9 @@ _OPTIONS: Final = (
 )
 
 Metadata = Sequence[tuple[str, str]]
+
+Lane = Literal["calls", "refused", "health"]
+"""Unary calls of one lane share a connection, and so take no room from those of another."""
 
 
 @dataclass
@@ -63,20 +66,23 @@ class Loopback:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._calls = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._lanes = {lane: grpc.aio.insecure_channel(address, _OPTIONS) for lane in get_args(Lane)}
         self._streams: list[_Channel] = []
 
     async def close(self) -> None:
         """Ends all calls."""
-        await self._calls.close()
+        for channel in self._lanes.values():
+            await channel.close()
         for each in self._streams:
             await each.channel.close()
 
-    async def call(self, path: str, request: bytes, metadata: Metadata, deadline: float | None = None) -> bytes:
+    async def call(
+        self, path: str, request: bytes, metadata: Metadata, deadline: float | None = None, *, lane: Lane = "calls"
+    ) -> bytes:
         """The answer of a unary call, which has `deadline` seconds; None: as long as the server lets it have. Raises
         CallFailed."""
         # Without serialisers, messages are bytes.
-        invoke: Any = self._calls.unary_unary(path)
+        invoke: Any = self._lanes[lane].unary_unary(path)
         try:
             answer: bytes = await invoke(request, metadata=metadata, timeout=deadline)
         except grpc.aio.AioRpcError as error:

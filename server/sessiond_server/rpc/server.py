@@ -422,6 +422,12 @@ class RpcServer:
         reflection and unknown methods."""
         return self._refused.counts
 
+    def count_refusal(self, refusal: str, peer: str) -> None:
+        """Counts a call without a valid key that was refused before it came here; `refusal`: one of errors.REFUSALS,
+        `peer`: the caller's address."""
+        self._refused.count(refusal)
+        self._refusals.note(lambda: peer)
+
     def _counting(self, refusal: str) -> Callable[[], None]:
         return partial(self._refused.count, refusal)
 

@@ -36,10 +36,8 @@ class Refusals:
 
     async def turn(self, peer: Callable[[], str]) -> None:
         """Waits until a call may be refused; `peer` returns its caller's address. Cancelling it gives the turn up."""
+        self.note(peer)
         loop = asyncio.get_running_loop()
-        self.count += 1
-        if self._report_due is None:
-            self._report_due = loop.call_later(REPORT_EVERY, self._report, peer())
         self._count_credit(loop.time())
         if self._drained or len(self._held) >= self._most_held:
             return
@@ -50,6 +48,12 @@ class Refusals:
         self._held.append(turn)
         self._wake(loop)
         await turn
+
+    def note(self, peer: Callable[[], str]) -> None:
+        """Counts a refusal for the log. Only for one that happens elsewhere: `turn` does it."""
+        self.count += 1
+        if self._report_due is None and not self._drained:
+            self._report_due = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report, peer())
 
     def drain(self) -> None:
         """Lets all waiting calls be refused at once, and delays no more."""
