@@ -10,8 +10,7 @@ import pytest
 
 from sessiond_server.http.door import LARGEST_BODY
 from sessiond_server.http.json_texts import MOST_ELEMENTS
-from tests.hostile.conftest import serving_two_tenants
-from tests.support.hostile_target import Target
+from tests.support.hostile_target import Target, serving_two_tenants
 from tests.support.waiting import PATIENCE
 from tests.support.web import url_of
 
