@@ -1,6 +1,7 @@
 """What a request may look like, what is refused, and with which status."""
 
 import json
+import socket
 from typing import Any
 from urllib.parse import quote
 
@@ -382,3 +383,10 @@ async def test_requests_without_a_valid_key_are_counted_whatever_they_ask(monkey
                 assert (await anonymous.get("/v1/events")).json()["reason"] == "UNAUTHENTICATED"
         refused = web.wire.server.refused_calls
         await until(lambda: (refused["wrong_key"], refused["no_key"]) == (6, 2))
+
+
+async def test_small_answers_are_sent_at_once(web: Web) -> None:
+    """Else each waits up to 40 ms until the one before it is acknowledged."""
+    await web.get("/healthz")
+    (connection,) = web.server.connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

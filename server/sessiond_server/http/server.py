@@ -85,6 +85,12 @@ class DoorServer:
         port: int = self._socket.getsockname()[1]
         return port
 
+    @property
+    def connections(self) -> "Sequence[Connection]":
+        """The open ones."""
+        found = [] if self._server is None else self._server.server_state.connections
+        return [each for each in found if isinstance(each, Connection)]
+
     async def stop(self) -> None:
         """After `drain_pause`, accepts no more connections; requests in progress get `grace`. Cancelling it closes all
         connections at once."""
@@ -126,6 +132,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does so only where the socket was made with the number of the protocol.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.limits.most_connections:
             transport.abort()
         else:
