@@ -390,3 +390,13 @@ async def test_small_answers_are_sent_at_once(web: Web) -> None:
     await web.get("/healthz")
     (connection,) = web.server.connections
     assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_refusal_of_a_request_that_was_read_keeps_the_connection(web: Web) -> None:
+    await web.post("/v1/sessions", {"session_id": "s"})
+    refused = await web.post("/v1/sessions", {"session_id": "s"})
+    assert (refused.status_code, "connection" in refused.headers) == (409, False)
+    no_body = await web.client.request("GET", "/v1/none", headers={"content-length": "0"})
+    assert (no_body.status_code, "connection" in no_body.headers) == (404, False)
+    unread = await web.post("/v1/none", {"session_id": "s"})
+    assert (unread.status_code, unread.headers["connection"]) == (404, "close")

@@ -89,6 +89,8 @@ class Request:
     id: str
     receive: Receive
     send: Send
+    body_due: bool
+    """Whether some of the body has not been received."""
 
 
 class Door:
@@ -263,7 +265,7 @@ class Door:
     async def _refuse(self, request: Request, problem: Problem) -> None:
         body = problem.body(request.id)
         headers = [*problem.all_headers(), ("content-length", str(len(body)))]
-        unread = "content-length" in request.headers or "transfer-encoding" in request.headers
+        unread = request.body_due
         if unread:
             headers.append(("connection", "close"))
         await self._begin(request, problem.status, headers)
@@ -313,7 +315,9 @@ def _request(scope: Any, receive: Receive, send: Send) -> Request:
     host, port = scope["client"] or ("", 0)
     peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
     path, query = scope["raw_path"].decode("ascii"), scope["query_string"]
-    return Request(scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send)
+    # A length that is no number was refused before.
+    body_due = "transfer-encoding" in headers or int(headers.get("content-length", "0")) > 0
+    return Request(scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send, body_due)
 
 
 def _metadata(request: Request) -> list[tuple[str, str]]:
@@ -346,9 +350,9 @@ async def _pieces(request: Request) -> Any:
         event = await request.receive()
         if event["type"] == "http.disconnect":
             raise Gone
+        more = request.body_due = event["more_body"]
         if event["body"]:
             yield event["body"]
-        more = event["more_body"]
 
 
 async def _drop_body(request: Request) -> None:
