@@ -400,3 +400,15 @@ async def test_refusal_of_a_request_that_was_read_keeps_the_connection(web: Web)
     assert (no_body.status_code, "connection" in no_body.headers) == (404, False)
     unread = await web.post("/v1/none", {"session_id": "s"})
     assert (unread.status_code, unread.headers["connection"]) == (404, "close")
+
+
+async def test_version_that_stands_for_any_is_refused(web: Web) -> None:
+    await web.post("/v1/sessions", {"session_id": "s"})
+    for none in ('"0"', '"00"'):
+        refused = await web.client.patch("/v1/sessions/s", json={"name": "n"}, headers={"if-match": none})
+        assert (refused.status_code, refused.json()["fields"][0]["field"]) == (400, "if-match")
+    assert "name" not in (await web.get("/v1/sessions/s")).json()
+    put = await web.client.put("/v1/documents/k", json={"json": "1"}, headers={"if-match": '"0"'})
+    assert put.status_code == 200  # only where there is none
+    again = await web.client.put("/v1/documents/k", json={"json": "2"}, headers={"if-match": '"0"'})
+    assert again.status_code == 412

@@ -51,6 +51,9 @@ def _by_header(rule: Rule, descriptor: Descriptor, headers: Mapping[str, str]) -
             raise invalid("if-match", "this request has no version to match")
         if (version := _ETAG.fullmatch(match.strip())) is None:
             raise invalid("if-match", 'must be one version in quotes, such as "12", or *')
+        if not int(version[1]) and not names["expected_version"].has_presence:
+            # It would stand for "any version".
+            raise invalid("if-match", "must be a version, which begin at 1")
         found.append(("expected_version", version[1]))
     if (none := headers.get("if-none-match")) is not None and rule.method != "GET":
         if none.strip() != "*" or "expected_version" not in names or not names["expected_version"].has_presence:
