@@ -59,6 +59,18 @@ def test_a_move_to_another_database_than_the_one_under_way_is_refused(dsns: Dsns
     assert (undone.returncode, undone.stdout.splitlines()[-1]) == (0, "globex stays in eu")
 
 
+def test_a_tenant_that_is_being_moved_is_not_placed(dsns: Dsns) -> None:
+    """Its old home would take writes again, which its new one does not have."""
+    killed(dsns, "move_fenced", "--to", "us")
+    for each in ("eu", "us"):
+        refused = command("databases", "place", "globex", "--to", each, **variables(dsns))
+        assert refused.returncode == 1, refused
+        assert "the tenant globex is being moved from eu to us" in refused.stderr
+    assert home_in(dsns["eu"]) == "us"
+    done = command(*MOVE, "--to", "us", **variables(dsns))
+    assert done.returncode == 0, done
+
+
 def away(dsns: Dsns) -> Dsns:
     """The databases, with one of them at a port where nothing listens."""
     return {**dsns, "us": "postgresql://nobody@127.0.0.1:1/none"}

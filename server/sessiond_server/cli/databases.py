@@ -125,6 +125,7 @@ async def _note(group: Group, settings: Settings, database_id: str) -> None:
 
 
 async def _place(settings: Settings, tenant_id: str, database_id: str) -> int:
+    from sessiond_server.postgres.moving import record
     from sessiond_server.postgres.placement import Claimed, HoldsData, give_home
     from sessiond_server.postgres.schema.migrate import connected
     from sessiond_server.postgres.store import PostgresStore
@@ -138,6 +139,13 @@ async def _place(settings: Settings, tenant_id: str, database_id: str) -> int:
         async with PostgresStore(dsn_in(settings, each), max_connections=2) as store:
             await group.check(store, each, await store.token_key(), claim=False)
     async with connected(dsn_in(settings, default)) as old, connected(wanted) as new:
+        await record.lock(old, tenant_id)
+        move = await record.read(old, tenant_id)
+        if move is not None and move.under_way:
+            raise WrongDatabase(
+                f"the tenant {tenant_id} is being moved from {move.source_id} to {move.target_id}: sessiond databases "
+                f"move {tenant_id} --to {move.target_id}, or --abort"
+            )
         try:
             await give_home(old, new, tenant_id, database_id)
         except Claimed:
