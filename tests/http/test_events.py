@@ -165,3 +165,15 @@ async def test_many_streams_share_connections_and_all_get_everything(monkeypatch
             await begun.acquire()
         await web.wire.append("s", "to all")
         assert await asyncio.gather(*reading) == [[{"text": "to all"}]] * 10
+
+
+async def test_stream_without_room_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond_server.http.door.MOST_UNSENT", 10_000)
+    async with opened_web() as web:
+        await web.wire.create("s")
+        await web.wire.append("s", "x" * 20_000)
+        head = b"Host: x\r\nAuthorization: Bearer acme-key\r\n\r\n"
+        got = await web.raw(b"GET /v1/sessions/s/events?start=FEED_START_BEGINNING HTTP/1.1\r\n" + head)
+        assert b"event: resumed" in got
+        assert b"event: events" not in got
+        assert not got.endswith(b"0\r\n\r\n"), "the body ends as if it were complete"

@@ -248,7 +248,7 @@ class Door:
                 for task in (delivery, leaving):
                     task.cancel()
                 ended, _ = await asyncio.gather(delivery, leaving, return_exceptions=True)
-            if isinstance(ended, Exception) and not isinstance(ended, Gone):
+            if isinstance(ended, Exception):
                 raise ended
             await request.send({"type": "http.response.body", "body": b""})
 

@@ -40,6 +40,17 @@ REASONS: Final[Mapping[str, int]] = {
 }
 """HTTP status of a reason, where it says more than its code."""
 
+BARE: Final[Mapping[str, str]] = {
+    "UNAUTHENTICATED": "UNAUTHENTICATED",
+    "UNAVAILABLE": "UNAVAILABLE",
+    "CANCELLED": "UNAVAILABLE",
+    "RESOURCE_EXHAUSTED": "UNAVAILABLE",
+    "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
+    "UNIMPLEMENTED": "UNIMPLEMENTED",
+}
+"""The reason, whose status is in CODES, of a gRPC code that comes without one, as those of grpc's core do. Of all others
+INTERNAL, with 500."""
+
 RETRY_LATER: Final = 1.0
 """Seconds after which a call that found no room may come again."""
 
@@ -121,7 +132,9 @@ def of(failure: CallFailed) -> Problem:
         elif packed.Is(RetryInfo.DESCRIPTOR):
             packed.Unpack(retry := RetryInfo())
             retry_after = retry.retry_delay.ToMilliseconds() / 1000
-    status = REASONS.get(reason) or CODES.get(failure.code, 500)
+    if reason:
+        status = REASONS.get(reason) or CODES.get(failure.code, 500)
+        return Problem(status, reason, failure.text, fields, metadata, retry_after)
+    reason = BARE.get(failure.code, "INTERNAL")
     # grpc's own texts name sockets and internals of the connection.
-    text = failure.text if reason else "the service could not answer"
-    return Problem(status, reason or failure.code, text, fields, metadata, retry_after)
+    return Problem(CODES.get(reason, 500), reason, "the service could not answer", fields, metadata, retry_after)
