@@ -1,28 +1,51 @@
 """HTTP of a process that serves: its port, TLS, log, and stop."""
 
 import asyncio
+import json
 import signal
 import ssl
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from sessiond_server.auth import new_key
 from tests.support.certificates import authority, issued
-from tests.support.serve_process import command, serving
+from tests.support.serve_process import Serving, command, serving
 from tests.support.waiting import PATIENCE
 from tests.support.web import MEMORY, Reader, url_of
 
 
 async def test_http_is_announced_and_logged_with_the_callers_address_and_stops() -> None:
-    async with serving(*MEMORY, "--access-log", "all", "--http-trusted-proxies", "127.0.0.1") as server:
+    async with serving(
+        *MEMORY, "--access-log", "all", "--log-format", "json", "--http-trusted-proxies", "127.0.0.1"
+    ) as server:
         async with httpx.AsyncClient(base_url=url_of(server), timeout=PATIENCE, trust_env=False) as client:
             assert (await client.get("/healthz")).json() == {"status": "SERVING"}
             proxied = {"x-request-id": "proxied", "x-forwarded-for": "203.0.113.7, 198.51.100.9"}
             assert (await client.get("/v1/sessions", headers=proxied)).status_code == 200
-        await server.until_logged("request_id=proxied")
+        await server.until_logged('"proxied"')
+        assert _record(server, "proxied")["peer"] == "ipv4:198.51.100.9:0"
         assert await server.stop() == 0
         assert await server.rest() == "stopped\n"
+
+
+async def test_address_that_an_unknown_caller_gives_is_ignored() -> None:
+    async with serving(
+        *MEMORY, "--access-log", "all", "--log-format", "json", "--http-trusted-proxies", "192.0.2.1"
+    ) as server:
+        async with httpx.AsyncClient(base_url=url_of(server), timeout=PATIENCE, trust_env=False) as client:
+            forged = {"x-request-id": "forged", "x-forwarded-for": "203.0.113.7"}
+            assert (await client.get("/v1/sessions", headers=forged)).status_code == 200
+        await server.until_logged('"forged"')
+        assert _record(server, "forged")["peer"].startswith("ipv4:127.0.0.1:")
+        assert "203.0.113.7" not in server.log.read_text()
+
+
+def _record(server: Serving, request_id: str) -> dict[str, Any]:
+    """Of the access log."""
+    (found,) = (line for line in server.log.read_text().splitlines() if f'"{request_id}"' in line)
+    return dict(json.loads(found))
 
 
 async def test_taken_port_is_named(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ BARE: Final[Mapping[str, str]] = {
     "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
     "UNIMPLEMENTED": "UNIMPLEMENTED",
 }
-"""The reason, whose status is in CODES, of a gRPC code that comes without one, as those of grpc's core do. Of all others
-INTERNAL, with 500."""
+"""The reason, whose status is in CODES, of a gRPC code that comes without one, as those of grpc's core do. All other
+codes: INTERNAL, with 500."""
 
 RETRY_LATER: Final = 1.0
 """Seconds after which a call that found no room may come again."""
