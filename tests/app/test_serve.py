@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
+from sessiond_server.cli import open_files
 from sessiond_server.embedded import running_dsn
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.rpc import probe
@@ -34,6 +36,18 @@ async def test_serves_from_memory_until_it_gets_a_signal(how: signal.Signals) ->
         assert await server.stop(how) == 0
         assert await server.rest() == "stopped\n"
         assert probe.health("127.0.0.1", server.port, 1.0) == "UNREACHABLE"
+
+
+async def test_it_may_open_as_many_files_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        async with serving("--store", "memory") as server:
+            allowed = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+            assert allowed == (open_files.most(), hard)
+            assert allowed[0] > 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:

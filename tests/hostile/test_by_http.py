@@ -1,13 +1,15 @@
 """What callers of the HTTP port can take without a key, and what one of a valid key can."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from sessiond_server.cli import open_files
 from sessiond_server.http.door import LARGEST_BODY
 from sessiond_server.http.json_texts import MOST_ELEMENTS
 from tests.support.hostile_target import Target, serving_two_tenants
@@ -16,6 +18,7 @@ from tests.support.web import url_of
 
 FLOOD = 2500
 """More refused requests than the gRPC port holds back, and more than one connection to it has streams."""
+needs_files = pytest.mark.skipif(open_files.most() < 2 * FLOOD, reason=f"needs {2 * FLOOD} open files")
 
 
 @pytest.fixture
@@ -30,6 +33,16 @@ def client(target: Target) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url_of(target.server), headers=headers, timeout=PATIENCE, trust_env=False)
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files.allow_most()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@needs_files
+@pytest.mark.usefixtures("many_files")
 async def test_flood_without_keys_blocks_neither_calls_nor_streams_nor_health(target: Target) -> None:
     port = int(url_of(target.server).rpartition(":")[2])
     async with client(target) as quiet, AsyncExitStack() as stack:

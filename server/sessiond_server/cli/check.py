@@ -17,7 +17,7 @@ from sessiond_server.app import blobs, database
 from sessiond_server.app.credentials import tls_files
 from sessiond_server.app.databases import Group, WrongDatabase
 from sessiond_server.app.errors import CannotListen, CannotReachBlobs
-from sessiond_server.cli import production
+from sessiond_server.cli import open_files, production
 from sessiond_server.cli.healthcheck import identity, reachable
 from sessiond_server.embedded import EmbeddedError
 from sessiond_server.errors import StoreUnavailable
@@ -57,7 +57,7 @@ def run(settings: Settings, replicas: int | None = None) -> int:
     _listen(settings, report)
     facts, upkeep = asyncio.run(_servers(settings, report, ask=replicas is not None))
     if replicas is not None:
-        _production(production.Place(settings, replicas, facts, upkeep, production.most_files()), report)
+        _production(production.Place(settings, replicas, facts, upkeep, open_files.most()), report)
     return 1 if report.failed else 0
 
 

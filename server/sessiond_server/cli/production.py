@@ -1,7 +1,6 @@
 """The checklist of `sessiond check --production`: one finding for each item of docs/operations.md, with the remedy."""
 
 import ipaddress
-import resource
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class Place:
     upkeep: Upkeep | None
     """None: there is no cache, or it does not answer."""
     files: int
-    """Most files that the process may have open."""
+    """Most files that `serve` may have open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,6 @@ def warn(text: str, remedy: str) -> Finding:
 
 def fail(text: str, remedy: str) -> Finding:
     return Finding("fail", text, remedy)
-
-
-def most_files() -> int:
-    """The limit of open files that this process has, as `serve` would from the same shell or container."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 2**63 - 1 if soft == resource.RLIM_INFINITY else soft
 
 
 def findings(place: Place) -> Iterator[tuple[str, Finding]]:

@@ -6,12 +6,14 @@ from importlib.metadata import version
 
 from sessiond_server import spans, telemetry
 from sessiond_server.app import service as composed
+from sessiond_server.cli import open_files
 from sessiond_server.rpc.call import CALL_ID
 from sessiond_server.settings import Settings
 
 
 def run(settings: Settings) -> int:
     telemetry.configure(settings.log_level, settings.log_format, CALL_ID.get, trace_id=spans.trace_id)
+    open_files.allow_most()
     factory = None
     if settings.uvloop:
         import uvloop
