@@ -87,7 +87,10 @@ class DirectWriter:
     async def write(self, command: Command) -> Outcome:
         (result,) = (await self._commits.apply([command])).results
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # this frame is in its traceback
         return result
 
 

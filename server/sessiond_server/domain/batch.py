@@ -160,7 +160,7 @@ class _Batch:
         try:
             return self._outcome(command)
         except SessiondError as refusal:
-            return refusal
+            return refusal.with_traceback(None)  # its frames hold the whole batch
 
     def _outcome(self, command: c.Command) -> c.Outcome | Replay:
         if not command.session_id:

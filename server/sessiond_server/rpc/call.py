@@ -81,6 +81,15 @@ class Call:
         self.unsent: Shares | None = None
         """Budget for bytes of answers that clients have not received yet."""
 
+    def forget_error(self) -> None:
+        """For the end of the call. The frames in the error's traceback hold what the call has received, and often the
+        error: left alone, all of it waits for the garbage collector, which counts objects and not bytes."""
+        error: BaseException | None = self.error
+        self.error = None
+        while error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
     def peer(self) -> str:
         """The caller's address, as gRPC writes addresses. A call over the socket of `Loopback` says on whose behalf it
         is made."""

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
-from grpc.aio import ServicerContext
+from grpc.aio import AbortError, ServicerContext
 
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
 from sessiond_server.rpc import elements, json_texts
@@ -116,7 +116,14 @@ def _method_handler(served: Served) -> "grpc.RpcMethodHandler[Any, Any]":
 
     # grpc takes coroutine functions only, and for a streamed answer one that writes to the context itself.
     async def serve(request: Any, context: "ServicerContext[Any, Any]") -> bytes | None:
-        return await stack(request, Call(method, context))
+        call = Call(method, context)
+        try:
+            return await stack(request, call)
+        except AbortError as aborted:
+            aborted.__traceback__ = None  # grpc keeps the error as long as the call, and raises it by itself
+            return None
+        finally:
+            call.forget_error()
 
     kind = grpc.stream_stream_rpc_method_handler if method.response_streaming else grpc.stream_unary_rpc_method_handler
     return cast("Callable[..., grpc.RpcMethodHandler[Any, Any]]", kind)(serve)

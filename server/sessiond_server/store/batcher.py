@@ -100,7 +100,10 @@ class Batcher:
             if ticket.traced is not None:
                 ticket.traced.wait.end()  # unless its batch has ended it
         if isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer, waiter, ticket  # all lead to the error, whose traceback has this frame
         return answer
 
     def queued(self) -> tuple[int, int]:

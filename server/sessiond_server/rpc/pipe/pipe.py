@@ -127,6 +127,7 @@ class Pipe:
                     await asyncio.sleep(0)  # calls that end in the same turn share a frame
         finally:
             await self._close(reading)
+            del reading  # its error has this frame in its traceback: a cycle that would keep the client's frame
         if self._leaving is not None:
             raise self._leaving
 
@@ -158,12 +159,16 @@ class Pipe:
 
     def _ended(self, reading: "asyncio.Task[None]") -> bool:
         """Whether nothing is left to do. Raises what the client's frames were refused for."""
-        if reading.done() and (error := reading.exception()) is not None:
-            raise error
+        ended = reading.done()
+        if ended and not reading.cancelled() and reading.exception() is not None:
+            try:
+                reading.result()
+            finally:
+                del reading  # as in `run`
         if self._under_way:
             return False
         alone = self._said_goodbye and self._loop.time() - self._active_at >= FAREWELL
-        return reading.done() or alone
+        return ended or alone
 
     async def _close(self, reading: "asyncio.Task[None]") -> None:
         """Ends the reader and all calls, and waits for them; what they hold is given back however this ends."""
@@ -180,6 +185,7 @@ class Pipe:
             for context in self._under_way.values():
                 self._forget(context)
             self._under_way.clear()
+            self._departing = Departing()  # its answers lead back to the pipe
 
     # What the client sends.
 
@@ -289,8 +295,9 @@ class Pipe:
     # What becomes of a call.
 
     async def _serve(self, context: PipedContext, method: Method, serve: Handler) -> None:
+        call = Call(method, cast(Context, context), piped=True)
         try:
-            context.response = await serve(None, Call(method, cast(Context, context), piped=True)) or b""
+            context.response = await serve(None, call) or b""
         except AbortError:
             pass  # the context has the error
         except asyncio.CancelledError:
@@ -298,6 +305,7 @@ class Pipe:
         except Exception as error:
             log.error("unforeseen %s outside of the boundary of %s", type(error).__name__, method.path, exc_info=error)
             context.end_with(grpc.StatusCode.INTERNAL, "")
+        call.forget_error()
         self._answer(context)
 
     def _cancelled(self, context: PipedContext) -> None:
