@@ -63,12 +63,12 @@ def full_view(found: FieldViolations, value: int, default: int = SessionView.SES
     return (value or default) == SessionView.SESSION_VIEW_FULL
 
 
-def fence(found: FieldViolations, request: Fenced) -> None:
-    """Checks the fence of the writing run, if the request has one."""
+def fence(found: FieldViolations, request: Fenced, path: str = "run") -> None:
+    """Checks the fence of the writing run, if the request has one. `path`: that of the field."""
     if request.HasField("run"):
-        found.add("run.run_id", text.identifier(request.run.run_id))
+        found.add(f"{path}.run_id", text.identifier(request.run.run_id))
         if request.run.fence < 1:
-            found.add("run.fence", "must be at least 1")
+            found.add(f"{path}.fence", "must be at least 1")
 
 
 def fence_of(request: Fenced) -> commands.Fence | None:

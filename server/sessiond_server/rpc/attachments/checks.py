@@ -16,12 +16,12 @@ from sessiond.v1.attachment_service_pb2 import (
     UploadAttachmentRequest,
     UploadHeader,
 )
-from sessiond.v1.run_pb2 import RunFence
 from sessiond_server.blobs.contract import Buffer
 from sessiond_server.domain import commands, encoding, ids, text, validation
 from sessiond_server.domain.attachments import media_types as file_types
 from sessiond_server.domain.validation import FieldViolations
 from sessiond_server.errors import InvalidFields, MalformedRequest, Violation
+from sessiond_server.rpc import fields
 
 CHUNK_BYTES: Final = validation.MIB
 SMALL_CHUNKS: Final = 4096
@@ -60,9 +60,9 @@ def upload_header(message: bytes | None, scope: commands.Scope, new_id: Callable
         found.add("header.sha256", f"must be {_SHA256_BYTES} bytes")
     if not 0 <= header.offset <= max(header.size_bytes, 0):
         found.add("header.offset", "must be 0 to size_bytes")
-    fence = _fence(found, "header.run", header.run) if header.HasField("run") else None
+    fields.fence(found, header, "header.run")
     found.check()
-    return UploadStart(header, _declared(header, scope, new_id), fence)
+    return UploadStart(header, _declared(header, scope, new_id), fields.fence_of(header))
 
 
 def _declared(header: UploadHeader, scope: commands.Scope, new_id: Callable[[], str]) -> Attachment:
@@ -169,9 +169,9 @@ def delete_attachment(request: DeleteAttachmentRequest) -> commands.Fence | None
         found.add("request_id", text.request_identifier(request.request_id))
     if request.expected_version < 0:
         found.add("expected_version", "must not be negative")
-    fence = _fence(found, "run", request.run) if request.HasField("run") else None
+    fields.fence(found, request)
     found.check()
-    return fence
+    return fields.fence_of(request)
 
 
 def _named(session_id: str, attachment_id: str) -> None:
@@ -184,10 +184,3 @@ def _ids(found: FieldViolations, session_id: str, attachment_id: str | None = No
     found.add(f"{path}session_id", text.identifier(session_id))
     if attachment_id is not None:
         found.add(f"{path}attachment_id", text.identifier(attachment_id))
-
-
-def _fence(found: FieldViolations, path: str, run: RunFence) -> commands.Fence:
-    found.add(f"{path}.run_id", text.identifier(run.run_id))
-    if run.fence < 1:
-        found.add(f"{path}.fence", "must be at least 1")
-    return commands.Fence(run.run_id, run.fence)
