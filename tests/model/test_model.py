@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -23,7 +24,7 @@ from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentScope
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
-from sessiond.v1.message_service_pb2 import DeleteMessagesResponse
+from sessiond.v1.message_service_pb2 import DeleteMessagesResponse, MessageFilter
 from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.run_service_pb2 import RunPolicy
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig, SessionStatus
@@ -33,6 +34,7 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.attachments.rows import Piece
+from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
@@ -41,7 +43,8 @@ from sessiond_server.store.contract import Store
 from tests.support import run_actions
 from tests.support.caller import PADDED, PATCHING
 from tests.support.effort import left_to_long
-from tests.support.model import DAY, LEASE, REMOVED, Answer, Model
+from tests.support.model import DAY, LEASE, REMOVED, Answer, Model, client_time_of, labels_of
+from tests.support.model import Message as ModelMessage
 from tests.support.model import Session as ModelSession
 
 QUICK_EXAMPLES = 15
@@ -110,6 +113,27 @@ OWNERS: dict[str, tuple[DocumentScope.ValueType, str]] = {
     "alice": (DocumentScope.DOCUMENT_SCOPE_USER, "alice"),
 }
 """Of documents, besides the session of the command."""
+
+FILTERS: Sequence[tuple[MessageFilter, Callable[[ModelMessage], bool]]] = [
+    (MessageFilter(labels={"half": "1"}), lambda m: m.labels.get("half") == "1"),
+    (MessageFilter(labels={"third": ""}), lambda m: "third" in m.labels),
+    (MessageFilter(labels={"half": "0", "third": ""}), lambda m: m.labels == {"half": "0", "third": ""}),
+    (MessageFilter(labels={"half": "third"}), lambda m: False),
+    (
+        MessageFilter(labels={"half": "0"}, roles=[Role.ROLE_USER]),
+        lambda m: m.labels.get("half") == "0" and m.role == "USER",
+    ),
+    (MessageFilter(roles=[Role.ROLE_ASSISTANT]), lambda m: m.role == "ASSISTANT"),
+    (
+        MessageFilter(client_time_from=Timestamp(seconds=20), client_time_until=Timestamp(seconds=40)),
+        lambda m: m.client_time is not None and 20 <= m.client_time < 40,
+    ),
+    (
+        MessageFilter(labels={"half": "1"}, client_time_until=Timestamp(seconds=30)),
+        lambda m: m.client_time is not None and m.client_time < 30 and m.labels.get("half") == "1",
+    ),
+]
+"""Of messages, and what each must select."""
 
 Request = tuple[str, str, Answer, str, int, str, str]
 """Kind, session, content, request id, expected version, user, and the run that writes, if any."""
@@ -336,10 +360,17 @@ def set_keys(changes: object, *, full: bool) -> c.UpdateSession:
 
 
 def messages_of(rows: object) -> list[Message]:
-    return [
-        Message(message_id=i, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)])
-        for i, role, text in rows  # type: ignore[attr-defined]
-    ]
+    return [message_of(*row) for row in rows]  # type: ignore[attr-defined]
+
+
+def message_of(message_id: str, role: str, text: str) -> Message:
+    number = int(message_id[1:])
+    message = Message(
+        message_id=message_id, role=Role.Value(f"ROLE_{role}"), parts=[Part(text=text)], labels=labels_of(number)
+    )
+    if (seconds := client_time_of(number)) is not None:
+        message.client_time.seconds = seconds
+    return message
 
 
 def declared(name: str) -> Attachment:
@@ -552,6 +583,15 @@ class Comparison(RuleBasedStateMachine):
             (m.message_id, Role.Name(m.role)[5:], m.parts[0].text if m.parts else None, m.seq, m.redact_reason)
             for m in stored
         ] == [(m.message_id, m.role, m.text, m.seq, m.reason) for m in expected.messages]
+
+        for where, selects in FILTERS:
+            found = self.run(
+                store.find_messages(
+                    scope, session_id, Selection(where), after_seq=0, before_seq=0, descending=True, limit=1000
+                )
+            )
+            seqs = [Message.FromString(body).seq for body in found.messages]  # type: ignore[attr-defined]
+            assert seqs == [m.seq for m in reversed(expected.messages) if selects(m)]
 
         page = self.run(store.read_log((scope.tenant_id, session_id), after_seq=0, limit=1000))
         events = [Event.FromString(entry.data) for entry in page.entries]  # type: ignore[attr-defined]

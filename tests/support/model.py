@@ -23,6 +23,30 @@ class Message:
     seq: int
     reason: str = ""
 
+    @property
+    def number(self) -> int:
+        """That of its id, which its labels and its time follow from."""
+        return int(self.message_id[1:])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """None once its content is taken away."""
+        return {} if self.text is None else labels_of(self.number)
+
+    @property
+    def client_time(self) -> int | None:
+        """Seconds."""
+        return client_time_of(self.number)
+
+
+def labels_of(number: int) -> dict[str, str]:
+    return {"half": str(number % 2)} | ({"third": ""} if number % 3 == 0 else {})
+
+
+def client_time_of(number: int) -> int | None:
+    """Seconds since 1970; the same for two neighbours, and none for every fourth."""
+    return number // 2 * 10 if number % 4 else None
+
 
 @dataclass
 class Run:
