@@ -47,6 +47,7 @@ async def test_data_stays_between_runs_and_only_the_owner_gets_at_it(data: Path)
         assert await run(servers.postgres_dsn, "SELECT n FROM kept") == 42
 
 
+@pytest.mark.long
 async def test_acknowledged_writes_are_synced_to_disk(data: Path) -> None:
     async with EmbeddedServers(data, cache=False) as servers:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -118,6 +119,7 @@ def _major(data: Path) -> str:
     return binaries.find(folder.account, folder.runtime).major
 
 
+@pytest.mark.long
 async def test_a_long_path_moves_the_sockets_not_the_data(data: Path) -> None:
     deep = data / ("d" * 60) / ("e" * 60)
     if os.geteuid() == 0:

@@ -19,6 +19,7 @@ from sessiond_server.postgres.causes import translating
 from sessiond_server.postgres.fitness import DatabaseUnfit, _check_server
 from sessiond_server.postgres.schema.migrate import status
 from tests.support.databases import Databases, LoopThread
+from tests.support.effort import left_to_long
 from tests.support.postgres_pair import Node
 from tests.support.serve_process import command, serving
 from tests.support.waiting import until
@@ -50,7 +51,7 @@ ROLE = "sessiond_test_stranger"
 CREATE_ROLE = f"do $$ begin create role {ROLE} login; exception when duplicate_object then null; end $$"
 
 
-@pytest.fixture(params=["SQL_ASCII", "LATIN1"])
+@pytest.fixture(params=["SQL_ASCII", *left_to_long("LATIN1")])
 def encoded(request: pytest.FixtureRequest, empty_postgres_dsn: str, run) -> Iterator[str]:  # type: ignore[no-untyped-def]
     name = f"{Databases.name(empty_postgres_dsn)}_{request.param.lower()}"
     run(
@@ -136,6 +137,7 @@ def test_wrong_encoding_is_refused(encoded: str) -> None:
     same_sentence("the database's encoding is ", "--postgres-dsn", encoded)
 
 
+@pytest.mark.long
 def test_tables_of_another_application_are_left_alone(empty_postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
     run(empty_postgres_dsn, "create table sessions (id integer)", "create table events (id integer)")
     sentence = "has tables of another application (events, sessions)"
@@ -167,6 +169,7 @@ def test_role_without_rights_on_tables_is_named(postgres_dsn: str, run) -> None:
         run(postgres_dsn, f"drop owned by {ROLE}")
 
 
+@pytest.mark.long
 def test_unsafe_database_is_said_and_refused_on_demand(postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
     run(postgres_dsn, f'alter database "{Databases.name(postgres_dsn)}" set synchronous_commit = off')
     for name in ("migrate", "check"):
@@ -200,6 +203,7 @@ def test_unfit_servers_are_refused(about: dict[str, object], sentence: str) -> N
         _check_server({**fit, **about})
 
 
+@pytest.mark.long
 async def test_database_made_read_only_refuses_every_write_and_health_says_so(postgres_dsn: str) -> None:
     name = Databases.name(postgres_dsn)
     async with (

@@ -117,6 +117,7 @@ def run_of(file: Path, *arguments: str) -> list[str]:
     return tied([*pytest_, str(file)], signal.SIGKILL)
 
 
+@pytest.mark.long
 @WORKERS
 async def test_terminated_run_removes_what_its_fixtures_made(tmp_path: Path, workers: list[str]) -> None:
     file = tmp_path / "test_waits.py"
@@ -129,6 +130,7 @@ async def test_terminated_run_removes_what_its_fixtures_made(tmp_path: Path, wor
     assert (tmp_path / "removed").exists(), output.decode()
 
 
+@pytest.mark.long
 @LINUX
 @WORKERS
 @pytest.mark.parametrize("kind", ["child", "orphan"])

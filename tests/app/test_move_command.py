@@ -30,6 +30,7 @@ def killed(dsns: Dsns, place: str, *arguments: str) -> None:
     assert ended.returncode == -signal.SIGKILL, ended
 
 
+@pytest.mark.long
 def test_a_move_that_is_being_undone_is_not_reported_as_moved(dsns: Dsns) -> None:
     killed(dsns, "move_subscribed", "--to", "us")
     killed(dsns, "move_aborting", "--abort")
@@ -59,6 +60,7 @@ def test_a_move_to_another_database_than_the_one_under_way_is_refused(dsns: Dsns
     assert (undone.returncode, undone.stdout.splitlines()[-1]) == (0, "globex stays in eu")
 
 
+@pytest.mark.long
 def test_a_tenant_that_is_being_moved_is_not_placed(dsns: Dsns) -> None:
     """Its old home would take writes again, which its new one does not have."""
     killed(dsns, "move_fenced", "--to", "us")
@@ -102,6 +104,7 @@ def home_in(dsn: str) -> str | None:
     return asyncio.run(home())
 
 
+@pytest.mark.long
 def test_a_move_to_a_database_that_is_away_is_undone_at_the_source_first(dsns: Dsns) -> None:
     killed(dsns, "move_fenced", "--to", "us")
     assert home_in(dsns["eu"]) == "us"
@@ -119,6 +122,7 @@ def test_a_move_to_a_database_that_is_away_is_undone_at_the_source_first(dsns: D
     assert [replicated(dsn) for dsn in dsns.values()] == [[], [], []]
 
 
+@pytest.mark.long
 def test_a_move_to_a_database_that_is_lost_ends_with_an_empty_one_of_its_id(dsns: Dsns, databases: Databases) -> None:
     killed(dsns, "move_copying", "--to", "us")
     assert command(*MOVE, "--abort", **variables(away(dsns))).returncode == 1

@@ -19,6 +19,7 @@ from sessiond_server.postgres.moving.record import MoveRefused, Step
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
 from tests.support.databases import Databases
+from tests.support.effort import left_to_long
 from tests.support.serve_process import command
 from tests.support.several_databases import Dsns, group, serving, variables, write_keys
 from tests.support.transactions import connected
@@ -106,7 +107,14 @@ async def fill(client: sessiond.Client) -> dict[str, Any]:
     return {"first": first}
 
 
-@pytest.mark.parametrize(("source", "target"), [("main", "eu"), ("eu", "us"), ("us", "main")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("main", "eu"),
+        pytest.param("eu", "us", marks=pytest.mark.long),
+        pytest.param("us", "main", marks=pytest.mark.long),
+    ],
+)
 async def test_everything_of_a_tenant_moves(
     dsns: Dsns, keys: dict[str, str], tmp_path: Path, redis_url: str, source: str, target: str
 ) -> None:
@@ -205,7 +213,7 @@ async def _undone(dsns: Dsns, tenant: str, until_step: Step) -> None:
     await undo(dsns, tenant, "eu", "us")
 
 
-@pytest.mark.parametrize("step", [Step.COPYING, pytest.param(Step.CLOSING, marks=pytest.mark.long), Step.SWITCHING])
+@pytest.mark.parametrize("step", [Step.COPYING, *left_to_long(Step.CLOSING, Step.SWITCHING)])
 async def test_a_move_that_is_undone_leaves_everything_as_it_was(
     dsns: Dsns, keys: dict[str, str], tmp_path: Path, step: Step
 ) -> None:

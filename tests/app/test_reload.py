@@ -97,6 +97,7 @@ async def test_a_removed_key_is_refused_and_its_streams_end_with_their_positions
         assert "the keys were read again: 2 in" in server.log.read_text()
 
 
+@pytest.mark.long
 async def test_transfers_of_a_removed_key_end_and_those_of_others_go_on(tmp_path: Path) -> None:
     (kept, kept_entry), (gone, gone_entry) = (new_key(name, "acme") for name in ("kept", "gone"))
     keys = tmp_path / "keys.toml"
@@ -162,6 +163,7 @@ async def until_end(watch: Any) -> AsyncIterator[Any]:
         yield frame
 
 
+@pytest.mark.long
 async def test_a_broken_file_keeps_the_keys_and_says_so(tmp_path: Path) -> None:
     key, entry = new_key("ada", "acme")
     other, other_entry = new_key("eve", "acme")
@@ -272,6 +274,7 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_stay(tmp_pat
         assert "PRIVATE" not in server.log.read_text()
 
 
+@pytest.mark.long
 async def test_mutual_tls_lets_in_certificates_of_its_authority_alone(tmp_path: Path) -> None:
     ours, theirs = authority(tmp_path / "ours"), authority(tmp_path / "theirs")
     own, friend, stranger = issued(ours, tmp_path / "own"), issued(ours, tmp_path / "f"), issued(theirs, tmp_path / "s")

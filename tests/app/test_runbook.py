@@ -104,6 +104,7 @@ def test_every_symptom_has_what_shows_and_what_mends_it() -> None:
     assert tuple(re.findall(r"^### (.*)$", runbook, re.MULTILINE)) == SYMPTOMS
 
 
+@pytest.mark.long
 async def test_slow(postgres_dsn: str) -> None:
     async with served("--postgres-dsn", postgres_dsn) as (server, client, session_id):
         holder = await asyncpg.connect(postgres_dsn, server_settings={"application_name": "nightly"})
@@ -160,6 +161,7 @@ async def test_refused() -> None:
         assert await watched_twice(client, session_id)
 
 
+@pytest.mark.long
 async def test_lagging(postgres_dsn: str) -> None:
     async with served("--postgres-dsn", postgres_dsn) as (server, client, session_id):
         holder = await asyncpg.connect(postgres_dsn, server_settings={"application_name": "nightly"})
@@ -330,6 +332,7 @@ def backup(databases: Databases) -> Iterator[str]:
     databases.drop(dsn)
 
 
+@pytest.mark.long
 async def test_corrupt_row(postgres_dsn: str, backup: str, tmp_path: Path) -> None:
     async with served("--postgres-dsn", postgres_dsn) as (_, client, session_id):
         for text in ("one", "two", "three"):

@@ -59,6 +59,7 @@ async def test_a_second_signal_ends_it_at_once() -> None:
         assert await server.rest() == ""
 
 
+@pytest.mark.long
 async def test_bundled_servers_keep_what_was_acknowledged_through_a_kill_and_leave_nothing_behind() -> None:
     with data_folder() as data:
         async with serving("--data-dir", data) as server:

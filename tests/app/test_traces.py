@@ -158,6 +158,7 @@ async def used(server: Serving, calls: int) -> None:
             await asyncio.gather(*(client.get_session("s") for _ in range(50)))
 
 
+@pytest.mark.long
 async def test_collector_that_is_down_fails_no_call_and_delays_no_stop() -> None:
     down = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "20"}
     async with serving("--store", "memory", **down) as server:
@@ -166,6 +167,7 @@ async def test_collector_that_is_down_fails_no_call_and_delays_no_stop() -> None
         assert "stopping" in server.log.read_text()
 
 
+@pytest.mark.long
 async def test_collector_that_never_answers_fills_a_bounded_queue_and_delays_no_stop(collector: Collector) -> None:
     collector.answering.clear()
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "64", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "32"}
@@ -185,6 +187,7 @@ async def used_again(server: Serving) -> None:
             await asyncio.gather(*(client.get_session("s") for _ in range(50)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED])
 async def test_collector_that_refuses_fails_no_call(collector: Collector, code: grpc.StatusCode) -> None:
     collector.refusal = code

@@ -34,6 +34,7 @@ def resident(pid: int, line: str = "VmRSS") -> int:
     return int(next(text for text in status.splitlines() if text.startswith(line)).split()[1]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells of memory on Linux only")
 async def test_twenty_transfers_at_once_take_little_memory(tmp_path: Path) -> None:
     """`make bench ROWS=transfer_memory` does it with 200 MiB each, and Postgres."""
@@ -68,6 +69,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     return tmp_path / "blobs" if request.param == "folder" else None
 
 
+@pytest.mark.long
 async def test_transfers_go_on_by_themselves_when_their_server_is_killed(
     postgres_dsn: str, storage: Path | None, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ async def _corrupt(dsn: str, folder: Path | None) -> None:
     await connection.close()
 
 
+@pytest.mark.long
 async def test_the_reaper_leaves_nothing(postgres_dsn: str, storage: Path | None) -> None:
     """Of an attachment and of an upload in mid-stream whose session is deleted, though the storage was away then."""
     content, halfway, never = Random(4).randbytes(2 * MIB), asyncio.Event(), asyncio.Event()

@@ -23,6 +23,7 @@ def test_no_race_leaves_a_stale_entry(batch: int) -> None:
         assert total.seen[happened] > SCHEDULES // 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", batches(1, 2))
 def test_stale_entry_of_a_crashed_process_ends_with_its_time_to_live(batch: int) -> None:
     total = Verdict()

@@ -91,6 +91,7 @@ async def test_failed_page_is_requested_again(client: sessiond.Client, server: S
     assert [seen.request.page_token for seen in server.seen] == ["", "page-2", "page-2"]
 
 
+@pytest.mark.long
 async def test_iteration_continues_after_a_cancellation(client: sessiond.Client, server: ScriptedServer) -> None:
     server.script.extend([page(1, of=2, size=1), Wait(asyncio.Event()), page(2, of=2)])
     items = aiter(client.list_messages("s"))

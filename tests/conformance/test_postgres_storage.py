@@ -57,6 +57,7 @@ async def test_an_append_rewrites_neither_content_nor_limits(
     assert list(SessionConfig.FromString(limits).allowed_tools) == TOOLS
 
 
+@pytest.mark.long
 async def test_appends_leave_the_indexes_of_heads_alone(
     postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     assert verified.returncode == 0
 
 
+@pytest.mark.long
 def test_again_with_sessions_of_its_own(server: Server) -> None:
     runs = [demo("--address", server.address) for _ in range(2)]
     assert [run.returncode for run in runs] == [0, 0]
@@ -118,6 +119,7 @@ def test_again_with_sessions_of_its_own(server: Server) -> None:
     assert len(labels) == 2
 
 
+@pytest.mark.long
 def test_verify_finds_what_is_not_as_it_was(server: Server, tmp_path: Path) -> None:
     ledger = tmp_path / "acked"
     assert demo("--address", server.address, "--ledger", ledger).returncode == 0
@@ -251,6 +253,7 @@ def test_interrupted(server: Server, tmp_path: Path) -> None:
     assert " lost=0 changed=0 doubled=0" in verified.stdout
 
 
+@pytest.mark.long
 def test_a_killed_server_keeps_every_acknowledged_message(postgres_dsn: str, redis_url: str, tmp_path: Path) -> None:
     ledger = tmp_path / "acked"
     file, total = many(tmp_path, 4)

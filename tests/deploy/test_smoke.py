@@ -51,6 +51,7 @@ async def test_it_tries_everything_and_deletes_its_session(postgres_dsn: str) ->
         assert any(line.startswith(f"ok      {thing}") for line in lines), thing
 
 
+@pytest.mark.long
 async def test_it_shows_a_key_and_a_certificate(tmp_path: Path) -> None:
     ours = authority(tmp_path / "authority")
     issued(ours, tmp_path / "server")
@@ -83,6 +84,7 @@ async def test_a_step_that_fails_is_named_and_the_session_is_deleted() -> None:
     assert ran.stdout.splitlines()[-1].startswith("ok      delete")
 
 
+@pytest.mark.long
 async def test_a_key_that_may_only_read_creates_nothing(tmp_path: Path) -> None:
     key, entry = new_key("reader", "acme", "", [SESSIONS_READ])
     (tmp_path / "keys.toml").write_text(entry)
@@ -93,6 +95,7 @@ async def test_a_key_that_may_only_read_creates_nothing(tmp_path: Path) -> None:
     assert "left behind" not in ran.stdout
 
 
+@pytest.mark.long
 async def test_a_session_that_cannot_be_deleted_is_named() -> None:
     async with serving("--store", "memory") as server, Proxy("127.0.0.1", server.port) as proxy:
         running = asyncio.create_task(smoke(f"127.0.0.1:{proxy.port}", "--timeout", "1", "--bytes", "100000000"))

@@ -101,6 +101,7 @@ async def test_patch_above_the_limit_changes_nothing(postgres_dsn: str, redis_ur
         )
 
 
+@pytest.mark.long
 async def test_id_is_taken_again_under_old_watchers_cached_copies_and_positions(
     postgres_dsn: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ async def _crash_of_a_backend(pair: PostgresPair) -> None:
     await until(accepting)
 
 
+@pytest.mark.long
 async def test_incarnations_and_losses(pair: PostgresPair) -> None:
     caller = Caller()
     await migrate(pair.dsn())

@@ -164,6 +164,7 @@ async def test_a_connection_to_another_cluster_settles_the_order_before_it_write
             assert (await order(young.dsn)).settled
 
 
+@pytest.mark.long
 async def test_a_writer_under_way_is_waited_for(clusters: Clusters) -> None:
     """Raising the order waits for who has written in the present one, so that none commits behind a reader."""
     caller = Caller()

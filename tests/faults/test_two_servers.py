@@ -3,12 +3,15 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 import sessiond
 from tests.support.replica import Replica
 
 REQUESTS = 60
 
 
+@pytest.mark.long
 async def test_a_request_raced_through_two_servers_has_one_effect(postgres_dsn: str, tmp_path: Path) -> None:
     replicas = [Replica(postgres_dsn, tmp_path / f"server-{number}.log") for number in range(2)]
     for replica in replicas:

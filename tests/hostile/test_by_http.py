@@ -41,6 +41,7 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.long
 @needs_files
 @pytest.mark.usefixtures("many_files")
 async def test_flood_without_keys_blocks_neither_calls_nor_streams_nor_health(target: Target) -> None:

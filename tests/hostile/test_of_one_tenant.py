@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 
+import pytest
+
 from sessiond.v1.attachment_service_pb2 import UploadAttachmentRequest, UploadHeader
 from sessiond.v1.event_service_pb2 import WatchSessionRequest
 from sessiond.v1.message_pb2 import Message, Part, Role
@@ -26,6 +28,7 @@ MIB = 1024 * 1024
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED = 3, 4, 5, 8
 
 
+@pytest.mark.long
 async def test_partial_messages_hold_bounded_memory_and_do_not_stop_another_tenant(target: Target) -> None:
     before = target.resident_mib()
     async with raw_client(target.port) as raw, target.other() as quiet:
@@ -72,6 +75,7 @@ async def test_request_that_arrives_a_byte_at_a_time_gives_way_to_others_and_onl
         assert (status, seconds > patience) == (DEADLINE_EXCEEDED, True)
 
 
+@pytest.mark.long
 async def test_uploads_without_a_header_stop_no_unary_call(target: Target) -> None:
     async with target.other() as quiet, AsyncExitStack() as stack:
         session = await quiet.create_session(active=True)

@@ -289,6 +289,7 @@ async def test_head_that_is_too_large_is_refused(web: Web) -> None:
     assert (await web.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.long
 async def test_head_and_body_that_do_not_arrive_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sessiond_server.http.door.BODY_SECONDS", 0.05)
     async with opened_web(head_seconds=0.05) as web:

@@ -1,5 +1,6 @@
 """The table of rules has every RPC, and each rule does what its RPC does."""
 
+import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
@@ -32,6 +33,7 @@ def test_no_path_is_that_of_two_rules() -> None:
                 assert sum((each.method, each.path) == (rule.method, rule.path) for each in RULES) == 1
 
 
+@pytest.mark.long
 async def test_every_rule_answers_as_its_rpc_does() -> None:
     """Each on a server of its own, since many of them write."""
     unary = [rpc for rpc in VALID if rpc not in BYTES and not RPCS[rpc].server_streaming]

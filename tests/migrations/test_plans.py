@@ -31,6 +31,8 @@ from sessiond_server.postgres.statements import (
 from tests.support.databases import Databases, LoopThread
 from tests.support.rows import table
 
+pytestmark = pytest.mark.long  # the tables that all plans are made of take ten seconds to fill
+
 STATEMENTS = [
     s
     for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING)

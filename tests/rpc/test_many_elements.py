@@ -1,5 +1,6 @@
 """Requests of many elements: accepted up to what the API's limits allow, and no other call waits for their parsing."""
 
+import pytest
 from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 
@@ -24,6 +25,7 @@ async def test_state_of_one_mebibyte_of_small_entries_is_stored(wire: Wire) -> N
     assert session.state == state
 
 
+@pytest.mark.long
 async def test_calls_of_others_go_on_while_a_request_is_parsed_in_slices(wire: Wire) -> None:
     await wire.create("o", key=OTHER_TENANT)
     large = AppendMessagesRequest(session_id="s", messages=[Message(parts=[Part()] * 240_000)]).SerializeToString()
