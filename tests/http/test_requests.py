@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from sessiond_server.http import problems
-from sessiond_server.http.server import LARGEST_HEAD
+from sessiond_server.http.door import LARGEST_HEAD
 from sessiond_server.rpc import status
 from sessiond_server.rpc.loopback import CallFailed
 from tests.support.held_store import Holding
@@ -287,6 +287,19 @@ async def test_head_that_is_too_large_is_refused(web: Web) -> None:
     # Where the rest still comes when the connection closes, the refusal may be lost; it is never served.
     assert (await web.raw(b"GET / HTTP/1.1\r\nHost: x\r\n" + flood))[:13] in (b"HTTP/1.1 400 ", b"")
     assert (await web.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_head_of_the_largest_size_is_served_and_a_larger_one_refused_however_they_arrive(web: Web) -> None:
+    head = "GET /v1/sessions?{} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer acme-key\r\nconnection: close\r\n"
+    room = LARGEST_HEAD - len(head.format("name_contains="))
+    for size in (room, room + 1, 3 * room):
+        whole = (head.format("name_contains=" + "x" * size) + "\r\n").encode()
+        answer = await web.raw(whole)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        # The longest is answered by the RPC's own rule.
+        assert (b"INVALID_FIELD" if size == room else b"the head is larger") in answer
+    served = (head.format("user_id=" + "x" * 255) + "x-a: " + "y" * (room - 260)).encode() + b"\r\n\r\n"
+    assert (await web.raw(served)).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.long

@@ -27,8 +27,11 @@ from sessiond_server.rpc.loopback import PEER_KEY, CallFailed, Loopback
 _log = logging.getLogger("sessiond.http")
 
 MIB: Final = 1024 * 1024
+LARGEST_HEAD: Final = 16 * 1024
+"""Most bytes of a request line with its headers."""
 LARGEST_BODY: Final = 8 * MIB
 """Bytes. A message of 3 MiB is up to twice as long in JSON, where it has many characters to escape."""
+HEAD_TOO_LARGE: Final = f"the head is larger than {LARGEST_HEAD // 1024} KiB"
 MOST_BODIES: Final = 64 * MIB
 """Most bytes of bodies in progress; each tenant has its share."""
 BODY_SECONDS: Final = 30.0
@@ -91,6 +94,8 @@ class Request:
     send: Send
     body_due: bool
     """Whether some of the body has not been received."""
+    head_bytes: int
+    """Of the request line and the headers, without spaces that mean nothing."""
 
 
 class Door:
@@ -145,6 +150,9 @@ class Door:
             )
 
     async def _serve(self, request: Request) -> None:
+        if request.head_bytes > LARGEST_HEAD:
+            # The connection refuses only a head that arrives in pieces.
+            raise malformed(HEAD_TOO_LARGE)
         self._origins.check(request.scheme, request.headers)
         method = "GET" if request.method == "HEAD" else request.method
         if request.path in ("/healthz", "/v1/openapi.json"):
@@ -317,7 +325,11 @@ def _request(scope: Any, receive: Receive, send: Send) -> Request:
     path, query = scope["raw_path"].decode("ascii"), scope["query_string"]
     # A length that is no number was refused before.
     body_due = "transfer-encoding" in headers or int(headers.get("content-length", "0")) > 0
-    return Request(scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send, body_due)
+    line = len(f"{scope['method']} {path}? HTTP/1.1\r\n") + len(query)
+    head_bytes = line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    return Request(
+        scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send, body_due, head_bytes
+    )
 
 
 def _metadata(request: Request) -> list[tuple[str, str]]:

@@ -12,12 +12,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sessiond_server.http.door import Door
+from sessiond_server.http.door import HEAD_TOO_LARGE, LARGEST_HEAD, Door
 from sessiond_server.http.problems import malformed
 from sessiond_server.tasks import run_in_background
 
-LARGEST_HEAD: Final = 16 * 1024
-"""Most bytes of a request line with its headers."""
 HEAD_SECONDS: Final = 10.0
 """How long the head of a request may take to arrive."""
 IDLE_SECONDS: Final = 75
@@ -160,7 +158,7 @@ class Connection(H11Protocol):
             # The request before has no complete answer, or no complete body.
             self.transport.abort()
             return
-        body = malformed("this is not HTTP/1.1, or the head is larger than 16 KiB").body("")
+        body = malformed(f"this is not HTTP/1.1, or {HEAD_TOO_LARGE}").body("")
         headers = [
             ("content-type", "application/problem+json"),
             ("content-length", str(len(body))),
