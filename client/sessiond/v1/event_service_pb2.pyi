@@ -370,7 +370,7 @@ class Delta(google.protobuf.message.Message):
     offset: builtins.int
     """Where in that part this piece begins: bytes of UTF-8 before it. Without a loss, each piece begins where the one
     before ends. A gap, or a piece that begins before the end of the text so far, tells the reader that the pieces do
-    not join. 0 to 2^53 - 1.
+    not join. 0 to 2^53 - 1, as is the place where the piece ends.
     """
     text: builtins.str
     """Of a text. At most 65 536 bytes."""

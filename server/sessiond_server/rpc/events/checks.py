@@ -138,12 +138,14 @@ def _delta(found: FieldViolations, path: str, delta: Delta) -> None:
     found.add(f"{path}.message_id", text.identifier(delta.message_id))
     if not 0 <= delta.part_index < MOST_PARTS:
         found.add(f"{path}.part_index", f"must be 0 to {MOST_PARTS - 1}")
-    if not 0 <= delta.offset <= validation.MOST_INTEGER:
-        found.add(f"{path}.offset", "must be 0 to 2^53 - 1")
     piece = delta.WhichOneof("piece")
+    size = len(getattr(delta, piece).encode()) if piece in _PIECES else 0
+    # A kept draft is sent anew in smaller pieces, whose offsets lie between the offset and the end of this one.
+    if not 0 <= delta.offset <= validation.MOST_INTEGER - size:
+        found.add(f"{path}.offset", "must be 0 to 2^53 - 1, as the piece's end must")
     if piece is None:
         found.add(f"{path}.piece", "is required")
-    elif piece in _PIECES and len(getattr(delta, piece).encode()) > PIECE_BYTES:
+    elif size > PIECE_BYTES:
         found.add(f"{path}.{piece}", f"must be at most {PIECE_BYTES} bytes")
     elif piece == "data":
         _data(found, f"{path}.data", delta.data)
