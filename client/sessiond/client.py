@@ -24,6 +24,7 @@ from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
 from sessiond.structs import to_struct
+from sessiond.texts import naming_texts_of_methods
 from sessiond.tool_call_calls import ToolCallCalls
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
@@ -34,15 +35,16 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond.waiting import found
 
 
+@naming_texts_of_methods
 class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls, ContextCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async
     context manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError
-    for arguments that no request can carry, ClientClosed after `close`, and ClientForked in a process that was forked
-    after a client had connected. Every method takes `timeout`, in seconds, and raises DeadlinePassed when it is not
-    answered in time. A call that fails with UNAVAILABLE is retried within that time. Watches have no deadline and
-    reconnect by themselves.
+    for arguments that no request can carry (InvalidFields, with the argument's name, for text that UTF-8 cannot
+    encode), ClientClosed after `close`, and ClientForked in a process that was forked after a client had connected.
+    Every method takes `timeout`, in seconds, and raises DeadlinePassed when it is not answered in time. A call that
+    fails with UNAVAILABLE is retried within that time. Watches have no deadline and reconnect by themselves.
 
     Every write takes `request_id`, its idempotency key, and makes one of its own when there is none: retries by the
     client carry it, and an error has it as `SessiondError.request_id`, so that the caller can send the same write again

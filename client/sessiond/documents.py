@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sessiond.fields import duration
+from sessiond.texts import naming_texts
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, DocumentWrite
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def owner(agent_id: str | None, user_id: str | None, session_id: str | None) -> 
     return given[0] if given else (DocumentScope.DOCUMENT_SCOPE_TENANT, "")
 
 
+@naming_texts
 def document_name(
     key: str, *, agent_id: str | None = None, user_id: str | None = None, session_id: str | None = None
 ) -> DocumentName:
@@ -79,6 +81,7 @@ def document_value(document: Document) -> Any:
     return document.data if kind == "data" else json.loads(document.json)
 
 
+@naming_texts
 def document_put(key: str, value: Any, *, expected_version: int | None = None, **fields: Any) -> DocumentWrite:
     """A document to put along with messages: one of `documents` of `Client.append_messages`.
 
@@ -87,6 +90,7 @@ def document_put(key: str, value: Any, *, expected_version: int | None = None, *
     return DocumentWrite(put=to_document(key, value, **fields), expected_version=expected_version)
 
 
+@naming_texts
 def document_delete(
     key: str,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from sessiond.fields import timestamp
 from sessiond.structs import to_struct
+from sessiond.texts import naming_texts
 from sessiond.v1.message_pb2 import BlobPart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import TokenUsage
 
@@ -13,6 +14,7 @@ Content = str | Mapping[str, Any] | Part
 """One piece of content: text, a JSON object, or a `Part`."""
 
 
+@naming_texts
 def system(
     *content: Content,
     name: str = "",
@@ -26,6 +28,7 @@ def system(
     return _message(Role.ROLE_SYSTEM, map(_part, content), name, metadata, None, message_id, labels, client_time)
 
 
+@naming_texts
 def user(
     *content: Content,
     name: str = "",
@@ -38,6 +41,7 @@ def user(
     return _message(Role.ROLE_USER, map(_part, content), name, metadata, None, message_id, labels, client_time)
 
 
+@naming_texts
 def assistant(
     *content: Content,
     tool_calls: Iterable[Part] = (),
@@ -57,6 +61,7 @@ def assistant(
     return _message(Role.ROLE_ASSISTANT, parts, name, metadata, usage, message_id, labels, client_time)
 
 
+@naming_texts
 def tool(
     result: str | Mapping[str, Any] | None,
     *,
@@ -77,6 +82,7 @@ def tool(
     return _message(Role.ROLE_TOOL, [Part(tool_result=answer)], name, metadata, None, message_id, labels, client_time)
 
 
+@naming_texts
 def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] | None = None) -> Part:
     """A tool call that the assistant asks for. Arguments given as text are stored byte for byte, whether they are valid
     JSON or not."""
@@ -88,11 +94,13 @@ def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] |
     return Part(tool_call=call)
 
 
+@naming_texts
 def json_part(text: str) -> Part:
     """A part of JSON text that is stored byte for byte, such as a block that its provider signed."""
     return Part(json=text)
 
 
+@naming_texts
 def blob(data: bytes, media_type: str = "") -> Part:
     """A part of bytes, such as a small image. A message has at most 1 MiB in all."""
     return Part(blob=BlobPart(data=data, media_type=media_type))
