@@ -91,10 +91,11 @@ A synchronous client of one sessiond service, for any number of threads.
 It drives an asynchronous Client on an event loop in a thread that all synchronous clients of the process share.
 Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as a context
 manager, or close it. All methods raise `SessiondError`s (see `sessiond.errors`), ValueError or TypeError for arguments
-that no request can carry (InvalidFields, with the argument's name, for text that UTF-8 cannot encode), ClientClosed after `close`, ClientForked in a process that was forked after a client had
-connected, and RuntimeError in a thread whose event loop they would block. Every method takes `timeout`, in seconds, and
-raises DeadlinePassed when it is not answered in time. A call that fails with UNAVAILABLE is retried within that time.
-Watches have no deadline and reconnect by themselves.
+that no request can carry (InvalidFields, with the argument's name, for text that UTF-8 cannot encode), ClientClosed
+after `close`, ClientForked in a process that was forked after a client had connected, and RuntimeError in a thread
+whose event loop they would block. Every method takes `timeout`, in seconds, and raises DeadlinePassed when it is not
+answered in time. A call that fails with UNAVAILABLE is retried within that time. Watches have no deadline and reconnect
+by themselves.
 
 KeyboardInterrupt, or what another signal handler raises, cancels the call that waits; a write may have happened, and
 the client stays usable. What is passed to be called (`progress`, the methods of a position store, an iterator of bytes)
