@@ -192,13 +192,13 @@ class Part(google.protobuf.message.Message):
     JSON_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """Text. 0 to 1 048 576 bytes."""
+    """Text. 0 bytes, up to what the message may have."""
     thinking: builtins.str
     """The model's thinking before its answer, if the provider returns it."""
     json: builtins.str
     """JSON text (RFC 8259), kept byte for byte: what a Struct would change, such as signed blocks, the order of members,
-    and integers above 2^53. 1 to 1 048 576 bytes; at most 128 levels. All JSON texts of one request have at most
-    50 000 objects and lists together.
+    and integers above 2^53. 1 byte, up to what the message may have; at most 128 levels. All JSON texts of one request
+    have at most 50 000 objects and lists together.
     """
     @property
     def data(self) -> google.protobuf.struct_pb2.Struct:
@@ -247,7 +247,7 @@ class BlobPart(google.protobuf.message.Message):
     DATA_FIELD_NUMBER: builtins.int
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     data: builtins.bytes
-    """The bytes. 0 to 1 048 576."""
+    """The bytes. 0, up to what the message may have."""
     media_type: builtins.str
     """IANA media type. 0 to 255 characters, no control characters."""
     def __init__(
