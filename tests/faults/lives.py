@@ -1,20 +1,22 @@
 """Sessions that come and go during a campaign: created, written to, ended or deleted, each watched from its first event
 to its last. Some take the id of one that was just deleted, while its watcher still listens.
 
-Their appends write two documents along, one of the session and one that all of them share; their states change by
-patches, alone and with messages; some of their messages are drafts first, whose writer may fail (drafts.py)."""
+Some are created and changed in batches, beside a session that is refused. Their appends write two documents along, one
+of the session and one that all of them share; their states change by patches, alone and with messages; some of their
+messages are drafts first, whose writer may fail (drafts.py)."""
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
 import sessiond
-from sessiond.fields import ToolCallExpireActionLike
+from sessiond.fields import ChangedSession, NewSessionFields, ToolCallExpireActionLike
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
 from sessiond_server.domain.fold import fold
@@ -114,12 +116,14 @@ class Lives:
         client, session_id, chance = self._client, life.session_id, self._chance
         writes = (self._append, self._append_and_update, self._update, self._draft, self._approval, self._summary)
         state = {"life": f"{session_id}, {life.generation}", "padding": PADDING}
-        reuse = life.before is not None
+        reuse, in_batch = life.before is not None, chance.random() < 0.5
+        new: NewSessionFields = {"session_id": session_id, "active": True, "state": state, "reuse_deleted": reuse}
 
         async def create(request_id: str) -> sessiond.Session:
-            return await client.create_session(
-                session_id, active=True, state=state, reuse_deleted=reuse, request_id=request_id
-            )
+            if in_batch:
+                refused: NewSessionFields = {"expire_time": datetime(2000, 1, 1, tzinfo=UTC)}
+                return _first(await client.batch_create_sessions([new, refused], request_id=request_id))
+            return await client.create_session(**new, request_id=request_id)
 
         if await self._write(life, create) is None:
             return None
@@ -201,15 +205,18 @@ class Lives:
         value: dict[str, Any] = {member: f"{life.generation}.{number}"}
         if merges:
             value["m0" if member != "m0" else "m1"] = None
+        in_batch = self._chance.random() < 0.5
+        change: ChangedSession = {
+            "session_id": life.session_id,
+            "state": {"tree": value},
+            "struct_update": "merge" if merges else "set_keys",
+        }
 
         async def update(request_id: str) -> sessiond.Session:
-            return await self._client.update_session(
-                life.session_id,
-                state={"tree": value},
-                struct_update="merge" if merges else "set_keys",
-                view="basic",
-                request_id=request_id,
-            )
+            if in_batch:
+                refused: ChangedSession = {"session_id": "never created", "name": "x"}
+                return _first(await self._client.batch_update_sessions([change, refused], request_id=request_id))
+            return await self._client.update_session(**change, view="basic", request_id=request_id)
 
         if await self._write(life, update):
             tree = life.state.get("tree", {}) if merges else {}
@@ -385,6 +392,15 @@ class Lives:
                 life.folded = fold(life.folded, event)
             except ValueError:
                 life.folded_wrongly += 1
+
+
+def _first(results: Sequence[sessiond.Session | sessiond.SessiondError]) -> sessiond.Session:
+    """The session of a batch whose other one is refused."""
+    result, refused = results
+    assert isinstance(refused, sessiond.InvalidFields | sessiond.SessionNotFound)
+    if isinstance(result, sessiond.SessiondError):
+        raise result
+    return result
 
 
 def _version(answer: object) -> int:
