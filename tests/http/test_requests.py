@@ -37,6 +37,7 @@ ODD_IDS = [
     "a\\b",
     '"',
     "x" * 255,
+    "\U0001f980" * 63 + "abc",
 ]
 """Any text of 255 bytes is an id."""
 

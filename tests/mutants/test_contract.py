@@ -1,5 +1,5 @@
-"""The rules of drafts, patches, documents, labels, deletions and ids that are taken again, each broken at one place:
-each test that is named beside it fails then, and passes with nothing broken.
+"""The rules of drafts, patches, documents, labels, deletions, batches and ids that are taken again, each broken at one
+place: each test that is named beside it fails then, and passes with nothing broken.
 
 A mutant is a place of the source and what stands there instead (tests/support/mutation.py). Where its place is gone,
 the rule has moved, and the mutant goes with it.
@@ -38,6 +38,9 @@ HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
 REUSE = "tests/conformance/test_reused_ids.py"
+BATCHES = "tests/rpc/test_batches.py"
+TOGETHER = "tests/unit/test_update_and_append.py"
+REQUESTS = "tests/unit/test_event_requests.py"
 
 MUTANTS = {
     "draft_kept_for_ever": Mutant(
@@ -506,6 +509,69 @@ MUTANTS = {
         "if row.type < 0), len(events))",
         HUB,
         "test_watcher_ends_where_one_batch_deletes_the_session_and_takes_its_id_again",
+    ),
+    "refused_session_of_a_batch_fails_all": Mutant(
+        "rpc/sessions/servicer.py",
+        "elif isinstance(outcome, SessiondError) and",
+        "elif isinstance(outcome, ValueError) and",
+        BATCHES,
+        "test_one_that_is_refused_is_no_obstacle_to_the_others",
+    ),
+    "outage_is_an_outcome_of_a_batch": Mutant(
+        "rpc/status.py",
+        "if row is None or retried or row.code in (_C.UNAVAILABLE, _C.DEADLINE_EXCEEDED, _C.INTERNAL):",
+        "if row is None:",
+        BATCHES,
+        "test_retry_continues_where_the_first_attempt_stopped",
+    ),
+    "versions_of_a_batch_not_compared": Mutant(
+        "rpc/sessions/servicer.py",
+        "versions = request.expected_versions or [0] * len(actions)",
+        "versions = [0] * len(actions)",
+        BATCHES,
+        "test_updates_hold_to_expected_versions_of_their_own",
+    ),
+    "sessions_of_a_batch_get_one_id": Mutant(
+        "rpc/sessions/checks.py",
+        'request.request_id and f"{request.request_id}/{index}"',
+        "request.request_id",
+        BATCHES,
+        "test_sessions_without_ids_get_ids_of_their_own_which_a_retry_finds",
+    ),
+    "update_done_where_its_messages_are_refused": Mutant(
+        "domain/messages/rules.py",
+        "_check(step, state, update.limits, action)\n    session_rules.apply(step, state, update)",
+        "session_rules.apply(step, state, update)\n    _check(step, state, update.limits, action)",
+        TOGETHER,
+        "TestUpdateAndAppend::test_neither_is_done_where_one_is_refused",
+    ),
+    "messages_held_to_the_config_before": Mutant(
+        "domain/messages/rules.py",
+        "_check(step, state, update.limits, action)",
+        "_check(step, state, state.limits, action)",
+        TOGETHER,
+        "TestUpdateAndAppend::test_limits_and_tools_of_the_new_config_hold",
+    ),
+    "documents_of_an_append_not_checked": Mutant(
+        "domain/messages/rules.py",
+        "document_rules.check_beside(step, state, action.documents)",
+        "pass",
+        DOCUMENTS,
+        "test_a_refused_append_writes_no_document[memory]",
+    ),
+    "deletion_of_any_number": Mutant(
+        "domain/messages/deletion.py",
+        "if len(chosen) > c.DELETED_AT_ONCE or (",
+        "if (",
+        DELETION,
+        "test_limits_of_one_deletion[memory]",
+    ),
+    "end_of_a_delta_not_bounded": Mutant(
+        "rpc/events/checks.py",
+        "<= validation.MOST_INTEGER - size:",
+        "<= validation.MOST_INTEGER:",
+        REQUESTS,
+        "test_a_delta",
     ),
 }
 
