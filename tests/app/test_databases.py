@@ -293,6 +293,7 @@ async def _started_refused(dsns: Dsns, folder: Path, why: str, default: str = "m
     assert "postgresql" not in str(error)
 
 
+@pytest.mark.long
 async def test_check_and_list_go_through_all_databases(placed: Dsns) -> None:
     swapped = {**placed, "eu": placed["us"], "us": placed["eu"]}
     right, wrong, listed = await asyncio.gather(

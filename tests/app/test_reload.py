@@ -244,6 +244,7 @@ async def serves(server: Serving, credentials: grpc.ChannelCredentials) -> bool:
         return True
 
 
+@pytest.mark.long
 async def test_new_connections_get_the_new_certificate_and_old_ones_stay(tmp_path: Path) -> None:
     ours = authority(tmp_path / "ca")
     old, new = issued(ours, tmp_path / "old"), issued(ours, tmp_path / "new")

@@ -83,6 +83,7 @@ async def test_bundled_servers_keep_what_was_acknowledged_through_a_kill_and_lea
     assert shown.stdout == again.stdout
 
 
+@pytest.mark.long
 async def test_starts_the_bundled_postgres_again_when_it_dies(used_data: Path) -> None:
     async with serving("--data-dir", used_data) as server, sessiond.Client(server.target) as client:
         await client.create_session(session_id="before")
@@ -205,6 +206,7 @@ async def _cache_health(port: int) -> int:
         return int(answer.status)
 
 
+@pytest.mark.long
 async def test_health_reports_the_cache_and_does_not_depend_on_it(postgres_dsn: str, redis_url: str) -> None:
     serving_, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     async with serving("--postgres-dsn", postgres_dsn, "--redis-url", redis_url) as server:
@@ -218,6 +220,7 @@ async def test_health_reports_the_cache_and_does_not_depend_on_it(postgres_dsn: 
         assert await server.stop() == 0
 
 
+@pytest.mark.long
 async def test_configured_redis_is_used_with_the_bundled_postgres(redis_url: str) -> None:
     with data_folder() as data:
         async with serving("--data-dir", data, "--redis-url", "redis://127.0.0.1:1/0") as server:

@@ -94,6 +94,7 @@ async def test_moved_slot_is_followed(tmp_path: Path, redis_prefix: str) -> None
         cluster.stop()
 
 
+@pytest.mark.long
 async def test_failover_of_a_master_is_followed(tmp_path: Path, redis_prefix: str) -> None:
     cluster = ClusterOfThree(tmp_path)
     try:

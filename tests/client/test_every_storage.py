@@ -23,7 +23,7 @@ def s3_server() -> Iterator[s3.S3Server]:
         yield server
 
 
-@pytest.fixture(params=["memory", *left_to_long("folder"), "redis", *left_to_long("cluster"), "s3"])
+@pytest.fixture(params=["memory", *left_to_long("folder"), "redis", *left_to_long("cluster", "s3")])
 def flags(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Servers start here, outside of any event loop."""
     if request.param == "memory":

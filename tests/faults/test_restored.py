@@ -87,6 +87,7 @@ async def order(dsn: str) -> feed_order.FeedOrder:
         await connection.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("epochs", [*left_to_long(0), 3])
 async def test_every_position_goes_on_after_a_dump_was_restored(clusters: Clusters, epochs: int) -> None:
     caller = Caller()
@@ -143,6 +144,7 @@ async def test_every_position_goes_on_after_a_dump_was_restored(clusters: Cluste
         assert names(await complete(store, lost[0].place)) == ["a5"]
 
 
+@pytest.mark.long
 async def test_a_connection_to_another_cluster_settles_the_order_before_it_writes(clusters: Clusters) -> None:
     """The name of the database leads to the restored one while servers run."""
     caller = Caller()

@@ -93,6 +93,7 @@ def leave_a_file(root: Path) -> None:
     (root / "note.txt").write_text("to do")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
