@@ -23,7 +23,7 @@ from sessiond.options import TLS, Keepalive, Reconnect, Retry
 from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.texts import naming_texts_of_methods
 from sessiond.tool_call_calls import ToolCallCalls
 from sessiond.v1.event_pb2 import Event
@@ -136,7 +136,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
             message_id=message_id or new_request_id(),
             role=enum_value(Role.DESCRIPTOR, role),
             name=name,
-            metadata=to_struct(metadata) if metadata is not None else None,
+            metadata=struct_of(metadata) if metadata is not None else None,
         )
 
         async def publish(deltas: Sequence[Delta]) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 
 from sessiond.errors import InvalidFields, NotFound, Refused, SessiondError
 from sessiond.request_ids import new_request_id
+from sessiond.texts import naming_texts_of_methods
 from sessiond.v1.event_service_pb2 import Delta, DeltaData
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
@@ -33,6 +34,7 @@ APPENDED_MESSAGES = 256
 """Maximum messages in one AppendMessages."""
 
 
+@naming_texts_of_methods
 class Draft:
     """Streams a model's answer. Each `write` is published to the watchers of the session that ask for deltas, and
     leaving the block appends the whole text as one message, whose `message_id` the deltas name.
@@ -143,7 +145,8 @@ class Draft:
     async def show(self, content: object, *, number: int = 0, media_type: str = "") -> None:
         """Publishes data for a part of a user interface, such as a chart, to the watchers: bytes, or what JSON can say.
         It replaces what was shown before with the same `number`, 0 to 255, and is not part of the message. Raises as
-        `write`; InvalidFields for more than 64 KiB, TypeError or ValueError for what is not JSON."""
+        `write`; InvalidFields for more than 64 KiB and for text that UTF-8 cannot encode, TypeError or ValueError for
+        what is not JSON."""
         self._check_open()
         data = DeltaData(media_type=media_type)
         if isinstance(content, bytes):

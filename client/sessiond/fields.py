@@ -8,7 +8,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_pb2 import Role
 from sessiond.v1.message_service_pb2 import MessageOrder
@@ -234,7 +234,7 @@ def session_filter(where: SessionWhere) -> SessionFilter:
     if "statuses" in fields:
         fields["statuses"] = [enum_value(SessionStatus.DESCRIPTOR, status) for status in fields["statuses"]]
     if "metadata" in fields:
-        fields["metadata"] = to_struct(fields["metadata"])
+        fields["metadata"] = struct_of(fields["metadata"])
     for name in fields.keys() & _TIMES:
         fields[name] = timestamp(fields[name])
     unknown = fields.keys() - SessionFilter.DESCRIPTOR.fields_by_name.keys()

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sessiond.fields import timestamp
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.texts import naming_texts
 from sessiond.v1.message_pb2 import BlobPart, Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.session_pb2 import TokenUsage
@@ -78,7 +78,7 @@ def tool(
     if isinstance(result, str):
         answer.text = result
     elif result is not None:
-        answer.data.CopyFrom(to_struct(result))
+        answer.data.CopyFrom(struct_of(result))
     return _message(Role.ROLE_TOOL, [Part(tool_result=answer)], name, metadata, None, message_id, labels, client_time)
 
 
@@ -90,7 +90,7 @@ def tool_call(tool_call_id: str, name: str, arguments: str | Mapping[str, Any] |
     if isinstance(arguments, str):
         call.arguments_json = arguments
     elif arguments is not None:
-        call.arguments_struct.CopyFrom(to_struct(arguments))
+        call.arguments_struct.CopyFrom(struct_of(arguments))
     return Part(tool_call=call)
 
 
@@ -133,7 +133,7 @@ def _message(
         role=role,
         name=name,
         parts=parts,
-        metadata=None if metadata is None else to_struct(metadata),
+        metadata=None if metadata is None else struct_of(metadata),
         usage=usage,
         labels=labels,
         client_time=None if client_time is None else timestamp(client_time),
@@ -145,4 +145,4 @@ def _part(content: Content) -> Part:
         return content
     if isinstance(content, str):
         return Part(text=content)
-    return Part(data=to_struct(content))
+    return Part(data=struct_of(content))

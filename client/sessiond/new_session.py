@@ -3,7 +3,7 @@
 from typing import Any
 
 from sessiond.fields import NewSessionFields, duration, enum_value, timestamp
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.v1.session_pb2 import AgentMode, Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import NewSession
 
@@ -18,7 +18,7 @@ def new_session(fields: NewSessionFields) -> NewSession:
     no_expiry, reuse_deleted = values.pop("no_expiry", False), values.pop("reuse_deleted", False)
     for name in ("metadata", "state", "agent_data"):
         if values.get(name) is not None:
-            values[name] = to_struct(values[name])
+            values[name] = struct_of(values[name])
     for name, convert in (("ttl", duration), ("expire_time", timestamp), ("client_time", timestamp)):
         if values.get(name) is not None:
             values[name] = convert(values[name])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from sessiond.structs import from_struct, to_struct
+from sessiond.structs import from_struct, struct_of
 from sessiond.v1.message_pb2 import BlobPart, FilePart, Message, Part, ToolCallPart, ToolResultPart
 
 PLACE = "$attachment"
@@ -73,7 +73,7 @@ def _take_out(part: Part, seed: str) -> Iterator[TakenOut]:
                     out = _taken("data", _text(from_struct(call.arguments_struct)), seed)
                 case _:
                     return
-            call.arguments_struct.CopyFrom(to_struct({PLACE: out.attachment_id}))
+            call.arguments_struct.CopyFrom(struct_of({PLACE: out.attachment_id}))
         case "tool_result":
             answer = part.tool_result
             match answer.WhichOneof("result"):
@@ -83,7 +83,7 @@ def _take_out(part: Part, seed: str) -> Iterator[TakenOut]:
                     out = _taken("data", _text(from_struct(answer.data)), seed)
                 case _:
                     return
-            answer.data.CopyFrom(to_struct({PLACE: out.attachment_id}))
+            answer.data.CopyFrom(struct_of({PLACE: out.attachment_id}))
         case _:
             if kind == "blob":
                 out = _taken("blob", part.blob.data, seed)._replace(media_type=part.blob.media_type)
@@ -123,7 +123,7 @@ def _put_back(part: Part, kind: str, content: bytes) -> None:
         case "tool_call":
             call = ToolCallPart(tool_call_id=part.tool_call.tool_call_id, name=part.tool_call.name)
             if kind == "data":
-                call.arguments_struct.CopyFrom(to_struct(json.loads(content)))
+                call.arguments_struct.CopyFrom(struct_of(json.loads(content)))
             else:
                 call.arguments_json = content.decode()
             part.tool_call.CopyFrom(call)
@@ -131,7 +131,7 @@ def _put_back(part: Part, kind: str, content: bytes) -> None:
             known = part.tool_result
             answer = ToolResultPart(tool_call_id=known.tool_call_id, is_error=known.is_error)
             if kind == "data":
-                answer.data.CopyFrom(to_struct(json.loads(content)))
+                answer.data.CopyFrom(struct_of(json.loads(content)))
             else:
                 answer.text = content.decode()
             part.tool_result.CopyFrom(answer)
@@ -139,6 +139,6 @@ def _put_back(part: Part, kind: str, content: bytes) -> None:
             if kind == "blob":
                 part.blob.CopyFrom(BlobPart(data=content, media_type=part.file.media_type))
             elif kind == "data":
-                part.data.CopyFrom(to_struct(json.loads(content)))
+                part.data.CopyFrom(struct_of(json.loads(content)))
             else:
                 setattr(part, kind, content.decode())

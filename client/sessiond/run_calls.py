@@ -18,7 +18,7 @@ from sessiond.fields import (
 )
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.v1.run_pb2 import Failure, Run, RunStatus
 from sessiond.v1.run_service_pb2 import (
     BeginRunRequest,
@@ -67,7 +67,7 @@ class RunCalls:
                 lease=duration(lease) if lease is not None else None,
                 agent_id=agent_id,
                 model=model,
-                metadata=to_struct(metadata) if metadata is not None else None,
+                metadata=struct_of(metadata) if metadata is not None else None,
             ),
             policy=enum_value(RunPolicy.DESCRIPTOR, policy),
             request_id=request_id or new_request_id(),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sessiond.fields import SessionChanges, StructUpdateLike, duration, enum_value, timestamp
-from sessiond.structs import to_struct
+from sessiond.structs import struct_of
 from sessiond.v1.session_pb2 import AgentMode, Session, SessionConfig
 from sessiond.v1.session_service_pb2 import SessionUpdate, StructUpdate
 
@@ -33,7 +33,7 @@ def _write(session: Session, name: str, value: Any) -> list[str]:
     """Sets the field, unless the value clears it, and returns the paths for the mask."""
     match name:
         case "metadata" | "state" | "agent_data" if value is not None:
-            getattr(session, name).CopyFrom(to_struct(value))
+            getattr(session, name).CopyFrom(struct_of(value))
         case "labels":
             session.labels.update(value or {})
         case "ttl" if value is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
+from sessiond.texts import naming_texts
+
 _MOST_LEVELS = 64
 """Far above the service's limit (24) and far below Python's recursion limit. It stops objects that contain
 themselves."""
@@ -14,12 +16,19 @@ _EXACT = 2**53
 """Struct numbers are doubles: integers up to this one keep their value."""
 
 
+@naming_texts
 def to_struct(value: Mapping[str, Any]) -> Struct:
     """Converts a mapping of str to None, bool, int, float, str, mappings and sequences of these to a Struct.
 
     No value is changed to fit. Raises TypeError for another type; ValueError for NaN, infinity, an integer beyond 2^53,
-    which a double cannot hold, and more than 64 levels. The error names the place, never the value.
+    which a double cannot hold, and more than 64 levels; InvalidFields for text that UTF-8 cannot encode. The error
+    names the place, never the value.
     """
+    return struct_of(value)
+
+
+def struct_of(value: Mapping[str, Any]) -> Struct:
+    """Converts as `to_struct` does, which is for callers of the client: raises UnicodeEncodeError for such text."""
     struct = Struct()
     _fill_struct(struct, value, "", 1)
     return struct

@@ -398,7 +398,8 @@ class SyncDraft:
     def show(self, content: object, *, number: int = 0, media_type: str = "") -> None:
         """Publishes data for a part of a user interface, such as a chart, to the watchers: bytes, or what JSON can say.
         It replaces what was shown before with the same `number`, 0 to 255, and is not part of the message. Raises as
-        `write`; InvalidFields for more than 64 KiB, TypeError or ValueError for what is not JSON."""
+        `write`; InvalidFields for more than 64 KiB and for text that UTF-8 cannot encode, TypeError or ValueError for
+        what is not JSON."""
         wait(self._inner.show(content, number=number, media_type=media_type))
 
     def append(self) -> AppendMessagesResponse:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sessiond.structs import from_struct, to_struct
+from sessiond.structs import from_struct, struct_of
 from sessiond.v1.tool_call_pb2 import ToolData
 
 ToolValue = Mapping[str, Any] | str | bytes
@@ -18,7 +18,7 @@ def to_tool_data(value: ToolValue) -> ToolData:
         case bytes():
             return ToolData(binary=value)
         case Mapping():
-            return ToolData(data=to_struct(value))
+            return ToolData(data=struct_of(value))
     raise TypeError(f"a mapping, str or bytes, not {type(value).__name__}")
 
 

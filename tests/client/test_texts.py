@@ -85,6 +85,7 @@ BUILDING: dict[str, Callable[[], Any]] = {
     "value": lambda: sessiond.document_put("k", BAD, json_text=True),
     "user_id": lambda: sessiond.document_delete("k", user_id=BAD),
     "key": lambda: sessiond.document_name(BAD),
+    "value.a[0]": lambda: sessiond.to_struct({"a": [BAD]}),
 }
 
 
@@ -109,6 +110,16 @@ def test_what_builds_messages_and_documents_names_the_argument(field: str) -> No
     with pytest.raises(sessiond.InvalidFields) as error:
         BUILDING[field]()
     assert refused(error.value) == field
+
+
+async def test_data_that_a_draft_shows_names_the_argument(client: sessiond.Client) -> None:
+    async with client.draft("s") as draft:
+        for field, content, media_type in (("content.a", {"a": BAD}, ""), ("media_type", {}, BAD)):
+            with pytest.raises(sessiond.InvalidFields) as error:
+                await draft.show(content, media_type=media_type)
+            assert refused(error.value) == field
+        await draft.write(BAD)
+    assert [sessiond.text_of(message) async for message in client.list_messages("s")] == ["secret\ufffd"]
 
 
 async def test_error_of_the_callers_own_code_is_raised_as_it_is(client: sessiond.Client) -> None:
