@@ -93,7 +93,8 @@ class Violation:
     """One field that breaks its rule."""
 
     field: str
-    """The path of the field in the request message, such as `messages[3].parts[0].text`."""
+    """The path of the field in the request message, such as `messages[3].parts[0].text`; of the argument, where the
+    client itself refuses a text that no request can carry."""
     description: str
     """The rule, without the value."""
 

@@ -30,7 +30,7 @@ def naming_texts(function: Callable[Parameters, Returned]) -> Callable[Parameter
         try:
             return await called(*arguments, **named)
         except UnicodeEncodeError:
-            _check(inspect.signature(called), arguments, named)
+            _check(called, arguments, named)
             raise
 
     @wraps(function)
@@ -38,7 +38,7 @@ def naming_texts(function: Callable[Parameters, Returned]) -> Callable[Parameter
         try:
             return called(*arguments, **named)
         except UnicodeEncodeError:
-            _check(inspect.signature(called), arguments, named)
+            _check(called, arguments, named)
             raise
 
     return cast("Callable[Parameters, Returned]", waited if inspect.iscoroutinefunction(function) else direct)
@@ -54,18 +54,20 @@ def naming_texts_of_methods(cls: Class) -> Class:
 
 
 def _checking(method: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(method)
-
     @wraps(method)
     def checked(*arguments: Any, **named: Any) -> Any:
-        _check(signature, arguments, named)
+        # Names of positional arguments take several times longer than the rest: they are looked up for a fault only.
+        for value in (*arguments, *named.values()):
+            if value is not None and next(_faults(value, "", _LEVELS), None) is not None:
+                _check(method, arguments, named)
         return method(*arguments, **named)
 
     return checked
 
 
-def _check(signature: inspect.Signature, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+def _check(function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Raises InvalidFields for the first argument that has such text."""
+    signature = inspect.signature(function)
     try:
         given = signature.bind(*arguments, **named)
     except TypeError:
