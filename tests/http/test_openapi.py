@@ -97,3 +97,13 @@ async def test_made_up_requests_get_documented_answers_and_none_is_a_defect(tmp_
         async with asyncio.timeout(4 * PATIENCE):
             said, _ = await program.communicate()
         assert program.returncode == 0, said.decode()[-20_000:]
+
+
+async def test_document_takes_its_own_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers need no key, and may receive slowly."""
+    monkeypatch.setattr("sessiond_server.http.door.MOST_OPEN_UNSENT", 1000)
+    async with opened_web() as web:
+        assert b"openapi" not in await web.raw(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await web.wire.create("s")
+        await web.wire.append("s", "x" * 20_000)
+        assert len((await web.get("/v1/sessions/s/messages")).content) > 20_000

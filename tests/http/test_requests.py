@@ -199,6 +199,8 @@ REFUSED: list[tuple[str, str, bytes, int, str, str]] = [
     ("GET", "/v1/sessions?labels[a=b", b"", 400, "INVALID_FIELD", "labels[a"),
     ("GET", "/v1/sessions?labels[a]=b&labels[a]=c", b"", 400, "INVALID_FIELD", "labels"),
     ("GET", "/v1/sessions?metadata=[1", b"", 400, "INVALID_FIELD", "metadata"),
+    ("GET", '/v1/sessions?metadata={"a":1,"a":2}', b"", 400, "INVALID_FIELD", "metadata"),
+    ("GET", '/v1/sessions?metadata={"a":NaN}', b"", 400, "INVALID_FIELD", "metadata"),
     ("GET", "/v1/sessions?user_id=%ff", b"", 400, "MALFORMED_REQUEST", ""),
     ("GET", "/v1/sessions?" + "&".join(["a=b"] * 1001), b"", 400, "MALFORMED_REQUEST", ""),
     ("GET", "/v1/sessions?page_token=x", b"", 400, "INVALID_PAGE_TOKEN", "page_token"),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.message_factory import GetMessageClass
 
-from sessiond_server.domain.shares import Shares
+from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import answers, json_texts, problems, requests
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
@@ -40,6 +40,8 @@ MOST_CALLS: Final = 1500
 """Most calls in progress, streams not counted, well below what one connection carries; each tenant has its share."""
 MOST_UNSENT: Final = 256 * MIB
 """Most bytes of large answers and events that clients have not received yet; each tenant has its share."""
+MOST_OPEN_UNSENT: Final = 16 * MIB
+"""Most bytes, of those, of what needs no key, so that it takes no room of answers to tenants."""
 SMALL: Final = 4 * 1024
 """Largest answer in bytes that is not counted."""
 LINGER: Final = 10.0
@@ -119,6 +121,7 @@ class Door:
         self._bodies = Shares(MOST_BODIES, alone=alone)
         self._calls = Shares(MOST_CALLS, alone=alone)
         self._unsent = Shares(MOST_UNSENT, alone=alone)
+        self._open_unsent = Shares(MOST_OPEN_UNSENT, alone=one_tenant)
         self._count_refusal = count_refusal
         self._refused = 0
         self._health = Health(loopback)
@@ -286,7 +289,7 @@ class Door:
         self, request: Request, status: int, headers: answers.Headers, body: bytes, tenant_id: str = ""
     ) -> None:
         await self._begin(request, status, [*headers, ("content-length", str(len(body)))])
-        if len(body) <= SMALL or not tenant_id:
+        if len(body) <= SMALL:
             await request.send({"type": "http.response.body", "body": body})
             return
         await self._write(request, body, tenant_id)
@@ -299,11 +302,13 @@ class Door:
         await request.send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _write(self, request: Request, text: bytes, tenant_id: str) -> None:
-        """Sends a piece, and waits for the transport where it is large. Raises Gone if there is no room for it."""
+        """Sends a piece, and waits for the transport where it is large. `tenant_id` is empty where no key is needed.
+        Raises Gone if there is no room for it."""
         if len(text) <= SMALL:
             await request.send({"type": "http.response.body", "body": text, "more_body": True})
             return
-        if not self._unsent.take(tenant_id, len(text)):
+        unsent = self._unsent if tenant_id else self._open_unsent
+        if not unsent.take(tenant_id, len(text)):
             _log.warning("an answer of %d bytes was broken off: clients receive too slowly", len(text))
             raise Gone
         try:
@@ -311,7 +316,7 @@ class Door:
             # The server waits for the transport before it sends, not after.
             await request.send({"type": "http.response.body", "body": b"", "more_body": True})
         finally:
-            self._unsent.give(tenant_id, len(text))
+            unsent.give(tenant_id, len(text))
 
 
 def _request(scope: Any, receive: Receive, send: Send) -> Request:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from sessiond_server.errors import Violation
 from sessiond_server.rpc.loopback import CallFailed
 
 CODES: Final[Mapping[str, int]] = {
@@ -55,14 +56,6 @@ RETRY_LATER: Final = 1.0
 """Seconds after which a call that found no room may come again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of the request and the rule that it breaks."""
-
-    field: str
-    description: str
-
-
 @dataclass
 class Problem(Exception):
     """An answer that refuses the request."""
@@ -71,7 +64,7 @@ class Problem(Exception):
     reason: str
     """A name of ErrorReason without its prefix, or one of the door's own (docs/http.md)."""
     detail: str
-    fields: Sequence[Field] = ()
+    fields: Sequence[Violation] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_after: float | None = None
     """Seconds after which a retry may help; None: unknown."""
@@ -112,7 +105,7 @@ class Problem(Exception):
 
 def invalid(name: str, rule: str) -> Problem:
     """A field that breaks a rule."""
-    return Problem(400, "INVALID_FIELD", f"{name}: {rule}", [Field(name, rule)])
+    return Problem(400, "INVALID_FIELD", f"{name}: {rule}", [Violation(name, rule)])
 
 
 def malformed(detail: str) -> Problem:
@@ -128,7 +121,7 @@ def of(failure: CallFailed) -> Problem:
             reason, metadata = info.reason, dict(info.metadata)
         elif packed.Is(BadRequest.DESCRIPTOR):
             packed.Unpack(bad := BadRequest())
-            fields = [Field(each.field, each.description) for each in bad.field_violations]
+            fields = [Violation(each.field, each.description) for each in bad.field_violations]
         elif packed.Is(RetryInfo.DESCRIPTOR):
             packed.Unpack(retry := RetryInfo())
             retry_after = retry.retry_delay.ToMilliseconds() / 1000

@@ -1,6 +1,5 @@
 """From query parameters to fields of a request: which parameters a rule has follows from the request's message."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,8 +8,9 @@ from urllib.parse import parse_qsl
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from sessiond_server.http import json_texts
 from sessiond_server.http.paths import VARIABLE
-from sessiond_server.http.problems import invalid, malformed
+from sessiond_server.http.problems import Problem, invalid, malformed
 from sessiond_server.http.rules import RPCS, WHOLE, Rule
 
 MOST_PARAMETERS: Final = 1000
@@ -122,9 +122,9 @@ def _value(parameter: Parameter, text: str) -> Any:
         return text == "true"
     if parameter.is_json:
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise invalid(parameter.name, "must be a JSON object") from None
+            return json_texts.load(text.encode())
+        except Problem:
+            raise invalid(parameter.name, "must be a JSON object, without a key twice") from None
     if kind(parameter.field) == MASK:
         return camel_paths(text)
     return text
