@@ -7,7 +7,7 @@ import asyncio
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -56,7 +56,9 @@ STRINGS = [
     "active",
     "m1",
 ]
-INTEGERS = [0, 1, -1, 2, 99, 2**31 - 1, -(2**31), 2**53, 2**63 - 1, -(2**63)]
+EXACT = 2**53 - 1
+"""The largest integer that every language counts exactly."""
+INTEGERS = [0, 1, -1, 2, 99, 2**31 - 1, -(2**31), EXACT, EXACT + 1, 2**63 - 1, -(2**63)]
 FLOATS = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e308, 5e-324]
 
 
@@ -163,10 +165,25 @@ def breakages(rpc: str) -> list[Breakage]:
 
 async def refused(wire: Wire, rpc: str, data: bytes) -> Failure | None:
     try:
-        await wire.call(rpc, data)
+        answer = await wire.call(rpc, data)
     except Failure as failure:
         return failure
+    assert all(-EXACT <= number <= EXACT for number in integers(answer)), f"{rpc} {data!r}: {answer}"
     return None
+
+
+def integers(message: ProtoMessage) -> Iterator[int]:
+    """All integers of a message and of those in it."""
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+            values = list(value.values())
+        else:
+            values = list(value) if descriptor.is_repeated else [value]
+        for one in values:
+            if isinstance(one, ProtoMessage):
+                yield from integers(one)
+            elif isinstance(one, int):
+                yield one
 
 
 @pytest.mark.parametrize("least", [QUICK, *left_to_long(ALL)])
@@ -217,8 +234,9 @@ async def test_accepted_requests_leave_readable_sessions(wire: Wire) -> None:
         page = await wire.call("ListSessions", s.ListSessionsRequest(page_size=100, page_token=token, view=full))
         for session in page.sessions:
             listed += 1
-            await wire.call("ListMessages", m.ListMessagesRequest(session_id=session.session_id))
-            await wire.call("GetSessionMetrics", s.GetSessionMetricsRequest(session_id=session.session_id))
+            messages = await wire.call("ListMessages", m.ListMessagesRequest(session_id=session.session_id))
+            metrics = await wire.call("GetSessionMetrics", s.GetSessionMetricsRequest(session_id=session.session_id))
+            assert all(-EXACT <= n <= EXACT for read in (session, messages, metrics) for n in integers(read))
         if not (token := page.next_page_token):
             break
     assert listed > 50

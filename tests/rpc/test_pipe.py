@@ -222,6 +222,13 @@ async def test_calls_are_abandoned_when_their_pipe_breaks() -> None:
         await until(lambda: (wire.server.calls, wire.server.open_pipes) == (0, 0))
 
 
+async def test_numbers_end_where_every_language_counts_exactly(wire: Wire) -> None:
+    await wire.create("s")
+    async with opened(wire) as pipe:
+        assert (await pipe.call("GetSession", GET, number=2**53 - 2)).version == 1
+        assert (await pipe.call("GetSession", GET, number=2**53 - 1)).version == 1
+
+
 async def test_fields_of_later_versions_in_a_frame_are_ignored(wire: Wire) -> None:
     """A number above 15 has a tag of two bytes; the other is a fixed64."""
     async with opened(wire) as pipe:
@@ -243,6 +250,7 @@ BROKEN: dict[str, tuple[OpenRequest | bytes, str]] = {
         OpenRequest(calls=[PipeCall(number=7, method="x"), PipeCall(number=6, method="x")]),
         "calls.number",
     ),
+    "number.beyond": (OpenRequest(calls=[PipeCall(number=2**53, method="x")]), "calls.number"),
     "request.uncut": (OpenRequest(calls=[PipeCall(number=7, request=bytes(32 * 1024 + 1))]), "calls.request"),
     "size.less": (OpenRequest(calls=[PipeCall(number=7, request=b"abc", request_size=3)]), "calls.request_size"),
     "piece.unknown": (OpenRequest(pieces=[PipePiece(number=8, data=b"x")]), "pieces.number"),

@@ -75,7 +75,7 @@ class PipeCall(google.protobuf.message.Message):
     METADATA_FIELD_NUMBER: builtins.int
     REQUEST_SIZE_FIELD_NUMBER: builtins.int
     number: builtins.int
-    """Greater than the number of every earlier call of the pipe."""
+    """Greater than the number of every earlier call of the pipe; at most 2^53 - 1."""
     method: builtins.str
     """Path of the RPC: `/sessiond.v1.SessionService/GetSession`. Calls of other than unary RPCs of sessiond.v1 get
     UNIMPLEMENTED.

@@ -6,6 +6,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from sessiond.v1.pipe_service_pb2 import OpenRequest, PipeCall
+from sessiond_server.domain.validation import MOST_INTEGER
 from sessiond_server.errors import InvalidFields, MalformedRequest, Violation
 from sessiond_server.rpc.pipe.limits import FRAME_BYTES, FRAME_ENTRIES, METADATA_ENTRIES, PIECE_BYTES
 from sessiond_server.rpc.pipe.piped_context import Pair
@@ -35,8 +36,8 @@ def frame(data: bytes) -> OpenRequest:
 def size(call: PipeCall, newest: int) -> int:
     """Bytes of the whole request of a call. `newest`: the greatest number so far. Raises InvalidFields for a call after
     which the pipe cannot go on."""
-    if call.number <= newest:
-        raise invalid("calls.number", "must be greater than the number of every earlier call")
+    if not newest < call.number <= MOST_INTEGER:
+        raise invalid("calls.number", "must be greater than the number of every earlier call, and at most 2^53 - 1")
     if len(call.request) > PIECE_BYTES:
         raise invalid("calls.request", f"must have at most {PIECE_BYTES} bytes; the others are sent as pieces")
     if not call.request_size:
