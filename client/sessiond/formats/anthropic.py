@@ -72,9 +72,9 @@ def _rendered(piece: Message) -> Item:
 
 
 def _has_place(part: Part) -> bool:
-    """The API refuses thinking that it did not sign, and empty text."""
+    """The API refuses thinking that it did not sign, and text without anything but white space."""
     kind = part.WhichOneof("kind")
-    return kind != "thinking" and (kind != "text" or bool(part.text))
+    return kind != "thinking" and (kind != "text" or bool(part.text.strip()))
 
 
 def _answer(piece: Message) -> Item:
