@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ChecksumMismatch,
         ClientClosed,
         ClientForked,
+        ContextBudgetTooSmall,
         DeadlinePassed,
         DeletionTooLarge,
         DocumentLocked,
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     from sessiond.sync_client import SyncClient, SyncDownload, SyncDraft, SyncFeed, SyncLiveRun, SyncPages, SyncWatch
     from sessiond.tool_data import from_tool_data, to_tool_data
     from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
+    from sessiond.v1.context_service_pb2 import Context
     from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentWrite
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
@@ -136,6 +138,8 @@ __all__ = [
     "Client",
     "ClientClosed",
     "ClientForked",
+    "Context",
+    "ContextBudgetTooSmall",
     "DeadlinePassed",
     "DeletionTooLarge",
     "Delta",
@@ -329,6 +333,7 @@ _ELSEWHERE = {
     "RunEndReason": "v1.run_pb2",
     "RunFence": "v1.run_pb2",
     "RunStatus": "v1.run_pb2",
+    "Context": "v1.context_service_pb2",
     "Summary": "v1.summary_pb2",
     "ToolCall": "v1.tool_call_pb2",
     "ToolCallCancelReason": "v1.tool_call_pb2",

@@ -1,4 +1,4 @@
-"""The client's methods for summaries."""
+"""The client's methods for summaries and contexts."""
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
@@ -6,7 +6,13 @@ from sessiond.connection import Connection
 from sessiond.fields import ConsistencyLike, Fence, enum_value, run_fence
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
-from sessiond.v1.context_service_pb2 import CreateSummaryRequest, ListSummariesRequest, ListSummariesResponse
+from sessiond.v1.context_service_pb2 import (
+    Context,
+    CreateSummaryRequest,
+    GetContextRequest,
+    ListSummariesRequest,
+    ListSummariesResponse,
+)
 from sessiond.v1.session_pb2 import Consistency, TokenUsage
 from sessiond.v1.summary_pb2 import Summary
 
@@ -48,6 +54,38 @@ class ContextCalls:
         )
         call = self._connection.context.CreateSummary
         return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def get_context(
+        self,
+        session_id: str,
+        *,
+        max_tokens: int = 0,
+        max_messages: int = 0,
+        thinking: bool = False,
+        system_prompt: bool = True,
+        max_tool_result_tokens: int = 0,
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Context:
+        """Returns what to send to a model: `system_prompt`, the newest `summary`, and the newest `messages` that fit
+        into `max_tokens` and `max_messages`, which the converters of `sessiond.formats` take. 0: no bound of tokens,
+        and 1 000 messages.
+
+        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools. Raises
+        ContextBudgetTooSmall when not even the newest turn's least fits; VersionNotReached.
+        """
+        request = GetContextRequest(
+            session_id=session_id,
+            max_tokens=max_tokens,
+            max_messages=max_messages,
+            include_thinking=thinking,
+            omit_system_prompt=not system_prompt,
+            max_tool_result_tokens=max_tool_result_tokens,
+            min_version=min_version,
+            consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+        )
+        return await self._connection.call(self._connection.context.GetContext, request, timeout)
 
     def list_summaries(
         self,

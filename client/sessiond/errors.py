@@ -34,6 +34,7 @@ neither grpc nor protobuf.
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
+    │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
@@ -429,6 +430,26 @@ class DeletionTooLarge(Refused):
         return self._number("limit_bytes")
 
 
+class ContextBudgetTooSmall(Refused):
+    """The least that a model can be given of the session does not fit into what the request allows."""
+
+    @property
+    def field(self) -> str:
+        """The field of the request that allows too little: `max_tokens`, `max_messages`, or `max_tool_result_tokens`
+        where it is too many bytes."""
+        return self.metadata.get("field", "")
+
+    @property
+    def needed_tokens(self) -> int:
+        """Tokens of the system prompt, the summary and that least."""
+        return self._number("needed_tokens")
+
+    @property
+    def needed_messages(self) -> int:
+        """Messages of that least."""
+        return self._number("needed_messages")
+
+
 class AttachmentLimitReached(Refused):
     """The session may not hold more attachments."""
 
@@ -799,6 +820,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "TOOL_BLOCKED": ToolBlocked,
         "MESSAGE_LIMIT_REACHED": MessageLimitReached,
         "DELETION_TOO_LARGE": DeletionTooLarge,
+        "CONTEXT_BUDGET_TOO_SMALL": ContextBudgetTooSmall,
         "VERSION_NOT_REACHED": VersionNotReached,
         "VERSION_MISMATCH": VersionMismatch,
         "POSITION_COMPACTED": PositionCompacted,

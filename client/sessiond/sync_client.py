@@ -57,7 +57,7 @@ from sessiond.tool_data import ToolValue
 from sessiond.transfer import GIVE_UP_AFTER, IDLE_TIMEOUT, Progress
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadStatus
-from sessiond.v1.context_service_pb2 import ListSummariesResponse
+from sessiond.v1.context_service_pb2 import Context, ListSummariesResponse
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.event_pb2 import Event
@@ -2098,6 +2098,40 @@ class SyncClient:
                 run=run,
                 expected_version=expected_version,
                 request_id=request_id,
+                timeout=timeout,
+            )
+        )
+
+    def get_context(
+        self,
+        session_id: str,
+        *,
+        max_tokens: int = 0,
+        max_messages: int = 0,
+        thinking: bool = False,
+        system_prompt: bool = True,
+        max_tool_result_tokens: int = 0,
+        min_version: int = 0,
+        consistency: ConsistencyLike | None = None,
+        timeout: float | None = None,
+    ) -> Context:
+        """Returns what to send to a model: `system_prompt`, the newest `summary`, and the newest `messages` that fit
+        into `max_tokens` and `max_messages`, which the converters of `sessiond.formats` take. 0: no bound of tokens,
+        and 1 000 messages.
+
+        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools. Raises
+        ContextBudgetTooSmall when not even the newest turn's least fits; VersionNotReached.
+        """
+        return wait(
+            self._inner.get_context(
+                session_id,
+                max_tokens=max_tokens,
+                max_messages=max_messages,
+                thinking=thinking,
+                system_prompt=system_prompt,
+                max_tool_result_tokens=max_tool_result_tokens,
+                min_version=min_version,
+                consistency=consistency,
                 timeout=timeout,
             )
         )

@@ -33,6 +33,7 @@
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
+    │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
     │   ├── AttachmentSpaceExhausted
@@ -326,6 +327,23 @@ class DeletionTooLarge(Refused):
             f"a deletion takes at most {limit} messages of together {limit_bytes} bytes",
             {"session_id": session_id, "limit": str(limit), "limit_bytes": str(limit_bytes)},
         )
+
+
+class ContextBudgetTooSmall(Refused):
+    """Not even the least that a model can be given of the session fits into what the request allows."""
+
+    def __init__(self, session_id: str, field: str, needed_tokens: int, needed_messages: int) -> None:
+        """`field`: that of the request which allows too little."""
+        super().__init__(
+            f"{field}: the least that a model can be given has {needed_tokens} tokens in {needed_messages} messages",
+            {
+                "session_id": session_id,
+                "field": field,
+                "needed_tokens": str(needed_tokens),
+                "needed_messages": str(needed_messages),
+            },
+        )
+        self.field = field
 
 
 class AttachmentLimitReached(Refused):

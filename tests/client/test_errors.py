@@ -41,6 +41,10 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.SessionEnded("s", "EXPIRED"), {"session_id": "s", "end_reason": "EXPIRED"}),
     (server_errors.ToolBlocked("s", "messages[0]", "rm"), {"session_id": "s", "tool": "rm"}),
     (server_errors.MessageLimitReached("s", 9), {"session_id": "s", "limit": 9}),
+    (
+        server_errors.ContextBudgetTooSmall("s", "max_tokens", 9, 2),
+        {"session_id": "s", "field": "max_tokens", "needed_tokens": 9, "needed_messages": 2},
+    ),
     (server_errors.DeletionTooLarge("s", 9, 99), {"session_id": "s", "limit": 9, "limit_bytes": 99}),
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
     (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),

@@ -16,6 +16,7 @@ import pytest
 
 import sessiond
 from sessiond_server.embedded.process import tied
+from tests.support.chat_rules import chat_fault
 from tests.support.serve_process import serving
 from tests.support.waiting import PATIENCE, until
 
@@ -124,6 +125,21 @@ async def test_a_turn_of_an_agent_waits_for_an_approval(
     runs = [run async for run in client.list_runs(session_id)]
     assert [(run.status, run.usage.total_tokens) for run in runs] == [(sessiond.RunStatus.RUN_STATUS_COMPLETED, 128)]
     assert (await texts(client, session_id))[-1] == outcome
+
+
+async def test_a_context_is_what_fits_in_the_form_of_chat_completions(address: str, client: sessiond.Client) -> None:
+    async with running(address, "examples/context.py", "2000", stderr=asyncio.subprocess.PIPE) as program:
+        items = [json.loads(line) for line in (await program.ends()).splitlines()]
+    assert items[0] == {"role": "system", "content": "You look up trains."}
+    assert [item["role"] for item in items[1:5]] == ["user", "assistant", "tool", "assistant"]
+    assert items[-1] == {"role": "assistant", "content": "The next one leaves at 23:05."}
+    assert 20 < len(items) < 24 * 4
+    assert not chat_fault(items)
+    (session,) = [session async for session in client.list_sessions()]
+    async with running(
+        address, "examples/context.py", "100000", session.session_id, stderr=asyncio.subprocess.PIPE
+    ) as program:
+        assert len((await program.ends()).splitlines()) == 1 + 24 * 4
 
 
 async def test_a_killed_tail_goes_on_where_it_was(address: str, client: sessiond.Client, tmp_path: Path) -> None:

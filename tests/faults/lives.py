@@ -264,6 +264,7 @@ class Lives:
         while ack is not None and not life.lost:
             try:
                 page = await self._client.list_summaries(life.session_id, page_size=1, min_version=ack.seq).page()
+                context = await self._client.get_context(life.session_id, min_version=ack.seq)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
                 await asyncio.sleep(0.05)
             except (sessiond.NotFound, sessiond.VersionNotReached):
@@ -271,7 +272,7 @@ class Lives:
             else:
                 life.reads += 1
                 told = [(found.seq, found.through_seq, found.text) for found in page.summaries]
-                life.misread += told != [(ack.seq, through, text)]
+                life.misread += told != [(ack.seq, through, text)] or context.summary != page.summaries[0]
                 break
 
     async def _draft(self, life: Life, number: int) -> None:

@@ -149,6 +149,7 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
     "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
+    "GetContext": lambda a: ([m.message_id for m in a.messages], a.version, a.token_count) == (["m1"], 2, 6),
     "ListSummaries": lambda a: ([*a.summaries], a.next_page_token, a.version) == ([], "", 6),
 }
 
@@ -330,6 +331,15 @@ REFUSALS: list[Refusal] = [
     ("CreateSummary",
      x.CreateSummaryRequest(session_id="busy", summary=Summary(through_seq=1, text="x"), run=STALE), StatusCode.ABORTED,
      "RUN_FENCED", FENCED),
+    ("GetContext", x.GetContextRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("GetContext", x.GetContextRequest(session_id="active", max_tokens=1), PRECONDITION, "CONTEXT_BUDGET_TOO_SMALL",
+     {"session_id": "active", "field": "max_tokens", "needed_tokens": "6", "needed_messages": "1"}),
+    ("GetContext", x.GetContextRequest(session_id="busy", max_messages=-1), INVALID, "INVALID_FIELD", {}),
+    ("GetContext", x.GetContextRequest(session_id="busy", max_tool_result_tokens=-1), INVALID, "INVALID_FIELD", {}),
+    ("GetContext", x.GetContextRequest(session_id="busy", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",
+     {"session_id": "busy", "current_version": "6"}),
+    ("GetContext", x.GetContextRequest(session_id="busy", max_tokens=-1), INVALID, "INVALID_FIELD", {}),
     ("ListSummaries", x.ListSummariesRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
      {"session_id": "none"}),
     ("ListSummaries", x.ListSummariesRequest(session_id="busy", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",

@@ -18,6 +18,7 @@ READS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "GetSessionMetrics": lambda client: lambda **kw: client.get_session_metrics("s", **kw),
     "GetMessage": lambda client: lambda **kw: client.get_message("s", "m", **kw),
     "ListMessages": lambda client: lambda **kw: client.list_messages("s", **kw).page(),
+    "GetContext": lambda client: lambda **kw: client.get_context("s", **kw),
     "ListSummaries": lambda client: lambda **kw: client.list_summaries("s", **kw).page(),
     "GetRun": lambda client: lambda **kw: client.get_run("s", "r", **kw),
     "ListRuns": lambda client: lambda **kw: client.list_runs("s", **kw).page(),

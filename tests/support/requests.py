@@ -108,6 +108,7 @@ READS = {
         names=[DocumentName(scope=TENANT_WIDE, key=key) for key in ("none", "settings")]
     ),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
+    "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
     "ListSummaries": x.ListSummariesRequest(session_id="busy"),
 }
 

@@ -96,6 +96,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "PutDocument": lambda request: document_requests.put_document(request, TENANT),
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
     "CreateSummary": context_requests.create_summary,
+    "GetContext": lambda request: context_requests.get_context(request)[1],
     "ListSummaries": context_requests.list_summaries,
     "DeleteDocument": lambda request: document_requests.delete_document(request, TENANT),
 }
@@ -260,6 +261,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
     # test_summaries.py
     own |= {"summary"}
+    # test_context.py
+    own |= {"max_tokens", "max_messages", "include_thinking", "omit_system_prompt", "max_tool_result_tokens"}
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
     # tests/rpc/test_documents.py

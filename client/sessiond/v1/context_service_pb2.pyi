@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
 import sessiond.v1.summary_pb2
@@ -53,6 +54,114 @@ class CreateSummaryRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["expected_version", b"expected_version", "request_id", b"request_id", "run", b"run", "session_id", b"session_id", "summary", b"summary"]) -> None: ...
 
 global___CreateSummaryRequest = CreateSummaryRequest
+
+@typing.final
+class GetContextRequest(google.protobuf.message.Message):
+    """Request of GetContext. Field number 13 is kept for `as_of_seq`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    MAX_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_MESSAGES_FIELD_NUMBER: builtins.int
+    INCLUDE_THINKING_FIELD_NUMBER: builtins.int
+    OMIT_SYSTEM_PROMPT_FIELD_NUMBER: builtins.int
+    MAX_TOOL_RESULT_TOKENS_FIELD_NUMBER: builtins.int
+    MIN_VERSION_FIELD_NUMBER: builtins.int
+    CONSISTENCY_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session. Required."""
+    max_tokens: builtins.int
+    """Most tokens of all: system prompt, summary and messages. 0: no bound. Not negative; at most 2^53 - 1."""
+    max_messages: builtins.int
+    """Most messages. 0: 1 000. More than 1 000: 1 000. Not negative. The whole answer has at most 3 MiB."""
+    include_thinking: builtins.bool
+    """Whether to include parts of kind `thinking`. Default: they are left out."""
+    omit_system_prompt: builtins.bool
+    """Leaves the system prompt, or the messages that stand for it, out of the answer and of the count."""
+    max_tool_result_tokens: builtins.int
+    """Longest result of a tool, in estimated tokens: of a longer one the beginning and the end stay, with a mark between
+    them, and an object becomes JSON text. 0: results stay whole. Not negative.
+    """
+    min_version: builtins.int
+    """The answer is never older than this version of the session; 0 for any. Not negative."""
+    consistency: sessiond.v1.session_pb2.Consistency.ValueType
+    """How fresh. Default: CONSISTENCY_CACHED."""
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        max_tokens: builtins.int = ...,
+        max_messages: builtins.int = ...,
+        include_thinking: builtins.bool = ...,
+        omit_system_prompt: builtins.bool = ...,
+        max_tool_result_tokens: builtins.int = ...,
+        min_version: builtins.int = ...,
+        consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "include_thinking", b"include_thinking", "max_messages", b"max_messages", "max_tokens", b"max_tokens", "max_tool_result_tokens", b"max_tool_result_tokens", "min_version", b"min_version", "omit_system_prompt", b"omit_system_prompt", "session_id", b"session_id"]) -> None: ...
+
+global___GetContextRequest = GetContextRequest
+
+@typing.final
+class Context(google.protobuf.message.Message):
+    """What to send to a model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SYSTEM_PROMPT_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
+    MESSAGES_FIELD_NUMBER: builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: builtins.int
+    ESTIMATED_TOKEN_COUNT_FIELD_NUMBER: builtins.int
+    OMITTED_MESSAGE_COUNT_FIELD_NUMBER: builtins.int
+    COMPLETED_CALL_COUNT_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session."""
+    version: builtins.int
+    """The session's version that it describes."""
+    system_prompt: builtins.str
+    """`config.system_prompt` of the session, unless it was to be left out."""
+    token_count: builtins.int
+    """Tokens of all that: exact and estimated together. At most `max_tokens`, where that is given."""
+    estimated_token_count: builtins.int
+    """Of `token_count`, those that are estimated."""
+    omitted_message_count: builtins.int
+    """Messages of the session of which nothing is in `messages`: summarised, too old, redacted or empty."""
+    completed_call_count: builtins.int
+    """Calls in `messages` that have a result only because the log has none."""
+    @property
+    def summary(self) -> sessiond.v1.summary_pb2.Summary:
+        """The newest summary, if there is one. `messages` are then those behind its `through_seq`, and perhaps the user's
+        message before them.
+        """
+
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
+        """The messages, as stored, but for what the request leaves out or shortens; a message with several tools' results may
+        be several ones with its `message_id`. A message without `message_id` and with `seq` 0 is not in the log: it stands
+        for missing results (role TOOL), or for a user's message that is too far back (role USER).
+        """
+
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        version: builtins.int = ...,
+        system_prompt: builtins.str = ...,
+        summary: sessiond.v1.summary_pb2.Summary | None = ...,
+        messages: collections.abc.Iterable[sessiond.v1.message_pb2.Message] | None = ...,
+        token_count: builtins.int = ...,
+        estimated_token_count: builtins.int = ...,
+        omitted_message_count: builtins.int = ...,
+        completed_call_count: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["summary", b"summary"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["completed_call_count", b"completed_call_count", "estimated_token_count", b"estimated_token_count", "messages", b"messages", "omitted_message_count", b"omitted_message_count", "session_id", b"session_id", "summary", b"summary", "system_prompt", b"system_prompt", "token_count", b"token_count", "version", b"version"]) -> None: ...
+
+global___Context = Context
 
 @typing.final
 class ListSummariesRequest(google.protobuf.message.Message):

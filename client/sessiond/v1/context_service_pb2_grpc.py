@@ -41,6 +41,11 @@ class ContextServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_summary__pb2.Summary.FromString,
                 _registered_method=True)
+        self.GetContext = channel.unary_unary(
+                '/sessiond.v1.ContextService/GetContext',
+                request_serializer=sessiond_dot_v1_dot_context__service__pb2.GetContextRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_context__service__pb2.Context.FromString,
+                _registered_method=True)
         self.ListSummaries = channel.unary_unary(
                 '/sessiond.v1.ContextService/ListSummaries',
                 request_serializer=sessiond_dot_v1_dot_context__service__pb2.ListSummariesRequest.SerializeToString,
@@ -60,6 +65,35 @@ class ContextServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetContext(self, request, context):
+        """Answers with what to send to a model: the system prompt, the newest summary, and the newest messages that fit, in
+        order. Nothing is written; the session may have ended.
+
+        - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
+        A call without a result gets one that says so; a result without its call is left out.
+        - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
+        Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
+        no user has spoken, there are no `messages` but those that stand for the system prompt.
+        - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
+        - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
+        next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
+        quarter of the budget behind the oldest message that would fit. Besides, a result that comes late replaces the
+        one that stood for it.
+        - Where the session's config has no system prompt, the messages of the system with which its log begins, 8 at most,
+        stand for it: they are always the first of `messages`.
+        - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
+        them. If there is none among about 16 000 more, a message that says so stands for it.
+
+        Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
+        otherwise: docs/context.md has the error. Redacted and empty messages are left out.
+
+        Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
+        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSummaries(self, request, context):
         """Lists a session's summaries, the newest first, page by page. Errors: INVALID_PAGE_TOKEN, VERSION_NOT_REACHED.
         """
@@ -74,6 +108,11 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.CreateSummary,
                     request_deserializer=sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_summary__pb2.Summary.SerializeToString,
+            ),
+            'GetContext': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetContext,
+                    request_deserializer=sessiond_dot_v1_dot_context__service__pb2.GetContextRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_context__service__pb2.Context.SerializeToString,
             ),
             'ListSummaries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSummaries,
@@ -109,6 +148,33 @@ class ContextService(object):
             '/sessiond.v1.ContextService/CreateSummary',
             sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.SerializeToString,
             sessiond_dot_v1_dot_summary__pb2.Summary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetContext(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.ContextService/GetContext',
+            sessiond_dot_v1_dot_context__service__pb2.GetContextRequest.SerializeToString,
+            sessiond_dot_v1_dot_context__service__pb2.Context.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,35 @@ class ContextServiceStub:
     SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
     """
 
+    GetContext: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.context_service_pb2.GetContextRequest,
+        sessiond.v1.context_service_pb2.Context,
+    ]
+    """Answers with what to send to a model: the system prompt, the newest summary, and the newest messages that fit, in
+    order. Nothing is written; the session may have ended.
+
+    - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
+      A call without a result gets one that says so; a result without its call is left out.
+    - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
+      Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
+      no user has spoken, there are no `messages` but those that stand for the system prompt.
+    - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
+    - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
+      next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
+      quarter of the budget behind the oldest message that would fit. Besides, a result that comes late replaces the
+      one that stood for it.
+    - Where the session's config has no system prompt, the messages of the system with which its log begins, 8 at most,
+      stand for it: they are always the first of `messages`.
+    - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
+      them. If there is none among about 16 000 more, a message that says so stands for it.
+
+    Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
+    otherwise: docs/context.md has the error. Redacted and empty messages are left out.
+
+    Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
+    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+    """
+
     ListSummaries: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.context_service_pb2.ListSummariesRequest,
         sessiond.v1.context_service_pb2.ListSummariesResponse,
@@ -45,6 +74,35 @@ class ContextServiceAsyncStub:
     ]
     """Adds a summary, with EVENT_TYPE_SUMMARY_CREATED. Answers with it. The session must not have ended. Errors:
     SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
+    """
+
+    GetContext: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.context_service_pb2.GetContextRequest,
+        sessiond.v1.context_service_pb2.Context,
+    ]
+    """Answers with what to send to a model: the system prompt, the newest summary, and the newest messages that fit, in
+    order. Nothing is written; the session may have ended.
+
+    - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
+      A call without a result gets one that says so; a result without its call is left out.
+    - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
+      Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
+      no user has spoken, there are no `messages` but those that stand for the system prompt.
+    - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
+    - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
+      next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
+      quarter of the budget behind the oldest message that would fit. Besides, a result that comes late replaces the
+      one that stood for it.
+    - Where the session's config has no system prompt, the messages of the system with which its log begins, 8 at most,
+      stand for it: they are always the first of `messages`.
+    - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
+      them. If there is none among about 16 000 more, a message that says so stands for it.
+
+    Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
+    otherwise: docs/context.md has the error. Redacted and empty messages are left out.
+
+    Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
+    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
     """
 
     ListSummaries: grpc.aio.UnaryUnaryMultiCallable[
@@ -64,6 +122,37 @@ class ContextServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.summary_pb2.Summary, collections.abc.Awaitable[sessiond.v1.summary_pb2.Summary]]:
         """Adds a summary, with EVENT_TYPE_SUMMARY_CREATED. Answers with it. The session must not have ended. Errors:
         SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
+        """
+
+    @abc.abstractmethod
+    def GetContext(
+        self,
+        request: sessiond.v1.context_service_pb2.GetContextRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.context_service_pb2.Context, collections.abc.Awaitable[sessiond.v1.context_service_pb2.Context]]:
+        """Answers with what to send to a model: the system prompt, the newest summary, and the newest messages that fit, in
+        order. Nothing is written; the session may have ended.
+
+        - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
+          A call without a result gets one that says so; a result without its call is left out.
+        - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
+          Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
+          no user has spoken, there are no `messages` but those that stand for the system prompt.
+        - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
+        - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
+          next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
+          quarter of the budget behind the oldest message that would fit. Besides, a result that comes late replaces the
+          one that stood for it.
+        - Where the session's config has no system prompt, the messages of the system with which its log begins, 8 at most,
+          stand for it: they are always the first of `messages`.
+        - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
+          them. If there is none among about 16 000 more, a message that says so stands for it.
+
+        Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
+        otherwise: docs/context.md has the error. Redacted and empty messages are left out.
+
+        Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
+        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
         """
 
     @abc.abstractmethod

@@ -100,6 +100,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     deleted. Select fewer. Metadata: `session_id`, `limit`, `limit_bytes`. Sample: "a deletion takes at most 1000
     messages of together 16777216 bytes".
     """
+    ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL: _ErrorReason.ValueType  # 140
+    """FAILED_PRECONDITION. The least that a model can be given of the session has more tokens, messages or bytes than the
+    request allows. Ask for more, shorten results of tools, or write a summary. Metadata: `session_id`, `needed_tokens`,
+    `needed_messages`, and `field`: `max_tokens`, `max_messages`, or `max_tool_result_tokens` where it has more than
+    3 MiB. Sample: "max_tokens: the least that a model can be given has 700 tokens in 2 messages".
+    """
     ERROR_REASON_VERSION_NOT_REACHED: _ErrorReason.ValueType  # 35
     """FAILED_PRECONDITION. The session has not reached the `min_version` that the read asks for. Metadata: `session_id`,
     `current_version`. Sample: "the session is at version 7; min_version is 9".
@@ -368,6 +374,12 @@ ERROR_REASON_DELETION_TOO_LARGE: ErrorReason.ValueType  # 130
 """FAILED_PRECONDITION. A deletion selects more messages, or more bytes of them, than one call may delete; nothing was
 deleted. Select fewer. Metadata: `session_id`, `limit`, `limit_bytes`. Sample: "a deletion takes at most 1000
 messages of together 16777216 bytes".
+"""
+ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL: ErrorReason.ValueType  # 140
+"""FAILED_PRECONDITION. The least that a model can be given of the session has more tokens, messages or bytes than the
+request allows. Ask for more, shorten results of tools, or write a summary. Metadata: `session_id`, `needed_tokens`,
+`needed_messages`, and `field`: `max_tokens`, `max_messages`, or `max_tool_result_tokens` where it has more than
+3 MiB. Sample: "max_tokens: the least that a model can be given has 700 tokens in 2 messages".
 """
 ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The session has not reached the `min_version` that the read asks for. Metadata: `session_id`,

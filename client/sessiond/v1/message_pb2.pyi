@@ -93,6 +93,7 @@ class Message(google.protobuf.message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     CLIENT_TIME_FIELD_NUMBER: builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
     message_id: builtins.str
     """Identifier, unique among the session's messages; that of a deleted message may be used again. An id (see Session),
@@ -111,6 +112,10 @@ class Message(google.protobuf.message.Message):
     run_id: builtins.str
     """The run in which it was written. On append, the server sets it to the run of the request's RunFence. Without a
     RunFence it keeps the client's value, empty or an id, and does not look it up.
+    """
+    token_count: builtins.int
+    """Tokens of the whole message, as the caller's model counts them: GetContext then need not estimate. 0 to 2^53 - 1; 0:
+    not known. A redaction or deletion removes it. Immutable.
     """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
@@ -170,10 +175,11 @@ class Message(google.protobuf.message.Message):
         run_id: builtins.str = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        token_count: builtins.int = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "token_count", b"token_count", "usage", b"usage"]) -> None: ...
 
 global___Message = Message
 

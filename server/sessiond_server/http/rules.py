@@ -100,6 +100,7 @@ RULES: Final = (
     Rule("RedactMessage", "POST", f"{_MESSAGE}:redact", body=WHOLE),
     Rule("DeleteMessages", "POST", f"{_SESSION}/messages:delete", body=WHOLE),
     Rule("CreateSummary", "POST", f"{_SESSION}/summaries", body=WHOLE),
+    Rule("GetContext", "GET", f"{_SESSION}/context"),
     Rule("ListSummaries", "GET", f"{_SESSION}/summaries"),
     Rule("BeginRun", "POST", f"{_SESSION}/runs", body=WHOLE, made="run_id"),
     Rule("ListRuns", "GET", f"{_SESSION}/runs"),

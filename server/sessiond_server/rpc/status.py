@@ -21,6 +21,7 @@ from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
 from sessiond.v1.error_pb2 import ErrorReason, ItemError
 from sessiond_server import errors
 from sessiond_server.errors import (
+    ContextBudgetTooSmall,
     Exhausted,
     InvalidRequest,
     Refused,
@@ -74,6 +75,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.SessionEnded: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SESSION_ENDED),
         errors.ToolBlocked: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOOL_BLOCKED),
         errors.MessageLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_LIMIT_REACHED),
+        errors.ContextBudgetTooSmall: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL),
         errors.DeletionTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_DELETION_TOO_LARGE),
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
         errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),
@@ -168,7 +170,7 @@ def _details(error: SessiondError, row: Row) -> list[Message]:
     details: list[Message] = [ErrorInfo(reason=row.name, domain=DOMAIN, metadata=error.metadata)]
     if isinstance(error, InvalidRequest) and error.violations:
         details.append(_bad_request(error))
-    elif isinstance(error, ToolBlocked):
+    elif isinstance(error, ToolBlocked | ContextBudgetTooSmall):
         details.append(_precondition(row.name, error.field, error))
     elif isinstance(error, Refused):
         details.append(_precondition(row.name, f"sessions/{error.metadata['session_id']}", error))

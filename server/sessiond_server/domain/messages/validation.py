@@ -34,6 +34,8 @@ def new_message(found: FieldViolations, path: str, message: Message, size: int, 
         validation.labels(found, f"{path}.labels", message.labels)
     if message.HasField("client_time"):
         validation.timestamp(found, f"{path}.client_time", message.client_time)
+    if not 0 <= message.token_count <= validation.MOST_INTEGER:
+        found.add(f"{path}.token_count", "must be 0 to 2^53 - 1")
     if message.HasField("usage"):
         validation.usage(found, f"{path}.usage", message.usage)
     parts = message.parts

@@ -2,13 +2,18 @@
 
 from typing import Final
 
-from sessiond.v1.context_service_pb2 import CreateSummaryRequest, ListSummariesRequest
+from sessiond.v1.context_service_pb2 import CreateSummaryRequest, GetContextRequest, ListSummariesRequest
 from sessiond_server.domain import commands
+from sessiond_server.domain.context.conversation import Shape
 from sessiond_server.domain.summaries import validation as summary_validation
-from sessiond_server.domain.validation import FieldViolations
+from sessiond_server.domain.validation import MOST_INTEGER, FieldViolations
 from sessiond_server.rpc import fields
+from sessiond_server.rpc.context.history import Wanted
+from sessiond_server.store.session_reads import Freshness
 
 SUMMARIES_PAGE: Final = (20, 100)
+MESSAGES: Final = 1000
+"""Most messages of a context."""
 
 
 def create_summary(request: CreateSummaryRequest) -> commands.CreateSummary:
@@ -33,3 +38,19 @@ def list_summaries(request: ListSummariesRequest) -> int:
     fields.consistency(found, request.consistency)
     found.check()
     return limit
+
+
+def get_context(request: GetContextRequest) -> tuple[Wanted, Freshness]:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    if not 0 <= request.max_tokens <= MOST_INTEGER:
+        found.add("max_tokens", "must be 0 to 2^53 - 1")
+    fields.not_negative(found, "max_messages", request.max_messages)
+    fields.not_negative(found, "max_tool_result_tokens", request.max_tool_result_tokens)
+    fields.not_negative(found, "min_version", request.min_version)
+    strong = fields.consistency(found, request.consistency)
+    found.check()
+    shape = Shape(request.include_thinking, request.max_tool_result_tokens)
+    most = min(request.max_messages or MESSAGES, MESSAGES)
+    wanted = Wanted(request.max_tokens, most, not request.omit_system_prompt, shape)
+    return wanted, Freshness(request.min_version, strong)

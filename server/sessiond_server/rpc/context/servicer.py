@@ -2,22 +2,29 @@
 
 from typing import cast
 
-from sessiond.v1.context_service_pb2 import CreateSummaryRequest, ListSummariesRequest, ListSummariesResponse
+from sessiond.v1.context_service_pb2 import (
+    CreateSummaryRequest,
+    GetContextRequest,
+    ListSummariesRequest,
+    ListSummariesResponse,
+)
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import SummaryCreated
 from sessiond_server.rpc import answers, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.context import checks as requests
+from sessiond_server.rpc.context.history import History
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.commits import Writer
-from sessiond_server.store.session_reads import SessionQueries
+from sessiond_server.store.session_reads import SessionQueries, SessionReads
 
 
 class ContextServicer:
     """The RPCs of sessiond.v1.ContextService."""
 
-    def __init__(self, queries: SessionQueries, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens) -> None:
         self._queries = queries
+        self._history = History(sessions, queries)
         self._writer = writer
         self._tokens = tokens
 
@@ -42,3 +49,9 @@ class ContextServicer:
         return answers.listed_summaries(
             page.summaries, ListSummariesResponse(next_page_token=following, version=page.version)
         )
+
+    async def get_context(self, request: GetContextRequest, call: Call) -> bytes:
+        wanted, freshness = requests.get_context(request)
+        scope = call.admit(SESSIONS_READ)
+        context = await self._history.context(scope, request.session_id, wanted, freshness)
+        return context.SerializeToString()

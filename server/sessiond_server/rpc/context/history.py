@@ -1,0 +1,231 @@
+"""Reads what a context is chosen from: the session, its newest summary, and messages from the end backwards."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count, takewhile
+from typing import Final
+
+from sessiond.v1.context_service_pb2 import Context
+from sessiond.v1.message_pb2 import Message, Role
+from sessiond.v1.message_service_pb2 import MessageFilter
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.summary_pb2 import Summary
+from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.context import plan, tokens
+from sessiond_server.domain.context.conversation import Said, Shape, Unit, opening, said, units
+from sessiond_server.domain.context.plan import Budget, TooSmall
+from sessiond_server.domain.messages.selection import Selection
+from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
+from sessiond_server.rpc import answers
+from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
+
+FIRST_PAGE: Final = 100
+"""Messages of the first page: as many as the cache keeps of a session, by default."""
+PAGE: Final = 500
+"""Messages of each page behind it."""
+MOST_READ: Final = 4000
+MOST_READ_BYTES: Final = 16 * 1024 * 1024
+"""Most messages, and bytes of them, that a context is chosen from. The first one may exceed the bytes."""
+LEADING: Final = 8
+"""Most messages of the system at the beginning of the log that stand for a system prompt."""
+NEAR: Final = 20
+"""Messages among which the user's message in front of the others is looked for first, since the cache may have them."""
+FAR_PAGES: Final = 16
+"""Pages of at least 1 000 messages or 3 MiB in which it is looked for then."""
+USERS: Final = 100
+"""Most messages of users of such a page: all but the first one are needed only where it is redacted or empty."""
+SLICE_BYTES: Final = 128 * 1024
+"""Bytes of messages that are parsed and measured in one piece; then other calls have a turn."""
+
+_OF_USERS: Final = Selection(MessageFilter(roles=[Role.ROLE_USER]))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A checked request."""
+
+    max_tokens: int
+    """0: no bound."""
+    max_messages: int
+    system_prompt: bool
+    shape: Shape
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The newest messages of a session, as far as they were read."""
+
+    after: int
+    """`seq` up to which the newest summary, or what stands for the system prompt, covers the log; 0 without them."""
+    before: int
+    """`seq` before which all is yet to be read."""
+    shape: Shape
+    newest_first: list[Said] = field(default_factory=list)
+    size: int = 0
+    complete: bool = False
+    """Whether there are no others behind `after`."""
+    stopped: bool = False
+    """Whether as much as may be was read."""
+
+    async def take(self, page: MessagesPage, budget: Budget | None) -> None:
+        """Adds messages of a page that was read from `before` downwards: all, or up to a user's message by which they
+        exceed the budget, since those before it are then not needed."""
+        sliced = tokens = 0
+        for body in page.messages:
+            message = Message.FromString(body)
+            if message.seq >= self.before:
+                continue  # appended since the session was read
+            if message.seq <= self.after:
+                self.complete = True
+                return
+            self.size += len(body)
+            if self.newest_first and (len(self.newest_first) == MOST_READ or self.size > MOST_READ_BYTES):
+                self.stopped = True
+                return
+            one = said(message, self.shape)
+            self.newest_first.append(one)
+            self.before = message.seq
+            tokens += one.tokens
+            exceeds = budget and (tokens > budget.tokens or len(self.newest_first) > budget.messages)
+            if exceeds and message.role == Role.ROLE_USER:
+                return
+            sliced += len(body)
+            if sliced > SLICE_BYTES:
+                sliced = 0
+                await asyncio.sleep(0)
+        self.complete = not page.more
+
+    def units(self) -> list[Unit]:
+        return units(reversed(self.newest_first))
+
+
+class History:
+    """Makes contexts from a store. Its reads are bounded whatever the length of the log."""
+
+    def __init__(self, sessions: SessionReads, queries: SessionQueries) -> None:
+        self._sessions = sessions
+        self._queries = queries
+
+    async def context(self, scope: Scope, session_id: str, wanted: Wanted, freshness: Freshness) -> Context:
+        """Raises SessionNotFound, VersionNotReached, ContextBudgetTooSmall. Writes nothing, so it can be cancelled."""
+        snapshot = await self._sessions.get_session(scope, session_id, content=True, freshness=freshness)
+        answers.not_before(freshness.min_version, session_id, snapshot.version)
+        session = Session.FromString(snapshot.core + snapshot.content)
+        context = Context(session_id=session_id, version=session.version)
+        page = await self._sessions.list_messages(
+            scope,
+            session_id,
+            after_seq=0,
+            before_seq=0,
+            descending=True,
+            limit=FIRST_PAGE,
+            freshness=Freshness(session.version, freshness.strong),
+        )
+        if session.summary_seq:
+            context.summary.CopyFrom(await self._summary(scope, session))
+        tail = _Tail(context.summary.through_seq, session.version + 1, wanted.shape)
+        fixed = await self._fixed(scope, session, context, wanted, page, tail)
+        budget = Budget((wanted.max_tokens or 2**63), wanted.max_messages, PAGE_BYTES - context.ByteSize()).less(fixed)
+        made = await self._read(scope, session_id, tail, budget, page)
+        turn = None
+        if (tail.after or not tail.complete) and plan.needs_turn(made, budget, complete=tail.complete):
+            turn = await self._turn_before(scope, session_id, tail)
+        chosen = plan.choose(made, budget, turn, complete=tail.complete)
+        if isinstance(chosen, TooSmall):
+            raise _too_small(session_id, wanted, fixed, chosen)
+        _fill(context, session, [fixed, *([chosen.first] if chosen.first is not None else ()), *chosen.units])
+        return context
+
+    async def _fixed(
+        self, scope: Scope, session: Session, context: Context, wanted: Wanted, newest: MessagesPage, tail: _Tail
+    ) -> Unit:
+        """What always goes to the model: system prompt and summary, which have no messages, or the messages of the
+        system that stand for the prompt, which the tail then need not have."""
+        fixed = Unit(0, Role.ROLE_SYSTEM)
+        if not session.config.system_prompt:
+            found = await self._leading(scope, session, newest)
+            if found:
+                tail.after = max(tail.after, found[-1].seq)
+            for unit in units(said(message, wanted.shape) for message in found) if wanted.system_prompt else ():
+                fixed = unit
+        elif wanted.system_prompt:
+            context.system_prompt = session.config.system_prompt
+            fixed.tokens += tokens.of_fixed(context.system_prompt)
+        exact = context.summary.token_count
+        fixed.tokens += exact or tokens.of_fixed(context.summary.text)
+        fixed.exact_tokens += exact
+        return fixed
+
+    async def _leading(self, scope: Scope, session: Session, newest: MessagesPage) -> list[Message]:
+        """The messages of the system with which the log begins, at most LEADING. `newest`: the newest page of it."""
+        bodies = list(newest.messages)[::-1]
+        if newest.more:
+            page = await self._sessions.list_messages(
+                scope, session.session_id, after_seq=0, before_seq=session.version + 1, descending=False, limit=LEADING
+            )
+            bodies = list(page.messages)
+        first = map(Message.FromString, bodies[:LEADING])
+        return list(takewhile(lambda one: one.role == Role.ROLE_SYSTEM and one.seq <= session.version, first))
+
+    async def _summary(self, scope: Scope, session: Session) -> Summary:
+        before = session.summary_seq + 1
+        page = await self._queries.list_summaries(scope, session.session_id, before_seq=before, limit=1)
+        if not page.summaries:
+            # Deleted since it was read, and the id is another session's now.
+            raise SessionNotFound(session.session_id)
+        return Summary.FromString(page.summaries[0])
+
+    async def _read(self, scope: Scope, session_id: str, tail: _Tail, budget: Budget, page: MessagesPage) -> list[Unit]:
+        """Fills the tail until its units exceed the budget, and with a second page at most to find a user's message
+        among those that do not fit. `page`: the newest one. Returns the units."""
+        for number in count():
+            await tail.take(page, None if number else budget)
+            made = tail.units()
+            if tail.complete or tail.stopped:
+                break
+            exceeding = made[: plan.fitting(made, budget)]
+            if any(unit.begins for unit in exceeding) or (exceeding and number):
+                break
+            page = await self._sessions.list_messages(
+                scope, session_id, after_seq=tail.after, before_seq=tail.before, descending=True, limit=PAGE
+            )
+        return made
+
+    async def _turn_before(self, scope: Scope, session_id: str, tail: _Tail) -> Unit | None:
+        """The last user's message before the tail: behind it nothing of another turn lies. None if there is none."""
+        page = await self._sessions.list_messages(
+            scope, session_id, after_seq=0, before_seq=tail.before, descending=True, limit=NEAR
+        )
+        for _ in range(FAR_PAGES):
+            for body in page.messages:
+                message = Message.FromString(body)
+                found = units([said(message, tail.shape)]) if message.role == Role.ROLE_USER else ()
+                if found:
+                    return found[0]
+            if not page.more:
+                return None
+            page = await self._queries.find_messages(
+                scope, session_id, _OF_USERS, after_seq=0, before_seq=page.last_seq, descending=True, limit=USERS
+            )
+        return opening(session_id)
+
+
+def _fill(context: Context, session: Session, taken: Sequence[Unit]) -> None:
+    for unit in taken:
+        context.messages.extend(unit.messages)
+        context.completed_call_count += unit.completed
+        context.token_count += unit.tokens
+        context.estimated_token_count += unit.tokens - unit.exact_tokens
+    shown = {message.seq for message in context.messages if message.seq}
+    context.omitted_message_count = session.message_count - len(shown)
+
+
+def _too_small(session_id: str, wanted: Wanted, fixed: Unit, needed: TooSmall) -> ContextBudgetTooSmall:
+    needed_tokens, needed_messages = fixed.tokens + needed.tokens, len(fixed.messages) + needed.messages
+    field = "max_tool_result_tokens"  # only the bytes can be too many
+    if wanted.max_tokens and needed_tokens > wanted.max_tokens:
+        field = "max_tokens"
+    elif needed_messages > wanted.max_messages:
+        field = "max_messages"
+    return ContextBudgetTooSmall(session_id, field, needed_tokens, needed_messages)

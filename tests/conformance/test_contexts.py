@@ -1,0 +1,273 @@
+"""Contexts from a store: what whole logs give, whatever the store and its cache, read with bounded effort."""
+
+import random
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from sessiond.v1.context_service_pb2 import Context
+from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart, ToolResultPart
+from sessiond.v1.session_pb2 import SessionConfig
+from sessiond.v1.summary_pb2 import Summary
+from sessiond_server.domain import commands as c
+from sessiond_server.domain.context import plan
+from sessiond_server.domain.context.conversation import LEFT_OUT, NO_RESULT, Shape, said, units
+from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
+from sessiond_server.rpc.context import history
+from sessiond_server.rpc.context.history import History, Wanted
+from sessiond_server.store.contract import Store
+from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage
+from tests.support.caller import Caller, accepted
+from tests.support.store_backend import Backend
+
+USER, ASSISTANT, TOOL, SYSTEM = Role.ROLE_USER, Role.ROLE_ASSISTANT, Role.ROLE_TOOL, Role.ROLE_SYSTEM
+
+
+def message(role: Role.ValueType, *parts: Part | str, **fields: Any) -> Message:
+    return Message(role=role, parts=[Part(text=part) if isinstance(part, str) else part for part in parts], **fields)
+
+
+def call(call_id: str) -> Part:
+    return Part(tool_call=ToolCallPart(tool_call_id=call_id, name="search", arguments_json="{}"))
+
+
+def result(call_id: str, text: str = "found") -> Part:
+    return Part(tool_result=ToolResultPart(tool_call_id=call_id, text=text))
+
+
+def conversation(length: int, seed: int = 1) -> list[Message]:
+    """Turns of a user and an agent that calls tools, some of which give no result, and words of the system."""
+    chance = random.Random(seed)
+    made: list[Message] = []
+    while len(made) < length:
+        made.append(message(USER, f"{len(made)} " + "u" * chance.randrange(200)))
+        for _ in range(chance.randrange(4)):
+            made.append(message(ASSISTANT, call(f"c{len(made)}")))
+            if chance.random() < 0.9:
+                made.append(message(TOOL, result(f"c{len(made) - 1}", "r" * chance.randrange(400))))
+        if chance.random() < 0.1:
+            made.append(message(SYSTEM, "Be brief."))
+        made.append(message(ASSISTANT, "a" * chance.randrange(1, 200)))
+    return made[:length]
+
+
+def summary(caller: Caller, through_seq: int, text: str, **fields: Any) -> c.Command:
+    return caller.command("s", c.CreateSummary(Summary(through_seq=through_seq, text=text, **fields)))
+
+
+async def filled(store: Store, caller: Caller, messages: Sequence[Message], **fields: Any) -> None:
+    await accepted(store, caller.create("s", **fields))
+    for start in range(0, len(messages), 256):
+        await accepted(store, caller.command("s", c.AppendMessages(messages[start : start + 256])))
+
+
+async def context(
+    store: Store,
+    scope: c.Scope,
+    *,
+    max_tokens: int = 0,
+    max_messages: int = 1000,
+    system_prompt: bool = True,
+    shape: Shape | None = None,
+    freshness: Freshness = CACHED,
+) -> Context:
+    wanted = Wanted(max_tokens, max_messages, system_prompt, shape or Shape())
+    return await History(store, store).context(scope, "s", wanted, freshness)
+
+
+def texts(made: Context) -> list[str]:
+    return [
+        part.text or part.tool_result.text or f"call {part.tool_call.tool_call_id}"
+        for each in made.messages
+        for part in each.parts
+    ]
+
+
+class Counting:
+    """A store that counts the messages that are read from it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.messages = 0
+        self.pages = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def list_messages(self, *args: Any, **options: Any) -> MessagesPage:
+        return self._counted(await self._store.list_messages(*args, **options))
+
+    async def find_messages(self, *args: Any, **options: Any) -> MessagesPage:
+        return self._counted(await self._store.find_messages(*args, **options))
+
+    def _counted(self, page: MessagesPage) -> MessagesPage:
+        self.messages += len(page.messages)
+        self.pages += 1
+        return page
+
+
+async def test_context_is_what_the_whole_log_gives(backend: Backend, caller: Caller) -> None:
+    """However much of it was read, from wherever; and the same on each replica."""
+    messages = conversation(700)
+    await filled(backend.store, caller, messages)
+    page = await backend.store.list_messages(caller.scope, "s", after_seq=0, before_seq=0, descending=False, limit=1000)
+    assert len(page.messages) == 700
+    whole = units(said(Message.FromString(body), Shape()) for body in page.messages)
+    for tokens, most in [(300, 1000), (2000, 1000), (9000, 1000), (2**40, 7), (2**40, 90), (2**40, 333), (2**40, 1000)]:
+        chosen = plan.choose(whole, plan.Budget(tokens, most, PAGE_BYTES), None, complete=True)
+        assert isinstance(chosen, plan.Chosen)
+        taken = [*([chosen.first] if chosen.first else ()), *chosen.units]
+        for store in (backend.store, backend.other):
+            for freshness in (CACHED, Freshness(strong=True)):
+                made = await context(store, caller.scope, max_tokens=tokens, max_messages=most, freshness=freshness)
+                assert list(made.messages) == [each for unit in taken for each in unit.messages]
+                assert made.token_count == made.estimated_token_count == sum(unit.tokens for unit in taken) <= tokens
+                assert len(made.messages) <= most
+                stored = {each.seq for each in made.messages if each.seq}
+                assert made.omitted_message_count == 700 - len(stored)
+
+
+async def test_long_session_is_read_no_further_than_the_budget_reaches(backend: Backend, caller: Caller) -> None:
+    await filled(backend.store, caller, conversation(1500))
+    for tokens, most in [(1000, 100), (20_000, 600)]:
+        store = Counting(backend.store)
+        made = await context(cast(Store, store), caller.scope, max_tokens=tokens)
+        assert len(made.messages) > 10
+        assert store.messages <= most + history.LEADING
+
+
+async def test_turn_longer_than_the_budget_keeps_its_users_message(backend: Backend, caller: Caller) -> None:
+    rounds = [m for n in range(600) for m in (message(ASSISTANT, call(f"{n}")), message(TOOL, result(f"{n}")))]
+    await filled(backend.store, caller, [message(USER, "old"), message(USER, "the task"), *rounds])
+    made = await context(backend.store, caller.scope, max_tokens=500)
+    assert texts(made)[0] == "the task"
+    assert texts(made)[-2:] == ["call 599", "found"]
+    assert made.token_count <= 500
+
+
+async def test_users_message_that_is_too_far_back_is_stood_in_for(
+    backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "FAR_PAGES", 1)
+    await filled(backend.store, caller, [message(USER, "task"), *(message(ASSISTANT, f"{n}") for n in range(1100))])
+    made = await context(backend.store, caller.scope, max_messages=5)
+    assert texts(made) == [LEFT_OUT, *texts(made)[1:-1], "1099"]
+    assert (made.messages[0].role, made.messages[0].seq, made.messages[0].message_id) == (USER, 0, "")
+    assert 3 <= len(made.messages) <= 5
+    monkeypatch.setattr(history, "FAR_PAGES", 3)
+    assert texts(await context(backend.store, caller.scope, max_messages=5))[0] == "task"
+
+
+async def test_what_is_looked_at_is_bounded(backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here redacted messages lie between the first and the last one."""
+    hidden = [message(USER, "u", message_id=f"m{n}") for n in range(300)]
+    await filled(backend.store, caller, [message(USER, "first"), *hidden, message(ASSISTANT, "last")])
+    await accepted(backend.store, *(caller.redact("s", f"m{n}") for n in range(300)))
+    assert texts(await context(backend.store, caller.scope)) == ["first", "last"]
+    monkeypatch.setattr(history, "MOST_READ", 250)
+    made = await context(backend.store, caller.scope)
+    assert texts(made) == ["first", "last"], "the user's message before what is looked at begins it"
+    assert made.omitted_message_count == 300
+    monkeypatch.setattr(history, "MOST_READ", 4000)
+    monkeypatch.setattr(history, "MOST_READ_BYTES", 1)
+    assert texts(await context(backend.store, caller.scope)) == ["first", "last"]
+
+
+async def test_newest_summary_covers_what_it_says(backend: Backend, caller: Caller) -> None:
+    said_of = [message(role, f"{n}") for n, role in enumerate([USER, ASSISTANT] * 100)]
+    await filled(backend.store, caller, said_of, config=SessionConfig(system_prompt="Be brief."))
+    for through, text in [(50, "old"), (190, "new")]:
+        await accepted(backend.store, summary(caller, through, text))
+    made = await context(backend.store, caller.scope)
+    assert (made.system_prompt, made.summary.text) == ("Be brief.", "new")
+    # seq n + 2 is message n: 190 is that of the user's message 188, which begins the turn of 189.
+    assert texts(made) == [f"{n}" for n in range(188, 200)]
+    assert made.omitted_message_count == 188
+    await accepted(backend.store, summary(caller, 191, "newest", token_count=50))
+    made = await context(backend.store, caller.scope, system_prompt=False)
+    assert (made.system_prompt, made.token_count - made.estimated_token_count) == ("", 50)
+    assert texts(made) == [f"{n}" for n in range(190, 200)]
+    with pytest.raises(ContextBudgetTooSmall) as refused:
+        await context(backend.store, caller.scope, max_tokens=50)
+    assert refused.value.field == "max_tokens"
+
+
+async def test_first_messages_of_the_system_stand_for_a_prompt(backend: Backend, caller: Caller) -> None:
+    policy = [message(SYSTEM, f"rule {n}") for n in range(10)]
+    await filled(backend.store, caller, [*policy, *conversation(300)])
+    rules = [f"rule {n}" for n in range(8)]
+    bounds: list[dict[str, Any]] = [{}, {"max_tokens": 700}, {"max_messages": 20}]
+    for options in bounds:
+        made = await context(backend.store, caller.scope, **options)
+        assert texts(made)[:8] == rules
+        assert made.messages[8].role == (SYSTEM if not options else USER)
+        assert len(made.messages) <= options.get("max_messages", 1000)
+        assert made.token_count <= options.get("max_tokens", 2**40)
+        without = await context(backend.store, caller.scope, system_prompt=False, **options)
+        assert not set(texts(without)) & set(rules)
+    await accepted(backend.store, summary(caller, 311, "all"))
+    assert texts(await context(backend.store, caller.scope)) == rules
+    with pytest.raises(ContextBudgetTooSmall, match="max_messages"):
+        await context(backend.store, caller.scope, max_messages=7)
+
+
+async def test_redacted_and_deleted_messages_are_left_out(backend: Backend, caller: Caller) -> None:
+    messages = [
+        message(USER, "go", message_id="go"),
+        message(ASSISTANT, call("a"), message_id="a"),
+        message(TOOL, result("a"), message_id="ra", token_count=5),
+        message(ASSISTANT, call("b"), message_id="b", token_count=9),
+        message(TOOL, result("b"), message_id="rb"),
+        message(ASSISTANT, "secret", message_id="said", token_count=3),
+        message(ASSISTANT, "done", message_id="done"),
+    ]
+    await filled(backend.store, caller, messages)
+    await accepted(backend.store, caller.redact("s", "ra"))
+    assert texts(await context(backend.store, caller.scope))[:3] == ["go", "call a", NO_RESULT]
+    await accepted(backend.store, caller.delete_messages("s", "b"))
+    await accepted(backend.store, caller.redact("s", "said"))
+    made = await context(backend.store, caller.scope)
+    assert texts(made) == ["go", "call a", NO_RESULT, "done"]
+    assert (made.completed_call_count, made.token_count - made.estimated_token_count) == (1, 0)
+    assert (
+        made.omitted_message_count == 3
+    )  # the result of a, that of b, the redacted one; the deleted one does not count
+    await accepted(backend.store, caller.redact("s", "go"))
+    assert texts(await context(backend.store, caller.scope)) == []
+
+
+async def test_messages_appended_meanwhile_are_not_in_an_older_version(backend: Backend, caller: Caller) -> None:
+    await filled(backend.store, caller, conversation(30))
+    before = await context(backend.store, caller.scope)
+
+    class Raced(Counting):
+        async def list_messages(self, *args: Any, **options: Any) -> MessagesPage:
+            if not self.pages:
+                await accepted(backend.store, *(caller.append("s", f"late {n}") for n in range(250)))
+            return await super().list_messages(*args, **options)
+
+    raced = await context(cast(Store, Raced(backend.store)), caller.scope)
+    assert raced == before
+    assert (await context(backend.store, caller.scope)).version == before.version + 250
+
+
+async def test_session_deleted_meanwhile_is_not_found(backend: Backend, caller: Caller) -> None:
+    await filled(backend.store, caller, conversation(5))
+    await accepted(backend.store, summary(caller, 1, "x"))
+
+    class Raced(Counting):
+        async def list_summaries(self, *args: Any, **options: Any) -> Any:
+            await accepted(backend.store, caller.delete("s"), caller.create("s", reuse=True))
+            return await backend.store.list_summaries(*args, **options)
+
+    with pytest.raises(SessionNotFound):
+        await context(cast(Store, Raced(backend.store)), caller.scope)
+
+
+async def test_sessions_of_others_are_not_found(backend: Backend, caller: Caller) -> None:
+    await filled(backend.store, caller, conversation(5), user_id="ann")
+    for scope in (c.Scope("other"), c.Scope(caller.scope.tenant_id, "bob")):
+        with pytest.raises(SessionNotFound):
+            await context(backend.store, scope)
+    assert (await context(backend.store, c.Scope(caller.scope.tenant_id, "ann"))).messages
