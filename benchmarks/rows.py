@@ -11,6 +11,7 @@ from google.protobuf.message import Message as Proto
 from benchmarks.load import CALL_MARK, RUN_MARK, Script, Step
 from benchmarks.site import Site, message, new_session
 from sessiond.formats.chat import from_chat
+from sessiond.v1.context_service_pb2 import GetContextRequest
 from sessiond.v1.document_pb2 import Document, DocumentScope, DocumentWrite
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.message_service_pb2 import (
@@ -49,8 +50,17 @@ class Row:
     """Answered by the cache: measured without one too, for what that saves the database."""
 
 
+_SERVICES = {
+    "AppendMessages": "MessageService",
+    "DeleteMessages": "MessageService",
+    "GetContext": "ContextService",
+    "ListMessages": "MessageService",
+}
+"""Of the methods that SessionService does not have."""
+
+
 def step(method: str, request: Proto) -> Step:
-    service = "MessageService" if method in ("AppendMessages", "ListMessages", "DeleteMessages") else "SessionService"
+    service = _SERVICES.get(method, "SessionService")
     return Step(f"/sessiond.v1.{service}/{method}", request.SerializeToString())
 
 
@@ -110,6 +120,11 @@ def list_messages(session_id: str, count: int = 50) -> Step:
     return step("ListMessages", ListMessagesRequest(session_id=session_id, page_size=count, order_by=newest))
 
 
+def get_context(session_id: str) -> Step:
+    """What fits into 1 000 tokens of it, which is most of the newest 60 messages."""
+    return step("GetContext", GetContextRequest(session_id=session_id, max_tokens=1000))
+
+
 def find_messages(session_id: str) -> Step:
     """Those with a label that `growth.measure_finds` gave them."""
     request = ListMessagesRequest(session_id=session_id, page_size=50, filter=MessageFilter(labels={"topic": "tea"}))
@@ -142,6 +157,10 @@ def _appends(count: int) -> Callable[[Site], Sequence[Script]]:
 
 def _lists(site: Site) -> Sequence[Script]:
     return [[list_messages(one)] for one in site.fresh("list", SESSIONS, messages=60)]
+
+
+def _contexts(site: Site) -> Sequence[Script]:
+    return [[get_context(one)] for one in site.fresh("context", SESSIONS, messages=60)]
 
 
 def _session_lists(site: Site) -> Sequence[Script]:
@@ -187,6 +206,7 @@ def rows(conversations: Path) -> Sequence[Row]:
         Row("append_10", "AppendMessages(10)", _appends(10), messages_per_call=10),
         Row("append_100", "AppendMessages(100)", _appends(100), messages_per_call=100),
         Row("list_messages_50", "ListMessages(50)", _lists, target=0.60, cached=True),
+        Row("get_context", "GetContext", _contexts, target=0.50, cached=True),
         Row("list_sessions_20", "ListSessions(20)", _session_lists),
         Row("update_session", "UpdateSession", _updates),
         Row("chat_mix", "chat mix", _chats(conversations)),

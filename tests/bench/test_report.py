@@ -26,7 +26,7 @@ def measured(name: str = "append_10", **extra: object) -> Measured:
 def test_all_rows_are_there_under_their_names() -> None:
     assert {row.name for row in rows(CONVERSATIONS)} == {
         *("get_session", "create_session", "append_1", "append_10", "append_100"),
-        *("list_messages_50", "list_sessions_20", "update_session", "chat_mix"),
+        *("list_messages_50", "get_context", "list_sessions_20", "update_session", "chat_mix"),
         *("pipe_get_session", "pipe_create_session", "pipe_append_1", "pipe_chat_mix"),
     }
     assert set(growth.NAMES) == {
