@@ -1,5 +1,6 @@
 """Contexts from a store: what whole logs give, whatever the store and its cache, read with bounded effort."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any, cast
@@ -172,6 +173,40 @@ async def test_what_is_looked_at_is_bounded(backend: Backend, caller: Caller, mo
     monkeypatch.setattr(history, "MOST_READ", 4000)
     monkeypatch.setattr(history, "MOST_READ_BYTES", 1)
     assert texts(await context(backend.store, caller.scope)) == ["first", "last"]
+
+
+async def test_few_contexts_at_a_time_are_read_beyond_the_first_page(
+    backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "DEEP_READS", 4)
+    await filled(backend.store, caller, conversation(250))
+
+    class Watched(Counting):
+        deep = most = 0
+
+        async def list_messages(self, *args: Any, **options: Any) -> MessagesPage:
+            if options["limit"] != history.PAGE:
+                return await super().list_messages(*args, **options)
+            self.deep += 1
+            self.most = max(self.most, self.deep)
+            try:
+                await asyncio.sleep(0)
+                return await super().list_messages(*args, **options)
+            finally:
+                self.deep -= 1
+
+    store = Watched(backend.store)
+    made = History(cast(Store, store), cast(Store, store))
+    wanted = Wanted(0, 1000, True, Shape())
+    contexts = await asyncio.gather(*(made.context(caller.scope, "s", wanted, CACHED) for _ in range(9)))
+    assert {len(each.messages) for each in contexts} == {len(contexts[0].messages)}
+    assert 1 <= store.most < 4, "one tenant does not take all places"
+    cancelled = [asyncio.create_task(made.context(caller.scope, "s", wanted, CACHED)) for _ in range(9)]
+    await asyncio.sleep(0)
+    for task in cancelled:
+        task.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)
+    assert await made.context(caller.scope, "s", wanted, CACHED) == contexts[0]
 
 
 async def test_newest_summary_covers_what_it_says(backend: Backend, caller: Caller) -> None:

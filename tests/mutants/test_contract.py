@@ -34,6 +34,8 @@ CONTENT = "tests/unit/test_content.py"
 DOCUMENTS = "tests/conformance/test_documents.py"
 CALLS = "tests/unit/test_tool_calls.py"
 SUMMARIES = "tests/unit/test_summaries.py"
+CONTEXT = "tests/unit/test_context.py"
+CONTEXTS = "tests/conformance/test_contexts.py"
 HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
@@ -211,6 +213,56 @@ MUTANTS = {
         "if not summary.text:",
         SUMMARIES,
         "test_summary_is_an_event_with_what_was_given_and_who_made_it",
+    ),
+    "call_without_a_result": Mutant(
+        "domain/context/conversation.py",
+        "if unit.open_calls:",
+        "if unit.seq < 0:",
+        CONTEXT,
+        "TestRepairs::test_calls_without_results_are_completed",
+        "test_any_log_gives_a_context_that_is_accepted",
+    ),
+    "result_without_its_call": Mutant(
+        "domain/context/conversation.py",
+        "one.message.role) == _TOOL or",
+        "one.message.role) == 99 or",
+        CONTEXT,
+        "test_any_log_gives_a_context_that_is_accepted",
+    ),
+    "result_for_the_first_of_two_calls": Mutant(
+        "domain/context/conversation.py",
+        "waiting[call_id].pop()",
+        "waiting[call_id].pop(0)",
+        CONTEXT,
+        "TestRepairs::test_of_calls_with_one_id_the_latest_gets_the_result",
+    ),
+    "exact_count_of_a_changed_message": Mutant(
+        "domain/context/conversation.py",
+        'changed.ClearField("token_count")',
+        'changed.ClearField("metadata")',
+        CONTEXT,
+        "TestBudget::test_exact_counts_are_believed_while_the_message_is_whole",
+    ),
+    "beginning_that_moves_with_every_message": Mutant(
+        "domain/context/plan.py",
+        "return (before ^ seq).bit_length()",
+        "return 0 * before * seq",
+        CONTEXT,
+        "test_beginning_stays_and_moves_in_steps",
+    ),
+    "context_with_messages_of_a_later_version": Mutant(
+        "rpc/context/history.py",
+        "if message.seq >= self.before:",
+        "if message.seq < 0:",
+        CONTEXTS,
+        "test_messages_appended_meanwhile_are_not_in_an_older_version[memory]",
+    ),
+    "context_that_forgets_the_first_messages": Mutant(
+        "rpc/context/history.py",
+        "if newest.more:",
+        "if newest.version < 0:",
+        CONTEXTS,
+        "test_first_messages_of_the_system_stand_for_a_prompt[memory]",
     ),
     "summaries_of_all_tenants": Mutant(
         "postgres/read.sql",

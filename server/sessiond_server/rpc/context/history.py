@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import takewhile
 from typing import Final
 
 from sessiond.v1.context_service_pb2 import Context
@@ -18,6 +18,7 @@ from sessiond_server.domain.context.plan import Budget, TooSmall
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
 from sessiond_server.rpc import answers
+from sessiond_server.slots import Slots
 from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
 
 FIRST_PAGE: Final = 100
@@ -35,6 +36,9 @@ FAR_PAGES: Final = 16
 """Pages of at least 1 000 messages or 3 MiB in which it is looked for then."""
 USERS: Final = 100
 """Most messages of users of such a page: all but the first one are needed only where it is redacted or empty."""
+DEEP_READS: Final = 8
+"""Most contexts at a time for which more than the first page is read; others wait, tenants by turns. Each holds up to
+MOST_READ_BYTES and a page."""
 SLICE_BYTES: Final = 128 * 1024
 """Bytes of messages that are parsed and measured in one piece; then other calls have a turn."""
 
@@ -100,12 +104,25 @@ class _Tail:
         return units(reversed(self.newest_first))
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A context to make."""
+
+    scope: Scope
+    session: Session
+    wanted: Wanted
+    budget: Budget
+    """Without `fixed`."""
+    fixed: Unit
+
+
 class History:
     """Makes contexts from a store. Its reads are bounded whatever the length of the log."""
 
     def __init__(self, sessions: SessionReads, queries: SessionQueries) -> None:
         self._sessions = sessions
         self._queries = queries
+        self._places = Slots(DEEP_READS)
 
     async def context(self, scope: Scope, session_id: str, wanted: Wanted, freshness: Freshness) -> Context:
         """Raises SessionNotFound, VersionNotReached, ContextBudgetTooSmall. Writes nothing, so it can be cancelled."""
@@ -127,14 +144,25 @@ class History:
         tail = _Tail(context.summary.through_seq, session.version + 1, wanted.shape)
         fixed = await self._fixed(scope, session, context, wanted, page, tail)
         budget = Budget((wanted.max_tokens or 2**63), wanted.max_messages, PAGE_BYTES - context.ByteSize()).less(fixed)
-        made = await self._read(scope, session_id, tail, budget, page)
-        turn = None
-        if (tail.after or not tail.complete) and plan.needs_turn(made, budget, complete=tail.complete):
-            turn = await self._turn_before(scope, session_id, tail)
-        chosen = plan.choose(made, budget, turn, complete=tail.complete)
+        asked = _Asked(scope, session, wanted, budget, fixed)
+        await tail.take(page, budget)
+        if tail.complete or tail.stopped or any(unit.begins for unit in _exceeding(tail.units(), budget)):
+            return await self._filled(context, asked, tail)
+        await self._places.take(scope.tenant_id)
+        try:
+            await self._read_on(asked, tail)
+            return await self._filled(context, asked, tail)
+        finally:
+            self._places.give(scope.tenant_id)
+
+    async def _filled(self, context: Context, asked: _Asked, tail: _Tail) -> Context:
+        made, turn = tail.units(), None
+        if (tail.after or not tail.complete) and plan.needs_turn(made, asked.budget, complete=tail.complete):
+            turn = await self._turn_before(asked.scope, asked.session.session_id, tail)
+        chosen = plan.choose(made, asked.budget, turn, complete=tail.complete)
         if isinstance(chosen, TooSmall):
-            raise _too_small(session_id, wanted, fixed, chosen)
-        _fill(context, session, [fixed, *([chosen.first] if chosen.first is not None else ()), *chosen.units])
+            raise _too_small(asked, chosen)
+        _fill(context, asked, [*([chosen.first] if chosen.first is not None else ()), *chosen.units])
         return context
 
     async def _fixed(
@@ -176,21 +204,21 @@ class History:
             raise SessionNotFound(session.session_id)
         return Summary.FromString(page.summaries[0])
 
-    async def _read(self, scope: Scope, session_id: str, tail: _Tail, budget: Budget, page: MessagesPage) -> list[Unit]:
-        """Fills the tail until its units exceed the budget, and with a second page at most to find a user's message
-        among those that do not fit. `page`: the newest one. Returns the units."""
-        for number in count():
-            await tail.take(page, None if number else budget)
-            made = tail.units()
-            if tail.complete or tail.stopped:
-                break
-            exceeding = made[: plan.fitting(made, budget)]
-            if any(unit.begins for unit in exceeding) or (exceeding and number):
-                break
+    async def _read_on(self, asked: _Asked, tail: _Tail) -> None:
+        """Reads further back until the units exceed the budget. One page more than needed at most: it is likely to have
+        a user's message among those that do not fit."""
+        while not (tail.complete or tail.stopped):
             page = await self._sessions.list_messages(
-                scope, session_id, after_seq=tail.after, before_seq=tail.before, descending=True, limit=PAGE
+                asked.scope,
+                asked.session.session_id,
+                after_seq=tail.after,
+                before_seq=tail.before,
+                descending=True,
+                limit=PAGE,
             )
-        return made
+            await tail.take(page, None)
+            if _exceeding(tail.units(), asked.budget):
+                return
 
     async def _turn_before(self, scope: Scope, session_id: str, tail: _Tail) -> Unit | None:
         """The last user's message before the tail: behind it nothing of another turn lies. None if there is none."""
@@ -211,21 +239,27 @@ class History:
         return opening(session_id)
 
 
-def _fill(context: Context, session: Session, taken: Sequence[Unit]) -> None:
-    for unit in taken:
+def _exceeding(made: Sequence[Unit], budget: Budget) -> Sequence[Unit]:
+    """Those of the units, from the oldest on, that do not fit."""
+    return made[: plan.fitting(made, budget)]
+
+
+def _fill(context: Context, asked: _Asked, taken: Sequence[Unit]) -> None:
+    for unit in (asked.fixed, *taken):
         context.messages.extend(unit.messages)
         context.completed_call_count += unit.completed
         context.token_count += unit.tokens
         context.estimated_token_count += unit.tokens - unit.exact_tokens
     shown = {message.seq for message in context.messages if message.seq}
-    context.omitted_message_count = session.message_count - len(shown)
+    context.omitted_message_count = asked.session.message_count - len(shown)
 
 
-def _too_small(session_id: str, wanted: Wanted, fixed: Unit, needed: TooSmall) -> ContextBudgetTooSmall:
+def _too_small(asked: _Asked, needed: TooSmall) -> ContextBudgetTooSmall:
+    wanted, fixed = asked.wanted, asked.fixed
     needed_tokens, needed_messages = fixed.tokens + needed.tokens, len(fixed.messages) + needed.messages
     field = "max_tool_result_tokens"  # only the bytes can be too many
     if wanted.max_tokens and needed_tokens > wanted.max_tokens:
         field = "max_tokens"
     elif needed_messages > wanted.max_messages:
         field = "max_messages"
-    return ContextBudgetTooSmall(session_id, field, needed_tokens, needed_messages)
+    return ContextBudgetTooSmall(asked.session.session_id, field, needed_tokens, needed_messages)
