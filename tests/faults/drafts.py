@@ -3,7 +3,7 @@ never keep them from what is stored."""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -75,8 +75,9 @@ class Joiner:
         await asyncio.wait([shown, self._watching], timeout=SHOWN, return_when=asyncio.FIRST_COMPLETED)
         shown.cancel()
 
-    async def has(self, seq: int, patience: float) -> None:
-        """Returns when the event with that seq has arrived, or is known to be lost; notes if it does not."""
+    async def has(self, seq: int, patience: float, lost: Callable[[], Awaitable[bool]]) -> None:
+        """Returns when the event with that seq has arrived, or is known to be lost; notes if it does not. `lost`:
+        whether the database has it no more, which is asked for when nothing has come for a second."""
         watching, until = self._watching, time.monotonic() + patience
         assert watching is not None
         while self._seq < seq and not watching.done():
@@ -85,8 +86,10 @@ class Joiner:
                 return
             self._arrived.clear()
             arrived = asyncio.create_task(self._arrived.wait())
-            await asyncio.wait([arrived, watching], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([arrived, watching], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             arrived.cancel()
+            if not done and await lost():
+                return
         if watching.done():
             watching.result()
 

@@ -28,6 +28,8 @@ PADDING = "so that changes of the state are stored as patches " * 60
 EXPIRE_ACTIONS: Final[tuple[ToolCallExpireActionLike, ToolCallExpireActionLike]] = ("reject", "fail")
 MOST_LIVES = 4
 """Of one id."""
+ASK_AFTER = 2.0
+"""Seconds without the last event after which the database is asked whether it still has it."""
 DELETED = EventType.EVENT_TYPE_SESSION_DELETED
 
 
@@ -312,7 +314,7 @@ class Lives:
                     lambda request_id: self._client.append_messages(life.session_id, [message], request_id=request_id),
                 )
             if ack is not None:
-                await joiner.has(ack.seq, self._patience)
+                await joiner.has(ack.seq, self._patience, lambda: self._is_lost(life))
 
     async def _show(self, life: Life, piece: sessiond.Delta) -> None:
         """Publishes one piece, which may be lost."""
@@ -347,12 +349,29 @@ class Lives:
     async def _watched(self, life: Life, watching: "asyncio.Task[None]") -> None:
         """Returns when the watcher has everything."""
         last = max((ack.seq for ack in life.acks), default=0)
-        until = time.monotonic() + self._patience
+        began = asked = time.monotonic()
         while not (watching.done() or life.lost or life.overdue or (life.deleted is None and life.seq >= last)):
             await asyncio.sleep(0.02)
-            life.overdue = time.monotonic() > until
+            now = time.monotonic()
+            life.overdue = now > began + self._patience
+            if now > asked + ASK_AFTER:
+                await self._is_lost(life)
+                asked = time.monotonic()
         if watching.done():
             watching.result()
+
+    async def _is_lost(self, life: Life) -> bool:
+        """Whether a restore or a failover took writes of the life that were acknowledged: its watcher, if it had not
+        got them, waits for what will not come."""
+        try:
+            found = await self._client.get_session(life.session_id, consistency="strong")
+        except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+            return False
+        except sessiond.NotFound:
+            life.lost |= life.deleted is None
+        else:
+            life.lost |= found.version < life.acks[-1].seq
+        return life.lost
 
     async def _write(self, life: Life, write: Callable[[str], Awaitable[object]]) -> Ack | None:
         """Until it is acknowledged, or the session turns out to be lost."""
