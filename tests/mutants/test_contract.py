@@ -250,6 +250,13 @@ MUTANTS = {
         CONTEXT,
         "test_beginning_stays_and_moves_in_steps",
     ),
+    "question_without_the_work_before_it": Mutant(
+        "domain/context/plan.py",
+        "if earlier is not None and _sparse(",
+        "if earlier is None and _sparse(",
+        CONTEXT,
+        "test_question_after_a_turn_that_is_too_long_comes_with_the_newest_of_that_turn",
+    ),
     "context_with_messages_of_a_later_version": Mutant(
         "rpc/context/history.py",
         "if message.seq >= self.before:",

@@ -40,8 +40,9 @@ class ContextServiceStub:
     - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
       A call without a result gets one that says so; a result without its call is left out.
     - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
-      Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
-      no user has spoken, there are no `messages` but those that stand for the system prompt.
+      Where the newest turn is too long, its user's message is followed by the newest part of what came after it; so is
+      that of an older turn if those behind it take less than half of the budget. Where no user has spoken, there are
+      no `messages` but those that stand for the system prompt.
     - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
     - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
       next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
@@ -86,8 +87,9 @@ class ContextServiceAsyncStub:
     - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
       A call without a result gets one that says so; a result without its call is left out.
     - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
-      Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
-      no user has spoken, there are no `messages` but those that stand for the system prompt.
+      Where the newest turn is too long, its user's message is followed by the newest part of what came after it; so is
+      that of an older turn if those behind it take less than half of the budget. Where no user has spoken, there are
+      no `messages` but those that stand for the system prompt.
     - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
     - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
       next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
@@ -136,8 +138,9 @@ class ContextServiceServicer(metaclass=abc.ABCMeta):
         - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
           A call without a result gets one that says so; a result without its call is left out.
         - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
-          Where the newest turn is too long, its user's message is followed by the newest part of what came after it. Where
-          no user has spoken, there are no `messages` but those that stand for the system prompt.
+          Where the newest turn is too long, its user's message is followed by the newest part of what came after it; so is
+          that of an older turn if those behind it take less than half of the budget. Where no user has spoken, there are
+          no `messages` but those that stand for the system prompt.
         - The same request at the same `version` has the same answer, but for messages that are redacted or deleted since.
         - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
           next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a

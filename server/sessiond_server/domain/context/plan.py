@@ -5,7 +5,8 @@ places in the oldest quarter of what fits, the one whose rank is highest. The ra
 in which its `seq` differs from that of the place before it, so ranks depend on the log alone, and high ranks are far
 apart. As messages are appended, a place is given up only when it no longer fits or when one of a higher rank comes into
 that quarter, so the beginning stays the same, byte for byte, for most of the turns. Where what fits takes less than
-half of the budget, because a long unit is in front of it, all of it is taken.
+half of the budget, because a long turn is in front of it, that turn's user's message and its newest part come first; or
+if a single unit is too long, all of what fits is taken.
 """
 
 from collections.abc import Sequence
@@ -73,23 +74,37 @@ def choose(units: Sequence[Unit], budget: Budget, turn: Unit | None, *, complete
             return Chosen(turn, units)
     begins = [place for place, unit in enumerate(units) if unit.begins]
     places = [place for place in begins if place >= fits]
-    if places:
-        earlier = next((units[place] for place in reversed(begins) if place < places[0]), turn)
-        return Chosen(None, units[_step(units, places, budget, earlier) :])
-    opening = units[begins[-1]] if begins else turn
-    if opening is None:
-        return Chosen(None, ())  # whom a model could answer has not spoken yet
-    within = units[begins[-1] + 1 :] if begins else units
-    if not within:
-        return TooSmall.of(opening)
+    if not places:
+        opening = units[begins[-1]] if begins else turn
+        if opening is None:
+            return Chosen(None, ())  # whom a model could answer has not spoken yet
+        within = units[begins[-1] + 1 :] if begins else units
+        end = len(within)
+        return _newest_of_turn(opening, within, end, budget) or TooSmall.of(opening, *within[-1:])
+    before = [place for place in begins if place < places[0]]
+    earlier = units[before[-1]] if before else turn
+    if earlier is not None and _sparse(units[places[0] :], budget):
+        # As after a long turn of an agent, of which the newest part is worth more than free room.
+        origin = before[-1] + 1 if before else 0
+        partly = _newest_of_turn(earlier, units[origin:], places[0] - origin, budget)
+        return partly or Chosen(None, units[places[0] :])
+    return Chosen(None, units[_step(units, places, budget, earlier) :])
+
+
+def _newest_of_turn(opening: Unit, within: Sequence[Unit], end: int, budget: Budget) -> Chosen | None:
+    """The user's message that began a turn, and from a place in front of `end` on what followed it; None if no such
+    place fits."""
     left = budget.less(opening)
     fits = fitting(within, left)
-    if fits == len(within):
-        return TooSmall.of(opening, within[-1])
-    if not fits and complete:
-        return Chosen(opening, within)
-    fits = min(max(fits, 1), len(within) - 1)
-    return Chosen(opening, within[_step(within, range(fits, len(within)), left, within[max(fits - 1, 0)]) :])
+    if fits >= end:
+        return None
+    fits = min(max(fits, 1), end - 1)
+    return Chosen(opening, within[_step(within, range(fits, end), left, within[max(fits - 1, 0)]) :])
+
+
+def _sparse(units: Sequence[Unit], budget: Budget) -> bool:
+    """Whether the units take less than half of the budget."""
+    return not fitting(units, Budget(budget.tokens // 2, budget.messages // 2, budget.size // 2))
 
 
 def needs_turn(units: Sequence[Unit], budget: Budget, *, complete: bool) -> bool:
@@ -115,7 +130,7 @@ def _step(units: Sequence[Unit], places: Sequence[int], budget: Budget, earlier:
     """The one of the places, ascending and all fitting, from which on the units go to the model. `earlier`: the place
     before the first of them; None if nothing is left out in front of it."""
     best = places[0]
-    if earlier is None or not fitting(units[best:], Budget(budget.tokens // 2, budget.messages // 2, budget.size // 2)):
+    if earlier is None or _sparse(units[best:], budget):
         return best
     rank = _rank(earlier.seq, units[best].seq)
     left = Budget(budget.tokens // STEP, budget.messages // STEP, budget.size // STEP)
