@@ -48,6 +48,9 @@ _MARK = pytest.StashKey[str]()
 _WORKERS = pytest.StashKey[list[int]]()
 _FOUND = pytest.StashKey[list[str]]()
 _LEFT_BEHIND = "left_behind"
+_LIMIT, _LONG_LIMIT = 300, 1200
+"""Seconds that a test may take, and one marked `long` or `hypothesis`: many times of what they take when others use
+the machine too."""
 _LONGEST = ("model", "faults", "callers", "hostile", "examples", "demo", "setup")
 
 
@@ -95,6 +98,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The folders with the longest tests come first, so that no worker is alone with one in the end."""
     if not config.pluginmanager.hasplugin("randomly"):
         items.sort(key=lambda item: item.path.parent.name not in _LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs has failed, and does not keep the others from their end."""
+    patient = item.get_closest_marker("long") or item.get_closest_marker("hypothesis")
+    seconds = _LONG_LIMIT if patient else _LIMIT
+
+    def hangs(number: int, frame: object) -> None:
+        pytest.fail(f"the test took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(seconds)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ import pytest
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import Session
-from tests.faults import validators
+from tests.faults import history, validators
 from tests.faults.history import (
     DELETION,
     Closed,
@@ -107,6 +107,7 @@ def test_one_session(records: Sequence[Record], truth: Truth, expected: Findings
 TAIL = [event(A, 4, "x", after=""), event(A, 5, "x")]
 """What the old primary had, and the new one has not."""
 ANEW = [opened(3), *events(A, 4, 5)]
+DELETED_THEN = event(A, 3)._replace(text=history.REMOVED)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,9 @@ ANEW = [opened(3), *events(A, 4, 5)]
         ([opened(4, "x"), LOST, *ANEW], AFTER_LOSS, SOUND),
         # It had been deleted; the deletion is lost.
         ([opened(), *events(A, 1, 2), TAIL[1]._replace(text=DELETION), LOST, *ANEW], AFTER_LOSS, SOUND),
+        # A message had been deleted when it came; the deletion is lost.
+        ([opened(), *events(A, 1, 2), DELETED_THEN, *TAIL, LOST, *ANEW], AFTER_LOSS, SOUND),
+        ([opened(), *events(A, 1, 2), DELETED_THEN, *events(A, 4, 5)], TRUTH, Findings(diverged=1)),
         # The service reported no loss.
         ([opened(), *events(A, 1, 3), *TAIL], AFTER_LOSS, Findings(diverged=2)),
         ([opened(), *events(A, 1, 3), TAIL[0], event(A, 5)], AFTER_LOSS, Findings(diverged=2)),

@@ -213,6 +213,8 @@ def diverged(segment: Segment, truth: Truth) -> int:
             log = truth.logs[event.session_id]
             # A message may be deleted after it came, and does not come back.
             right = log.removed(event.seq) or log.texts[event.seq - 1] in (event.text, REMOVED)
+            # It came without the message, whose deletion was lost later: that event follows it in the log.
+            right = right or (event.text == REMOVED and any(event.at < failover.ended for failover in truth.failovers))
             # Once a subscriber has been given what was lost, nothing that is left may follow it.
             right = right and (before is None or truth.has(before))
         else:
