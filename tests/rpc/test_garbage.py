@@ -107,6 +107,16 @@ async def test_refused_calls_leave_nothing_for_the_collector(common_wire: Wire, 
         await quiet(common_wire)
 
 
+@pytest.mark.parametrize("path", ["/no.Such/Call", "/grpc.health.v1.Health/Check"])
+async def test_refused_calls_of_other_services_leave_nothing_for_the_collector(common_wire: Wire, path: str) -> None:
+    call = common_wire.channel.unary_unary(path)
+    with nothing_for_the_collector():
+        for _ in range(TIMES):
+            with suppress(grpc.aio.AioRpcError):
+                await call(b"\x0a\x04none")
+        await quiet(common_wire)
+
+
 async def test_calls_given_up_leave_nothing_for_the_collector(common_wire: Wire) -> None:
     with nothing_for_the_collector():
         for _ in range(TIMES):

@@ -17,6 +17,7 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import INTERNAL_REQUEST_PREFIX, Action, Command, Fence, Scope
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import RequestTooLarge, ScopeMissing, SessiondError, TooManyCalls
+from sessiond_server.rpc import tracebacks
 from sessiond_server.rpc.loopback import LOCAL, PEER_KEY
 from sessiond_server.rpc.places import RETRY_AFTER
 
@@ -82,13 +83,9 @@ class Call:
         """Budget for bytes of answers that clients have not received yet."""
 
     def forget_error(self) -> None:
-        """For the end of the call. The frames in the error's traceback hold what the call has received, and often the
-        error: left alone, all of it waits for the garbage collector, which counts objects and not bytes."""
-        error: BaseException | None = self.error
+        """For the end of the call: see `tracebacks`."""
+        tracebacks.forget(self.error)
         self.error = None
-        while error is not None and error.__traceback__ is not None:
-            error.__traceback__ = None
-            error = error.__cause__ or error.__context__
 
     def peer(self) -> str:
         """The caller's address, as gRPC writes addresses. A call over the socket of `Loopback` says on whose behalf it

@@ -22,9 +22,10 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import AbortError, ServicerContext
 
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
-from sessiond_server.rpc import elements, json_texts
+from sessiond_server.rpc import elements, json_texts, tracebacks
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
 from sessiond_server.rpc.places import Places
+from sessiond_server.rpc.tracebacks import freeing
 
 METHOD_NOT_FOUND: Final = "Method not found!"
 """As grpc says it."""
@@ -82,7 +83,7 @@ def unknown_methods(turn: Turn) -> grpc.GenericRpcHandler:
         await turn(context.peer)
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)
 
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(cast(Any, freeing(refuse)))
 
     class Unknown(grpc.GenericRpcHandler):
         def service(self, handler_call_details: object) -> Any:
@@ -120,7 +121,7 @@ def _method_handler(served: Served) -> "grpc.RpcMethodHandler[Any, Any]":
         try:
             return await stack(request, call)
         except AbortError as aborted:
-            aborted.__traceback__ = None  # grpc keeps the error as long as the call, and raises it by itself
+            tracebacks.forget(aborted)  # as `freeing`, without another coroutine for each call
             return None
         finally:
             call.forget_error()

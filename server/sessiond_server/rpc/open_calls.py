@@ -1,16 +1,16 @@
 """Bounds calls that need no key: how many there are at a time, and how long each may take."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 from grpc.aio import InternalError as TransportError
 from grpc.aio import ServicerContext
 
+from sessiond_server.rpc.tracebacks import Serve, freeing
+
 Context = ServicerContext[Any, Any]
-Serve = Callable[[Any, Context], Awaitable[Any]]
-"""A handler that grpc calls with the caller's messages and the context."""
 
 PROTECTED: Final = 0.5
 """Seconds for which a call is protected from being ended in favour of new calls."""
@@ -64,7 +64,7 @@ class OpenCalls:
                 self._under_way.pop(task, None)
                 self._sent_away.discard(task)
 
-        return bounded
+        return freeing(bounded)
 
     def _take(self, task: asyncio.Task[Any]) -> bool:
         now = asyncio.get_running_loop().time()
