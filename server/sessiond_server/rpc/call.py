@@ -84,8 +84,9 @@ class Call:
 
     def forget_error(self) -> None:
         """For the end of the call: see `tracebacks`."""
-        tracebacks.forget(self.error)
-        self.error = None
+        if self.error is not None:
+            tracebacks.forget(self.error)
+            self.error = None
 
     def peer(self) -> str:
         """The caller's address, as gRPC writes addresses. A call over the socket of `Loopback` says on whose behalf it

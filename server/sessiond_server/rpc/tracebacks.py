@@ -10,11 +10,12 @@ Serve = Callable[[Any, Any], Awaitable[Any]]
 """A handler that grpc calls with the caller's messages and the context."""
 
 
-def forget(error: BaseException | None) -> None:
+def forget(error: BaseException) -> None:
     """Takes their tracebacks from an error and those that it came from."""
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    origin: BaseException | None = error
+    while origin is not None and origin.__traceback__ is not None:
+        origin.__traceback__ = None
+        origin = origin.__cause__ or origin.__context__
 
 
 def freeing(serve: Serve) -> Serve:
