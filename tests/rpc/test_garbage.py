@@ -5,7 +5,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -109,7 +109,7 @@ async def test_refused_calls_leave_nothing_for_the_collector(common_wire: Wire, 
 
 @pytest.mark.parametrize("path", ["/no.Such/Call", "/grpc.health.v1.Health/Check"])
 async def test_refused_calls_of_other_services_leave_nothing_for_the_collector(common_wire: Wire, path: str) -> None:
-    call = common_wire.channel.unary_unary(path)
+    call: Any = common_wire.channel.unary_unary(path)
     with nothing_for_the_collector():
         for _ in range(TIMES):
             with suppress(grpc.aio.AioRpcError):
