@@ -39,6 +39,8 @@ STATE = "state_growth"
 STATE_KIB = (1, 100, 500)
 """Of the states that `state_growth` changes one key of."""
 WITH_STATE = "append_with_state"
+SCOPES = (0, 1, 3, 4)
+"""Of which an append of `append_with_state` changes the state; the first is the session's own."""
 FIND = "find_by_label"
 FOUND_AMONG = (100, 100_000)
 """Messages of the sessions in which `find_by_label` finds FOUND messages."""
@@ -92,16 +94,20 @@ def measure_states(site: Site, load: Load, pressure: Pressure, rounds: int, fold
 
 
 def measure_with_state(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
-    """How long a lone caller waits for an append with state and three documents, compared with a plain one."""
+    """How long a lone caller waits for an append with state, compared with a plain one.
+
+    With the state alone, with the state of three scopes (the session's, and a document each of the agent and the user),
+    and with one document more.
+    """
     alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
 
-    def scripts(documents: int) -> Sequence[Script]:
-        ids = site.fresh(f"with{documents}", SESSIONS)
-        return [[append_with_state(one) if documents else append(one, 1)] for one in ids]
+    def scripts(scopes: int) -> Sequence[Script]:
+        ids = site.fresh(f"with{scopes}", SESSIONS)
+        return [[append_with_state(one, scopes - 1) if scopes else append(one, 1)] for one in ids]
 
-    subjects = [(documents, site, scripts) for documents in (0, 3)]
+    subjects = [(scopes, site, scripts) for scopes in SCOPES]
     title = "AppendMessages(1) with state"
-    return _measure(WITH_STATE, title, "documents", subjects, load, alone, rounds, folder)
+    return _measure(WITH_STATE, title, "scopes", subjects, load, alone, rounds, folder)
 
 
 def measure_finds(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
@@ -178,6 +184,14 @@ def _measure(
         for small, large in zip(samples[smallest], samples[largest], strict=True)
     )
     result.extra["compared_with"] = f"{smallest} {unit}"
+    result.extra["costs"] = {
+        str(size): statistics.median(
+            small.calls_per_second / large.calls_per_second
+            for small, large in zip(samples[smallest], some, strict=True)
+        )
+        for size, some in samples.items()
+        if size >= least
+    }
     result.extra["calls_per_s"] = {
         str(size): statistics.median(one.calls_per_second for one in some) for size, some in samples.items()
     }

@@ -92,7 +92,12 @@ def remarks(measured: Sequence[Measured]) -> list[str]:
                 f"{one.uncached_median('postgres_cpu_us') / 1000:.3f} s without the cache."
             )
         if "cost_of_growth" in one.extra:
-            rates = ", ".join(f"{int(size):,}: {rate:,.0f}/s" for size, rate in one.extra["calls_per_s"].items())
+            rates = ", ".join(
+                f"{int(size):,}: {rate:,.0f}/s, {one.extra['costs'][size]:.2f} times"
+                if size in one.extra.get("costs", {})
+                else f"{int(size):,}: {rate:,.0f}/s"
+                for size, rate in one.extra["calls_per_s"].items()
+            )
             cost, small = one.extra["cost_of_growth"], one.extra["compared_with"]
             found.append(f"{one.title}: {cost:.2f} times the cost at {small} ({rates}).")
     return found

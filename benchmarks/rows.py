@@ -75,8 +75,8 @@ def append(session_id: str, count: int) -> Step:
     return step("AppendMessages", request)
 
 
-def append_with_state(session_id: str) -> Step:
-    """A message, one key of the session's state, and three scopes of documents, as a framework writes a turn."""
+def append_with_state(session_id: str, documents: int) -> Step:
+    """A message, one key of the session's state, and up to three documents, as a framework writes a turn."""
     state = Session()
     state.state.update({"step": CALL_MARK})
     scopes = (
@@ -94,7 +94,7 @@ def append_with_state(session_id: str) -> Step:
         ),
         documents=[
             DocumentWrite(put=Document(scope=scope, scope_id=scope_id, key=session_id[-16:], json=f'"{CALL_MARK}"'))
-            for scope, scope_id in scopes
+            for scope, scope_id in scopes[:documents]
         ],
         request_id=CALL_MARK,
     )

@@ -1,6 +1,7 @@
 """`sessiond serve` as a process: what it prints, when it is ready, how it stops, what it refuses."""
 
 import asyncio
+import gc
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import sessiond
 from sessiond_server.auth import SCOPES, new_key
-from sessiond_server.cli import open_files
+from sessiond_server.cli import open_files, serve
 from sessiond_server.embedded import running_dsn
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.rpc import probe
@@ -36,6 +37,18 @@ async def test_serves_from_memory_until_it_gets_a_signal(how: signal.Signals) ->
         assert await server.stop(how) == 0
         assert await server.rest() == "stopped\n"
         assert probe.health("127.0.0.1", server.port, 1.0) == "UNREACHABLE"
+
+
+def test_what_the_start_has_made_is_kept_from_the_garbage_collector() -> None:
+    thresholds = gc.get_threshold()
+    try:
+        serve.spare_the_collector()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1_000, "a search would look at what the start has made"
+        assert gc.get_threshold() == serve.COLLECTED_AFTER
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 async def test_it_may_open_as_many_files_as_the_system_allows() -> None:
