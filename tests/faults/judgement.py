@@ -36,6 +36,7 @@ from tests.faults.validators import (
     Folding,
     Log,
     Truth,
+    bookmarked,
     feed_findings,
     feed_starts,
     missing,
@@ -208,7 +209,8 @@ async def judged(
         if not heard.findings.sound:
             broken = {name: count for name, count in vars(heard.findings).items() if count}
             kind = f"{'library' if place.library else 'raw'}, {place.session_id or 'feed'}"
-            complaints.append(f"{place.name} ({kind}): {broken}{_never(place, path, truth, owed)}")
+            never = _never(place, path, truth, owed)
+            complaints.append(f"{place.name} ({kind}): {broken}{never}{_falsely_marked(place, path, acks, owed)}")
         total.findings += heard.findings
         for name in ("delivered", "bookmarks", "streams", "told"):
             setattr(total, name, getattr(total, name) + getattr(heard, name))
@@ -251,6 +253,17 @@ def _never(place: Place, path: Path, truth: Truth, acks: Sequence[Ack]) -> str:
         for segment in segments(read(path))
         for session_id, seq in missing(segment, truth, feed_starts(segment, truth, acks))[:5]
     )
+
+
+def _falsely_marked(place: Place, path: Path, acks: Mapping[str, Sequence[Ack]], owed: Sequence[Ack]) -> str:
+    """The first bookmarks that a subscriber should not have got."""
+    session_id = place.session_id or None
+    due = (
+        acks.get(session_id, ())
+        if session_id
+        else [ack for ack in owed if not place.only or ack.session_id in place.only]
+    )
+    return "".join(f"; {text}" for segment in segments(read(path)) for text in bookmarked(segment, due, session_id)[:3])
 
 
 async def _logs_of(postgres_dsn: str, session_ids: Sequence[str]) -> dict[str, Log]:

@@ -98,7 +98,7 @@ def session_findings(history: Iterable[Segment], session_id: str, truth: Truth, 
             diverged=diverged(segment, truth),
             unfounded=unfounded(segment, session_id, truth),
             restarted=restarted(segment),
-            false_bookmarks=bookmarked(segment, acks, session_id),
+            false_bookmarks=len(bookmarked(segment, acks, session_id)),
         )
     return found
 
@@ -114,7 +114,7 @@ def feed_findings(history: Iterable[Segment], truth: Truth, acks: Sequence[Ack])
             diverged=diverged(segment, truth),
             unfounded=unfounded(segment, None, truth),
             restarted=restarted_feed(segment),
-            false_bookmarks=bookmarked(segment, acks, None),
+            false_bookmarks=len(bookmarked(segment, acks, None)),
         )
     return found
 
@@ -269,10 +269,11 @@ def restarted_feed(segment: Segment) -> int:
     return sum(seq != -1 for seq in starts[1:])
 
 
-def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) -> int:
+def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) -> list[str]:
     """Bookmarks that came though something was missing: at another place than the subscriber's, or read after a write
-    had been acknowledged that the subscriber did not have. `acks` in the order of their times."""
-    found = due = 0
+    had been acknowledged that the subscriber did not have. A sentence for each. `acks` in the order of their times."""
+    found: list[str] = []
+    due = 0
     start = segment.first
     opened = start.at if start is not None else 0.0
     at: dict[str, int] = {}
@@ -288,9 +289,17 @@ def bookmarked(segment: Segment, acks: Sequence[Ack], session_id: str | None) ->
                 if session_id is not None or ack.tried > opened or (start is not None and start.seq == -2):
                     owed[ack.session_id] = max(ack.seq, owed.get(ack.session_id, 0))
                 due += 1
-            missing = any(at.get(session, 0) < seq for session, seq in owed.items())
+            missing = [(session, seq) for session, seq in owed.items() if at.get(session, 0) < seq]
             elsewhere = session_id is not None and at.get(session_id, 0) != record.seq
-            found += missing or elsewhere
+            if missing or elsewhere:
+                owing = [
+                    (ack.began, ack.at, ack.session_id, ack.seq) for ack in acks if (ack.session_id, ack.seq) in missing
+                ]
+                found.append(
+                    f"bookmark at {record.seq} that came {record.at}, read {record.read_time}, "
+                    f"of a stream from {opened}, which was at {at.get(session_id or '', 'a feed')}; "
+                    f"missing (began, answered, session, seq): {owing[:3]}"
+                )
     return found
 
 
