@@ -82,6 +82,20 @@ class Call:
         self.unsent: Shares | None = None
         """Budget for bytes of answers that clients have not received yet."""
 
+    def when_over(self, callback: Callable[[Any], object]) -> None:
+        """Calls `callback` once the answer has been handed to the transport, or the call has ended without one. To be
+        called by the task that serves the call.
+
+        A done callback of grpc's context would put the call into a cycle: its memory, grpc's own included, would be
+        kept until the garbage collector comes, and then be freed together with that of hundreds of others.
+        """
+        if self.piped:
+            self.context.add_done_callback(callback)  # type: ignore[arg-type]  # it has no cycle
+        else:
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(callback)
+
     def forget_error(self) -> None:
         """For the end of the call: see `tracebacks`."""
         if self.error is not None:

@@ -59,7 +59,7 @@ class Admission:
                 if not unsent.take(tenant_id, size):
                     raise TooManyCalls(RETRY_AFTER, "answer_bytes")
                 # The bytes are returned when the client has received the answer or has disconnected.
-                call.context.add_done_callback(lambda _: unsent.give(tenant_id, size))  # type: ignore[arg-type]
+                call.when_over(lambda _: unsent.give(tenant_id, size))
             return response
 
         return admitted

@@ -32,8 +32,8 @@ class Occupancy:
                 self._empty.set_result(None)
 
         def counted(request: Any, call: Call) -> Awaitable[bytes | None]:
-            # A done callback instead of `finally`, because the answer is sent after the handler has returned.
-            call.context.add_done_callback(left)  # type: ignore[arg-type]  # the stubs name a class where any callable will do
+            # No `finally`, because the answer is sent after the handler has returned.
+            call.when_over(left)
             self._all += 1
             return proceed(request, call)
 
