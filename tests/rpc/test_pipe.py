@@ -11,10 +11,12 @@ from grpc import StatusCode
 
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import session_service_pb2 as s
-from sessiond.v1.pipe_service_pb2 import OpenRequest, PipeCall, PipePiece
+from sessiond.v1.pipe_service_pb2 import OpenRequest, OpenResponse, PipeCall, PipePiece
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import Authenticator, digest_of
 from sessiond_server.rpc.pipe.limits import BEGUN_AT_ONCE, FRAME_BYTES, FRAME_ENTRIES, PipeLimits
+from sessiond_server.rpc.pipe.pipe import Pipe
+from sessiond_server.rpc.pipe.piped_context import PipedContext
 from tests.support.held_store import Holding, HoldingWriter
 from tests.support.pipe_client import opened
 from tests.support.rows import table
@@ -321,6 +323,31 @@ async def test_requests_beyond_the_windows_bytes_or_the_budget_are_refused() -> 
             assert (await pipe.failure("AppendMessages", large(60_000))).reason == "TOO_MANY_CALLS"
             await pipe.call("AppendMessages", large(30_000))
         assert wire.server.refused_calls["request_bytes"] == 2
+
+
+async def test_window_of_bytes_is_free_again_when_the_answer_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the transport has told the server that the answer was sent."""
+    told, begun, write, begin = asyncio.Event(), list[int](), Pipe._write, Pipe._begin
+
+    def begins(pipe: Pipe, context: PipedContext, *served: Any) -> None:
+        begin(pipe, context, *served)
+        begun.append(context.number)
+
+    async def writes(pipe: Pipe, frame: OpenResponse) -> None:
+        await write(pipe, frame)
+        if frame.answers:
+            await told.wait()
+
+    monkeypatch.setattr(Pipe, "_write", writes)
+    monkeypatch.setattr(Pipe, "_begin", begins)
+    request = large(60_000)
+    async with serving(pipes=PipeLimits(request_bytes=len(request.SerializeToString()))) as wire, opened(wire) as pipe:
+        await wire.create("s")
+        await pipe.call("AppendMessages", request)
+        second = await pipe.begin("AppendMessages", request)
+        await until(lambda: second in begun)
+        told.set()
+        assert not (await pipe.answer(second)).HasField("status")
 
 
 async def test_requests_that_are_too_large_are_refused_as_plain_ones() -> None:

@@ -319,6 +319,7 @@ class Pipe:
             context.timer.cancel()
         context.accepts = False
         context.release()
+        self._uncount(context)  # once it has the answer, the client may send that much more
         self._end_turn(context)
         self._departing.add(context)
         self._wake.set()
@@ -338,9 +339,12 @@ class Pipe:
             self._forget(context)
         self._room.set()
 
-    def _forget(self, context: PipedContext) -> None:
+    def _uncount(self, context: PipedContext) -> None:
         self._request_bytes -= context.counted
         context.counted = 0
+
+    def _forget(self, context: PipedContext) -> None:
+        self._uncount(context)
         if context.timer is not None:
             context.timer.cancel()
         self._end_turn(context)
