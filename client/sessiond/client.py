@@ -20,6 +20,7 @@ from sessiond.fields import EventTypeLike, Fence, RoleLike, RunPolicyLike, enum_
 from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
+from sessiond.pipes import PipeUse
 from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
 from sessiond.session_calls import SessionCalls
@@ -67,6 +68,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
         keepalive: Keepalive = Keepalive(),  # noqa: B008  frozen
         max_message_bytes: int = 8 * 1024 * 1024,
         user_agent: str = "",
+        pipe: PipeUse = "off",
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         """
@@ -87,9 +89,12 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
             limit for requests, 4 MiB
                 unless configured, holds besides.
             user_agent: The program's name, put before the library's own.
+            pipe: When calls with one answer share one stream, which costs a fraction of calls of their own: never
+                ("off"), when several are under way ("auto"), or always ("on"). Plain calls are made where there is
+                no pipe, as with a service that does not know them.
             channel: The channel to make all calls on, instead of connections of the client's own; for tests, and for
                 programs that need a channel with interceptors. The client closes it. `target`, `tls`, `retry`,
-                `keepalive`, `max_message_bytes` and `user_agent` are then not used.
+                `keepalive`, `max_message_bytes`, `user_agent` and `pipe` are then not used.
         """
         self._connection = Connection(
             target,
@@ -104,6 +109,7 @@ class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, Do
             max_message_bytes=max_message_bytes,
             user_agent=user_agent,
             channel=channel,
+            pipe=pipe,
         )
         self._reconnect = reconnect
         self._target = target

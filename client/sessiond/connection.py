@@ -5,8 +5,10 @@
 import asyncio
 import re
 import time
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -15,9 +17,11 @@ from sessiond.channel import channel_options, open_channel, stream_options
 from sessiond.errors import ClientClosed, RequestTooLarge, SessiondError
 from sessiond.forks import connecting, forked
 from sessiond.options import TLS, Keepalive, Retry
+from sessiond.pipes import Pipes, PipeUse
 from sessiond.status import typed_error
 from sessiond.streams import Sending, Stream, StreamChannels, Stubs
 from sessiond.target import is_local
+from sessiond.unary import UnaryCalls
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.context_service_pb2_grpc import ContextServiceStub
 from sessiond.v1.document_service_pb2_grpc import DocumentServiceStub
@@ -66,6 +70,7 @@ class Connection:
         max_message_bytes: int,
         user_agent: str,
         channel: grpc.aio.Channel | None,
+        pipe: PipeUse,
     ) -> None:
         if timeout <= 0:
             raise ValueError("timeout: must be above 0")
@@ -74,6 +79,8 @@ class Connection:
             raise ValueError("api_key: must be printable ASCII without spaces and line breaks, and not empty")
         if database is not None and not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", database):
             raise ValueError("database: must be 1 to 32 of [a-z0-9-] and begin with a letter")
+        if pipe not in get_args(PipeUse):
+            raise ValueError("pipe: must be auto, off or on")
         if not all(" " <= each <= "~" for each in user_agent):
             raise ValueError("user_agent: must be printable ASCII")
         protected = channel is not None or tls is not None or is_local(target)
@@ -100,6 +107,10 @@ class Connection:
             return channel if channel is not None else open_channel(target, tls, stream_options(options))
 
         self._connect = for_calls
+        self._retry = retry
+        # A channel of the caller's own may have interceptors, which must see each call.
+        self._pipe_use: PipeUse = pipe if channel is None else "off"
+        self._pipes: Pipes | None = None
         self._reconnects = channel is None and retry.max_attempts > 1
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -259,8 +270,11 @@ class Connection:
             return
         await self._streams.close(grace)
         await self._transfers.close(grace)
+        began = time.monotonic()
+        if self._pipes is not None:
+            await self._pipes.close(grace)
         if self._channel is not None:
-            await self._channel.close(grace)
+            await self._channel.close(grace and max(0.0, grace - (time.monotonic() - began)))
 
     def _stream(self, method: "grpc.aio.UnaryStreamMultiCallable[Any, Response]", request: Message) -> Stream[Response]:
         return Stream(method(request, metadata=self._metadata, wait_for_ready=True))
@@ -285,13 +299,29 @@ class Connection:
         if self._channel is None:
             self._loop = loop
             self._channel = self._connect()
-            self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(self._channel))
-            self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(self._channel))
-            self._events = cast("EventServiceAsyncStub", EventServiceStub(self._channel))
-            self._runs = cast("RunServiceAsyncStub", RunServiceStub(self._channel))
-            self._tool_calls = cast("ToolCallServiceAsyncStub", ToolCallServiceStub(self._channel))
-            self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(self._channel))
-            self._context = cast("ContextServiceAsyncStub", ContextServiceStub(self._channel))
-            self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(self._channel))
+            channel = self._for_stubs(self._channel, loop)
+            self._sessions = cast("SessionServiceAsyncStub", SessionServiceStub(channel))
+            self._messages = cast("MessageServiceAsyncStub", MessageServiceStub(channel))
+            self._events = cast("EventServiceAsyncStub", EventServiceStub(channel))
+            self._runs = cast("RunServiceAsyncStub", RunServiceStub(channel))
+            self._tool_calls = cast("ToolCallServiceAsyncStub", ToolCallServiceStub(channel))
+            self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(channel))
+            self._context = cast("ContextServiceAsyncStub", ContextServiceStub(channel))
+            self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
+
+    def _for_stubs(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> grpc.aio.Channel:
+        if self._pipe_use == "off":
+            return channel
+        self._pipes = pipes = Pipes(channel, self._metadata, self._pipe_use, self._largest)
+        # The tasks of pipes would outlive a client that is dropped without `close`.
+        weakref.finalize(self, _abandon, pipes, loop).atexit = False
+        return cast("grpc.aio.Channel", UnaryCalls(channel, pipes, self._retry))
+
+
+def _abandon(pipes: Pipes, loop: asyncio.AbstractEventLoop) -> None:
+    """The collector may run in any thread, and after the loop has ended."""
+    with suppress(RuntimeError):
+        if not forked():
+            loop.call_soon_threadsafe(pipes.abandon)

@@ -50,6 +50,7 @@ from sessiond.loop_thread import leave, wait
 from sessiond.options import TLS, Keepalive, Reconnect, Retry
 from sessiond.pages import EventPages, Item, MessagePages, Page, Pages
 from sessiond.part_calls import ABOVE, MOST_BYTES
+from sessiond.pipes import PipeUse
 from sessiond.positions import PositionStore
 from sessiond.subscription import Item as Watched
 from sessiond.subscription import Shown, Subscription
@@ -689,6 +690,7 @@ class SyncClient:
         keepalive: Keepalive = Keepalive(),
         max_message_bytes: int = 8 * 1024 * 1024,
         user_agent: str = "",
+        pipe: PipeUse = "off",
         channel: grpc.Channel | None = None,
     ) -> None:
         """Args:
@@ -708,9 +710,12 @@ class SyncClient:
         limit for requests, 4 MiB
             unless configured, holds besides.
         user_agent: The program's name, put before the library's own.
+        pipe: When calls with one answer share one stream, which costs a fraction of calls of their own: never
+            ("off"), when several are under way ("auto"), or always ("on"). Plain calls are made where there is
+            no pipe, as with a service that does not know them.
         channel: The channel to make all calls on, instead of connections of the client's own; for tests, and for
             programs that need a channel with interceptors. The client closes it. `target`, `tls`, `retry`,
-            `keepalive`, `max_message_bytes` and `user_agent` are then not used."""
+            `keepalive`, `max_message_bytes`, `user_agent` and `pipe` are then not used."""
         self._inner = Client(
             target,
             api_key=api_key,
@@ -724,6 +729,7 @@ class SyncClient:
             keepalive=keepalive,
             max_message_bytes=max_message_bytes,
             user_agent=user_agent,
+            pipe=pipe,
             channel=async_channel(channel),
         )
 

@@ -1,6 +1,11 @@
-"""Fixtures: a client of a scripted server, and a client of the whole service over the memory store."""
+"""Fixtures: a client of a scripted server, and a client of the whole service over the memory store.
 
-from collections.abc import AsyncIterator
+SESSIOND_TEST_PIPE=on (auto, off) gives all clients of these tests that `pipe`, but for those that choose one.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -8,6 +13,23 @@ import sessiond
 from tests.support.both_clients import connected
 from tests.support.client_service import QUICK, RECONNECT, Service, serving
 from tests.support.scripted_server import ScriptedServer, scripted_server
+
+
+@pytest.fixture(autouse=True, scope="package")
+def pipe_use() -> Iterator[None]:
+    """Makes SESSIOND_TEST_PIPE the default of clients."""
+    if not (use := os.environ.get("SESSIOND_TEST_PIPE")):
+        yield
+        return
+    makers: list[Any] = [sessiond.Client.__init__, sessiond.SyncClient.__init__]
+    before = [each.__kwdefaults__["pipe"] for each in makers]
+    try:
+        for each in makers:
+            each.__kwdefaults__["pipe"] = use
+        yield
+    finally:
+        for each, pipe in zip(makers, before, strict=True):
+            each.__kwdefaults__["pipe"] = pipe
 
 
 @pytest.fixture

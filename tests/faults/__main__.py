@@ -16,6 +16,7 @@ from typing import Any
 
 import uvloop
 
+from sessiond.pipes import PipeUse
 from sessiond_server.embedded import EmbeddedServers
 from tests.faults import (
     event_stream,
@@ -44,6 +45,8 @@ STREAMED = {
     "restore": "restores",
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
+PIPED = (*STREAMED, "server")
+"""Kinds that can make their calls through pipes."""
 MIXED = tuple(field.name for field in fields(Mix))
 KINDS = (*STREAMED, "databases", "hostile", "postgres", "redis", "server", "uploads", "work")
 
@@ -51,7 +54,8 @@ KINDS = (*STREAMED, "databases", "hostile", "postgres", "redis", "server", "uplo
 def main() -> int:
     arguments = _arguments()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
-    print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s", flush=True)
+    through = " through pipes" if arguments.pipe else ""
+    print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s{through}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both leave nothing behind
         Path(folder).chmod(0o711)  # the account that root starts Postgres as must be able to enter
@@ -107,8 +111,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--untimed", action="store_true", help="redis: slow writes do not fail it")
     parser.add_argument("--folder", action="store_true", help="uploads: into a local folder instead of Postgres")
+    parser.add_argument("--pipe", action="store_true", help="all writes and reads go through pipes (not all kinds)")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.pipe and arguments.kind not in PIPED:
+        parser.error(f"--pipe: not with --kind {arguments.kind}")
+    return arguments
 
 
 def _count(text: str) -> int:
@@ -125,11 +133,12 @@ async def _run(
     "work_faults.Report | Judgement"
 ):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
+    pipe: PipeUse = "on" if arguments.pipe else "off"
     if arguments.kind in STREAMED:
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
         mix = replace(Mix.of(STREAMED[arguments.kind], arguments.n), **given_counts)
         size = {name: value for name, value in _size(arguments, seed).items() if name != "faults"}
-        return await event_stream.campaign(folder, log, mix=mix, longest=arguments.longest, **size)
+        return await event_stream.campaign(folder, log, mix=mix, longest=arguments.longest, pipe=pipe, **size)
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "databases":
@@ -142,6 +151,8 @@ async def _run(
         campaign = partial(campaign, folder=folder / "blobs")
     if arguments.kind == "hostile":
         campaign = hostile_callers.campaign
+    if arguments.kind == "server":
+        campaign = partial(campaign, pipe=pipe)
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle, timed=not arguments.untimed)
     if given:

@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 
 import sessiond
+from sessiond.pipes import PipeUse
 from tests.faults.audience import Audience, seats
 from tests.faults.files_load import FilesLoad
 from tests.faults.history import End
@@ -27,6 +28,7 @@ from tests.faults.schedule import ALONE, Fault, Mix, schedule
 from tests.faults.silence import LONGEST, Silences, Wait, longest_outage, possible
 from tests.faults.site import Site
 from tests.faults.validators import Failover
+from tests.support.piped import calls_through_pipes
 
 BOOKMARKS = 1.0
 """Seconds between the bookmarks of an idle stream."""
@@ -85,6 +87,7 @@ async def campaign(
     progress: Callable[[str], None],
     scale: Scale | None = None,
     longest: float = LONGEST,
+    pipe: PipeUse = "off",
 ) -> Judgement:
     """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only. `longest`:
     seconds that a silence lasts at most."""
@@ -95,7 +98,7 @@ async def campaign(
     async with (
         Site(folder, log, settings, random.Random(seed), storage=mix.silences > 0, restored=mix.restores > 0) as site,
         sessiond.Client(
-            f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True, keepalive=KEEPALIVE
+            f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True, keepalive=KEEPALIVE, pipe=pipe
         ) as client,
     ):
         sessions = [await _new_session(client) for _ in range(scale.sessions)]
@@ -114,6 +117,9 @@ async def campaign(
             await audience.finish(ends, PATIENCE)
             if audience.late:
                 progress(f"late: {', '.join(audience.late)}")
+        if pipe == "on":
+            progress(f"{calls_through_pipes(client)} calls were answered through pipes")
+            assert calls_through_pipes(client)
         progress("comparing logs, acknowledgements and histories")
         await run.rebuilt()
         return await judged(

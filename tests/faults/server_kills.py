@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sessiond
+from sessiond.pipes import PipeUse
 from sessiond.v1.event_pb2 import Event
 from sessiond_server.postgres.store import PostgresStore
 from tests.faults.ledger import Verdict, judge
 from tests.faults.load import Load
+from tests.support.piped import calls_through_pipes
 from tests.support.replica import Replica
 
 TENANT = "default"
@@ -54,13 +56,14 @@ async def campaign(
     rate: float,
     progress: Callable[[str], None],
     hurt: Callable[[Replica], Awaitable[None]] = kill_server,
+    pipe: PipeUse = "off",
 ) -> Report:
     """Does `hurt` `faults` times, at moments that `seed` chooses, while `rate` appends a second go on."""
     chance, began = random.Random(seed), time.monotonic()
     replica = Replica(postgres_dsn, log)
     await replica.start()
     try:
-        async with sessiond.Client(replica.address, timeout=5.0, wait_for_ready=True) as client:
+        async with sessiond.Client(replica.address, timeout=5.0, wait_for_ready=True, pipe=pipe) as client:
             sessions = await new_sessions(client)
             load = Load(client, sessions, rate=rate, workers=WORKERS)
             async with asyncio.TaskGroup() as tasks:
@@ -72,6 +75,9 @@ async def campaign(
                     progress(f"{fault} of {faults} faults, {load.ledger.count} appends acknowledged")
                 await load.acknowledged(1)
                 load.stop()
+            if pipe == "on":
+                progress(f"{calls_through_pipes(client)} calls were answered through pipes")
+                assert calls_through_pipes(client)
             progress("comparing every log with the acknowledgements")
             verdict = await judged(client, postgres_dsn, load, sessions)
     finally:

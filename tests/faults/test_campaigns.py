@@ -33,6 +33,16 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
 
 
 @pytest.mark.long
+async def test_nothing_acknowledged_through_pipes_is_lost_when_the_server_is_killed(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    report = await server_kills.campaign(
+        postgres_dsn, tmp_path / "server.log", faults=2, seed=8, rate=300, progress=lambda text: None, pipe="on"
+    )
+    assert report.sound, report.line()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
 async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
     postgres_dsn: str, tmp_path: Path, local: bool
@@ -87,6 +97,17 @@ async def test_every_event_reaches_every_subscriber_once_whatever_is_hurt(tmp_pa
     # Both failovers were what they were meant to be.
     assert judgement.forfeited > 0
     assert judgement.told > 0
+
+
+@pytest.mark.long
+async def test_writes_through_pipes_are_done_once_when_replicas_are_killed_and_drained(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        judgement = await event_stream.campaign(
+            Path(folder), tmp_path / "server.log", mix=Mix(kills=2, drains=1), seed=3, rate=100,
+            progress=lambda text: None, scale=SMALL, pipe="on",
+        )  # fmt: skip
+    assert judgement.sound, "\n".join([*judgement.details(), judgement.line()])
 
 
 @pytest.mark.long

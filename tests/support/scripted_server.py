@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,10 @@ from sessiond.v1 import (
     session_service_pb2,
     tool_call_service_pb2,
 )
+from sessiond.v1.pipe_service_pb2 import PipeWindow
 from sessiond_server import errors as server_errors
 from sessiond_server.rpc import status as server_status
+from tests.support.scripted_pipe import WINDOW, ScriptedPipe
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
@@ -110,6 +112,16 @@ class ScriptedServer:
         """Set when the client takes back a call that waits."""
         self.streams = 0
         """Streams that are open."""
+        self.window: PipeWindow | None = WINDOW
+        """What the client may send through a pipe; None: pipes are not known."""
+        self.piping: Callable[[AsyncIterator[bytes], Any], Awaitable[None]] | None = None
+        """What happens in pipes, with the frames of the client and grpc's context, in place of serving them."""
+        self.opens = 0
+        """Pipes that clients have asked for."""
+        self.pipes: set[ScriptedPipe] = set()
+        """Those that are open."""
+        self.piped = 0
+        """Attempts that came through a pipe."""
 
     async def _answer(self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
         metadata = dict(context.invocation_metadata() or ())
@@ -128,6 +140,25 @@ class ScriptedServer:
                     self.cancelled.set()
                     raise
         return GetMessageClass(METHODS[name].output_type)()
+
+    async def _open(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        self.opens += 1
+        if self.window is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+        async def serve(name: str, request: Message, call: Any) -> Message:
+            self.piped += 1
+            return await self._answer(name, request, call)
+
+        if self.piping is not None:
+            await self.piping(requests, context)
+            return
+        pipe = ScriptedPipe(serve, context, self.window)
+        self.pipes.add(pipe)
+        try:
+            await pipe.run(requests)
+        finally:
+            self.pipes.discard(pipe)
 
     async def _stream(
         self, name: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -205,6 +236,8 @@ class ScriptedServer:
                 request_deserializer=GetMessageClass(method.input_type).FromString,
                 response_serializer=_serialized,
             )
+        pipes: Any = grpc.stream_stream_rpc_method_handler
+        services["sessiond.v1.PipeService"] = {"Open": pipes(self._open)}
         return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
 
 

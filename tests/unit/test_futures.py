@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[2]
 SETTLED_BY = {
     "client/sessiond/blocking_channel.py BlockingChannel.threaded": "its thread, however the function ends",
     "client/sessiond/loop_thread.py in_caller": "the thread that waits for the call, or the call's cancellation",
+    "client/sessiond/piped_call.py PipedCall.__init__": "its answer, its pipe's end, or its timer at the deadline",
+    "client/sessiond/pipes.py Pipes._begin": "the task of the pipe, however that ends: tests/client/test_pipes.py",
+    "client/sessiond/pipes.py Pipes.pause": "its caller, who waits for a time, or close: tests/client/test_pipes.py",
     "events/streams.py Stream.wait": "the hub's wake, its timer, or its reader's end",
     "memory/cache.py MemoryCache.get": "the method itself, before it returns",
     "memory/cache.py MemoryCache.put": "the method itself, before it returns",
