@@ -25,8 +25,8 @@ async def main(approver: str) -> None:
                 elif answer == "no":
                     reason = f"{approver} says no"
                     await client.reject_tool_call(call.session_id, call.tool_call_id, approver=approver, reason=reason)
-            except (sessiond.IllegalToolCallTransition, sessiond.NotFound) as error:
-                print(f"it is decided already, or gone: {error}")
+            except (sessiond.IllegalToolCallTransition, sessiond.ApprovalExpired, sessiond.NotFound) as error:
+                print(f"it is decided already, too late, or gone: {error}")
 
 
 if __name__ == "__main__":

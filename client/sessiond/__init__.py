@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sessiond.draft import Draft
     from sessiond.errors import (
         AlreadyExists,
+        ApprovalExpired,
         ApprovalRequired,
         AttachmentAlreadyExists,
         AttachmentLimitReached,
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TLS",
     "AlreadyExists",
+    "ApprovalExpired",
     "ApprovalRequired",
     "Attachment",
     "AttachmentAlreadyExists",

@@ -42,6 +42,7 @@ neither grpc nor protobuf.
     │   ├── RunEnded
     │   ├── IllegalToolCallTransition
     │   ├── ApprovalRequired
+    │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
@@ -86,6 +87,7 @@ servers. No error contains message contents.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 
 
@@ -525,6 +527,30 @@ class ApprovalRequired(Refused):
         return self.metadata.get("tool_call_id", "")
 
 
+class ApprovalExpired(Refused):
+    """The tool call has ended because its approval did not come in time: by its `expire_time`."""
+
+    @property
+    def tool_call_id(self) -> str:
+        return self.metadata.get("tool_call_id", "")
+
+    @property
+    def status(self) -> str:
+        """Where it is: REJECTED or FAILED."""
+        return self.metadata.get("status", "")
+
+    @property
+    def action(self) -> str:
+        """The action that was refused, such as approve."""
+        return self.metadata.get("action", "")
+
+    @property
+    def expire_time(self) -> datetime | None:
+        """Until when the approval could have been given; None if the server does not say."""
+        text = self.metadata.get("expire_time")
+        return None if text is None else datetime.fromisoformat(text)
+
+
 class ToolCallLimitReached(Refused):
     """The session may not have more open tool calls."""
 
@@ -862,6 +888,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "RUN_ENDED": RunEnded,
         "ILLEGAL_TOOL_CALL_TRANSITION": IllegalToolCallTransition,
         "APPROVAL_REQUIRED": ApprovalRequired,
+        "APPROVAL_EXPIRED": ApprovalExpired,
         "TOOL_CALL_LIMIT_REACHED": ToolCallLimitReached,
         "RUN_FENCED": RunFenced,
         "RUN_QUEUE_FULL": RunQueueFull,

@@ -1743,7 +1743,7 @@ class SyncClient:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING to APPROVED and stores `approver` and `reason`. Raises ToolCallNotFound,
-        IllegalToolCallTransition, RunFenced."""
+        IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         return wait(
             self._inner.approve_tool_call(
                 session_id,
@@ -1770,7 +1770,7 @@ class SyncClient:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING to REJECTED, for ever, and stores `approver` and `reason`. Raises
-        ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        ToolCallNotFound, IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         return wait(
             self._inner.reject_tool_call(
                 session_id,
@@ -1795,8 +1795,8 @@ class SyncClient:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from APPROVED, or from PENDING if no approval is required, to RUNNING. Of two concurrent
-        callers one fails. Raises ToolCallNotFound, ApprovalRequired, IllegalToolCallTransition, ToolBlocked, RunFenced.
-        """
+        callers one fails. Raises ToolCallNotFound, ApprovalRequired, ApprovalExpired, IllegalToolCallTransition,
+        ToolBlocked, RunFenced."""
         return wait(
             self._inner.start_tool_call(
                 session_id,
@@ -1820,7 +1820,8 @@ class SyncClient:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from RUNNING to COMPLETED. A result that arrives after a started call has ended is stored
-        as an event and does not change the call. Raises ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        as an event and does not change the call. Raises ToolCallNotFound, IllegalToolCallTransition, ApprovalExpired,
+        RunFenced."""
         return wait(
             self._inner.complete_tool_call(
                 session_id,
@@ -1873,7 +1874,7 @@ class SyncClient:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING, APPROVED or RUNNING to CANCELLED. Raises ToolCallNotFound,
-        IllegalToolCallTransition, RunFenced."""
+        IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         return wait(
             self._inner.cancel_tool_call(
                 session_id,

@@ -106,7 +106,7 @@ class ToolCallCalls:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING to APPROVED and stores `approver` and `reason`. Raises ToolCallNotFound,
-        IllegalToolCallTransition, RunFenced."""
+        IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         request = ApproveToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -132,7 +132,7 @@ class ToolCallCalls:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING to REJECTED, for ever, and stores `approver` and `reason`. Raises
-        ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        ToolCallNotFound, IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         request = RejectToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -156,8 +156,8 @@ class ToolCallCalls:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from APPROVED, or from PENDING if no approval is required, to RUNNING. Of two concurrent
-        callers one fails. Raises ToolCallNotFound, ApprovalRequired, IllegalToolCallTransition, ToolBlocked,
-        RunFenced."""
+        callers one fails. Raises ToolCallNotFound, ApprovalRequired, ApprovalExpired, IllegalToolCallTransition,
+        ToolBlocked, RunFenced."""
         request = StartToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -180,7 +180,8 @@ class ToolCallCalls:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from RUNNING to COMPLETED. A result that arrives after a started call has ended is stored
-        as an event and does not change the call. Raises ToolCallNotFound, IllegalToolCallTransition, RunFenced."""
+        as an event and does not change the call. Raises ToolCallNotFound, IllegalToolCallTransition,
+        ApprovalExpired, RunFenced."""
         request = CompleteToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,
@@ -230,7 +231,7 @@ class ToolCallCalls:
         timeout: float | None = None,
     ) -> ToolCall:
         """Changes the status from PENDING, APPROVED or RUNNING to CANCELLED. Raises ToolCallNotFound,
-        IllegalToolCallTransition, RunFenced."""
+        IllegalToolCallTransition, ApprovalExpired, RunFenced."""
         request = CancelToolCallRequest(
             session_id=session_id,
             tool_call_id=tool_call_id,

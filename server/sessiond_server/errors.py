@@ -41,6 +41,7 @@
     │   ├── RunEnded
     │   ├── IllegalToolCallTransition
     │   ├── ApprovalRequired
+    │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
     │   └── VersionNotReached
     ├── VersionMismatch
@@ -395,6 +396,22 @@ class ApprovalRequired(Refused):
 
     def __init__(self, session_id: str, tool_call_id: str) -> None:
         super().__init__("the tool call requires an approval", {"session_id": session_id, "tool_call_id": tool_call_id})
+
+
+class ApprovalExpired(Refused):
+    """The tool call has ended because its approval did not come in time."""
+
+    def __init__(self, session_id: str, tool_call_id: str, status: str, action: str, expire_time: str) -> None:
+        super().__init__(
+            f"cannot {action} a tool call whose approval did not come before {expire_time}",
+            {
+                "session_id": session_id,
+                "tool_call_id": tool_call_id,
+                "status": status,
+                "action": action,
+                "expire_time": expire_time,
+            },
+        )
 
 
 class ToolCallLimitReached(Refused):

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -93,6 +94,16 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
         {"session_id": "s", "tool_call_id": "t", "status": "RUNNING", "action": "approve"},
     ),
     (server_errors.ApprovalRequired("s", "t"), {"session_id": "s", "tool_call_id": "t"}),
+    (
+        server_errors.ApprovalExpired("s", "t", "REJECTED", "approve", "2026-01-01T00:00:00Z"),
+        {
+            "session_id": "s",
+            "tool_call_id": "t",
+            "status": "REJECTED",
+            "action": "approve",
+            "expire_time": datetime(2026, 1, 1, tzinfo=UTC),
+        },
+    ),
     (server_errors.ToolCallLimitReached("s", 256), {"session_id": "s", "limit": 256}),
     (server_errors.RunFenced("s", "r", "q"), {"session_id": "s", "run_id": "r", "live_run_id": "q"}),
     (server_errors.RunQueueFull("s", 64, 1.0), {"session_id": "s", "limit": 64, "retry_after": 1.0}),

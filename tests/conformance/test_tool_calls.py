@@ -9,6 +9,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import (
+    ApprovalExpired,
     IllegalToolCallTransition,
     RunFenced,
     SessionNotFound,
@@ -236,7 +237,7 @@ async def test_overdue_approvals_end_once_and_leave_the_inbox(backend: Backend, 
     left = ["s/later", "s/never", "t/later", "t/never"]
     assert await inbox(backend, caller.scope) == left
     assert await inbox(backend, caller.scope, "alice", limit=1) == left[:2]
-    await refused(backend.other, caller.command("s", decide("rejected")), IllegalToolCallTransition)
+    await refused(backend.other, caller.command("s", decide("rejected")), ApprovalExpired)
     assert status_of_call(await call_of(backend, caller, "rejected")) == "REJECTED"
 
     swept = await asyncio.gather(*(one.expire_due(10) for one in (store, backend.other) * 2))

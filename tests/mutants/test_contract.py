@@ -299,6 +299,20 @@ MUTANTS = {
         CALLS,
         "TestExpiry::test_action_on_an_overdue_call_finds_it_ended",
     ),
+    "late_approval_is_not_told": Mutant(
+        "domain/tool_calls/rules.py",
+        "    if _has_expired(call):",
+        "    if False:",
+        CALLS,
+        "TestExpiry::test_action_on_an_overdue_call_finds_it_ended",
+    ),
+    "rejection_taken_for_an_expiry": Mutant(
+        "domain/tool_calls/rules.py",
+        "        return call.approval.actor == c.ACTOR",
+        "        return microseconds(call.expire_time) <= microseconds(call.end_time)",
+        CALLS,
+        "TestExpiry::test_call_that_a_person_ended_is_not_called_expired",
+    ),
     "expired_approval_stays_pending": Mutant(
         "domain/fold.py",
         "in (EventType.EVENT_TYPE_TOOL_CALL_REJECTED, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED):",

@@ -4,6 +4,7 @@ Postgres: a typed error, and not a row more than before."""
 from collections.abc import AsyncIterator
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtoMessage
 from grpc import StatusCode
 
@@ -16,7 +17,7 @@ from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.run_pb2 import Failure as RunFailure
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.tool_call_pb2 import ToolCallStatus
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallExpireAction, ToolCallStatus
 from tests.support.shared_database import SharedDatabase
 from tests.support.wire import header, said
 from tests.support.work_site import REQUESTS, Site, site
@@ -82,6 +83,25 @@ async def test_call_that_was_not_started_is_not_completed(there: Site) -> None:
             start = t.StartToolCallRequest(session_id="s", tool_call_id="c")
             await there.refused("StartToolCall", start, PRECONDITION, "APPROVAL_REQUIRED", tool_call_id="c")
             await there.call("ApproveToolCall", tool_call_id="c")
+
+
+@pytest.mark.parametrize(("action", "status"), [("REJECT", "REJECTED"), ("FAIL", "FAILED")])
+async def test_approval_that_comes_late_says_so(there: Site, action: str, status: str) -> None:
+    """The first one ends the call, since no sweeper has come by; then it is ended."""
+    expires = ToolCallExpireAction.Value(f"TOOL_CALL_EXPIRE_ACTION_{action}")
+    call = ToolCall(tool_call_id="c", name="search", requires_approval=True, expire_action=expires)
+    await there.call("RequestToolCall", tool_call=call, approval_ttl=Duration(seconds=60))
+    expire_time = (await there.call("GetToolCall", tool_call_id="c")).expire_time.ToJsonString()
+    await there.advance(61)
+    late = t.ApproveToolCallRequest(session_id="s", tool_call_id="c", approver="ada")
+    assert (await there.wire.failure("ApproveToolCall", late)).reason == "APPROVAL_EXPIRED"
+    for rpc, verb in (("ApproveToolCall", "approve"), ("RejectToolCall", "reject"), ("StartToolCall", "start")):
+        await there.refused(
+            rpc, REQUESTS[rpc](session_id="s", tool_call_id="c"),
+            PRECONDITION, "APPROVAL_EXPIRED", tool_call_id="c", status=status, action=verb, expire_time=expire_time,
+        )  # fmt: skip
+    expired = EventType.EVENT_TYPE_TOOL_CALL_EXPIRED
+    assert [event.type for event in await there.events()].count(expired) == 1
 
 
 async def test_a_run_is_finished_once(there: Site) -> None:

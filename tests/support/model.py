@@ -659,7 +659,8 @@ class Model:
             if verb in ("complete", "fail") and over and call.started:
                 self._event(s, "TOOL_CALL_LATE_RESULT")
                 return self._called(s, call)
-            return ("error", "IllegalToolCallTransition")
+            expired = call.decided == "expired" or (call.status == "FAILED" and not call.started)
+            return ("error", "ApprovalExpired" if expired else "IllegalToolCallTransition")
         if verb == "start" and call.approval and call.status == "PENDING":
             return ("error", "ApprovalRequired")
         if verb == "cancel":

@@ -114,6 +114,7 @@ def test_an_error_with_long_ids_fits_into_the_metadata(value: str) -> None:
         errors.RunFenced(value, value, ""),
         errors.RunInProgress(value, value),
         errors.IllegalToolCallTransition(value, value, "CANCELLED", "complete"),
+        errors.ApprovalExpired(value, value, "REJECTED", "complete", "9999-12-31T23:59:59.999999Z"),
         errors.UploadOffsetMismatch(value, value, 2**53, 2**53),
         errors.SessionLocked(value),
     ):

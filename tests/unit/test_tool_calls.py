@@ -7,6 +7,7 @@ from sessiond.v1.tool_call_pb2 import ToolCallCancelReason, ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.tool_calls import rules as tool_call_rules
 from sessiond_server.errors import (
+    ApprovalExpired,
     ApprovalRequired,
     IllegalToolCallTransition,
     SessionEnded,
@@ -28,7 +29,7 @@ from tests.support.run_actions import (
     status_of_call,
     whole,
 )
-from tests.support.session_log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session
+from tests.support.session_log import CLIENT, KEY, REPLACE, SECOND, START, Log, new_session, user
 
 START_CALL = c.StartToolCall("t")
 CANCEL = c.CancelToolCall("t")
@@ -262,11 +263,28 @@ class TestExpiry:
         log.ok(request("t", approval=True, ttl=60, fails=fails))
         log.now += 60 * SECOND
         refusal = log.do(ACTIONS[verb], request_id="r")
-        assert isinstance(refusal, IllegalToolCallTransition)
-        assert refusal.metadata["status"] == EXPIRED[fails]
+        assert isinstance(refusal, ApprovalExpired)
+        assert refusal.metadata == {
+            "session_id": "s1",
+            "tool_call_id": "t",
+            "status": EXPIRED[fails],
+            "action": verb,
+            "expire_time": log.call("t").expire_time.ToJsonString(),
+        }
         assert kinds(log.log())[2:] == ["TOOL_CALL_EXPIRED"]
-        assert isinstance(log.do(ACTIONS[verb], request_id="r"), IllegalToolCallTransition)
+        assert isinstance(log.do(ACTIONS[verb], request_id="r"), ApprovalExpired)
         assert settled(log).version == 3
+
+    @pytest.mark.parametrize("action", [REJECT, CANCEL])
+    def test_call_that_a_person_ended_is_not_called_expired(self, log: Log, action: c.Action) -> None:
+        """Also where the clock has gone back since, so that the decision seems to have come too late."""
+        log.ok(request("t", approval=True, ttl=60))
+        log.now += 61 * SECOND
+        log.ok(c.AppendMessages((user(),)))
+        log.now -= 61 * SECOND
+        log.ok(action)
+        assert log.call("t").end_time.seconds >= log.call("t").expire_time.seconds
+        assert type(log.do(APPROVE)) is IllegalToolCallTransition
 
     @pytest.mark.parametrize("action", [APPROVE, REJECT, CANCEL])
     def test_decided_call_does_not_expire(self, log: Log, action: c.Action) -> None:

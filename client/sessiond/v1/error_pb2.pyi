@@ -256,6 +256,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The tool call must be approved before it can start. Metadata: `session_id`, `tool_call_id`.
     Sample: "the tool call requires an approval".
     """
+    ERROR_REASON_APPROVAL_EXPIRED: _ErrorReason.ValueType  # 95
+    """FAILED_PRECONDITION. The tool call has ended because its approval did not come before its `expire_time`. Metadata:
+    `session_id`, `tool_call_id`, `status`, `action`, `expire_time`.
+    Sample: "cannot approve a tool call whose approval did not come before 2026-01-01T00:00:00Z".
+    """
     ERROR_REASON_TOOL_CALL_LIMIT_REACHED: _ErrorReason.ValueType  # 94
     """FAILED_PRECONDITION. The session has reached its limit of open tool calls. Metadata: `session_id`, `limit`.
     Sample: "the session may have 256 open tool calls".
@@ -530,6 +535,11 @@ ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION: ErrorReason.ValueType  # 92
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
 """FAILED_PRECONDITION. The tool call must be approved before it can start. Metadata: `session_id`, `tool_call_id`.
 Sample: "the tool call requires an approval".
+"""
+ERROR_REASON_APPROVAL_EXPIRED: ErrorReason.ValueType  # 95
+"""FAILED_PRECONDITION. The tool call has ended because its approval did not come before its `expire_time`. Metadata:
+`session_id`, `tool_call_id`, `status`, `action`, `expire_time`.
+Sample: "cannot approve a tool call whose approval did not come before 2026-01-01T00:00:00Z".
 """
 ERROR_REASON_TOOL_CALL_LIMIT_REACHED: ErrorReason.ValueType  # 94
 """FAILED_PRECONDITION. The session has reached its limit of open tool calls. Metadata: `session_id`, `limit`.

@@ -36,9 +36,9 @@ class ToolCallServiceStub(object):
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     def __init__(self, channel):
@@ -109,9 +109,9 @@ class ToolCallServiceServicer(object):
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     def RequestToolCall(self, request, context):
@@ -124,7 +124,7 @@ class ToolCallServiceServicer(object):
 
     def ApproveToolCall(self, request, context):
         """PENDING to APPROVED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +132,7 @@ class ToolCallServiceServicer(object):
 
     def RejectToolCall(self, request, context):
         """PENDING to REJECTED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +141,7 @@ class ToolCallServiceServicer(object):
     def StartToolCall(self, request, context):
         """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
         two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
-        ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
+        APPROVAL_EXPIRED, ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +150,7 @@ class ToolCallServiceServicer(object):
     def CompleteToolCall(self, request, context):
         """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
         (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
-        TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
+        TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started, APPROVAL_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +165,7 @@ class ToolCallServiceServicer(object):
 
     def CancelToolCall(self, request, context):
         """PENDING, APPROVED or RUNNING to CANCELLED. Answers with the call. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,9 +265,9 @@ class ToolCallService(object):
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     @staticmethod

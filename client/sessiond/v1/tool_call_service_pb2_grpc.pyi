@@ -28,9 +28,9 @@ class ToolCallServiceStub:
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -47,7 +47,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING to APPROVED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     RejectToolCall: grpc.UnaryUnaryMultiCallable[
@@ -55,7 +55,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING to REJECTED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     StartToolCall: grpc.UnaryUnaryMultiCallable[
@@ -64,7 +64,7 @@ class ToolCallServiceStub:
     ]
     """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
     two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
-    ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
+    APPROVAL_EXPIRED, ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
     """
 
     CompleteToolCall: grpc.UnaryUnaryMultiCallable[
@@ -73,7 +73,7 @@ class ToolCallServiceStub:
     ]
     """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
     (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
-    TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
+    TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started, APPROVAL_EXPIRED.
     """
 
     FailToolCall: grpc.UnaryUnaryMultiCallable[
@@ -87,7 +87,7 @@ class ToolCallServiceStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING, APPROVED or RUNNING to CANCELLED. Answers with the call. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     GetToolCall: grpc.UnaryUnaryMultiCallable[
@@ -121,9 +121,9 @@ class ToolCallServiceAsyncStub:
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     RequestToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -139,7 +139,7 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING to APPROVED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     RejectToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -147,7 +147,7 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING to REJECTED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     StartToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -156,7 +156,7 @@ class ToolCallServiceAsyncStub:
     ]
     """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
     two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
-    ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
+    APPROVAL_EXPIRED, ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
     """
 
     CompleteToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -165,7 +165,7 @@ class ToolCallServiceAsyncStub:
     ]
     """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
     (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
-    TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
+    TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started, APPROVAL_EXPIRED.
     """
 
     FailToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -179,7 +179,7 @@ class ToolCallServiceAsyncStub:
         sessiond.v1.tool_call_pb2.ToolCall,
     ]
     """PENDING, APPROVED or RUNNING to CANCELLED. Answers with the call. Errors: TOOL_CALL_NOT_FOUND,
-    ILLEGAL_TOOL_CALL_TRANSITION.
+    ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
     """
 
     GetToolCall: grpc.aio.UnaryUnaryMultiCallable[
@@ -213,9 +213,9 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
     EndSession and the expiry of the session, which close all of them.
 
     A call that still waits for its approval at its `expire_time` ends by itself, REJECTED or FAILED, with
-    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided
-    (ILLEGAL_TOOL_CALL_TRANSITION) and is not in the inbox; reads may show it PENDING for up to the server's
-    `sweep_interval`.
+    EVENT_TYPE_TOOL_CALL_EXPIRED, also in a suspended session. From that time on it cannot be decided, started, ended or
+    cancelled (APPROVAL_EXPIRED), and is not in the inbox; other reads may show it PENDING for up to the server's
+    `sweep_interval`. The time is the database's; clocks of clients do not matter.
     """
 
     @abc.abstractmethod
@@ -235,7 +235,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
         """PENDING to APPROVED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
 
     @abc.abstractmethod
@@ -245,7 +245,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
         """PENDING to REJECTED. Who, when and why is stored with the call. Answers with it. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
 
     @abc.abstractmethod
@@ -256,7 +256,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
         """APPROVED, or PENDING where no approval is required, to RUNNING. The caller that starts a call carries it out; of
         two callers one fails. Answers with the call. Errors: TOOL_CALL_NOT_FOUND, APPROVAL_REQUIRED,
-        ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
+        APPROVAL_EXPIRED, ILLEGAL_TOOL_CALL_TRANSITION, TOOL_BLOCKED.
         """
 
     @abc.abstractmethod
@@ -267,7 +267,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
         """RUNNING to COMPLETED. A result that arrives after the end of a call that had been started is recorded as an event
         (EVENT_TYPE_TOOL_CALL_LATE_RESULT) and changes nothing else. Answers with the call as it is then. Errors:
-        TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started.
+        TOOL_CALL_NOT_FOUND, ILLEGAL_TOOL_CALL_TRANSITION for a call that was never started, APPROVAL_EXPIRED.
         """
 
     @abc.abstractmethod
@@ -285,7 +285,7 @@ class ToolCallServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.tool_call_pb2.ToolCall, collections.abc.Awaitable[sessiond.v1.tool_call_pb2.ToolCall]]:
         """PENDING, APPROVED or RUNNING to CANCELLED. Answers with the call. Errors: TOOL_CALL_NOT_FOUND,
-        ILLEGAL_TOOL_CALL_TRANSITION.
+        ILLEGAL_TOOL_CALL_TRANSITION, APPROVAL_EXPIRED.
         """
 
     @abc.abstractmethod

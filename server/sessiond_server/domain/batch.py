@@ -47,9 +47,6 @@ from sessiond_server.errors import (
     VersionMismatch,
 )
 
-ACTOR = "sessiond"
-"""Event.actor of writes that the server makes on its own."""
-
 ACTIONS: Final[Mapping[type, Action]] = {
     **session_rules.ACTIONS,
     **message_rules.ACTIONS,
@@ -236,7 +233,7 @@ class _Batch:
             c.Scope(command.scope.tenant_id),
             command.session_id,
             c.ExpireSession(),
-            ACTOR,
+            c.ACTOR,
             c.INTERNAL_REQUEST_PREFIX + self.new_id(),
         )
         step = self._step(own, state)

@@ -19,6 +19,9 @@ from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
 from sessiond_server.errors import SessiondError
 
+ACTOR = "sessiond"
+"""Event.actor of writes that the server makes on its own. No key has this name."""
+
 INTERNAL_REQUEST_PREFIX = "!"
 """First character of the request ids that the server makes for requests without one. Clients cannot send it."""
 

@@ -15,6 +15,7 @@ from sessiond.v1.session_pb2 import SessionStatus
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain import batch, ids, replay
 from sessiond_server.domain.commands import (
+    ACTOR,
     INTERNAL_REQUEST_PREFIX,
     Command,
     ExpireSession,
@@ -312,7 +313,7 @@ class MemoryStore:
                     Scope(tenant),
                     session_id,
                     ExpireSession(),
-                    batch.ACTOR,
+                    ACTOR,
                     INTERNAL_REQUEST_PREFIX + self._new_id(),
                 )
                 for tenant, session_id in due[:limit]

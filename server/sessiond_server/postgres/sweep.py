@@ -9,6 +9,7 @@ import asyncpg
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import batch
 from sessiond_server.domain.commands import (
+    ACTOR,
     INTERNAL_REQUEST_PREFIX,
     Command,
     ExpireSession,
@@ -66,7 +67,7 @@ async def _expire(
     rows = await connection.fetch(due, limit)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
-        Command(Scope(tenant_id), session_id, ExpireSession(), batch.ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
+        Command(Scope(tenant_id), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + new_id())
         for tenant_id, session_id in heads
     ]
     if not commands:

@@ -118,6 +118,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.RunEnded: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_RUN_ENDED),
         errors.IllegalToolCallTransition: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_ILLEGAL_TOOL_CALL_TRANSITION),
         errors.ApprovalRequired: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_APPROVAL_REQUIRED),
+        errors.ApprovalExpired: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_APPROVAL_EXPIRED),
         errors.ToolCallLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TOOL_CALL_LIMIT_REACHED),
         errors.RunFenced: Row(_C.ABORTED, _R.ERROR_REASON_RUN_FENCED),
         errors.RunQueueFull: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_RUN_QUEUE_FULL),

@@ -24,6 +24,7 @@ from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import microseconds, set_timestamp
 from sessiond_server.domain.tool_calls.tools import tool_allowed
 from sessiond_server.errors import (
+    ApprovalExpired,
     ApprovalRequired,
     IllegalToolCallTransition,
     InvalidFields,
@@ -172,7 +173,7 @@ def expire(step: Step, state: State, call: ToolCall) -> None:
         call.error.code, call.error.message = "APPROVAL_EXPIRED", "the approval did not come in time"
     else:
         call.status = ToolCallStatus.TOOL_CALL_STATUS_REJECTED
-        call.approval.actor, call.approval.reason = step.command.actor, "expired"
+        call.approval.actor, call.approval.reason = c.ACTOR, "expired"
         set_timestamp(call.approval.time, time_us)
     step.emit_tool_call(state, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED, time_us, call)
 
@@ -187,16 +188,26 @@ def _found(step: Step, state: State, action: c.ToolCallChange) -> ToolCall:
 
 
 def _open(step: Step, state: State, action: c.ToolCallChange, verb: str, statuses: tuple[int, ...]) -> ToolCall:
-    """As `_found`, for a call that must have one of the statuses. Raises IllegalToolCallTransition."""
+    """As `_found`, for a call that must have one of the statuses. Raises IllegalToolCallTransition, ApprovalExpired."""
     call = _found(step, state, action)
     if call.status not in statuses:
         raise _illegal(call, verb)
     return call
 
 
-def _illegal(call: ToolCall, verb: str) -> IllegalToolCallTransition:
+def _illegal(call: ToolCall, verb: str) -> IllegalToolCallTransition | ApprovalExpired:
     status = ToolCallStatus.Name(call.status).removeprefix("TOOL_CALL_STATUS_")
+    if _has_expired(call):
+        expire_time = call.expire_time.ToJsonString()
+        return ApprovalExpired(call.session_id, call.tool_call_id, status, verb, expire_time)
     return IllegalToolCallTransition(call.session_id, call.tool_call_id, status, verb)
+
+
+def _has_expired(call: ToolCall) -> bool:
+    """Whether `expire` ended the call. Its times do not tell, since the clock may go back."""
+    if call.status == ToolCallStatus.TOOL_CALL_STATUS_REJECTED:
+        return call.approval.actor == c.ACTOR
+    return call.status == ToolCallStatus.TOOL_CALL_STATUS_FAILED and not call.HasField("start_time")
 
 
 def _written(state: State, call: ToolCall) -> c.ToolCallWritten:
