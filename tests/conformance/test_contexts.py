@@ -12,7 +12,7 @@ from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart, ToolResul
 from sessiond.v1.session_pb2 import SessionConfig
 from sessiond.v1.summary_pb2 import Summary
 from sessiond_server.domain import commands as c
-from sessiond_server.domain.context import plan
+from sessiond_server.domain.context import ended_calls, plan
 from sessiond_server.domain.context.conversation import LEFT_OUT, NO_RESULT, Shape, said, units
 from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
 from sessiond_server.rpc.context import history
@@ -20,6 +20,7 @@ from sessiond_server.rpc.context.history import History, Wanted
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage
 from tests.support.caller import Caller, accepted
+from tests.support.run_actions import decide, fail, request
 from tests.support.store_backend import Backend
 
 USER, ASSISTANT, TOOL, SYSTEM = Role.ROLE_USER, Role.ROLE_ASSISTANT, Role.ROLE_TOOL, Role.ROLE_SYSTEM
@@ -64,9 +65,10 @@ async def filled(store: Store, caller: Caller, messages: Sequence[Message], **fi
 
 
 async def context(
-    store: Store,
+    backend: Backend,
     scope: c.Scope,
     *,
+    store: Store | None = None,
     max_tokens: int = 0,
     max_messages: int = 1000,
     system_prompt: bool = True,
@@ -74,7 +76,8 @@ async def context(
     freshness: Freshness = CACHED,
 ) -> Context:
     wanted = Wanted(max_tokens, max_messages, system_prompt, shape or Shape())
-    return await History(store, store).context(scope, "s", wanted, freshness)
+    store = store or backend.store
+    return await History(store, store, backend.work).context(scope, "s", wanted, freshness)
 
 
 def texts(made: Context) -> list[str]:
@@ -121,7 +124,9 @@ async def test_context_is_what_the_whole_log_gives(backend: Backend, caller: Cal
         taken = [*([chosen.first] if chosen.first else ()), *chosen.units]
         for store in (backend.store, backend.other):
             for freshness in (CACHED, Freshness(strong=True)):
-                made = await context(store, caller.scope, max_tokens=tokens, max_messages=most, freshness=freshness)
+                made = await context(
+                    backend, caller.scope, store=store, max_tokens=tokens, max_messages=most, freshness=freshness
+                )
                 assert list(made.messages) == [each for unit in taken for each in unit.messages]
                 assert made.token_count == made.estimated_token_count == sum(unit.tokens for unit in taken) <= tokens
                 assert len(made.messages) <= most
@@ -133,7 +138,7 @@ async def test_long_session_is_read_no_further_than_the_budget_reaches(backend: 
     await filled(backend.store, caller, conversation(1500))
     for tokens, most in [(1000, 100), (20_000, 600)]:
         store = Counting(backend.store)
-        made = await context(cast(Store, store), caller.scope, max_tokens=tokens)
+        made = await context(backend, caller.scope, store=cast(Store, store), max_tokens=tokens)
         assert len(made.messages) > 10
         assert store.messages <= most + history.LEADING
 
@@ -141,7 +146,7 @@ async def test_long_session_is_read_no_further_than_the_budget_reaches(backend: 
 async def test_turn_longer_than_the_budget_keeps_its_users_message(backend: Backend, caller: Caller) -> None:
     rounds = [m for n in range(600) for m in (message(ASSISTANT, call(f"{n}")), message(TOOL, result(f"{n}")))]
     await filled(backend.store, caller, [message(USER, "old"), message(USER, "the task"), *rounds])
-    made = await context(backend.store, caller.scope, max_tokens=500)
+    made = await context(backend, caller.scope, max_tokens=500)
     assert texts(made)[0] == "the task"
     assert texts(made)[-2:] == ["call 599", "found"]
     assert made.token_count <= 500
@@ -152,12 +157,12 @@ async def test_users_message_that_is_too_far_back_is_stood_in_for(
 ) -> None:
     monkeypatch.setattr(history, "FAR_PAGES", 1)
     await filled(backend.store, caller, [message(USER, "task"), *(message(ASSISTANT, f"{n}") for n in range(1100))])
-    made = await context(backend.store, caller.scope, max_messages=5)
+    made = await context(backend, caller.scope, max_messages=5)
     assert texts(made) == [LEFT_OUT, *texts(made)[1:-1], "1099"]
     assert (made.messages[0].role, made.messages[0].seq, made.messages[0].message_id) == (USER, 0, "")
     assert 3 <= len(made.messages) <= 5
     monkeypatch.setattr(history, "FAR_PAGES", 3)
-    assert texts(await context(backend.store, caller.scope, max_messages=5))[0] == "task"
+    assert texts(await context(backend, caller.scope, max_messages=5))[0] == "task"
 
 
 async def test_what_is_looked_at_is_bounded(backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,14 +170,14 @@ async def test_what_is_looked_at_is_bounded(backend: Backend, caller: Caller, mo
     hidden = [message(USER, "u", message_id=f"m{n}") for n in range(300)]
     await filled(backend.store, caller, [message(USER, "first"), *hidden, message(ASSISTANT, "last")])
     await accepted(backend.store, *(caller.redact("s", f"m{n}") for n in range(300)))
-    assert texts(await context(backend.store, caller.scope)) == ["first", "last"]
+    assert texts(await context(backend, caller.scope)) == ["first", "last"]
     monkeypatch.setattr(history, "MOST_READ", 250)
-    made = await context(backend.store, caller.scope)
+    made = await context(backend, caller.scope)
     assert texts(made) == ["first", "last"], "the user's message before what is looked at begins it"
     assert made.omitted_message_count == 300
     monkeypatch.setattr(history, "MOST_READ", 4000)
     monkeypatch.setattr(history, "MOST_READ_BYTES", 1)
-    assert texts(await context(backend.store, caller.scope)) == ["first", "last"]
+    assert texts(await context(backend, caller.scope)) == ["first", "last"]
 
 
 async def test_few_contexts_at_a_time_are_read_beyond_the_first_page(
@@ -196,7 +201,7 @@ async def test_few_contexts_at_a_time_are_read_beyond_the_first_page(
                 self.deep -= 1
 
     store = Watched(backend.store)
-    made = History(cast(Store, store), cast(Store, store))
+    made = History(cast(Store, store), cast(Store, store), backend.work)
     wanted = Wanted(0, 1000, True, Shape())
     contexts = await asyncio.gather(*(made.context(caller.scope, "s", wanted, CACHED) for _ in range(9)))
     assert {len(each.messages) for each in contexts} == {len(contexts[0].messages)}
@@ -214,17 +219,17 @@ async def test_newest_summary_covers_what_it_says(backend: Backend, caller: Call
     await filled(backend.store, caller, said_of, config=SessionConfig(system_prompt="Be brief."))
     for through, text in [(50, "old"), (190, "new")]:
         await accepted(backend.store, summary(caller, through, text))
-    made = await context(backend.store, caller.scope)
+    made = await context(backend, caller.scope)
     assert (made.system_prompt, made.summary.text) == ("Be brief.", "new")
     # seq n + 2 is message n: 190 is that of the user's message 188, which begins the turn of 189.
     assert texts(made) == [f"{n}" for n in range(188, 200)]
     assert made.omitted_message_count == 188
     await accepted(backend.store, summary(caller, 191, "newest", token_count=50))
-    made = await context(backend.store, caller.scope, system_prompt=False)
+    made = await context(backend, caller.scope, system_prompt=False)
     assert (made.system_prompt, made.token_count - made.estimated_token_count) == ("", 50)
     assert texts(made) == [f"{n}" for n in range(190, 200)]
     with pytest.raises(ContextBudgetTooSmall) as refused:
-        await context(backend.store, caller.scope, max_tokens=50)
+        await context(backend, caller.scope, max_tokens=50)
     assert refused.value.field == "max_tokens"
 
 
@@ -234,17 +239,17 @@ async def test_first_messages_of_the_system_stand_for_a_prompt(backend: Backend,
     rules = [f"rule {n}" for n in range(8)]
     bounds: list[dict[str, Any]] = [{}, {"max_tokens": 700}, {"max_messages": 20}]
     for options in bounds:
-        made = await context(backend.store, caller.scope, **options)
+        made = await context(backend, caller.scope, **options)
         assert texts(made)[:8] == rules
         assert made.messages[8].role == (SYSTEM if not options else USER)
         assert len(made.messages) <= options.get("max_messages", 1000)
         assert made.token_count <= options.get("max_tokens", 2**40)
-        without = await context(backend.store, caller.scope, system_prompt=False, **options)
+        without = await context(backend, caller.scope, system_prompt=False, **options)
         assert not set(texts(without)) & set(rules)
     await accepted(backend.store, summary(caller, 311, "all"))
-    assert texts(await context(backend.store, caller.scope)) == rules
+    assert texts(await context(backend, caller.scope)) == rules
     with pytest.raises(ContextBudgetTooSmall, match="max_messages"):
-        await context(backend.store, caller.scope, max_messages=7)
+        await context(backend, caller.scope, max_messages=7)
 
 
 async def test_redacted_and_deleted_messages_are_left_out(backend: Backend, caller: Caller) -> None:
@@ -259,22 +264,81 @@ async def test_redacted_and_deleted_messages_are_left_out(backend: Backend, call
     ]
     await filled(backend.store, caller, messages)
     await accepted(backend.store, caller.redact("s", "ra"))
-    assert texts(await context(backend.store, caller.scope))[:3] == ["go", "call a", NO_RESULT]
+    assert texts(await context(backend, caller.scope))[:3] == ["go", "call a", NO_RESULT]
     await accepted(backend.store, caller.delete_messages("s", "b"))
     await accepted(backend.store, caller.redact("s", "said"))
-    made = await context(backend.store, caller.scope)
+    made = await context(backend, caller.scope)
     assert texts(made) == ["go", "call a", NO_RESULT, "done"]
     assert (made.completed_call_count, made.token_count - made.estimated_token_count) == (1, 0)
     assert (
         made.omitted_message_count == 3
     )  # the result of a, that of b, the redacted one; the deleted one does not count
     await accepted(backend.store, caller.redact("s", "go"))
-    assert texts(await context(backend.store, caller.scope)) == []
+    assert texts(await context(backend, caller.scope)) == []
+
+
+async def asked(backend: Backend, caller: Caller) -> None:
+    """A conversation with calls in two messages, and tool calls for all but one of them. One is rejected, one fails."""
+    messages = [
+        message(USER, "go"),
+        message(ASSISTANT, call("no"), call("late"), message_id="first"),
+        message(USER, "?"),
+    ]
+    await filled(backend.store, caller, [*messages, message(ASSISTANT, call("bad"), call("none"), message_id="second")])
+    for call_id, options in [("no", {}), ("late", {"ttl": 60}), ("bad", {})]:
+        wanted = request(call_id, approval=call_id != "bad", text="arguments", **options)
+        wanted.call.model_call_id = call_id
+        wanted.call.message_id = "second" if call_id == "bad" else ""
+        await accepted(backend.store, caller.command("s", wanted))
+    reject = decide("no", approve=False, reason="too expensive")
+    steps: list[c.Action] = [reject, c.StartToolCall("bad"), fail("bad", "E", "some of a result")]
+    await accepted(backend.store, *(caller.command("s", step) for step in steps))
+
+
+REJECTED = f"{ended_calls.REJECTED} Reason: too expensive"
+FAILED = f"{ended_calls.FAILED} Reason: E"
+
+
+async def test_rejected_and_failed_calls_have_results(backend: Backend, caller: Caller) -> None:
+    """The call of which there is no message belongs to the second one, whose id it names."""
+    await asked(backend, caller)
+    expected = ["go", "call no", "call late", REJECTED, NO_RESULT, "?", "call bad", "call none", FAILED, NO_RESULT]
+    for store in (backend.store, backend.other):
+        assert texts(await context(backend, caller.scope, store=store)) == expected
+    await backend.advance(61)
+    assert texts(await context(backend, caller.scope)) == expected, "the clock alone changes nothing"
+    await backend.other.expire_due(10)
+    expected[4] = ended_calls.EXPIRED
+    for freshness in (Freshness(12), Freshness(strong=True)):
+        made = await context(backend, caller.scope, freshness=freshness)
+        assert texts(made) == expected
+        assert (made.version, made.completed_call_count) == (12, 4)
+    await accepted(backend.store, caller.command("s", c.AppendMessages((message(TOOL, result("no", "after all")),))))
+    expected[3:5] = ["after all", ended_calls.EXPIRED]
+    assert texts(await context(backend, caller.scope, freshness=Freshness(strong=True))) == expected
+
+
+async def test_call_that_ends_meanwhile_is_open_in_an_older_version(backend: Backend, caller: Caller) -> None:
+    await asked(backend, caller)
+    before = await context(backend, caller.scope)
+
+    class Raced(Counting):
+        async def list_messages(self, *args: Any, **options: Any) -> MessagesPage:
+            if not self.pages:
+                again = request("again", approval=True)
+                again.call.model_call_id = "none"
+                actions = decide("late", approve=False), again, decide("again", approve=False)
+                await accepted(backend.store, *(caller.command("s", action) for action in actions))
+            return await super().list_messages(*args, **options)
+
+    assert await context(backend, caller.scope, store=cast(Store, Raced(backend.store))) == before
+    made = await context(backend, caller.scope, freshness=Freshness(strong=True))
+    assert [text for text in texts(made) if text == ended_calls.REJECTED] == [ended_calls.REJECTED] * 2
 
 
 async def test_messages_appended_meanwhile_are_not_in_an_older_version(backend: Backend, caller: Caller) -> None:
     await filled(backend.store, caller, conversation(30))
-    before = await context(backend.store, caller.scope)
+    before = await context(backend, caller.scope)
 
     class Raced(Counting):
         async def list_messages(self, *args: Any, **options: Any) -> MessagesPage:
@@ -282,9 +346,9 @@ async def test_messages_appended_meanwhile_are_not_in_an_older_version(backend: 
                 await accepted(backend.store, *(caller.append("s", f"late {n}") for n in range(250)))
             return await super().list_messages(*args, **options)
 
-    raced = await context(cast(Store, Raced(backend.store)), caller.scope)
+    raced = await context(backend, caller.scope, store=cast(Store, Raced(backend.store)))
     assert raced == before
-    assert (await context(backend.store, caller.scope)).version == before.version + 250
+    assert (await context(backend, caller.scope)).version == before.version + 250
 
 
 async def test_session_deleted_meanwhile_is_not_found(backend: Backend, caller: Caller) -> None:
@@ -297,12 +361,12 @@ async def test_session_deleted_meanwhile_is_not_found(backend: Backend, caller: 
             return await backend.store.list_summaries(*args, **options)
 
     with pytest.raises(SessionNotFound):
-        await context(cast(Store, Raced(backend.store)), caller.scope)
+        await context(backend, caller.scope, store=cast(Store, Raced(backend.store)))
 
 
 async def test_sessions_of_others_are_not_found(backend: Backend, caller: Caller) -> None:
     await filled(backend.store, caller, conversation(5), user_id="ann")
     for scope in (c.Scope("other"), c.Scope(caller.scope.tenant_id, "bob")):
         with pytest.raises(SessionNotFound):
-            await context(backend.store, scope)
-    assert (await context(backend.store, c.Scope(caller.scope.tenant_id, "ann"))).messages
+            await context(backend, scope)
+    assert (await context(backend, c.Scope(caller.scope.tenant_id, "ann"))).messages

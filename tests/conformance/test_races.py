@@ -5,11 +5,14 @@ What happens when two transactions meet at a lock, move by move, is in test_post
 
 import asyncio
 
+from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.rows import Policy
-from sessiond_server.errors import SessionAlreadyExists, SessionQuotaReached, VersionMismatch
+from sessiond_server.domain.times import microseconds
+from sessiond_server.errors import ApprovalExpired, SessionAlreadyExists, SessionQuotaReached, VersionMismatch
 from tests.support.caller import Caller, accepted, struct, texts, whole_log
+from tests.support.run_actions import decide, request
 from tests.support.store_backend import Backend, Open
 
 CALLERS = 24
@@ -148,3 +151,49 @@ async def test_a_write_through_one_replica_is_read_through_the_other(backend: Ba
     for i in range(10):
         await accepted(backend.store, caller.create(f"s{i}"))
         assert (await backend.other.get_session(caller.scope, f"s{i}", content=False)).version == 1
+
+
+DECIDED = (EventType.EVENT_TYPE_TOOL_CALL_APPROVED, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED)
+
+
+async def _decided(backend: Backend, caller: Caller, session_id: str) -> list[Event]:
+    events = await whole_log(backend.store, caller.scope, session_id)
+    return [event for event in events if event.type in DECIDED]
+
+
+async def test_late_approvals_and_sweepers_end_each_call_once(backend: Backend, caller: Caller) -> None:
+    names = [f"s{number}" for number in range(CALLERS)]
+    await accepted(backend.store, *(caller.create(name) for name in names))
+    await accepted(backend.store, *(caller.command(name, request("t", approval=True, ttl=60)) for name in names))
+    await backend.advance(60)
+    sweeps = [one.expire_due(CALLERS) for one in (backend.store, backend.other) * 2]
+    results, *_ = await asyncio.gather(
+        _at_once(backend, *(caller.command(name, decide("t")) for name in names * 2)), *sweeps
+    )
+    assert [type(result) for result in results] == [ApprovalExpired] * 2 * CALLERS
+    for name in names:
+        assert [event.type for event in await _decided(backend, caller, name)] == [DECIDED[1]]
+
+
+async def test_approval_at_the_moment_of_the_expiry_is_taken_or_comes_late(backend: Backend, caller: Caller) -> None:
+    """The clock passes the times of the calls, 2 s apart, while they are approved and swept."""
+    await accepted(backend.store, caller.create("s"))
+    calls = [request(f"t{number}", approval=True, ttl=60 + 2 * number) for number in range(CALLERS)]
+    await accepted(backend.store, *(caller.command("s", call) for call in calls))
+    await backend.advance(59)
+    approved = set()
+    for number, call in enumerate(calls):
+        store, other = (backend.store, backend.other)[:: 1 if number % 2 else -1]
+        approval = store.apply([caller.command("s", decide(call.call.tool_call_id))])
+        (applied, *_) = await asyncio.gather(approval, backend.advance(2), other.expire_due(9), store.expire_due(9))
+        (result,) = applied.results
+        if isinstance(result, c.ToolCallWritten):
+            approved.add(call.call.tool_call_id)
+        else:
+            assert isinstance(result, ApprovalExpired)
+            assert result.metadata["tool_call_id"] == call.call.tool_call_id
+    events = await _decided(backend, caller, "s")
+    assert sorted(event.tool_call.tool_call_id for event in events) == sorted(call.call.tool_call_id for call in calls)
+    for event in events:
+        before = microseconds(event.create_time) < microseconds(event.tool_call.expire_time)
+        assert before is (event.type == DECIDED[0]) is (event.tool_call.tool_call_id in approved)

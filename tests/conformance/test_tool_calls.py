@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sessiond.v1.event_pb2 import EventType
+from sessiond.v1.run_pb2 import Failure
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import (
@@ -263,6 +264,45 @@ async def test_sweeper_ends_all_overdue_approvals_however_many_sessions_have_the
     assert [len((await backend.store.expire_due(2)).heads) for _ in range(4)] == [2, 2, 1, 0]
 
 
+async def test_calls_requested_in_parts_of_the_log(backend: Backend, caller: Caller) -> None:
+    """Of whatever status, the first ones of each part, without their data, and the newest ones that fit a page."""
+    store = backend.store
+    await accepted(store, caller.create("s"), caller.create("empty"))
+    names = [f"t{n}" for n in range(2, 12)]
+    await accepted(store, *(caller.command("s", request(name, text="arguments")) for name in names))
+    for action in (c.StartToolCall("t2"), c.StartToolCall("t3"), complete("t3", "x"), c.CancelToolCall("t4")):
+        await accepted(store, caller.command("s", action))
+
+    async def found(*ranges: tuple[int, int], limit: int = 9, session_id: str = "s") -> list[str]:
+        bodies = await backend.work.list_requested(caller.scope, session_id, ranges=ranges, limit=limit)
+        calls = [ToolCall.FromString(body) for body in bodies]
+        assert not any(call.HasField("arguments") or call.HasField("result") for call in calls)
+        return [call.tool_call_id for call in calls]
+
+    assert await found((1, 11), limit=99) == names
+    assert await found((1, 11), limit=3) == names[:3]
+    assert await found((2, 4), (4, 4), (5, 11), limit=2) == ["t3", "t4", "t6", "t7"]
+    assert await found((11, 99)) == await found() == await found((0, 9), session_id="empty") == []
+    with pytest.raises(SessionNotFound):
+        await found((0, 9), session_id="none")
+
+
+async def test_calls_of_parts_of_the_log_are_at_most_a_page(backend: Backend, caller: Caller) -> None:
+    store, reason = backend.store, "x" * 4000
+    await accepted(store, caller.create("s"))
+    for start in range(0, 1000, 200):
+        names = [f"t{n}" for n in range(start, start + 200)]
+        await accepted(store, *(caller.command("s", request(name)) for name in names))
+        await accepted(store, *(caller.command("s", c.StartToolCall(name)) for name in names))
+        await accepted(
+            store,
+            *(caller.command("s", c.EndToolCall(name, None, Failure(code="E", message=reason))) for name in names),
+        )
+    bodies = await backend.work.list_requested(caller.scope, "s", ranges=[(0, 10_000)], limit=1000)
+    assert PAGE_BYTES - 5000 < sum(map(len, bodies)) <= PAGE_BYTES
+    assert ToolCall.FromString(bodies[-1]).tool_call_id == "t999"
+
+
 @pytest.mark.parametrize("scope", [c.Scope("other"), c.Scope("tenant", "bob")], ids=str)
 async def test_tool_calls_are_not_found_for_others(backend: Backend, scope: c.Scope) -> None:
     alice, stranger = Caller(c.Scope("tenant", "alice")), Caller(scope)
@@ -271,6 +311,8 @@ async def test_tool_calls_are_not_found_for_others(backend: Backend, scope: c.Sc
         await backend.work.get_tool_call(scope, "s", "t")
     with pytest.raises(SessionNotFound):
         await backend.work.list_tool_calls(scope, "s", statuses=ALL, run_id="", before=None, limit=1)
+    with pytest.raises(SessionNotFound):
+        await backend.work.list_requested(scope, "s", ranges=[(0, 9)], limit=1)
     for action in (request("t2"), decide("t"), c.StartToolCall("t"), complete("t"), c.CancelToolCall("t")):
         await refused(backend.store, stranger.command("s", action), SessionNotFound)
     assert status_of_call(await call_of(backend, alice, "t")) == "PENDING"

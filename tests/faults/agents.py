@@ -6,6 +6,7 @@ had: each such write must be refused.
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ AWAY = (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted)
 """What a fault explains: the same call is made again."""
 MARGIN = 0.05
 """Seconds between the end of a lease and the write that must be refused: clocks of one machine may differ a little."""
+TTL = 2.0
+"""Seconds: the longest time for which a call waits for its approval, where it does not wait for ever."""
 
 RunKey = tuple[str, str]
 """Session and id of a run."""
@@ -73,7 +76,7 @@ class Agents:
     async def run(self) -> None:
         """Returns once stopped, every call has been answered, and the silent ones have come back."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._person())
+            tasks.create_task(self._person(tasks))
             for session_id in self._sessions:
                 for _ in range(self._each):
                     tasks.create_task(self._agent(session_id, tasks))
@@ -183,7 +186,7 @@ class Agents:
 
     async def _request(self, run: Run) -> None:
         session_id, wants_approval = run.session_id, self._chance.random() < 0.4
-        ttl = self._chance.choice((None, 1.0, 2.0)) if wants_approval else None
+        ttl = self._chance.choice((None, 1.0, TTL)) if wants_approval else None
         what: ToolCallExpireActionLike | None = None if ttl is None else self._chance.choice(("reject", "fail"))
         try:
             call = await self._write(
@@ -267,9 +270,9 @@ class Agents:
         else:
             self.account.breaches.append(f"{name} of {session_id}/{run.run_id}, which is over, was taken")
 
-    async def _person(self) -> None:
-        """Decides on what is in the inbox, leaves some of it for ever; suspends a session now and then, and resumes
-        it."""
+    async def _person(self, tasks: asyncio.TaskGroup) -> None:
+        """Decides on what is in the inbox, leaves some of it for ever, or decides at the very moment at which it
+        expires; suspends a session now and then, and resumes it."""
         left: set[str] = set()
         while not self._stopped.is_set():
             await self._pause(0.5)
@@ -278,6 +281,10 @@ class Agents:
                 what = self._chance.random()
                 if what < 0.2 or call.tool_call_id in left:
                     left.add(call.tool_call_id)
+                    continue
+                if what > 0.7 and call.HasField("expire_time"):
+                    left.add(call.tool_call_id)
+                    tasks.create_task(self._decide_at_the_last_moment(call, approve=what < 0.9))
                     continue
                 await self._decide(call, approve=what < 0.75)
             if self._chance.random() < 0.1:
@@ -294,6 +301,11 @@ class Agents:
             )
         except sessiond.Refused:
             return  # closed, or its session suspended meanwhile
+
+    async def _decide_at_the_last_moment(self, call: ToolCall, *, approve: bool) -> None:
+        ahead = microseconds(call.expire_time) / 1_000_000 - time.time()
+        await asyncio.sleep(max(0.0, ahead + self._chance.uniform(-0.03, 0.02)))
+        await self._decide(call, approve=approve)
 
     async def _interlude(self, session_id: str) -> None:
         await self._write(

@@ -19,6 +19,7 @@ import sessiond
 from sessiond.fields import ChangedSession, NewSessionFields, ToolCallExpireActionLike
 from sessiond.v1.event_pb2 import EventType
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse
+from sessiond_server.domain.context.ended_calls import EXPIRED
 from sessiond_server.domain.fold import fold
 from tests.faults.drafts import ENDINGS, Joiner, WriterFailed, content_of, pieces_of
 from tests.faults.history import Closed, Lost, Opened, Record, got
@@ -225,14 +226,25 @@ class Lives:
             life.state["tree"] = {key: one for key, one in {**tree, **value}.items() if one is not None}
 
     async def _approval(self, life: Life, number: int) -> None:
-        """A tool call whose approval does not come: the server ends it, with an event that is part of the life."""
+        """A tool call whose approval does not come: the server ends it, with an event that is part of the life, and the
+        model is told."""
         what, tool_call_id = self._chance.choice(EXPIRE_ACTIONS), f"call-{number}"
+
+        async def say(request_id: str) -> AppendMessagesResponse:
+            asks = sessiond.assistant(sessiond.tool_call(tool_call_id, "search", {}))
+            return await self._client.append_messages(
+                life.session_id, [sessiond.user("search"), asks], request_id=request_id
+            )
+
+        if await self._write(life, say) is None:
+            return
 
         async def request(request_id: str) -> sessiond.ToolCall:
             return await self._client.request_tool_call(
                 life.session_id,
                 "search",
                 tool_call_id=tool_call_id,
+                model_call_id=tool_call_id,
                 requires_approval=True,
                 approval_ttl=1.0,
                 expire_action=what,
@@ -245,7 +257,19 @@ class Lives:
         async def ended(_: str) -> sessiond.ToolCall:
             return await self._client.wait_for_decision(life.session_id, tool_call_id, timeout=5.0)
 
-        await self._write(life, ended)
+        ack = await self._write(life, ended)
+        while ack is not None and not life.lost:
+            try:
+                context = await self._client.get_context(life.session_id, min_version=ack.seq)
+            except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
+                await asyncio.sleep(0.05)
+            except (sessiond.NotFound, sessiond.VersionNotReached):
+                life.lost = True
+            else:
+                life.reads += 1
+                results = [part.tool_result for message in context.messages for part in message.parts]
+                life.misread += [each.text for each in results if each.tool_call_id == tool_call_id] != [EXPIRED]
+                break
 
     async def _summary(self, life: Life, number: int) -> None:
         """A summary of all that was acknowledged, which is then the newest one."""

@@ -7,6 +7,7 @@ import pytest
 
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.session_service_pb2 import SessionMetrics
+from sessiond.v1.tool_call_pb2 import ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.rpc import answers
 from tests.faults.agents import Account
@@ -50,6 +51,9 @@ def case() -> Case:
     log.ok(finish(3), fence=first, request_id="finish")
     second = c.Fence("r2", log.run("r2").fence)
     log.ok(decide("t1"))
+    for name in ("t3", "t4"):
+        log.ok(request(name, approval=True, ttl=LEASE, fails=True))
+    log.ok(decide("t4"))
     log.ok(c.StartToolCall("t1"), fence=second)
     log.ok(c.HeartbeatRun(), fence=second)
     account.promised[S, "r2"] = log.now + LEASE * SECOND
@@ -65,8 +69,8 @@ def case() -> Case:
     metrics = SessionMetrics.FromString(
         answers.metrics(c.SessionSnapshot(session.version, session.SerializeToString(), b""), log.run_counters[KEY])
     )
-    runs, calls = [log.run(f"r{n}") for n in range(1, 5)], [log.call("t1"), log.call("t2")]
-    return Case(log.log(), Answers(session, runs, calls, metrics), account)
+    runs, calls = [log.run(f"r{n}") for n in range(1, 5)], [log.call(f"t{n}") for n in range(1, 5)]
+    return Case(log.log(), Answers(session, runs, calls, metrics, log.now), account)
 
 
 def test_what_the_rules_write_is_sound(case: Case) -> None:
@@ -136,6 +140,32 @@ def _out_of_turn(case: Case) -> None:
     case.events("RUN_COMPLETED")[0].run.run_id = "another"
 
 
+def _expired_early(case: Case) -> None:
+    case.events("TOOL_CALL_EXPIRED")[0].tool_call.expire_time.seconds += SWEEP // SECOND + 1
+
+
+def _expired_late(case: Case) -> None:
+    case.events("TOOL_CALL_EXPIRED")[0].create_time.seconds += 1
+
+
+def _expired_after_its_approval(case: Case) -> None:
+    case.events("TOOL_CALL_EXPIRED")[0].tool_call.tool_call_id = "t4"
+
+
+def _expired_otherwise(case: Case) -> None:
+    case.events("TOOL_CALL_EXPIRED")[0].tool_call.status = ToolCallStatus.TOOL_CALL_STATUS_REJECTED
+
+
+def _approved_late(case: Case) -> None:
+    approved = case.events("TOOL_CALL_APPROVED")[1]
+    approved.create_time.CopyFrom(approved.tool_call.expire_time)
+
+
+def _waits_for_ever(case: Case) -> None:
+    case.said.tool_calls[2].status = ToolCallStatus.TOOL_CALL_STATUS_PENDING
+    case.said.asked_us += 1
+
+
 @pytest.mark.parametrize(
     ("damage", "figure"),
     [
@@ -154,6 +184,12 @@ def _out_of_turn(case: Case) -> None:
         (_stranger, "fence_breaches"),
         (_left_running, "dangling"),
         (_out_of_turn, "queue"),
+        (_expired_early, "approvals"),
+        (_expired_late, "approvals"),
+        (_expired_after_its_approval, "approvals"),
+        (_expired_otherwise, "approvals"),
+        (_approved_late, "approvals"),
+        (_waits_for_ever, "approvals"),
     ],
 )
 def test_damage_is_seen(case: Case, damage: Callable[[Case], None], figure: str) -> None:

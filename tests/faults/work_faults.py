@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sessiond
-from sessiond.v1.event_pb2 import Event
+from sessiond.v1.event_pb2 import Event, EventType
 from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.embedded.postgres import read_postmaster
 from sessiond_server.postgres.store import PostgresStore
-from tests.faults.agents import Agents
+from tests.faults.agents import MARGIN, TTL, Agents
 from tests.faults.work_judgement import Answers, Verdict, judge
 from tests.support.replica import Replica
 
 TENANT = "default"
 REPLICAS = 2
+EXPIRED = EventType.EVENT_TYPE_TOOL_CALL_EXPIRED
 LEASE = 5.0
 """Seconds: the shortest that the service takes."""
 SWEEP = 0.5
@@ -38,13 +39,15 @@ class Report:
     acked: int
     refused: int
     retries: int
+    expired: int
+    """Tool calls whose approval did not come in time."""
     verdict: Verdict
     complaints: Sequence[str]
     seconds: float
 
     @property
     def sound(self) -> bool:
-        worked = self.runs > 0 and self.acked > 0 and self.refused > 0
+        worked = self.runs > 0 and self.acked > 0 and self.refused > 0 and self.expired > 0
         return self.verdict.sound and worked and not self.complaints
 
     def line(self) -> str:
@@ -52,7 +55,8 @@ class Report:
         return (
             f"faults={self.faults} runs={self.runs} acked={self.acked} lost={v.lost} gaps={v.gaps} "
             f"alive_past_lease={v.alive_past_lease} dangling={v.dangling} fence_breaches={v.fence_breaches} "
-            f"out_of_turn={v.queue} refused={self.refused} retries={self.retries} seconds={self.seconds:.1f}"
+            f"out_of_turn={v.queue} approvals_wrong={v.approvals} refused={self.refused} retries={self.retries} "
+            f"expired={self.expired} seconds={self.seconds:.1f}"
         )
 
 
@@ -102,11 +106,14 @@ async def campaign(
         await _settled(clients[0], ids)
         progress("comparing every log with the acknowledgements")
         complaints = list(agents.account.breaches)
-        verdict = Verdict(fence_breaches=len(agents.account.breaches))
+        verdict, expired = Verdict(fence_breaches=len(agents.account.breaches)), 0
         async with PostgresStore(servers.postgres_dsn) as store:
             for session_id in ids:
+                answers = await _answers(clients[0], session_id)
+                log_of_it = await _log(store, session_id)
+                expired += sum(event.type == EXPIRED for event in log_of_it)
                 verdict += judge(
-                    agents.account, await _log(store, session_id), await _answers(clients[0], session_id),
+                    agents.account, log_of_it, answers,
                     sweep_within_us=int((SWEEP + NOTICED) * 1_000_000), complain=complaints.append,
                 )  # fmt: skip
         return Report(
@@ -115,6 +122,7 @@ async def campaign(
             agents.account.count,
             agents.account.refused,
             agents.account.retries,
+            expired,
             verdict,
             complaints,
             time.monotonic() - began,
@@ -128,21 +136,35 @@ def _stop_postgres(data: Path) -> None:
 
 
 async def _settled(client: sessiond.Client, sessions: Sequence[str]) -> None:
-    """Returns once no session has a run that is live or waits, or they should have ended long ago."""
+    """Returns once no session has a run that is live or waits, or an approval whose time is over, or they should have
+    ended long ago."""
     for session_id in sessions:
         session = await client.get_session(session_id, consistency="strong")
         until = time.monotonic() + (1 + session.queued_run_count) * (LEASE + SWEEP + NOTICED)
         while session.live_run_id and time.monotonic() < until:
             await asyncio.sleep(0.1)
             session = await client.get_session(session_id, consistency="strong")
+        until = time.monotonic() + TTL + SWEEP + NOTICED
+        expiring = await _expiring(client, session_id)
+        while expiring and time.monotonic() < until:
+            await asyncio.sleep(0.1)
+            expiring = await _expiring(client, session_id)
+
+
+async def _expiring(client: sessiond.Client, session_id: str) -> bool:
+    """Whether an approval will not come in time, since the agents and the person have stopped."""
+    calls = client.list_tool_calls(session_id, statuses=["pending"], page_size=100)
+    return any([call.HasField("expire_time") async for call in calls])
 
 
 async def _answers(client: sessiond.Client, session_id: str) -> Answers:
+    asked_us = int((time.time() - MARGIN) * 1_000_000)
     return Answers(
         await client.get_session(session_id, consistency="strong"),
         [run async for run in client.list_runs(session_id, page_size=100)],
         [call async for call in client.list_tool_calls(session_id, page_size=100)],
         await client.get_session_metrics(session_id),
+        asked_us,
     )
 
 

@@ -11,7 +11,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.run_pb2 import Run, RunEndReason, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import SessionMetrics
-from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
+from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallExpireAction, ToolCallStatus
 from sessiond_server.domain.times import microseconds
 from tests.faults.agents import Account
 from tests.faults.validators import Folding
@@ -41,6 +41,8 @@ class Verdict:
     """Open tool calls whose run has ended, except those that wait for an approval or, approved, for their start."""
     fence_breaches: int = 0
     """Writes of a run that was not live."""
+    approvals: int = 0
+    """Calls that expired too early, too late, twice, or otherwise than they were to; decisions after their time."""
     queue: int = 0
     """Runs that started twice, beside another one, or before their turn; queues whose next run did not start."""
 
@@ -60,6 +62,8 @@ class Answers:
     runs: Sequence[Run]
     tool_calls: Sequence[ToolCall]
     metrics: SessionMetrics
+    asked_us: int
+    """Not later than the calls were asked for, in microseconds of the database's clock."""
 
 
 @dataclass
@@ -135,7 +139,7 @@ def _is_over(run: Run | None) -> bool:
 def judge(
     account: Account, log: Sequence[Event], said: Answers, *, sweep_within_us: int, complain: Callable[[str], None]
 ) -> Verdict:
-    """`sweep_within_us`: how much later than its end a lease may have been noticed."""
+    """`sweep_within_us`: how much later than its end a lease or the time for an approval may have been noticed."""
     session_id, verdict = said.session.session_id, Verdict()
 
     def count(name: str, times: int, what: str) -> None:
@@ -162,6 +166,8 @@ def judge(
     count("dangling", replay.dangling, "open calls after the end of a run")
     count("alive_past_lease", int(bool(said.session.live_run_id)), f"{said.session.live_run_id} is live")
     count("alive_past_lease", len(late_ends(account, session_id, log, sweep_within_us)), "leases noticed late")
+    count("approvals", len(wrong_approvals(log, sweep_within_us)), f"calls: {wrong_approvals(log, sweep_within_us)}")
+    count("approvals", len(overdue(said, sweep_within_us)), f"still wait: {overdue(said, sweep_within_us)}")
     count("fence_breaches", len(strangers(account, session_id, replay)), "writes of runs that were not live")
     return verdict
 
@@ -219,6 +225,49 @@ def late_ends(account: Account, session_id: str, log: Iterable[Event], within_us
         if key not in account.unsure and microseconds(event.create_time) > until + within_us:
             late.append(event.run.run_id)
     return late
+
+
+DECIDING = (
+    T.EVENT_TYPE_TOOL_CALL_APPROVED,
+    T.EVENT_TYPE_TOOL_CALL_REJECTED,
+    T.EVENT_TYPE_TOOL_CALL_EXPIRED,
+)
+EXPIRED_AS = {
+    ToolCallExpireAction.TOOL_CALL_EXPIRE_ACTION_REJECT: ToolCallStatus.TOOL_CALL_STATUS_REJECTED,
+    ToolCallExpireAction.TOOL_CALL_EXPIRE_ACTION_FAIL: ToolCallStatus.TOOL_CALL_STATUS_FAILED,
+}
+
+
+def wrong_approvals(log: Iterable[Event], within_us: int) -> list[str]:
+    """Calls that were decided or expired more than once or after another end, decided at their `expire_time` or later,
+    or expired before it, more than `within_us` behind it, or otherwise than `expire_action` says."""
+    wrong, over = [], set()
+    for event in log:
+        call, event_type = event.tool_call, event.type
+        if event_type in DECIDING:
+            at, expires = microseconds(event.create_time), microseconds(call.expire_time)
+            right = call.tool_call_id not in over
+            if event_type == T.EVENT_TYPE_TOOL_CALL_EXPIRED:
+                right = right and expires <= at <= expires + within_us
+                right = right and EXPIRED_AS.get(call.expire_action) == call.status
+            elif call.HasField("expire_time"):
+                right = right and at < expires
+            if not right:
+                wrong.append(call.tool_call_id)
+        if event_type in DECIDING or event_type == T.EVENT_TYPE_TOOL_CALL_CANCELLED:
+            over.add(call.tool_call_id)
+    return wrong
+
+
+def overdue(said: Answers, within_us: int) -> list[str]:
+    """Calls that still wait for an approval whose time was over more than `within_us` ago."""
+    return [
+        call.tool_call_id
+        for call in said.tool_calls
+        if call.status == ToolCallStatus.TOOL_CALL_STATUS_PENDING
+        and call.HasField("expire_time")
+        and microseconds(call.expire_time) + within_us < said.asked_us
+    ]
 
 
 def strangers(account: Account, session_id: str, replay: Replay) -> list[str]:

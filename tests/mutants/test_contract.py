@@ -313,6 +313,50 @@ MUTANTS = {
         CALLS,
         "TestExpiry::test_call_that_a_person_ended_is_not_called_expired",
     ),
+    "approval_ends_a_moment_earlier": Mutant(
+        "domain/tool_calls/rules.py",
+        "microseconds(call.expire_time) <= now_us]",
+        "microseconds(call.expire_time) <= now_us + 1]",
+        CALLS,
+        "TestExpiry::test_sweeper_ends_an_overdue_call_once_and_says_why",
+    ),
+    "rejection_not_told_to_models": Mutant(
+        "domain/context/ended_calls.py",
+        "    if call.status == ToolCallStatus.TOOL_CALL_STATUS_REJECTED:",
+        "    if False:",
+        CONTEXT,
+        "TestEndedCalls::test_rejected_and_failed_calls_say_why",
+    ),
+    "end_told_before_its_version": Mutant(
+        "domain/context/ended_calls.py",
+        "if key in wanted and call.version <= version}",
+        "if key in wanted}",
+        CONTEXTS,
+        "test_call_that_ends_meanwhile_is_open_in_an_older_version[memory]",
+    ),
+    "first_attempt_counts": Mutant(
+        "domain/context/ended_calls.py",
+        "            last[seq, call.model_call_id] = call",
+        "            last.setdefault((seq, call.model_call_id), call)",
+        CONTEXT,
+        "TestEndedCalls::test_last_attempt_counts",
+    ),
+    "named_message_not_looked_at": Mutant(
+        "domain/context/ended_calls.py",
+        "named.get(call.message_id, 0) if call.message_id else ",
+        "",
+        CONTEXT,
+        "TestEndedCalls::test_call_belongs_to_the_message_that_it_names",
+    ),
+    "calls_of_others_read_for_contexts": Mutant(
+        "postgres/work.sql",
+        "  where sized.bytes <= $8::bigint\n) m on true\n"
+        "where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)",
+        "  where sized.bytes <= $8::bigint\n) m on true\n"
+        "where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and $3::text <> 'x'",
+        "tests/conformance/test_tool_calls.py",
+        "test_tool_calls_are_not_found_for_others",
+    ),
     "expired_approval_stays_pending": Mutant(
         "domain/fold.py",
         "in (EventType.EVENT_TYPE_TOOL_CALL_REJECTED, EventType.EVENT_TYPE_TOOL_CALL_EXPIRED):",

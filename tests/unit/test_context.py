@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessiond.formats import anthropic, chat
 from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart, ToolResultPart
+from sessiond.v1.run_pb2 import Failure
+from sessiond.v1.tool_call_pb2 import ToolApproval, ToolCall, ToolCallStatus
 from sessiond_server.domain.context import conversation as conversations
-from sessiond_server.domain.context import plan, tokens
+from sessiond_server.domain.context import ended_calls, plan, tokens
 from sessiond_server.domain.context.conversation import CUT, NO_RESULT, Shape, Unit
 from sessiond_server.domain.context.plan import Budget, Chosen, TooSmall
 from tests.support.chat_rules import anthropic_fault, chat_fault, gemini_fault
@@ -200,6 +203,113 @@ class TestRepairs:
         messages = log(said(USER, "go"), *rounds)
         check(made := context(messages))
         assert sum(part.tool_result.is_error for m in made for part in m.parts) == 10_000
+
+
+def ended(status: str, seq: int, call_id: str = "a", **fields: Any) -> ToolCall:
+    """A tool call that was requested at `seq`, and ended with the next event."""
+    value = ToolCallStatus.Value(f"TOOL_CALL_STATUS_{status}")
+    return ToolCall(seq=seq, model_call_id=call_id, status=value, **({"version": seq + 1} | fields))
+
+
+def rejected(seq: int, reason: str = "", call_id: str = "a", actor: str = "ada", **fields: Any) -> ToolCall:
+    return ended("REJECTED", seq, call_id, approval=ToolApproval(actor=actor, reason=reason), **fields)
+
+
+def failed(seq: int, code: str = "E", message: str = "", call_id: str = "a", **fields: Any) -> ToolCall:
+    error = Failure(code=code, message=message)
+    return ended("FAILED", seq, call_id, error=error, **({"start_time": Timestamp(seconds=1)} | fields))
+
+
+class TestEndedCalls:
+    """What the session's tool calls say of calls for which no message has a result."""
+
+    TWICE = (said(USER, "go"), said(ASSISTANT, call("a")), said(USER, "and?"), said(ASSISTANT, call("a"), call("b")))
+    """At seq 2, 5, 8 and 11, as m0 to m3."""
+
+    def told(self, *calls: ToolCall, version: int = 99, shape: Shape = PLAIN, extra: Sequence[Message] = ()) -> Any:
+        """Results by the seq of the message and the id of the call, with only the calls in the ranges given."""
+        conversation = [conversations.said(one, shape) for one in log(*self.TWICE, *extra)]
+        made = conversations.units(conversation)
+        ranges = ended_calls.ranges(made, version)
+        seen = [one for one in calls if any(after < one.seq <= until for after, until in ranges)]
+        known = ended_calls.results(conversation, made, seen, version, shape)
+        check(sent(plan.choose(made := conversations.units(conversation, known), ENDLESS, None, complete=True)))
+        results = {
+            (unit.seq, part.tool_result.tool_call_id): part.tool_result
+            for unit in made
+            for message in unit.messages
+            for part in message.parts
+            if part.HasField("tool_result")
+        }
+        assert all(each.is_error for each in results.values())
+        return {key: each.text for key, each in results.items() if each.text != NO_RESULT}
+
+    @pytest.mark.parametrize(
+        ("call", "text"),
+        [
+            (rejected(6), ended_calls.REJECTED),
+            (rejected(6, "too expensive"), f"{ended_calls.REJECTED} Reason: too expensive"),
+            (rejected(6, "expired", actor="sessiond"), ended_calls.EXPIRED),
+            (failed(6), f"{ended_calls.FAILED} Reason: E"),
+            (failed(6, "E", "no seat"), f"{ended_calls.FAILED} Reason: E: no seat"),
+            (failed(6, "APPROVAL_EXPIRED", "x", start_time=None), ended_calls.EXPIRED),
+        ],
+    )
+    def test_rejected_and_failed_calls_say_why(self, call: ToolCall, text: str) -> None:
+        assert self.told(call) == {(5, "a"): text}
+
+    @pytest.mark.parametrize("status", ["PENDING", "APPROVED", "RUNNING", "COMPLETED", "CANCELLED"])
+    def test_other_calls_say_nothing(self, status: str) -> None:
+        assert self.told(ended(status, 6)) == {}
+
+    def test_call_belongs_to_the_latest_message_before_it(self) -> None:
+        assert self.told(rejected(4), rejected(6), rejected(9, "later"), rejected(10, call_id="b")) == {
+            (5, "a"): f"{ended_calls.REJECTED} Reason: later"
+        }
+        assert self.told(rejected(13)) == {(11, "a"): ended_calls.REJECTED}
+        assert self.told(rejected(12, call_id="b"), rejected(13, call_id="c")) == {(11, "b"): ended_calls.REJECTED}
+
+    def test_call_belongs_to_the_message_that_it_names(self) -> None:
+        assert self.told(rejected(13, message_id="m1")) == {(5, "a"): ended_calls.REJECTED}
+        for other in ("m0", "none"):
+            assert self.told(rejected(13, message_id=other)) == {}
+
+    def test_last_attempt_counts(self) -> None:
+        assert self.told(failed(6), ended("RUNNING", 7)) == {}
+        assert self.told(failed(6), rejected(7)) == {(5, "a"): ended_calls.REJECTED}
+
+    def test_what_ended_after_the_version_is_not_known(self) -> None:
+        assert self.told(rejected(12), version=12) == {}
+        assert self.told(rejected(12), version=13) == {(11, "a"): ended_calls.REJECTED}
+
+    def test_result_in_a_message_wins(self) -> None:
+        answer = said(TOOL, result("a"))
+        conversation = [
+            conversations.said(one, PLAIN) for one in log(said(USER, "go"), said(ASSISTANT, call("a")), answer)
+        ]
+        made = conversations.units(conversation)
+        assert ended_calls.ranges(made, 9) == []
+        assert ended_calls.results(conversation, made, [rejected(6)], 9, PLAIN) == {}
+
+    @pytest.mark.parametrize("most", [1, 12, 13, 20, 60, 5000])
+    def test_long_reason_is_shortened(self, most: int) -> None:
+        reason = "begins " + "in the middle " * 400 + "ends"
+        (text,) = self.told(rejected(6, reason), shape=Shape(result_tokens=most)).values()
+        assert text.startswith(ended_calls.REJECTED)
+        assert tokens.of_text(text.replace(CUT, "")) <= max(most, tokens.of_text(ended_calls.REJECTED))
+        assert text.endswith("ends") is (most >= 20)
+        assert (CUT in text) is (20 <= most < 5000)
+
+    def test_no_sentence_is_shorter_than_the_one_that_it_replaces(self) -> None:
+        """Else a context could depend on how much was read before the calls were asked for."""
+        for text in (ended_calls.REJECTED, ended_calls.FAILED, ended_calls.EXPIRED):
+            assert tokens.of_text(text) >= tokens.of_text(NO_RESULT)
+
+    def test_ranges_are_of_the_newest_messages_only(self) -> None:
+        rounds = [said(ASSISTANT, call("a")) for _ in range(ended_calls.MOST_MESSAGES + 1)]
+        made = units(log(said(USER, "go"), *rounds), PLAIN)
+        ranges = ended_calls.ranges(made, 2000)
+        assert (ranges[0], ranges[-1], len(ranges)) == ((8, 11), (made[-1].seq, 2000), ended_calls.MOST_MESSAGES)
 
 
 class TestBudget:

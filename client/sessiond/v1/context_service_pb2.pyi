@@ -131,7 +131,7 @@ class Context(google.protobuf.message.Message):
     omitted_message_count: builtins.int
     """Messages of the session of which nothing is in `messages`: summarised, too old, redacted or empty."""
     completed_call_count: builtins.int
-    """Calls in `messages` that have a result only because the log has none."""
+    """Calls in `messages` whose result stands for one that no message has."""
     @property
     def summary(self) -> sessiond.v1.summary_pb2.Summary:
         """The newest summary, if there is one. `messages` are then those behind its `through_seq`, and perhaps the user's

@@ -70,7 +70,8 @@ class ContextServiceServicer(object):
         order. Nothing is written; the session may have ended.
 
         - Calls of tools come with their results, and results right behind their calls, also where others spoke in between.
-        A call without a result gets one that says so; a result without its call is left out.
+        A call of which no message has a result gets one that says so, or, where its tool call was REJECTED or has FAILED
+        (its approval may have expired), says that and why. A result without its call is left out.
         - `messages` begins with a message of a user (or with messages of the system and then one), as providers require.
         Where the newest turn is too long, its user's message is followed by the newest part of what came after it; so is
         that of an older turn if those behind it take less than half of the budget. Where no user has spoken, there are
@@ -79,11 +80,15 @@ class ContextServiceServicer(object):
         - While no summary is written, the beginning of `messages` stays the same, byte for byte, from one call to the
         next, so that providers' caches of prompts are used. Where not all fits, it moves in steps: it lies up to a
         quarter of the budget behind the oldest message that would fit. Besides, a result that comes late replaces the
-        one that stood for it.
+        one that stood for it, and so does a rejection or failure.
         - Where the session's config has no system prompt, the messages of the system with which its log begins, 8 at most,
         stand for it: they are always the first of `messages`.
         - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
         them. If there is none among about 16 000 more, a message that says so stands for it.
+
+        A tool call belongs to the call of the message that its `message_id` names, else to that of the latest message before
+        its request, whose id is its `model_call_id`. Of several the one that was requested last counts. From one message
+        with such calls to the next, 256 tool calls are looked at, and 3 MiB of them in all, the newest ones.
 
         Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
         otherwise: docs/context.md has the error. Redacted and empty messages are left out.

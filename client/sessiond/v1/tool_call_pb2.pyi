@@ -181,10 +181,10 @@ class ToolCall(google.protobuf.message.Message):
     request's RunFence.
     """
     message_id: builtins.str
-    """The message that asks for it, in the caller's own naming; not looked up. Empty, or an id."""
+    """The message that asks for it, in the caller's own naming; not looked up but by GetContext. Empty, or an id."""
     model_call_id: builtins.str
-    """The id that the model gave the call (ToolCallPart.tool_call_id); models repeat theirs. 0 to 256 characters, no
-    control characters.
+    """The id that the model gave the call (ToolCallPart.tool_call_id); models repeat theirs. GetContext finds the call by it
+    where no message has its result. 0 to 256 characters, no control characters.
     """
     name: builtins.str
     """The tool. Required; 1 to 128 characters, no control characters. Must be allowed by `SessionConfig`."""

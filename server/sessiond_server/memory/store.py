@@ -348,6 +348,11 @@ class MemoryStore:
     ) -> ToolCallsPage:
         return memory_work.tool_calls(self._log(scope, session_id), statuses, run_id, before, limit)
 
+    async def list_requested(
+        self, scope: Scope, session_id: str, *, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[bytes]:
+        return memory_work.requested(self._log(scope, session_id), ranges, limit)
+
     async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
         return memory_work.pending(self._logs, scope, user_id, after, limit, self._clock())
 

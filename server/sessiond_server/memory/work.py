@@ -11,6 +11,7 @@ from sessiond_server.domain.rows import Head, Key, RunRow, StoredToolCall, ToolC
 from sessiond_server.domain.runs.work import with_lease
 from sessiond_server.errors import RunNotFound, ToolCallNotFound
 from sessiond_server.memory.pages import fitting
+from sessiond_server.store.session_reads import PAGE_BYTES
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 _RUNNING: Final = RunStatus.RUN_STATUS_RUNNING
@@ -61,6 +62,19 @@ def tool_calls(log: Log, statuses: Sequence[int], run_id: str, before: int | Non
     page = fitting(_with_data(log, row) for row in rows[:limit])
     more = len(page) < len(rows)
     return ToolCallsPage(log.head.version, page, rows[len(page) - 1].seq if more else None)
+
+
+def requested(log: Log, ranges: Sequence[tuple[int, int]], limit: int) -> Sequence[bytes]:
+    rows = sorted(log.tool_calls.values(), key=attrgetter("seq"))
+    found: list[bytes] = []
+    for after, until in ranges:
+        found += [row.body for row in rows if after < row.seq <= until][:limit]
+    size = 0
+    for place in range(len(found) - 1, -1, -1):
+        size += len(found[place])
+        if size > PAGE_BYTES:
+            return found[place + 1 :]
+    return found
 
 
 def pending(

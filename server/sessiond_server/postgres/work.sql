@@ -242,6 +242,34 @@ left join lateral (
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 order by m.seq desc
 
+-- name: list_requested  index: session_heads_pkey tool_calls_by_status
+-- Of each range of seq, above $4 and at most $5, the first $7 tool calls, whose statuses are any of $6. Of all of them the
+-- newest ones, at most $8 bytes. No row: no session; one row without body: no calls.
+select h.version, m.body
+from session_heads h
+left join lateral (
+  select sized.* from (
+    select t.seq, t.body, sum(octet_length(t.body)) over (order by t.seq desc rows unbounded preceding) as bytes
+    from unnest((select $4::bigint[]), (select $5::bigint[])) as k (after, until)
+    cross join lateral (
+      select r.seq, r.body
+      from unnest((select $6::smallint[])) as s (status)
+      cross join lateral (
+        select tool_calls.seq, tool_calls.body from tool_calls
+        where tool_calls.tenant_id = $1 collate "POSIX" and tool_calls.session_id = $2 collate "POSIX"
+          and tool_calls.status = s.status and tool_calls.seq > k.after and tool_calls.seq <= k.until
+        order by tool_calls.seq
+        limit $7::bigint
+      ) r
+      order by r.seq
+      limit $7::bigint
+    ) t
+  ) sized
+  where sized.bytes <= $8::bigint
+) m on true
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+order by m.seq
+
 -- name: list_pending  index: tool_calls_pending events_pkey
 -- Pending calls of the tenant $1 after ($2, $3, $4), at most $5 of them and $6 bytes. They have no results yet. Those
 -- that have expired are left out: the sweeper is about to end them.

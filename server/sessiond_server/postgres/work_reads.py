@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sessiond.v1.run_pb2 import RunStatus
+from sessiond.v1.tool_call_pb2 import ToolCallStatus
 from sessiond_server.domain.commands import Scope, SessionSnapshot
 from sessiond_server.domain.runs.work import with_lease
 from sessiond_server.errors import RunNotFound, SessionNotFound, ToolCallNotFound
+from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.read import NO_BOUND
 from sessiond_server.postgres.statements import WORK
 from sessiond_server.postgres.transactions import Transactions
@@ -19,9 +21,11 @@ GET_METRICS = WORK["get_metrics"].text
 GET_TOOL_CALL = WORK["get_tool_call"].text
 LIST_TOOL_CALLS = WORK["list_tool_calls"].text
 LIST_TOOL_CALLS_OF_RUN = WORK["list_tool_calls_of_run"].text
+LIST_REQUESTED = WORK["list_requested"].text
 LIST_PENDING = WORK["list_pending"].text
 LIST_PENDING_OF_USER = WORK["list_pending_of_user"].text
 
+_ANY_STATUS: Final = tuple(ToolCallStatus.values())[1:]
 _RUNNING: Final = RunStatus.RUN_STATUS_RUNNING
 _EARLIEST: Final[PendingKey] = (0, "", 0)
 
@@ -110,6 +114,23 @@ class PostgresWorkReads:
             return ToolCallsPage(version, [], None)
         more = rows[0]["found"] > len(rows)
         return ToolCallsPage(version, [_whole(row) for row in rows], rows[-1]["seq"] if more else None)
+
+    async def list_requested(
+        self, scope: Scope, session_id: str, *, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[bytes]:
+        rows = await self._transactions.fetch(
+            LIST_REQUESTED,
+            scope.tenant_id,
+            session_id,
+            scope.user_id,
+            *columns(ranges, 2),
+            _ANY_STATUS,
+            limit,
+            PAGE_BYTES,
+        )
+        if not rows:
+            raise SessionNotFound(session_id)
+        return [row["body"] for row in rows if row["body"] is not None]
 
     async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
         if scope.user_id and user_id not in ("", scope.user_id):

@@ -361,7 +361,7 @@ class RpcServer:
             EventServicer(reads.sessions, reads.logs, database.hub, database.bus, positions, self._deliveries),
             AttachmentServicer(database.files, writer, tokens, self.transfers, settings.upload_retention),
             DocumentServicer(reads.documents, writer, tokens),
-            ContextServicer(reads.sessions, reads.queries, writer, tokens),
+            ContextServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
         )
 
     async def open(self, token_key: bytes) -> None:

@@ -81,6 +81,14 @@ class WorkStore(Protocol):
         SessionNotFound."""
         ...
 
+    async def list_requested(
+        self, scope: Scope, session_id: str, *, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[bytes]:
+        """Of each of the ranges, which ascend and do not overlap, the first `limit` tool calls with a seq above its
+        first number and at most its second one, by ascending seq. Serialised ToolCalls without their data, together at
+        most PAGE_BYTES: the newest ones. Raises SessionNotFound."""
+        ...
+
     async def list_pending(self, scope: Scope, *, user_id: str, after: PendingKey | None, limit: int) -> PendingPage:
         """At most `limit` tool calls that await an approval and have not expired, in all sessions in scope (unless
         `user_id` is "", only of that user), strictly behind `after`, by ascending key, within PAGE_BYTES."""

@@ -3,8 +3,9 @@
 A unit is never torn. Its messages are what goes to the model; a message that needs no change is the stored one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from google.protobuf.json_format import MessageToJson
@@ -24,6 +25,10 @@ FRAME_BYTES: Final = 6
 _USER: Final = Role.ROLE_USER
 _TOOL: Final = Role.ROLE_TOOL
 _SYSTEM: Final = Role.ROLE_SYSTEM
+
+
+CallKey = tuple[int, str]
+"""A call in a message: the message's `seq`, and the id that the model gave the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +102,10 @@ def said(message: Message, shape: Shape) -> Said:
     return _changed(message, parts, message.role) if changed else _measured(message, kinds)
 
 
-def units(conversation: Iterable[Said]) -> list[Unit]:
+def units(conversation: Iterable[Said], known: Mapping[CallKey, Part] = MappingProxyType({})) -> list[Unit]:
     """The units of these messages, which ascend by `seq`. Results are put behind their calls, also where others spoke
     in between; of several open calls with one id, the latest gets the result. Results without a call are left out, and
-    so is what says nothing."""
+    so is what says nothing. `known`: results of calls for which there is no message (see ended_calls)."""
     made: list[Unit] = []
     waiting: dict[str, list[Unit]] = {}
     instructions: list[Said] = []
@@ -130,7 +135,7 @@ def units(conversation: Iterable[Said]) -> list[Unit]:
     for unit in made:
         if unit.open_calls:
             unit.completed = len(unit.open_calls)
-            unit.add(_completion(unit))
+            unit.add(_completion(unit, known))
     return made
 
 
@@ -186,10 +191,13 @@ def _taker(waiting: dict[str, list[Unit]], call_id: str) -> Unit | None:
     return unit
 
 
-def _completion(unit: Unit) -> Said:
-    """The message of a tool that says, for each call without a result, that there is none."""
+def _completion(unit: Unit, known: Mapping[CallKey, Part]) -> Said:
+    """The message of a tool that says what is known of each call without a result, or that there is none."""
     message = Message(session_id=unit.messages[0].session_id, role=_TOOL)
     for call_id in unit.open_calls:
+        if (part := known.get((unit.seq, call_id))) is not None:
+            message.parts.append(part)
+            continue
         result = message.parts.add().tool_result
         result.tool_call_id, result.text, result.is_error = call_id, NO_RESULT, True
     return _measured(message, ["tool_result"] * len(unit.open_calls))
@@ -223,12 +231,17 @@ def _shortened(part: Part, most: int) -> Part:
     if tokens.of_part("tool_result", part) - tokens.CALL_TOKENS <= most:
         return part
     text = result.text or MessageToJson(result.data, indent=None, ensure_ascii=False, sort_keys=True)
+    shorter = Part()
+    shorter.CopyFrom(part)
+    shorter.tool_result.text = cut(text, most)
+    return shorter
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning and the end of the text, at most `most` estimated tokens, with CUT between them."""
     keep, total = len(text), tokens.of_text(text)
     while keep and total > most:
         # An eighth less than proportional, so that text of uneven density takes few rounds.
         keep = min(keep - 1, keep * most * 7 // (total * 8))
         total = tokens.of_text(text[: keep - keep // 2] + text[len(text) - keep // 2 :])
-    shorter = Part()
-    shorter.CopyFrom(part)
-    shorter.tool_result.text = text[: keep - keep // 2] + CUT + text[len(text) - keep // 2 :]
-    return shorter
+    return text[: keep - keep // 2] + CUT + text[len(text) - keep // 2 :]

@@ -1,25 +1,28 @@
 """Reads what a context is chosen from: the session, its newest summary, and messages from the end backwards."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Final
 
 from sessiond.v1.context_service_pb2 import Context
-from sessiond.v1.message_pb2 import Message, Role
+from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import MessageFilter
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.summary_pb2 import Summary
+from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain.commands import Scope
-from sessiond_server.domain.context import plan, tokens
-from sessiond_server.domain.context.conversation import Said, Shape, Unit, opening, said, units
+from sessiond_server.domain.context import ended_calls, plan, tokens
+from sessiond_server.domain.context.conversation import CallKey, Said, Shape, Unit, opening, said, units
 from sessiond_server.domain.context.plan import Budget, TooSmall
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
 from sessiond_server.rpc import answers
 from sessiond_server.slots import Slots
 from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
+from sessiond_server.store.work import WorkStore
 
 FIRST_PAGE: Final = 100
 """Messages of the first page: as many as the cache keeps of a session, by default."""
@@ -39,6 +42,9 @@ USERS: Final = 100
 DEEP_READS: Final = 8
 """Most contexts at a time for which more than the first page is read; others wait, tenants by turns. Each holds up to
 MOST_READ_BYTES and a page."""
+CALLS_BEHIND: Final = 256
+"""Most tool calls, from a message with calls that have no result to the next one, that are looked at. As many can be
+open at a time."""
 SLICE_BYTES: Final = 128 * 1024
 """Bytes of messages that are parsed and measured in one piece; then other calls have a turn."""
 
@@ -100,8 +106,8 @@ class _Tail:
                 await asyncio.sleep(0)
         self.complete = not page.more
 
-    def units(self) -> list[Unit]:
-        return units(reversed(self.newest_first))
+    def units(self, known: Mapping[CallKey, Part] = MappingProxyType({})) -> list[Unit]:
+        return units(reversed(self.newest_first), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +125,10 @@ class _Asked:
 class History:
     """Makes contexts from a store. Its reads are bounded whatever the length of the log."""
 
-    def __init__(self, sessions: SessionReads, queries: SessionQueries) -> None:
+    def __init__(self, sessions: SessionReads, queries: SessionQueries, work: WorkStore) -> None:
         self._sessions = sessions
         self._queries = queries
+        self._work = work
         self._places = Slots(DEEP_READS)
 
     async def context(self, scope: Scope, session_id: str, wanted: Wanted, freshness: Freshness) -> Context:
@@ -156,7 +163,7 @@ class History:
             self._places.give(scope.tenant_id)
 
     async def _filled(self, context: Context, asked: _Asked, tail: _Tail) -> Context:
-        made, turn = tail.units(), None
+        made, turn = await self._with_ended_calls(asked, tail), None
         if (tail.after or not tail.complete) and plan.needs_turn(made, asked.budget, complete=tail.complete):
             turn = await self._turn_before(asked.scope, asked.session.session_id, tail)
         chosen = plan.choose(made, asked.budget, turn, complete=tail.complete)
@@ -164,6 +171,20 @@ class History:
             raise _too_small(asked, chosen)
         _fill(context, asked, [*([chosen.first] if chosen.first is not None else ()), *chosen.units])
         return context
+
+    async def _with_ended_calls(self, asked: _Asked, tail: _Tail) -> list[Unit]:
+        """The units of the tail. Of calls for which no message has a result, the session's tool calls are asked."""
+        made, version = tail.units(), asked.session.version
+        ranges = ended_calls.ranges(made, version)
+        if not ranges:
+            return made
+        bodies = await self._work.list_requested(
+            asked.scope, asked.session.session_id, ranges=ranges, limit=CALLS_BEHIND
+        )
+        conversation = reversed(tail.newest_first)
+        calls = map(ToolCall.FromString, bodies)
+        known = ended_calls.results(conversation, made, calls, version, tail.shape)
+        return tail.units(known) if known else made
 
     async def _fixed(
         self, scope: Scope, session: Session, context: Context, wanted: Wanted, newest: MessagesPage, tail: _Tail

@@ -17,14 +17,17 @@ from sessiond_server.rpc.context.history import History
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
+from sessiond_server.store.work import WorkStore
 
 
 class ContextServicer:
     """The RPCs of sessiond.v1.ContextService."""
 
-    def __init__(self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(
+        self, sessions: SessionReads, queries: SessionQueries, work: WorkStore, writer: Writer, tokens: PageTokens
+    ) -> None:
         self._queries = queries
-        self._history = History(sessions, queries)
+        self._history = History(sessions, queries, work)
         self._writer = writer
         self._tokens = tokens
 
