@@ -6,6 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.attachments.rows import Piece
 from sessiond_server.domain.commands import Scope
@@ -61,6 +62,8 @@ async def _fill(store: PostgresStore, database: asyncpg.Connection) -> None:
         await accepted(store, caller.create("deleted"))
         await one(store, caller.command("deleted", c.DeleteSession()), c.SessionDeleted)
         await accepted(store, caller.create("files"))
+        waits = ToolCall(tool_call_id="t", name="search", requires_approval=True)
+        await accepted(store, caller.create("asks"), caller.command("asks", c.RequestToolCall(waits, 1)))
         for key in ("expired", "removed"):
             command = alone(put(ALL, key))
             await store.apply([c.Command(caller.scope, "", command.action, command.actor, command.request_id)])
@@ -110,6 +113,8 @@ async def test_sweeper_and_reaper_leave_rows_of_a_tenant_alone_that_lives_elsewh
     assert (
         await database.fetchval("select count(*) from documents where tenant_id = 'acme' and delete_time is null") == 1
     )
+    waiting = await database.fetch("select tenant_id from tool_calls where awaits_approval")
+    assert [tenant_id for (tenant_id,) in waiting] == ["acme"]
     other = await _counts(database, "globex")
     for table in ("uploads", "releases", "pieces", "requests"):
         assert other[table] == 0, table
