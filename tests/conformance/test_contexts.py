@@ -285,8 +285,8 @@ async def asked(backend: Backend, caller: Caller) -> None:
         message(USER, "?"),
     ]
     await filled(backend.store, caller, [*messages, message(ASSISTANT, call("bad"), call("none"), message_id="second")])
-    for call_id, options in [("no", {}), ("late", {"ttl": 60}), ("bad", {})]:
-        wanted = request(call_id, approval=call_id != "bad", text="arguments", **options)
+    for call_id, ttl in [("no", 0), ("late", 60), ("bad", 0)]:
+        wanted = request(call_id, approval=call_id != "bad", text="arguments", ttl=ttl)
         wanted.call.model_call_id = call_id
         wanted.call.message_id = "second" if call_id == "bad" else ""
         await accepted(backend.store, caller.command("s", wanted))

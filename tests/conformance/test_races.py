@@ -166,10 +166,9 @@ async def test_late_approvals_and_sweepers_end_each_call_once(backend: Backend, 
     await accepted(backend.store, *(caller.create(name) for name in names))
     await accepted(backend.store, *(caller.command(name, request("t", approval=True, ttl=60)) for name in names))
     await backend.advance(60)
-    sweeps = [one.expire_due(CALLERS) for one in (backend.store, backend.other) * 2]
-    results, *_ = await asyncio.gather(
-        _at_once(backend, *(caller.command(name, decide("t")) for name in names * 2)), *sweeps
-    )
+    sweeps = asyncio.gather(*(one.expire_due(CALLERS) for one in (backend.store, backend.other) * 2))
+    results = await _at_once(backend, *(caller.command(name, decide("t")) for name in names * 2))
+    await sweeps
     assert [type(result) for result in results] == [ApprovalExpired] * 2 * CALLERS
     for name in names:
         assert [event.type for event in await _decided(backend, caller, name)] == [DECIDED[1]]
