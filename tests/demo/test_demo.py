@@ -146,6 +146,7 @@ def test_verify_finds_what_is_not_as_it_was(server: Server, tmp_path: Path) -> N
     assert verified.stderr == "demo: FAILED: acknowledged messages are not as they were\n"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
 def test_on_a_terminal_there_is_colour_and_progress(server: Server) -> None:
     said = on_a_terminal(command("--address", server.address))
@@ -222,6 +223,7 @@ def test_refusal_of_the_service_is_printed(server: Server, tmp_path: Path) -> No
     assert told.stderr == "demo: InvalidFields: messages[0]: must be at most 1048576 bytes serialised\n"
 
 
+@pytest.mark.long
 def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "file.jsonl"
     file.write_text('{"id": "empty", "messages": []}\n')
@@ -316,6 +318,7 @@ def files(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(moving(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.long
 def test_files_go_in_and_out(server: Server, tmp_path: Path) -> None:
     async def create() -> str:
         async with sessiond.Client(server.address) as client:

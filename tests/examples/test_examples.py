@@ -93,7 +93,7 @@ async def texts(client: sessiond.Client, session_id: str) -> list[str]:
     return [sessiond.text_of(message) async for message in client.list_messages(session_id)]
 
 
-@pytest.mark.parametrize("program", ["examples/chat.py", "examples/sync_chat.py"])
+@pytest.mark.parametrize("program", ["examples/chat.py", pytest.param("examples/sync_chat.py", marks=pytest.mark.long)])
 async def test_chat_stores_both_sides_and_goes_on_later(address: str, client: sessiond.Client, program: str) -> None:
     async with running(address, program) as chat:
         session_id = (await chat.says(r"session (\S+); end with Ctrl-D"))[1]
@@ -107,7 +107,10 @@ async def test_chat_stores_both_sides_and_goes_on_later(address: str, client: se
     assert await texts(client, session_id) == ["Is it late?", "You have said: Is it late? "]
 
 
-@pytest.mark.parametrize(("typed", "outcome"), [("yes", "Booked: 7A, 7B."), ("no", "Not booked: grace says no.")])
+@pytest.mark.parametrize(
+    ("typed", "outcome"),
+    [("yes", "Booked: 7A, 7B."), pytest.param("no", "Not booked: grace says no.", marks=pytest.mark.long)],
+)
 async def test_a_turn_of_an_agent_waits_for_an_approval(
     address: str, client: sessiond.Client, typed: str, outcome: str
 ) -> None:
@@ -127,6 +130,7 @@ async def test_a_turn_of_an_agent_waits_for_an_approval(
     assert (await texts(client, session_id))[-1] == outcome
 
 
+@pytest.mark.long
 async def test_a_context_is_what_fits_in_the_form_of_chat_completions(address: str, client: sessiond.Client) -> None:
     async with running(address, "examples/context.py", "2000", stderr=asyncio.subprocess.PIPE) as program:
         items = [json.loads(line) for line in (await program.ends()).splitlines()]
@@ -142,6 +146,7 @@ async def test_a_context_is_what_fits_in_the_form_of_chat_completions(address: s
         assert len((await program.ends()).splitlines()) == 1 + 24 * 4
 
 
+@pytest.mark.long
 async def test_a_killed_tail_goes_on_where_it_was(address: str, client: sessiond.Client, tmp_path: Path) -> None:
     session_id = (await client.create_session(active=True)).session_id
     command = ("examples/tail.py", session_id, tmp_path / "position")
@@ -158,6 +163,7 @@ async def test_a_killed_tail_goes_on_where_it_was(address: str, client: sessiond
         assert (await tail.ends()).splitlines() == ["4 session_deleted ", "the session was deleted"]
 
 
+@pytest.mark.long
 async def test_audit_stores_each_event_once(address: str, client: sessiond.Client, tmp_path: Path) -> None:
     path = tmp_path / "audit.sqlite"
     expected: list[tuple[str, int, str]] = []
@@ -191,6 +197,7 @@ async def test_an_upload_shows_its_progress(address: str, client: sessiond.Clien
     assert await client.download(session_id, attachment_id).read() == file.read_bytes()
 
 
+@pytest.mark.long
 async def test_web_streams_events_and_resumes_by_their_ids(address: str) -> None:
     command = ("-m", "uvicorn", "examples.web:app", "--port", "0")
     async with running(address, *command, stderr=asyncio.subprocess.STDOUT) as server:

@@ -92,6 +92,7 @@ async def test_pipes_whose_answers_are_not_read_hold_bounded_memory_and_end(targ
     assert "Traceback" not in target.server.log.read_text()
 
 
+@pytest.mark.long
 async def test_pipes_of_one_tenant_leave_room_for_those_of_another(target: Target) -> None:
     async with raw_client(target.port) as raw, raw_client(target.port) as other:
         pipes = [raw.open(PIPE, target.key) for _ in range(200)]
