@@ -64,6 +64,7 @@ class ContextCalls:
         thinking: bool = False,
         system_prompt: bool = True,
         max_tool_result_tokens: int = 0,
+        as_of_seq: int = 0,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -72,8 +73,9 @@ class ContextCalls:
         into `max_tokens` and `max_messages`, which the converters of `sessiond.formats` take. 0: no bound of tokens,
         and 1 000 messages.
 
-        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools. Raises
-        ContextBudgetTooSmall when not even the newest turn's least fits; VersionNotReached.
+        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools;
+        `as_of_seq` answers as of an earlier version. Raises ContextBudgetTooSmall when not even the newest turn's least
+        fits; VersionNotReached; InvalidFields for an `as_of_seq` beyond the version.
         """
         request = GetContextRequest(
             session_id=session_id,
@@ -82,6 +84,7 @@ class ContextCalls:
             include_thinking=thinking,
             omit_system_prompt=not system_prompt,
             max_tool_result_tokens=max_tool_result_tokens,
+            as_of_seq=as_of_seq,
             min_version=min_version,
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
         )

@@ -2118,6 +2118,7 @@ class SyncClient:
         thinking: bool = False,
         system_prompt: bool = True,
         max_tool_result_tokens: int = 0,
+        as_of_seq: int = 0,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -2126,8 +2127,9 @@ class SyncClient:
         into `max_tokens` and `max_messages`, which the converters of `sessiond.formats` take. 0: no bound of tokens,
         and 1 000 messages.
 
-        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools. Raises
-        ContextBudgetTooSmall when not even the newest turn's least fits; VersionNotReached.
+        `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools;
+        `as_of_seq` answers as of an earlier version. Raises ContextBudgetTooSmall when not even the newest turn's least
+        fits; VersionNotReached; InvalidFields for an `as_of_seq` beyond the version.
         """
         return wait(
             self._inner.get_context(
@@ -2137,6 +2139,7 @@ class SyncClient:
                 thinking=thinking,
                 system_prompt=system_prompt,
                 max_tool_result_tokens=max_tool_result_tokens,
+                as_of_seq=as_of_seq,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,

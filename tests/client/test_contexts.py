@@ -86,6 +86,8 @@ async def test_options_reach_the_service(sessions: sessiond.Client) -> None:
     assert len(items[2]["content"]) < 500
     assert items[-1] == {"role": "tool", "content": NO_RESULT, "tool_call_id": "b"}
     assert context.completed_call_count == 1
+    first = await sessions.get_context(session_id, as_of_seq=2)
+    assert (first.version, chat.to_items(first.messages)) == (2, [{"role": "user", "content": "go"}])
     plain = await sessions.get_context(session_id, consistency="strong")
     assert "reasoning_content" not in chat.to_items(plain.messages)[1]
     with pytest.raises(sessiond.ContextBudgetTooSmall) as refused:

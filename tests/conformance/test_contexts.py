@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -14,12 +14,12 @@ from sessiond.v1.summary_pb2 import Summary
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.context import ended_calls, plan
 from sessiond_server.domain.context.conversation import LEFT_OUT, NO_RESULT, Shape, said, units
-from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
+from sessiond_server.errors import ContextBudgetTooSmall, InvalidFields, SessionNotFound
 from sessiond_server.rpc.context import history
 from sessiond_server.rpc.context.history import History, Wanted
 from sessiond_server.store.contract import Store
 from sessiond_server.store.session_reads import CACHED, PAGE_BYTES, Freshness, MessagesPage
-from tests.support.caller import Caller, accepted
+from tests.support.caller import Caller, accepted, struct
 from tests.support.run_actions import decide, fail, request
 from tests.support.store_backend import Backend
 
@@ -74,8 +74,9 @@ async def context(
     system_prompt: bool = True,
     shape: Shape | None = None,
     freshness: Freshness = CACHED,
+    as_of_seq: int = 0,
 ) -> Context:
-    wanted = Wanted(max_tokens, max_messages, system_prompt, shape or Shape())
+    wanted = Wanted(max_tokens, max_messages, system_prompt, shape or Shape(), as_of_seq)
     store = store or backend.store
     return await History(store, store, backend.work).context(scope, "s", wanted, freshness)
 
@@ -334,6 +335,66 @@ async def test_call_that_ends_meanwhile_is_open_in_an_older_version(backend: Bac
     assert await context(backend, caller.scope, store=cast(Store, Raced(backend.store))) == before
     made = await context(backend, caller.scope, freshness=Freshness(strong=True))
     assert [text for text in texts(made) if text == ended_calls.REJECTED] == [ended_calls.REJECTED] * 2
+
+
+def writes_of_all_kinds(caller: Caller) -> Iterator[c.Command]:
+    """Of all that a context is made of."""
+    said_so_far = conversation(66, seed=5)
+    for number in range(22):
+        start = number * 3
+        yield caller.command("s", c.AppendMessages(said_so_far[start : start + 3]))
+        calls = {part.tool_call.tool_call_id for one in said_so_far[start : start + 3] for part in one.parts} - {""}
+        for call_id in sorted(calls):
+            wanted = request(f"{number}-{call_id}", approval=True)
+            wanted.call.model_call_id = call_id
+            yield caller.command("s", wanted)
+            yield caller.command("s", decide(wanted.call.tool_call_id, approve=number % 3 == 0, reason=f"{number}"))
+        if number % 7 == 3:
+            prompt = SessionConfig(system_prompt=f"Be brief, {number}.")
+            yield caller.update("s", config=prompt)
+        if number % 9 == 4:
+            yield caller.update("s", state=struct(large="x" * 3000, number=number))
+        if number % 11 == 5:
+            yield summary(caller, start, f"of {start}")
+
+
+async def test_context_as_of_a_version_is_what_was_answered_then(backend: Backend, caller: Caller) -> None:
+    options: list[dict[str, Any]] = [{}, {"max_tokens": 400}, {"max_messages": 8, "system_prompt": False}]
+    await accepted(backend.store, caller.create("s", config=SessionConfig(system_prompt="Be brief.")))
+    answered = [[await context(backend, caller.scope, **each) for each in options]]
+    for command in writes_of_all_kinds(caller):
+        await accepted(backend.store, command)
+        answered.append([await context(backend, caller.scope, **each) for each in options])
+    versions = [contexts[0].version for contexts in answered]
+    assert versions == sorted(set(versions))
+    assert len({contexts[0].summary.text for contexts in answered}) > 2
+    assert len({contexts[0].system_prompt for contexts in answered}) > 3
+    for number, contexts in enumerate(answered):
+        store = (backend.store, backend.other)[number % 2]
+        for each, then in zip(options, contexts, strict=True):
+            then.omitted_message_count = 0
+            assert await context(backend, caller.scope, store=store, as_of_seq=then.version, **each) == then
+
+
+async def test_context_of_an_earlier_version_has_nothing_that_is_gone(backend: Backend, caller: Caller) -> None:
+    messages = [message(USER, f"{n}", message_id=f"m{n}") for n in range(4)]
+    await filled(backend.store, caller, messages)
+    await accepted(backend.store, caller.append("s", "later"), caller.redact("s", "m1"))
+    await accepted(backend.store, caller.delete_messages("s", "m2"))
+    made = await context(backend, caller.scope, as_of_seq=5)
+    assert (texts(made), made.version, made.omitted_message_count) == (["0", "3"], 5, 0)
+
+
+async def test_place_that_the_session_does_not_have_is_refused(backend: Backend, caller: Caller) -> None:
+    await filled(backend.store, caller, conversation(3))
+    await accepted(backend.store, caller.delete("s"), caller.create("s", reuse=True), caller.append("s", "anew"))
+    for place in (1, 5, 8, 2**40):
+        with pytest.raises(InvalidFields, match="as_of_seq"):
+            await context(backend, caller.scope, as_of_seq=place)
+    assert texts(await context(backend, caller.scope, as_of_seq=6)) == []
+    assert texts(await context(backend, caller.scope, as_of_seq=7)) == ["anew"]
+    with pytest.raises(SessionNotFound):
+        await context(backend, c.Scope("other"), as_of_seq=7)
 
 
 async def test_messages_appended_meanwhile_are_not_in_an_older_version(backend: Backend, caller: Caller) -> None:

@@ -291,12 +291,16 @@ class Lives:
             try:
                 page = await self._client.list_summaries(life.session_id, page_size=1, min_version=ack.seq).page()
                 context = await self._client.get_context(life.session_id, min_version=ack.seq)
+                then = await self._client.get_context(life.session_id, as_of_seq=ack.seq)
+                before = await self._client.get_context(life.session_id, as_of_seq=ack.seq - 1)
             except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted):
                 await asyncio.sleep(0.05)
-            except (sessiond.NotFound, sessiond.VersionNotReached):
+            except (sessiond.NotFound, sessiond.VersionNotReached, sessiond.InvalidFields):
                 life.lost = True
             else:
                 life.reads += 1
+                life.misread += (then.version, then.summary) != (ack.seq, context.summary)
+                life.misread += before.summary.seq >= ack.seq or before.version != ack.seq - 1
                 told = [(found.seq, found.through_seq, found.text) for found in page.summaries]
                 life.misread += told != [(ack.seq, through, text)] or context.summary != page.summaries[0]
                 break

@@ -340,6 +340,8 @@ REFUSALS: list[Refusal] = [
     ("GetContext", x.GetContextRequest(session_id="busy", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",
      {"session_id": "busy", "current_version": "6"}),
     ("GetContext", x.GetContextRequest(session_id="busy", max_tokens=-1), INVALID, "INVALID_FIELD", {}),
+    ("GetContext", x.GetContextRequest(session_id="busy", as_of_seq=-1), INVALID, "INVALID_FIELD", {}),
+    ("GetContext", x.GetContextRequest(session_id="busy", as_of_seq=7), INVALID, "INVALID_FIELD", {}),
     ("ListSummaries", x.ListSummariesRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
      {"session_id": "none"}),
     ("ListSummaries", x.ListSummariesRequest(session_id="busy", min_version=7), PRECONDITION, "VERSION_NOT_REACHED",

@@ -57,7 +57,7 @@ global___CreateSummaryRequest = CreateSummaryRequest
 
 @typing.final
 class GetContextRequest(google.protobuf.message.Message):
-    """Request of GetContext. Field number 13 is kept for `as_of_seq`."""
+    """Request of GetContext."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -69,6 +69,7 @@ class GetContextRequest(google.protobuf.message.Message):
     MAX_TOOL_RESULT_TOKENS_FIELD_NUMBER: builtins.int
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    AS_OF_SEQ_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     max_tokens: builtins.int
@@ -87,6 +88,11 @@ class GetContextRequest(google.protobuf.message.Message):
     """The answer is never older than this version of the session; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
     """How fresh. Default: CONSISTENCY_CACHED."""
+    as_of_seq: builtins.int
+    """Answers as it would have been answered when the session was at this version: with the system prompt, the newest
+    summary, the messages and the ends of tool calls of then, but without what was redacted or deleted since. 0: as of
+    now. Otherwise above `Session.base_version`, at most `Session.version`.
+    """
     def __init__(
         self,
         *,
@@ -98,8 +104,9 @@ class GetContextRequest(google.protobuf.message.Message):
         max_tool_result_tokens: builtins.int = ...,
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        as_of_seq: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "include_thinking", b"include_thinking", "max_messages", b"max_messages", "max_tokens", b"max_tokens", "max_tool_result_tokens", b"max_tool_result_tokens", "min_version", b"min_version", "omit_system_prompt", b"omit_system_prompt", "session_id", b"session_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "consistency", b"consistency", "include_thinking", b"include_thinking", "max_messages", b"max_messages", "max_tokens", b"max_tokens", "max_tool_result_tokens", b"max_tool_result_tokens", "min_version", b"min_version", "omit_system_prompt", b"omit_system_prompt", "session_id", b"session_id"]) -> None: ...
 
 global___GetContextRequest = GetContextRequest
 
@@ -121,7 +128,7 @@ class Context(google.protobuf.message.Message):
     session_id: builtins.str
     """The session."""
     version: builtins.int
-    """The session's version that it describes."""
+    """The session's version that it describes: `as_of_seq`, where that is given."""
     system_prompt: builtins.str
     """`config.system_prompt` of the session, unless it was to be left out."""
     token_count: builtins.int
@@ -129,7 +136,9 @@ class Context(google.protobuf.message.Message):
     estimated_token_count: builtins.int
     """Of `token_count`, those that are estimated."""
     omitted_message_count: builtins.int
-    """Messages of the session of which nothing is in `messages`: summarised, too old, redacted or empty."""
+    """Messages of the session of which nothing is in `messages`: summarised, too old, redacted or empty. Not counted, and
+    0, with `as_of_seq`.
+    """
     completed_call_count: builtins.int
     """Calls in `messages` whose result stands for one that no message has."""
     @property

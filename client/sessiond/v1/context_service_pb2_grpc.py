@@ -94,7 +94,8 @@ class ContextServiceServicer(object):
         otherwise: docs/context.md has the error. Redacted and empty messages are left out.
 
         Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
-        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq` beyond
+        the session's version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,8 @@ class ContextServiceStub:
     otherwise: docs/context.md has the error. Redacted and empty messages are left out.
 
     Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
-    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq` beyond
+    the session's version.
     """
 
     ListSummaries: grpc.UnaryUnaryMultiCallable[
@@ -114,7 +115,8 @@ class ContextServiceAsyncStub:
     otherwise: docs/context.md has the error. Redacted and empty messages are left out.
 
     Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
-    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+    message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq` beyond
+    the session's version.
     """
 
     ListSummaries: grpc.aio.UnaryUnaryMultiCallable[
@@ -170,7 +172,8 @@ class ContextServiceServicer(metaclass=abc.ABCMeta):
         otherwise: docs/context.md has the error. Redacted and empty messages are left out.
 
         Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
-        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED.
+        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq` beyond
+        the session's version.
         """
 
     @abc.abstractmethod

@@ -17,6 +17,8 @@ class Summary(google.protobuf.message.Message):
     """A summary of a conversation up to a place of its log. Summaries are entries of the session's log: writing one deletes
     nothing, and older ones stay. The newest one, by `seq`, is the one that applies. `Session.summary`, a field that
     clients set, has nothing to do with them. Redacting or deleting a message does not change summaries that tell of it.
+    Which one applied at an earlier version is the newest one whose `seq` is at most that (GetContextRequest.as_of_seq).
+    A session cannot be rewound, so no summary ever ceases to count but by a newer one.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

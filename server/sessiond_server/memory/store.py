@@ -252,6 +252,9 @@ class MemoryStore:
         more = len(bodies) < len(seqs)
         return SummariesPage(log.head.version, bodies, seqs[len(bodies) - 1] if more else 0)
 
+    async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
+        return self._log(scope, session_id).content(seq)
+
     async def find_messages(
         self,
         scope: Scope,

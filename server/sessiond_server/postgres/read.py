@@ -26,6 +26,7 @@ GET_CORE = READ["get_core"].text
 GET_SESSION = READ["get_session"].text
 GET_CORES = READ["get_cores"].text
 GET_SESSIONS = READ["get_sessions"].text
+GET_CONTENT = READ["get_content"].text
 GET_MESSAGE = READ["get_message"].text
 LIST_MESSAGES_ASCENDING = READ["list_messages_ascending"].text
 LIST_MESSAGES_DESCENDING = READ["list_messages_descending"].text
@@ -126,6 +127,10 @@ class PostgresSessionReads:
         )
         page = _messages_page(session_id, rows)
         return SummariesPage(page.version, page.messages, page.last_seq if page.more else 0)
+
+    async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
+        rows = await self._transactions.fetch(GET_CONTENT, scope.tenant_id, session_id, scope.user_id, seq)
+        return _session(session_id, rows).content
 
     async def list_messages(
         self,

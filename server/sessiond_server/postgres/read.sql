@@ -26,6 +26,25 @@ select h.version, h.core, case when h.content_version = 0 then '{}' else array(
 from session_heads h
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
 
+-- name: get_content  index: session_heads_pkey events_contents
+-- The chain of the content at $4, in the form of get_session.
+select h.version, h.core, array(
+  select e.content from events e
+  where e.tenant_id = h.tenant_id collate "POSIX" and e.session_id = h.session_id collate "POSIX"
+    and e.type < 20 and e.content is not null and e.seq <= $4
+    and e.seq >= (
+      select w.seq from events w
+      where w.tenant_id = h.tenant_id collate "POSIX" and w.session_id = h.session_id collate "POSIX"
+        and w.type < 20 and w.content is not null and w.seq <= $4
+        and substring(w.content from 1 for 1) <> '\x07'
+      order by w.seq desc
+      limit 1
+    )
+  order by e.seq
+) as chain
+from session_heads h
+where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
+
 -- name: get_cores  index: session_heads_pkey
 select k.place, h.version, h.core, '{}'::bytea[] as chain
 from unnest((select $2::text[])) with ordinality as k (session_id, place)

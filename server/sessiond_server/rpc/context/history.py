@@ -18,7 +18,7 @@ from sessiond_server.domain.context import ended_calls, plan, tokens
 from sessiond_server.domain.context.conversation import CallKey, Said, Shape, Unit, opening, said, units
 from sessiond_server.domain.context.plan import Budget, TooSmall
 from sessiond_server.domain.messages.selection import Selection
-from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
+from sessiond_server.errors import ContextBudgetTooSmall, InvalidFields, SessionNotFound, Violation
 from sessiond_server.rpc import answers
 from sessiond_server.slots import Slots
 from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
@@ -60,6 +60,8 @@ class Wanted:
     max_messages: int
     system_prompt: bool
     shape: Shape
+    as_of_seq: int = 0
+    """The version that the context describes; 0: the present one."""
 
 
 @dataclass(slots=True)
@@ -132,16 +134,15 @@ class History:
         self._places = Slots(DEEP_READS)
 
     async def context(self, scope: Scope, session_id: str, wanted: Wanted, freshness: Freshness) -> Context:
-        """Raises SessionNotFound, VersionNotReached, ContextBudgetTooSmall. Writes nothing, so it can be cancelled."""
-        snapshot = await self._sessions.get_session(scope, session_id, content=True, freshness=freshness)
-        answers.not_before(freshness.min_version, session_id, snapshot.version)
-        session = Session.FromString(snapshot.core + snapshot.content)
+        """Raises SessionNotFound, VersionNotReached, ContextBudgetTooSmall, and InvalidFields for an `as_of_seq` that
+        is none of the session's places. Writes nothing, so it can be cancelled."""
+        session = await self._session(scope, session_id, wanted.as_of_seq, freshness)
         context = Context(session_id=session_id, version=session.version)
         page = await self._sessions.list_messages(
             scope,
             session_id,
             after_seq=0,
-            before_seq=0,
+            before_seq=wanted.as_of_seq + 1 if wanted.as_of_seq else 0,
             descending=True,
             limit=FIRST_PAGE,
             freshness=Freshness(session.version, freshness.strong),
@@ -161,6 +162,22 @@ class History:
             return await self._filled(context, asked, tail)
         finally:
             self._places.give(scope.tenant_id)
+
+    async def _session(self, scope: Scope, session_id: str, as_of_seq: int, freshness: Freshness) -> Session:
+        """The session as it is, or what is needed of it as it was at `as_of_seq`."""
+        at_least = Freshness(max(freshness.min_version, as_of_seq), freshness.strong)
+        snapshot = await self._sessions.get_session(scope, session_id, content=not as_of_seq, freshness=at_least)
+        answers.not_before(freshness.min_version, session_id, snapshot.version)
+        session = Session.FromString(snapshot.core + snapshot.content)
+        if not as_of_seq:
+            return session
+        if not session.base_version < as_of_seq <= session.version:
+            rule = f"must be {session.base_version + 1} to {session.version}, the session's version"
+            raise InvalidFields([Violation("as_of_seq", rule)])
+        content = Session.FromString(await self._queries.get_content(scope, session_id, as_of_seq))
+        before = await self._queries.list_summaries(scope, session_id, before_seq=as_of_seq + 1, limit=1)
+        newest = Summary.FromString(before.summaries[0]).seq if before.summaries else 0
+        return Session(session_id=session_id, version=as_of_seq, summary_seq=newest, config=content.config)
 
     async def _filled(self, context: Context, asked: _Asked, tail: _Tail) -> Context:
         made, turn = await self._with_ended_calls(asked, tail), None
@@ -272,7 +289,8 @@ def _fill(context: Context, asked: _Asked, taken: Sequence[Unit]) -> None:
         context.token_count += unit.tokens
         context.estimated_token_count += unit.tokens - unit.exact_tokens
     shown = {message.seq for message in context.messages if message.seq}
-    context.omitted_message_count = asked.session.message_count - len(shown)
+    if not asked.wanted.as_of_seq:
+        context.omitted_message_count = asked.session.message_count - len(shown)
 
 
 def _too_small(asked: _Asked, needed: TooSmall) -> ContextBudgetTooSmall:
