@@ -146,12 +146,13 @@ async def test_exact_counts_are_used_and_bounded(wire: Wire) -> None:
 async def test_bounds_of_the_request_are_checked_field_by_field(wire: Wire) -> None:
     await wire.create("s")
     bad = x.GetContextRequest(
-        session_id="", max_tokens=2**53, max_messages=-1, max_tool_result_tokens=-1, min_version=-1, consistency=9  # type: ignore[arg-type]
+        session_id="", max_tokens=2**53, max_messages=-1, max_tool_result_tokens=-1, min_version=-1, as_of_seq=-1,
+        consistency=9,  # type: ignore[arg-type]
     )  # fmt: skip
     failure = await wire.failure("GetContext", bad)
     assert failure.code == StatusCode.INVALID_ARGUMENT
     assert [*failure.violations] == [
-        "session_id", "max_tokens", "max_messages", "max_tool_result_tokens", "min_version", "consistency",
+        "session_id", "max_tokens", "max_messages", "max_tool_result_tokens", "min_version", "as_of_seq", "consistency",
     ]  # fmt: skip
     largest = {"max_tokens": 2**53 - 1, "max_messages": 2**31 - 1, "max_tool_result_tokens": 2**31 - 1}
     assert (await context(wire, **largest)).version == 1
@@ -173,3 +174,17 @@ async def test_sessions_of_others_have_no_context(wire: Wire) -> None:
         assert (failure.code, failure.reason) == (StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
     failure = await wire.failure("GetContext", request, key=WRITER)
     assert failure.code == StatusCode.PERMISSION_DENIED
+
+
+async def test_only_places_of_the_session_can_be_asked_for(wire: Wire) -> None:
+    await wire.create("s")
+    await append(wire, said("one"), answered("two"))
+    await wire.call("EndSession", EndSessionRequest(session_id="s"))
+    for place in (5, 2**63 - 1):
+        failure = await wire.failure("GetContext", x.GetContextRequest(session_id="s", as_of_seq=place))
+        assert (failure.code, failure.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert failure.text == "as_of_seq: must be 1 to 4, the session's version"
+    lengths = [len((await context(wire, as_of_seq=place)).messages) for place in (1, 2, 3, 4)]
+    assert lengths == [0, 1, 2, 2]
+    now = await context(wire, min_version=4)
+    assert await context(wire, as_of_seq=4) == now

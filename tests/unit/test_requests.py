@@ -262,7 +262,14 @@ def test_every_field_of_a_request_has_a_table() -> None:
     # test_summaries.py
     own |= {"summary"}
     # test_context.py
-    own |= {"max_tokens", "max_messages", "include_thinking", "omit_system_prompt", "max_tool_result_tokens"}
+    own |= {
+        "max_tokens",
+        "max_messages",
+        "include_thinking",
+        "omit_system_prompt",
+        "max_tool_result_tokens",
+        "as_of_seq",
+    }
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
     # tests/rpc/test_documents.py
