@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         RunNotFound,
         RunQueueFull,
         ScopeMissing,
+        SearchOff,
         SessionAlreadyExists,
         SessiondError,
         SessionEnded,
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
     from sessiond.v1.run_pb2 import Failure, Run, RunEndReason, RunFence, RunStatus
+    from sessiond.v1.search_service_pb2 import MessageHit, SessionHit, Snippet
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
     from sessiond.v1.summary_pb2 import Summary
     from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallExpireAction, ToolCallStatus
@@ -175,6 +177,7 @@ __all__ = [
     "MalformedRequest",
     "Message",
     "MessageAlreadyExists",
+    "MessageHit",
     "MessageLimitReached",
     "MessageNotFound",
     "NotFound",
@@ -202,10 +205,12 @@ __all__ = [
     "RunQueueFull",
     "RunStatus",
     "ScopeMissing",
+    "SearchOff",
     "Session",
     "SessionAlreadyExists",
     "SessionConfig",
     "SessionEnded",
+    "SessionHit",
     "SessionLocked",
     "SessionNotActive",
     "SessionNotFound",
@@ -213,6 +218,7 @@ __all__ = [
     "SessionStatus",
     "SessiondError",
     "Snapshot",
+    "Snippet",
     "Starting",
     "StorageUnavailable",
     "StoreUnavailable",
@@ -295,6 +301,9 @@ _ELSEWHERE = {
     "Session": "v1.session_pb2",
     "SessionConfig": "v1.session_pb2",
     "SessionStatus": "v1.session_pb2",
+    "MessageHit": "v1.search_service_pb2",
+    "SessionHit": "v1.search_service_pb2",
+    "Snippet": "v1.search_service_pb2",
     "TokenUsage": "v1.session_pb2",
     "Draft": "draft",
     "SyncClient": "sync_client",

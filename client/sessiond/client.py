@@ -23,6 +23,7 @@ from sessiond.options import TLS, Keepalive, Reconnect, Retry
 from sessiond.pipes import PipeUse
 from sessiond.request_ids import new_request_id
 from sessiond.run_calls import RunCalls
+from sessiond.search_calls import SearchCalls
 from sessiond.session_calls import SessionCalls
 from sessiond.structs import struct_of
 from sessiond.texts import naming_texts_of_methods
@@ -37,7 +38,7 @@ from sessiond.waiting import found
 
 
 @naming_texts_of_methods
-class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls, ContextCalls):
+class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls, ContextCalls, SearchCalls):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async

@@ -28,6 +28,7 @@ from sessiond.v1.document_service_pb2_grpc import DocumentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
 from sessiond.v1.message_service_pb2_grpc import MessageServiceStub
 from sessiond.v1.run_service_pb2_grpc import RunServiceStub
+from sessiond.v1.search_service_pb2_grpc import SearchServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
 from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from sessiond.v1.message_service_pb2_grpc import MessageServiceAsyncStub
     from sessiond.v1.run_service_pb2_grpc import RunServiceAsyncStub
+    from sessiond.v1.search_service_pb2_grpc import SearchServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceAsyncStub
 
@@ -168,6 +170,12 @@ class Connection:
         """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._documents
+
+    @property
+    def search(self) -> "SearchServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._search
 
     def stream(
         self, method: "Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Any, Response]]", request: Message
@@ -308,6 +316,7 @@ class Connection:
             self._attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(channel))
             self._context = cast("ContextServiceAsyncStub", ContextServiceStub(channel))
             self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(channel))
+            self._search = cast("SearchServiceAsyncStub", SearchServiceStub(channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
 

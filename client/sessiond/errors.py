@@ -44,6 +44,7 @@ neither grpc nor protobuf.
     │   ├── ApprovalRequired
     │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
+    │   ├── SearchOff
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -567,6 +568,10 @@ class VersionNotReached(Refused):
         return self._number("current_version")
 
 
+class SearchOff(Refused):
+    """The operator has switched search off."""
+
+
 class VersionMismatch(SessiondError):
     """`expected_version` is not the session's version. Read the session, decide again, and retry."""
 
@@ -848,6 +853,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "DELETION_TOO_LARGE": DeletionTooLarge,
         "CONTEXT_BUDGET_TOO_SMALL": ContextBudgetTooSmall,
         "VERSION_NOT_REACHED": VersionNotReached,
+        "SEARCH_OFF": SearchOff,
         "VERSION_MISMATCH": VersionMismatch,
         "POSITION_COMPACTED": PositionCompacted,
         "POSITION_LOST": PositionLost,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sessiond.v1.attachment_pb2 import AttachmentType
     from sessiond.v1.run_pb2 import RunStatus
     from sessiond.v1.run_service_pb2 import RunPolicy
+    from sessiond.v1.search_service_pb2 import SearchOrder
     from sessiond.v1.session_service_pb2 import StructUpdate
     from sessiond.v1.tool_call_pb2 import ToolCallExpireAction, ToolCallStatus
 
@@ -45,6 +46,7 @@ SessionOrderLike = Union[
     "SessionOrder.ValueType",
 ]
 StructUpdateLike = Union[Literal["replace", "merge", "set_keys"], "StructUpdate.ValueType"]
+SearchOrderLike = Union[Literal["newest_first", "relevance"], "SearchOrder.ValueType"]
 RoleLike = Union[Literal["system", "user", "assistant", "tool"], "Role.ValueType"]
 RunStatusLike = Union[Literal["queued", "running", "completed", "failed", "cancelled"], "RunStatus.ValueType"]
 RunPolicyLike = Union[Literal["reject", "enqueue", "interrupt"], "RunPolicy.ValueType"]

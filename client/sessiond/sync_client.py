@@ -36,6 +36,7 @@ from sessiond.fields import (
     RoleLike,
     RunPolicyLike,
     RunStatusLike,
+    SearchOrderLike,
     SessionChanges,
     SessionFields,
     SessionOrderLike,
@@ -67,6 +68,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
 from sessiond.v1.run_pb2 import Failure, Run, RunFence
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, ListRunsResponse
+from sessiond.v1.search_service_pb2 import MessageHit, SearchMessagesResponse, SearchSessionsResponse, SessionHit
 from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.session_service_pb2 import (
     BatchDeleteSessionsResponse,
@@ -2169,5 +2171,69 @@ class SyncClient:
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
+            )
+        )
+
+    def search_messages(
+        self,
+        query: str,
+        *,
+        session_id: str = "",
+        roles: Iterable[RoleLike] = (),
+        time_from: datetime | None = None,
+        time_until: datetime | None = None,
+        order_by: SearchOrderLike = "newest_first",
+        wait_for: tuple[str, int] | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+        **where: Unpack[SessionWhere],
+    ) -> SyncPages[SearchMessagesResponse, MessageHit]:
+        """Finds messages and tool calls in all sessions, in one, or in those that `where` selects, for `for`; see
+        Pages.
+
+        `time_from` is inclusive, `time_until` exclusive, both by the database's clock. `wait_for` is a session and a
+        version of it that the index must have seen: the call waits for that, at most 2 s. `page_size` 0 means 20; the
+        maximum is 100. `timeout` applies to each page. Raises, when it is read: InvalidFields for a query without a
+        word, InvalidPageToken, SessionNotFound and VersionNotReached of `wait_for`, SearchOff.
+        """
+        return SyncPages(
+            self._inner.search_messages(
+                query,
+                session_id=session_id,
+                roles=roles,
+                time_from=time_from,
+                time_until=time_until,
+                order_by=order_by,
+                wait_for=wait_for,
+                page_size=page_size,
+                page_token=page_token,
+                timeout=timeout,
+                **where,
+            )
+        )
+
+    def search_sessions(
+        self,
+        query: str,
+        *,
+        order_by: SearchOrderLike = "newest_first",
+        wait_for: tuple[str, int] | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+        **where: Unpack[SessionWhere],
+    ) -> SyncPages[SearchSessionsResponse, SessionHit]:
+        """Finds sessions by their names, summaries and labels, of those that `where` selects, for `for`. Arguments and
+        errors are as in `search_messages`."""
+        return SyncPages(
+            self._inner.search_sessions(
+                query,
+                order_by=order_by,
+                wait_for=wait_for,
+                page_size=page_size,
+                page_token=page_token,
+                timeout=timeout,
+                **where,
             )
         )

@@ -85,6 +85,10 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import show
 
         return show.run(settings, asked.session, asked.tenant, asked.full)
+    if asked.command == "search":
+        from sessiond_server.cli import search
+
+        return search.rebuild(settings, asked.tenant)
     if asked.command == "healthcheck":
         from sessiond_server.cli import healthcheck
 

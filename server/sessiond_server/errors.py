@@ -43,6 +43,7 @@
     │   ├── ApprovalRequired
     │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
+    │   ├── SearchOff
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -427,6 +428,13 @@ class VersionNotReached(Refused):
             f"the session is at version {current_version}; min_version is {min_version}",
             {"session_id": session_id, "current_version": str(current_version)},
         )
+
+
+class SearchOff(Refused):
+    """The operator has switched search off."""
+
+    def __init__(self) -> None:
+        super().__init__("search is switched off")
 
 
 class VersionMismatch(SessiondError):

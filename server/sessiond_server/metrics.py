@@ -28,6 +28,7 @@ from sessiond_server.events.hub import HubState
 from sessiond_server.measures import BOUNDS, Durations, Rounds
 from sessiond_server.rpc.attachments.transfers import Transfers
 from sessiond_server.rpc.interceptors.call_metrics import MethodMetrics
+from sessiond_server.search.indexer import IndexState
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
 from sessiond_server.store.condition import Growth, Pool, Replication, StoreCondition
@@ -51,6 +52,8 @@ class Sources:
     """None: the service has no cache, and its metrics are left out."""
     rounds: Sequence[Sequence[Rounds]]
     """Of each periodic task, those of each database."""
+    search: Callable[[], IndexState] | None
+    """None: there is no index, and its metrics are left out."""
     loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
     databases_reachable: Callable[[], Mapping[str, bool]]
@@ -155,6 +158,8 @@ class _Metrics(Collector):
         yield _histogram("queue_seconds", "How long writes waited for their transaction.", sources.write_waits())
         yield _histogram("batch_seconds", "Duration of transactions of writes.", sources.batch_times())
         yield from _rounds(sources.rounds)
+        if sources.search is not None:
+            yield from _search(sources.search())
         yield _gauge("loop_lag_seconds", "Longest lateness of the event loop in the last minute.", sources.loop_lag())
         yield _gauge(
             "store_reachable", "1 while the store, with all its databases, answers.", sources.store_reachable()
@@ -217,6 +222,11 @@ def _rounds(tasks: Sequence[Sequence[Rounds]]) -> Iterator[Metric]:
         for name in rounds[0].achieved:
             swept.add_metric([name], sum(each.achieved[name] for each in rounds))
     yield from (ended, seconds, ages, swept)
+
+
+def _search(state: IndexState) -> Iterator[Metric]:
+    yield _gauge("search_lag_seconds", "Time since the index of searches was last known to be complete.", state.lag)
+    yield _gauge("search_indexing", "1 while this process keeps the index of searches.", state.keeps)
 
 
 def _writes(state: BatcherState) -> Iterator[Metric]:

@@ -82,6 +82,13 @@ async def rows(dsn: str, tenant: str) -> dict[str, int]:
     return {table: count for table, count in found.items() if count}
 
 
+async def indexed(dsn: str) -> int:
+    """How many messages are in the index of searches, of all tenants."""
+    async with connected(dsn) as connection:
+        count: int = await connection.fetchval("select count(*) from search_entries")
+        return count
+
+
 async def left_over(dsns: Dsns) -> list[str]:
     """Publications, subscriptions and logical slots of the databases."""
     found: list[str] = []
@@ -131,6 +138,11 @@ async def test_everything_of_a_tenant_moves(
             said = await move(dsns, tenant, source, target)
             assert said[-1].startswith("removed "), said
             assert await rows(dsns[source], tenant) == {}
+            # The index does not move: it goes with the old rows, and is built from the log in the new home.
+            found = await client.search_messages("one", wait_for=("s", 2)).page()
+            assert [hit.seq for hit in found.hits] == [2]
+            assert await indexed(dsns[source]) == 0
+            assert await indexed(dsns[target]) == 1
             assert await rows(dsns[target], tenant) == before
             again = await client.append_messages("s", [sessiond.user("one")], request_id="retried")
             assert again == kept["first"]

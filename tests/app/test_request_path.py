@@ -29,7 +29,14 @@ BESIDE = {
         "blobs/reaper.py",
     ),
     *("events/feeds.py", "events/outage.py", "events/reads.py", "events/watched.py", "postgres/bus.py"),
-    *("postgres/feed_holder.py", "postgres/question.py", "postgres/replication.py"),
+    *("search/indexer.py", "search/query.py", "search/text.py", "search/texts.py"),
+    *(
+        "postgres/search.py",
+        "postgres/search_index.py",
+        "postgres/feed_holder.py",
+        "postgres/question.py",
+        "postgres/replication.py",
+    ),
     *("postgres/read.py", "postgres/sweep.py", "postgres/statements.py", "postgres/log.py", "redis/link.py"),
 }
 """Files whose tasks run beside every request, and may be seen while one is."""

@@ -54,6 +54,7 @@ OTHER_VALUES = {
     "pool_size": ("5", 5),
     "default_ttl": ("0", 0.0),
     "max_live_sessions": ("9", 9),
+    "search": ("no", False),
     "content_patches": ("0", 0),
     "request_retention": ("90m", 5400.0),
     "tombstone_retention": ("7d", 604800.0),

@@ -48,6 +48,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     ),
     (server_errors.DeletionTooLarge("s", 9, 99), {"session_id": "s", "limit": 9, "limit_bytes": 99}),
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
+    (server_errors.SearchOff(), {}),
     (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),
     (server_errors.PositionCompacted("s", 9), {"session_id": "s", "oldest_seq": 9}),
     (server_errors.PositionLost("s", 9), {"session_id": "s", "seq": 9}),

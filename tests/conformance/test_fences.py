@@ -193,6 +193,7 @@ async def test_every_table_goes_with_its_tenant_or_is_known_not_to(database: asy
         columns = [row[0] for row in await database.fetch(removal.PRIMARY_KEY, table)]
         assert columns[:1] == ["tenant_id"], table
     whole = {"feed_order", "placement", "service_keys"}
+    whole |= {"search_buckets", "search_entries", "search_lease", "search_sessions"}  # see UNMOVED
     assert set(moved) | UNMOVED | whole == set(TABLES)
 
 

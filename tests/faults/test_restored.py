@@ -25,6 +25,7 @@ from tests.support.effort import left_to_long
 from tests.support.feeds import complete, names
 from tests.support.postgres_pair import Node
 from tests.support.proxy import Proxy
+from tests.support.search import index_all, messages, places
 from tests.support.serve_process import command, serving
 
 
@@ -235,3 +236,25 @@ async def test_streams_go_on_at_a_service_that_was_restored(clusters: Clusters) 
     said = command("check", "--postgres-dsn", young.dsn, "--listen", "127.0.0.1:0")
     assert said.returncode == 0
     assert "restored from a dump" not in said.stdout
+
+
+@pytest.mark.long
+async def test_index_of_searches_goes_along_with_a_dump(clusters: Clusters) -> None:
+    """It has what the log has, and goes on behind the place up to which it was read, though ids begin lower there."""
+    caller = Caller()
+    old = await clusters.make()
+    await old.age(3)
+    await migrate(old.dsn)
+    async with PostgresStore(old.dsn) as store:
+        await accepted(store, caller.create("s"), caller.append("s", "word one", "word two"))
+        await index_all(store)
+        await accepted(store, caller.pop("s"), caller.append("s", "word three"))  # not read before the dump
+        young = await clusters.restored(old)
+        await accepted(store, caller.append("s", "word lost"))
+        await index_all(store)
+    await migrate(young.dsn)
+    async with PostgresStore(young.dsn) as store:
+        assert places(await messages(store, "word")) == [("s", 2)]
+        await accepted(store, caller.append("s", "word four"))
+        assert await index_all(store) == 3
+        assert places(await messages(store, "word")) == [("s", 6), ("s", 5), ("s", 2)]

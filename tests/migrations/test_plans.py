@@ -22,6 +22,7 @@ from sessiond_server.postgres.statements import (
     MOVING,
     PLACEMENT,
     READ,
+    SEARCH,
     SWEEP,
     WORK,
     WRITE,
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.long  # the tables that all plans are made of take ten 
 
 STATEMENTS = [
     s
-    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING)
+    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING, SEARCH)
     for s in group.values()
     if s.name not in ("begin", "lock")
 ]
@@ -139,7 +140,22 @@ select tenant_id, session_id, 'r' || seq, seq, seq, create_time - seq * interval
 where seq <= 1000;
 analyze session_heads, sessions, events, message_marks, requests, runs, tool_calls, run_figures;
 """
-_REST = _FILES + _DOCUMENTS + _REQUESTS
+_SEARCHED = """
+insert into search_feeds (tenant_id, state, sessions, entries)
+select 't' || i, case when i < 3 then 1 when i < 4900 then 1 + i % 2 else 3 end, 7000, 20000
+from generate_series(0, 5000) i;
+insert into search_sessions (feed_id, session_id, number, version, user_id, digest, keys)
+select f.feed_id, 's' || i, i, 3, 'u' || i % 200, '', array[i, i % 50]
+from generate_series(1, 20000) i join search_feeds f on f.tenant_id = 't' || i % 3;
+insert into search_entries (feed_id, session_number, seq, number, create_time, role, keys)
+select f.feed_id, i, n, i * 3 + n, now(), 2, array[i, n, i % 100]
+from generate_series(1, 20000) i join search_feeds f on f.tenant_id = 't' || i % 3, generate_series(1, 3) n;
+insert into search_buckets (feed_id, kind, bucket, first_time, last_time)
+select feed_id, kind, bucket, now(), now() from search_feeds, generate_series(1, 2) kind, generate_series(0, 3) bucket;
+insert into search_lease (holder, expire_time) values ('h', now());
+analyze search_feeds, search_sessions, search_entries, search_buckets, search_lease;
+"""
+_REST = _FILES + _DOCUMENTS + _REQUESTS + _SEARCHED
 FILLINGS = {
     "short chats": _SESSIONS + _REST,  # nearly every event is a message, and few are in a session
     "one long log": _SESSIONS + _ONE_LONG_LOG + _REST,  # one event in 30 is a message
@@ -187,7 +203,11 @@ async def _plan(connection: asyncpg.Connection, text: str, parameters: int) -> l
 
 def _scans(nodes: list[dict[str, Any]]) -> set[str]:
     """All but those of the tables that have one row."""
-    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"} - {"feed_order", "placement"}
+    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"} - {
+        "feed_order",
+        "placement",
+        "search_lease",
+    }
 
 
 def _indexes(nodes: list[dict[str, Any]]) -> set[str]:
@@ -422,7 +442,7 @@ def test_blocks_are_parsed() -> None:
 
 def test_work_on_rows_of_all_tenants_leaves_those_alone_that_live_elsewhere() -> None:
     """While a tenant moves, its rows are in two databases, and one of them has only a copy."""
-    whole_database = {"claim", "write_home", "raise", "forget_pieces"}
+    whole_database = {"claim", "give_lease", "write_home", "raise", "forget_pieces"}
     checked = set()
     with table() as rows:
         for statement in STATEMENTS:

@@ -42,6 +42,8 @@ NAMELESS = (
     "GetDocument",
     "BatchGetDocuments",
     "PutDocument",
+    "SearchMessages",
+    "SearchSessions",
     "ListDocuments",
     "DeleteDocument",
 )

@@ -89,7 +89,7 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
             uploads = await stack.enter_async_context(Uploads(store.attachments, blobs))
             files = AttachmentAccess(store.attachments, uploads, Downloads(store.attachments, blobs))
             writer = DirectWriter(AnnouncedCommits(store, Announcer(hub, bus)))
-            reads = Reads(store, store, store, store, store.documents)
+            reads = Reads(store, store, store, store, store.documents, store.search)
             databases.append(Database(each, reads, writer, hub, bus, files, Homes() if databases else homes))
             stores[each] = store
         authenticator = Authenticator({digest_of(key): who for key, who in KEYS.items()})

@@ -33,7 +33,18 @@ NAMES = [
     "",
     *(
         f"sessiond.v1.{name}Service"
-        for name in ("Session", "Message", "Run", "ToolCall", "Event", "Attachment", "Document", "Context", "Pipe")
+        for name in (
+            "Session",
+            "Message",
+            "Run",
+            "ToolCall",
+            "Event",
+            "Attachment",
+            "Document",
+            "Context",
+            "Search",
+            "Pipe",
+        )
     ),
 ]
 
@@ -137,7 +148,7 @@ async def test_stopping_twice_and_together_is_stopping_once() -> None:
 def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
-    reads = Reads(store, store, store, store, store.documents)
+    reads = Reads(store, store, store, store, store.documents, store.search)
     database = Database("default", reads, DirectWriter(store), EventHub(store, bus), bus, files)
     return RpcServer([database], Authenticator(), settings)
 

@@ -14,6 +14,7 @@ from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
+from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
@@ -146,6 +147,8 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
         ([x.key for x in a.documents], [x.key for x in a.not_found], len(a.omitted)) == (["settings"], ["none"], 0)
     ),
     "PutDocument": lambda a: (a.scope_id, a.key, a.json, a.version, a.seq) == ("ann", "likes", '["tea"]', 1, 0),
+    "SearchMessages": lambda a: [(x.session_id, x.message_id, x.role) for x in a.hits] == [("active", "m1", 2)],
+    "SearchSessions": lambda a: [x.session.session_id for x in a.hits] == ["active"],
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
     "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
@@ -360,6 +363,12 @@ REFUSALS: list[Refusal] = [
     ("ListDocuments", d.ListDocumentsRequest(scope=OF_SESSION, scope_id="none"), StatusCode.NOT_FOUND,
      "SESSION_NOT_FOUND", {"session_id": "none"}),
     ("ListDocuments", d.ListDocumentsRequest(scope=SETTINGS.scope, page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("SearchMessages", q.SearchMessagesRequest(query="..."), INVALID, "INVALID_FIELD", {}),
+    ("SearchMessages", q.SearchMessagesRequest(query="x", page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("SearchMessages", q.SearchMessagesRequest(query="x", wait_for=q.SeenVersion(session_id="active", version=9)),
+     PRECONDITION, "VERSION_NOT_REACHED", {"session_id": "active", "current_version": "2"}),
+    ("SearchSessions", q.SearchSessionsRequest(query="x", wait_for=q.SeenVersion(session_id="none", version=1)),
+     StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
     ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="x"), StatusCode.NOT_FOUND,
      "DOCUMENT_NOT_FOUND", {**NAMED, "key": "x"}),
     ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="settings", expected_version=2),

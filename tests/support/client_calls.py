@@ -69,6 +69,8 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "ListAttachments": lambda client: lambda **kw: client.list_attachments("s", **kw).page(),
     "GetDocument": lambda client: lambda **kw: client.get_document("k", user_id="u", **kw),
     "BatchGetDocuments": lambda client: lambda **kw: client.batch_get_documents([sessiond.document_name("k")], **kw),
+    "SearchMessages": lambda client: lambda **kw: client.search_messages("hello", **kw).page(),
+    "SearchSessions": lambda client: lambda **kw: client.search_sessions("hello", **kw).page(),
     "ListDocuments": lambda client: lambda **kw: client.list_documents(user_id="u", **kw).page(),
 }
 """Neither with a freshness of one's choice nor with a request id."""

@@ -8,6 +8,7 @@ from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
+from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
@@ -107,6 +108,8 @@ READS = {
     "BatchGetDocuments": d.BatchGetDocumentsRequest(
         names=[DocumentName(scope=TENANT_WIDE, key=key) for key in ("none", "settings")]
     ),
+    "SearchMessages": q.SearchMessagesRequest(query="hello"),
+    "SearchSessions": q.SearchSessionsRequest(query="far"),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
     "ListSummaries": x.ListSummariesRequest(session_id="busy"),

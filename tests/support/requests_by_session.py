@@ -9,6 +9,7 @@ from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_pb2
 from sessiond.v1 import run_service_pb2 as r
+from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
@@ -82,6 +83,12 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "GetDocument": d.GetDocumentRequest(scope=SESSION, scope_id=session_id, key="d1"),
         "BatchGetDocuments": d.BatchGetDocumentsRequest(
             names=[DocumentName(scope=SESSION, scope_id=session_id, key="d1")]
+        ),
+        "SearchMessages": q.SearchMessagesRequest(
+            query="secret", wait_for=q.SeenVersion(session_id=session_id, version=1)
+        ),
+        "SearchSessions": q.SearchSessionsRequest(
+            query="secret", wait_for=q.SeenVersion(session_id=session_id, version=1)
         ),
         "ListDocuments": d.ListDocumentsRequest(scope=SESSION, scope_id=session_id),
         "PutDocument": d.PutDocumentRequest(

@@ -316,6 +316,7 @@ async def serving(
     work: WorkStore | None = None,
     attachments: AttachmentStore | None = None,
     documents: DocumentReads | None = None,
+    searches: bool = True,
     blobs: BlobStore | None = None,
     uploads: UploadLimits | None = None,
     **changes: Any,
@@ -336,7 +337,8 @@ async def serving(
         files = AttachmentAccess(attachments, receiving, Downloads(attachments, blobs))
         direct = writer or DirectWriter(commits)
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
-        reads = Reads(store, store, store, work, documents)
+        search = getattr(store, "search", None) if searches else None
+        reads = Reads(store, store, store, work, documents, search)
         database = Database("default", reads, direct, hub, bus, files)
         server = RpcServer([database], authenticator, settings)
         port = await server.start()

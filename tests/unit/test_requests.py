@@ -18,6 +18,7 @@ from sessiond.v1 import context_service_pb2 as context
 from sessiond.v1 import document_service_pb2 as documents
 from sessiond.v1 import message_service_pb2 as messages
 from sessiond.v1 import run_service_pb2 as runs
+from sessiond.v1 import search_service_pb2 as searches
 from sessiond.v1 import session_service_pb2 as sessions
 from sessiond.v1 import tool_call_service_pb2 as tool_calls
 from sessiond.v1.document_pb2 import Document, DocumentScope
@@ -43,6 +44,7 @@ from sessiond_server.rpc.context import checks as context_requests
 from sessiond_server.rpc.documents import checks as document_requests
 from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
+from sessiond_server.rpc.search import checks as search_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 from tests.support.effort import examples
@@ -94,6 +96,8 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "GetDocument": lambda request: document_requests.get_document(request, TENANT),
     "BatchGetDocuments": lambda request: document_requests.batch_get_documents(request, TENANT),
     "PutDocument": lambda request: document_requests.put_document(request, TENANT),
+    "SearchMessages": search_requests.search_messages,
+    "SearchSessions": search_requests.search_sessions,
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
     "CreateSummary": context_requests.create_summary,
     "GetContext": lambda request: context_requests.get_context(request)[1],
@@ -110,6 +114,7 @@ METHODS = {
         tool_calls.DESCRIPTOR.services_by_name["ToolCallService"],
         documents.DESCRIPTOR.services_by_name["DocumentService"],
         context.DESCRIPTOR.services_by_name["ContextService"],
+        searches.DESCRIPTOR.services_by_name["SearchService"],
     )
     for method in service.methods
 }
@@ -135,6 +140,8 @@ def minimal(rpc: str) -> Any:
         request.document.CopyFrom(Document(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="k", json="1"))
     if "names" in fields:
         request.names.add(scope=DocumentScope.DOCUMENT_SCOPE_TENANT, key="k")
+    if "query" in fields:
+        request.query = "word"
     if "message_id" in fields:
         request.message_id = "m"
     if "last_n" in fields:
@@ -230,6 +237,7 @@ SHARED_CASES = [
     (rpc, field.name, value, good)
     for rpc, method in METHODS.items()
     for field in method.input_type.fields
+    if not (rpc.startswith("Search") and field.name == "session_id")  # test_search_requests.py
     for value, good in SHARED.get(field.name, [])
 ]
 
@@ -272,6 +280,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
     }
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
+    # test_search_requests.py
+    own |= {"query", "roles", "time_from", "time_until", "wait_for"}
     # tests/rpc/test_documents.py
     own |= {"document", "documents", "names", "scope", "scope_id", "key", "key_prefix", "labels", "omit_values"}
     fields = {field.name for method in METHODS.values() for field in method.input_type.fields}

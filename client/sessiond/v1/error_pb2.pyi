@@ -294,6 +294,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     the service waits. Nothing was written; try again. Metadata: `scope`, `scope_id`, `key`.
     Sample: "the document is locked by another transaction".
     """
+    ERROR_REASON_SEARCH_OFF: _ErrorReason.ValueType  # 150
+    """FAILED_PRECONDITION. The operator has switched search off. Sample: "search is switched off"."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -574,6 +576,8 @@ ERROR_REASON_DOCUMENT_LOCKED: ErrorReason.ValueType  # 123
 the service waits. Nothing was written; try again. Metadata: `scope`, `scope_id`, `key`.
 Sample: "the document is locked by another transaction".
 """
+ERROR_REASON_SEARCH_OFF: ErrorReason.ValueType  # 150
+"""FAILED_PRECONDITION. The operator has switched search off. Sample: "search is switched off"."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

@@ -12,10 +12,12 @@ from sessiond_server.app.cache import identity
 from sessiond_server.app.database import bring_up_to_date, migrated, postgres, why
 from sessiond_server.app.parts import Parts
 from sessiond_server.blobs import reaper
+from sessiond_server.domain import ids
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.fitness import DatabaseUnfit
 from sessiond_server.postgres.placement import Claimed, Placement
 from sessiond_server.rpc.server import RpcServer
+from sessiond_server.search import indexer
 from sessiond_server.settings import Settings
 from sessiond_server.store_watch import StoreWatch
 
@@ -174,6 +176,9 @@ class Opening:
         background(self.watches[parts.database_id].run(), "health")
         store = postgres(truth)
         if store is not None:
+            if self.settings.search:
+                indexing = indexer.run(store.search_upkeep, ids.uuid7(), parts.indexing, store.search.news)
+                background(indexing, "search")
             background(store.watch_feeds(), "feed-holders")
             background(store.watch_replication(), "replication")
             background(store.watch_growth(), "growth")

@@ -19,6 +19,7 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
     stores = [store for parts in databases if (store := postgres(parts.truth)) is not None]
     caches = [parts.cached for parts in databases if parts.cached is not None]
     batchers = [parts.batcher for parts in databases]
+    searches = bool(stores) and databases[0].searches
     return metrics.Sources(
         version=version("sessiond"),
         calls=lambda: server.call_metrics,
@@ -31,7 +32,12 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
         write_waits=lambda: totals.of_durations([batcher.waits for batcher in batchers]),
         batch_times=lambda: totals.of_durations([batcher.batch_times for batcher in batchers]),
         cache=(lambda: totals.of_caches([cached.state() for cached in caches])) if caches else None,
-        rounds=[[parts.swept for parts in databases], [parts.reaped for parts in databases]],
+        rounds=[
+            [parts.swept for parts in databases],
+            [parts.reaped for parts in databases],
+            *([[parts.indexing.rounds for parts in databases]] if searches else []),
+        ],
+        search=(lambda: totals.of_indexes([parts.indexing.state() for parts in databases])) if searches else None,
         loop_lag=lambda: max(watch.loop_lag for watch in watches.values()),
         store_reachable=lambda: all(watch.reachable for watch in watches.values()),
         databases_reachable=lambda: {each: watch.reachable for each, watch in watches.items()},

@@ -29,6 +29,7 @@ from sessiond_server.events.hub import EventHub
 from sessiond_server.measures import Rounds
 from sessiond_server.redis import RedisCache
 from sessiond_server.rpc.routing import Database, Reads
+from sessiond_server.search.indexer import Indexing
 from sessiond_server.settings import Settings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
@@ -65,8 +66,11 @@ class Parts:
     """None without a cache."""
     batcher: Batcher
     begin_bus: Callable[[str], None]
+    searches: bool
+    """Whether search is switched on."""
     swept: Rounds = field(default_factory=sweeper.counted)
     reaped: Rounds = field(default_factory=reaper.counted)
+    indexing: Indexing = field(default_factory=Indexing)
 
     def begin(self, token_key: bytes) -> None:
         """Channels and keys of the bus and the cache carry the identity of the database, which `token_key` tells."""
@@ -78,7 +82,7 @@ class Parts:
     def serving(self) -> Database:
         """What the wire needs of them."""
         truth = self.truth
-        reads = Reads(self.sessions, truth, truth, truth, truth.documents)
+        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.search if self.searches else None)
         return Database(self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, truth.homes)
 
 
@@ -162,4 +166,5 @@ async def _opened(
             cached=cached,
             batcher=batcher,
             begin_bus=begin_bus,
+            searches=settings.search,
         )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sessiond_server.events.hub import HubState
 from sessiond_server.measures import Durations
+from sessiond_server.search.indexer import IndexState
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.contract import CacheState
 from sessiond_server.store.cached.store import CachedState
@@ -61,6 +62,10 @@ def of_caches(states: Sequence[CachedState]) -> CachedState:
         openings=_sum(caches, "openings"),
     )
     return CachedState(cache, _sum(states, "hits"), _sum(states, "misses"), _sum(states, "dirty"))
+
+
+def of_indexes(states: Sequence[IndexState]) -> IndexState:
+    return IndexState(max(state.lag for state in states), any(state.keeps for state in states))
 
 
 def of_stores(conditions: Sequence[StoreCondition]) -> StoreCondition:

@@ -90,6 +90,15 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
         metavar="WHEN",
         help="a duration such as 90d, or a time such as 2027-01-31T00:00:00Z (default: never)",
     )
+    search = commands.add_parser("search", help="the index of searches", description="The index of searches.")
+    rebuild = search.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "rebuild",
+        help="build it anew",
+        description="Builds the index of searches anew, beside the one that answers, while the service runs. After "
+        "Ctrl-C or a failure a running server goes on with it, and so does the same command.",
+    )
+    rebuild.add_argument("--tenant", default="", help="whose index (default: of all tenants)")
+    add_flags(rebuild, _DATABASE)
     _add_databases(commands.add_parser("databases", help="several databases", description="Several databases."))
     probe = commands.add_parser(
         "healthcheck",

@@ -17,6 +17,7 @@ from sessiond.v1 import (
     event_service_pb2,
     message_service_pb2,
     run_service_pb2,
+    search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
 )
@@ -128,6 +129,8 @@ RULES: Final = (
     Rule("GetUploadStatus", "GET", f"{_ATTACHMENT}/upload"),
     *_documents(),
     Rule("BatchGetDocuments", "POST", "/v1/documents:batchGet", body=WHOLE),
+    Rule("SearchMessages", "POST", "/v1/messages:search", body=WHOLE),
+    Rule("SearchSessions", "POST", "/v1/sessions:search", body=WHOLE),
 )
 
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
@@ -141,6 +144,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         attachment_service_pb2,
         document_service_pb2,
         context_service_pb2,
+        search_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )

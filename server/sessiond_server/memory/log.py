@@ -49,6 +49,10 @@ class Logs:
         for gone in writes.deletions:
             self.forget(gone.key, gone.version)
 
+    def places(self, tenant_id: str) -> Sequence[FeedPlace]:
+        """The places of the tenant's events, ascending."""
+        return self._feeds.get(tenant_id, ())
+
     def forget(self, key: Key, below: int | None = None) -> None:
         """Notes that the session's events below a seq, or all of them, were removed."""
         tenant_id, session_id = key

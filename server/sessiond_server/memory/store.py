@@ -48,6 +48,7 @@ from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
+from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.homes import Homes
@@ -96,6 +97,7 @@ class MemoryStore:
             self._request_retention_us,
             self._tombstone_retention_us,
         )
+        self.search = MemorySearch(self._logs, self._streams.places)
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         return self._apply(commands)

@@ -5,7 +5,7 @@ Values are always parameters, never part of the text. So there are few texts, an
 
 import json
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +72,22 @@ def page(
     `found` exceeds `limit` if there are more sessions. Without `content` there may be one row more than `limit`.
     """
     order = ORDERS[order_by]
-    conditions, values = _conditions(scope, where)
+    named, values = conditions(scope, where)
     values |= {"limit": limit, "page_bytes": PAGE_BYTES}
     if after is not None:
-        conditions.append("after_descending" if order.descending else "after_ascending")
+        named.append("after_descending" if order.descending else "after_ascending")
         values |= {"after_place": after[0], "after_id": after[1]}
     template = LIST["page_of_sessions" if content else "page_of_cores"].text
-    return _composed(template, conditions, values, order)
+    return _composed(template, named, values, order)
 
 
 def count(scope: Scope, where: SessionFilter) -> Query:
     """A query for one row with the number of sessions."""
-    conditions, values = _conditions(scope, where)
-    return _composed(LIST["count"].text, conditions, values, _CREATED_LAST_FIRST)
+    named, values = conditions(scope, where)
+    return _composed(LIST["count"].text, named, values, _CREATED_LAST_FIRST)
 
 
-def _conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
+def conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
     """Names of the fragments that the filter needs, and the values of their parameters.
 
     Each field of the filter that is set needs the fragment of the same name, whose parameter also has that name.
@@ -118,21 +118,26 @@ def microseconds_up(value: Timestamp) -> int:
     return value.seconds * 1_000_000 + -(-value.nanos // 1000)
 
 
-def _composed(template: str, conditions: list[str], values: Mapping[str, Any], order: Order) -> Query:
-    heads = bool(order.period) or any("update_time" in name for name in conditions)
-    if order.period and not set(conditions) - _OF_HEADS:
+def source(named: Iterable[str], *, heads: bool = False) -> str:
+    """The tables that these conditions read. `heads`: the table of heads too."""
+    heads = heads or any("update_time" in name for name in named)
+    return LIST["source_sessions_and_heads" if heads else "source_sessions"].text
+
+
+def _composed(template: str, named: list[str], values: Mapping[str, Any], order: Order) -> Query:
+    if order.period and not set(named) - _OF_HEADS:
         # A page may have to sort all sessions of a period: without the rows of `sessions`, which cost most of it.
-        source = "source_heads"
-        conditions = ["tenant_id_of_heads" if name == "tenant_id" else name for name in conditions]
+        tables = LIST["source_heads"].text
+        named = ["tenant_id_of_heads" if name == "tenant_id" else name for name in named]
     else:
-        source = "source_sessions_and_heads" if heads else "source_sessions"
+        tables = source(named, heads=bool(order.period))
     keys, after = [order.place, order.id], ":after_place, :after_id"
     if order.period:
         keys, after = [order.period, *keys], f"update_period(:after_place), {after}"
     direction = "desc" if order.descending else "asc"
     fragments = {
-        "source": LIST[source].text,
-        "conditions": "\n    and ".join(LIST[name].text for name in conditions),
+        "source": tables,
+        "conditions": "\n    and ".join(LIST[name].text for name in named),
         "place": order.place,
         "id": order.id,
         "keys": ", ".join(keys),

@@ -22,6 +22,8 @@ from sessiond_server.postgres.growth import GrowthWatch
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
+from sessiond_server.postgres.search import PostgresSearch
+from sessiond_server.postgres.search_index import PostgresSearchUpkeep
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
@@ -75,6 +77,8 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._replication = ReplicationWatch(self._transactions.fetch)
         self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
+        self.search = PostgresSearch(self._transactions)
+        self.search_upkeep = PostgresSearchUpkeep(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":

@@ -50,6 +50,10 @@ class Raced(Exception):
     """Another transaction created a row first, so this one must roll back and run again. Never leaves this package."""
 
 
+class TookTooLong(Exception):
+    """The server has ended a statement that took longer than it may. Never leaves this package."""
+
+
 async def begin(connection: Any, lock_seconds: float) -> None:
     """Begins a transaction that writes. Raises ReadOnlySQLTransactionError, also on a standby."""
     try:
@@ -167,6 +171,32 @@ class Transactions:
             await self._connections.release(connection)
             return rows
 
+    async def fetch_within(self, seconds: float, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
+        """As `fetch`, for a statement that the server ends after so many seconds. Then raises
+        TookTooLong."""
+        with self.causes.translating():
+            connection = await self._connections.acquire()
+            try:
+                with self._connections.limited(connection, READ_SECONDS):
+                    await connection.execute(
+                        "begin isolation level read committed read only;"
+                        f" set local statement_timeout = {round(seconds * 1000)}"
+                    )
+                    try:
+                        rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+                    except asyncpg.QueryCanceledError:
+                        await connection.execute("rollback")
+                        raise TookTooLong from None
+                    await connection.execute("commit")
+            except TookTooLong:
+                raise
+            except BaseException:
+                cut(connection)
+                raise
+            finally:
+                await self._connections.release(connection)
+            return rows
+
     async def use(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, seconds: float = 60.0) -> T:
         """Returns what `work` returns; `work` begins and ends its own transactions. Raises StoreUnavailable, also after
         `seconds`."""
@@ -217,7 +247,8 @@ class Transactions:
         await asyncio.shield(self._begin_ending(ending))
 
     def _begin_ending(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(ending)
+        caller = asyncio.current_task()
+        task = asyncio.get_running_loop().create_task(ending, name=caller.get_name() if caller else None)
         self._endings.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -30,7 +30,7 @@ from sessiond_server.domain.rows import (
 )
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres import documents, file_rows, placement, work
+from sessiond_server.postgres import documents, file_rows, placement, search_index, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import WRITE
 from sessiond_server.postgres.transactions import Raced
@@ -320,6 +320,8 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await connection.fetch(
             WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
         )
+    if writes.deletions or writes.removals or writes.redactions or writes.titles:
+        await search_index.unsearch(connection, writes)
     for title in writes.titles:
         await _remove_title(connection, title)
     await work.write(connection, writes)

@@ -12,6 +12,7 @@ from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.moves import WAIT, Moves
+from sessiond_server.search.contract import SearchIndex
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.homes import Homes
@@ -33,6 +34,8 @@ class Reads:
     logs: LogReads
     work: WorkStore
     documents: DocumentReads
+    search: SearchIndex | None
+    """None: search is switched off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from sessiond.v1 import (
     message_service_pb2,
     pipe_service_pb2,
     run_service_pb2,
+    search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
 )
@@ -63,6 +64,7 @@ from sessiond_server.rpc.places import Places
 from sessiond_server.rpc.refused_calls import RefusedCalls
 from sessiond_server.rpc.routing import Database, Routed, Routing
 from sessiond_server.rpc.runs.servicer import RunServicer
+from sessiond_server.rpc.search.servicer import SearchServicer
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
@@ -76,7 +78,8 @@ RUNS: Final = run_service_pb2.DESCRIPTOR.services_by_name["RunService"]
 TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"]
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
-SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT)
+SEARCH: Final = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
+SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT, SEARCH)
 """The services that databases serve. Their unary RPCs can be called through a pipe."""
 PIPE: Final = pipe_service_pb2.DESCRIPTOR.services_by_name["PipeService"]
 
@@ -362,6 +365,7 @@ class RpcServer:
             AttachmentServicer(database.files, writer, tokens, self.transfers, settings.upload_retention),
             DocumentServicer(reads.documents, writer, tokens),
             ContextServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
+            SearchServicer(reads.search, tokens),
         )
 
     async def open(self, token_key: bytes) -> None:

@@ -78,6 +78,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.ContextBudgetTooSmall: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL),
         errors.DeletionTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_DELETION_TOO_LARGE),
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
+        errors.SearchOff: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SEARCH_OFF),
         errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),
         errors.PositionCompacted: Row(_C.OUT_OF_RANGE, _R.ERROR_REASON_POSITION_COMPACTED),
         errors.PositionLost: Row(_C.DATA_LOSS, _R.ERROR_REASON_POSITION_LOST),
@@ -174,7 +175,8 @@ def _details(error: SessiondError, row: Row) -> list[Message]:
     elif isinstance(error, ToolBlocked | ContextBudgetTooSmall):
         details.append(_precondition(row.name, error.field, error))
     elif isinstance(error, Refused):
-        details.append(_precondition(row.name, f"sessions/{error.metadata['session_id']}", error))
+        session_id = error.metadata.get("session_id")
+        details.append(_precondition(row.name, f"sessions/{session_id}" if session_id else "service", error))
     elif isinstance(error, SessionQuotaReached):
         details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject="tenant", description=error.message)]))
     elif isinstance(error, TooManyUploads):

@@ -168,6 +168,10 @@ class Settings:
     max_live_sessions: int = _setting(
         _count(0, 10**12), "0", "N", "Most sessions of one tenant that have not ended. 0: unlimited."
     )
+    search: bool = _setting(
+        values.switch, "true", "BOOL",
+        "Search in messages and sessions. Off: searches are refused, and the index is not kept up to date.",
+    )  # fmt: skip
     content_patches: int = _setting(
         _count(0, 1000), "64", "N",
         "Most patches that a session's content consists of besides the last whole one. 0: every change of a content is "

@@ -10,9 +10,11 @@ from sessiond_server import failpoints
 from sessiond_server.postgres.moving import copying
 from sessiond_server.postgres.moving.conditions import End
 from sessiond_server.postgres.moving.record import MoveRefused
-from sessiond_server.postgres.statements import MOVING
+from sessiond_server.postgres.statements import MOVING, SEARCH
 
 PRIMARY_KEY = MOVING["primary_key"].text
+DROP_FEEDS = SEARCH["drop_feeds"].text
+REMOVE_DROPPED = SEARCH["remove_dropped"].text
 
 AT_ONCE: Final = 2000
 """Most rows that one transaction removes, which takes tenths of a second."""
@@ -21,11 +23,16 @@ SAY_SECONDS: Final = 1.0
 
 
 async def remove(connection: asyncpg.Connection, tenant_id: str) -> AsyncIterator[int]:
-    """Yields the number of rows removed so far, after each transaction. May be interrupted and repeated.
+    """Yields the number of rows removed so far, its index' among them, after each transaction. May be interrupted and
+    repeated.
 
     Raises MoveRefused if the tenant may be written there: then the rows are its data.
     """
     removed = 0
+    await connection.execute(DROP_FEEDS, tenant_id)
+    while (index := await connection.fetchrow(REMOVE_DROPPED, AT_ONCE, tenant_id)) and index["dropped"]:
+        removed += index["rows"]
+        yield removed
     for table in await copying.tables(connection):
         last: Sequence[Any] = ()
         while True:

@@ -447,3 +447,86 @@ create table document_requests (
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 
 create index document_requests_by_create_time on document_requests (create_time);
+
+-- The index of searches (docs/decisions/0038-search.md): what has been read of each tenant's feed. A tenant has one index
+-- that answers, and another one beside it while that is built anew.
+create table search_feeds (
+  feed_id integer generated always as identity primary key,
+  tenant_id text collate "C" not null,
+  -- 1: answers. 2: is being built, and will take the place of the one that answers. -feed_id: is being removed.
+  state integer not null,
+  -- The place in the feed of the last event that was read.
+  commit_xid xid8 not null default '0',
+  session_id text collate "C" not null default '',
+  seq bigint not null default 0,
+  -- How many numbers have been given.
+  sessions bigint not null default 0,
+  entries bigint not null default 0,
+  -- Whether it had all that could be read at some time.
+  complete boolean not null default false,
+  create_time timestamptz not null default clock_timestamp()
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+
+create unique index search_feeds_of_tenants on search_feeds (tenant_id, state);
+create index search_feeds_dropped on search_feeds (feed_id)
+  where state < 0;
+
+-- The sessions of which events have been read, and the terms of their names, summaries and labels. Numbers follow the order
+-- of creation.
+create table search_sessions (
+  feed_id integer not null,
+  session_id text collate "C" not null,
+  number bigint not null,
+  -- seq of the last event that was read.
+  version bigint not null,
+  user_id text collate "C" not null,
+  -- Of the name and the labels that `keys` are of; empty: of none.
+  digest bytea not null,
+  keys integer[] not null,
+  primary key (feed_id, session_id)
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+
+alter table search_sessions alter column keys set storage external;
+
+create unique index search_sessions_by_number on search_sessions (feed_id, number);
+-- Every search reads the whole pending list of the index, so it must be short.
+create index search_sessions_keys on search_sessions using gin (keys) with (gin_pending_list_limit = 512);
+
+-- The messages and events of tool calls that can be found. Numbers follow the order of the feed. A key is the number of a
+-- term, XOR a number for each 16 384 rows of a feed: so a search reads as many of the newest rows as it needs, and finds no
+-- row of another tenant.
+create table search_entries (
+  feed_id integer not null,
+  session_number bigint not null,
+  seq bigint not null,
+  number bigint not null,
+  create_time timestamptz not null,
+  -- A Role.
+  role smallint not null,
+  keys integer[] not null,
+  primary key (feed_id, session_number, seq)
+) with (
+  autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.02,
+  autovacuum_analyze_scale_factor = 0.02
+);
+
+alter table search_entries alter column keys set storage external;
+
+create index search_entries_keys on search_entries using gin (keys) with (gin_pending_list_limit = 512);
+
+-- The times of each 16 384 numbers. Kind 1: of sessions. 2: of entries.
+create table search_buckets (
+  feed_id integer not null,
+  kind smallint not null,
+  bucket bigint not null,
+  first_time timestamptz not null,
+  last_time timestamptz not null,
+  primary key (feed_id, kind, bucket)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Which server keeps the index up to date. At most one row.
+create table search_lease (
+  one boolean primary key default true check (one),
+  holder text collate "C" not null,
+  expire_time timestamptz not null
+);

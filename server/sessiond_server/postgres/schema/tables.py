@@ -4,13 +4,15 @@ from typing import Final
 
 TABLES: Final = (
     "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "message_marks",
-    "move_marks", "pieces", "placement", "releases", "requests", "run_figures", "runs", "service_keys",
+    "move_marks", "pieces", "placement", "releases", "requests", "run_figures", "runs",
+    "search_buckets", "search_entries", "search_feeds", "search_lease", "search_sessions", "service_keys",
     "session_heads", "sessions", "tenant_homes", "tenant_moves", "tool_calls", "uploads",
 )  # fmt: skip
 """All tables except schema_versions."""
 
-UNMOVED: Final = frozenset({"tenant_homes", "tenant_moves"})
-"""Tables with a tenant_id whose rows do not go with a tenant that moves to another database."""
+UNMOVED: Final = frozenset({"search_feeds", "tenant_homes", "tenant_moves"})
+"""Tables with a tenant_id whose rows do not go with a tenant that moves to another database. What hangs on search_feeds
+is removed with it, and built anew where the tenant goes."""
 
 MARKS: Final = {
     "schema_versions": {"version", "name", "apply_time"},

@@ -11,6 +11,8 @@ from sessiond_server.rpc.places import RETRY_AFTER, Places
 SEARCHES: Final = frozenset(
     (
         "/sessiond.v1.DocumentService/ListDocuments",
+        "/sessiond.v1.SearchService/SearchMessages",
+        "/sessiond.v1.SearchService/SearchSessions",
         "/sessiond.v1.SessionService/CountSessions",
         "/sessiond.v1.SessionService/ListSessions",
         "/sessiond.v1.ToolCallService/ListPendingApprovals",

@@ -234,7 +234,7 @@ def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:
 
 def list_sessions(request: ListSessionsRequest) -> SessionsList:
     found = FieldViolations()
-    _filter(found, request.filter)
+    check_filter(found, request.filter)
     validation.enum(found, "order_by", request.order_by, SessionOrder.DESCRIPTOR)
     limit = fields.page_size(found, request.page_size, SESSIONS_PAGE)
     full = fields.full_view(found, request.view, SessionView.SESSION_VIEW_BASIC)
@@ -245,7 +245,7 @@ def list_sessions(request: ListSessionsRequest) -> SessionsList:
 
 def count_sessions(request: CountSessionsRequest) -> fields.Read:
     found = FieldViolations()
-    _filter(found, request.filter)
+    check_filter(found, request.filter)
     strong = fields.consistency(found, request.consistency)
     found.check()
     return fields.Read(strong)
@@ -348,7 +348,7 @@ def _session_ids(found: FieldViolations, values: Sequence[str]) -> None:
         found.add(f"session_ids[{index}]", rule or (None if first == index else f"is that of session_ids[{first}]"))
 
 
-def _filter(found: FieldViolations, where: SessionFilter) -> None:
+def check_filter(found: FieldViolations, where: SessionFilter) -> None:
     validation.enum(found, "filter.type", where.type, SessionType.DESCRIPTOR)
     for name in ("component_id", "agent_id", "team_id", "workflow_id", "user_id"):
         found.add(f"filter.{name}", text.line(getattr(where, name), 0, text.ID_BYTES))
