@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, disk, growth, peers, report, transfers, watching, web
+from benchmarks import chart, disk, growth, peers, report, searching, transfers, watching, web
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -37,6 +37,7 @@ class Options:
     conversations: Path
     many_sessions: int
     watchers: int
+    messages: int
     peers: bool
     output: Path
 
@@ -69,7 +70,9 @@ def main() -> None:
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
     compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, disk.NAME)
-    names = ("ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES)
+    names = (
+        "ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES, *searching.NAMES
+    )  # fmt: skip
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of each measurement")
@@ -83,6 +86,9 @@ def _options() -> Options:
         type=int,
         default=10_000,
         help="of idle_watcher; idle_sse and the other watch rows' at most",
+    )
+    parser.add_argument(
+        "--messages", type=int, default=searching.MESSAGES, help="of the database of search_1m and search_bytes"
     )
     parser.add_argument("--peers", action="store_true", help="also measure what a team would otherwise use")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for bench.json and bench.svg")
@@ -100,6 +106,7 @@ def _options() -> Options:
         conversations=Path(given.conversations) if given.conversations else ROOT / "examples/demo/conversations.jsonl",
         many_sessions=given.sessions,
         watchers=given.watchers,
+        messages=given.messages,
         peers=given.peers,
         output=given.output,
     )
@@ -162,6 +169,18 @@ def _measure_all(
         _say(web.IDLE)
         database = asyncio.run(_database(dsn, "idle_http"))
         watched.append(web.idle(database, folder, postgres, redis, min(web.STREAMS, options.watchers)))
+    searched = [name for name in options.names if name in (searching.TIMES, searching.BYTES)]
+    conversations, seconds = options.conversations, options.pressure.seconds * options.rounds
+    if searched:
+        _say(", ".join(searched))
+        database = asyncio.run(_database(dsn, "search"))
+        watched += searching.times_and_bytes(
+            database, folder, postgres, conversations, options.messages, seconds, searched
+        )
+    if searching.LAG in options.names:
+        _say(searching.LAG)
+        database = asyncio.run(_database(dsn, "search_lag"))
+        watched.append(searching.lag(database, folder, postgres, redis, conversations, seconds))
     return measured, watched
 
 

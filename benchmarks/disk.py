@@ -1,4 +1,6 @@
-"""Bytes on disk for a message of 500 bytes, indexes included, in a database of its own that has been vacuumed."""
+"""Bytes on disk for a message of 500 bytes, indexes included, in a database of its own that has been vacuumed.
+
+The index of searches has a row of its own, search_bytes."""
 
 import asyncio
 from pathlib import Path
@@ -63,6 +65,7 @@ async def _sizes(dsn: str) -> dict[str, int]:
         rows = await connection.fetch(
             "select relname, pg_relation_size(oid) from pg_class"
             " where relkind in ('r', 'i') and relnamespace = 'public'::regnamespace"
+            " and not starts_with(relname, 'search_')"
         )
         return {row[0]: row[1] for row in rows}
     finally:

@@ -440,7 +440,7 @@ async def test_feed_that_cannot_be_read_does_not_stop_the_others() -> None:
 
 
 async def test_tenants_take_turns_when_a_round_is_too_short_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexer, "RENEWAL_SECONDS", -1.0)
+    monkeypatch.setattr(indexer, "WORK_SECONDS", -1.0)
     upkeep = Upkeep()
     indexing = Indexing()
     for _ in range(6):

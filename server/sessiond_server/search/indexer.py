@@ -14,7 +14,9 @@ _log = logging.getLogger("sessiond.search")
 
 LEASE_SECONDS: Final = 5.0
 """After a replica has died, another one goes on after this time."""
-RENEWAL_SECONDS: Final = 1.0
+WORK_SECONDS: Final = 0.25
+"""Longest time of a round, but for the transaction under way then. It rests for as long as it took: indexing shares the
+loop, and the processor of Postgres, with calls. A caller who waits for the index ends the rest."""
 PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two looks for events. Looking takes a tenth of the time at most."""
@@ -112,10 +114,13 @@ async def _round(upkeep: IndexUpkeep, holder: str, indexing: Indexing, news: asy
     began = indexing.rounds.begin()
     pause = RETRY_SECONDS
     indexing.keeps = False
+    clock = asyncio.get_running_loop().time
     try:
         indexing.keeps = await upkeep.take_lease(holder, LEASE_SECONDS)
         if indexing.keeps:
+            start = clock()
             pause = await round_of(upkeep, indexing, began)
+            pause = max(pause, min(clock() - start, LONGEST_PAUSE))
         else:
             indexing.completed()  # another replica has the lease, and says how far it is
             indexing.rounds.end(began, 0)
@@ -135,8 +140,8 @@ async def _round(upkeep: IndexUpkeep, holder: str, indexing: Indexing, news: asy
 
 
 async def round_of(upkeep: IndexUpkeep, indexing: Indexing, began: float) -> float:
-    """Reads each feed further, at most a page of it and RENEWAL_SECONDS in all, the tenants by turns. Returns the
-    seconds until the next round.
+    """Reads each feed further, at most a page of it and WORK_SECONDS in all, the tenants by turns. Returns the seconds
+    until the next round.
 
     A feed that cannot be read does not keep the others from being read: its error is raised after them.
     """
@@ -157,7 +162,7 @@ async def round_of(upkeep: IndexUpkeep, indexing: Indexing, began: float) -> flo
             continue
         events += advanced.events
         complete = complete and advanced.complete
-        if loop.time() - start > RENEWAL_SECONDS:
+        if loop.time() - start > WORK_SECONDS:
             complete = complete and index is behind[-1]
             break
     dropped = await upkeep.remove_dropped()
