@@ -364,8 +364,8 @@ MUTANTS = {
     ),
     "first_attempt_counts": Mutant(
         "domain/context/ended_calls.py",
-        "            last[seq, call.model_call_id] = call",
-        "            last.setdefault((seq, call.model_call_id), call)",
+        "            last[seq, call_id] = call",
+        "            last.setdefault((seq, call_id), call)",
         CONTEXT,
         "TestEndedCalls::test_last_attempt_counts",
     ),

@@ -274,6 +274,12 @@ class TestEndedCalls:
         for other in ("m0", "none"):
             assert self.told(rejected(13, message_id=other)) == {}
 
+    def test_own_id_of_the_tool_call_stands_for_one_that_the_model_gave(self) -> None:
+        """As of clients that name their tool calls as the model does."""
+        call = rejected(6, call_id="", tool_call_id="a")
+        assert self.told(call) == {(5, "a"): ended_calls.REJECTED}
+        assert self.told(rejected(6, call_id="z", tool_call_id="a")) == {}
+
     def test_last_attempt_counts(self) -> None:
         assert self.told(failed(6), ended("RUNNING", 7)) == {}
         assert self.told(failed(6), rejected(7)) == {(5, "a"): ended_calls.REJECTED}

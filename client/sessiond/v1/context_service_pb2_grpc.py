@@ -86,16 +86,17 @@ class ContextServiceServicer(object):
         - Of the session, the newest 4 000 messages of together 16 MiB are looked at, and the message of the user before
         them. If there is none among about 16 000 more, a message that says so stands for it.
 
-        A tool call belongs to the call of the message that its `message_id` names, else to that of the latest message before
-        its request, whose id is its `model_call_id`. Of several the one that was requested last counts. From one message
-        with such calls to the next, 256 tool calls are looked at, and 3 MiB of them in all, the newest ones.
+        A tool call belongs to the call of the message that its `message_id` names, else to that of the latest message
+        before its request, whose id is its `model_call_id` (or, without one, its `tool_call_id`). Of several the one that
+        was requested last counts. From one message with such calls to the next, 256 tool calls are looked at, and 3 MiB of
+        them in all, the newest ones.
 
         Tokens are exact where a message or the summary carries `token_count` and goes out as it is, and estimated
         otherwise: docs/context.md has the error. Redacted and empty messages are left out.
 
         Errors: CONTEXT_BUDGET_TOO_SMALL where the system prompt, the summary, the last user's message and the newest
-        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq` beyond
-        the session's version.
+        message (with its results, if it has calls) do not fit; VERSION_NOT_REACHED; INVALID_FIELD for an `as_of_seq`
+        beyond the session's version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,8 +1,8 @@
 """What the session's tool calls say of calls whose results no message has: those that were rejected, or have failed.
 
 A tool call belongs to the message that its `message_id` names, else to the latest one before its request in which the
-model made a call with its `model_call_id`. Of several that belong to one call of a message, the one requested last
-counts: the others are earlier attempts.
+model made a call with its `model_call_id` (or, without one, with its own id). Of several that belong to one call of a
+message, the one requested last counts: the others are earlier attempts.
 """
 
 from bisect import bisect_left
@@ -43,10 +43,11 @@ def results(
     asking, named = _messages(conversation, ids)
     last: dict[CallKey, ToolCall] = {}
     for call in calls:
-        if call.model_call_id in ids:
-            seq = named.get(call.message_id, 0) if call.message_id else _before(asking[call.model_call_id], call.seq)
-            last[seq, call.model_call_id] = call
-    parts = {key: _part(call, shape) for key, call in last.items() if key in wanted and call.version <= version}
+        call_id = call.model_call_id or call.tool_call_id
+        if call_id in ids:
+            seq = named.get(call.message_id, 0) if call.message_id else _before(asking[call_id], call.seq)
+            last[seq, call_id] = call
+    parts = {key: _part(key[1], call, shape) for key, call in last.items() if key in wanted and call.version <= version}
     return {key: part for key, part in parts.items() if part is not None}
 
 
@@ -70,7 +71,7 @@ def _before(seqs: Sequence[int], seq: int) -> int:
     return seqs[place - 1] if place else 0
 
 
-def _part(call: ToolCall, shape: Shape) -> Part | None:
+def _part(call_id: str, call: ToolCall, shape: Shape) -> Part | None:
     """What the model gets as the result; None where the call was neither rejected nor has failed."""
     says, why = EXPIRED, ""
     if call.status == ToolCallStatus.TOOL_CALL_STATUS_REJECTED:
@@ -83,7 +84,7 @@ def _part(call: ToolCall, shape: Shape) -> Part | None:
         return None
     part = Part()
     result = part.tool_result
-    result.tool_call_id, result.text, result.is_error = call.model_call_id, _joined(says, why, shape), True
+    result.tool_call_id, result.text, result.is_error = call_id, _joined(says, why, shape), True
     return part
 
 
