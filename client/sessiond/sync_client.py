@@ -712,9 +712,10 @@ class SyncClient:
         limit for requests, 4 MiB
             unless configured, holds besides.
         user_agent: The program's name, put before the library's own.
-        pipe: When calls with one answer share one stream, which costs a fraction of calls of their own: never
-            ("off"), when several are under way ("auto"), or always ("on"). Plain calls are made where there is
-            no pipe, as with a service that does not know them.
+        pipe: When calls with one answer share a stream, which costs a fraction of plain calls: never ("off"),
+            when several are under way ("auto"), or always ("on"). Plain calls are made where no pipe can be had, as
+            with a service that does not know them. Not for programs that fork while a pipe is open, unless
+            GRPC_ENABLE_FORK_SUPPORT=0 is set.
         channel: The channel to make all calls on, instead of connections of the client's own; for tests, and for
             programs that need a channel with interceptors. The client closes it. `target`, `tls`, `retry`,
             `keepalive`, `max_message_bytes`, `user_agent` and `pipe` are then not used."""

@@ -63,7 +63,11 @@ def lives_figures(lives: Sequence[Life], truth: Truth) -> LivesFigures:
 def life_complaints(life: Life, truth: Truth) -> Sequence[str]:
     """What is wrong with a session besides its log."""
     figures = lives_figures([life], truth)
-    return [] if figures.sound else [f"{life.session_id}, {life.generation}: {figures.line()}"]
+    if figures.sound:
+        return []
+    seen = [record.seq for record in life.records if isinstance(record, Got)]
+    told = f"acked {[ack.seq for ack in life.acks]} after {life.base}, delivered {seen}, compacted: {life.compacted}"
+    return [f"{life.session_id}, {life.generation}: {figures.line()}", f"{life.session_id}: {told}"]
 
 
 def touched(life: Life, truth: Truth) -> bool:
