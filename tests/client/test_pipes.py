@@ -207,6 +207,18 @@ class TestLeaving:
         await until(lambda: pipe not in server.pipes)
         assert len([seen for seen in server.seen if seen.method == "EndSession"]) == 1
 
+    async def test_call_that_was_not_sent_goes_elsewhere(self, server: ScriptedServer, piped: sessiond.Client) -> None:
+        await piped.get_session("s")
+        held = piped._connection._pipes
+        assert isinstance(held, pipes.Pipes)
+        (pipe,) = held._pipes
+        call = asyncio.create_task(piped.get_session("s"))
+        while not pipe.fills:  # noqa: ASYNC110 - a turn later its frame has been sent
+            await asyncio.sleep(0)
+        pipe.leave()
+        await call
+        assert (len(server.seen), server.piped) == (2, 1)
+
     async def test_calls_of_a_broken_pipe_are_retried(self, server: ScriptedServer, piped: sessiond.Client) -> None:
         server.script.extend([Wait(asyncio.Event())] * 3)
         calls = [asyncio.create_task(piped.end_session(f"s{each}")) for each in range(3)]
