@@ -3,7 +3,7 @@ to its last. Some take the id of one that was just deleted, while its watcher st
 
 Some are created and changed in batches, beside a session that is refused. Their appends write two documents along, one
 of the session and one that all of them share; their states change by patches, alone and with messages; some of their
-messages are drafts first, whose writer may fail (drafts.py)."""
+messages are drafts first, whose writer may fail (drafts.py), and some are searched for, deleted, and not found."""
 
 import asyncio
 import random
@@ -117,7 +117,15 @@ class Lives:
     async def _one(self, life: Life) -> "asyncio.Task[None] | None":
         """Its watch, unless it was not created."""
         client, session_id, chance = self._client, life.session_id, self._chance
-        writes = (self._append, self._append_and_update, self._update, self._draft, self._approval, self._summary)
+        writes = (
+            self._append,
+            self._append_and_update,
+            self._update,
+            self._draft,
+            self._approval,
+            self._summary,
+            self._found,
+        )
         state = {"life": f"{session_id}, {life.generation}", "padding": PADDING}
         reuse, in_batch = life.before is not None, chance.random() < 0.5
         new: NewSessionFields = {"session_id": session_id, "active": True, "state": state, "reuse_deleted": reuse}
@@ -303,6 +311,39 @@ class Lives:
                 life.misread += before.summary.seq >= ack.seq or before.version != ack.seq - 1
                 told = [(found.seq, found.through_seq, found.text) for found in page.summaries]
                 life.misread += told != [(ack.seq, through, text)] or context.summary != page.summaries[0]
+                break
+
+    async def _found(self, life: Life, number: int) -> None:
+        """A message with a word of its own is found, and not any more from its deletion on."""
+        word, message_id = f"x{self.lives.index(life)}x{number}x", f"found-{number}"
+
+        async def append(request_id: str) -> AppendMessagesResponse:
+            message = sessiond.user(f"Find {word}!", message_id=message_id)
+            return await self._client.append_messages(life.session_id, [message], request_id=request_id)
+
+        async def delete(request_id: str) -> object:
+            return await self._client.delete_messages(life.session_id, message_ids=[message_id], request_id=request_id)
+
+        for write, is_there in ((append, True), (delete, False)):
+            ack = await self._write(life, write)
+            until = time.monotonic() + self._patience
+            while ack is not None and not life.lost:
+                try:
+                    wait_for = (life.session_id, ack.seq) if is_there else None
+                    page = await self._client.search_messages(word, wait_for=wait_for).page()
+                except (sessiond.Unavailable, sessiond.DeadlinePassed, sessiond.Exhausted, sessiond.VersionNotReached):
+                    await asyncio.sleep(0.05)
+                    right = time.monotonic() < until
+                    if right and not await self._is_lost(life):
+                        continue
+                except sessiond.NotFound:
+                    life.lost = True
+                    break
+                else:
+                    hits = [(hit.session_id, hit.message_id) for hit in page.hits]
+                    right = hits == ([(life.session_id, message_id)] if is_there else [])
+                life.reads += 1
+                life.misread += not right and not await self._is_lost(life)
                 break
 
     async def _draft(self, life: Life, number: int) -> None:
