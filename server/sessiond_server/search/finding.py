@@ -33,9 +33,9 @@ from sessiond_server.search.query import Query
 LOOKED_AT: Final = 400
 LOOKED_AT_BYTES: Final = 2 * 1024 * 1024
 """Bytes that are compared with eight terms; of queries with more terms, fewer."""
-_FEWEST: Final = 50
-_MOST: Final = 200
-"""Candidates that are read at a time."""
+_FIRST: Final = 50
+"""Candidates that are read first; where they do not suffice, all others at once, because each reading begins anew to
+look for them in the index."""
 SECONDS: Final = 1.0
 """Longest time for one page; the candidates that were being read by then are still compared."""
 _TURN_BYTES: Final = 64 * 1024
@@ -181,7 +181,7 @@ async def _look(kind: _Kind[C, Hit], before: Place | None, enough: int | None) -
     edge: Place = ()
     complete = True
     count = size = turn = 0
-    batch = _FEWEST
+    batch = _FIRST
     loop = asyncio.get_running_loop()
     until = loop.time() + SECONDS
     while True:
@@ -207,7 +207,7 @@ async def _look(kind: _Kind[C, Hit], before: Place | None, enough: int | None) -
         before = page.next
         if before is None or count >= LOOKED_AT or size >= LOOKED_AT_BYTES or loop.time() >= until:
             return _Looked(found, before, edge, complete)
-        batch = min(2 * batch, _MOST)
+        batch = LOOKED_AT - _FIRST
 
 
 def _message_hit(candidate: EventCandidate, found: Match) -> MessageHit:

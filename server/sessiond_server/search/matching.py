@@ -16,7 +16,7 @@ BEFORE: Final = 60
 """Most characters of it before the first hit."""
 _COUNTED: Final = 64
 """Occurrences of a term in a text that are counted: more change the score by less than a percent."""
-_BLOCK: Final = 512
+_BLOCK: Final = 256
 """Characters of a text that are aligned at a time."""
 _USUAL: Final = 1200
 """Characters of texts of usual length, in which a word that occurs once counts for less than a half."""
