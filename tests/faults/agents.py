@@ -28,6 +28,8 @@ MARGIN = 0.05
 TTL = 2.0
 """Seconds: the longest time for which a call waits for its approval, where it does not wait for ever."""
 
+ACTIONS: tuple[ToolCallExpireActionLike, ...] = ("reject", "fail")
+
 RunKey = tuple[str, str]
 """Session and id of a run."""
 
@@ -187,7 +189,7 @@ class Agents:
     async def _request(self, run: Run) -> None:
         session_id, wants_approval = run.session_id, self._chance.random() < 0.4
         ttl = self._chance.choice((None, 1.0, TTL)) if wants_approval else None
-        what: ToolCallExpireActionLike | None = None if ttl is None else self._chance.choice(("reject", "fail"))
+        what = None if ttl is None else self._chance.choice(ACTIONS)
         try:
             call = await self._write(
                 session_id,
@@ -276,6 +278,7 @@ class Agents:
         left: set[str] = set()
         while not self._stopped.is_set():
             await self._pause(0.5)
+            left.update(await self._expiring(tasks))
             page = await self._ask(lambda client: client.list_pending_approvals(page_size=50).page())
             for call in page.tool_calls:
                 what = self._chance.random()
@@ -301,6 +304,27 @@ class Agents:
             )
         except sessiond.Refused:
             return  # closed, or its session suspended meanwhile
+
+    async def _expiring(self, tasks: asyncio.TaskGroup) -> Sequence[str]:
+        """Requests calls outside of any run, which no end of a run closes, and decides on one of them when it expires.
+        Their ids."""
+        asked = []
+        for _ in range(2):
+            session_id, what = self._chance.choice(self._sessions), self._chance.choice(ACTIONS)
+            try:
+                call = await self._write(
+                    session_id,
+                    lambda client, request_id, session_id=session_id, what=what: client.request_tool_call(  # type: ignore[misc]
+                        session_id, "search", requires_approval=True, approval_ttl=1.0, expire_action=what,
+                        request_id=request_id,
+                    ),
+                )  # fmt: skip
+            except sessiond.ToolCallLimitReached:
+                continue
+            asked.append(call.tool_call_id)
+        if asked:
+            tasks.create_task(self._decide_at_the_last_moment(call, approve=self._chance.random() < 0.5))
+        return asked
 
     async def _decide_at_the_last_moment(self, call: ToolCall, *, approve: bool) -> None:
         ahead = microseconds(call.expire_time) / 1_000_000 - time.time()
