@@ -296,7 +296,7 @@ def test_a_message_that_lost_what_its_form_needs_is_refused() -> None:
         '{"item":{"$":"0.text","before":1}}',
         '{"item":{"$":"0.text","as":"json"}}',
         '{"item":[]}',
-        '{"item":' + '{"a":' * 600 + "1" + "}" * 601,
+        '{"item":' + '{"a":' * 3000 + "1" + "}" * 3001,
         '{"item":' + "[" * 100_000,
         '{"item":[' + ",".join(['{"$":"0.text"}'] * 1000) + "]}",
     ],

@@ -27,6 +27,9 @@ class _ReadyFuture(asyncio.Future[Any]):
         else:
             super().add_done_callback(callback, context=context)
 
+    def set_name(self, name: str | None) -> None:
+        """Does nothing. From Python 3.13 on, a loop names what its task factory makes."""
+
 
 class Ahead:
     """The calls of one server that the core was asked for, and those that it has answered with, in their order."""
