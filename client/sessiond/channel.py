@@ -13,7 +13,7 @@ from sessiond.target import is_local
 
 SERVICES = tuple(
     f"sessiond.v1.{service}Service"
-    for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment", "Document", "Context")
+    for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment", "Document", "Context", "Search")
 )
 """The services whose unary calls grpc retries. Tail, Upload and Download retry their streams themselves."""
 

@@ -11,9 +11,10 @@ from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untype
 
 import sessiond
 from sessiond import connection
+from sessiond.channel import SERVICES
 from tests.support.client_calls import ALL, STREAMS, TRANSFERS, WRITES
 from tests.support.client_service import QUICK
-from tests.support.scripted_server import Fail, ScriptedServer, Wait, scripted_server
+from tests.support.scripted_server import METHODS, Fail, ScriptedServer, Wait, scripted_server
 
 UNAVAILABLE = Fail(grpc.StatusCode.UNAVAILABLE)
 
@@ -351,3 +352,7 @@ async def test_errors_contain_no_message_contents(client: sessiond.Client, serve
     told = repr(caught.value) + "".join(traceback.format_exception(caught.value))
     assert "as scripted" in told
     assert "open sesame"[::-1] not in told
+
+
+def test_calls_of_every_service_are_retried() -> None:
+    assert set(SERVICES) == {method.containing_service.full_name for method in METHODS.values()}

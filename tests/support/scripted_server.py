@@ -23,6 +23,7 @@ from sessiond.v1 import (
     event_service_pb2,
     message_service_pb2,
     run_service_pb2,
+    search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
 )
@@ -41,6 +42,7 @@ METHODS: dict[str, MethodDescriptor] = {
         tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallService"],
         attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"],
         context_service_pb2.DESCRIPTOR.services_by_name["ContextService"],
+        search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
     )
     for method in service.methods
