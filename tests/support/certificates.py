@@ -22,7 +22,8 @@ def self_signed(folder: Path) -> Identity:
         pytest.skip("openssl makes the certificate")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=sessiond.example"
-    name = ["-addext", "subjectAltName=DNS:sessiond.example"]
+    usage = "keyUsage=critical,digitalSignature,keyCertSign"  # Python 3.13 accepts no authority without it
+    name = ["-addext", "subjectAltName=DNS:sessiond.example", "-addext", usage]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run([openssl, *command.split(), *name, *files], check=True, capture_output=True)
     return Identity(key.read_bytes(), certificate.read_bytes())
@@ -41,7 +42,10 @@ def issued(by: Identity, folder: Path) -> Identity:
     (folder / "ca.key").write_bytes(by.key)
     (folder / "ca.pem").write_bytes(by.certificate)
     extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=DNS:sessiond.example\nextendedKeyUsage=serverAuth,clientAuth\n")
+    extensions.write_text(
+        "subjectAltName=DNS:sessiond.example\nextendedKeyUsage=serverAuth,clientAuth\n"
+        "keyUsage=critical,digitalSignature\nauthorityKeyIdentifier=keyid\n"
+    )
     name = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=sessiond.example"]
     signer = ["-CA", str(folder / "ca.pem"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", "2"]
     for command in (
