@@ -41,6 +41,8 @@ RATE: Final = 500.0
 """search_lag: messages a second."""
 AT_ONCE: Final = 10
 """Messages of an append."""
+SEARCHING: Final = {"SESSIOND_SEARCH": "true"}
+"""Settings of the servers."""
 
 
 class Texts:
@@ -97,7 +99,7 @@ def times_and_bytes(
             )
         )
     if TIMES in names:
-        with serving(dsn, folder, postgres) as site:
+        with serving(dsn, folder, postgres, environment=SEARCHING) as site:
             taken, hits = asyncio.run(_searched(site.port, texts, seconds))
         ordered = sorted(taken)
         found.append(
@@ -116,7 +118,7 @@ def times_and_bytes(
 
 def lag(dsn: str, folder: Path, postgres: Descendants, redis: str, conversations: Path, seconds: float) -> Watched:
     """From the acknowledgement of an append until the index has it, as a caller sees it who asks every 10 ms."""
-    with serving(dsn, folder, postgres, redis) as site:
+    with serving(dsn, folder, postgres, redis, SEARCHING) as site:
         ages = sorted(asyncio.run(_lags(site.port, dsn, Texts(conversations), seconds)))
     return Watched(
         LAG,

@@ -434,7 +434,7 @@ class SearchOff(Refused):
     """The operator has switched search off."""
 
     def __init__(self) -> None:
-        super().__init__("search is switched off")
+        super().__init__("search is off: the operator of the service can switch it on (setting search)")
 
 
 class VersionMismatch(SessiondError):

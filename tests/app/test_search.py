@@ -50,7 +50,7 @@ async def test_server_that_is_killed_while_it_indexes_leaves_the_index_whole(pos
     """Another one goes on where it was, once the lease is over."""
     async with PostgresStore(postgres_dsn) as store, connected(postgres_dsn) as database:
         await filled(store)
-        variables = {"DATABASE_URL": postgres_dsn, "SESSIOND_REDIS_URL": redis_url}
+        variables = {"DATABASE_URL": postgres_dsn, "SESSIOND_REDIS_URL": redis_url, "SESSIOND_SEARCH": "true"}
         async with process(
             "serve", "--listen", "127.0.0.1:0", **variables, SESSIOND_FAILPOINTS="indexed=exit:1"
         ) as server:
@@ -106,8 +106,9 @@ async def test_rebuilding_refuses_what_is_no_tenant(postgres_dsn: str) -> None:
 
 
 async def test_search_follows_a_running_server(postgres_dsn: str, redis_url: str) -> None:
+    variables = {"DATABASE_URL": postgres_dsn, "SESSIOND_REDIS_URL": redis_url}
     async with (
-        serving("--metrics-listen", "127.0.0.1:0", DATABASE_URL=postgres_dsn, SESSIOND_REDIS_URL=redis_url) as server,
+        serving("--metrics-listen", "127.0.0.1:0", **variables, SESSIOND_SEARCH="true") as server,
         sessiond.Client(server.target) as client,
     ):
         await client.create_session(session_id="s", active=True)
@@ -121,7 +122,7 @@ async def test_search_follows_a_running_server(postgres_dsn: str, redis_url: str
         assert metrics["sessiond_sweeps_total failed search"] == 0
         assert metrics["sessiond_search_lag_seconds"] < PATIENCE
     async with (
-        serving(DATABASE_URL=postgres_dsn, SESSIOND_REDIS_URL=redis_url, SESSIOND_SEARCH="false") as server,
+        serving(**variables) as server,
         sessiond.Client(server.target) as client,
     ):
         with pytest.raises(sessiond.SearchOff):

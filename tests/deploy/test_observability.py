@@ -78,7 +78,7 @@ async def test_every_metric_of_alerts_dashboard_and_documentation_exists(postgre
     named = observability.named((FOLDER / "alerts.yaml").read_text())
     named |= observability.named("\n".join(observability.expressions((FOLDER / "dashboard.json").read_text())))
     assert len(named) > 20
-    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, *METRICS) as server:
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, "--search=true", *METRICS) as server:
         async with sessiond.Client(server.target) as client:
             await client.create_session(session_id="s", active=True)
         text = await page(server)
@@ -115,7 +115,7 @@ async def test_silent_postgres_raises_its_alert(postgres_dsn: str, tmp_path: Pat
 @pytest.mark.long
 @needs_promtool
 async def test_redis_that_is_gone_raises_its_alert(postgres_dsn: str, valkey: Valkey, tmp_path: Path) -> None:
-    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, *METRICS) as server:
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, "--search=true", *METRICS) as server:
         await server.until_metric("sessiond_cache_usable", 1)
         well = await scraped(server)
         valkey.kill()

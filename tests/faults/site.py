@@ -67,7 +67,8 @@ class Site:
                 proxied = number == PROXIED
                 redis_port = self.links["redis"][0].port if proxied else self.redis.port
                 dsn = self.pair.dsn([proxy.port for proxy in self.links["postgres"]] if proxied else ())
-                environment = {**self._settings, "SESSIOND_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
+                redis_url = f"redis://127.0.0.1:{redis_port}/0"
+                environment = {"SESSIOND_SEARCH": "true", **self._settings, "SESSIOND_REDIS_URL": redis_url}
                 if buckets:
                     environment["SESSIOND_BLOB_STORE"] = buckets[proxied]
                     environment |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}

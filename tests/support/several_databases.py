@@ -53,6 +53,7 @@ async def serving(dsns: Dsns, folder: Path, *, default: str = "main", **settings
         "SESSIOND_LISTEN": "127.0.0.1:0",
         "SESSIOND_KEYS_FILE": str(folder / "keys.toml"),
         "SESSIOND_GRACE": "0",
+        "SESSIOND_SEARCH": "true",
         **variables(dsns, default),
         **settings,
     }

@@ -295,7 +295,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     Sample: "the document is locked by another transaction".
     """
     ERROR_REASON_SEARCH_OFF: _ErrorReason.ValueType  # 150
-    """FAILED_PRECONDITION. The operator has switched search off. Sample: "search is switched off"."""
+    """FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -577,7 +577,7 @@ the service waits. Nothing was written; try again. Metadata: `scope`, `scope_id`
 Sample: "the document is locked by another transaction".
 """
 ERROR_REASON_SEARCH_OFF: ErrorReason.ValueType  # 150
-"""FAILED_PRECONDITION. The operator has switched search off. Sample: "search is switched off"."""
+"""FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

@@ -176,7 +176,7 @@ class Opening:
         background(self.watches[parts.database_id].run(), "health")
         store = postgres(truth)
         if store is not None:
-            if self.settings.search:
+            if self.settings.searches:
                 indexing = indexer.run(store.search_upkeep, ids.uuid7(), parts.indexing, store.search.news)
                 background(indexing, "search")
             background(store.watch_feeds(), "feed-holders")

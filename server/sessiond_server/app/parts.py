@@ -166,5 +166,5 @@ async def _opened(
             cached=cached,
             batcher=batcher,
             begin_bus=begin_bus,
-            searches=settings.search,
+            searches=settings.searches,
         )

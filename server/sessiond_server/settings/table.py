@@ -168,9 +168,11 @@ class Settings:
     max_live_sessions: int = _setting(
         _count(0, 10**12), "0", "N", "Most sessions of one tenant that have not ended. 0: unlimited."
     )
-    search: bool = _setting(
-        values.switch, "true", "BOOL",
-        "Search in messages and sessions. Off: searches are refused, and the index is not kept up to date.",
+    search: bool | None = _setting(
+        values.switch, None, "BOOL",
+        "Search in messages and sessions, and keep the index up to date, which costs processor time and disk "
+        "(docs/search.md). Off: searches are refused.",
+        shown="true with the bundled servers or the memory store, else false",
     )  # fmt: skip
     content_patches: int = _setting(
         _count(0, 1000), "64", "N",
@@ -298,6 +300,11 @@ class Settings:
     def store_connections(self) -> int:
         """Connections of a database for sessions, including one for health. The bus has one more."""
         return self.database_connections - self.blob_connections - 1
+
+    @property
+    def searches(self) -> bool:
+        """Whether search is on."""
+        return self.embedded or self.store == "memory" if self.search is None else self.search
 
     @property
     def embedded(self) -> bool:
