@@ -115,7 +115,7 @@ async def test_silent_postgres_raises_its_alert(postgres_dsn: str, tmp_path: Pat
 @pytest.mark.long
 @needs_promtool
 async def test_redis_that_is_gone_raises_its_alert(postgres_dsn: str, valkey: Valkey, tmp_path: Path) -> None:
-    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, "--search=true", *METRICS) as server:
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, *METRICS) as server:
         await server.until_metric("sessiond_cache_usable", 1)
         well = await scraped(server)
         valkey.kill()
