@@ -40,6 +40,10 @@ class Raising:
     async def token_key(self) -> bytes:
         return bytes(32)
 
+    @property
+    def search(self) -> "Raising":
+        return self
+
     def __getattr__(self, name: str) -> Any:
         async def method(*args: object, **kwargs: object) -> Any:
             raise self.error.with_traceback(None)

@@ -76,6 +76,7 @@ async def service(tmp_path: Path, postgres_dsn: str, redis_url: str, sent: list[
         "SESSIOND_LISTEN": "127.0.0.1:0",
         "SESSIOND_KEYS_FILE": str(keys),
         "SESSIOND_SWEEP_INTERVAL": "24h",
+        "SESSIOND_SEARCH": "true",
         "SESSIOND_GRACE": "1s",
     }
     async with (
