@@ -94,11 +94,16 @@ def test_check_creates_nothing() -> None:
     ("arguments", "thing"),
     [
         (("--listen", "0.0.0.0:0", "--store", "memory"), "access"),
-        (("--listen", "192.0.2.1:50051", "--store", "memory", "--allow-unauthenticated-network"), "listen"),
-        (("--keys-file", "/nowhere/keys.toml", "--store", "memory"), "keys"),
-        (("--tls-cert-file", "/nowhere/c", "--tls-key-file", "/nowhere/k", "--store", "memory"), "tls"),
-        (("--postgres-dsn", "postgresql://me:hunter2@127.0.0.1:1/x"), "postgres"),
-        (("--store", "memory", "--redis-url", "redis://:hunter2@127.0.0.1:1"), "redis"),
+        *(
+            pytest.param(*row, marks=pytest.mark.long)
+            for row in (
+                (("--listen", "192.0.2.1:50051", "--store", "memory", "--allow-unauthenticated-network"), "listen"),
+                (("--keys-file", "/nowhere/keys.toml", "--store", "memory"), "keys"),
+                (("--tls-cert-file", "/nowhere/c", "--tls-key-file", "/nowhere/k", "--store", "memory"), "tls"),
+                (("--postgres-dsn", "postgresql://me:hunter2@127.0.0.1:1/x"), "postgres"),
+                (("--store", "memory", "--redis-url", "redis://:hunter2@127.0.0.1:1"), "redis"),
+            )
+        ),
     ],
 )
 def test_check_names_what_fails_and_says_what_to_do(arguments: tuple[str, ...], thing: str) -> None:

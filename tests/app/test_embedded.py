@@ -55,11 +55,13 @@ async def test_acknowledged_writes_are_synced_to_disk(data: Path) -> None:
         assert await run(servers.postgres_dsn, "SHOW data_checksums") == "on"
 
 
+@pytest.mark.long
 async def test_names_compare_by_code_points(used_data: Path) -> None:
     async with bundled(used_data) as servers:
         assert await run(servers.postgres_dsn, "SELECT 'Z' < 'a' AND 'z' < 'ä'") is True
 
 
+@pytest.mark.long
 async def test_data_folder_is_locked_by_one_process(used_data: Path) -> None:
     async with bundled(used_data) as servers:
         with pytest.raises(EmbeddedError, match=f"another sessiond .process {os.getpid()}. is running"):
@@ -85,6 +87,7 @@ async def test_a_server_left_behind_is_stopped_first(used_data: Path) -> None:
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
+@pytest.mark.long
 async def test_stale_pid_file_is_ignored(used_data: Path) -> None:
     async with bundled(used_data):
         note = (used_data / "postgres" / "postmaster.pid").read_text().splitlines()
@@ -95,6 +98,7 @@ async def test_stale_pid_file_is_ignored(used_data: Path) -> None:
         assert await run(servers.postgres_dsn, "SELECT 1") == 1
 
 
+@pytest.mark.long
 async def test_an_interrupted_first_start_is_begun_anew(data: Path) -> None:
     DataFolder(data)
     (data / "postgres.new").mkdir()
@@ -105,6 +109,7 @@ async def test_an_interrupted_first_start_is_begun_anew(data: Path) -> None:
     assert not (data / "postgres.new").exists()
 
 
+@pytest.mark.long
 async def test_data_of_another_postgres_version_is_left_alone(used_data: Path) -> None:
     (used_data / "postgres" / "PG_VERSION").write_text("17\n")
     with pytest.raises(EmbeddedError, match=r"is of Postgres 17; the bundled Postgres is \d+"):
@@ -210,6 +215,7 @@ def test_folder_that_the_account_cannot_enter_is_reported_to_root(tmp_path: Path
     assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.long
 @as_root
 async def test_programs_out_of_the_accounts_reach_are_copied_and_no_folder_is_opened(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -253,6 +259,7 @@ def test_the_wheels_own_management_is_never_imported() -> None:
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.long
 @as_root
 async def test_account_nobody_is_used_without_an_account_postgres(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = pwd.getpwnam

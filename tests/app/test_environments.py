@@ -133,6 +133,7 @@ async def test_database_that_is_not_there_yet_is_waited_for_by_name(
     assert not any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.long
 def test_wrong_encoding_is_refused(encoded: str) -> None:
     same_sentence("the database's encoding is ", "--postgres-dsn", encoded)
 
@@ -146,6 +147,7 @@ def test_tables_of_another_application_are_left_alone(empty_postgres_dsn: str, r
     same_sentence("tables of another application (schema_versions", "--postgres-dsn", empty_postgres_dsn)
 
 
+@pytest.mark.long
 def test_role_that_may_not_create_is_named(empty_postgres_dsn: str, run) -> None:  # type: ignore[no-untyped-def]
     run(empty_postgres_dsn, CREATE_ROLE, "revoke create on schema public from public")
     same_sentence(
@@ -182,6 +184,7 @@ def test_unsafe_database_is_said_and_refused_on_demand(postgres_dsn: str, run) -
     )
 
 
+@pytest.mark.long
 def test_schema_that_is_not_there_is_named(empty_postgres_dsn: str) -> None:
     more = "&" if "?" in empty_postgres_dsn else "?"
     same_sentence("names no schema that exists", "--postgres-dsn", f"{empty_postgres_dsn}{more}schema=nowhere")
@@ -265,6 +268,7 @@ async def test_pool_size_bounds_all_connections(postgres_dsn: str) -> None:
         assert 2 <= most <= 5
 
 
+@pytest.mark.long
 def test_dead_blob_store_is_said(tmp_path: Path) -> None:
     dead = "s3://bucket?endpoint=http://127.0.0.1:1&region=x"
     ended = command(
@@ -278,6 +282,7 @@ def test_dead_blob_store_is_said(tmp_path: Path) -> None:
     assert "ok      blobs" in fine.stdout
 
 
+@pytest.mark.long
 def test_taken_port_is_said_alike() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

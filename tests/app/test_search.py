@@ -64,6 +64,7 @@ async def test_server_that_is_killed_while_it_indexes_leaves_the_index_whole(pos
         assert await database.fetchval("select count(*) from search_entries") == WORDS
 
 
+@pytest.mark.long
 async def test_rebuilding_goes_on_after_a_kill_and_ctrl_c(postgres_dsn: str) -> None:
     rebuild = ("search", "rebuild")
     async with PostgresStore(postgres_dsn) as store, connected(postgres_dsn) as database:
@@ -97,6 +98,7 @@ async def test_rebuilding_goes_on_after_a_kill_and_ctrl_c(postgres_dsn: str) -> 
         assert await database.fetchval("select feed_id from search_feeds where state = 1") == new != old
 
 
+@pytest.mark.long
 async def test_rebuilding_refuses_what_is_no_tenant(postgres_dsn: str) -> None:
     refused = await asyncio.to_thread(command, "search", "rebuild", "--tenant", "a b", DATABASE_URL=postgres_dsn)
     assert refused.returncode == 2

@@ -233,6 +233,7 @@ def test_conversations_without_messages(server: Server, tmp_path: Path) -> None:
     assert "0 messages of 1 conversation: all equal" in told.stdout
 
 
+@pytest.mark.long
 def test_interrupted(server: Server, tmp_path: Path) -> None:
     ledger = tmp_path / "acked"
     file, _ = many(tmp_path, 100)
