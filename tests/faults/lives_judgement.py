@@ -85,7 +85,15 @@ def mistaken(life: Life) -> int:
     last = life.deleted.seq if life.deleted is not None else 2**63
     strange = sum(not life.base < record.seq <= last for record in life.records if isinstance(record, Got))
     begun = bool(life.acks) and life.acks[0].seq != life.base + 1
-    return strange + begun + (life.compacted and not life.followed)
+    return strange + begun + (life.compacted and not life.followed and not came_too_late(life))
+
+
+def came_too_late(life: Life) -> bool:
+    """Whether its watcher had got no event when the session was deleted, and was told that they are gone, as
+    FEED_START_BEGINNING says: a fault had kept it from beginning earlier."""
+    if not life.compacted or life.deleted is None or any(isinstance(record, Got) for record in life.records):
+        return False
+    return life.records[-1].at >= life.deleted.began
 
 
 def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
@@ -97,6 +105,8 @@ def life_findings(life: Life, truth: Truth) -> tuple[Findings, int]:
     if life.lost:
         # Its watcher was not waited for. Only a failover explains it.
         return Findings(), lost + (not touched(life, truth))
+    if came_too_late(life):
+        return Findings(), lost
     if life.followed and life.deleted is not None:
         if touched(life, truth):
             return Findings(), lost

@@ -6,7 +6,7 @@ import pytest
 
 import sessiond
 from tests.faults.drafts import Joiner, content_of
-from tests.faults.history import DELETION, Got, Opened, Record
+from tests.faults.history import DELETION, Closed, Got, Opened, Record
 from tests.faults.ledger import Ack
 from tests.faults.lives import Life
 from tests.faults.lives_judgement import LivesFigures, document_findings, life_findings, lives_figures, mistaken
@@ -73,6 +73,21 @@ def test_watcher_is_refused_only_where_another_session_has_the_id() -> None:
     before, after = two_lives()
     before.compacted = after.compacted = True
     assert (mistaken(before), mistaken(after)) == (0, 1)
+
+
+def test_watcher_that_began_after_the_deletion_is_refused_rightly() -> None:
+    gone = Truth({S: Log([b""] * 3 + [name(4)], [0] * 4, [0] * 4)})
+    late = Life(S, acks=[ack(1), ack(2), ack(3), ack(4)], deleted=ack(4), compacted=True)
+    opened, refused = Opened(0.0, -1, 0, b"", b""), Closed(5.0, "POSITION_COMPACTED")
+    late.records = [refused]
+    assert (life_findings(late, gone), mistaken(late)) == ((Findings(), 0), 0)
+    late.records = [opened, refused]
+    assert (life_findings(late, gone), mistaken(late)) == ((Findings(), 0), 0)
+    late.records = [opened, refused._replace(at=3.0)]
+    assert mistaken(late) == 1, "it was refused before the deletion"
+    late.records = [opened, *came(1, first=1), refused]
+    assert mistaken(late) == 1, "it had a position, which leads to the final event"
+    assert life_findings(late, gone)[0].lost
 
 
 def test_lost_events_and_deletions_are_seen() -> None:
