@@ -71,9 +71,6 @@ def wire(
     settings: Settings, certificates: Certificates | None, tracer: Tracer | None = None, loopback: str = ""
 ) -> WireSettings:
     """`loopback`: the second address, for the HTTP interface."""
-    reflection = settings.reflection
-    if reflection is None:
-        reflection = settings.embedded or settings.store == "memory"
     return WireSettings(
         listen=str(settings.listen),
         certificates=certificates,
@@ -82,7 +79,7 @@ def wire(
         longest_deadline=settings.longest_deadline,
         log_successes=settings.access_log == "all",
         call_metrics=settings.metrics_listen is not None,
-        reflection=reflection,
+        reflection=settings.reflects,
         bookmark_interval=settings.bookmark_interval,
         watch_write_timeout=settings.watch_write_timeout,
         watch_age=settings.watch_age,

@@ -304,7 +304,17 @@ class Settings:
     @property
     def searches(self) -> bool:
         """Whether search is on."""
-        return self.embedded or self.store == "memory" if self.search is None else self.search
+        return self._without_database if self.search is None else self.search
+
+    @property
+    def reflects(self) -> bool:
+        """Whether server reflection is on."""
+        return self._without_database if self.reflection is None else self.reflection
+
+    @property
+    def _without_database(self) -> bool:
+        """Whether no database of the operator's own is used: what is convenient is on then."""
+        return self.embedded or self.store == "memory"
 
     @property
     def embedded(self) -> bool:
