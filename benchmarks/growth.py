@@ -179,10 +179,6 @@ def _measure(
     # A page of the shortest log is no page of 50: its answer is another one.
     smallest = next(size for size, _, _ in subjects if size >= least)
     result.lone = load.measure(subjects[-1][1].port, last, lone(pressure), subjects[-1][1].server)
-    result.extra["cost_of_growth"] = statistics.median(
-        small.calls_per_second / large.calls_per_second
-        for small, large in zip(samples[smallest], samples[largest], strict=True)
-    )
     result.extra["compared_with"] = f"{smallest} {unit}"
     result.extra["costs"] = {
         str(size): statistics.median(
@@ -192,6 +188,7 @@ def _measure(
         for size, some in samples.items()
         if size >= least
     }
+    result.extra["cost_of_growth"] = result.extra["costs"][str(largest)]
     result.extra["calls_per_s"] = {
         str(size): statistics.median(one.calls_per_second for one in some) for size, some in samples.items()
     }

@@ -89,7 +89,7 @@ async def test_rebuilding_goes_on_after_a_kill_and_ctrl_c(postgres_dsn: str) -> 
                 _, stderr = await interrupted.communicate()
             assert interrupted.returncode == 130
             assert stderr.decode() == (
-                "a running server goes on with it, and so does this command when it is run again\n"
+                "a running server with search on goes on with it, and so does this command when it is run again\n"
             )
             assert not await store.search_upkeep.is_kept()
         done = await asyncio.to_thread(command, *rebuild, "--tenant", "tenant", DATABASE_URL=postgres_dsn)

@@ -95,7 +95,7 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
         "rebuild",
         help="build it anew",
         description="Builds the index of searches anew, beside the one that answers, while the service runs. After "
-        "Ctrl-C or a failure a running server goes on with it, and so does the same command.",
+        "Ctrl-C or a failure a running server with search on goes on with it, and so does the same command.",
     )
     rebuild.add_argument("--tenant", default="", help="whose index (default: of all tenants)")
     add_flags(rebuild, _DATABASE)

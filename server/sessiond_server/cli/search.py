@@ -66,7 +66,10 @@ async def _rebuilt(store: "PostgresStore", tenant_id: str, prefix: str) -> None:
             await asyncio.sleep(SAY_SECONDS)
         print(f"{prefix}the index of {total} tenants was built anew" if total else f"{prefix}there is nothing to build")
     except asyncio.CancelledError:
-        print("a running server goes on with it, and so does this command when it is run again", file=sys.stderr)
+        print(
+            "a running server with search on goes on with it, and so does this command when it is run again",
+            file=sys.stderr,
+        )
         raise
     finally:
         indexing.cancel()
