@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.asyncio import Redis
 
-from sessiond_server.redis import connect
 from sessiond_server.store.cached.contract import Cache
 from tests.support.caches import Backend, memory_backend, redis_backend
 from tests.support.redis_cluster import ClusterOfThree
@@ -27,7 +27,7 @@ async def backend(urls: Sequence[str], redis_prefix: str) -> AsyncIterator[Backe
     async with AsyncExitStack() as stack:
         if urls:
             yield redis_backend(
-                stack, urls[0], redis_prefix, [await stack.enter_async_context(connect(url)) for url in urls]
+                stack, urls[0], redis_prefix, [await stack.enter_async_context(Redis.from_url(url)) for url in urls]
             )
         else:
             yield memory_backend()

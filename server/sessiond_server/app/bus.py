@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.combined_bus import CombinedBus
 from sessiond_server.memory.bus import MemoryBus
-from sessiond_server.redis.bus import RedisBus
 from sessiond_server.settings import Settings
 
 
@@ -25,6 +24,8 @@ async def opened_bus(
         if redis_url is None:
             yield notify, notify.begin
             return
+        from sessiond_server.redis.bus import RedisBus
+
         async with RedisBus(redis_url) as redis:
 
             def begin(prefix: str) -> None:

@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.auth import Authenticator
-from sessiond_server.http.door import Door, TenantOf
-from sessiond_server.http.origins import Origins
-from sessiond_server.http.server import DoorServer, DoorSettings
 from sessiond_server.rpc.loopback import Loopback, SocketFolder
 from sessiond_server.rpc.server import RpcServer
 from sessiond_server.rpc.tls import Context
 from sessiond_server.settings import Address, Settings
+
+if TYPE_CHECKING:
+    from sessiond_server.http.door import TenantOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,10 @@ async def opened_door(
     if way is None:
         yield None
         return
+    from sessiond_server.http.door import Door
+    from sessiond_server.http.origins import Origins
+    from sessiond_server.http.server import DoorServer, DoorSettings
+
     async with AsyncExitStack() as stack:
         loopback = Loopback(way.socket.address)
         stack.push_async_callback(loopback.close)
@@ -87,7 +91,7 @@ async def _stop(*stops: Callable[[], Coroutine[Any, Any, None]]) -> None:
             group.create_task(stop())
 
 
-def tenant_of(authenticator: Authenticator) -> TenantOf:
+def tenant_of(authenticator: Authenticator) -> "TenantOf":
     def found(authorization: str | None, peer: str) -> str:
         metadata = [] if authorization is None else [("authorization", authorization)]
         return authenticator.authenticate(metadata, lambda: peer).tenant_id

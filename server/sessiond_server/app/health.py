@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessiond_server import tasks
-from sessiond_server.redis import RedisCache
 from sessiond_server.rpc.server import RpcServer
 from sessiond_server.store_watch import PING_PAUSE, StoreWatch
+
+if TYPE_CHECKING:
+    from sessiond_server.redis import RedisCache
 
 _log = logging.getLogger("sessiond.app")
 
@@ -38,7 +40,7 @@ def observed(watches: Collection[StoreWatch]) -> Iterator[None]:
         loop.set_exception_handler(before)
 
 
-async def watch_caches(caches: Sequence[RedisCache], server: RpcServer) -> None:
+async def watch_caches(caches: Sequence["RedisCache"], server: RpcServer) -> None:
     """Updates the cache's health from the state of the caches of all databases, until cancelled. The caches themselves
     log changes."""
     used = all(cache.ready for cache in caches)

@@ -27,7 +27,6 @@ from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.measures import Rounds
-from sessiond_server.redis import RedisCache
 from sessiond_server.rpc.routing import Database, Reads
 from sessiond_server.search.indexer import Indexing
 from sessiond_server.settings import Settings
@@ -42,6 +41,7 @@ from sessiond_server.store.write_spans import TracedCommits
 if TYPE_CHECKING:
     from sessiond_server.memory.store import MemoryStore
     from sessiond_server.postgres.store import PostgresStore
+    from sessiond_server.redis import RedisCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Parts:
     """Commits, wrapped by the announcements and, if there is one, by the cache."""
     sessions: SessionReads
     """Session reads, wrapped by the cache if there is one."""
-    cache: RedisCache | None
+    cache: "RedisCache | None"
     cached: CachedSessions | None
     """None without a cache."""
     batcher: Batcher
