@@ -1,31 +1,18 @@
 """The command `sessiond`. Exit codes: 0 success, 1 failure, 2 wrong usage."""
 
 import argparse
-import logging
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from sessiond_server import telemetry
+from sessiond_server.cli import ending
 from sessiond_server.cli.arguments import command_line
-from sessiond_server.settings import SETTINGS, SettingError, Settings, load, markdown, scrub
+from sessiond_server.settings import SETTINGS, Settings, load, markdown
 
 
 def process() -> int:
-    """Runs `main`, and ends the process so that its exit code cannot be lost.
-
-    Threads of obstore may call into an interpreter that is shutting down. Python then ends them by unwinding their
-    stack, at which Rust aborts the process: 1 of 10 runs of `check` with a dead storage ended with SIGABRT.
-    """
-    code = main()
-    if "obstore" in sys.modules:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        logging.shutdown()
-        os._exit(code)
-    return code
+    """Runs `main`, and ends the process so that its exit code cannot be lost."""
+    return ending.ended(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,23 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # All commands log through telemetry; `serve` configures it again from its settings.
         telemetry.configure("warning", "text", str)
         return _run(asked, settings)
-    except SettingError as error:
-        print(f"sessiond: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        from sessiond_server.app.errors import message_for_operator
-
-        text = message_for_operator(error)
-        if text is None:
-            text = f"unexpected error; please report it\n{telemetry.describe(error)}"
-        print(f"sessiond: {scrub(settings, text) if settings else text}", file=sys.stderr)
-        return 1
+        return ending.code_of(error, settings)
 
 
 def _run(asked: argparse.Namespace, settings: Settings) -> int:
     # Each command is imported only when it runs: a probe must not load the rules, and `--help` must load nothing.
+    if asked.command == "serve" and settings.workers > 1:
+        from sessiond_server.cli import supervise
+
+        return supervise.run(settings)
     if asked.command == "serve":
         from sessiond_server.cli import serve
 

@@ -169,6 +169,8 @@ def test_every_created_task_is_kept() -> None:
 AWAITED = {
     "app.background.background_tasks": "a TaskGroup ends with the first that fails",
     "app.door._stop": "a TaskGroup waits for both",
+    "app.workers.supervisor.Supervisor.keep": "a TaskGroup ends with the first that fails",
+    "app.workers.supervisor.Supervisor.start": "a TaskGroup waits for all",
     "blobs.downloads._ahead": "awaited for the next part, or looked at in the end",
     "blobs.uploads.Uploads._run_in_background": "awaited by the call, or its callback logs",
     "blobs.uploads._Writing._store_waiting": "awaited before the next segment",

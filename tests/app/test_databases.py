@@ -17,7 +17,7 @@ import sessiond
 from sessiond_server.app import database
 from sessiond_server.app.cache import identity
 from sessiond_server.app.databases import WrongDatabase
-from sessiond_server.app.service import Service
+from sessiond_server.app.summary import Service
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.reaper import reap_orphans
 from sessiond_server.errors import StoreUnavailable

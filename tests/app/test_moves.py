@@ -12,7 +12,7 @@ import pytest
 
 import sessiond
 from sessiond.v1.event_pb2 import EventType
-from sessiond_server.app.service import Service
+from sessiond_server.app.summary import Service
 from sessiond_server.domain.commands import Scope
 from sessiond_server.postgres.moving import conditions, copying, mover, record, switching, undoing
 from sessiond_server.postgres.moving.record import MoveRefused, Step

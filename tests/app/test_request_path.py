@@ -20,7 +20,7 @@ BESIDE = {
         "app/cache.py",
         "app/credentials.py",
         "app/health.py",
-        "metrics.py",
+        "metrics/sources.py",
         "reloading.py",
         "rpc/health.py",
         "rpc/moves.py",

@@ -13,6 +13,7 @@ import sessiond_server
 from sessiond_server.__main__ import main
 from sessiond_server.app import database, service
 from sessiond_server.auth import new_key
+from sessiond_server.cli import migrate
 from sessiond_server.settings import SETTINGS, SecretUrl, load, scrub
 from tests.support.effort import left_to_long
 from tests.support.serve_process import command, serving
@@ -151,7 +152,7 @@ def test_an_error_that_was_not_foreseen_prints_no_secret(
     def fail(*values: object, **named: object) -> None:
         raise RuntimeError(f"{values} {named} {MARKERS[0]}")
 
-    for module, function in ((service, "serve"), (database, "started"), (database, "bundled")):
+    for module, function in ((service, "serve"), (database, "started"), (migrate, "bundled")):
         monkeypatch.setattr(module, function, fail)
     assert main([*arguments(name, ""), "--data-dir", "/nowhere"]) == 1
     text = said(capfd)

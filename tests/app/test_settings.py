@@ -1,6 +1,7 @@
 """The table of settings: each has one place, one parser, one name in flags, environment and documentation."""
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -77,6 +78,7 @@ OTHER_VALUES = {
     "batch_bytes": ("64KiB", 65536),
     "outage": ("0", 0.0),
     "watchers": ("0", 0),
+    "workers": ("3", 3),
     "bookmark_interval": ("1s", 1.0),
     "watch_write_timeout": ("30s", 30.0),
     "watch_age": ("1h", 3600.0),
@@ -146,6 +148,9 @@ def test_flag_beats_variable_beats_default(name: str) -> None:
         ("blob_store", "s3://bucket?endpoint=https%3A%2F%2Fme%3Ahunter2%40host"),
         ("blob_store", "s3://hunter2:hunter2@bucket"),
         ("pool_size", "4"),
+        ("workers", "0"),
+        ("workers", "65"),
+        ("workers", "Auto"),
         ("pool_size", "-1"),
         ("pool_size", "٣"),
         ("default_ttl", "24"),
@@ -168,6 +173,17 @@ def test_what_is_wrong_is_named_as_written_and_never_repeated(name: str, text: s
     with pytest.raises(SettingError, match=rf"^{flag}: must ") as caught:
         load({name: text}, {})
     assert "hunter2" not in str(caught.value)
+
+
+def test_several_workers_need_a_store_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match=r"SESSIOND_WORKERS: .* --store postgres"):
+        load({"store": "memory"}, {"SESSIOND_WORKERS": "2"})
+    assert load({"store": "memory", "workers": "1"}, {}).workers == 1
+    assert 1 <= load({"workers": "auto"}, {}).workers <= 64
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert load({"workers": "auto"}, {}).workers == 1
+    with pytest.raises(SettingError, match=r"--workers: .* Linux"):
+        load({"workers": "2"}, {})
 
 
 def test_one_half_of_tls_is_refused() -> None:

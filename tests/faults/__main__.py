@@ -46,7 +46,7 @@ STREAMED = {
 }
 """Kinds with three replicas and subscribers, and what Mix calls them."""
 PIPED = (*STREAMED, "server")
-"""Kinds that can make their calls through pipes."""
+"""Kinds that can make their calls through pipes, and have several workers."""
 MIXED = tuple(field.name for field in fields(Mix))
 KINDS = (*STREAMED, "databases", "hostile", "postgres", "redis", "server", "uploads", "work")
 
@@ -55,6 +55,7 @@ def main() -> int:
     arguments = _arguments()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     through = " through pipes" if arguments.pipe else ""
+    through += f" workers={arguments.workers}" if arguments.workers > 1 else ""
     print(f"campaign: kind={arguments.kind} n={arguments.n} seed={seed} rate={arguments.rate:g}/s{through}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sessiond-faults-", ignore_cleanup_errors=True) as folder:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both leave nothing behind
@@ -113,9 +114,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", action="store_true", help="uploads: into a local folder instead of Postgres")
     parser.add_argument("--pipe", action="store_true", help="all writes and reads go through pipes (not all kinds)")
     parser.add_argument("--rate", type=float, default=500.0, help="appends a second (RATE=; default 500)")
+    parser.add_argument("--workers", type=int, default=1, help="processes of each server, 1 to 8 (not all kinds)")
     arguments = parser.parse_args()
     if arguments.pipe and arguments.kind not in PIPED:
         parser.error(f"--pipe: not with --kind {arguments.kind}")
+    if arguments.workers != 1 and (arguments.kind not in PIPED or not 1 <= arguments.workers <= 8):
+        parser.error(f"--workers: 1 to 8, and not with --kind {arguments.kind}")
     return arguments
 
 
@@ -138,7 +142,9 @@ async def _run(
         given_counts = {name: count for name in MIXED if (count := getattr(arguments, name)) is not None}
         mix = replace(Mix.of(STREAMED[arguments.kind], arguments.n), **given_counts)
         size = {name: value for name, value in _size(arguments, seed).items() if name != "faults"}
-        return await event_stream.campaign(folder, log, mix=mix, longest=arguments.longest, pipe=pipe, **size)
+        return await event_stream.campaign(
+            folder, log, mix=mix, longest=arguments.longest, pipe=pipe, workers=arguments.workers, **size
+        )
     if arguments.kind == "postgres":
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "databases":
@@ -152,7 +158,7 @@ async def _run(
     if arguments.kind == "hostile":
         campaign = hostile_callers.campaign
     if arguments.kind == "server":
-        campaign = partial(campaign, pipe=pipe)
+        campaign = partial(campaign, pipe=pipe, workers=arguments.workers)
     if arguments.kind == "redis":
         campaign = partial(redis_faults.campaign, settle=arguments.settle, timed=not arguments.untimed)
     if given:

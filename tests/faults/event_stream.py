@@ -88,15 +88,24 @@ async def campaign(
     scale: Scale | None = None,
     longest: float = LONGEST,
     pipe: PipeUse = "off",
+    workers: int = 1,
 ) -> Judgement:
     """Does the faults of `mix` in the order of `seed`, with `rate` appends a second. Main thread only. `longest`:
-    seconds that a silence lasts at most."""
+    seconds that a silence lasts at most. With several `workers`, half of the kills are of one of a replica's."""
     scale = scale or Scale()
     began = time.monotonic()
     settings = {"SESSIOND_BOOKMARK_INTERVAL": f"{BOOKMARKS:g}s", "SESSIOND_WATCH_AGE": f"{AGE:g}s"}
     progress("starting a Postgres primary and its standby, Valkey, three replicas")
     async with (
-        Site(folder, log, settings, random.Random(seed), storage=mix.silences > 0, restored=mix.restores > 0) as site,
+        Site(
+            folder,
+            log,
+            settings,
+            random.Random(seed),
+            storage=mix.silences > 0,
+            restored=mix.restores > 0,
+            workers=workers,
+        ) as site,
         sessiond.Client(
             f"ipv4:{','.join(site.addresses)}", timeout=5.0, wait_for_ready=True, keepalive=KEEPALIVE, pipe=pipe
         ) as client,
@@ -108,7 +117,7 @@ async def campaign(
         histories.mkdir()
         async with Audience(histories, site.addresses, places, SILENCE) as audience:
             progress(f"{len(places)} subscribers of {scale.sessions} sessions; writing {rate:g} messages a second")
-            run = _Run(site, client, sessions, rate, scale, seed, beside, longest)
+            run = _Run(site, client, sessions, rate, scale, seed, beside, longest, workers)
             await run.all(
                 schedule(mix, seed, longest), lambda text: progress(f"{text}, {audience.delivered} delivered")
             )
@@ -142,7 +151,9 @@ class _Run:
         seed: int,
         beside: Sequence[str],
         longest: float,
+        workers: int,
     ) -> None:
+        self._workers = workers
         self.ledger = Ledger()
         self.done: list[Done] = []
         self.failovers: list[Failover] = []
@@ -255,7 +266,9 @@ class _Run:
             self._rebuilding = None
 
     async def _suffer(self, fault: Fault) -> None:
-        if fault.kind == "kills":
+        if fault.kind == "kills" and self._workers > 1 and self._chance.randrange(2):
+            await self._site.kill_a_worker(int(fault.target))
+        elif fault.kind == "kills":
             await self._site.kill(int(fault.target))
         elif fault.kind == "drains":
             await self._site.drain(int(fault.target))

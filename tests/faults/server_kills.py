@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sessiond
@@ -47,6 +48,12 @@ async def kill_server(replica: Replica) -> None:
     await replica.start()
 
 
+async def kill_worker_or_all(replica: Replica, chance: random.Random) -> None:
+    """Every third time all, else one of the workers, for which another one is started."""
+    if not chance.randrange(3) or not replica.kill_a_worker(chance):
+        await kill_server(replica)
+
+
 async def campaign(
     postgres_dsn: str,
     log: Path,
@@ -57,10 +64,13 @@ async def campaign(
     progress: Callable[[str], None],
     hurt: Callable[[Replica], Awaitable[None]] = kill_server,
     pipe: PipeUse = "off",
+    workers: int = 1,
 ) -> Report:
     """Does `hurt` `faults` times, at moments that `seed` chooses, while `rate` appends a second go on."""
     chance, began = random.Random(seed), time.monotonic()
-    replica = Replica(postgres_dsn, log)
+    replica = Replica(postgres_dsn, log, workers=workers)
+    if workers > 1:
+        hurt = partial(kill_worker_or_all, chance=random.Random(seed + 1))
     await replica.start()
     try:
         async with sessiond.Client(replica.address, timeout=5.0, wait_for_ready=True, pipe=pipe) as client:

@@ -36,10 +36,12 @@ class Site:
         *,
         storage: bool = False,
         restored: bool = False,
+        workers: int = 1,
     ) -> None:
         """`settings`: environment of the replicas besides. `storage`: attachments lie in an S3 server of its own, which
         the last replica reaches through a proxy; else in Postgres. `restored`: the database can be backed up and
-        restored."""
+        restored. `workers`: processes of each replica."""
+        self._workers = workers
         self._storage = storage
         self._log = log
         self._settings = settings
@@ -72,7 +74,7 @@ class Site:
                 if buckets:
                     environment["SESSIOND_BLOB_STORE"] = buckets[proxied]
                     environment |= {"AWS_ACCESS_KEY_ID": s3.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET_KEY}
-                replica = Replica(dsn, self._log, environment)
+                replica = Replica(dsn, self._log, environment, workers=self._workers)
                 self.replicas.append(replica)
                 self._stack.push_async_callback(replica.stop)
                 await replica.start()
@@ -98,6 +100,11 @@ class Site:
             await self.replicas[number].kill()
             await self.replicas[number].start({"SESSIOND_FAILPOINTS": failpoints})
             self._watched[number] = True
+
+    async def kill_a_worker(self, number: int) -> None:
+        """One of several workers of the replica dies; another one takes its place."""
+        async with self._turns[number]:
+            self.replicas[number].kill_a_worker(self._chance)
 
     async def drain(self, number: int) -> None:
         """The replica gets SIGTERM and starts again once it has ended; no client may notice."""

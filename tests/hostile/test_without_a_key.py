@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from sessiond_server.metrics import MOST_SCRAPES
+from sessiond_server.metrics.port import MOST_SCRAPES
 from sessiond_server.rpc.health import MOST_WATCHES
 from tests.support.hostile_target import Target
 from tests.support.raw_http2 import RawClient, message, raw_client, statuses

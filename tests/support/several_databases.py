@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sessiond_server import auth
-from sessiond_server.app.service import Service, running
+from sessiond_server.app.service import running
+from sessiond_server.app.summary import Service
 from sessiond_server.cli import databases as commands
 from sessiond_server.settings import Settings, load
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sessiond_server import metrics
 from sessiond_server.measures import BOUNDS, Durations, Rounds
+from sessiond_server.metrics import sources
 
 
 @pytest.mark.parametrize(("place", "bound"), list(enumerate(BOUNDS)))
@@ -37,7 +37,7 @@ def test_rounds_of_a_database_that_fails_are_not_hidden_by_another() -> None:
     sound.end(sound.begin(), 3)
     found = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in metrics._rounds([[failing, sound]])
+        for family in sources._rounds([[failing, sound]])
         for sample in family.samples
     }
     assert found == {

@@ -96,11 +96,15 @@ def test_what_is_acknowledged_must_be_kept(settings: dict[str, Any], facts: dict
 
 
 @pytest.mark.parametrize(
-    ("connections", "pooler", "status"),
-    [(55, False, "ok"), (54, False, "warn"), (40, False, "warn"), (39, False, "fail"), (1000, True, "warn")],
-)
-def test_connections_suffice_for_every_replica(connections: int, pooler: bool, status: str) -> None:
-    at = place({"pool_size": "15"}, replicas=2, connections=connections, pooler=pooler)
+    ("connections", "workers", "pooler", "status"),
+    [
+        (55, "1", False, "ok"), (54, "1", False, "warn"), (40, "1", False, "warn"), (39, "1", False, "fail"),
+        (100, "2", False, "ok"), (99, "2", False, "warn"), (70, "2", False, "warn"), (69, "2", False, "fail"),
+        (1000, "1", True, "warn"),
+    ],
+)  # fmt: skip
+def test_connections_suffice_for_every_replica(connections: int, workers: str, pooler: bool, status: str) -> None:
+    at = place({"pool_size": "15", "workers": workers}, replicas=2, connections=connections, pooler=pooler)
     assert finding("pool", at).status == status
 
 

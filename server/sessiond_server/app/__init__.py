@@ -9,5 +9,8 @@ credentials  keys and certificates, reloaded while the service runs
 health       what health reports besides the state of the store
 background   the background tasks of the service
 signals      the operator's signals
+bundled      the bundled servers
+summary      what a running service tells its operator
+workers      several processes that serve, and their supervisor
 errors       why the service cannot start, or lacks a part
 """

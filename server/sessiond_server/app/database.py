@@ -8,8 +8,9 @@ from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from sessiond_server.app.bundled import bundled
 from sessiond_server.app.limits import policy
-from sessiond_server.embedded import EmbeddedServers, running_dsn
+from sessiond_server.embedded import running_dsn
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.settings import SecretUrl, SettingError, Settings
 
@@ -36,12 +37,6 @@ def dsn_of(settings: Settings, database_id: str) -> str | None:
     if database_id not in settings.databases:
         raise SettingError(f"--databases has none with the id {database_id}")
     return revealed(settings.databases[database_id])
-
-
-def bundled(settings: Settings, *, cache: bool = True) -> EmbeddedServers:
-    """The bundled servers for these settings, not started yet; `cache` False: only Postgres."""
-    # The extra connections, beyond the pool, are for the operator's commands.
-    return EmbeddedServers(settings.data_dir, cache=cache, max_connections=settings.pool_size + 20)
 
 
 @asynccontextmanager

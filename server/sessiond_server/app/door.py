@@ -1,6 +1,7 @@
 """Opens the port of the HTTP interface, which calls the gRPC server over a socket of its own."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -41,10 +42,15 @@ async def opened_way(settings: Settings) -> AsyncIterator[Way | None]:
 
 @asynccontextmanager
 async def opened_door(
-    settings: Settings, way: Way | None, authenticator: Authenticator, tls: Context | None, server: RpcServer
+    settings: Settings,
+    way: Way | None,
+    authenticator: Authenticator,
+    tls: Context | None,
+    server: RpcServer,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[Address | None]:
     """Serves HTTP, if there is a way, and yields where. Leaving the context stops both servers at the same time, so
-    that pause and grace count once. Raises CannotListen."""
+    that pause and grace count once. `listener`: a socket that listens already. Raises CannotListen."""
     if way is None:
         yield None
         return
@@ -75,6 +81,7 @@ async def opened_door(
                 drain_pause=settings.drain_pause,
                 grace=settings.grace,
                 write_timeout=settings.watch_write_timeout,
+                listener=listener,
             ),
         )
         try:

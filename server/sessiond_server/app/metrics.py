@@ -4,23 +4,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
-from sessiond_server import metrics
 from sessiond_server.app import totals
 from sessiond_server.app.database import postgres
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.app.parts import Parts
+from sessiond_server.metrics.port import serving
+from sessiond_server.metrics.sources import Sources, registry
 from sessiond_server.rpc.server import RpcServer
 from sessiond_server.settings import Address
 from sessiond_server.store_watch import StoreWatch
 
 
-def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str, StoreWatch]) -> metrics.Sources:
+def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str, StoreWatch]) -> Sources:
     """Where the metrics come from: of several databases the totals, and for each whether it answers."""
     stores = [store for parts in databases if (store := postgres(parts.truth)) is not None]
     caches = [parts.cached for parts in databases if parts.cached is not None]
     batchers = [parts.batcher for parts in databases]
     searches = bool(stores) and databases[0].searches
-    return metrics.Sources(
+    return Sources(
         version=version("sessiond"),
         calls=lambda: server.call_metrics,
         refused_calls=lambda: server.refused_calls,
@@ -46,14 +47,14 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
 
 
 @asynccontextmanager
-async def opened_metrics(address: Address | None, sources: metrics.Sources) -> AsyncIterator[Address | None]:
+async def opened_metrics(address: Address | None, sources: Sources) -> AsyncIterator[Address | None]:
     """Serves metrics if the settings name an address. Raises CannotListen."""
     if address is None:
         yield None
         return
     async with AsyncExitStack() as stack:
         try:
-            port = await stack.enter_async_context(metrics.serving(address.host, address.port, sources))
+            port = await stack.enter_async_context(serving(address.host, address.port, registry(sources)))
         except OSError as error:
             raise CannotListen(address, "--metrics-listen") from error
         yield Address(address.host, port)

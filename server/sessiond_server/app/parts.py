@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from sessiond_server import sweeper
 from sessiond_server.app import limits
 from sessiond_server.app.blobs import opened_blobs
+from sessiond_server.app.bundled import bundled
 from sessiond_server.app.bus import opened_bus
 from sessiond_server.app.cache import identity, opened_cache
-from sessiond_server.app.database import bundled, dsn_of, opened_store, revealed
+from sessiond_server.app.database import dsn_of, opened_store, revealed
 from sessiond_server.blobs import reaper
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore

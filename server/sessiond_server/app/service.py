@@ -5,9 +5,10 @@ tracer -> parts -> metrics -> wire, refusing calls -> HTTP -> databases with the
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sessiond_server import auth, failpoints
@@ -22,8 +23,9 @@ from sessiond_server.app.health import observed, watch_caches
 from sessiond_server.app.metrics import opened_metrics, sources
 from sessiond_server.app.parts import opened_parts
 from sessiond_server.app.signals import Signals
+from sessiond_server.app.summary import Service
 from sessiond_server.app.tracer import opened_tracer
-from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.metrics.sources import Sources
 from sessiond_server.reloading import Reloader, look
 from sessiond_server.rpc.server import RpcServer
 from sessiond_server.rpc.tls import Certificates, Context
@@ -34,21 +36,18 @@ _log = logging.getLogger("sessiond.app")
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A running service, with what the operator needs to know."""
+class Shared:
+    """What a worker has from its supervisor, in place of what a process of its own opens."""
 
-    settings: Settings
-    listening: Address
-    embedded: EmbeddedServers | None
-    keys: int
-    """0: no keys are needed."""
-    metrics: Address | None
-    """Where they are served."""
-    http: Address | None
-    """Where HTTP is served."""
+    http: socket.socket | None
+    """Listens for HTTP already."""
+    expose: Callable[[Sources], AbstractAsyncContextManager[None]]
+    """Shows the metrics while the context is open."""
+    stops_by: Callable[[Callable[[], None]], None]
+    """Gets what begins a stop, as a signal does."""
 
 
-async def serve(settings: Settings, announce: Callable[[Service], None]) -> None:
+async def serve(settings: Settings, announce: Callable[[Service], None], shared: Shared | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then stops gracefully. `announce` is called once calls are answered.
 
     A second signal ends the process at once; the bundled servers then shut down by themselves. Raises SettingError,
@@ -56,8 +55,10 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
     closed everything.
     """
     stop = Signals()
+    if shared is not None:
+        shared.stops_by(stop.ask)
     try:
-        async with running(settings, stop.reload) as service:
+        async with running(settings, stop.reload, shared) as service:
             announce(service)
             await stop.asked()
             _log.info("stopping: calls in progress have %g s to finish", settings.grace)
@@ -71,10 +72,13 @@ async def serve(settings: Settings, announce: Callable[[Service], None]) -> None
 
 
 @asynccontextmanager
-async def running(settings: Settings, reload: asyncio.Event | None = None) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings, reload: asyncio.Event | None = None, shared: Shared | None = None
+) -> AsyncIterator[Service]:
     """Runs the whole service while the context is open. Errors as `serve`.
 
-    When `reload` is set, it is cleared, and keys and certificates are read again, changed or not.
+    When `reload` is set, it is cleared, and keys and certificates are read again, changed or not. `shared`: the process
+    is one of several workers.
     """
     refuse_open_network(settings)
     if warning := keys_in_the_clear(settings):
@@ -95,6 +99,7 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         way = await stack.enter_async_context(opened_way(settings))
         http_tls = Context(tls) if tls is not None and way is not None else None
         wire = limits.wire(settings, certificates, tracer, way.socket.address if way is not None else "")
+        wire = replace(wire, so_reuseport=shared is not None)
         server = RpcServer([each.serving() for each in parts.databases], authenticator, wire)
         default.truth.homes.on_change = server.rehome
         watches = {
@@ -108,13 +113,19 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         }
         stack.enter_context(observed(watches.values()))
         scraped = sources(parts.databases, server, watches)
-        metrics_listening = await stack.enter_async_context(opened_metrics(settings.metrics_listen, scraped))
+        if shared is not None:
+            await stack.enter_async_context(shared.expose(scraped))
+        metrics_listening = await stack.enter_async_context(
+            opened_metrics(settings.metrics_listen if shared is None else None, scraped)
+        )
         stack.push_async_callback(server.stop)
         try:
             port = await server.start()
         except RuntimeError as error:
             raise CannotListen(settings.listen, "--listen") from error
-        http = await stack.enter_async_context(opened_door(settings, way, authenticator, http_tls, server))
+        http = await stack.enter_async_context(
+            opened_door(settings, way, authenticator, http_tls, server, shared.http if shared is not None else None)
+        )
         opening = Opening(settings, server, Group(settings), watches, parts.databases)
         token_key = await opening.open_default()
         background = await stack.enter_async_context(background_tasks())
@@ -130,4 +141,12 @@ async def running(settings: Settings, reload: asyncio.Event | None = None) -> As
         if parts.embedded:
             background(parts.embedded.keep_running(), "bundled-servers")
         await server.open(token_key)
-        yield Service(settings, Address(settings.listen.host, port), parts.embedded, len(keys), metrics_listening, http)
+        yield Service(
+            settings,
+            Address(settings.listen.host, port),
+            parts.embedded,
+            len(keys),
+            metrics_listening,
+            http,
+            lambda: next((watch.failed for watch in watches.values() if watch.failed), None),
+        )

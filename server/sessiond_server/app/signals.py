@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 
 class Signals:
@@ -12,6 +13,8 @@ class Signals:
     def __init__(self) -> None:
         self.is_asked = False
         self.reload = asyncio.Event()
+        self.at_once: Callable[[], None] = lambda: None
+        """Called before a second signal ends the process."""
         self._waiter: asyncio.Event | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
@@ -32,7 +35,14 @@ class Signals:
     def _signalled(self, number: int) -> None:
         if self.is_asked:
             # Ends at once, without clean-up. The kernel signals the bundled servers (see embedded/child.py).
+            self.at_once()
             os._exit(128 + number)
+        self.ask()
+
+    def ask(self) -> None:
+        """Requests a stop, as the first signal does."""
+        if self.is_asked:
+            return
         self.is_asked = True
         if self._waiter is not None:
             self._waiter.set()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from sessiond_server.app import database
+from sessiond_server.app.bundled import bundled
 from sessiond_server.settings import SecretUrl, Settings, scrub
 
 
@@ -23,7 +24,7 @@ async def _migrate(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.reveal() if settings.postgres_dsn else running_dsn(settings.data_dir)
         if dsn is None:
-            dsn = (await stack.enter_async_context(database.bundled(settings, cache=False))).postgres_dsn
+            dsn = (await stack.enter_async_context(bundled(settings, cache=False))).postgres_dsn
         applied = await database.migrated(dsn, settings)
     print(_done(applied))
     return 0

@@ -133,16 +133,17 @@ def _durable(place: Place) -> Sequence[Finding]:
 def _pool(place: Place) -> Sequence[Finding]:
     if place.facts is None:
         return [_unknown()]
-    size, replicas = place.settings.pool_size, place.replicas
-    wanted = size * replicas + OPERATORS
-    text = f"{replicas} replicas of {size} connections and {OPERATORS} for operators, of {place.facts.connections}"
+    size, replicas, workers = place.settings.pool_size, place.replicas, place.settings.workers
+    wanted = size * workers * replicas + OPERATORS
+    each = f"{size} connections" if workers == 1 else f"{workers} workers with {size} connections each"
+    text = f"{replicas} replicas of {each} and {OPERATORS} for operators, of {place.facts.connections}"
     if place.facts.pooler:
         return [warn(f"{text}, behind a pooler", "compare its max_client_conn and pool size with --pool-size yourself")]
     if wanted > place.facts.connections:
         remedy = "lower --pool-size, raise max_connections, or put PgBouncer between"
         return [fail(f"{text}: the last replicas cannot connect", remedy)]
     # While an upgrade runs there is one replica more.
-    if wanted + size > place.facts.connections:
+    if wanted + size * workers > place.facts.connections:
         return [warn(f"{text}: no room for one replica more during an upgrade", "lower --pool-size or --replicas")]
     return [ok(text)]
 

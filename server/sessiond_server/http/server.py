@@ -42,6 +42,8 @@ class DoorSettings:
     """How long a client may receive nothing while there is something to send."""
     most_connections: int = MOST_CONNECTIONS
     head_seconds: float = HEAD_SECONDS
+    listener: socket.socket | None = None
+    """A socket that listens on the address already, which `stop` closes."""
 
 
 class DoorServer:
@@ -58,7 +60,9 @@ class DoorServer:
         """Listens and returns the port. Raises OSError if it cannot listen on the address."""
         settings = self._settings
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        self._socket = settings.listener or socket.create_server(
+            (settings.host, settings.port), family=family, backlog=1024
+        )
         config = uvicorn.Config(
             self._door,
             http=type("BoundConnection", (Connection,), {"limits": settings}),

@@ -11,6 +11,7 @@ traces.py       OpenTelemetry's variables
 import argparse
 import os
 import pwd
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,11 +92,21 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
             f"{settings.store_connections - 1} are for sessions{' of each database' if settings.databases else ''}; "
             "set --pool-size higher"
         )
+    if settings.workers > 1:
+        _check_workers(settings, sources["workers"])
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
         raise SettingError("--tls-cert-file and --tls-key-file belong together: set both or neither")
     if settings.tls_client_ca_file is not None and settings.tls_cert_file is None:
         raise SettingError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")
     return settings
+
+
+def _check_workers(settings: Settings, source: str) -> None:
+    """Raises SettingError where several processes cannot serve together."""
+    if settings.store == "memory":
+        raise SettingError(f"{source}: only one process can serve from memory; leave it out, or set --store postgres")
+    if sys.platform != "linux":
+        raise SettingError(f"{source}: several processes on one port need Linux; leave it out")
 
 
 def _check_databases(found: dict[str, Any], sources: Mapping[str, str]) -> None:

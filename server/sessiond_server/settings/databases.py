@@ -42,6 +42,10 @@ class DatabaseMap(Mapping[str, SecretUrl]):
     def __hash__(self) -> int:
         return hash(tuple(self._dsns.items()))
 
+    def __reduce__(self) -> tuple[type["DatabaseMap"], tuple[dict[str, SecretUrl]]]:
+        # A read-only view cannot be sent to another process.
+        return DatabaseMap, (dict(self._dsns),)
+
     def __repr__(self) -> str:
         return f"DatabaseMap({dict(self._dsns)!r})"
 

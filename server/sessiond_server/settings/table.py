@@ -158,8 +158,13 @@ class Settings:
     )  # fmt: skip
     pool_size: int = _setting(
         _count(5, 1000), "15", "N",
-        "Most connections to Postgres of this process: for shards, reads, transfers, health and the bus together. "
+        "Most connections to Postgres of each process: for shards, reads, transfers, health and the bus together. "
         "Several databases have equal shares of them, of 5 or more each.",
+    )  # fmt: skip
+    workers: int = _setting(
+        values.workers, "1", "N|auto",
+        "Processes that serve, on Linux and not with the memory store; `auto`: one for each processor. All limits, "
+        "such as `pool_size` and `watchers`, are those of each (docs/operations.md).",
     )  # fmt: skip
     default_ttl: float = _setting(
         _duration(0, 3650 * DAY), "24h", "DURATION",

@@ -1,7 +1,9 @@
 """Parsers for the values of settings, one per kind. Each raises ValueError with the rule, never with the value."""
 
 import ipaddress
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,6 +102,19 @@ def number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+MOST_WORKERS: Final = 64
+
+
+def workers(text: str) -> int:
+    """A number of processes; `auto`: one for each processor that this process may use."""
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_WORKERS)
+    try:
+        return number(1, MOST_WORKERS)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 def size(least: int, most: int) -> Callable[[str], int]:
