@@ -199,7 +199,7 @@ async def test_entries_of_a_promoted_lagging_replica_are_not_served(tmp_path: Pa
                 await until(copied)
                 replica.freeze()
                 await accepted(store, CALLER.append("s1"))
-                assert await hit(store)
+                await until(lambda: hit(store))
                 master.kill()
                 replica.thaw()
                 await client.replicaof("NO", "ONE")
