@@ -20,7 +20,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 
-from sessiond_server.http import problems, queries
+from sessiond_server.http import access_tokens, problems, queries
 from sessiond_server.http.paths import VARIABLE
 from sessiond_server.http.rules import RPCS, RULES, SERVICES, WHOLE, Rule
 
@@ -67,6 +67,13 @@ HEADERS: Mapping[str, Schema] = {
     },
 }
 """Headers, by the fields of requests that they carry."""
+
+ACCESS_TOKEN: Schema = {
+    "name": access_tokens.NAME,
+    "in": "query",
+    "description": "A session token (CreateSessionToken), for an EventSource, which can send no headers. No key.",
+    "schema": {"type": "string", "maxLength": 1024},
+}
 
 
 def comments() -> dict[str, str]:
@@ -187,6 +194,8 @@ class Document:
                 if parameter.is_map:
                     found |= {"style": "deepObject", "explode": True}
             yield found
+        if rule.rpc == access_tokens.TAKEN_BY:
+            yield ACCESS_TOKEN
         names = rpc.input_type.fields_by_name
         yield from (header for name, header in HEADERS.items() if name in names and _carries(rule, name))
 

@@ -68,6 +68,7 @@ neither grpc nor protobuf.
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
+    ├── TokenForbids
     ├── DocumentReadOnly
     ├── Unavailable
     │   ├── Starting
@@ -761,6 +762,10 @@ class ScopeMissing(SessiondError):
         return self.metadata.get("scope", "")
 
 
+class TokenForbids(SessiondError):
+    """A session token (see `create_session_token`) does not allow the call."""
+
+
 class DocumentReadOnly(SessiondError):
     """The key is bound to a user, and cannot write documents of the tenant or an agent."""
 
@@ -864,6 +869,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "SESSION_QUOTA_REACHED": SessionQuotaReached,
         "UNAUTHENTICATED": Unauthenticated,
         "SCOPE_MISSING": ScopeMissing,
+        "TOKEN_FORBIDS": TokenForbids,
         "STARTING": Starting,
         "DRAINING": Draining,
         "SESSION_LOCKED": SessionLocked,

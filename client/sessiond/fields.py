@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sessiond.v1.run_pb2 import RunStatus
     from sessiond.v1.run_service_pb2 import RunPolicy
     from sessiond.v1.search_service_pb2 import SearchOrder
-    from sessiond.v1.session_service_pb2 import StructUpdate
+    from sessiond.v1.session_service_pb2 import SessionAccess, StructUpdate
     from sessiond.v1.tool_call_pb2 import ToolCallExpireAction, ToolCallStatus
 
 # Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
@@ -39,6 +39,7 @@ ModeLike = Union[Literal["build", "plan", "general"], "AgentMode.ValueType"]
 StatusLike = Union[Literal["created", "active", "suspended", "ended"], "SessionStatus.ValueType"]
 EndReasonLike = Union[Literal["client", "expired", "completed", "failed"], "EndReason.ValueType"]
 ViewLike = Union[Literal["basic", "full"], "SessionView.ValueType"]
+SessionAccessLike = Union[Literal["read", "append"], "SessionAccess.ValueType"]
 ConsistencyLike = Union[Literal["cached", "strong"], "Consistency.ValueType"]
 MessageOrderLike = Union[Literal["oldest_first", "newest_first"], "MessageOrder.ValueType"]
 SessionOrderLike = Union[

@@ -14,6 +14,7 @@ from sessiond.fields import (
     EndReasonLike,
     Fence,
     NewSessionFields,
+    SessionAccessLike,
     SessionChanges,
     SessionFields,
     SessionOrderLike,
@@ -41,6 +42,7 @@ from sessiond.v1.session_service_pb2 import (
     BatchUpdateSessionsRequest,
     CountSessionsRequest,
     CreateSessionRequest,
+    CreateSessionTokenRequest,
     DeleteSessionRequest,
     EndSessionRequest,
     GetSessionMetricsRequest,
@@ -48,9 +50,11 @@ from sessiond.v1.session_service_pb2 import (
     ListSessionsRequest,
     ListSessionsResponse,
     ResumeSessionRequest,
+    SessionAccess,
     SessionMetrics,
     SessionOrder,
     SessionResult,
+    SessionToken,
     SuspendSessionRequest,
     TouchSessionRequest,
     UpdateSessionRequest,
@@ -351,6 +355,27 @@ class SessionCalls:
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
         )
         return await self._connection.call(self._connection.sessions.GetSessionMetrics, request, timeout)
+
+    async def create_session_token(
+        self,
+        session_id: str,
+        *,
+        access: SessionAccessLike = "read",
+        ttl: timedelta | float | None = None,
+        timeout: float | None = None,
+    ) -> SessionToken:
+        """Returns a token for this one session, to give to a browser in place of a key. It allows to read the session,
+        live as well, and with access "append" to append messages of the user, for `ttl` (1 second to 60 minutes,
+        seconds if a number; None: 5 minutes). `Client(api_key=)` takes it. The service keeps nothing of it.
+
+        Raises SessionNotFound, ScopeMissing.
+        """
+        request = CreateSessionTokenRequest(
+            session_id=session_id,
+            access=enum_value(SessionAccess.DESCRIPTOR, access),
+            ttl=duration(ttl) if ttl is not None else None,
+        )
+        return await self._connection.call(self._connection.sessions.CreateSessionToken, request, timeout)
 
 
 def _result(result: SessionResult, request_id: str) -> Session | SessiondError:

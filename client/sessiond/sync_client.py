@@ -37,6 +37,7 @@ from sessiond.fields import (
     RunPolicyLike,
     RunStatusLike,
     SearchOrderLike,
+    SessionAccessLike,
     SessionChanges,
     SessionFields,
     SessionOrderLike,
@@ -75,6 +76,7 @@ from sessiond.v1.session_service_pb2 import (
     BatchGetSessionsResponse,
     ListSessionsResponse,
     SessionMetrics,
+    SessionToken,
 )
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
@@ -1075,6 +1077,22 @@ class SyncClient:
                 session_id, min_version=min_version, consistency=consistency, timeout=timeout
             )
         )
+
+    def create_session_token(
+        self,
+        session_id: str,
+        *,
+        access: SessionAccessLike = "read",
+        ttl: timedelta | float | None = None,
+        timeout: float | None = None,
+    ) -> SessionToken:
+        """Returns a token for this one session, to give to a browser in place of a key. It allows to read the session,
+        live as well, and with access "append" to append messages of the user, for `ttl` (1 second to 60 minutes,
+        seconds if a number; None: 5 minutes). `Client(api_key=)` takes it. The service keeps nothing of it.
+
+        Raises SessionNotFound, ScopeMissing.
+        """
+        return wait(self._inner.create_session_token(session_id, access=access, ttl=ttl, timeout=timeout))
 
     def append_messages(
         self,

@@ -1,4 +1,4 @@
-"""Authentication by bearer key: the keys file, and the Principal that a call's metadata proves.
+"""Authentication by bearer, a key or a session token: the keys file, and the Principal that a call's metadata proves.
 
 A keys file is TOML. It holds SHA-256 digests of keys, never keys, so a reader of the file cannot sign in with it:
 
@@ -19,13 +19,17 @@ import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sessiond_server.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from sessiond_server.domain.sessions.incarnation import Incarnation
 
 SESSIONS_READ: Final = "sessions:read"
 SESSIONS_WRITE: Final = "sessions:write"
@@ -42,6 +46,11 @@ LOCAL: Final = "local"
 KEY_PREFIX: Final = "sd_"
 """Lets secret scanners recognise a key."""
 
+TOKEN_PREFIX: Final = "sdt_"
+"""Of a session token."""
+LONGEST_TOKEN: Final = 1024
+"""Longest session token, in characters; with a session id of 255 quotation marks one has 920."""
+
 _KEY_BYTES = 32
 _LONGEST_KEY = 512
 _RESERVED_NAMES = (LOCAL, "sessiond")
@@ -51,6 +60,30 @@ _TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _DATABASE_ID = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOPBACK = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)::1(\]|%5D):|unix:")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a session token says. The key that made it, as it is now, limits it further."""
+
+    session_id: str
+    """The only session that exists for the caller."""
+    incarnation: "Incarnation"
+    """Of that session."""
+    append: bool
+    """Whether messages may be appended."""
+    database: str
+    """Id of the database that its maker named; empty: none, but the tenant's home."""
+    owner: bytes
+    """`Principal.owner` of its maker."""
+    key: bytes = field(repr=False)
+    """SHA-256 of the key that made it; empty if it was made without keys."""
+    expires: float
+    """When it ends, in seconds since 1970."""
+
+
+OpenToken = Callable[[str], Grant | None]
+"""What a session token grants; None: this service has not made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +99,14 @@ class Principal:
     key: bytes = field(default=b"", repr=False, compare=False)
     """SHA-256 of the key; empty without keys."""
     expires: float | None = field(default=None, compare=False)
-    """When the key expires, in seconds since 1970; None: never."""
+    """When the key or the token expires, in seconds since 1970; None: never."""
+    grant: Grant | None = None
+    """The session token with which the call is made; None: it is made with a key, or without keys."""
+
+    @property
+    def owner(self) -> bytes:
+        """A digest of tenant and user, 16 bytes."""
+        return hashlib.sha256(json.dumps([self.tenant_id, self.user_id]).encode()).digest()[:16]
 
 
 LOCAL_PRINCIPAL: Final = Principal(DEFAULT_TENANT, "", LOCAL, SCOPES | {ANY_DATABASE})
@@ -77,9 +117,10 @@ class KeysFileInvalid(Exception):
 
 
 class Authenticator:
-    """Authenticates callers by bearer key.
+    """Authenticates callers by bearer: a key or a session token.
 
-    Without keys, every caller on loopback is LOCAL_PRINCIPAL, and all others are refused unless `open_to_all` is set.
+    Without keys, every caller on loopback is LOCAL_PRINCIPAL, or what its session token says, and all others are
+    refused unless `open_to_all` is set.
     """
 
     def __init__(
@@ -96,6 +137,14 @@ class Authenticator:
         self._open_to_all = open_to_all
         self._clock = clock
         self._checked = clock()
+        self._open_token: OpenToken = _no_token
+        self._token_ends: set[int] = set()
+        """Whole seconds before which tokens end that were used, and had not ended when last looked at: as many as the
+        longest life of a token has seconds, at most."""
+
+    def accept_tokens(self, open_token: OpenToken) -> None:
+        """From now on, session tokens are accepted that `open_token` opens."""
+        self._open_token = open_token
 
     def use(self, keys: Mapping[bytes, Principal]) -> None:
         """Replaces the keys. Both the old and the new set must have at least one key: a server with keys must never
@@ -105,7 +154,7 @@ class Authenticator:
         self._know(keys)
 
     def _know(self, keys: Mapping[bytes, Principal]) -> None:
-        self._keys = dict(keys)
+        self._keys = {digest: replace(principal, key=digest) for digest, principal in keys.items()}
         self._tenants = len({principal.tenant_id for principal in keys.values()}) or 1
 
     def alone(self) -> bool:
@@ -118,35 +167,81 @@ class Authenticator:
         Keys are looked up by digest, so that the time of the look-up reveals nothing about a key.
         """
         if not self._keys:
-            if self._open_to_all or is_loopback(peer()):
-                return LOCAL_PRINCIPAL
-            raise Unauthenticated("no_key")
+            if not (self._open_to_all or is_loopback(peer())):
+                raise Unauthenticated("no_key")
+            for name, value in metadata:
+                if name == "authorization" and (token := _token(value)):
+                    return self._by_token(token)
+            return LOCAL_PRINCIPAL
         for name, value in metadata:
             if name == "authorization":
                 return self._bearer(value)
         raise Unauthenticated("no_key")
 
     def holds(self, principal: Principal) -> bool:
-        """Whether the key of an authenticated call is still valid, for the same principal."""
+        """Whether the key or token of an authenticated call is still valid, for the same principal."""
+        if principal.grant is not None:
+            return self._granted(principal.grant) == principal
         if not principal.key:
             return not self._keys
         return self._keys.get(principal.key) == principal and not self._is_over(self._keys[principal.key])
 
     def some_expired(self) -> bool:
-        """Whether a key has expired since the last call of this method."""
+        """Whether a key, or a token that was used, has expired since the last call of this method."""
         since, self._checked = self._checked, self._clock()
+        if ended := {end for end in self._token_ends if end <= self._checked}:
+            self._token_ends -= ended
+            return True
         return any(p.expires is not None and since < p.expires <= self._checked for p in self._keys.values())
 
     def _is_over(self, principal: Principal) -> bool:
         return principal.expires is not None and self._clock() >= principal.expires
 
     def _bearer(self, value: str | bytes) -> Principal:
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        if len(text) <= _LONGEST_KEY and text[:7].lower() == "bearer ":
-            principal = self._keys.get(digest_of(text[7:].strip()))
+        if token := _token(value):
+            return self._by_token(token)
+        if key := _bearer(value, _LONGEST_KEY):
+            principal = self._keys.get(digest_of(key))
             if principal is not None and not self._is_over(principal):
                 return principal
         raise Unauthenticated
+
+    def _by_token(self, token: str) -> Principal:
+        grant = self._open_token(token)
+        principal = None if grant is None else self._granted(grant)
+        if grant is None or principal is None:
+            raise Unauthenticated
+        self._token_ends.add(ceil(grant.expires))
+        return principal
+
+    def _granted(self, grant: Grant) -> Principal | None:
+        """The principal of a token; None if it has ended, or its key is not what it was. It has no scope that its key
+        lacks."""
+        maker = self._keys.get(grant.key) if self._keys else None if grant.key else LOCAL_PRINCIPAL
+        if maker is None or self._is_over(maker) or self._clock() >= grant.expires:
+            return None
+        if maker.owner != grant.owner:
+            return None
+        allowed = {SESSIONS_READ, SESSIONS_WRITE} if grant.append else {SESSIONS_READ}
+        scopes = frozenset(each for each in maker.scopes if each in allowed or each.startswith(DATABASE))
+        return Principal(*(maker.tenant_id, maker.user_id, maker.name, scopes, grant.key, grant.expires, grant))
+
+
+def _no_token(token: str) -> None:
+    """There are no tokens yet."""
+
+
+def _bearer(value: str | bytes, longest: int) -> str:
+    """The bearer of an `authorization`; empty if it has none, or one of more than `longest` characters."""
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    bearer = text[7:].strip() if text[:7].lower() == "bearer " else ""
+    return bearer if len(bearer) <= longest else ""
+
+
+def _token(value: str | bytes) -> str:
+    """The session token of an `authorization`; empty if it has none."""
+    bearer = _bearer(value, LONGEST_TOKEN)
+    return bearer if bearer.startswith(TOKEN_PREFIX) else ""
 
 
 def is_loopback(peer: str) -> bool:

@@ -67,6 +67,7 @@
     │   └── SessionQuotaReached
     ├── Unauthenticated
     ├── ScopeMissing
+    ├── TokenForbids
     ├── DocumentReadOnly
     ├── Unavailable
     │   ├── Starting
@@ -608,6 +609,13 @@ class Unauthenticated(SessiondError):
 class ScopeMissing(SessiondError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"the key lacks the scope {scope}", {"scope": scope})
+
+
+class TokenForbids(SessiondError):
+    """A session token does not allow the call. The text says nothing of what exists."""
+
+    def __init__(self) -> None:
+        super().__init__("the session token does not allow this call")
 
 
 class DocumentReadOnly(SessiondError):

@@ -74,7 +74,7 @@ ROOMS = {
     "embedded": (),
     "errors": (),
     "events": ("domain", "slots", "store"),
-    "http": ("domain.shares", "rpc.loopback"),
+    "http": ("auth", "domain.shares", "rpc.loopback"),
     "memory": ("domain", "store", "events", "blobs", "search"),
     "measures": (),
     "metrics": ("events", "rpc", "search", "store"),

@@ -27,7 +27,7 @@ from sessiond.v1.session_pb2 import (
     SessionType,
     SessionView,
 )
-from sessiond.v1.session_service_pb2 import SessionOrder, StructUpdate
+from sessiond.v1.session_service_pb2 import SessionAccess, SessionOrder, StructUpdate
 from sessiond.v1.tool_call_pb2 import ToolCallStatus
 from tests.support.client_calls import ALL, READS, STREAMS, TRANSFERS, WRITES, takes
 from tests.support.scripted_server import METHODS, ScriptedServer
@@ -283,6 +283,7 @@ def test_the_filter_has_all_fields_of_the_contract() -> None:
         (fields.EventTypeLike, EventType.DESCRIPTOR),
         (fields.RoleLike, Role.DESCRIPTOR),
         (fields.ConsistencyLike, Consistency.DESCRIPTOR),
+        (fields.SessionAccessLike, SessionAccess.DESCRIPTOR),
         (fields.MessageOrderLike, MessageOrder.DESCRIPTOR),
         (fields.SessionOrderLike, SessionOrder.DESCRIPTOR),
         (fields.RunStatusLike, RunStatus.DESCRIPTOR),

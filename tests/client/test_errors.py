@@ -59,6 +59,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.SessionQuotaReached(1000), {"limit": 1000, "retry_after": None}),
     (server_errors.Unauthenticated(), {}),
     (server_errors.ScopeMissing("sessions:write"), {"scope": "sessions:write"}),
+    (server_errors.TokenForbids(), {}),
     (server_errors.Starting(), {}),
     (server_errors.Draining(), {}),
     (server_errors.SessionLocked("s"), {"session_id": "s"}),

@@ -48,7 +48,7 @@ async def test_every_rule_answers_as_its_rpc_does() -> None:
                     assert answer.status_code == (201 if rule_of(rpc, VALID[rpc]).made else 200), answer.text
                     assert answer.headers["content-type"] == "application/json"
                     got = ParseDict(answer.json(), GetMessageClass(RPCS[rpc].output_type)())
-                    if expected is not None and rpc not in ("ListSessions",):
+                    if expected is not None and rpc not in ("ListSessions", "CreateSessionToken"):
                         assert _comparable(got) == _comparable(expected)
 
 

@@ -155,6 +155,30 @@ async def test_a_name_that_is_wrong_or_not_allowed_is_refused(
             assert failure.metadata == {"scope": f"database:{named}"}
 
 
+async def test_a_session_token_is_for_the_database_in_which_it_was_made() -> None:
+    async with serving("main", "eu", "us") as served:
+        await served.create(FREE, "here")
+        await served.create(FREE, "there", db_id="eu")
+        token = s.CreateSessionTokenRequest(session_id="there")
+        there = (await served.wire.call("CreateSessionToken", token, key=FREE, metadata=[("db_id", "eu")])).token
+        here = (
+            await served.wire.call("CreateSessionToken", s.CreateSessionTokenRequest(session_id="here"), key=FREE)
+        ).token
+        reads: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+            (here, "here", ("", "main")),
+            (there, "there", ("", "eu")),
+        )
+        for bearer, session_id, good in reads:
+            for named in ("", "main", "eu", "us", "nowhere"):
+                metadata = [("db_id", named)] if named else []
+                request = s.GetSessionRequest(session_id=session_id)
+                if named in good:
+                    await served.wire.call("GetSession", request, key=bearer, metadata=metadata)
+                else:
+                    failure = await served.wire.failure("GetSession", request, key=bearer, metadata=metadata)
+                    assert failure.reason == "TOKEN_FORBIDS", (session_id, named)
+
+
 async def test_a_server_with_one_database_refuses_names_too() -> None:
     async with serving("main") as served:
         assert await served.listed(FREE, db_id="main") == []

@@ -152,6 +152,7 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
     "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
+    "CreateSessionToken": lambda a: a.token.startswith("sdt_") and a.HasField("expire_time"),
     "GetContext": lambda a: ([m.message_id for m in a.messages], a.version, a.token_count) == (["m1"], 2, 6),
     "ListSummaries": lambda a: ([*a.summaries], a.next_page_token, a.version) == ([], "", 6),
 }
@@ -223,6 +224,8 @@ REFUSALS: list[Refusal] = [
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["a", "a"]), INVALID, "INVALID_FIELD", {}),
     ("GetSessionMetrics", s.GetSessionMetricsRequest(session_id="active", min_version=3), PRECONDITION,
      "VERSION_NOT_REACHED", MISMATCH),
+    ("CreateSessionToken", s.CreateSessionTokenRequest(session_id="none"), StatusCode.NOT_FOUND,
+     "SESSION_NOT_FOUND", {"session_id": "none"}),
     ("BatchCreateSessions", s.BatchCreateSessionsRequest(), INVALID, "INVALID_FIELD", {}),
     ("BatchUpdateSessions", s.BatchUpdateSessionsRequest(), INVALID, "INVALID_FIELD", {}),
     ("AppendMessages", m.AppendMessagesRequest(session_id="suspended", messages=[said("x")]), PRECONDITION,

@@ -64,6 +64,7 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "PublishDelta": lambda client: lambda **kw: client.publish_delta("s", [sessiond.Delta(text="t")], **kw),
     "HeartbeatRun": lambda client: lambda **kw: client.heartbeat_run("s", FENCE, **kw),
     "ListPendingApprovals": lambda client: lambda **kw: client.list_pending_approvals(**kw).page(),
+    "CreateSessionToken": lambda client: lambda **kw: client.create_session_token("s", **kw),
     "GetUploadStatus": lambda client: lambda **kw: client.get_upload_status("s", "a", **kw),
     "GetAttachment": lambda client: lambda **kw: client.get_attachment("s", "a", **kw),
     "ListAttachments": lambda client: lambda **kw: client.list_attachments("s", **kw).page(),

@@ -89,6 +89,7 @@ READS = {
     "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=["ended", "none", "active"]),
     "ListSessions": s.ListSessionsRequest(filter=s.SessionFilter(statuses=[ENDED])),
     "CountSessions": s.CountSessionsRequest(),
+    "CreateSessionToken": s.CreateSessionTokenRequest(session_id="active"),
     "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
     "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
     "ListMessages": m.ListMessagesRequest(session_id="active"),

@@ -42,6 +42,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
             updates=[s.SessionUpdate(session=Session(session_id=session_id, name="x"))], expected_versions=[77]
         ),
         "GetSessionMetrics": s.GetSessionMetricsRequest(session_id=session_id, min_version=1000),
+        "CreateSessionToken": s.CreateSessionTokenRequest(session_id=session_id),
         "AppendMessages": m.AppendMessagesRequest(session_id=session_id, messages=[said("x", message_id="m1")]),
         "GetMessage": m.GetMessageRequest(session_id=session_id, message_id="m1"),
         "CreateSummary": x.CreateSummaryRequest(

@@ -141,12 +141,13 @@ async def opened_web(
     keys: bool = True,
     origins: frozenset[str] = frozenset(),
     wire_options: Mapping[str, Any] | None = None,
+    authenticator: Authenticator | None = None,
     **changes: Any,
 ) -> AsyncIterator[Web]:
     """Serves; `changes` are to the settings of the port. Everything is closed behind it."""
-    if keys:
+    if authenticator is None and keys:
         authenticator = Authenticator({digest_of(key): who for key, who in PRINCIPALS.items()})
-    else:
+    elif authenticator is None:
         authenticator = Authenticator(open_to_all=True)
     folder = SocketFolder()
     try:

@@ -9,12 +9,14 @@ from sessiond_server.auth import (
     ANY_DATABASE,
     SCOPES,
     Authenticator,
+    Grant,
     KeysFileInvalid,
     Principal,
     digest_of,
     load_keys,
     new_key,
 )
+from sessiond_server.domain.sessions.incarnation import Incarnation
 from sessiond_server.errors import Unauthenticated
 
 DIGEST = digest_of("sd_secret").hex()
@@ -178,3 +180,39 @@ def test_a_tenant_is_alone_by_the_keys_in_use() -> None:
     assert authenticator.alone()
     authenticator.use({b"1": principal("a"), b"2": principal("b")})
     assert not authenticator.alone()
+
+
+def test_tokens_that_were_used_are_remembered_until_they_end() -> None:
+    now = [1000.0]
+    found = Authenticator({digest_of("sd_secret"): BILLING}, clock=lambda: now[0])
+
+    def opened(token: str) -> Grant | None:
+        ends = float(token.removeprefix("sdt_"))
+        return Grant("s", Incarnation(0, 1), False, "", BILLING.owner, digest_of("sd_secret"), ends)
+
+    found.accept_tokens(opened)
+    for end in ("1060.5", "1060.7", "1030.2"):
+        principal = found.authenticate([("authorization", f"bearer sdt_{end}")], lambda: REMOTE)
+        assert (principal.tenant_id, principal.name, principal.scopes) == ("acme", "billing", BILLING.scopes)
+        assert found.holds(principal)
+    for time, some in (
+        (1030.0, False),
+        (1031.0, True),
+        (1032.0, False),
+        (1060.6, False),
+        (1061.0, True),
+        (1062.0, False),
+    ):
+        now[0] = time
+        assert found.some_expired() is some, time
+    assert not found.holds(principal)
+    with pytest.raises(Unauthenticated):
+        found.authenticate([("authorization", "Bearer sdt_1060.5")], lambda: REMOTE)
+
+
+@pytest.mark.parametrize("bearer", ["sdt_", "sdt_" + "x" * 1100, "sdt_\x00\xff"])
+def test_a_token_that_is_none_is_refused_with_and_without_keys(bearer: str) -> None:
+    for found in (authenticator(), Authenticator(open_to_all=True)):
+        if len(bearer) <= 1024:
+            with pytest.raises(Unauthenticated):
+                found.authenticate([("authorization", f"Bearer {bearer}")], lambda: REMOTE)

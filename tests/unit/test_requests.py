@@ -72,6 +72,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "BatchCreateSessions": lambda request: requests.batch_create_sessions(request, TENANT),
     "BatchUpdateSessions": requests.batch_update_sessions,
     "GetSessionMetrics": fields.named_read,
+    "CreateSessionToken": requests.create_session_token,
     "AppendMessages": lambda request: message_requests.append_messages(request, TENANT),
     "GetMessage": lambda request: fields.named_read(request, "message_id"),
     "ListMessages": message_requests.list_messages,
@@ -280,6 +281,7 @@ def test_every_field_of_a_request_has_a_table() -> None:
     }
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
+    own |= {"access", "ttl"}  # test_session_tokens.py
     # test_search_requests.py
     own |= {"query", "roles", "time_from", "time_until", "wait_for"}
     # tests/rpc/test_documents.py

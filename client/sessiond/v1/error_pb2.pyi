@@ -139,6 +139,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED. The key lacks the scope that the call needs. Metadata: `scope`.
     Sample: "the key lacks the scope sessions:write".
     """
+    ERROR_REASON_TOKEN_FORBIDS: _ErrorReason.ValueType  # 62
+    """PERMISSION_DENIED. The call is made with a session token (SessionService.CreateSessionToken), which allows neither
+    this RPC nor this request of it, or is for another session. It says nothing of what exists.
+    Sample: "the session token does not allow this call".
+    """
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 70
     """UNAVAILABLE. The server is shutting down; another one may answer. Sample: "the server is draining"."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 71
@@ -420,6 +425,11 @@ Sample: "a valid bearer key is required".
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 61
 """PERMISSION_DENIED. The key lacks the scope that the call needs. Metadata: `scope`.
 Sample: "the key lacks the scope sessions:write".
+"""
+ERROR_REASON_TOKEN_FORBIDS: ErrorReason.ValueType  # 62
+"""PERMISSION_DENIED. The call is made with a session token (SessionService.CreateSessionToken), which allows neither
+this RPC nor this request of it, or is for another session. It says nothing of what exists.
+Sample: "the session token does not allow this call".
 """
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 70
 """UNAVAILABLE. The server is shutting down; another one may answer. Sample: "the server is draining"."""

@@ -26,6 +26,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _SessionAccess:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SessionAccessEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SessionAccess.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SESSION_ACCESS_UNSPECIFIED: _SessionAccess.ValueType  # 0
+    """SESSION_ACCESS_READ."""
+    SESSION_ACCESS_READ: _SessionAccess.ValueType  # 1
+    """Reading the session, live as well. The key needs the scope sessions:read."""
+    SESSION_ACCESS_APPEND: _SessionAccess.ValueType  # 2
+    """That, and appending messages of the user. The key needs the scopes sessions:read and sessions:write."""
+
+class SessionAccess(_SessionAccess, metaclass=_SessionAccessEnumTypeWrapper):
+    """What a session token allows; see CreateSessionToken."""
+
+SESSION_ACCESS_UNSPECIFIED: SessionAccess.ValueType  # 0
+"""SESSION_ACCESS_READ."""
+SESSION_ACCESS_READ: SessionAccess.ValueType  # 1
+"""Reading the session, live as well. The key needs the scope sessions:read."""
+SESSION_ACCESS_APPEND: SessionAccess.ValueType  # 2
+"""That, and appending messages of the user. The key needs the scopes sessions:read and sessions:write."""
+global___SessionAccess = SessionAccess
+
 class _SessionOrder:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -160,6 +184,60 @@ class CreateSessionRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["no_expiry", b"no_expiry", "request_id", b"request_id", "reuse_deleted", b"reuse_deleted", "runs", b"runs", "session", b"session"]) -> None: ...
 
 global___CreateSessionRequest = CreateSessionRequest
+
+@typing.final
+class CreateSessionTokenRequest(google.protobuf.message.Message):
+    """Request of CreateSessionToken."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session. Required."""
+    access: global___SessionAccess.ValueType
+    """What the token allows. Default: SESSION_ACCESS_READ."""
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """How long the token is valid: 1 second to 60 minutes. Default: 5 minutes."""
+
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        access: global___SessionAccess.ValueType = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "session_id", b"session_id", "ttl", b"ttl"]) -> None: ...
+
+global___CreateSessionTokenRequest = CreateSessionTokenRequest
+
+@typing.final
+class SessionToken(google.protobuf.message.Message):
+    """Answer of CreateSessionToken."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """The token, at most 1 024 characters of `[A-Za-z0-9_-]`: the metadata `authorization` is `Bearer TOKEN`. A secret."""
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it ends, by the server's clock; earlier where its key expires earlier."""
+
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expire_time", b"expire_time", "token", b"token"]) -> None: ...
+
+global___SessionToken = SessionToken
 
 @typing.final
 class GetSessionRequest(google.protobuf.message.Message):

@@ -127,6 +127,11 @@ class SessionServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.GetSessionMetricsRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_session__service__pb2.SessionMetrics.FromString,
                 _registered_method=True)
+        self.CreateSessionToken = channel.unary_unary(
+                '/sessiond.v1.SessionService/CreateSessionToken',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.CreateSessionTokenRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__service__pb2.SessionToken.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -273,6 +278,26 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSessionToken(self, request, context):
+        """Makes a token for this one session: a bearer in place of a key, for minutes, for browsers and others that must not
+        hold a key. Nothing is stored and no event is made, so a retry makes another token; nothing ends one token early,
+        but revoking the key that made it ends all of that key's.
+
+        A token is valid while its key is, for the key's tenant and user, and for the session as it is now: not for one that
+        takes its id after a deletion. With SESSION_ACCESS_READ it allows, of that session only: GetSession,
+        GetSessionMetrics, GetMessage, ListMessages, ListSummaries, GetContext, GetRun, ListRuns, GetToolCall,
+        ListToolCalls, WatchSession, ListEvents, GetAttachment, ListAttachments, GetUploadStatus and DownloadAttachment;
+        with SESSION_ACCESS_APPEND also AppendMessages of messages with ROLE_USER, without `run`, `update` and `documents`.
+        All else is TOKEN_FORBIDS. A call in the name of another database (`db_id`) makes a token for that database, which
+        needs not be named with it. Streams end with the token as with a key that expires: a GoingAway with the position,
+        then UNAUTHENTICATED.
+
+        Errors: SCOPE_MISSING where the key may not do itself what the token would allow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -355,6 +380,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetSessionMetrics,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.GetSessionMetricsRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_session__service__pb2.SessionMetrics.SerializeToString,
+            ),
+            'CreateSessionToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSessionToken,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.CreateSessionTokenRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__service__pb2.SessionToken.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -801,6 +831,33 @@ class SessionService(object):
             '/sessiond.v1.SessionService/GetSessionMetrics',
             sessiond_dot_v1_dot_session__service__pb2.GetSessionMetricsRequest.SerializeToString,
             sessiond_dot_v1_dot_session__service__pb2.SessionMetrics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSessionToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/CreateSessionToken',
+            sessiond_dot_v1_dot_session__service__pb2.CreateSessionTokenRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__service__pb2.SessionToken.FromString,
             options,
             channel_credentials,
             insecure,

@@ -157,6 +157,26 @@ class SessionServiceStub:
     the database. Errors: VERSION_NOT_REACHED.
     """
 
+    CreateSessionToken: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.CreateSessionTokenRequest,
+        sessiond.v1.session_service_pb2.SessionToken,
+    ]
+    """Makes a token for this one session: a bearer in place of a key, for minutes, for browsers and others that must not
+    hold a key. Nothing is stored and no event is made, so a retry makes another token; nothing ends one token early,
+    but revoking the key that made it ends all of that key's.
+
+    A token is valid while its key is, for the key's tenant and user, and for the session as it is now: not for one that
+    takes its id after a deletion. With SESSION_ACCESS_READ it allows, of that session only: GetSession,
+    GetSessionMetrics, GetMessage, ListMessages, ListSummaries, GetContext, GetRun, ListRuns, GetToolCall,
+    ListToolCalls, WatchSession, ListEvents, GetAttachment, ListAttachments, GetUploadStatus and DownloadAttachment;
+    with SESSION_ACCESS_APPEND also AppendMessages of messages with ROLE_USER, without `run`, `update` and `documents`.
+    All else is TOKEN_FORBIDS. A call in the name of another database (`db_id`) makes a token for that database, which
+    needs not be named with it. Streams end with the token as with a key that expires: a GoingAway with the position,
+    then UNAUTHENTICATED.
+
+    Errors: SCOPE_MISSING where the key may not do itself what the token would allow.
+    """
+
 class SessionServiceAsyncStub:
     """Sessions and their life.
 
@@ -293,6 +313,26 @@ class SessionServiceAsyncStub:
     ]
     """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
     the database. Errors: VERSION_NOT_REACHED.
+    """
+
+    CreateSessionToken: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.CreateSessionTokenRequest,
+        sessiond.v1.session_service_pb2.SessionToken,
+    ]
+    """Makes a token for this one session: a bearer in place of a key, for minutes, for browsers and others that must not
+    hold a key. Nothing is stored and no event is made, so a retry makes another token; nothing ends one token early,
+    but revoking the key that made it ends all of that key's.
+
+    A token is valid while its key is, for the key's tenant and user, and for the session as it is now: not for one that
+    takes its id after a deletion. With SESSION_ACCESS_READ it allows, of that session only: GetSession,
+    GetSessionMetrics, GetMessage, ListMessages, ListSummaries, GetContext, GetRun, ListRuns, GetToolCall,
+    ListToolCalls, WatchSession, ListEvents, GetAttachment, ListAttachments, GetUploadStatus and DownloadAttachment;
+    with SESSION_ACCESS_APPEND also AppendMessages of messages with ROLE_USER, without `run`, `update` and `documents`.
+    All else is TOKEN_FORBIDS. A call in the name of another database (`db_id`) makes a token for that database, which
+    needs not be named with it. Streams end with the token as with a key that expires: a GoingAway with the position,
+    then UNAUTHENTICATED.
+
+    Errors: SCOPE_MISSING where the key may not do itself what the token would allow.
     """
 
 class SessionServiceServicer(metaclass=abc.ABCMeta):
@@ -463,6 +503,28 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.session_service_pb2.SessionMetrics, collections.abc.Awaitable[sessiond.v1.session_service_pb2.SessionMetrics]]:
         """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
         the database. Errors: VERSION_NOT_REACHED.
+        """
+
+    @abc.abstractmethod
+    def CreateSessionToken(
+        self,
+        request: sessiond.v1.session_service_pb2.CreateSessionTokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_service_pb2.SessionToken, collections.abc.Awaitable[sessiond.v1.session_service_pb2.SessionToken]]:
+        """Makes a token for this one session: a bearer in place of a key, for minutes, for browsers and others that must not
+        hold a key. Nothing is stored and no event is made, so a retry makes another token; nothing ends one token early,
+        but revoking the key that made it ends all of that key's.
+
+        A token is valid while its key is, for the key's tenant and user, and for the session as it is now: not for one that
+        takes its id after a deletion. With SESSION_ACCESS_READ it allows, of that session only: GetSession,
+        GetSessionMetrics, GetMessage, ListMessages, ListSummaries, GetContext, GetRun, ListRuns, GetToolCall,
+        ListToolCalls, WatchSession, ListEvents, GetAttachment, ListAttachments, GetUploadStatus and DownloadAttachment;
+        with SESSION_ACCESS_APPEND also AppendMessages of messages with ROLE_USER, without `run`, `update` and `documents`.
+        All else is TOKEN_FORBIDS. A call in the name of another database (`db_id`) makes a token for that database, which
+        needs not be named with it. Streams end with the token as with a key that expires: a GoingAway with the position,
+        then UNAUTHENTICATED.
+
+        Errors: SCOPE_MISSING where the key may not do itself what the token would allow.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -72,4 +72,4 @@ async def expire_keys(authenticator: auth.Authenticator, server: RpcServer) -> N
     while True:
         await asyncio.sleep(EXPIRY_PAUSE)
         if authenticator.some_expired() and (ended := server.revoke(authenticator.holds)):
-            _log.info("a key has expired: %d streams end", ended)
+            _log.info("a key or a session token has expired: %d streams end", ended)

@@ -34,6 +34,7 @@ from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
 from sessiond_server.domain.sessions.content import Sizes, after_unread, patch_of
+from sessiond_server.domain.sessions.incarnation import incarnation_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.summaries import rules as summary_rules
 from sessiond_server.domain.times import microseconds
@@ -121,6 +122,11 @@ def _reads_content(command: c.Command, head: Head, sizes: dict[Key, Sizes | None
     return sizes[key] is None
 
 
+def _is_named(command: c.Command, state: State) -> bool:
+    """Whether the session is the one that the command is for, if it says more than an id."""
+    return command.incarnation is None or (not state.deleted and incarnation_of(state.core) == command.incarnation)
+
+
 def _reuses(action: c.CreateSession, tombstone: Head | State) -> bool:
     """Whether the creation may take the id of this deleted session. Only of the same user: feeds know whose the
     deletion is by the user of the session that has the id."""
@@ -164,7 +170,7 @@ class _Batch:
             return self._document_outcome(command)
         state, action = self._state(command.key), ACTIONS[type(command.action)]
         creation = command.action if isinstance(command.action, c.CreateSession) else None
-        if state is not None and command.scope.user_id in ("", state.user_id):
+        if state is not None and command.scope.user_id in ("", state.user_id) and _is_named(command, state):
             visible = True
             if (first := self._first_outcome(command, state)) is not None:
                 return first

@@ -17,6 +17,7 @@ from sessiond.v1.session_pb2 import EndReason, Session, TokenUsage
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
+from sessiond_server.domain.sessions.incarnation import Incarnation
 from sessiond_server.errors import SessiondError
 
 ACTOR = "sessiond"
@@ -327,6 +328,8 @@ class Command:
     """Bytes of the request, which count against the bound of a batch."""
     fence: Fence | None = None
     """Fence of the run that writes. None: the write is not part of a run."""
+    incarnation: Incarnation | None = None
+    """The session must be this one, and not another that has its id now. None: any."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 rules.py      the table: which request is which RPC
 paths.py      from a path to a rule
 queries.py    from query parameters to fields
+access_tokens.py  session tokens in addresses
 requests.py   from an HTTP request to the message of an RPC
 json_texts.py JSON texts from and to messages
 answers.py    from a message to an HTTP answer

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Unauthenticated
-from sessiond_server.http import answers, json_texts, problems, requests
+from sessiond_server.http import access_tokens, answers, json_texts, problems, requests
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
 from sessiond_server.http.events import Events
 from sessiond_server.http.health import Health
@@ -60,7 +60,7 @@ FORWARDED: Final = {
 }
 """Headers that are metadata of the call, by its names."""
 _PLAIN: Final = re.compile(r"[\x20-\x7e]{0,4096}").fullmatch
-"""What metadata may hold. No key and no trace is longer."""
+"""What metadata may hold. No key, session token or trace is longer."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
 _MILLISECONDS: Final = re.compile(r"[1-9][0-9]{0,8}").fullmatch
 
@@ -168,6 +168,8 @@ class Door:
             return
         rule, captured = self._paths.find(method, request.path)
         rpc = RPCS[rule.rpc]
+        if rule.rpc == access_tokens.TAKEN_BY:
+            request.query, request.headers = access_tokens.taken(request.query, request.headers)
         try:
             tenant_id = self._tenant_of(request.headers.get("authorization"), request.peer)
         except Unauthenticated as error:

@@ -94,6 +94,7 @@ RULES: Final = (
     Rule("ResumeSession", "POST", f"{_SESSION}:resume", body=WHOLE),
     Rule("EndSession", "POST", f"{_SESSION}:end", body=WHOLE),
     Rule("TouchSession", "POST", f"{_SESSION}:touch", body=WHOLE),
+    Rule("CreateSessionToken", "POST", f"{_SESSION}:createToken", body=WHOLE),
     Rule("GetSessionMetrics", "GET", f"{_SESSION}/metrics"),
     Rule("AppendMessages", "POST", f"{_SESSION}/messages", body=WHOLE),
     Rule("ListMessages", "GET", f"{_SESSION}/messages", flat=("filter",)),

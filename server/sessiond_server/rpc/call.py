@@ -57,8 +57,8 @@ class Call:
     """One call. Belongs to one task."""
 
     __slots__ = (
-        "context", "database", "error", "id", "metadata", "method", "piped", "principal", "request_bytes",
-        "response_bytes", "unsent",
+        "before_answer", "context", "database", "error", "id", "metadata", "method", "piped", "principal",
+        "request_bytes", "response_bytes", "unsent",
     )  # fmt: skip
 
     def __init__(self, method: Method, context: "ServicerContext[Any, Any]", *, piped: bool = False) -> None:
@@ -68,6 +68,8 @@ class Call:
         self.context = context
         self.metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
         """The caller's metadata. Read once, because grpc builds it again for each access."""
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
+        """Awaited before each message of a streamed answer."""
         self.id = ""
         """`x-request-id`; not the idempotency key of a request."""
         self.principal = _NOBODY
@@ -141,8 +143,11 @@ class Call:
     ) -> Command:
         """The command for a write request. `fence`: that of the writing run; None: no run writes."""
         request_id, fingerprint = self._identity(request)
-        size, actor = self.request_bytes, self.principal.name
-        return Command(scope, session_id, action, actor, request_id, fingerprint, expected_version, size, fence)
+        size, actor, grant = self.request_bytes, self.principal.name, self.principal.grant
+        incarnation = None if grant is None else grant.incarnation
+        return Command(
+            *(scope, session_id, action, actor, request_id, fingerprint, expected_version, size, fence, incarnation)
+        )
 
     def commands(self, scope: Scope, request: "WriteRequest", items: Iterable["Item"]) -> list[Command]:
         """The commands that a request for several sessions means. Each has the request's id: no session may occur
@@ -190,6 +195,8 @@ class Call:
         Raises TooManyCalls if the budget for unsent bytes has no room for it. If it is cancelled, the message stays in
         the transport, and keeps its bytes of the budget, until the call has ended there.
         """
+        if self.before_answer is not None:
+            await self.before_answer()
         size, unsent, tenant_id = len(message), self.unsent, self.principal.tenant_id
         self.response_bytes += size
         if unsent is None or size <= UNCOUNTED:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sessiond_server.auth import ANY_DATABASE, DATABASE, is_database_id
 from sessiond_server.blobs.access import AttachmentAccess
-from sessiond_server.errors import InvalidFields, ScopeMissing, StoreUnavailable, Violation
+from sessiond_server.errors import InvalidFields, ScopeMissing, StoreUnavailable, TokenForbids, Violation
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
 from sessiond_server.rpc.call import Call
@@ -70,12 +70,16 @@ class Routing:
 
     def of(self, call: Call) -> str:
         """The id of the call's database. Raises ScopeMissing, InvalidFields for a name that is wrong, and
-        StoreUnavailable if the database is not open, or unknown here."""
+        StoreUnavailable if the database is not open, or unknown here. A session token says where its session is; raises
+        TokenForbids if the call says otherwise."""
         home = self._homes.of(call.principal.tenant_id) or self._default
-        for key, value in call.metadata:
-            if key == KEY:
-                home = self._named(call, value, home)
-                break
+        named = named_by(call)
+        if (grant := call.principal.grant) is not None:
+            if named not in (None, grant.database or home):
+                raise TokenForbids
+            named = grant.database or None
+        if named is not None:
+            home = self._named(call, named, home)
         if self._several or home != self._default:
             call.database = home
         if home not in self._open:
@@ -96,6 +100,14 @@ class Routing:
         if named != home and self._fences[named].elsewhere([call.principal.tenant_id]):
             raise InvalidFields([Violation(KEY, "must not name a database that the tenant has left, or moves to")])
         return named
+
+
+def named_by(call: Call) -> str | bytes | None:
+    """What the call's metadata names, checked or not; None: nothing."""
+    for key, value in call.metadata:
+        if key == KEY:
+            return value
+    return None
 
 
 class Routed:

@@ -37,6 +37,7 @@ from sessiond_server.rpc.documents.servicer import DocumentServicer
 from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.events.servicer import EventServicer
+from sessiond_server.rpc.granted import Granted
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.intake import Intake
 from sessiond_server.rpc.interceptors.access_log import AccessLog
@@ -65,6 +66,7 @@ from sessiond_server.rpc.refused_calls import RefusedCalls
 from sessiond_server.rpc.routing import Database, Routed, Routing
 from sessiond_server.rpc.runs.servicer import RunServicer
 from sessiond_server.rpc.search.servicer import SearchServicer
+from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
@@ -264,13 +266,18 @@ class RpcServer:
         """The tenants that are moving."""
         self._tokens = {database.id: PageTokens(homes=database.homes) for database in databases}
         self._positions = {database.id: Positions(homes=database.homes) for database in databases}
+        self._session_tokens = SessionTokens()
+        authenticator.accept_tokens(self._session_tokens.open)
         self._deliveries = Deliveries(
             write_timeout=settings.watch_write_timeout,
             max_age=settings.watch_age,
             bookmark_interval=settings.bookmark_interval,
         )
         self.transfers: Final = Transfers(Shares(settings.most_transfers, alone=alone), idle=settings.transfer_idle)
-        servicers = {database.id: self._servicers_of(database) for database in databases}
+        servicers = {
+            database.id: [Granted(each, database.reads.sessions) for each in self._servicers_of(database)]
+            for database in databases
+        }
         self._servicers = [
             (service, Routed(self._routing, {each: made[place] for each, made in servicers.items()}))
             for place, service in enumerate(SERVICES)
@@ -357,7 +364,7 @@ class RpcServer:
         settings, reads, writer = self._settings, database.reads, database.writer
         tokens, positions = self._tokens[database.id], self._positions[database.id]
         return (
-            SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
+            SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens, self._session_tokens),
             MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message),
             RunServicer(reads.work, writer, tokens),
             ToolCallServicer(reads.work, writer, tokens),
@@ -371,6 +378,7 @@ class RpcServer:
     async def open(self, token_key: bytes) -> None:
         """Starts serving: the default database is ready, and `token_key` comes from its Upkeep.token_key. Health
         reports SERVING."""
+        self._session_tokens.key = token_key
         self._gate.open()
         await self.open_database(self._databases[0], token_key)
 

@@ -89,6 +89,7 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.SessionQuotaReached: Row(_C.RESOURCE_EXHAUSTED, _R.ERROR_REASON_SESSION_QUOTA_REACHED),
         errors.Unauthenticated: Row(_C.UNAUTHENTICATED, _R.ERROR_REASON_UNAUTHENTICATED),
         errors.ScopeMissing: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_SCOPE_MISSING),
+        errors.TokenForbids: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_TOKEN_FORBIDS),
         errors.Starting: Row(_C.UNAVAILABLE, _R.ERROR_REASON_STARTING),
         errors.Draining: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DRAINING),
         errors.SessionLocked: Row(_C.UNAVAILABLE, _R.ERROR_REASON_SESSION_LOCKED),

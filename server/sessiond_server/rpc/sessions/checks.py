@@ -28,11 +28,13 @@ from sessiond.v1.session_service_pb2 import (
     BatchUpdateSessionsRequest,
     CountSessionsRequest,
     CreateSessionRequest,
+    CreateSessionTokenRequest,
     DeleteSessionRequest,
     EndSessionRequest,
     GetSessionRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
+    SessionAccess,
     SessionFilter,
     SessionOrder,
     SuspendSessionRequest,
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from sessiond.v1.run_pb2 import Run
 
 BATCH: Final = 100
+TOKEN_TTL: Final = (300.0, 3600.0)
+"""Seconds: (default, most)."""
 SESSIONS_PAGE: Final = (20, 100)
 FILTER_LABELS: Final = 16
 FILTER_STATUSES: Final = 4
@@ -363,3 +367,24 @@ def check_filter(found: FieldViolations, where: SessionFilter) -> None:
         validation.struct(found, "filter.metadata", where.metadata, FILTER_METADATA_BYTES)
     fields.time_range(found, where, "create_time")
     fields.time_range(found, where, "update_time")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedToken:
+    """What CreateSessionToken asks for."""
+
+    append: bool
+    ttl: float
+    """Seconds."""
+
+
+def create_session_token(request: CreateSessionTokenRequest) -> WantedToken:
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    validation.enum(found, "access", request.access, SessionAccess.DESCRIPTOR)
+    default, most = TOKEN_TTL
+    ttl = request.ttl.seconds + request.ttl.nanos / 1e9 if request.HasField("ttl") else default
+    if not 1 <= ttl <= most:
+        found.add("ttl", f"must be 1 to {most:g} seconds")
+    found.check()
+    return WantedToken(request.access == SessionAccess.SESSION_ACCESS_APPEND, ttl)

@@ -17,6 +17,7 @@ from sessiond.v1.session_service_pb2 import (
     CountSessionsRequest,
     CountSessionsResponse,
     CreateSessionRequest,
+    CreateSessionTokenRequest,
     DeleteSessionRequest,
     DeleteSessionResponse,
     EndSessionRequest,
@@ -35,6 +36,8 @@ from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.rpc import answers, fields, status
 from sessiond_server.rpc.call import Call, Item
 from sessiond_server.rpc.paging import PageTokens
+from sessiond_server.rpc.routing import named_by
+from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
@@ -49,13 +52,20 @@ class SessionServicer:
     """The RPCs of sessiond.v1.SessionService."""
 
     def __init__(
-        self, sessions: SessionReads, queries: SessionQueries, work: WorkStore, writer: Writer, tokens: PageTokens
+        self,
+        sessions: SessionReads,
+        queries: SessionQueries,
+        work: WorkStore,
+        writer: Writer,
+        tokens: PageTokens,
+        session_tokens: SessionTokens,
     ) -> None:
         self._sessions = sessions
         self._queries = queries
         self._work = work
         self._writer = writer
         self._tokens = tokens
+        self._session_tokens = session_tokens
 
     async def create_session(self, request: CreateSessionRequest, call: Call) -> bytes:
         action = requests.create_session(request, call.scope)
@@ -190,6 +200,19 @@ class SessionServicer:
         snapshot, run_counters = await self._work.get_metrics(scope, request.session_id)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
         return answers.metrics(snapshot, run_counters)
+
+    async def create_session_token(self, request: CreateSessionTokenRequest, call: Call) -> bytes:
+        wanted = requests.create_session_token(request)
+        scope = call.admit(SESSIONS_READ)
+        if wanted.append:
+            call.admit(SESSIONS_WRITE)
+        strong = Freshness(strong=True)
+        snapshot = await self._sessions.get_session(scope, request.session_id, content=False, freshness=strong)
+        database = str(named_by(call) or "")
+        made = self._session_tokens.make(
+            call.principal, snapshot, append=wanted.append, database=database, ttl=wanted.ttl
+        )
+        return made.SerializeToString()
 
     async def _change(self, request: _Change, session_id: str, action: Action, call: Call) -> bytes:
         """Executes a checked request that changes one session, and answers with the session."""
