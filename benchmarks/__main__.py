@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from benchmarks import chart, disk, growth, peers, report, searching, transfers, watching, web
+from benchmarks import chart, disk, growth, peers, report, searching, transfers, watching, web, workers
 from benchmarks.load import Load, Pressure, build
 from benchmarks.measure import Measured, measure, measure_ceiling
 from benchmarks.processes import Descendants
@@ -71,7 +71,8 @@ def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
     compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, disk.NAME)
     names = (
-        "ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES, *searching.NAMES
+        "ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES, *searching.NAMES,
+        workers.NAME,
     )  # fmt: skip
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all when empty: {', '.join(names)}")
@@ -169,6 +170,11 @@ def _measure_all(
         _say(web.IDLE)
         database = asyncio.run(_database(dsn, "idle_http"))
         watched.append(web.idle(database, folder, postgres, redis, min(web.STREAMS, options.watchers)))
+    if workers.NAME in options.names:
+        _say(workers.NAME)
+        database = asyncio.run(_database(dsn, "workers"))
+        both = known["get_session"], known["append_1"]
+        watched.append(workers.measure(database, folder, postgres, redis, load, options.pressure, options.rounds, both))
     searched = [name for name in options.names if name in (searching.TIMES, searching.BYTES)]
     conversations, seconds = options.conversations, options.pressure.seconds * options.rounds
     if searched:

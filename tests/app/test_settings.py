@@ -1,6 +1,7 @@
 """The table of settings: each has one place, one parser, one name in flags, environment and documentation."""
 
 import argparse
+import pickle
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -184,6 +185,15 @@ def test_several_workers_need_a_store_that_they_share(monkeypatch: pytest.Monkey
     assert load({"workers": "auto"}, {}).workers == 1
     with pytest.raises(SettingError, match=r"--workers: .* Linux"):
         load({"workers": "2"}, {})
+
+
+def test_settings_can_be_sent_to_another_process() -> None:
+    several = '{"main": "postgresql://u:p%20w@h/main", "eu": "postgresql://h/eu"}'
+    given = {"databases": several, "default_database": "main", "redis_url": "redis://:secret@h/0", "listen": "[::1]:0"}
+    settings = load(given, {})
+    found = pickle.loads(pickle.dumps(settings))
+    assert found == settings
+    assert found.databases["main"].reveal() == "postgresql://u:p%20w@h/main"
 
 
 def test_one_half_of_tls_is_refused() -> None:

@@ -74,8 +74,11 @@ async def test_worker_that_is_killed_or_ends_by_itself_is_followed_by_another(
         await until_replaced(made, before, keep=1)
         # Three have answered once; two of them have ended, and what they counted stays.
         assert figures(await made.page())["served_total"] == 3
-        await until_replaced(made, before, keep=1)
-        await until(lambda: len(made.pids) == 2)
+
+        async def followed() -> bool:
+            return figures(await made.page())["sessiond_worker_failures_total"] == 2 and len(made.pids) == 2
+
+        await until(followed)
         after = figures(await made.page())
     assert (after["served_total"], after["sessiond_worker_failures_total"]) == (4, 2)
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from benchmarks import chart, disk, growth, peers, report, searching, watching, web
+from benchmarks import chart, disk, growth, peers, report, searching, watching, web, workers
 from benchmarks.load import Sample
 from benchmarks.measure import Measured, checked
 from benchmarks.rows import rows
@@ -32,7 +32,7 @@ def test_all_rows_are_there_under_their_names() -> None:
     assert set(growth.NAMES) == {
         *("growth_append_100k", "growth_get_100k", "growth_list_100k", "growth_list_sessions"),
     }
-    assert (growth.STATE, disk.NAME) == ("state_growth", "bytes_per_message")
+    assert (growth.STATE, disk.NAME, workers.NAME) == ("state_growth", "bytes_per_message", "workers_2")
     assert set(watching.NAMES) == {"watch_deliveries", "watch_latency_p99", "watch_stalled", "idle_watcher"}
     assert web.NAMES == ("http_get_session", "idle_sse")
     assert searching.NAMES == ("search_1m", "search_lag", "search_bytes")

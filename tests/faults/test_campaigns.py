@@ -43,6 +43,14 @@ async def test_nothing_acknowledged_through_pipes_is_lost_when_the_server_is_kil
 
 
 @pytest.mark.long
+async def test_nothing_acknowledged_is_lost_when_workers_are_killed(postgres_dsn: str, tmp_path: Path) -> None:
+    report = await server_kills.campaign(
+        postgres_dsn, tmp_path / "server.log", faults=3, seed=9, rate=200, progress=lambda text: None, workers=2
+    )
+    assert report.sound, report.line()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("local", [False, True], ids=["postgres", "local folder"])
 async def test_uploads_are_whole_or_not_there_when_the_server_is_killed(
     postgres_dsn: str, tmp_path: Path, local: bool
