@@ -8,6 +8,8 @@ from google.protobuf.struct_pb2 import ListValue, NullValue, Struct, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sessiond.v1.message_pb2 import Message
+from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond_server.domain import structs
 from tests.support.effort import examples
 
@@ -93,6 +95,38 @@ def test_size_includes_its_bound() -> None:
         "",
         f"must be at most {value.ByteSize() - 1} bytes serialised",
     )
+
+
+def looked_at(request: AppendMessagesRequest) -> tuple[structs.Ahead, int]:
+    """What was found, and in how many pieces."""
+    ahead = structs.Ahead()
+    return ahead, sum(1 for _ in ahead.look(request)) + 1
+
+
+def test_object_of_many_values_is_looked_at_in_pieces() -> None:
+    many = struct(**{f"k{number}": Value(number_value=number) for number in range(6 * structs.SLICE)})
+    # Deeper than the many values, which are so looked at before it, in whatever order a map has them.
+    wrong = struct(a=Value(struct_value=many))
+    wrong.fields["a"].struct_value.fields["b"].struct_value.fields["c"].string_value = "\0"
+    for value, most in ((many, 6), (wrong, 12)):
+        request = AppendMessagesRequest(messages=[Message(), Message(metadata=value)])
+        ahead, pieces = looked_at(request)
+        assert 5 < pieces <= most + 1
+        with ahead.known():
+            assert structs.fault(request.messages[1].metadata) == structs.fault(value)
+
+
+def test_object_that_was_looked_at_is_not_walked_again() -> None:
+    request = AppendMessagesRequest(messages=[Message(metadata=struct(a=Value(bool_value=True)))])
+    metadata, other = request.messages[0].metadata, struct(a=Value())
+    ahead, pieces = looked_at(request)
+    assert pieces == 1
+    metadata.fields["a"].string_value = "\0"
+    with ahead.known():
+        assert structs.fault(metadata) is None
+        assert structs.fault(metadata, 1) is not None
+        assert structs.fault(other) is not None
+    assert structs.fault(metadata) is not None
 
 
 json_values = st.recursive(

@@ -3,8 +3,8 @@
 Every method is registered as one that takes a stream, so that we read a unary request ourselves
 (interceptors/reading.py), once the caller is known and the call has a place. Parsing also happens inside the
 interceptors, so that a malformed request is answered, logged and counted like any other. Responses are bytes already.
-Requests of many elements are parsed in slices, few requests at a time (elements.py); JSON texts are checked in the same
-way (json_texts.py).
+Requests of many elements are parsed in slices, few requests at a time (elements.py); their JSON texts (json_texts.py)
+and objects are checked in the same way.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from time import thread_time
 from typing import Any, Final, cast
 
@@ -21,6 +22,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import AbortError, ServicerContext
 
+from sessiond_server.domain import structs
 from sessiond_server.errors import InvalidFields, MalformedRequest, RequestTooLarge, Violation
 from sessiond_server.rpc import elements, json_texts, tracebacks
 from sessiond_server.rpc.call import Call, Handler, Interceptor, Method, Parse
@@ -166,7 +168,8 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
                     await asyncio.sleep(pace.pause())
                     pace.go_on()
                 message.MergeFromString(piece)
-            for _ in json_texts.check(texts(message)) if texts is not None else ():
+            ahead = structs.Ahead()
+            for _ in chain(json_texts.check(texts(message)) if texts is not None else (), ahead.look(message)):
                 if not has_place:
                     await slicing.take(tenant_id)
                     has_place = True
@@ -179,7 +182,8 @@ def _parsing(descriptor: MethodDescriptor, behaviour: Handler, slicing: Places) 
         finally:
             if has_place:
                 slicing.give(tenant_id)
-        return await behaviour(message, call)
+        with ahead.known():
+            return await behaviour(message, call)
 
     return parsing
 
