@@ -1,6 +1,7 @@
 """The table of settings: each has one place, one parser, one name in flags, environment and documentation."""
 
 import argparse
+import os
 import pickle
 import sys
 from dataclasses import fields
@@ -19,6 +20,7 @@ from sessiond_server.settings import (
     keys_in_the_clear,
     load,
     markdown,
+    processors,
     refuse_open_network,
 )
 from sessiond_server.settings.databases import database_map
@@ -185,6 +187,21 @@ def test_several_workers_need_a_store_that_they_share(monkeypatch: pytest.Monkey
     assert load({"workers": "auto"}, {}).workers == 1
     with pytest.raises(SettingError, match=r"--workers: .* Linux"):
         load({"workers": "2"}, {})
+
+
+def test_workers_are_as_many_as_the_container_has_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert processors.available(tmp_path) == 8
+    for limit, expected in (("max 100000", 8), ("150000 100000", 2), ("10000 100000", 1), ("900000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+        assert processors.available(tmp_path) == expected, limit
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, expected in (("-1", 8), ("250000", 3)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert processors.available(tmp_path) == expected, quota
 
 
 def test_settings_can_be_sent_to_another_process() -> None:

@@ -5,6 +5,7 @@ urls.py         URLs, which may contain passwords
 connections.py  URLs of Postgres and Redis, as managed services give them
 databases.py    the map of several databases
 table.py        the table of settings
+processors.py   how many processors there are
 traces.py       OpenTelemetry's variables
 """
 

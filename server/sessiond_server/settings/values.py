@@ -1,14 +1,14 @@
 """Parsers for the values of settings, one per kind. Each raises ValueError with the rule, never with the value."""
 
 import ipaddress
-import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+
+from sessiond_server.settings import processors
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -110,7 +110,7 @@ MOST_WORKERS: Final = 64
 def workers(text: str) -> int:
     """A number of processes; `auto`: one for each processor that this process may use."""
     if text == "auto":
-        return min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1, MOST_WORKERS)
+        return min(processors.available(), MOST_WORKERS)
     try:
         return number(1, MOST_WORKERS)(text)
     except ValueError as error:

@@ -106,23 +106,26 @@ class WorkerProcess:
 
     async def _follow(self) -> None:
         """Takes its messages until it has ended."""
-        while (message := await self._next()) is not None:
-            if isinstance(message, Ready):
-                self.keys, self.serves = message.keys, not self.stopping
-                self._ready.set()
-            elif isinstance(message, Metrics):
-                self.page = message.page
-                self._arrived()
-            else:
-                assert isinstance(message, Alive)
-        self.serves = False
-        self._expect_end()
-        await self._link.close()
-        await self._process.wait()
-        assert self._due is not None
-        self._due.cancel()
-        self._ready.set()
-        self._arrived()
+        try:
+            while (message := await self._next()) is not None:
+                if isinstance(message, Ready):
+                    self.keys, self.serves = message.keys, not self.stopping
+                    self._ready.set()
+                elif isinstance(message, Metrics):
+                    self.page = message.page
+                    self._arrived()
+                else:
+                    assert isinstance(message, Alive)
+        finally:
+            # Without its supervisor's end of the link, the worker drains and ends.
+            self.serves = False
+            self._expect_end()
+            await self._link.close()
+            await self._process.wait()
+            assert self._due is not None
+            self._due.cancel()
+            self._ready.set()
+            self._arrived()
 
     async def _next(self) -> object:
         patience = SILENCE if self.serves else None
