@@ -166,7 +166,8 @@ def judge(
     count("dangling", replay.dangling, "open calls after the end of a run")
     count("alive_past_lease", int(bool(said.session.live_run_id)), f"{said.session.live_run_id} is live")
     count("alive_past_lease", len(late_ends(account, session_id, log, sweep_within_us)), "leases noticed late")
-    count("approvals", len(wrong_approvals(log, sweep_within_us)), f"calls: {wrong_approvals(log, sweep_within_us)}")
+    wrong = wrong_approvals(log, sweep_within_us)
+    count("approvals", len(wrong), "; ".join(wrong))
     count("approvals", len(overdue(said, sweep_within_us)), f"still wait: {overdue(said, sweep_within_us)}")
     count("fence_breaches", len(strangers(account, session_id, replay)), "writes of runs that were not live")
     return verdict
@@ -240,7 +241,8 @@ EXPIRED_AS = {
 
 def wrong_approvals(log: Iterable[Event], within_us: int) -> list[str]:
     """Calls that were decided or expired more than once or after another end, decided at their `expire_time` or later,
-    or expired before it, more than `within_us` behind it, or otherwise than `expire_action` says."""
+    or expired before it, more than `within_us` behind it, or otherwise than `expire_action` says. Of each its id,
+    the event, and how long behind `expire_time` it came."""
     wrong, over = [], set()
     for event in log:
         call, event_type = event.tool_call, event.type
@@ -253,7 +255,8 @@ def wrong_approvals(log: Iterable[Event], within_us: int) -> list[str]:
             elif call.HasField("expire_time"):
                 right = right and at < expires
             if not right:
-                wrong.append(call.tool_call_id)
+                late = f"{(at - expires) / 1_000_000:.1f} s behind its time" if expires else "without a time"
+                wrong.append(f"{call.tool_call_id}: {T.Name(event_type)} {late}")
         if event_type in DECIDING or event_type == T.EVENT_TYPE_TOOL_CALL_CANCELLED:
             over.add(call.tool_call_id)
     return wrong
