@@ -68,6 +68,46 @@ HEADERS: Mapping[str, Schema] = {
 }
 """Headers, by the fields of requests that they carry."""
 
+BINARY: Schema = {"type": "string", "format": "binary"}
+DIGEST_HEADER: Schema = {
+    "description": "`sha-256=:BASE64:`, of the whole file.",
+    "schema": {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"},
+}
+FILES: Mapping[str, str] = {
+    "UploadAttachment": (
+        "Uploads a file, whole or in parts: the body is its bytes, `Content-Type` its media type. Parts come in order, "
+        "each with `Content-Range`; 202 says how much is stored, and so does `upload` beside this path, for a client "
+        "that was cut off. The file is an attachment once its last byte is there and the digest is right."
+    ),
+    "DownloadAttachment": (
+        "Sends the bytes of an attachment, or the part that `Range` names. Browsers save it, and never show it as a "
+        "page."
+    ),
+}
+UPLOAD_HEADERS: list[Schema] = [
+    {"name": "Repr-Digest", "in": "header", "required": True, **DIGEST_HEADER},
+    {
+        "name": "Content-Range",
+        "in": "header",
+        "description": "Which part the body is: `bytes FIRST-LAST/SIZE`. Without it, the body is the whole file.",
+        "schema": {"type": "string", "pattern": "^bytes [0-9]{1,16}-[0-9]{1,16}/[0-9]{1,16}$"},
+    },
+    HEADERS["request_id"],
+]
+DOWNLOAD_HEADERS: list[Schema] = [
+    {
+        "name": name,
+        "in": "header",
+        "description": text,
+        "schema": {"type": "string"},
+    }
+    for name, text in (
+        ("Range", "Which part to send: `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LENGTH`."),
+        ("If-Range", "The `ETag` of the file that the part is of; another file is sent whole."),
+        ("If-None-Match", "Answers 304 where the file has this `ETag`."),
+    )
+]
+
 ACCESS_TOKEN: Schema = {
     "name": access_tokens.NAME,
     "in": "query",
@@ -166,6 +206,8 @@ class Document:
     def _operation(self, rule: Rule) -> Schema:
         rpc = RPCS[rule.rpc]
         assert rpc.containing_service is not None
+        if rule.elsewhere:
+            return self._of_file(rule, rpc)
         said = self._said[rpc.full_name]
         made: Schema = {
             "operationId": _operation_id(rule),
@@ -178,6 +220,40 @@ class Document:
         if rule.body:
             made["requestBody"] = self._body(rule, rpc)
         return made
+
+    def _of_file(self, rule: Rule, rpc: MethodDescriptor) -> Schema:
+        """An operation whose body, or answer, is the bytes of a file."""
+        assert rpc.containing_service is not None
+        up = rpc.client_streaming
+        said = FILES[rule.rpc]
+        made: Schema = {
+            "operationId": _operation_id(rule),
+            "tags": [rpc.containing_service.name],
+            "summary": re.split(r"(?<=[.:]) ", said, maxsplit=1)[0].rstrip("."),
+            "description": said,
+            "parameters": [*self._parameters(rule, rpc), *(UPLOAD_HEADERS if up else DOWNLOAD_HEADERS)],
+        }
+        tag = {"ETag": {"description": "Names the content.", "schema": {"type": "string"}}}
+        if up:
+            made["requestBody"] = {"required": True, "content": {"*/*": {"schema": BINARY}}}
+            parts = {"description": "How much of the file is stored.", "content": self._json("UploadStatus")}
+            whole = {"description": "The attachment.", "content": self._json("Attachment"), "headers": tag}
+            made["responses"] = {"200": whole, "202": parts, "default": _refusal()}
+        else:
+            file = {"content": {"*/*": {"schema": BINARY}}, "headers": {**tag, "Repr-Digest": DIGEST_HEADER}}
+            made["responses"] = {
+                "200": {"description": "The whole file.", **file},
+                "206": {"description": "The part that `Range` names; `Content-Range` says which it is.", **file},
+                "304": {"description": "The client has it.", "headers": tag},
+                "default": _refusal(),
+            }
+        return made
+
+    def _json(self, name: str) -> Schema:
+        messages = RPCS["GetUploadStatus"].output_type.file.message_types_by_name
+        message = messages.get(name) or RPCS["GetAttachment"].output_type
+        assert message.name == name
+        return {"application/json": {"schema": self._known(message)}}
 
     def _parameters(self, rule: Rule, rpc: MethodDescriptor) -> Iterator[Schema]:
         for path in VARIABLE.findall(rule.path):

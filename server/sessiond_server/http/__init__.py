@@ -9,6 +9,9 @@ json_texts.py JSON texts from and to messages
 answers.py    from a message to an HTTP answer
 problems.py   refusals, as application/problem+json
 events.py     streams, as server-sent events
+exchange.py   a request and its answer, as ASGI has them
+files.py      bytes of attachments, up and down
+ranges.py     headers of files and of parts of them
 origins.py    which web pages may call
 health.py     whether the server serves
 door.py       the ASGI application

@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import random
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,13 +13,26 @@ from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import access_tokens, answers, json_texts, problems, requests
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
 from sessiond_server.http.events import Events
+from sessiond_server.http.exchange import (
+    Gone,
+    Receive,
+    Request,
+    Send,
+    deadline,
+    drop_body,
+    metadata,
+    pieces,
+    request_of,
+    until_left,
+)
+from sessiond_server.http.files import DOWNLOAD, UPLOAD, Files
 from sessiond_server.http.health import Health
 from sessiond_server.http.json_texts import Converter
 from sessiond_server.http.origins import Origins
 from sessiond_server.http.paths import Paths, not_allowed
 from sessiond_server.http.problems import RETRY_LATER, Problem, malformed
 from sessiond_server.http.rules import RPCS, Rule, grpc_path
-from sessiond_server.rpc.loopback import PEER_KEY, CallFailed, Loopback
+from sessiond_server.rpc.loopback import CallFailed, Loopback
 
 _log = logging.getLogger("sessiond.http")
 
@@ -44,60 +54,17 @@ MOST_OPEN_UNSENT: Final = 16 * MIB
 """Most bytes, of those, of what needs no key, so that it takes no room of answers to tenants."""
 SMALL: Final = 4 * 1024
 """Largest answer in bytes that is not counted."""
-LINGER: Final = 10.0
-"""Seconds for which the rest of a refused body is received and dropped, so that the refusal reaches its sender."""
 MOST_REFUSED: Final = 1000
 """Most requests without a valid key that wait for their refusal, well below what one connection carries; more are
 refused at once."""
 REFUSED_BY: Final = "GetSession"
 """A unary RPC that needs a key: it refuses all requests without a valid one."""
 
-FORWARDED: Final = {
-    "authorization": "authorization",
-    "db-id": "db_id",
-    "traceparent": "traceparent",
-    "tracestate": "tracestate",
-}
-"""Headers that are metadata of the call, by its names."""
-_PLAIN: Final = re.compile(r"[\x20-\x7e]{0,4096}").fullmatch
-"""What metadata may hold. No key, session token or trace is longer."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}").fullmatch
-_MILLISECONDS: Final = re.compile(r"[1-9][0-9]{0,8}").fullmatch
-
 TenantOf = Callable[[str | None, str], str]
 """(the Authorization header, the address of the caller) -> its tenant. Raises Unauthenticated if the server will refuse
 it."""
 CountRefusal = Callable[[str, str], None]
 """(one of errors.REFUSALS, the address of the caller)"""
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-
-class Gone(Exception):
-    """The client has disconnected."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One request, without its body."""
-
-    method: str
-    path: str
-    """As it was sent, percent-encoded."""
-    query: bytes
-    headers: Mapping[str, str]
-    """By names in small letters."""
-    scheme: str
-    peer: str
-    """Address of the client, as gRPC writes addresses."""
-    id: str
-    receive: Receive
-    send: Send
-    body_due: bool
-    """Whether some of the body has not been received."""
-    head_bytes: int
-    """Of the request line and the headers, without spaces that mean nothing."""
 
 
 class Door:
@@ -125,6 +92,7 @@ class Door:
         self._count_refusal = count_refusal
         self._refused = 0
         self._health = Health(loopback)
+        self._files = Files(loopback, self._unary, self._begin, self._write)
         self._converter = Converter()
         self._document = files("sessiond_server.http").joinpath("openapi.json").read_bytes()
 
@@ -135,7 +103,7 @@ class Door:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        request = _request(scope, receive, send)
+        request = request_of(scope, receive, send)
         try:
             try:
                 await self._serve(request)
@@ -175,7 +143,11 @@ class Door:
         except Unauthenticated as error:
             await self._wait_for_refusal(request, error.refusal)
             raise Problem(401, "UNAUTHENTICATED", str(error)) from None
-        if rpc.server_streaming:
+        if rule.rpc == UPLOAD:
+            await self._files.receive(request, rule, captured)
+        elif rule.rpc == DOWNLOAD:
+            await self._files.send(request, rule, captured, tenant_id)
+        elif rpc.server_streaming:
             message = requests.message(rule, captured, request.query, b"", request.headers)
             await self._stream(request, rule, message.SerializeToString(), tenant_id)
         else:
@@ -189,7 +161,7 @@ class Door:
             return
         self._refused += 1
         try:
-            await self._loopback.call(grpc_path(RPCS[REFUSED_BY]), b"", _metadata(request), lane="refused")
+            await self._loopback.call(grpc_path(RPCS[REFUSED_BY]), b"", metadata(request), lane="refused")
         except CallFailed as failure:
             if failure.code != "INVALID_ARGUMENT":
                 raise
@@ -203,7 +175,7 @@ class Door:
             raise _too_many("calls")
         try:
             sent = await self._sent(request, rule, captured, tenant_id)
-            got = await self._loopback.call(grpc_path(RPCS[rule.rpc]), sent, _metadata(request), _deadline(request))
+            got = await self._loopback.call(grpc_path(RPCS[rule.rpc]), sent, metadata(request), deadline(request))
             del sent
             answer = GetMessageClass(RPCS[rule.rpc].output_type).FromString(got)
             text = await self._converter.run(len(got), json_texts.dump, answer)
@@ -212,12 +184,20 @@ class Door:
             self._calls.give(tenant_id)
         await self._answer(request, answers.status(rule), headers, text, tenant_id)
 
+    async def _unary(self, rpc: str, sent: bytes, request: Request, tenant_id: str) -> bytes:
+        if not self._calls.take(tenant_id):
+            raise _too_many("calls")
+        try:
+            return await self._loopback.call(grpc_path(RPCS[rpc]), sent, metadata(request), deadline(request))
+        finally:
+            self._calls.give(tenant_id)
+
     async def _sent(self, request: Request, rule: Rule, captured: Mapping[str, str], tenant_id: str) -> bytes:
         """The serialised request message."""
         body, held = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_SECONDS) as timer:
-                async for piece in _pieces(request):
+                async for piece in _bounded_pieces(request):
                     if not self._bodies.take(tenant_id, len(piece)):
                         raise _too_many("request_bytes")
                     held += len(piece)
@@ -245,7 +225,7 @@ class Door:
             await self._write(request, text, tenant_id)
 
         events = Events(rpc, self._converter, write, request.id)
-        async with self._loopback.stream(grpc_path(rpc), sent, _metadata(request)) as frames:
+        async with self._loopback.stream(grpc_path(rpc), sent, metadata(request)) as frames:
             first = await anext(frames, None)
             if first is None:
                 raise Problem(410, "SESSION_DELETED", "the session was deleted")
@@ -253,20 +233,11 @@ class Door:
             if request.method == "HEAD":
                 await request.send({"type": "http.response.body", "body": b""})
                 return
-            delivery = asyncio.create_task(events.deliver(first, frames), name="http-events")
-            leaving = asyncio.create_task(events.until_gone(request.receive), name="http-leaving")
-            try:
-                await asyncio.wait({delivery, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (delivery, leaving):
-                    task.cancel()
-                ended, _ = await asyncio.gather(delivery, leaving, return_exceptions=True)
-            if isinstance(ended, Exception):
-                raise ended
+            await until_left(events.deliver(first, frames), events.until_gone(request.receive))
             await request.send({"type": "http.response.body", "body": b""})
 
     async def _answer_health(self, request: Request) -> None:
-        serving = await self._health.serves(_metadata(request))
+        serving = await self._health.serves(metadata(request))
         text = json_texts.dump_dict({"status": "SERVING" if serving else "NOT_SERVING"})
         headers = [("content-type", answers.JSON), ("cache-control", "no-store")]
         await self._answer(request, 200 if serving else 503, headers, text)
@@ -284,7 +255,7 @@ class Door:
         await self._begin(request, problem.status, headers)
         await request.send({"type": "http.response.body", "body": body, "more_body": True})
         if unread:
-            await _drop_body(request)
+            await drop_body(request)
         await request.send({"type": "http.response.body", "body": b""})
 
     async def _answer(
@@ -321,66 +292,13 @@ class Door:
             unsent.give(tenant_id, len(text))
 
 
-def _request(scope: Any, receive: Receive, send: Send) -> Request:
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-    given = headers.get("x-request-id", "")
-    request_id = given if _REQUEST_ID(given) else f"{random.getrandbits(128):032x}"
-    host, port = scope["client"] or ("", 0)
-    peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-    path, query = scope["raw_path"].decode("ascii"), scope["query_string"]
-    # A length that is no number was refused before.
-    body_due = "transfer-encoding" in headers or int(headers.get("content-length", "0")) > 0
-    line = len(f"{scope['method']} {path}? HTTP/1.1\r\n") + len(query)
-    head_bytes = line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
-    return Request(
-        scope["method"], path, query, headers, scope["scheme"], peer, request_id, receive, send, body_due, head_bytes
-    )
-
-
-def _metadata(request: Request) -> list[tuple[str, str]]:
-    found = [("x-request-id", request.id), (PEER_KEY, request.peer)]
-    # A key is plain; another value is refused there as an invalid key.
-    found += [
-        (key, value if _PLAIN(value) else "")
-        for name, key in FORWARDED.items()
-        if (value := request.headers.get(name)) is not None
-    ]
-    return found
-
-
-def _deadline(request: Request) -> float | None:
-    given = request.headers.get("x-timeout-ms")
-    if given is None:
-        return None
-    if not _MILLISECONDS(given):
-        raise malformed("x-timeout-ms must be a whole number of milliseconds, 1 or more")
-    return int(given) / 1000
-
-
-async def _pieces(request: Request) -> Any:
+async def _bounded_pieces(request: Request) -> Any:
     """The body as it arrives. Raises Gone; Problem, before anything is read, if it says that it is too large."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > LARGEST_BODY:
         raise _too_large()
-    more = True
-    while more:
-        event = await request.receive()
-        if event["type"] == "http.disconnect":
-            raise Gone
-        more = request.body_due = event["more_body"]
-        if event["body"]:
-            yield event["body"]
-
-
-async def _drop_body(request: Request) -> None:
-    try:
-        async with asyncio.timeout(LINGER):
-            while (event := await request.receive())["type"] != "http.disconnect" and event["more_body"]:
-                pass
-    except TimeoutError:
-        return
+    async for piece in pieces(request):
+        yield piece
 
 
 def _too_large() -> Problem:

@@ -10,10 +10,15 @@ ANY: Final = "*"
 _ALLOWED: Final = ", ".join(
     (
         *("authorization", "content-type", "db-id", "idempotency-key", "if-match", "if-none-match", "last-event-id"),
-        *("x-request-id", "x-timeout-ms"),
+        *("x-request-id", "x-timeout-ms", "content-range", "range", "if-range", "repr-digest"),
     )
 )
-_EXPOSED: Final = "etag, location, retry-after, x-request-id"
+_EXPOSED: Final = ", ".join(
+    (
+        *("etag", "location", "retry-after", "x-request-id"),
+        *("accept-ranges", "content-disposition", "content-range", "range", "repr-digest"),
+    )
+)
 _MAX_AGE: Final = "600"
 
 

@@ -36,6 +36,9 @@ REASONS: Final[Mapping[str, int]] = {
     "VERSION_MISMATCH": 412,
     "DOCUMENT_VERSION_MISMATCH": 412,
     "POSITION_LOST": 410,
+    "ATTACHMENT_TOO_LARGE": 413,
+    "TRANSFER_STALLED": 408,
+    "TOO_MANY_TRANSFERS": 503,
     "TOO_MANY_CALLS": 503,  # the server's load, not the caller's rate
     "QUEUE_FULL": 503,
 }

@@ -65,7 +65,7 @@ def parameters(rule: Rule) -> Mapping[str, Parameter]:
     """The query parameters of a rule, by name."""
     if rule.body == WHOLE:
         return {}
-    taken = {*VARIABLE.findall(rule.path), *dict(rule.fixed), rule.body, *HEADERS}
+    taken = {*VARIABLE.findall(rule.path), *dict(rule.fixed), rule.body, *HEADERS, *rule.elsewhere}
     return {each.name: each for each in _parameters(RPCS[rule.rpc].input_type, rule.flat, taken, (), "")}
 
 

@@ -39,13 +39,19 @@ def message(rule: Rule, captured: Mapping[str, str], query: bytes, body: bytes, 
     return made
 
 
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The request id that a header gives; None: none."""
+    key = headers.get("idempotency-key")
+    # The draft of the header's standard has it in quotes; most callers send it bare.
+    return key[1:-1] if key is not None and len(key) > 1 and key[0] == key[-1] == '"' else key
+
+
 def _by_header(rule: Rule, descriptor: Descriptor, headers: Mapping[str, str]) -> Sequence[tuple[str, Any]]:
     """Fields that headers carry."""
     found: list[tuple[str, Any]] = []
     names = descriptor.fields_by_name
-    if (key := headers.get("idempotency-key")) is not None and "request_id" in names:
-        # The draft of the header's standard has it in quotes; most callers send it bare.
-        found.append(("request_id", key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key))
+    if (key := idempotency_key(headers)) is not None and "request_id" in names:
+        found.append(("request_id", key))
     if (match := headers.get("if-match")) is not None and match.strip() != "*":
         if "expected_version" not in names:
             raise invalid("if-match", "this request has no version to match")

@@ -1,7 +1,7 @@
 """The table of the HTTP interface: which method and path stand for which RPC.
 
-The requests, the OpenAPI document and docs/http.md follow from it. A test compares it with the services: an RPC that
-answers with one message, or streams events, has a row.
+The requests, the OpenAPI document and docs/http.md follow from it. A test compares it with the services: every RPC has
+a row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,6 +44,8 @@ class Rule:
     """Fields of the request that the path says by itself."""
     made: str = ""
     """The field of the answer that names what was made: the status is 201, and `Location` says where it is."""
+    elsewhere: tuple[str, ...] = ()
+    """Fields that are neither in the path nor parameters: of a file, what its headers and its body say."""
 
 
 _SESSION: Final = "/v1/sessions/{session_id}"
@@ -52,6 +54,11 @@ _RUN: Final = f"{_SESSION}/runs/{{run_id}}"
 _LIVE_RUN: Final = f"{_SESSION}/runs/{{run.run_id}}"
 _TOOL_CALL: Final = f"{_SESSION}/toolCalls/{{tool_call_id}}"
 _ATTACHMENT: Final = f"{_SESSION}/attachments/{{attachment_id}}"
+_UPLOAD: Final = "/v1/sessions/{header.session_id}/attachments/{header.attachment_id}"
+_OF_FILE: Final = (
+    "chunk",
+    *(f"header.{name}" for name in ("media_type", "size_bytes", "sha256", "offset", "request_id")),
+)
 
 _OWNERS: Final = {
     "DOCUMENT_SCOPE_TENANT": "/v1/documents",
@@ -127,6 +134,8 @@ RULES: Final = (
     Rule("ListAttachments", "GET", f"{_SESSION}/attachments"),
     Rule("GetAttachment", "GET", _ATTACHMENT),
     Rule("DeleteAttachment", "DELETE", _ATTACHMENT),
+    Rule("UploadAttachment", "PUT", f"{_UPLOAD}/content", flat=("header",), elsewhere=_OF_FILE),
+    Rule("DownloadAttachment", "GET", f"{_ATTACHMENT}/content", elsewhere=("offset", "length")),
     Rule("GetUploadStatus", "GET", f"{_ATTACHMENT}/upload"),
     *_documents(),
     Rule("BatchGetDocuments", "POST", "/v1/documents:batchGet", body=WHOLE),

@@ -3,6 +3,7 @@
 The HTTP interface calls through it, so that its calls pass the same interceptors as those from the network.
 """
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -105,6 +106,37 @@ class Loopback:
         finally:
             used.streams -= 1
 
+    async def upload(
+        self, path: str, first: bytes, following: AsyncIterator[bytes], metadata: Metadata, *, accepted: str
+    ) -> bytes:
+        """The answer of a call that takes a stream. `following` is asked once the server has sent initial metadata with
+        the key `accepted`, and no more once the call has ended. Raises CallFailed, and what `following` raises, which
+        cancels the call."""
+        used = self._channel()
+        used.streams += 1
+        try:
+            invoke: Any = used.channel.stream_unary(path)
+            call = invoke(metadata=metadata)
+            answering = asyncio.create_task(_answer(call), name="loopback-answer")
+            sending = asyncio.create_task(_send(call, first, following, accepted), name="loopback-sending")
+            try:
+                await asyncio.wait((answering, sending), return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    await sending
+                try:
+                    return await answering
+                except CallFailed as failure:
+                    if failure.code == "INTERNAL" and not failure.status:
+                        # grpc loses the status of a call that ends while something is on its way.
+                        raise CallFailed("UNAVAILABLE", failure.text, b"") from None
+                    raise
+            finally:
+                sending.cancel()
+                call.cancel()
+                await asyncio.gather(answering, sending, return_exceptions=True)
+        finally:
+            used.streams -= 1
+
     def _channel(self) -> "_Channel":
         for each in self._streams:
             if each.streams < STREAMS:
@@ -118,6 +150,28 @@ class Loopback:
 class _Channel:
     channel: grpc.aio.Channel
     streams: int = 0
+
+
+async def _answer(call: Any) -> bytes:
+    try:
+        answer: bytes = await call
+    except grpc.aio.AioRpcError as error:
+        raise _failed(error) from None
+    return answer
+
+
+async def _send(call: Any, first: bytes, following: AsyncIterator[bytes], accepted: str) -> None:
+    """Sends until the call ends, or is refused: the answer says why."""
+    try:
+        await call.write(first)
+        begun = await call.initial_metadata()
+        if all(key != accepted for key, _ in begun):
+            return  # refused, or done already
+        async for message in following:
+            await call.write(message)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass
 
 
 async def _messages(call: Any) -> AsyncIterator[bytes]:
