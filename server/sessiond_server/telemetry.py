@@ -22,6 +22,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "call_id",
     "trace_id",
+    "worker",
 }
 _SAFE_TEXT: Final = (SessiondError, EmbeddedError)
 
@@ -33,15 +34,17 @@ def configure(
     stream: TextIO | None = None,
     *,
     trace_id: Callable[[], str] = str,
+    worker: int = 0,
 ) -> None:
     """Sends all records of at least `level` to `stream` (default: standard error), in the `form` "text" or "json".
 
-    `call_id` returns the id of the call that the current task serves, or "", and `trace_id` that of its trace. Replaces
-    any earlier configuration.
+    `call_id` returns the id of the call that the current task serves, or "", and `trace_id` that of its trace.
+    `worker`: the id of this process, for its records, if it is one of several that serve. Replaces any earlier
+    configuration.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    handler.addFilter(_IdsFilter(call_id, trace_id))
+    handler.addFilter(_IdsFilter(call_id, trace_id, worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -52,22 +55,25 @@ def configure(
 
 
 class _IdsFilter(logging.Filter):
-    """Adds the ids of the call and of its trace to each record, in the task that logs it. Passes every record."""
+    """Adds the ids of the call, of its trace and of the worker to each record, in the task that logs it. Passes every
+    record."""
 
-    def __init__(self, call_id: Callable[[], str], trace_id: Callable[[], str]) -> None:
+    def __init__(self, call_id: Callable[[], str], trace_id: Callable[[], str], worker: int) -> None:
         super().__init__()
         self._call_id = call_id
         self._trace_id = trace_id
+        self._worker = worker
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.call_id = self._call_id()
         record.trace_id = self._trace_id()
+        record.worker = self._worker
         return True
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=... trace_id=...`, followed by the places of an
-    exception."""
+    """`2026-01-31T12:00:00.123Z INFO sessiond.app: text request_id=... trace_id=... worker=...`, followed by the places
+    of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         call_id = getattr(record, "call_id", "") or getattr(record, "request_id", "")
@@ -76,14 +82,16 @@ class TextFormatter(logging.Formatter):
             line += f" request_id={call_id}"
         if trace_id := getattr(record, "trace_id", ""):
             line += f" trace_id={trace_id}"
+        if worker := getattr(record, "worker", 0):
+            line += f" worker={worker}"
         if record.exc_info and record.exc_info[1]:
             line += "\n" + describe(record.exc_info[1])
         return line
 
 
 class JsonFormatter(logging.Formatter):
-    """`time`, `level`, `logger`, `message`, `request_id` in a call, `trace_id` in a trace, `exception`, and the
-    record's extra fields."""
+    """`time`, `level`, `logger`, `message`, `request_id` in a call, `trace_id` in a trace, `worker` in a worker,
+    `exception`, and the record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
@@ -96,6 +104,8 @@ class JsonFormatter(logging.Formatter):
             fields["request_id"] = call_id
         if trace_id := getattr(record, "trace_id", ""):
             fields["trace_id"] = trace_id
+        if worker := getattr(record, "worker", 0):
+            fields["worker"] = worker
         fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
         if record.exc_info and record.exc_info[1]:
             fields["exception"] = describe(record.exc_info[1])

@@ -52,6 +52,14 @@ def test_text_names_the_call() -> None:
     assert stream.getvalue().endswith("Z WARNING sessiond.test: careful request_id=call-1\n")
 
 
+def test_records_of_a_worker_say_which() -> None:
+    for form, expected in (("text", "careful worker=42\n"), ("json", '"worker": 42}\n')):
+        stream = io.StringIO()
+        telemetry.configure("info", form, str, stream, worker=42)
+        log.warning("careful")
+        assert stream.getvalue().endswith(expected)
+
+
 def test_text_cannot_be_made_to_look_like_two_records() -> None:
     stream = configured("text")
     log.info("name: %s", "x\n2026-01-01T00:00:00.000Z INFO forged: \x1b[2J")

@@ -22,9 +22,10 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def prepared(settings: Settings) -> asyncio.Runner:
-    """Prepares this process to serve, and returns what runs its event loop."""
-    telemetry.configure(settings.log_level, settings.log_format, CALL_ID.get, trace_id=spans.trace_id)
+def prepared(settings: Settings, *, worker: int = 0) -> asyncio.Runner:
+    """Prepares this process to serve, and returns what runs its event loop. `worker`: its id, if it is one of
+    several."""
+    telemetry.configure(settings.log_level, settings.log_format, CALL_ID.get, trace_id=spans.trace_id, worker=worker)
     open_files.allow_most()
     factory = None
     if settings.uvloop:

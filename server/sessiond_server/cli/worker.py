@@ -32,7 +32,7 @@ def _serve(hello: Hello, supervisor: socket.socket) -> int:
     http = None if hello.http is None else socket.socket(fileno=hello.http)
     for passed in filter(None, (supervisor, http)):
         os.set_inheritable(passed.fileno(), False)
-    with serve.prepared(hello.settings) as runner:
+    with serve.prepared(hello.settings, worker=os.getpid()) as runner:
         sound = runner.run(worker.serve(hello.settings, supervisor, http, serve.spare_the_collector))
     return 0 if sound else 1
 
