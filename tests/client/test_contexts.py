@@ -1,7 +1,7 @@
 """Contexts through both clients: real conversations, cut off at every message in turn, as three providers take them."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import sessiond
 from sessiond.formats import anthropic, chat
 from sessiond_server.domain.context.conversation import NO_RESULT
 from sessiond_server.domain.context.ended_calls import EXPIRED
+from tests.support.approvals import request_that_expires
 from tests.support.both_clients import connected
 from tests.support.chat_rules import anthropic_fault, chat_fault, gemini_fault
 from tests.support.client_service import serving
@@ -105,10 +106,7 @@ async def test_call_whose_approval_does_not_come_has_a_result(client_kind: str) 
         session_id = (await sessions.create_session(active=True, config=BRIEF)).session_id
         asks = sessiond.assistant(sessiond.tool_call("c1", "rm", {"path": "/"}))
         await sessions.append_messages(session_id, [sessiond.user("tidy up"), asks])
-        soon = datetime.now(UTC) + timedelta(seconds=0.2)
-        call = await sessions.request_tool_call(
-            session_id, "rm", requires_approval=True, model_call_id="c1", expire_time=soon
-        )
+        call = await request_that_expires(sessions, session_id, model_call_id="c1")
         ended = await sessions.wait_for_decision(session_id, call.tool_call_id, timeout=30.0)
         context = await sessions.get_context(session_id, min_version=ended.version)
         assert chat.to_items(context.messages)[-1] == {"role": "tool", "content": EXPIRED, "tool_call_id": "c1"}
@@ -116,4 +114,4 @@ async def test_call_whose_approval_does_not_come_has_a_result(client_kind: str) 
         with pytest.raises(sessiond.ApprovalExpired) as late:
             await sessions.approve_tool_call(session_id, call.tool_call_id, approver="ada")
         assert (late.value.tool_call_id, late.value.status) == (call.tool_call_id, "REJECTED")
-        assert (late.value.action, late.value.expire_time) == ("approve", soon)
+        assert (late.value.action, late.value.expire_time) == ("approve", call.expire_time.ToDatetime(UTC))

@@ -4,7 +4,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -15,6 +15,7 @@ from sessiond.fields import ToolCallExpireActionLike
 from sessiond.lease import Lease
 from sessiond.tool_data import ToolValue
 from sessiond.v1.run_service_pb2 import HeartbeatRunResponse, RunPolicy
+from tests.support.approvals import request_that_expires
 from tests.support.both_clients import async_only, connected
 from tests.support.client_service import serving
 from tests.support.scripted_server import Fail, ScriptedServer, Wait
@@ -125,11 +126,7 @@ async def test_wait_for_decision_ends_when_the_approval_expires(
 ) -> None:
     async with serving({"sweep_interval": "50ms"}) as service, connected(client_kind, service.target) as sessions:
         session = await sessions.create_session(active=True)
-        soon = datetime.now(UTC) + timedelta(seconds=0.2)
-        call = await sessions.request_tool_call(
-            session.session_id, "rm", requires_approval=True, expire_time=soon, expire_action=action
-        )
-        assert call.expire_time.ToDatetime(UTC) == soon
+        call = await request_that_expires(sessions, session.session_id, expire_action=action)
         decided = await sessions.wait_for_decision(session.session_id, call.tool_call_id)
         assert sessiond.ToolCallStatus.Name(decided.status) == f"TOOL_CALL_STATUS_{status}"
         assert [each async for each in sessions.list_pending_approvals()] == []
