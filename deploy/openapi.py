@@ -22,7 +22,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 
 from sessiond_server.http import access_tokens, problems, queries
 from sessiond_server.http.paths import VARIABLE
-from sessiond_server.http.rules import RPCS, RULES, SERVICES, WHOLE, Rule
+from sessiond_server.http.rules import AG_UI, AI_SDK, RPCS, RULES, SERVICES, WHOLE, Rule
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = ROOT / "server" / "sessiond_server" / "http" / "openapi.json"
@@ -84,6 +84,23 @@ FILES: Mapping[str, str] = {
         "page."
     ),
 }
+RUN_STREAM = (
+    "all of it from its beginning, and what happens until it ends. A stream without its last event was broken off: "
+    "call again."
+)
+RUN_STREAMS: Mapping[str, tuple[str, str, str]] = {
+    AI_SDK: (
+        "streamRunForAiSdk",
+        "Sends a run as the data stream of Vercel's AI SDK",
+        "Server-sent events, each a chunk of the AI SDK's UI message stream (version 1); the last is `[DONE]`.",
+    ),
+    AG_UI: (
+        "streamRunForAgUi",
+        "Sends a run as events of the AG-UI protocol",
+        "Server-sent events, each an event of AG-UI; the last is RUN_FINISHED or RUN_ERROR.",
+    ),
+}
+"""Of each form: the operation's id, what it does, and its answer."""
 UPLOAD_HEADERS: list[Schema] = [
     {"name": "Repr-Digest", "in": "header", "required": True, **DIGEST_HEADER},
     {
@@ -206,6 +223,8 @@ class Document:
     def _operation(self, rule: Rule) -> Schema:
         rpc = RPCS[rule.rpc]
         assert rpc.containing_service is not None
+        if rule.form:
+            return self._of_run(rule, rpc)
         if rule.elsewhere:
             return self._of_file(rule, rpc)
         said = self._said[rpc.full_name]
@@ -248,6 +267,19 @@ class Document:
                 "default": _refusal(),
             }
         return made
+
+    def _of_run(self, rule: Rule, rpc: MethodDescriptor) -> Schema:
+        assert rpc.containing_service is not None
+        name, what, text = RUN_STREAMS[rule.form]
+        stream = {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        return {
+            "operationId": name,
+            "tags": [rpc.containing_service.name],
+            "summary": what,
+            "description": f"{what}: {RUN_STREAM}",
+            "parameters": [*self._parameters(rule, rpc)],
+            "responses": {"200": stream, "default": _refusal()},
+        }
 
     def _json(self, name: str) -> Schema:
         messages = RPCS["GetUploadStatus"].output_type.file.message_types_by_name

@@ -12,6 +12,9 @@ events.py     streams, as server-sent events
 exchange.py   a request and its answer, as ASGI has them
 files.py      bytes of attachments, up and down
 ranges.py     headers of files and of parts of them
+run_streams.py  a run as other front ends read it
+ai_sdk.py     in the words of Vercel's AI SDK
+ag_ui.py      in those of AG-UI
 origins.py    which web pages may call
 health.py     whether the server serves
 door.py       the ASGI application

@@ -32,6 +32,7 @@ from sessiond_server.http.origins import Origins
 from sessiond_server.http.paths import Paths, not_allowed
 from sessiond_server.http.problems import RETRY_LATER, Problem, malformed
 from sessiond_server.http.rules import RPCS, Rule, grpc_path
+from sessiond_server.http.run_streams import RunStreams
 from sessiond_server.rpc.loopback import CallFailed, Loopback
 
 _log = logging.getLogger("sessiond.http")
@@ -92,6 +93,7 @@ class Door:
         self._count_refusal = count_refusal
         self._refused = 0
         self._health = Health(loopback)
+        self._runs = RunStreams(loopback, self._unary, self._begin, self._write)
         self._files = Files(loopback, self._unary, self._begin, self._write)
         self._converter = Converter()
         self._document = files("sessiond_server.http").joinpath("openapi.json").read_bytes()
@@ -143,7 +145,9 @@ class Door:
         except Unauthenticated as error:
             await self._wait_for_refusal(request, error.refusal)
             raise Problem(401, "UNAUTHENTICATED", str(error)) from None
-        if rule.rpc == UPLOAD:
+        if rule.form:
+            await self._runs.serve(request, rule, captured, tenant_id)
+        elif rule.rpc == UPLOAD:
             await self._files.receive(request, rule, captured)
         elif rule.rpc == DOWNLOAD:
             await self._files.send(request, rule, captured, tenant_id)

@@ -22,6 +22,9 @@ from sessiond.v1 import (
     tool_call_service_pb2,
 )
 
+AI_SDK: Final = "ai-sdk"
+AG_UI: Final = "ag-ui"
+"""As `Rule.form`: a run as a stream of Vercel's AI SDK, or of AG-UI."""
 WHOLE: Final = "*"
 """As `Rule.body`: the body is the request message, without what the path has."""
 
@@ -44,6 +47,8 @@ class Rule:
     """Fields of the request that the path says by itself."""
     made: str = ""
     """The field of the answer that names what was made: the status is 201, and `Location` says where it is."""
+    form: str = ""
+    """AI_SDK or AG_UI, where the answer is not that of the RPC: see run_streams.py."""
     elsewhere: tuple[str, ...] = ()
     """Fields that are neither in the path nor parameters: of a file, what its headers and its body say."""
 
@@ -114,6 +119,10 @@ RULES: Final = (
     Rule("BeginRun", "POST", f"{_SESSION}/runs", body=WHOLE, made="run_id"),
     Rule("ListRuns", "GET", f"{_SESSION}/runs"),
     Rule("GetRun", "GET", _RUN),
+    *(
+        Rule("GetRun", "GET", f"{_RUN}/{name}", form=form, elsewhere=("min_version", "consistency"))
+        for name, form in (("aiSdk", AI_SDK), ("agUi", AG_UI))
+    ),
     Rule("HeartbeatRun", "POST", f"{_LIVE_RUN}:heartbeat", body=WHOLE),
     Rule("FinishRun", "POST", f"{_LIVE_RUN}:finish", body=WHOLE),
     Rule("CancelRun", "POST", f"{_RUN}:cancel", body=WHOLE),
