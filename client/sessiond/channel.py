@@ -13,9 +13,21 @@ from sessiond.target import is_local
 
 SERVICES = tuple(
     f"sessiond.v1.{service}Service"
-    for service in ("Session", "Message", "Event", "Run", "ToolCall", "Attachment", "Document", "Context", "Search")
+    for service in (
+        "Session",
+        "Message",
+        "Event",
+        "Run",
+        "ToolCall",
+        "Attachment",
+        "Document",
+        "Context",
+        "Search",
+        "Export",
+    )
 )
-"""The services whose unary calls grpc retries. Tail, Upload and Download retry their streams themselves."""
+"""The services whose unary calls grpc retries. Tail, Upload, Download, exports and imports retry their
+streams themselves."""
 
 RETRIED = ("UNAVAILABLE", "CANCELLED")
 """CANCELLED is among them because a call that reaches a server while it stops, or is in flight when the server's grace

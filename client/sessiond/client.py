@@ -16,6 +16,7 @@ from sessiond.document_calls import DocumentCalls
 from sessiond.draft import Draft
 from sessiond.errors import DeadlinePassed
 from sessiond.event_calls import EventCalls
+from sessiond.export_calls import ExportCalls
 from sessiond.fields import EventTypeLike, Fence, RoleLike, RunPolicyLike, enum_value, run_fence
 from sessiond.live_run import LiveRun
 from sessiond.message_calls import MessageCalls
@@ -38,7 +39,17 @@ from sessiond.waiting import found
 
 
 @naming_texts_of_methods
-class Client(SessionCalls, MessageCalls, EventCalls, RunCalls, ToolCallCalls, DocumentCalls, ContextCalls, SearchCalls):
+class Client(
+    SessionCalls,
+    MessageCalls,
+    EventCalls,
+    RunCalls,
+    ToolCallCalls,
+    DocumentCalls,
+    ContextCalls,
+    SearchCalls,
+    ExportCalls,
+):
     """A client of one sessiond service, for any number of tasks of one event loop.
 
     Creating it does no I/O; the first call connects, over connections that no other client shares. Use it as an async

@@ -81,7 +81,7 @@ class Download:
         target = Path(path)
         mark = hashlib.sha256(f"{self._request.session_id}\0{self._request.attachment_id}".encode()).hexdigest()[:16]
         part = beside(target, f".{mark}.part")
-        file = _reserved(part)
+        file = reserved(part)
         try:
             self._request.offset = await asyncio.to_thread(_recall, file, self._digest)
             try:
@@ -91,7 +91,7 @@ class Download:
                 # The bytes of the file are not the beginning of this attachment.
                 part.unlink(missing_ok=True)
                 raise
-            await asyncio.to_thread(_flushed, file)
+            await asyncio.to_thread(flushed, file)
             if fcntl is not None:
                 # The lock is still held: another `save` to this path must not find the complete file before it moves.
                 await asyncio.to_thread(os.replace, part, target)
@@ -177,7 +177,7 @@ class Download:
             )
 
 
-def _reserved(path: Path) -> BinaryIO:
+def reserved(path: Path) -> BinaryIO:
     """Opens the file and locks it until it is closed, so that two callers do not mix their bytes. Raises
     BlockingIOError."""
     while True:
@@ -218,6 +218,6 @@ def _recall(file: BinaryIO, digest: "hashlib._Hash") -> int:
     return size
 
 
-def _flushed(file: BinaryIO) -> None:
+def flushed(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())

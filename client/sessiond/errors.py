@@ -11,6 +11,8 @@ neither grpc nor protobuf.
     │   ├── UploadIncomplete
     │   ├── UploadTooLong
     │   ├── ChecksumMismatch
+    │   ├── ImportRefused
+    │   ├── ImportIncomplete
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
@@ -52,6 +54,8 @@ neither grpc nor protobuf.
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
     │   ├── UploadSuperseded
+    │   ├── ExportOutdated
+    │   ├── ImportSuperseded
     │   └── TransferStalled
     ├── AttachmentLost
     ├── PositionGone
@@ -196,6 +200,24 @@ class UploadTooLong(InvalidRequest):
     def size_bytes(self) -> int:
         """As declared."""
         return self._number("size_bytes")
+
+
+class ImportRefused(InvalidRequest):
+    """A line of an imported file is damaged or breaks a rule. Nothing of the file was imported."""
+
+    @property
+    def line(self) -> int:
+        """Its number, from 1."""
+        return self._number("line")
+
+
+class ImportIncomplete(InvalidRequest):
+    """An imported file ends early. Nothing of it is visible; a longer file can go on from there."""
+
+    @property
+    def line(self) -> int:
+        """The last line that the service has stored."""
+        return self._number("line")
 
 
 class ChecksumMismatch(InvalidRequest):
@@ -648,6 +670,22 @@ class UploadSuperseded(TransferBroken):
         return self.metadata.get("attachment_id", "")
 
 
+class ExportOutdated(TransferBroken):
+    """Something that was exported has been redacted or deleted meanwhile. The export must begin anew."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
+class ImportSuperseded(TransferBroken):
+    """Another call continues the import, or the import was given up."""
+
+    @property
+    def session_id(self) -> str:
+        return self.metadata.get("session_id", "")
+
+
 class TransferStalled(TransferBroken):
     """The caller sent or received nothing for too long."""
 
@@ -885,6 +923,10 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "UPLOAD_INCOMPLETE": UploadIncomplete,
         "UPLOAD_TOO_LONG": UploadTooLong,
         "CHECKSUM_MISMATCH": ChecksumMismatch,
+        "EXPORT_OUTDATED": ExportOutdated,
+        "IMPORT_REFUSED": ImportRefused,
+        "IMPORT_INCOMPLETE": ImportIncomplete,
+        "IMPORT_SUPERSEDED": ImportSuperseded,
         "UPLOAD_OFFSET_MISMATCH": UploadOffsetMismatch,
         "UPLOAD_SUPERSEDED": UploadSuperseded,
         "TRANSFER_STALLED": TransferStalled,

@@ -13,10 +13,12 @@ from sessiond.forks import forked
 from sessiond.status import typed_error
 from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceStub
 from sessiond.v1.event_service_pb2_grpc import EventServiceStub
+from sessiond.v1.export_service_pb2_grpc import ExportServiceStub
 
 if TYPE_CHECKING:
     from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
     from sessiond.v1.event_service_pb2_grpc import EventServiceAsyncStub
+    from sessiond.v1.export_service_pb2_grpc import ExportServiceAsyncStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -143,6 +145,7 @@ class Stubs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.events = cast("EventServiceAsyncStub", EventServiceStub(channel))
         self.attachments = cast("AttachmentServiceAsyncStub", AttachmentServiceStub(channel))
+        self.exports = cast("ExportServiceAsyncStub", ExportServiceStub(channel))
 
 
 Streaming = Stream[Any] | Sending[Any, Any]

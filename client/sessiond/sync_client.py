@@ -65,6 +65,7 @@ from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta, ListEventsResponse
+from sessiond.v1.export_service_pb2 import ImportSessionResponse
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import AppendMessagesResponse, DeleteMessagesResponse, ListMessagesResponse
 from sessiond.v1.run_pb2 import Failure, Run, RunFence
@@ -2254,5 +2255,65 @@ class SyncClient:
                 page_token=page_token,
                 timeout=timeout,
                 **where,
+            )
+        )
+
+    def export_session(
+        self,
+        session_id: str,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> int:
+        """Exports a session to a file, which appears when it is complete and replaces an existing one. Returns its
+        number of lines. docs/moving.md has the form.
+
+        Until then the lines are in a file beside it, whose name ends in `.part`. When the connection breaks, the export
+        goes on from there on another one; so does the next call with the same path, in any process. When something that
+        was exported is redacted or deleted meanwhile, it begins anew. `progress` gets the lines so far, and about how
+        many there will be. The last error is raised when there was no progress for `give_up_after` seconds. An attempt
+        fails when no bytes move for `idle_timeout` seconds. It has no deadline.
+
+        Raises SessionNotFound, ExportOutdated, AttachmentLost; OSError of the file, BlockingIOError while another call
+        exports to the same path.
+        """
+        return wait(
+            self._inner.export_session(
+                session_id,
+                path,
+                progress=async_progress(progress),
+                idle_timeout=idle_timeout,
+                give_up_after=give_up_after,
+            )
+        )
+
+    def import_session(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        session_id: str = "",
+        progress: Progress | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> ImportSessionResponse:
+        """Imports an exported session from a file, under its own id or under `session_id`. It appears with everything,
+        or not at all. `already_there` in the answer says that it was imported before.
+
+        When the connection breaks, the import goes on behind what the service has; so does the next call with the same
+        file and id, in any process. `progress` gets the bytes of the file that were sent, and its size. Timeouts as for
+        `export_session`.
+
+        Raises ImportRefused, with the line, ImportIncomplete, ImportSuperseded (another call imports the same),
+        SessionAlreadyExists, SessionQuotaReached, AttachmentTooLarge, AttachmentSpaceExhausted; OSError of the file.
+        """
+        return wait(
+            self._inner.import_session(
+                path,
+                session_id=session_id,
+                progress=async_progress(progress),
+                idle_timeout=idle_timeout,
+                give_up_after=give_up_after,
             )
         )

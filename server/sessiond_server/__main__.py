@@ -67,6 +67,13 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import show
 
         return show.run(settings, asked.session, asked.tenant, asked.full)
+    if asked.command in ("export", "import"):
+        from sessiond_server.cli import transfer
+
+        service = transfer.Service(asked.server, asked.key_file, asked.ca_file)
+        if asked.command == "export":
+            return transfer.export_session(service, asked.session, asked.output)
+        return transfer.import_files(service, asked.file, asked.session_id)
     if asked.command == "search":
         from sessiond_server.cli import search
 

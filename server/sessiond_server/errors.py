@@ -10,6 +10,8 @@
     │   ├── UploadIncomplete
     │   ├── UploadTooLong
     │   ├── ChecksumMismatch
+    │   ├── ImportRefused
+    │   ├── ImportIncomplete
     │   └── RequestIdReused
     ├── NotFound
     │   ├── SessionNotFound
@@ -51,6 +53,8 @@
     ├── TransferBroken
     │   ├── UploadOffsetMismatch
     │   ├── UploadSuperseded
+    │   ├── ExportOutdated
+    │   ├── ImportSuperseded
     │   └── TransferStalled
     ├── AttachmentLost
     ├── PositionGone
@@ -196,6 +200,23 @@ class UploadTooLong(InvalidRequest):
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"more bytes than the declared {size_bytes}", {"size_bytes": str(size_bytes)})
+
+
+class ImportRefused(InvalidRequest):
+    """A record of an import is damaged or breaks a rule; the import is given up."""
+
+    def __init__(self, line: int, rule: str) -> None:
+        """`rule`: what must be, without the value."""
+        self.line, self.rule = line, rule
+        self.violations = (Violation(f"line {line}", rule),)
+        super().__init__(f"line {line}: {rule}", {"line": str(line)})
+
+
+class ImportIncomplete(InvalidRequest):
+    """The stream of an import ended before the end record; the import can be resumed."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"the file ends after line {line}, without its end record", {"line": str(line)})
 
 
 class ChecksumMismatch(InvalidRequest):
@@ -489,6 +510,20 @@ class UploadSuperseded(TransferBroken):
 
     def __init__(self, session_id: str, attachment_id: str) -> None:
         super().__init__("another call goes on with this upload", _attachment(session_id, attachment_id))
+
+
+class ExportOutdated(TransferBroken):
+    """What was exported has been redacted or deleted meanwhile. The export must begin anew."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("what was exported has been removed meanwhile", {"session_id": session_id})
+
+
+class ImportSuperseded(TransferBroken):
+    """Another call has taken the import up, or it was given up."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("another call goes on with this import", {"session_id": session_id})
 
 
 class TransferStalled(TransferBroken):

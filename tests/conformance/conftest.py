@@ -80,7 +80,9 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            return Backend(store, store, store, store.attachments, store.attachments, store.documents, advance)
+            return Backend(
+                store, store, store, store.attachments, store.attachments, store.documents, store.imports, advance
+            )
 
         async def postgres(**settings: Any) -> Backend:
             database = place.database
@@ -90,7 +92,15 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
             other = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
             return Backend(
-                store, other, store, store.attachments, other.attachments, store.documents, database.advance, dsn
+                store,
+                other,
+                store,
+                store.attachments,
+                other.attachments,
+                store.documents,
+                store.imports,
+                database.advance,
+                dsn,
             )
 
         async def cached(**settings: Any) -> Backend:

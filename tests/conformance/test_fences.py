@@ -41,7 +41,7 @@ def _backend(store: PostgresStore) -> Backend:
     async def advance(seconds: float) -> None:
         raise AssertionError
 
-    return Backend(store, store, store, store.attachments, store.attachments, store.documents, advance)
+    return Backend(store, store, store, store.attachments, store.attachments, store.documents, store.imports, advance)
 
 
 async def _leave(database: asyncpg.Connection, tenant_id: str) -> None:

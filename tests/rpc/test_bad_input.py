@@ -46,6 +46,7 @@ NAMELESS = (
     "SearchSessions",
     "ListDocuments",
     "DeleteDocument",
+    "ImportSession",
 )
 NAMED_BY = {rpc: f"{WITHIN[rpc]}.session_id" if rpc in WITHIN else "session_id" for rpc in RPCS if rpc not in NAMELESS}
 

@@ -23,6 +23,7 @@ NAMELESS = {
     "CountSessions",
     "WatchEvents",
     "ListPendingApprovals",
+    "ImportSession",
 }
 
 

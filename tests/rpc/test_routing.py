@@ -19,9 +19,11 @@ from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.uploads import Uploads
 from sessiond_server.domain.commands import Scope
+from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.hub import EventHub
+from sessiond_server.exports.receiving import Imports
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
@@ -90,7 +92,8 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
             files = AttachmentAccess(store.attachments, uploads, Downloads(store.attachments, blobs))
             writer = DirectWriter(AnnouncedCommits(store, Announcer(hub, bus)))
             reads = Reads(store, store, store, store, store.documents, store.search)
-            databases.append(Database(each, reads, writer, hub, bus, files, Homes() if databases else homes))
+            imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())
+            databases.append(Database(each, reads, writer, hub, bus, files, imports, Homes() if databases else homes))
             stores[each] = store
         authenticator = Authenticator({digest_of(key): who for key, who in KEYS.items()})
         server = RpcServer(databases, authenticator, SETTINGS)

@@ -16,7 +16,10 @@ from sessiond_server.auth import Authenticator
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.uploads import Uploads
+from sessiond_server.domain.rows import Policy
+from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.hub import EventHub
+from sessiond_server.exports.receiving import Imports
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
@@ -43,6 +46,7 @@ NAMES = [
             "Document",
             "Context",
             "Search",
+            "Export",
             "Pipe",
         )
     ),
@@ -149,7 +153,9 @@ def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
     reads = Reads(store, store, store, store, store.documents, store.search)
-    database = Database("default", reads, DirectWriter(store), EventHub(store, bus), bus, files)
+    hub = EventHub(store, bus)
+    imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())
+    database = Database("default", reads, DirectWriter(store), hub, bus, files, imports)
     return RpcServer([database], Authenticator(), settings)
 
 

@@ -12,6 +12,7 @@ from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
+from sessiond.v1 import export_service_pb2 as ex
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
@@ -30,6 +31,7 @@ from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import QueueFull, StoreUnavailable
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.store.session_reads import CACHED, Freshness
+from tests.support.export_records import beginning
 from tests.support.pipe_client import opened
 from tests.support.requests import COMMITS, ENDED, LIVE, VALID, WRITES, stock
 from tests.support.rows import table
@@ -59,6 +61,9 @@ def test_the_tables_have_every_rpc_of_every_service() -> None:
     assert VALID.keys() == RPCS.keys()
     assert ANSWERS.keys() == RPCS.keys()
     assert {rpc for rpc, *_ in REFUSALS} == RPCS.keys()
+
+
+PLACE = ex.ExportPlace(version=2, last_event_id="x", seq=1, digest=bytes(8))
 
 
 ANSWERS: dict[str, Callable[[Any], bool]] = {
@@ -106,6 +111,11 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
         and a.position != ""
     ),
     "PublishDelta": lambda a: a == e.PublishDeltaResponse(),
+    "ExportSession": lambda a: (
+        (a.records[0].header.format_version, a.records[0].header.session.session_id) == (1, "active")
+        and [x.WhichOneof("record") for x in a.records] == ["header", "event", "event", "end"]
+    ),
+    "ImportSession": lambda a: (a.session.session_id, a.session.version, a.already_there) == ("imported", 2, False),
     "UploadAttachment": lambda a: (a.attachment_id, a.session_id, a.seq, a.size_bytes) == ("new", "active", 3, 7),
     "GetUploadStatus": lambda a: (a.committed_bytes, a.size_bytes, a.attachment.attachment_id) == (7, 7, "a1"),
     "DownloadAttachment": lambda a: (a.header.attachment.name, a.header.offset, a.header.length) == ("a.csv", 0, 7),
@@ -261,6 +271,17 @@ REFUSALS: list[Refusal] = [
      PRECONDITION, "SESSION_NOT_ACTIVE", {"session_id": "suspended", "status": "SUSPENDED"}),
     ("PublishDelta", e.PublishDeltaRequest(session_id="ended", deltas=[e.Delta(message_id="m", typing=True)]),
      PRECONDITION, "SESSION_ENDED", {"session_id": "ended", "end_reason": "CLIENT"}),
+    ("ExportSession", ex.ExportSessionRequest(session_id="none"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND",
+     {"session_id": "none"}),
+    ("ExportSession", ex.ExportSessionRequest(session_id="active", after=PLACE), StatusCode.ABORTED, "EXPORT_OUTDATED",
+     {"session_id": "active"}),
+    ("ExportSession", ex.ExportSessionRequest(session_id="active", after=ex.ExportPlace()), INVALID,
+     "INVALID_FIELD", {}),
+    ("ImportSession", ex.ImportSessionRequest(), INVALID, "INVALID_FIELD", {}),
+    ("ImportSession", beginning("a\0"), INVALID, "INVALID_FIELD", {}),
+    ("ImportSession", beginning("active"), StatusCode.ALREADY_EXISTS, "SESSION_ALREADY_EXISTS",
+     {"session_id": "active"}),
+    ("ImportSession", beginning("x", user_id="eve"), INVALID, "IMPORT_REFUSED", {"line": "2"}),
     ("UploadAttachment", header("none", "x"), StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
     ("UploadAttachment", header("ended", "x"), PRECONDITION, "SESSION_ENDED",
      {"session_id": "ended", "end_reason": "CLIENT"}),

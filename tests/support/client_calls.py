@@ -1,9 +1,13 @@
 """One call of each RPC, by the method of the client that makes it."""
 
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import sessiond
+from sessiond.export_lines import line_of
+from tests.support.export_records import small_export
 from tests.support.scripted_server import METHODS
 
 Call = Callable[..., Awaitable[Any]]
@@ -85,9 +89,22 @@ STREAMS: Mapping[str, Callable[[sessiond.Client], Any]] = {
 }
 """Read as async iterators."""
 
+
+def exported(client: sessiond.Client) -> Awaitable[Any]:
+    return client.export_session("s", Path(tempfile.mkdtemp()) / "s")
+
+
+def imported(client: sessiond.Client) -> Awaitable[Any]:
+    path = Path(tempfile.mkdtemp()) / "s"
+    path.write_bytes(b"".join(map(line_of, small_export())))
+    return client.import_session(path)
+
+
 TRANSFERS: Mapping[str, Callable[[sessiond.Client], Awaitable[Any]]] = {
     "UploadAttachment": lambda client: client.upload("s", b"content"),
     "DownloadAttachment": lambda client: client.download("s", "a").read(),
+    "ExportSession": exported,
+    "ImportSession": imported,
 }
 """Without a deadline, and resumed."""
 

@@ -6,6 +6,7 @@ from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
+from sessiond.v1 import export_service_pb2 as ex
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
@@ -16,6 +17,7 @@ from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
+from tests.support.export_records import beginning
 from tests.support.wire import Wire, header, said
 
 ENDED = SessionStatus.SESSION_STATUS_ENDED
@@ -70,6 +72,7 @@ WRITES = {
     "PutDocument": d.PutDocumentRequest(document=Document(scope=USER, scope_id="ann", key="likes", json='["tea"]')),
     "DeleteDocument": d.DeleteDocumentRequest(scope=TENANT_WIDE, key="settings"),
     "CreateSummary": x.CreateSummaryRequest(session_id="active", summary=Summary(through_seq=2, text="Greetings.")),
+    "ImportSession": beginning("imported"),
 }
 
 
@@ -77,8 +80,8 @@ UNSTORED = frozenset(["PublishDelta", "HeartbeatRun"])
 """Need the scope of a write, and make no event: there is no request id."""
 
 
-STREAMED = frozenset(["UploadAttachment"])
-"""Its request id is that of the first message of a stream; see test_uploads.py."""
+STREAMED = frozenset(["UploadAttachment", "ImportSession"])
+"""The request id of an upload is that of the first message of its stream; see test_uploads.py. An import has none."""
 
 
 COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED]
@@ -114,6 +117,7 @@ READS = {
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
     "ListSummaries": x.ListSummariesRequest(session_id="busy"),
+    "ExportSession": ex.ExportSessionRequest(session_id="active"),
 }
 
 

@@ -6,6 +6,7 @@ from sessiond.v1 import attachment_service_pb2 as a
 from sessiond.v1 import context_service_pb2 as x
 from sessiond.v1 import document_service_pb2 as d
 from sessiond.v1 import event_service_pb2 as e
+from sessiond.v1 import export_service_pb2 as ex
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_pb2
 from sessiond.v1 import run_service_pb2 as r
@@ -97,6 +98,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
             request_id="used",
             expected_version=77,
         ),
+        "ExportSession": ex.ExportSessionRequest(session_id=session_id),
         "DeleteDocument": d.DeleteDocumentRequest(scope=SESSION, scope_id=session_id, key="d1", expected_version=77),
     }
 

@@ -21,6 +21,7 @@ from sessiond.v1 import (
     context_service_pb2,
     document_service_pb2,
     event_service_pb2,
+    export_service_pb2,
     message_service_pb2,
     run_service_pb2,
     search_service_pb2,
@@ -44,6 +45,7 @@ METHODS: dict[str, MethodDescriptor] = {
         context_service_pb2.DESCRIPTOR.services_by_name["ContextService"],
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
+        export_service_pb2.DESCRIPTOR.services_by_name["ExportService"],
     )
     for method in service.methods
 }

@@ -30,10 +30,12 @@ from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.uploads import UploadLimits, Uploads
 from sessiond_server.domain.commands import Command, Outcome
+from sessiond_server.domain.rows import Policy
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
 from sessiond_server.events.limits import HubLimits
+from sessiond_server.exports.receiving import Imports
 from sessiond_server.memory.blobs import MemoryBlobs
 from sessiond_server.memory.bus import MemoryBus
 from sessiond_server.memory.store import MemoryStore
@@ -44,7 +46,9 @@ from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.commits import Commits, Writer
 from sessiond_server.store.contract import Store
 from sessiond_server.store.documents import DocumentReads
+from sessiond_server.store.imports import ImportStore
 from sessiond_server.store.work import WorkStore
+from tests.support.export_records import following
 
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 
@@ -72,7 +76,10 @@ PRINCIPALS = {
 }
 
 CONTENT = b"content"
-FOLLOWING: Mapping[str, Sequence[ProtoMessage]] = {"UploadAttachment": [UploadAttachmentRequest(chunk=CONTENT)]}
+FOLLOWING: Mapping[str, Sequence[ProtoMessage]] = {
+    "UploadAttachment": [UploadAttachmentRequest(chunk=CONTENT)],
+    "ImportSession": [following()],
+}
 """What `Wire.call` sends in a stream after the request that it is given."""
 
 SETTINGS = WireSettings(listen="127.0.0.1:0")
@@ -317,6 +324,7 @@ async def serving(
     attachments: AttachmentStore | None = None,
     documents: DocumentReads | None = None,
     searches: bool = True,
+    imports: ImportStore | None = None,
     blobs: BlobStore | None = None,
     uploads: UploadLimits | None = None,
     **changes: Any,
@@ -339,7 +347,9 @@ async def serving(
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         search = getattr(store, "search", None) if searches else None
         reads = Reads(store, store, store, work, documents, search)
-        database = Database("default", reads, direct, hub, bus, files)
+        staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
+        importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
+        database = Database("default", reads, direct, hub, bus, files, importing)
         server = RpcServer([database], authenticator, settings)
         port = await server.start()
         if ready:

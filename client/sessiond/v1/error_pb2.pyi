@@ -301,6 +301,22 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_SEARCH_OFF: _ErrorReason.ValueType  # 150
     """FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
+    ERROR_REASON_EXPORT_OUTDATED: _ErrorReason.ValueType  # 160
+    """ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is
+    gone. Begin the export anew. Metadata: `session_id`. Sample: "what was exported has been removed meanwhile".
+    """
+    ERROR_REASON_IMPORT_REFUSED: _ErrorReason.ValueType  # 161
+    """INVALID_ARGUMENT. A record of an import is damaged, or breaks a rule. The import is given up. Metadata: `line`, the
+    record's number, from 1. Sample: "line 12: event.seq must be 11".
+    """
+    ERROR_REASON_IMPORT_INCOMPLETE: _ErrorReason.ValueType  # 162
+    """INVALID_ARGUMENT. The stream of an import ended before its last record. The import can be resumed. Metadata: `line`,
+    the last line that is stored. Sample: "the file ends after line 812, without its end record".
+    """
+    ERROR_REASON_IMPORT_SUPERSEDED: _ErrorReason.ValueType  # 163
+    """ABORTED. Another call continues this import, or the import was given up. Metadata: `session_id`. Sample: "another
+    call goes on with this import".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -588,6 +604,22 @@ Sample: "the document is locked by another transaction".
 """
 ERROR_REASON_SEARCH_OFF: ErrorReason.ValueType  # 150
 """FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
+ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 160
+"""ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is
+gone. Begin the export anew. Metadata: `session_id`. Sample: "what was exported has been removed meanwhile".
+"""
+ERROR_REASON_IMPORT_REFUSED: ErrorReason.ValueType  # 161
+"""INVALID_ARGUMENT. A record of an import is damaged, or breaks a rule. The import is given up. Metadata: `line`, the
+record's number, from 1. Sample: "line 12: event.seq must be 11".
+"""
+ERROR_REASON_IMPORT_INCOMPLETE: ErrorReason.ValueType  # 162
+"""INVALID_ARGUMENT. The stream of an import ended before its last record. The import can be resumed. Metadata: `line`,
+the last line that is stored. Sample: "the file ends after line 812, without its end record".
+"""
+ERROR_REASON_IMPORT_SUPERSEDED: ErrorReason.ValueType  # 163
+"""ABORTED. Another call continues this import, or the import was given up. Metadata: `session_id`. Sample: "another
+call goes on with this import".
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

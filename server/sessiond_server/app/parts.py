@@ -27,6 +27,7 @@ from sessiond_server.embedded import EmbeddedServers
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
+from sessiond_server.exports.receiving import Imports
 from sessiond_server.measures import Rounds
 from sessiond_server.rpc.routing import Database, Reads
 from sessiond_server.search.indexer import Indexing
@@ -56,6 +57,7 @@ class Parts:
     """The store itself, without cache and announcements."""
     blobs: BlobStore
     attachments: AttachmentAccess
+    imports: Imports
     bus: Bus
     hub: EventHub
     commits: Commits
@@ -84,7 +86,9 @@ class Parts:
         """What the wire needs of them."""
         truth = self.truth
         reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.search if self.searches else None)
-        return Database(self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, truth.homes)
+        return Database(
+            self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, self.imports, truth.homes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +145,13 @@ async def _opened(
         bus, begin_bus = await stack.enter_async_context(opened_bus(settings, dsn, redis_url))
         hub = EventHub(truth, bus, limits.hub(settings), alone=alone, streams=streams)
         await stack.enter_async_context(hub)
+        announcer = Announcer(hub, bus)
+        imports = await stack.enter_async_context(
+            Imports(truth.imports, truth, truth, blobs, announcer, limits.policy(settings))
+        )
         database = "postgresql" if settings.store == "postgres" else settings.store
         committed: Commits = TracedCommits(truth, database) if traced else truth
-        commits: Commits = AnnouncedCommits(committed, Announcer(hub, bus))
+        commits: Commits = AnnouncedCommits(committed, announcer)
         sessions: SessionReads = truth
         cache = await stack.enter_async_context(opened_cache(settings, redis_url))
         cached = None
@@ -159,6 +167,7 @@ async def _opened(
             truth=truth,
             blobs=blobs,
             attachments=attachments,
+            imports=imports,
             bus=bus,
             hub=hub,
             commits=commits,

@@ -73,6 +73,7 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     show.add_argument("--tenant", default="default", help="whose session (default: default)")
     show.add_argument("--full", action="store_true", help="do not truncate texts, and show what each event wrote")
     add_flags(show, _DATABASE)
+    _add_transfers(commands)
     keys = commands.add_parser("keys", help="make bearer keys", description="Bearer keys.")
     new = keys.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
         "new",
@@ -109,6 +110,36 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     add_flags(probe, _PROBE)
     commands.add_parser("settings", help="print the table of all settings", description="Prints all settings.")
     return parser
+
+
+def _add_transfers(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a session to a file",
+        description="Writes a session with all it has to standard output, or to a file. A cut export goes on.",
+        epilog="Example: sessiond export chat-1 > chat-1.jsonl",
+    )
+    export.add_argument("session", metavar="SESSION", help="id of the session")
+    export.add_argument("--output", "-o", metavar="FILE", help="the file; it appears when it is complete")
+    imported = commands.add_parser(
+        "import",
+        help="make sessions of exported files",
+        description="Makes a session of each file, and nothing of one that is damaged. Each is imported once. After "
+        "Ctrl-C or a failure the same command goes on. Exits with 1 if a file was not imported.",
+    )
+    imported.add_argument("file", metavar="FILE", nargs="+", help="a file that was exported")
+    imported.add_argument(
+        "--as", dest="session_id", default="", metavar="SESSION", help="id of the session to make (of one file)"
+    )
+    for command in (export, imported):
+        command.add_argument(
+            "--server",
+            default="127.0.0.1:50051",
+            metavar="HOST:PORT",
+            help="the running service (default: 127.0.0.1:50051)",
+        )
+        command.add_argument("--key-file", metavar="FILE", help="a file with the bearer key (default: no key)")
+        command.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities (default: no TLS)")
 
 
 def _add_databases(parser: argparse.ArgumentParser) -> None:

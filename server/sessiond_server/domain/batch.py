@@ -33,6 +33,7 @@ from sessiond_server.domain.rows import (
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
+from sessiond_server.domain.sessions.columns import index_row
 from sessiond_server.domain.sessions.content import Sizes, after_unread, patch_of
 from sessiond_server.domain.sessions.incarnation import incarnation_of
 from sessiond_server.domain.state import State, Step
@@ -429,20 +430,6 @@ def next_check(core: Session, lease_expire_us: int | None) -> int | None:
 
 
 def _index_row(key: Key, state: State) -> IndexRow:
-    core = state.core
-    metadata = None
-    if state.metadata is not None:
-        metadata = MessageToJson(state.metadata, indent=None, ensure_ascii=False)
-    return IndexRow(
-        key=key,
-        type=core.type,
-        agent_id=core.agent_id,
-        team_id=core.team_id,
-        workflow_id=core.workflow_id,
-        user_id=core.user_id,
-        name=core.name,
-        status=core.status,
-        labels=dict(core.labels),
-        metadata_json=metadata,
-        create_time_us=microseconds(core.create_time),
-    )
+    given = state.metadata
+    metadata = None if given is None else MessageToJson(given, indent=None, ensure_ascii=False)
+    return index_row(key, state.core, metadata)

@@ -151,27 +151,32 @@ def fold(session: Session, event: Event) -> Session:
         return session_after(session, event)
     after = Session()
     after.CopyFrom(session)
+    add(after, event)
+    return after
+
+
+def add(session: Session, event: Event) -> None:
+    """Applies the next event, which has no Session, in place."""
     advance(
-        after,
+        session,
         event.seq,
         microseconds(event.create_time),
         first_of_request=event.index_in_request == 0,
         activity=event.type in ACTIVITY,
     )
-    after.last_event_id = event.event_id
+    session.last_event_id = event.event_id
     payload = event.WhichOneof("payload")
     if payload == "run":
-        add_run(after, event.type, event.run)
+        add_run(session, event.type, event.run)
     elif payload == "tool_call":
-        add_tool_call(after, event.type, event.tool_call)
+        add_tool_call(session, event.type, event.tool_call)
     elif payload == "attachment":
-        add_attachment(after, event.type, event.attachment)
+        add_attachment(session, event.type, event.attachment)
     elif event.type == EventType.EVENT_TYPE_MESSAGE_APPENDED:
-        add_message(after, event.message)
+        add_message(session, event.message)
     elif payload == "summary":
-        add_summary(after, event.summary)
+        add_summary(session, event.summary)
     elif payload == "deleted_messages":
-        remove_messages(after, len(event.deleted_messages.seqs))
+        remove_messages(session, len(event.deleted_messages.seqs))
     if event.HasField("session_name"):
-        after.name = event.session_name
-    return after
+        session.name = event.session_name

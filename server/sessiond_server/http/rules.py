@@ -1,7 +1,7 @@
 """The table of the HTTP interface: which method and path stand for which RPC.
 
 The requests, the OpenAPI document and docs/http.md follow from it. A test compares it with the services: every RPC has
-a row.
+a row, but those of exports and imports, which stream records.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ from sessiond.v1 import (
     context_service_pb2,
     document_service_pb2,
     event_service_pb2,
+    export_service_pb2,
     message_service_pb2,
     run_service_pb2,
     search_service_pb2,
@@ -164,6 +165,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         document_service_pb2,
         context_service_pb2,
         search_service_pb2,
+        export_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )

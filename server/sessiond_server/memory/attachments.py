@@ -1,7 +1,7 @@
 """The memory store's attachments: an AttachmentStore (see store/attachments.py), and its part of the writes."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
@@ -207,6 +207,29 @@ class MemoryAttachments:
             self._released += [(key[0], row.blob_id) for row in files.attachments.values() if row.blob_id]
             for upload in files.uploads.values():
                 self._drop(_pieces(upload), now + WRITERS_GRACE_US)
+
+    def begin_staged(self, piece: Piece, drop_time_us: int) -> None:
+        """Records a piece that is dropped at that time, unless an imported attachment has it by then."""
+        self._pieces[piece] = drop_time_us
+
+    def keep_until(self, pieces: Iterable[Piece], drop_time_us: int) -> None:
+        """Moves the time at which these pieces are dropped, as far as they are still there."""
+        self._drop({piece for piece in pieces if self._pieces.get(piece) is not None}, drop_time_us)
+
+    def add_imported(
+        self, key: Key, attachment_id: str, seq: int, body: bytes, content: Content | None, extents: Sequence[Extent]
+    ) -> None:
+        """Adds the attachment of an imported session, which has these pieces. `content`: None of a deleted one."""
+        blob_id = None
+        if content is not None:
+            blob_id = self._blob_of.get(content)
+            if blob_id is None:
+                blob_id = self._blob_of[content] = self._new_id()
+                self._blobs[(key[0], blob_id)] = _Blob(content, tuple(extents))
+                for extent in extents:
+                    self._pieces[extent.piece] = None
+        row = AttachmentRow(key, attachment_id, seq, blob_id, body)
+        self._files.setdefault(key, _Files()).attachments[attachment_id] = row
 
     def _of(self, key: Key) -> _Files:
         return self._files.get(key) or _Files()

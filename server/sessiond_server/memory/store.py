@@ -46,6 +46,7 @@ from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
+from sessiond_server.memory.imports import MemoryImports
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.memory.search import MemorySearch
@@ -96,6 +97,16 @@ class MemoryStore:
             clock,
             self._request_retention_us,
             self._tombstone_retention_us,
+        )
+        self.imports = MemoryImports(
+            lambda key: key in self._logs,
+            self._count_live,
+            self._commit_import,
+            self.attachments,
+            clock,
+            self._policy,
+            new_id,
+            upload_retention,
         )
         self.search = MemorySearch(self._logs, self._streams.places)
 
@@ -152,12 +163,19 @@ class MemoryStore:
                 known.tool_calls[(key, tool_call_id)] = log.stored(call)
         known.work = {key: self._logs[key].open_work() for key in needs.work}
         for tenant in needs.tenants:
-            known.live_sessions[tenant] = sum(
-                log.index.status != SessionStatus.SESSION_STATUS_ENDED
-                for key, log in self._logs.items()
-                if key[0] == tenant and log.index is not None
-            )
+            known.live_sessions[tenant] = self._count_live(tenant)
         return known
+
+    def _count_live(self, tenant_id: str) -> int:
+        return sum(
+            log.index.status != SessionStatus.SESSION_STATUS_ENDED
+            for key, log in self._logs.items()
+            if key[0] == tenant_id and log.index is not None
+        )
+
+    def _commit_import(self, writes: Writes) -> None:
+        self._write(writes, self._clock())
+        self._streams.commit(writes)
 
     def _replayed(self, command: Command, what: Replay) -> Outcome:
         log = self._logs[what.key]
@@ -380,7 +398,8 @@ class MemoryStore:
         for key in tombstones:
             self._streams.forget(key)
             del self._logs[key]
-        return len(requests) + len(tombstones) + self.documents.purge(limit)
+        purged = len(requests) + len(tombstones) + self.documents.purge(limit)
+        return purged + await self.imports.purge_imports(limit)
 
     async def token_key(self) -> bytes:
         return self._token_key

@@ -15,9 +15,9 @@ update placement set database_id = $1, group_id = $2 where database_id in ('', $
 returning true
 
 -- name: lock
--- Every transaction that writes for a tenant locks heads, documents or uploads before it reads homes_version or
+-- Every transaction that writes for a tenant locks heads, documents, uploads or imports before it reads homes_version or
 -- tenant_homes. So this waits for those that have begun, whose rows `holds` then finds; later ones find the new version.
-lock table session_heads, documents, uploads in exclusive mode
+lock table session_heads, documents, uploads, imports in exclusive mode
 
 -- name: holds
 select exists (select from session_heads where tenant_id = $1) or exists (select from documents where tenant_id = $1)

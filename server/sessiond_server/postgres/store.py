@@ -19,6 +19,7 @@ from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.growth import GrowthWatch
+from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
@@ -80,6 +81,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
+        self.imports = PostgresImports(self._transactions, self._policy, new_id, upload_retention)
 
     async def __aenter__(self) -> "PostgresStore":
         await self._connections.open()
@@ -120,7 +122,8 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         return await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
 
     async def purge(self, limit: int) -> int:
-        return await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
+        purged = await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
+        return purged + await self.imports.purge_imports(limit)
 
     async def token_key(self) -> bytes:
         key: bytes = (await self._transactions.fetch(read.TOKEN_KEY))[0][0]

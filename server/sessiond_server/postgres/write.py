@@ -286,7 +286,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
             *columns((_head_columns(row, heads[row.key]) for row in changed), 12),
             *columns(
                 (
-                    (*e.key, e.seq, _stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content)
+                    (*e.key, e.seq, stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content)
                     for e in writes.events
                 ),
                 9,
@@ -344,7 +344,15 @@ async def _remove_title(connection: asyncpg.Connection, title: Title) -> None:
         more = len(found) == REPEATING_AT_ONCE
 
 
-def _stored_type(event: EventRow) -> int:
+async def create_session(connection: asyncpg.Connection, head: HeadRow, index: IndexRow) -> bool:
+    """Inserts the head and the index row of a session; False, inserting nothing, if the id is taken."""
+    created: int = await connection.fetchval(
+        WRITE_SESSIONS, *columns([_head_columns(head, None)], 12), *columns([_index_columns(index)], 13)
+    )
+    return created == 1
+
+
+def stored_type(event: EventRow) -> int:
     """The column `type`: negative for an event whose message was deleted, so that no index of messages has it."""
     return -APPENDED if event.type == APPENDED and event.message_id is None else event.type
 

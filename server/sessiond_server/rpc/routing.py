@@ -10,6 +10,7 @@ from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.errors import InvalidFields, ScopeMissing, StoreUnavailable, TokenForbids, Violation
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.contract import Hub
+from sessiond_server.exports.receiving import Imports
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.moves import WAIT, Moves
 from sessiond_server.search.contract import SearchIndex
@@ -48,6 +49,7 @@ class Database:
     hub: Hub
     bus: Bus
     files: AttachmentAccess
+    imports: Imports
     homes: Homes = field(default_factory=Homes)
     """The tenants for which the database must not be written. Of the default database: the map of all tenants."""
 

@@ -18,6 +18,7 @@ from sessiond.v1 import (
     context_service_pb2,
     document_service_pb2,
     event_service_pb2,
+    export_service_pb2,
     message_service_pb2,
     pipe_service_pb2,
     run_service_pb2,
@@ -28,6 +29,7 @@ from sessiond.v1 import (
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.domain.shares import Shares
 from sessiond_server.errors import Starting
+from sessiond_server.exports.reading import Exports
 from sessiond_server.rpc import reflection
 from sessiond_server.rpc.attachments.servicer import AttachmentServicer
 from sessiond_server.rpc.attachments.transfers import Transfers
@@ -37,6 +39,7 @@ from sessiond_server.rpc.documents.servicer import DocumentServicer
 from sessiond_server.rpc.events.delivery import Deliveries
 from sessiond_server.rpc.events.positions import Positions
 from sessiond_server.rpc.events.servicer import EventServicer
+from sessiond_server.rpc.exports.servicer import ExportServicer
 from sessiond_server.rpc.granted import Granted
 from sessiond_server.rpc.health import Health
 from sessiond_server.rpc.intake import Intake
@@ -81,7 +84,8 @@ TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallS
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
 SEARCH: Final = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
-SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT, SEARCH)
+EXPORTS: Final = export_service_pb2.DESCRIPTOR.services_by_name["ExportService"]
+SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT, SEARCH, EXPORTS)
 """The services that databases serve. Their unary RPCs can be called through a pipe."""
 PIPE: Final = pipe_service_pb2.DESCRIPTOR.services_by_name["PipeService"]
 
@@ -373,6 +377,7 @@ class RpcServer:
             DocumentServicer(reads.documents, writer, tokens),
             ContextServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
             SearchServicer(reads.search, tokens),
+            ExportServicer(Exports(reads.sessions, reads.logs, database.files), database.imports, self.transfers),
         )
 
     async def open(self, token_key: bytes) -> None:

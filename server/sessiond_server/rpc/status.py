@@ -128,6 +128,10 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.DocumentVersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_DOCUMENT_VERSION_MISMATCH),
         errors.DocumentReadOnly: Row(_C.PERMISSION_DENIED, _R.ERROR_REASON_DOCUMENT_READ_ONLY),
         errors.DocumentLocked: Row(_C.UNAVAILABLE, _R.ERROR_REASON_DOCUMENT_LOCKED),
+        errors.ExportOutdated: Row(_C.ABORTED, _R.ERROR_REASON_EXPORT_OUTDATED),
+        errors.ImportRefused: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_IMPORT_REFUSED),
+        errors.ImportIncomplete: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_IMPORT_INCOMPLETE),
+        errors.ImportSuperseded: Row(_C.ABORTED, _R.ERROR_REASON_IMPORT_SUPERSEDED),
         errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
     }
 )

@@ -94,9 +94,7 @@ class Work:
 
     def count(self, run: Run) -> None:
         """Adds an ended run to the counters."""
-        timed = run.HasField("start_time") and run.HasField("end_time")
-        duration = max(microseconds(run.end_time) - microseconds(run.start_time), 0) if timed else None
-        self.run_counters.add(run.status, duration)
+        count(self.run_counters, run)
         self._ended_runs = True
 
     def data(self, tool_call_id: str) -> tuple[bytes, bytes]:
@@ -117,9 +115,7 @@ class Work:
     def write(self, writes: Writes, user_id: str) -> None:
         """Adds the changed rows to `writes`."""
         writes.runs += self._run_rows()
-        writes.tool_calls += [
-            _tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())
-        ]
+        writes.tool_calls += [tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())]
         if self._ended_runs:
             writes.run_counters.append((self.key, self.run_counters.encoded()))
 
@@ -137,7 +133,15 @@ def waits_until(call: ToolCall) -> int | None:
     return microseconds(call.expire_time) if waits and call.HasField("expire_time") else None
 
 
-def _tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
+def count(counters: RunCounters, run: Run) -> None:
+    """Adds an ended run to the counters."""
+    timed = run.HasField("start_time") and run.HasField("end_time")
+    duration = max(microseconds(run.end_time) - microseconds(run.start_time), 0) if timed else None
+    counters.add(run.status, duration)
+
+
+def tool_call_row(key: Key, user_id: str, call: ToolCall) -> ToolCallRow:
+    """The row of a call without its data."""
     return ToolCallRow(
         key=key,
         tool_call_id=call.tool_call_id,

@@ -3,7 +3,8 @@
 from typing import Final
 
 TABLES: Final = (
-    "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order", "message_marks",
+    "attachments", "blob_rows", "blobs", "document_requests", "documents", "events", "feed_order",
+    "import_events", "import_files", "import_work", "imports", "message_marks",
     "move_marks", "pieces", "placement", "releases", "requests", "run_figures", "runs",
     "search_buckets", "search_entries", "search_feeds", "search_lease", "search_sessions", "service_keys",
     "session_heads", "sessions", "tenant_homes", "tenant_moves", "tool_calls", "uploads",

@@ -1,0 +1,1 @@
+"""What makes a session out of the records of an export."""

@@ -1,0 +1,1 @@
+"""Reads whole sessions for exports, and makes sessions of what imports bring."""
