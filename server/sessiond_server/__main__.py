@@ -73,7 +73,9 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         service = transfer.Service(asked.server, asked.key_file, asked.ca_file)
         if asked.command == "export":
             return transfer.export_session(service, asked.session, asked.output)
-        return transfer.import_files(service, asked.file, asked.session_id)
+        from sessiond_server.cli import sources
+
+        return sources.run(service, asked.file, asked.session_id, asked.prefix, dry_run=asked.dry_run)
     if asked.command == "search":
         from sessiond_server.cli import search
 

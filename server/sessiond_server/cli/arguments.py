@@ -123,14 +123,21 @@ def _add_transfers(commands: "argparse._SubParsersAction[_Parser]") -> None:
     export.add_argument("--output", "-o", metavar="FILE", help="the file; it appears when it is complete")
     imported = commands.add_parser(
         "import",
-        help="make sessions of exported files",
-        description="Makes a session of each file, and nothing of one that is damaged. Each is imported once. After "
-        "Ctrl-C or a failure the same command goes on. Exits with 1 if a file was not imported.",
+        help="make sessions of exported files, or of another system's",
+        description="Makes a session of each exported file, and nothing of one that is damaged; or all sessions of the "
+        "files of another system: import KIND FILE. Each is imported once. After Ctrl-C or a failure the same command "
+        "goes on. Exits with 1 if something was not imported.",
+        epilog="Kinds: sessions-file (SQLite), coding-agent (SQLite or JSON), chat-lines (JSON lines), chatgpt "
+        "(conversations.json). Example: sessiond import chatgpt conversations.json --dry-run",
     )
-    imported.add_argument("file", metavar="FILE", nargs="+", help="a file that was exported")
     imported.add_argument(
-        "--as", dest="session_id", default="", metavar="SESSION", help="id of the session to make (of one file)"
+        "file", metavar="[KIND] FILE", nargs="+", help="a file that was exported, or a kind and files of that kind"
     )
+    imported.add_argument(
+        "--as", dest="session_id", default="", metavar="SESSION", help="id of the session to make, of one exported file"
+    )
+    imported.add_argument("--dry-run", action="store_true", help="with a kind: only say what would be imported")
+    imported.add_argument("--prefix", default="", metavar="TEXT", help="with a kind: goes before the ids of sessions")
     for command in (export, imported):
         command.add_argument(
             "--server",

@@ -42,11 +42,12 @@ class Progress:
     def __init__(self, name: str) -> None:
         self._name = name
         self._shown = 0.0
-        self._watched = sys.stderr.isatty()
+        self.watched = sys.stderr.isatty()
+        """Whether a person watches."""
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if self._watched and now - self._shown >= REFRESH_SECONDS:
+        if self.watched and now - self._shown >= REFRESH_SECONDS:
             self._shown = now
             print(f"\r{self._name}: {done * 100 // max(total, 1)} %", end="", file=sys.stderr, flush=True)
 
