@@ -148,6 +148,7 @@ async def test_a_source_is_imported_once_and_what_is_wrong_is_reported(
                         report = command.Report()
                         await command.import_all(reached, kind, path, f"{kind}.", report, dry_run=dry_run)
                         assert (report.counts[done], report.counts["not imported"]) == (len(ids), wrong), done
+                        assert bool(report.notes) == (kind in ("sessions-file", "chat-lines"))
         assert "\0" not in capsys.readouterr().out
         async with sessiond.Client(service.target) as client:
             live = await client.get_session("sessions-file.live")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from sessiond_server.blobs.contract import BlobStore, Buffer, BytesMissing
@@ -22,7 +22,7 @@ class Downloads:
 
     async def read(
         self, scope: Scope, session_id: str, attachment_id: str, file: StoredFile, start: int, end: int
-    ) -> AsyncIterator[Buffer]:
+    ) -> AsyncGenerator[Buffer, None]:
         """The bytes of the file from `start` to `end` (exclusive), 1 to READ_BYTES at a time.
 
         Raises AttachmentNotFound if the attachment was deleted meanwhile, AttachmentLost if it exists and its bytes are

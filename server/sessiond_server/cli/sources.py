@@ -32,10 +32,12 @@ class Report:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        """What had to be changed, with the number of sessions."""
         self._shown = 0
 
     def add(self, what: str, name: str = "", why: str = "") -> None:
-        """`what`: imported, there already, would be imported, not imported, or note. Prints those that have a `why`."""
+        """`what`: imported, there already, would be imported, not imported. Prints those that have a `why`."""
         self.counts[what] += 1
         if why:
             self._shown += 1
@@ -45,6 +47,8 @@ class Report:
     def print(self) -> None:
         if self._shown > SHOWN:
             print(f"and {self._shown - SHOWN} more")
+        for note, count in sorted(self.notes.items()):
+            print(f"note, {count} times: {note}")
         print(", ".join(f"{count} {what}" for what, count in sorted(self.counts.items())) or "nothing found")
 
 
@@ -98,8 +102,7 @@ async def import_all(service: Service, kind: str, source: Path, prefix: str, rep
                     report.add("not imported", each.source_id, each.why)
                     continue
                 each.session.session_id = prefix + each.session.session_id
-                for note in each.notes:
-                    report.add("note", each.source_id, note)
+                report.notes.update(each.notes)
                 if dry_run:
                     _check(each, kind, report)
                     continue

@@ -1,7 +1,8 @@
 """Reads a session for an export: its records one after the other, in memory that does not grow with the session."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Final
 
 from sessiond.v1.attachment_pb2 import Attachment
@@ -44,7 +45,7 @@ class Exports:
         self._files = files
         self._clock = clock
 
-    async def records(self, scope: Scope, session_id: str, after: ExportPlace | None) -> AsyncIterator[ExportRecord]:
+    async def records(self, scope: Scope, session_id: str, after: ExportPlace | None) -> AsyncGenerator[ExportRecord]:
         """The records of the session, from the first one on or behind `after`, each with its digest. Close the iterator
         if you leave it early. Raises what ExportSession documents."""
         snapshot = await self._sessions.get_session(
@@ -62,17 +63,19 @@ class Exports:
         else:
             place.CopyFrom(after)
             await self._check(scope, session_id, place)
-        async for record in self._events(scope, session_id, place):
-            yield record
+        async with aclosing(self._events(scope, session_id, place)) as events:
+            async for record in events:
+                yield record
         end = ExportEnd(events=place.version - session.base_version)
-        async for record in self._attachments(scope, session_id, place, end):
-            yield record
+        async with aclosing(self._attachments(scope, session_id, place, end)) as attachments:
+            async for record in attachments:
+                yield record
         await self._check(scope, session_id, place)
         record = ExportRecord(end=end)
         sign(record, place.digest)
         yield record
 
-    async def _events(self, scope: Scope, session_id: str, place: ExportPlace) -> AsyncIterator[ExportRecord]:
+    async def _events(self, scope: Scope, session_id: str, place: ExportPlace) -> AsyncGenerator[ExportRecord]:
         while place.seq < place.version:
             page = await self._page(scope, session_id, place.seq)
             for entry in page.entries[: place.version - place.seq]:
@@ -85,7 +88,7 @@ class Exports:
 
     async def _attachments(
         self, scope: Scope, session_id: str, place: ExportPlace, end: ExportEnd
-    ) -> AsyncIterator[ExportRecord]:
+    ) -> AsyncGenerator[ExportRecord]:
         """Counts the attachments in `end`."""
         more, after_seq = True, 0
         while more:
@@ -103,12 +106,13 @@ class Exports:
                     record = ExportRecord(attachment=attachment)
                     place.attachment_seq, place.offset, place.digest = attachment.seq, 0, sign(record, place.digest)
                     yield record
-                async for record in self._chunks(scope, session_id, attachment, place):
-                    yield record
+                async with aclosing(self._chunks(scope, session_id, attachment, place)) as chunks:
+                    async for record in chunks:
+                        yield record
 
     async def _chunks(
         self, scope: Scope, session_id: str, attachment: Attachment, place: ExportPlace
-    ) -> AsyncIterator[ExportRecord]:
+    ) -> AsyncGenerator[ExportRecord]:
         if place.offset >= attachment.size_bytes:
             return
         try:
@@ -116,11 +120,12 @@ class Exports:
             reading = self._files.downloads.read(
                 scope, session_id, attachment.attachment_id, file, place.offset, attachment.size_bytes
             )
-            async for data in reading:
-                record = ExportRecord(chunk=bytes(data))
-                place.offset += len(data)
-                place.digest = sign(record, place.digest)
-                yield record
+            async with aclosing(reading):
+                async for data in reading:
+                    record = ExportRecord(chunk=bytes(data))
+                    place.offset += len(data)
+                    place.digest = sign(record, place.digest)
+                    yield record
         except AttachmentNotFound:
             raise ExportOutdated(session_id) from None
 

@@ -25,8 +25,6 @@ from sessiond_server.store.session_reads import PAGE_BYTES
 COMPLETE_SECONDS: Final = 600.0
 """Longest time of the transaction that makes the session. It copies some ten thousands of events in a second, and the
 feeds of the cluster wait for it."""
-PURGE_EVENTS: Final = 10
-"""Events that are removed at a time, in times of other records: they are many and small."""
 _RUN, _CALL = 1, 2
 """Kinds of import_work."""
 
@@ -135,12 +133,12 @@ class PostgresImports:
                 return 0
             await connection.execute(_TEXT["drop_files"], *found, WRITERS_GRACE)
             await connection.execute(_TEXT["end_import"], *found)
-            for name, most in (("purge_events", PURGE_EVENTS * limit), ("purge_work", limit), ("purge_files", limit)):
-                removed = int((await connection.execute(_TEXT[name], *found, most)).rpartition(" ")[2])
+            for name in ("purge_events", "purge_work", "purge_files"):
+                removed = int((await connection.execute(_TEXT[name], *found, limit)).rpartition(" ")[2])
                 if removed:
-                    return limit  # look for more
+                    return removed
             await connection.execute(_TEXT["forget_import"], *found)
-            return limit
+            return 1
 
         return await self._transactions.run(work)
 

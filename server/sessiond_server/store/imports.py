@@ -50,5 +50,5 @@ class ImportStore(Protocol):
 
     async def purge_imports(self, limit: int) -> int:
         """Removes what is left of imports that are complete, were given up, or have not moved for `upload_retention`:
-        at most `limit` rows of each kind. Returns how many in all."""
+        at most `limit` rows. Returns how many; 0 when nothing is left."""
         ...

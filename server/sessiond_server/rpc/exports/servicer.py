@@ -64,16 +64,18 @@ class ExportServicer:
         return ImportSessionResponse(session=session, already_there=done.already_there).SerializeToString()
 
 
-async def _messages(records: AsyncIterator[ExportRecord]) -> AsyncGenerator[bytes]:
+async def _messages(records: AsyncGenerator[ExportRecord]) -> AsyncGenerator[bytes]:
+    """Closes `records`."""
     waiting: list[bytes] = []
     size = 0
-    async for record in records:
-        data = record.SerializeToString()
-        if waiting and (size + len(data) > MESSAGE_BYTES or len(waiting) == MESSAGE_RECORDS):
-            yield encoding.repeated(_RECORD, waiting)
-            waiting, size = [], 0
-        waiting.append(data)
-        size += len(data)
+    async with aclosing(records):
+        async for record in records:
+            data = record.SerializeToString()
+            if waiting and (size + len(data) > MESSAGE_BYTES or len(waiting) == MESSAGE_RECORDS):
+                yield encoding.repeated(_RECORD, waiting)
+                waiting, size = [], 0
+            waiting.append(data)
+            size += len(data)
     yield encoding.repeated(_RECORD, waiting)
 
 
