@@ -118,6 +118,37 @@ def chatgpt_file(folder: Path) -> Path:
     )
 
 
+ADK = """create table sessions (app_name varchar(128), user_id varchar(128), id varchar(128), state text, create_time
+    datetime, update_time datetime, primary key (app_name, user_id, id));
+    create table events (id varchar(256), app_name varchar(128), user_id varchar(128), session_id varchar(128),
+    invocation_id varchar(256), author varchar(256), timestamp datetime, content text, event_data text,
+    primary key (id, app_name, user_id, session_id))"""
+
+
+def adk_file(folder: Path) -> Path:
+    def content(role: str, *parts: object) -> str:
+        return json.dumps({"role": role, "parts": parts})
+
+    call, response = {"id": "c", "name": "find", "args": {"q": "x"}}, {"id": "c", "name": "find", "response": {"n": 1}}
+    event = {"author": "guide", "content": {"role": "model", "parts": [{"text": "bye"}]}}
+    time, answer = "2026-09-21 14:13:2", content("user", {"function_response": response})
+    return sqlite_file(
+        folder / "adk.db",
+        ADK,
+        sessions=[
+            ("app", "ann", "a1", '{"n": 1}', "2026-09-21 14:13:20.000000", "2026-09-21 15:13:20.000000"),
+            ("app", "ann", "a2", "{}", None, "2026-09-21 15:13:20.000000"),
+        ],
+        events=[
+            ("e1", "app", "ann", "a1", "i", "user", time + "1", content("user", {"text": "hi"}), None),
+            ("e2", "app", "ann", "a1", "i", "guide", time + "2", content("model", {"function_call": call}), None),
+            ("e3", "app", "ann", "a1", "i", "guide", time + "3", answer, None),
+            ("e4", "app", "ann", "a1", "i", "guide", time + "4", None, None),
+            ("e5", "app", "ann", "a1", "i", None, time + "5", None, json.dumps(event)),
+        ],
+    )
+
+
 def found(kind: str, path: Path) -> tuple[dict[str, ForeignSession], list[Unreadable]]:
     everything = list(KINDS[kind](path))
     sessions = {each.session.session_id: each for each in everything if isinstance(each, ForeignSession)}
@@ -129,6 +160,7 @@ SAMPLES = {
     "coding-agent": (coding_file, {"s1", "s2"}, 2),
     "chat-lines": (chat_file, {"a", "chats-2"}, 5),
     "chatgpt": (chatgpt_file, {"c1"}, 3),
+    "adk": (adk_file, {"a1"}, 1),
 }
 
 
@@ -148,7 +180,7 @@ async def test_a_source_is_imported_once_and_what_is_wrong_is_reported(
                         report = command.Report()
                         await command.import_all(reached, kind, path, f"{kind}.", report, dry_run=dry_run)
                         assert (report.counts[done], report.counts["not imported"]) == (len(ids), wrong), done
-                        assert bool(report.notes) == (kind in ("sessions-file", "chat-lines"))
+                        assert bool(report.notes) == (kind in ("sessions-file", "chat-lines", "adk"))
         assert "\0" not in capsys.readouterr().out
         async with sessiond.Client(service.target) as client:
             live = await client.get_session("sessions-file.live")
@@ -164,6 +196,12 @@ async def test_a_source_is_imported_once_and_what_is_wrong_is_reported(
             assert (asked.parts[0].tool_call.name, answered.parts[0].tool_result.text) == ("find", "found")
             texts = [[p.text for p in m.parts] async for m in client.list_messages("chatgpt.c1")]
             assert texts == [["question"], ["better answer"]]
+            said = [m async for m in client.list_messages("adk.a1")]
+            assert [(m.role, m.parts[0].WhichOneof("kind")) for m in said] == [
+                (2, "text"), (3, "tool_call"), (4, "tool_result"), (3, "text"),
+            ]  # fmt: skip
+            adk = await client.get_session("adk.a1")
+            assert (adk.user_id, adk.agent_id, adk.state["n"]) == ("ann", "app", 1)
             assert (await client.get_session("chatgpt.c1")).last_activity_time.seconds == CREATED + DAY
 
 

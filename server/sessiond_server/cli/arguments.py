@@ -128,7 +128,7 @@ def _add_transfers(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "files of another system: import KIND FILE. Each is imported once. After Ctrl-C or a failure the same command "
         "goes on. Exits with 1 if something was not imported.",
         epilog="Kinds: sessions-file (SQLite), coding-agent (SQLite or JSON), chat-lines (JSON lines), chatgpt "
-        "(conversations.json). Example: sessiond import chatgpt conversations.json --dry-run",
+        "(conversations.json), adk (SQLite). Example: sessiond import chatgpt conversations.json --dry-run",
     )
     imported.add_argument(
         "file", metavar="[KIND] FILE", nargs="+", help="a file that was exported, or a kind and files of that kind"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from sessiond_server.sources import chat_lines, chatgpt, coding_agent, sessions_file
+from sessiond_server.sources import adk, chat_lines, chatgpt, coding_agent, sessions_file
 from sessiond_server.sources.foreign import Read
 
 KINDS: Final[Mapping[str, Callable[[Path], Read]]] = {
@@ -12,4 +12,5 @@ KINDS: Final[Mapping[str, Callable[[Path], Read]]] = {
     coding_agent.KIND: coding_agent.read,
     chat_lines.KIND: chat_lines.read,
     chatgpt.KIND: chatgpt.read,
+    adk.KIND: adk.read,
 }

@@ -91,7 +91,7 @@ def _no_number(name: str) -> float:
     raise ValueError(name)
 
 
-def struct(value: object, name: str) -> Struct | None:
+def struct(value: object, name: str, most_bytes: int = validation.METADATA_BYTES) -> Struct | None:
     """An object, or the JSON text of one; None for none. Raises Unfit."""
     found = json_value(value, name)
     if found is None or found == "":
@@ -102,7 +102,7 @@ def struct(value: object, name: str) -> Struct | None:
         made = ParseDict(found, Struct())
     except (ParseError, ValueError, TypeError, RecursionError):
         raise Unfit(f"{name} must be a JSON object that protobuf can have") from None
-    if (fault := structs.fault(made, validation.METADATA_BYTES)) is not None:
+    if (fault := structs.fault(made, most_bytes)) is not None:
         raise Unfit(f"{name}{fault[0]} {fault[1]}")
     return made
 
@@ -118,12 +118,13 @@ def message(role: object, content: object, message_id: str = "", metadata: objec
         made.metadata.CopyFrom(given)
     items = content if isinstance(content, list) else [content]
     for item in items:
-        if (part := _part(item)) is not None:
-            made.parts.append(part)
+        if (found := part(item)) is not None:
+            made.parts.append(found)
     return made
 
 
-def _part(item: object) -> Part | None:
+def part(item: object) -> Part | None:
+    """A part of a message: text as text, anything else as JSON; None for nothing. Raises Unfit."""
     if item is None or item == "":
         return None
     if isinstance(item, dict) and isinstance(item.get("text"), str):
