@@ -38,6 +38,7 @@ OTHER_VALUES = {
     "tls_key_file": ("k.pem", Path("k.pem")),
     "tls_client_ca_file": ("ca.pem", Path("ca.pem")),
     "reflection": ("off", False),
+    "console": ("false", False),
     "http_listen": ("127.0.0.1:0", Address("127.0.0.1", 0)),
     "http_cors_origins": (
         "https://a.example,http://localhost:3000",

@@ -54,6 +54,7 @@ async def opened_door(
     if way is None:
         yield None
         return
+    from sessiond_server.http.assets import assets
     from sessiond_server.http.door import Door
     from sessiond_server.http.origins import Origins
     from sessiond_server.http.server import DoorServer, DoorSettings
@@ -69,6 +70,7 @@ async def opened_door(
             tenant_of(authenticator),
             alone=authenticator.alone,
             count_refusal=server.count_refusal,
+            assets=assets() if settings.serves_console else None,
         )
         stack.callback(door.close)
         serving = DoorServer(

@@ -27,6 +27,8 @@ def announce(service: Service) -> None:
     tls = ", mutual TLS" if settings.tls_client_ca_file else ", TLS" if settings.tls_cert_file else ""
     scheme = "https" if settings.tls_cert_file else "http"
     http = f"  http       {scheme}://{service.http}/v1\n" if service.http else ""
+    if service.http and settings.serves_console:
+        http += f"  console    {scheme}://{service.http}/\n"
     workers = f"  workers    {', '.join(map(str, service.workers))}\n" if service.workers else ""
     metrics = f"  metrics    http://{service.metrics}/metrics\n" if service.metrics else ""
     print(

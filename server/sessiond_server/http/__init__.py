@@ -17,6 +17,7 @@ ai_sdk.py     in the words of Vercel's AI SDK
 ag_ui.py      in those of AG-UI
 origins.py    which web pages may call
 health.py     whether the server serves
+assets.py     files of the console (console/), which need no key
 door.py       the ASGI application
 server.py     the port: connections, their limits, start and stop
 """

@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import access_tokens, answers, json_texts, problems, requests
+from sessiond_server.http.assets import Asset
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
 from sessiond_server.http.events import Events
 from sessiond_server.http.exchange import (
@@ -79,9 +80,10 @@ class Door:
         *,
         alone: Callable[[], bool],
         count_refusal: CountRefusal,
+        assets: Mapping[str, Asset] | None = None,
     ) -> None:
         """`alone` returns whether there is only one tenant, which then need not leave room for others. `count_refusal`
-        counts what is refused here, and not by the server."""
+        counts what is refused here, and not by the server. `assets`: files that need no key, by their paths."""
         self._loopback = loopback
         self._origins = origins
         self._tenant_of = tenant_of
@@ -91,6 +93,7 @@ class Door:
         self._unsent = Shares(MOST_UNSENT, alone=alone)
         self._open_unsent = Shares(MOST_OPEN_UNSENT, alone=one_tenant)
         self._count_refusal = count_refusal
+        self._assets = assets or {}
         self._refused = 0
         self._health = Health(loopback)
         self._runs = RunStreams(loopback, self._unary, self._begin, self._write)
@@ -132,6 +135,11 @@ class Door:
             if method != "GET":
                 raise not_allowed(method, {"GET"})
             await (self._answer_health(request) if request.path == "/healthz" else self._openapi(request))
+            return
+        if (asset := self._assets.get(request.path)) is not None:
+            if method != "GET":
+                raise not_allowed(method, {"GET"})
+            await self._answer(request, *asset.answer(request.headers))
             return
         if method == "OPTIONS" and (methods := self._paths.methods(request.path)):
             await self._answer(request, 204, self._origins.preflight(request.headers, methods), b"")
@@ -265,7 +273,8 @@ class Door:
     async def _answer(
         self, request: Request, status: int, headers: answers.Headers, body: bytes, tenant_id: str = ""
     ) -> None:
-        await self._begin(request, status, [*headers, ("content-length", str(len(body)))])
+        length = [] if status == 304 else [("content-length", str(len(body)))]
+        await self._begin(request, status, [*headers, *length])
         if len(body) <= SMALL:
             await request.send({"type": "http.response.body", "body": body})
             return

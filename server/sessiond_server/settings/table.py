@@ -111,6 +111,12 @@ class Settings:
         "Proxies in front of HTTP whose `X-Forwarded-For` is believed: addresses or networks, such as `10.0.0.0/8`.",
         shown="none",
     )  # fmt: skip
+    console: bool | None = _setting(
+        values.switch, None, "BOOL",
+        "Serve the web console (docs/console.md) at `/` of the HTTP port. Its files need no key; all that it shows it "
+        "reads with the key that its reader types.",
+        shown="true where `http_listen` is an address of loopback, else false",
+    )  # fmt: skip
     store: str = _setting(
         values.one_of("postgres", "memory"), "postgres", "postgres|memory",
         "What keeps the sessions. `memory` forgets everything when it stops.",
@@ -315,6 +321,13 @@ class Settings:
     def reflects(self) -> bool:
         """Whether server reflection is on."""
         return self._without_database if self.reflection is None else self.reflection
+
+    @property
+    def serves_console(self) -> bool:
+        """Whether the console is served, where HTTP is."""
+        if self.console is not None:
+            return self.console
+        return self.http_listen is not None and self.http_listen.loopback
 
     @property
     def _without_database(self) -> bool:
