@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sessiond_server import sweeper
+from sessiond_server.app import summariser
 from sessiond_server.app.background import Background
 from sessiond_server.app.cache import identity
 from sessiond_server.app.database import bring_up_to_date, migrated, postgres, why
@@ -20,6 +21,7 @@ from sessiond_server.rpc.server import RpcServer
 from sessiond_server.search import indexer
 from sessiond_server.settings import Settings
 from sessiond_server.store_watch import StoreWatch
+from sessiond_server.summaries.contract import Summariser
 
 if TYPE_CHECKING:
     from sessiond_server.postgres.store import PostgresStore
@@ -103,6 +105,8 @@ class Opening:
     group: Group
     watches: dict[str, StoreWatch]
     databases: Sequence[Parts]
+    summariser: Summariser | None = None
+    """None: no summaries are made."""
 
     async def open_default(self) -> bytes:
         """Brings the default database up to date and checks it; returns its token key. Raises StoreUnavailable,
@@ -174,6 +178,8 @@ class Opening:
             reaper.run(truth.attachments, parts.blobs, interval, parts.reaped, sharing=self._sharing(parts)), "reaper"
         )
         background(self.watches[parts.database_id].run(), "health")
+        if self.summariser is not None:
+            background(summariser.worker(parts, self.summariser, self.settings).run(), "summaries")
         store = postgres(truth)
         if store is not None:
             if self.settings.searches:

@@ -20,6 +20,7 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
     stores = [store for parts in databases if (store := postgres(parts.truth)) is not None]
     caches = [parts.cached for parts in databases if parts.cached is not None]
     batchers = [parts.batcher for parts in databases]
+    summaries = databases[0].summarises
     searches = bool(stores) and databases[0].searches
     return Sources(
         version=version("sessiond"),
@@ -37,8 +38,12 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
             [parts.swept for parts in databases],
             [parts.reaped for parts in databases],
             *([[parts.indexing.rounds for parts in databases]] if searches else []),
+            *([[parts.summarising.rounds for parts in databases]] if summaries else []),
         ],
         search=(lambda: totals.of_indexes([parts.indexing.state() for parts in databases])) if searches else None,
+        summaries=(
+            (lambda: totals.of_summaries([parts.summarising.state for parts in databases])) if summaries else None
+        ),
         loop_lag=lambda: max(watch.loop_lag for watch in watches.values()),
         store_reachable=lambda: all(watch.reachable for watch in watches.values()),
         databases_reachable=lambda: {each: watch.reachable for each, watch in watches.items()},

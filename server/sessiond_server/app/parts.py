@@ -39,6 +39,7 @@ from sessiond_server.store.cached.traced import TracedCache
 from sessiond_server.store.commits import Commits
 from sessiond_server.store.session_reads import SessionReads
 from sessiond_server.store.write_spans import TracedCommits
+from sessiond_server.summaries.worker import Summarising
 
 if TYPE_CHECKING:
     from sessiond_server.memory.store import MemoryStore
@@ -71,9 +72,12 @@ class Parts:
     begin_bus: Callable[[str], None]
     searches: bool
     """Whether search is switched on."""
+    summarises: bool
+    """Whether there is a summariser."""
     swept: Rounds = field(default_factory=sweeper.counted)
     reaped: Rounds = field(default_factory=reaper.counted)
     indexing: Indexing = field(default_factory=Indexing)
+    summarising: Summarising = field(default_factory=Summarising)
 
     def begin(self, token_key: bytes) -> None:
         """Channels and keys of the bus and the cache carry the identity of the database, which `token_key` tells."""
@@ -177,4 +181,5 @@ async def _opened(
             batcher=batcher,
             begin_bus=begin_bus,
             searches=settings.searches,
+            summarises=settings.summarises,
         )

@@ -1,6 +1,7 @@
 """The whole service: starts its parts in this order, and stops them in reverse.
 
-tracer -> parts -> metrics -> wire, refusing calls -> HTTP -> databases with their background tasks -> wire, serving
+tracer -> parts -> metrics -> wire, refusing calls -> HTTP -> summariser -> databases with their background tasks
+-> wire, serving
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from sessiond_server.app.health import observed, watch_caches
 from sessiond_server.app.metrics import opened_metrics, sources
 from sessiond_server.app.parts import opened_parts
 from sessiond_server.app.signals import Signals
+from sessiond_server.app.summariser import opened_summariser
 from sessiond_server.app.summary import Service
 from sessiond_server.app.tracer import opened_tracer
 from sessiond_server.metrics.sources import Sources
@@ -126,7 +128,8 @@ async def running(
         http = await stack.enter_async_context(
             opened_door(settings, way, authenticator, http_tls, server, shared.http if shared is not None else None)
         )
-        opening = Opening(settings, server, Group(settings), watches, parts.databases)
+        summariser = await stack.enter_async_context(opened_summariser(settings))
+        opening = Opening(settings, server, Group(settings), watches, parts.databases, summariser)
         token_key = await opening.open_default()
         background = await stack.enter_async_context(background_tasks())
         await opening.begin(background, token_key)

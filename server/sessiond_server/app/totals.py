@@ -14,6 +14,7 @@ from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.contract import CacheState
 from sessiond_server.store.cached.store import CachedState
 from sessiond_server.store.condition import Growth, Pool, Replication, Slots, Standbys, StoreCondition, Table
+from sessiond_server.summaries.worker import SummaryState
 
 T = TypeVar("T")
 
@@ -50,6 +51,11 @@ def of_batchers(states: Sequence[BatcherState]) -> BatcherState:
         stalled_seconds=max(state.stalled_seconds for state in states),
         oldest_seconds=max(state.oldest_seconds for state in states),
     )
+
+
+def of_summaries(states: Sequence[SummaryState]) -> SummaryState:
+    outcomes = {name: sum(state.outcomes[name] for state in states) for name in states[0].outcomes}
+    return SummaryState(_sum(states, "in_progress"), outcomes)
 
 
 def of_caches(states: Sequence[CachedState]) -> CachedState:

@@ -265,6 +265,8 @@ class DeleteAttachment:
 class CreateSummary:
     summary: Summary
     """Validated. The rules fill in and overwrite output-only fields."""
+    after_end: bool = False
+    """Whether the session may have ended: the server's own summaries of ended sessions."""
 
 
 ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall

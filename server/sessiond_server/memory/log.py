@@ -53,6 +53,15 @@ class Logs:
         """The places of the tenant's events, ascending."""
         return self._feeds.get(tenant_id, ())
 
+    def ends(self) -> Mapping[str, FeedPlace]:
+        """The place of the last event of each tenant."""
+        return {tenant_id: places[-1] for tenant_id, places in self._feeds.items() if places}
+
+    @property
+    def commits(self) -> int:
+        """How many transactions there were."""
+        return self._commits
+
     def forget(self, key: Key, below: int | None = None) -> None:
         """Notes that the session's events below a seq, or all of them, were removed."""
         tenant_id, session_id = key

@@ -51,6 +51,7 @@ from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
+from sessiond_server.memory.summaries import MemorySummaryQueue
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
@@ -109,6 +110,7 @@ class MemoryStore:
             upload_retention,
         )
         self.search = MemorySearch(self._logs, self._streams.places)
+        self.summary_queue = MemorySummaryQueue(self._streams, clock)
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
         return self._apply(commands)

@@ -20,6 +20,7 @@ from sessiond_server.search.indexer import IndexState
 from sessiond_server.store.batcher import BatcherState
 from sessiond_server.store.cached.store import CachedState
 from sessiond_server.store.condition import Growth, Pool, Replication, StoreCondition
+from sessiond_server.summaries.worker import SummaryState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class Sources:
     """Of each periodic task, those of each database."""
     search: Callable[[], IndexState] | None
     """None: there is no index, and its metrics are left out."""
+    summaries: Callable[[], SummaryState] | None
+    """None: no summaries are made, and their metrics are left out."""
     loop_lag: Callable[[], float]
     store_reachable: Callable[[], bool]
     databases_reachable: Callable[[], Mapping[str, bool]]
@@ -86,6 +89,8 @@ class _Metrics(Collector):
         yield from _rounds(sources.rounds)
         if sources.search is not None:
             yield from _search(sources.search())
+        if sources.summaries is not None:
+            yield from _summaries(sources.summaries())
         yield _gauge("loop_lag_seconds", "Longest lateness of the event loop in the last minute.", sources.loop_lag())
         yield _gauge(
             "store_reachable", "1 while the store, with all its databases, answers.", sources.store_reachable()
@@ -153,6 +158,14 @@ def _rounds(tasks: Sequence[Sequence[Rounds]]) -> Iterator[Metric]:
 def _search(state: IndexState) -> Iterator[Metric]:
     yield _gauge("search_lag_seconds", "Time since the index of searches was last known to be complete.", state.lag)
     yield _gauge("search_indexing", "1 while this process keeps the index of searches.", state.keeps)
+
+
+def _summaries(state: SummaryState) -> Iterator[Metric]:
+    yield _gauge("summaries_in_progress", "Summaries that this process is making.", state.in_progress)
+    outcomes = CounterMetricFamily("sessiond_summaries", "Attempts at summaries that ended.", labels=["outcome"])
+    for outcome, count in state.outcomes.items():
+        outcomes.add_metric([outcome], count)
+    yield outcomes
 
 
 def _writes(state: BatcherState) -> Iterator[Metric]:

@@ -25,6 +25,7 @@ from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
 from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
+from sessiond_server.postgres.summaries import PostgresSummaryQueue
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
@@ -80,6 +81,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self.documents = PostgresDocuments(self._transactions)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)
+        self.summary_queue = PostgresSummaryQueue(self._transactions)
         self.attachments = PostgresAttachments(self._transactions, self._policy, new_id, upload_retention)
         self.imports = PostgresImports(self._transactions, self._policy, new_id, upload_retention)
 

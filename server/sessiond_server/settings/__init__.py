@@ -6,6 +6,7 @@ connections.py  URLs of Postgres and Redis, as managed services give them
 databases.py    the map of several databases
 table.py        the table of settings
 processors.py   how many processors there are
+summaries.py    the key of the server that makes summaries
 traces.py       OpenTelemetry's variables
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sessiond_server.settings.databases import LEAST_CONNECTIONS, DatabaseMap
+from sessiond_server.settings.summaries import VARIABLE, key_of
 from sessiond_server.settings.table import HTTP_DEFAULT, SETTINGS, Setting, Settings, markdown
 from sessiond_server.settings.traces import protocol_of
 from sessiond_server.settings.urls import SecretUrl
@@ -35,6 +37,7 @@ __all__ = [
     "load",
     "markdown",
     "scrub",
+    "summary_key",
     "traces",
 ]
 
@@ -150,6 +153,14 @@ def traces(environ: Mapping[str, str] | None = None) -> str | None:
         return protocol_of(os.environ if environ is None else environ)
     except ValueError as error:
         raise SettingError(str(error)) from None
+
+
+def summary_key(file: Path | None, environ: Mapping[str, str] | None = None) -> str:
+    """The key for the server that makes summaries: of `file`, else of the environment. Raises SettingError, OSError."""
+    try:
+        return key_of(file, os.environ if environ is None else environ)
+    except ValueError as error:
+        raise SettingError(f"{VARIABLE if file is None else '--summary-key-file'}: {error}") from None
 
 
 def refuse_open_network(settings: Settings) -> None:

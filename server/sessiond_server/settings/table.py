@@ -185,6 +185,51 @@ class Settings:
         "(docs/search.md). Off: searches are refused.",
         shown="true with the bundled servers or the memory store, else false",
     )  # fmt: skip
+    summariser: str = _setting(
+        values.name, "off", "NAME",
+        "What makes summaries of sessions by itself (docs/context.md): `off`, `extractive` (sentences of the "
+        "conversation, without a model), `chat` (a server with the chat-completions interface), or the entry point of "
+        "a package.",
+    )  # fmt: skip
+    summary_messages: int = _setting(
+        _count(0, 10**6), "100", "N",
+        "With a summariser: a session is summarised once so many of its messages are in no summary. 0: never for that.",
+    )  # fmt: skip
+    summary_tokens: int = _setting(
+        _count(0, 10**9), "0", "N",
+        "With a summariser: a session is summarised once messages of so many estimated tokens are in no summary. 0: "
+        "never for that.",
+    )  # fmt: skip
+    summary_at_end: bool = _setting(
+        values.switch, "true", "BOOL", "With a summariser: a session is summarised, the whole of it, when it ends."
+    )
+    summary_keep: int = _setting(
+        _count(0, 500), "10", "N",
+        "How many of a session's newest messages, or a few more, its summaries leave out until it ends: contexts have "
+        "them word by word. Fewer than `summary_messages`.",
+    )  # fmt: skip
+    summary_input_tokens: int = _setting(
+        _count(1000, 10**7), "32000", "N",
+        "Most estimated tokens of the messages that one summary is made of, and a quarter of them of one message.",
+    )  # fmt: skip
+    summary_timeout: float = _setting(
+        _duration(1, 3600), "1m", "DURATION", "How long the summariser may take for one summary."
+    )
+    summary_concurrency: int = _setting(
+        _count(1, 64), "4", "N", "Most summaries that each process makes at a time, of each database."
+    )
+    summary_url: SecretUrl | None = _setting(
+        url_without_credentials("http", "https"), None, "URL",
+        "With the summariser `chat`: the base of its interface, such as `http://127.0.0.1:8000/v1`.", shown="none",
+    )  # fmt: skip
+    summary_model: str | None = _setting(
+        values.model, None, "NAME", "With the summariser `chat`: the model to ask for.", shown="none"
+    )
+    summary_key_file: Path | None = _setting(
+        values.path, None, "PATH",
+        "With the summariser `chat`: file of the key to send. Read at the start.",
+        shown="the environment variable OPENAI_API_KEY, else no key",
+    )  # fmt: skip
     content_patches: int = _setting(
         _count(0, 1000), "64", "N",
         "Most patches that a session's content consists of besides the last whole one. 0: every change of a content is "
@@ -316,6 +361,11 @@ class Settings:
     def searches(self) -> bool:
         """Whether search is on."""
         return self._without_database if self.search is None else self.search
+
+    @property
+    def summarises(self) -> bool:
+        """Whether the service makes summaries by itself."""
+        return self.summariser != "off"
 
     @property
     def reflects(self) -> bool:

@@ -161,3 +161,16 @@ def path(text: str) -> Path:
     if "\0" in text:
         raise ValueError("must be a path")
     return Path(text)
+
+
+def name(text: str) -> str:
+    """The name of a plug."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("must be a name of at most 64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def model(text: str) -> str:
+    if not 1 <= len(text) <= 255 or not text.isprintable() or text != text.strip():
+        raise ValueError("must be 1 to 255 printable characters, without spaces around them")
+    return text

@@ -16,7 +16,8 @@ from sessiond_server.errors import InvalidFields, Violation
 
 def create(step: Step, state: State, action: c.CreateSummary) -> c.Outcome:
     core, given, command = state.core, action.summary, step.command
-    lifecycle.check_open(core, step.now_us)
+    if not action.after_end:
+        lifecycle.check_open(core, step.now_us)
     if not core.base_version < given.through_seq <= core.version:
         rule = f"must be {core.base_version + 1} to {core.version}, the session's version"
         raise InvalidFields([Violation("summary.through_seq", rule)])

@@ -609,3 +609,37 @@ create table import_files (
   body bytea not null,
   primary key (tenant_id, stage_id, attachment_id)
 ) with (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Up to which place each tenant's feed has been looked through for sessions to summarise (docs/decisions/0051-summariser.md).
+-- The row without a tenant has the place from which feeds are looked through that have no row.
+create table summary_feeds (
+  tenant_id text collate "C" primary key,
+  -- The place in the feed of the last event that was looked at.
+  commit_xid xid8 not null,
+  session_id text collate "C" not null default '',
+  seq bigint not null default 0
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+
+-- The sessions with messages since then.
+create table summary_work (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  -- seq up to which messages have been counted.
+  counted_to bigint not null,
+  -- Messages that no summary covers, and their estimated tokens: a hint, which is made sure before a summary.
+  messages bigint not null,
+  tokens bigint not null,
+  -- The event that ended the session, where a summary is due for it; else 0.
+  ended_seq bigint not null,
+  -- Whether a summary is due whatever was counted: the one before could not cover all.
+  asked boolean not null default false,
+  -- Since when it is due, or when it may be tried again. Null: it is not due.
+  due_time timestamptz,
+  -- Claims since the last success, and all claims.
+  attempts integer not null default 0,
+  claims bigint not null default 0,
+  primary key (tenant_id, session_id)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+
+create index summary_work_due on summary_work (due_time)
+  where due_time is not null;
