@@ -23,6 +23,7 @@ from sessiond_server.postgres.statements import (
     PLACEMENT,
     READ,
     SEARCH,
+    SUMMARIES,
     SWEEP,
     WORK,
     WRITE,
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.long  # the tables that all plans are made of take ten 
 
 STATEMENTS = [
     s
-    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING, SEARCH)
+    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING, SEARCH, SUMMARIES)
     for s in group.values()
     if s.name not in ("begin", "lock")
 ]
@@ -155,7 +156,13 @@ select feed_id, kind, bucket, now(), now() from search_feeds, generate_series(1,
 insert into search_lease (holder, expire_time) values ('h', now());
 analyze search_feeds, search_sessions, search_entries, search_buckets, search_lease;
 """
-_REST = _FILES + _DOCUMENTS + _REQUESTS + _SEARCHED
+_SUMMARISED = """
+insert into summary_feeds (tenant_id, commit_xid) select 't' || i, '0' from generate_series(0, 5000) i;
+insert into summary_work (tenant_id, session_id, counted_to, messages, tokens, ended_seq, due_time)
+select 't' || i % 3, 's' || i, 3, 3, 30, 0, case when i % 50 = 0 then now() end from generate_series(1, 20000) i;
+analyze summary_feeds, summary_work;
+"""
+_REST = _FILES + _DOCUMENTS + _REQUESTS + _SEARCHED + _SUMMARISED
 FILLINGS = {
     "short chats": _SESSIONS + _REST,  # nearly every event is a message, and few are in a session
     "one long log": _SESSIONS + _ONE_LONG_LOG + _REST,  # one event in 30 is a message

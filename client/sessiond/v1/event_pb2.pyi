@@ -100,7 +100,7 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     EVENT_TYPE_DOCUMENT_DELETED: _EventType.ValueType  # 71
     """DeleteDocument, of a document of the session: `documents`."""
     EVENT_TYPE_SUMMARY_CREATED: _EventType.ValueType  # 80
-    """CreateSummary."""
+    """CreateSummary, or the service has summarised the session by itself, perhaps after its end."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened. Each event is committed together with the change that it reports, and only once: a refused write emits
@@ -178,7 +178,7 @@ EVENT_TYPE_DOCUMENT_PUT: EventType.ValueType  # 70
 EVENT_TYPE_DOCUMENT_DELETED: EventType.ValueType  # 71
 """DeleteDocument, of a document of the session: `documents`."""
 EVENT_TYPE_SUMMARY_CREATED: EventType.ValueType  # 80
-"""CreateSummary."""
+"""CreateSummary, or the service has summarised the session by itself, perhaps after its end."""
 global___EventType = EventType
 
 @typing.final

@@ -50,7 +50,7 @@ class Summary(google.protobuf.message.Message):
     model: builtins.str
     """The model that wrote it. 0 to 255 characters, no control characters; empty for one that no model wrote."""
     author: builtins.str
-    """Who made it, as the caller says. 0 to 255 characters, no control characters."""
+    """Who made it, as the caller says; `sessiond` where the service made it by itself. 0 to 255 characters, no control characters."""
     actor: builtins.str
     """Who made it: the name of the API key, as in `Event.actor`. Output only."""
     token_count: builtins.int

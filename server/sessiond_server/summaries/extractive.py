@@ -6,13 +6,13 @@ searches (search/text.py), in every script; of scripts without spaces between wo
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Final
 
-import regex
 
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.search.text import canonical, is_character, runs
@@ -33,7 +33,7 @@ _STOPS: Final = ".!?\u2026\u061f\u06d4\u0964\u0965\u1362\u104b\u17d4"
 """What ends a sentence before a space: in Latin, Arabic, Urdu, Devanagari, Ethiopic, Burmese, Khmer and others."""
 _WIDE_STOPS: Final = "\u3002\uff01\uff1f\uff61"
 """What ends one in Chinese and Japanese, where no space follows."""
-_ends = regex.compile(rf"(?<=[{_STOPS}])\s+|(?<=[{_WIDE_STOPS}])\s*|\s*[\n\r\u2028\u2029]+\s*")
+_ends = re.compile(rf"(?<=[{_STOPS}])\s+|(?<=[{_WIDE_STOPS}])\s*|\s*[\n\r\u2028\u2029]+\s*")
 
 
 def summary(previous: str, messages: Sequence[Message]) -> str:
