@@ -197,6 +197,8 @@ AWAITED = {
     "rpc.server.RpcServer.stop": "awaited by all who stop it",
     "store.batcher.Batcher._begin": "its callback logs, settles its callers and lets another begin",
     "store.cached.batched_reads.BatchedReads._start_reads": "gives its errors to those who wait",
+    "summaries.worker.Worker._work": "a TaskGroup waits for all, which catch and log",
+    "summaries.worker.Worker.run": "a TaskGroup ends with the first that fails",
 }
 """Where a task is created other than by `run_in_background`, and who gets its error."""
 

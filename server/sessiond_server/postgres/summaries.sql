@@ -44,7 +44,7 @@ where (
   and not lives_elsewhere(ends.tenant_id collate "C")
 order by ends.tenant_id
 
--- name: move_place  index: summary_feeds_pkey
+-- name: move_place
 -- A row: the tenant's place was $2 to $4, or it had none, and is $5 to $7 now.
 insert into summary_feeds as f (tenant_id, commit_xid, session_id, seq)
 select $1, $5::xid8, $6, $7 where not lives_elsewhere($1)
@@ -97,17 +97,16 @@ set counted_to = greatest(w.counted_to, excluded.counted_to), messages = w.messa
 
 -- name: claim_due  index: summary_work_due
 -- Claims sessions that are due until $1 seconds from now, at most $2.
-update summary_work w
-set due_time = clock_timestamp() + make_interval(secs => $1), attempts = w.attempts + 1, claims = w.claims + 1
-from (
-  select tenant_id, session_id from summary_work
-  where due_time <= clock_timestamp() and not lives_elsewhere(tenant_id)
-  order by due_time
+update summary_work
+set due_time = clock_timestamp() + make_interval(secs => $1), attempts = attempts + 1, claims = claims + 1
+where ctid = any (array(
+  select w.ctid from summary_work w
+  where w.due_time <= clock_timestamp() and not lives_elsewhere(w.tenant_id)
+  order by w.due_time
   limit $2
   for update skip locked
-) due
-where w.tenant_id = due.tenant_id and w.session_id = due.session_id
-returning w.tenant_id, w.session_id, w.claims, w.attempts, w.messages, w.tokens, w.ended_seq > 0, w.asked
+))
+returning tenant_id, session_id, claims, attempts, messages, tokens, ended_seq > 0, asked
 
 -- name: settle  index: summary_work_pkey
 -- $3 the claim, $4 the version looked at, $5, $6 by how much the counts are off, $7 whether more is to be summarised.

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Final
 
-
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.search.text import canonical, is_character, runs
 from sessiond_server.summaries.contract import Conversation, Written
