@@ -63,6 +63,7 @@ async def test_sessions_are_due_by_messages_by_size_and_at_their_end(backend: Ba
 async def test_what_came_before_the_first_look_makes_nothing_due(backend: Backend, caller: Caller) -> None:
     """Switching summaries on doesn't summarise all that there is. The next summary of a session has all of it."""
     await accepted(plain(backend), caller.create("s"), caller.append("s", *"abcdef"))
+    await Site(plain(backend), Scripted()).committed(caller.scope.tenant_id)
     site = await begun(backend)
     assert await site.work() == 0
     await accepted(site.store, caller.append("s", *"ghij"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from sessiond.v1.summary_pb2 import Summary
 from sessiond_server.domain.commands import Command, Outcome, Scope
+from sessiond_server.domain.log import FeedPlace
 from sessiond_server.errors import SessiondError
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
@@ -15,6 +16,7 @@ from sessiond_server.summaries.coverage import Bounds
 from sessiond_server.summaries.following import Following
 from sessiond_server.summaries.queue import Claim, When
 from sessiond_server.summaries.worker import Limits, Summarising, Worker
+from tests.support.waiting import until
 
 AnyStore = MemoryStore | PostgresStore
 
@@ -67,9 +69,21 @@ class Site:
         self.following = Following(self.store.summary_queue, self.store, self.when)
 
     async def follow(self) -> None:
-        """Looks through all that can be looked through."""
-        while not (await self.following.round())[1]:
-            pass
+        """Looks through all events: those that wait for another transaction, such as one of autovacuum, too."""
+
+        async def seen() -> bool:
+            await self.following.round()
+            return not await self.store.summary_queue.behind()
+
+        await until(seen)
+
+    async def committed(self, tenant_id: str) -> None:
+        """Returns once no event waits for another transaction."""
+
+        async def readable() -> bool:
+            return not (await self.store.read_feed(tenant_id, after=FeedPlace(0, "", 0), limit=1000)).pending
+
+        await until(readable)
 
     async def claimed(self) -> Sequence[Claim]:
         await self.follow()
