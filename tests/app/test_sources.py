@@ -11,11 +11,13 @@ import pytest
 
 import sessiond
 from sessiond_server.cli import sources as command
+from sessiond_server.cli import transfer
 from sessiond_server.cli.transfer import Service as Reached
 from sessiond_server.sources.foreign import ForeignSession, Unreadable
 from sessiond_server.sources.kinds import KINDS
 from sessiond_server.sources.values import Unfit, time_us
 from tests.support.client_service import serving
+from tests.support.ports import free_port
 from tests.support.rows import table
 
 DAY = 24 * 3600
@@ -244,3 +246,16 @@ def test_times_have_many_forms() -> None:
             with rows.row(wrong), pytest.raises(Unfit):
                 time_us(wrong, "t", notes)
     assert notes == ["t has no zone and counts as UTC"]
+
+
+def test_service_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transfer, "REACH_SECONDS", 0.1)
+    target = f"127.0.0.1:{free_port()}"
+    nowhere, file = Reached(target, None, None), sessions_file(tmp_path)
+    assert transfer.export_session(nowhere, "s", str(tmp_path / "s.jsonl")) == 1
+    assert command.run(nowhere, ["sessions-file", str(file)], "", "", dry_run=False) == 1
+    assert capsys.readouterr().err.count(f"the service at {target} has not answered for 0.1 s") == 2
+    assert command.run(nowhere, ["sessions-file", str(file)], "", "", dry_run=True) == 1
+    assert target not in capsys.readouterr().err

@@ -89,7 +89,8 @@ async def import_all(service: Service, kind: str, source: Path, prefix: str, rep
     total = sum(1 for _ in read(source)) if progress.watched else 0
     places, done = asyncio.Semaphore(AT_ONCE), 0
     with tempfile.TemporaryDirectory(prefix="sessiond-import-") as folder:
-        async with service.client() as client, _unwrapped(), asyncio.TaskGroup() as group:
+        reaching = service.client() if dry_run else service.reached()
+        async with reaching as client, _unwrapped(), asyncio.TaskGroup() as group:
 
             async def work(each: ForeignSession, path: Path) -> None:
                 try:

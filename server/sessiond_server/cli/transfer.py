@@ -5,7 +5,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,6 +15,8 @@ import sessiond
 from sessiond_server.settings import SettingError
 
 REFRESH_SECONDS: Final = 0.1
+REACH_SECONDS: Final = 10.0
+"""How long the service may take for the first answer, before its address is taken to be wrong."""
 
 _T = TypeVar("_T")
 
@@ -34,6 +37,20 @@ class Service:
             return sessiond.Client(self.target, api_key=key, tls=tls)
         except (OSError, ValueError) as error:
             raise SettingError(str(error)) from error
+
+    @asynccontextmanager
+    async def reached(self) -> AsyncIterator[sessiond.Client]:
+        """A client that the service has answered. Raises Unavailable after REACH_SECONDS without an answer, and what
+        `client` raises."""
+        async with self.client() as client:
+            try:
+                await client.get_session("-", timeout=REACH_SECONDS)
+            except (sessiond.Unavailable, sessiond.DeadlinePassed) as error:
+                text = f"the service at {self.target} has not answered for {REACH_SECONDS:g} s"
+                raise sessiond.Unavailable(text, code="UNAVAILABLE") from error
+            except sessiond.SessiondError:
+                pass  # an answer, which the call that is meant gets too if it concerns that
+            yield client
 
 
 class Progress:
@@ -85,7 +102,7 @@ def import_files(service: Service, files: Sequence[str], session_id: str) -> int
 async def _told(service: Service, name: str, work: Callable[[sessiond.Client], Awaitable[object]]) -> int:
     """0, or 1 after it has said on standard error why it did not work."""
     try:
-        async with service.client() as client:
+        async with service.reached() as client:
             await work(client)
     except sessiond.SessiondError as error:
         print(f"{name}: {error}", file=sys.stderr)
