@@ -36,6 +36,8 @@ neither grpc nor protobuf.
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
+    │   ├── ForkLimitReached
+    │   ├── MessageShared
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
@@ -454,6 +456,24 @@ class DeletionTooLarge(Refused):
     @property
     def limit_bytes(self) -> int:
         return self._number("limit_bytes")
+
+
+class ForkLimitReached(Refused):
+    """A fork would exceed a limit. Nothing was created."""
+
+    @property
+    def what(self) -> str:
+        """Of what there would be too many: "generations", "forks", "items" or "events"; see ErrorReason."""
+        return self.metadata.get("what", "")
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
+class MessageShared(Refused):
+    """A deletion selects messages that more than one session may show, because of a fork. Nothing was deleted;
+    `redact_message` removes a message's content from all sessions."""
 
 
 class ContextBudgetTooSmall(Refused):
@@ -894,6 +914,8 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "TOOL_BLOCKED": ToolBlocked,
         "MESSAGE_LIMIT_REACHED": MessageLimitReached,
         "DELETION_TOO_LARGE": DeletionTooLarge,
+        "FORK_LIMIT_REACHED": ForkLimitReached,
+        "MESSAGE_SHARED": MessageShared,
         "CONTEXT_BUDGET_TOO_SMALL": ContextBudgetTooSmall,
         "VERSION_NOT_REACHED": VersionNotReached,
         "SEARCH_OFF": SearchOff,

@@ -68,6 +68,7 @@ EventTypeLike = Union[
         "session_ended",
         "session_expired",
         "session_deleted",
+        "session_forked",
         "message_appended",
         "message_redacted",
         "messages_deleted",

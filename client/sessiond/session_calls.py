@@ -45,8 +45,11 @@ from sessiond.v1.session_service_pb2 import (
     CreateSessionTokenRequest,
     DeleteSessionRequest,
     EndSessionRequest,
+    ForkSessionRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
+    ListForksRequest,
+    ListForksResponse,
     ListSessionsRequest,
     ListSessionsResponse,
     ResumeSessionRequest,
@@ -103,6 +106,57 @@ class SessionCalls:
         call = self._connection.sessions.BatchCreateSessions
         answer = await self._connection.call(call, request, timeout, request.request_id)
         return [_result(result, request.request_id) for result in answer.results]
+
+    async def fork_session(
+        self,
+        session_id: str,
+        *,
+        at: int | str | None = None,
+        fork_session_id: str = "",
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+        **changes: Unpack[SessionChanges],
+    ) -> Session:
+        """Makes a new session that continues another one from one of its places, and returns it. What it shares with
+        its parent is not copied.
+
+        `at`: the last place that the fork shares, as a `seq` or as the id of a message, which the fork still has. None:
+        the session's last event. `changes`: fields that the fork has instead of the parent's; see SessionChanges.
+        `expected_version`: of the parent. Raises SessionNotFound, MessageNotFound, InvalidFields (`seq` is none of the
+        session's places), SessionAlreadyExists, SessionQuotaReached, ForkLimitReached, VersionMismatch.
+        """
+        request = ForkSessionRequest(
+            session_id=session_id,
+            fork_session_id=fork_session_id,
+            expected_version=expected_version,
+            request_id=request_id or new_request_id(),
+        )
+        if isinstance(at, str):
+            request.message_id = at
+        elif at is not None:
+            request.seq = at
+        if changes:
+            update = session_update(changes, "replace", ())
+            request.session.CopyFrom(update.session)
+            request.update_mask.CopyFrom(update.update_mask)
+        call = self._connection.sessions.ForkSession
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    def list_forks(
+        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> Pages[ListForksResponse, Session]:
+        """Lists the sessions that were forked directly from a session, oldest first, for `async for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken.
+        """
+
+        async def fetch(token: str) -> ListForksResponse:
+            request = ListForksRequest(session_id=session_id, page_size=page_size, page_token=token)
+            return await self._connection.call(self._connection.sessions.ListForks, request, timeout)
+
+        return Pages(fetch, lambda page: page.sessions, page_token)
 
     async def get_session(
         self,

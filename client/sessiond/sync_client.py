@@ -75,6 +75,7 @@ from sessiond.v1.session_pb2 import Session, TokenUsage
 from sessiond.v1.session_service_pb2 import (
     BatchDeleteSessionsResponse,
     BatchGetSessionsResponse,
+    ListForksResponse,
     ListSessionsResponse,
     SessionMetrics,
     SessionToken,
@@ -863,6 +864,49 @@ class SyncClient:
         the first attempt stopped. Raises InvalidFields where a field breaks its rule: then none is created.
         """
         return wait(self._inner.batch_create_sessions(sessions, request_id=request_id, timeout=timeout))
+
+    def fork_session(
+        self,
+        session_id: str,
+        *,
+        at: int | str | None = None,
+        fork_session_id: str = "",
+        expected_version: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+        **changes: Unpack[SessionChanges],
+    ) -> Session:
+        """Makes a new session that continues another one from one of its places, and returns it. What it shares with
+        its parent is not copied.
+
+        `at`: the last place that the fork shares, as a `seq` or as the id of a message, which the fork still has. None:
+        the session's last event. `changes`: fields that the fork has instead of the parent's; see SessionChanges.
+        `expected_version`: of the parent. Raises SessionNotFound, MessageNotFound, InvalidFields (`seq` is none of the
+        session's places), SessionAlreadyExists, SessionQuotaReached, ForkLimitReached, VersionMismatch.
+        """
+        return wait(
+            self._inner.fork_session(
+                session_id,
+                at=at,
+                fork_session_id=fork_session_id,
+                expected_version=expected_version,
+                request_id=request_id,
+                timeout=timeout,
+                **changes,
+            )
+        )
+
+    def list_forks(
+        self, session_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> SyncPages[ListForksResponse, Session]:
+        """Lists the sessions that were forked directly from a session, oldest first, for `for`; see Pages.
+
+        `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
+        SessionNotFound, InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.list_forks(session_id, page_size=page_size, page_token=page_token, timeout=timeout)
+        )
 
     def get_session(
         self,

@@ -35,6 +35,8 @@
     │   ├── ToolBlocked
     │   ├── MessageLimitReached
     │   ├── DeletionTooLarge
+    │   ├── ForkLimitReached
+    │   ├── MessageShared
     │   ├── ContextBudgetTooSmall
     │   ├── AttachmentLimitReached
     │   ├── AttachmentTooLarge
@@ -351,6 +353,23 @@ class DeletionTooLarge(Refused):
             f"a deletion takes at most {limit} messages of together {limit_bytes} bytes",
             {"session_id": session_id, "limit": str(limit), "limit_bytes": str(limit_bytes)},
         )
+
+
+class ForkLimitReached(Refused):
+    """A fork would exceed a limit."""
+
+    def __init__(self, session_id: str, what: str, limit: int) -> None:
+        """`what`: "generations", "forks", "items" or "events" (ErrorReason)."""
+        super().__init__(
+            f"a fork may have {limit} {what}", {"session_id": session_id, "what": what, "limit": str(limit)}
+        )
+
+
+class MessageShared(Refused):
+    """A deletion selects messages that more than one session may show."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("the session shares messages that the deletion selects", {"session_id": session_id})
 
 
 class ContextBudgetTooSmall(Refused):

@@ -47,6 +47,8 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
         {"session_id": "s", "field": "max_tokens", "needed_tokens": 9, "needed_messages": 2},
     ),
     (server_errors.DeletionTooLarge("s", 9, 99), {"session_id": "s", "limit": 9, "limit_bytes": 99}),
+    (server_errors.ForkLimitReached("s", "forks", 9), {"session_id": "s", "what": "forks", "limit": 9}),
+    (server_errors.MessageShared("s"), {"session_id": "s"}),
     (server_errors.VersionNotReached("s", 7, 9), {"session_id": "s", "current_version": 7}),
     (server_errors.SearchOff(), {}),
     (server_errors.VersionMismatch("s", 7, 6), {"session_id": "s", "current_version": 7}),

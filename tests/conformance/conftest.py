@@ -80,9 +80,8 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            return Backend(
-                store, store, store, store.attachments, store.attachments, store.documents, store.imports, advance
-            )
+            files, beside = store.attachments, (store.documents, store.forks, store.imports)
+            return Backend(store, store, store, files, files, *beside, advance)
 
         async def postgres(**settings: Any) -> Backend:
             database = place.database
@@ -98,6 +97,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 store.attachments,
                 other.attachments,
                 store.documents,
+                store.forks,
                 store.imports,
                 database.advance,
                 dsn,

@@ -41,7 +41,8 @@ def _backend(store: PostgresStore) -> Backend:
     async def advance(seconds: float) -> None:
         raise AssertionError
 
-    return Backend(store, store, store, store.attachments, store.attachments, store.documents, store.imports, advance)
+    files, beside = store.attachments, (store.documents, store.forks, store.imports)
+    return Backend(store, store, store, files, files, *beside, advance)
 
 
 async def _leave(database: asyncpg.Connection, tenant_id: str) -> None:

@@ -152,7 +152,7 @@ async def test_without_cutting_the_cached_window_at_a_creation(monkeypatch: pyte
     """A cached copy joins the messages of the session before with those of the next."""
     for mutated, count in ((False, 1), (True, 3)):
         if mutated:
-            monkeypatch.setattr(changes, "CREATED", -1)
+            monkeypatch.setattr(changes, "CREATED", ())
         store, server = MemoryStore(), MemoryServer(asyncio.get_running_loop().time)
         async with CachedSessions(store, store, MemoryCache(server)) as cached:
             await accepted(cached, caller.create("s"), caller.append("s", "x", "y"))

@@ -424,3 +424,18 @@ async def test_cause_is_logged_once_with_its_sqlstate(postgres_dsn: str, caplog:
 def test_limits_leave_the_server_the_first_word() -> None:
     """A server that answers ends a statement or transaction itself, before its connection is cut."""
     assert int(connections.SESSION["statement_timeout"].removesuffix("ms")) < connections.READ_SECONDS * 1000
+
+
+async def test_fork_of_a_session_that_others_hold_is_refused_and_its_neighbours_go_on(
+    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+) -> None:
+    await accepted(postgres, caller.create("p"), caller.create("a"))
+    async with database.transaction():
+        await database.fetch("select from session_heads where session_id = 'p' for update")
+        for _ in range(2):
+            async with asyncio.timeout(WITHIN):
+                results = (await postgres.apply([caller.fork("p", "f"), caller.append("a")])).results
+            assert isinstance(results[0], SessionLocked)
+            assert results[0].metadata["session_id"] == "p"
+            assert isinstance(results[1], c.MessagesAppended)
+    assert isinstance(await only(postgres, caller.fork("p", "f")), c.SessionWritten)

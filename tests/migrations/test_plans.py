@@ -17,6 +17,7 @@ from sessiond_server.postgres.statements import (
     ATTACHMENTS,
     BLOBS,
     DOCUMENTS,
+    FORKS,
     LIST,
     LOG,
     MOVING,
@@ -37,7 +38,21 @@ pytestmark = pytest.mark.long  # the tables that all plans are made of take ten 
 
 STATEMENTS = [
     s
-    for group in (WRITE, READ, SWEEP, LOG, WORK, ATTACHMENTS, BLOBS, DOCUMENTS, PLACEMENT, MOVING, SEARCH, SUMMARIES)
+    for group in (
+        WRITE,
+        READ,
+        SWEEP,
+        LOG,
+        WORK,
+        ATTACHMENTS,
+        BLOBS,
+        DOCUMENTS,
+        PLACEMENT,
+        MOVING,
+        SEARCH,
+        SUMMARIES,
+        FORKS,
+    )
     for s in group.values()
     if s.name not in ("begin", "lock")
 ]
@@ -79,6 +94,15 @@ select 't' || i % 3, 's' || i, 'c' || n, n, case when n = 3 then 1 else 5 end, n
 from generate_series(1, 20000) i, generate_series(1, 3) n;
 insert into run_figures (tenant_id, session_id, figures)
 select 't' || i % 3, 's' || i, 'figures' from generate_series(1, 20000) i;
+"""
+_FORKS = """
+insert into session_segments (tenant_id, session_id, first_seq, last_seq, log_id)
+select 't' || i % 3, 's' || i, n, n, 's' || i - 3 * (4 - n) from generate_series(13, 20000) i, generate_series(1, 3) n;
+insert into session_forks (tenant_id, session_id, parent_id, create_time)
+select 't' || i % 3, 's' || i, 's' || i - 3, now() - i * interval '1 s' from generate_series(13, 20000) i;
+insert into spreads (tenant_id, session_id, request_id, log_id, seq, message_id, reason, title, actor)
+select 't' || i % 3, 's' || i, 'r' || i, 's' || i, 1, 'm', '', '', '' from generate_series(1, 20000) i;
+analyze session_segments, session_forks, spreads;
 """
 _ONE_LONG_LOG = """
 insert into events (tenant_id, session_id, seq, commit_xid, type, create_time, message_id, head, body)
@@ -162,7 +186,7 @@ insert into summary_work (tenant_id, session_id, counted_to, messages, tokens, e
 select 't' || i % 3, 's' || i, 3, 3, 30, 0, case when i % 50 = 0 then now() end from generate_series(1, 20000) i;
 analyze summary_feeds, summary_work;
 """
-_REST = _FILES + _DOCUMENTS + _REQUESTS + _SEARCHED + _SUMMARISED
+_REST = _FILES + _DOCUMENTS + _REQUESTS + _SEARCHED + _SUMMARISED + _FORKS
 FILLINGS = {
     "short chats": _SESSIONS + _REST,  # nearly every event is a message, and few are in a session
     "one long log": _SESSIONS + _ONE_LONG_LOG + _REST,  # one event in 30 is a message

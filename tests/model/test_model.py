@@ -34,11 +34,13 @@ from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import fold
 from sessiond_server.domain.attachments.rows import Piece
+from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres.store import PostgresStore
+from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.contract import Store
 from tests.support import run_actions
 from tests.support.caller import PADDED, PATCHING
@@ -50,7 +52,8 @@ from tests.support.model import Session as ModelSession
 QUICK_EXAMPLES = 15
 EXAMPLES = int(os.environ.get("SESSIOND_MODEL_EXAMPLES", "120"))
 
-SESSIONS = st.sampled_from(["s1", "s2"])
+SESSIONS = st.sampled_from(["s1", "s1", "s1", "s2", "s2", "f1", "f2"])
+FORKS = st.sampled_from(["f1", "f2", "f3", "s2"])
 USERS = st.sampled_from(["", "", "", "", "alice", "bob"])
 REQUESTS = st.sampled_from(["", "", "", "r1", "r2"])
 ROLES = st.sampled_from(["USER", "ASSISTANT"])
@@ -296,6 +299,9 @@ def action(kind: str, args: Answer, session_id: str) -> c.Action:
         if isinstance(limit, int) and limit:
             session.config.CopyFrom(SessionConfig(max_messages=limit))
         return c.CreateSession(session, reuse_deleted=bool(reuses))
+    if kind == "fork":
+        assert isinstance(args[1], int)
+        return c.ForkSession(str(args[0]), ForkPlace(args[1]))
     if kind == "append":
         return c.AppendMessages(messages_of(args[0]))
     if kind == "update_and_append":
@@ -506,8 +512,24 @@ class Comparison(RuleBasedStateMachine):
             commands.append(c.Command(scope, named, act, "t", request_id, fingerprint, version, fence=fence))
             expected.append(self.model.do(kind, session_id, args, request_id, version, user_id, run_id))
         for store, _ in self.stores:
-            applied = self.run(store.apply(commands))
+            assert isinstance(store, MemoryStore | PostgresStore)
+            applied = self.run(BranchedCommits(store, store.forks).apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
+
+    @rule(
+        parent=SESSIONS,
+        fork=FORKS,
+        place=st.integers(0, 40),
+        request_id=REQUESTS,
+        user_id=USERS,
+        more=st.lists(work(), max_size=3),
+    )
+    def forked(self, parent: str, fork: str, place: int, request_id: str, user_id: str, more: list[Request]) -> None:
+        """At any place where a command has left it; others write it before in the same batch, or the fork behind."""
+        known = self.model.sessions.get(parent)
+        places = sorted(known.history) if known is not None else [1]
+        command = ("fork", fork, (parent, places[-1 - place % len(places)]), request_id, 0, user_id, "")
+        self.apply([*more[:1], command, *more[1:]])
 
     @rule(batch=st.lists(documents(), min_size=1, max_size=6))
     def documents_are_written(self, batch: list[Request]) -> None:
@@ -547,7 +569,7 @@ class Comparison(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for store, _ in self.stores:
-            for session_id in ("s1", "s2"):
+            for session_id in ("s1", "s2", *(name for name in self.model.sessions if name[0] == "f")):
                 self.compare(store, session_id)
             self.compare_documents(store)
 

@@ -44,6 +44,10 @@ class Raising:
     def search(self) -> "Raising":
         return self
 
+    @property
+    def forks(self) -> "Raising":
+        return self
+
     def __getattr__(self, name: str) -> Any:
         async def method(*args: object, **kwargs: object) -> Any:
             raise self.error.with_traceback(None)

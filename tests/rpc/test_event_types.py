@@ -208,6 +208,19 @@ async def summaries(one: Watched) -> None:
     assert (event.summary, event.actor) == (made, made.actor)
 
 
+async def forks(one: Watched) -> None:
+    """The fork's own first event; what it shares with its parent is of the parent."""
+    wire = one.place.wire
+    made = await wire.call("ForkSession", s.ForkSessionRequest(session_id="s", fork_session_id="f"))
+    watcher = wire.watch("WatchSession", e.WatchSessionRequest(session_id="f", from_beginning=True))
+    events: list[Any] = []
+    while not events or events[-1].seq < made.version:
+        events += (await watcher.read()).events.events
+    assert events[-1].type == EventType.EVENT_TYPE_SESSION_FORKED
+    assert events[-1].session == made
+    one.seen.append("SESSION_FORKED")
+
+
 STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     life,
     expiry,
@@ -217,6 +230,7 @@ STORIES: Sequence[Callable[[Watched], Awaitable[None]]] = (
     attachments,
     documents,
     summaries,
+    forks,
 )
 
 

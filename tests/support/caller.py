@@ -13,6 +13,7 @@ from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.domain.rows import Policy
 from sessiond_server.errors import SessiondError
 from sessiond_server.store.commits import Commits
@@ -139,6 +140,14 @@ class Caller:
 
     def suspend(self, session_id: str, request_id: str = "") -> c.Command:
         return self.command(session_id, c.SuspendSession(), request_id)
+
+    def fork(
+        self, session_id: str, fork_id: str, *, seq: int = 0, message_id: str = "", request_id: str = "", **more: Any
+    ) -> c.Command:
+        """`more`: `version` of the parent, and fields that the fork has instead of the parent's."""
+        version = more.pop("version", 0)
+        update = c.UpdateSession(Session(**more), list(more), StructUpdate.STRUCT_UPDATE_REPLACE) if more else None
+        return self.command(fork_id, c.ForkSession(session_id, ForkPlace(seq, message_id), version, update), request_id)
 
     def touch(self, session_id: str, extend_us: int, request_id: str = "") -> c.Command:
         return self.command(session_id, c.TouchSession(extend_us), request_id)

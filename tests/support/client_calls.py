@@ -32,6 +32,7 @@ READS: Mapping[str, Callable[[sessiond.Client], Call]] = {
 
 WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "CreateSession": lambda client: lambda **kw: client.create_session("s", **kw),
+    "ForkSession": lambda client: lambda **kw: client.fork_session("s", at=3, name="n", **kw),
     "UpdateSession": lambda client: lambda **kw: client.update_session("s", name="n", **kw),
     "ActivateSession": lambda client: lambda **kw: client.activate_session("s", **kw),
     "SuspendSession": lambda client: lambda **kw: client.suspend_session("s", **kw),
@@ -72,6 +73,7 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "GetUploadStatus": lambda client: lambda **kw: client.get_upload_status("s", "a", **kw),
     "GetAttachment": lambda client: lambda **kw: client.get_attachment("s", "a", **kw),
     "ListAttachments": lambda client: lambda **kw: client.list_attachments("s", **kw).page(),
+    "ListForks": lambda client: lambda **kw: client.list_forks("s", **kw).page(),
     "GetDocument": lambda client: lambda **kw: client.get_document("k", user_id="u", **kw),
     "BatchGetDocuments": lambda client: lambda **kw: client.batch_get_documents([sessiond.document_name("k")], **kw),
     "SearchMessages": lambda client: lambda **kw: client.search_messages("hello", **kw).page(),

@@ -5,7 +5,8 @@ is a number of seconds that only the test moves.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 DAY = 86400
 LEASE = 30
@@ -22,6 +23,8 @@ class Message:
     text: str | None
     seq: int
     reason: str = ""
+    origin: tuple[object, ...] = ()
+    """What identifies it in all sessions that show it."""
 
     @property
     def number(self) -> int:
@@ -125,6 +128,12 @@ class Session:
     uploads: dict[str, int] = field(default_factory=dict)
     """Those that are not complete: id -> size."""
     files: dict[str, File] = field(default_factory=dict)
+    fork_seq: int = 0
+    """Of a fork: the last place that it shares with its parent."""
+    segments: list[tuple[tuple[str, int], int]] = field(default_factory=list)
+    """Of a fork: what other sessions, each by id and base, wrote of its log: until which place, ascending."""
+    history: dict[int, "Session"] = field(default_factory=dict)
+    """How it was after each command, by version."""
     summaries: list[tuple[int, int, str]] = field(default_factory=list)
     """(seq, through_seq, text), as they were written."""
 
@@ -170,6 +179,13 @@ class Model:
         self, kind: str, session_id: str, args: Answer, request_id: str, expected: int, user_id: str, run_id: str = ""
     ) -> Answer:
         """One command. `args` is its whole content; `run_id` the run whose fence it carries."""
+        answer = self._do(kind, session_id, args, request_id, expected, user_id, run_id)
+        self._remember()
+        return answer
+
+    def _do(
+        self, kind: str, session_id: str, args: Answer, request_id: str, expected: int, user_id: str, run_id: str
+    ) -> Answer:
         if kind in ("put_document", "end_document") and args[0] != "session":
             return self._write_document(kind, args, request_id, expected)
         session = self.sessions.get(session_id)
@@ -185,6 +201,13 @@ class Model:
                 return ("error", "SessionAlreadyExists")
             session, outcome = self._create(session_id, tuple(args_of_new), before)
             session.former[request_id] = ((kind, args, expected), ("error", "SessionAlreadyExists"))
+        elif kind == "fork":
+            if session is not None:
+                return ("error", "SessionAlreadyExists")
+            outcome = self._fork(session_id, str(args[0]), args[1], user_id)
+            if outcome[0] == "error":
+                return outcome
+            session = self.sessions[session_id]
         else:
             if session is None or not visible or session.deleted:
                 return ("error", "SessionNotFound")
@@ -207,6 +230,49 @@ class Model:
             self._slide(session)
         session.done[request_id] = ((kind, args, expected), outcome)
         return outcome
+
+    def _remember(self) -> None:
+        for s in self.sessions.values():
+            if s.version not in s.history:
+                s.history[s.version] = deepcopy(replace(s, history={}, done={}, former={}))
+
+    def _fork(self, session_id: str, parent_id: str, place: object, user_id: str) -> Answer:
+        """The parent as it was, without what was deleted or redacted since."""
+        parent = self.sessions.get(parent_id)
+        if parent is None or parent.deleted or user_id not in ("", parent.user_id):
+            return ("error", "SessionNotFound")
+        assert isinstance(place, int)
+        if not parent.base < place <= parent.version:
+            return ("error", "InvalidFields")
+        s = deepcopy(parent.history[place])
+        s.session_id, s.status, s.reason, s.uploads = session_id, "ACTIVE", "", {}
+        now = {message.origin: message for message in parent.messages}
+        for message in list(s.messages):
+            present = now.get(message.origin)
+            if present is None:
+                s.messages.remove(message)
+                s.appended -= 1
+            else:
+                message.text, message.reason = present.text, present.reason
+            if s.named_by == message.message_id and (present is None or present.text is None):
+                s.name, s.named_by = "", ""
+        for name, file in s.files.items():
+            file.there = file.there and parent.files[name].there
+        own = [((parent.session_id, parent.base), place)] if place > parent.fork_seq else []
+        first, shared = parent.base + 1, []
+        for owner, last in parent.segments:
+            if first <= place:
+                shared.append((owner, min(last, place)))
+            first = last + 1
+        s.segments, s.fork_seq = shared + own, place
+        s.history = {version: then for version, then in parent.history.items() if version <= place}
+        self._event(s, "SESSION_FORKED")
+        s.requests += 1
+        self._cancel_all(s, "SESSION_FORKED")
+        assert s.ttl is not None
+        s.expires = self.now + s.ttl
+        self.sessions[session_id] = s
+        return self._seen(s)
 
     def _write_document(self, kind: str, args: Answer, request_id: str, expected: int) -> Answer:
         """Writes a document that belongs to no session."""
@@ -328,6 +394,7 @@ class Model:
         for session_id in due:
             self._finish(self.sessions[session_id], "EXPIRED")
             self.sessions[session_id].requests += 1
+        self._remember()
         return due
 
     def _create(self, session_id: str, args: Answer, before: Session | None) -> tuple[Session, Answer]:
@@ -428,7 +495,8 @@ class Model:
         for message_id, role, text in messages:
             self._event(s, "MESSAGE_APPENDED")
             s.appended += 1
-            s.messages.append(Message(message_id, role, text, s.version))
+            origin = (s.session_id, s.base, s.version)
+            s.messages.append(Message(message_id, role, text, s.version, origin=origin))
             if not s.name and role == "USER" and text.strip():
                 s.name, s.named_by = " ".join(text.split())[:50], message_id
         return ("appended", s.version, s.version - len(ids) + 1, tuple(ids))
@@ -458,6 +526,15 @@ class Model:
         if s.named_by == message_id:
             s.name, s.named_by = "", ""
         self._event(s, "MESSAGE_REDACTED")
+        for other in self.sessions.values():
+            same = [m for m in other.messages if m.origin == message.origin]
+            if same and other is not s and not other.deleted:
+                same[0].text, same[0].reason = None, reason
+                if other.named_by == message_id:
+                    other.name, other.named_by = "", ""
+                self._event(other, "MESSAGE_REDACTED")
+                other.requests += 1
+                self._slide(other)
         return ("redacted", s.version, message_id, reason)
 
     def _summarise(self, s: Session, through_seq: int, text: str) -> Answer:
@@ -473,19 +550,34 @@ class Model:
         """Deletes the messages with these ids, between these two places, or so many of the newest."""
         if closed := self._closed(s):
             return closed
+        own = [m for m in s.messages if m.seq > s.fork_seq]
         if how == "ids":
-            gone = [m for m in s.messages if m.message_id in what]
-            if len(gone) < len(what):
-                return ("error", "MessageNotFound")
+            gone = [m for m in own if m.message_id in what]
+            for message_id in what:
+                if message_id not in [m.message_id for m in gone]:
+                    inherited = message_id in [m.message_id for m in s.messages]
+                    return ("error", "MessageShared" if inherited else "MessageNotFound")
         elif how == "range":
             first, last = what
             assert isinstance(first, int)
             assert isinstance(last, int)
-            gone = [m for m in s.messages if first <= m.seq <= last]
+            if first <= s.fork_seq:
+                return ("error", "MessageShared")
+            gone = [m for m in own if first <= m.seq <= last]
         else:
             (count,) = what
             assert isinstance(count, int)
-            gone = s.messages[-count:]
+            gone = own[-count:]
+            if len(gone) < count and len(s.messages) > len(own):
+                return ("error", "MessageShared")
+        shown = [
+            last
+            for other in self.sessions.values()
+            for owner, last in other.segments
+            if not other.deleted and owner == (s.session_id, s.base)
+        ]
+        if any(m.seq <= max(shown, default=0) for m in gone):
+            return ("error", "MessageShared")
         s.messages = [m for m in s.messages if m not in gone]
         s.appended -= len(gone)
         if s.named_by in [m.message_id for m in gone]:

@@ -32,6 +32,7 @@ LIVE = RunFence(run_id="r1", fence=2)
 
 WRITES = {
     "CreateSession": s.CreateSessionRequest(session=Session(session_id="new")),
+    "ForkSession": s.ForkSessionRequest(session_id="active", message_id="m1", fork_session_id="branch"),
     "UpdateSession": s.UpdateSessionRequest(session=Session(session_id="active", name="Renamed")),
     "ActivateSession": s.ActivateSessionRequest(session_id="created"),
     "SuspendSession": s.SuspendSessionRequest(session_id="active"),
@@ -93,6 +94,7 @@ READS = {
     "ListSessions": s.ListSessionsRequest(filter=s.SessionFilter(statuses=[ENDED])),
     "CountSessions": s.CountSessionsRequest(),
     "CreateSessionToken": s.CreateSessionTokenRequest(session_id="active"),
+    "ListForks": s.ListForksRequest(session_id="active"),
     "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
     "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
     "ListMessages": m.ListMessagesRequest(session_id="active"),

@@ -31,6 +31,10 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
     return {
         "GetSession": s.GetSessionRequest(session_id=session_id, min_version=1000),
         "BatchGetSessions": s.BatchGetSessionsRequest(session_ids=[session_id]),
+        "ForkSession": s.ForkSessionRequest(
+            session_id=session_id, seq=99, fork_session_id="alice~new", expected_version=77
+        ),
+        "ListForks": s.ListForksRequest(session_id=session_id),
         "UpdateSession": s.UpdateSessionRequest(session=Session(session_id=session_id, name="x"), expected_version=77),
         "ActivateSession": s.ActivateSessionRequest(session_id=session_id),
         "SuspendSession": s.SuspendSessionRequest(session_id=session_id, request_id="used"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.documents import DocumentReads
+from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.imports import ImportStore
 from sessiond_server.store.work import WorkStore
 from tests.support.caller import Caller
@@ -26,6 +27,8 @@ class Backend:
     """Those of `other`."""
     documents: DocumentReads
     """Its documents, which no cache has."""
+    forks: ForkStore
+    """Its forks, which no cache has."""
     imports: ImportStore
     """Its imports, which no cache has."""
     advance: Callable[[float], Awaitable[None]]

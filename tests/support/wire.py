@@ -43,6 +43,7 @@ from sessiond_server.rpc.routing import Database, Reads
 from sessiond_server.rpc.server import SERVICES, RpcServer, WireSettings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.attachments import AttachmentStore
+from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.commits import Commits, Writer
 from sessiond_server.store.contract import Store
 from sessiond_server.store.documents import DocumentReads
@@ -341,12 +342,13 @@ async def serving(
     attachments = attachments or (store if isinstance(store, MemoryStore) else MemoryStore()).attachments
     blobs = blobs or MemoryBlobs()
     async with EventHub(store, bus, limits) as hub, Uploads(attachments, blobs, uploads) as receiving:
-        commits = AnnouncedCommits(store, Announcer(hub, bus))
+        forks = getattr(store, "forks", None) or MemoryStore().forks
+        commits = BranchedCommits(AnnouncedCommits(store, Announcer(hub, bus)), forks)
         files = AttachmentAccess(attachments, receiving, Downloads(attachments, blobs))
         direct = writer or DirectWriter(commits)
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         search = getattr(store, "search", None) if searches else None
-        reads = Reads(store, store, store, work, documents, search)
+        reads = Reads(store, store, store, work, documents, forks, search)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

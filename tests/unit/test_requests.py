@@ -67,6 +67,8 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "ResumeSession": requests.resume_session,
     "EndSession": requests.end_session,
     "TouchSession": requests.touch_session,
+    "ForkSession": lambda request: requests.fork_session(request, TENANT)[1],
+    "ListForks": requests.list_forks,
     "DeleteSession": requests.delete_session,
     "BatchDeleteSessions": requests.batch_delete_sessions,
     "BatchCreateSessions": lambda request: requests.batch_create_sessions(request, TENANT),
@@ -265,6 +267,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
         "extend",
         "page_token",
     }
+    # test_fork_requests.py
+    own |= {"seq", "fork_session_id"}
     # test_work_requests.py
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
@@ -383,7 +387,14 @@ def test_batches_and_lists_read_basic_by_default(view: Any, full: bool) -> None:
 @pytest.mark.parametrize(("consistency", "strong"), [(0, False), (1, False), (2, True)])
 def test_reads_are_cached_by_default(consistency: Any, strong: bool) -> None:
     reads = {rpc for rpc, method in METHODS.items() if "consistency" in method.input_type.fields_by_name}
-    reads -= {"GetRun", "ListRuns", "GetToolCall", "ListToolCalls", "ListSummaries"}  # of which there are no copies
+    reads -= {
+        "GetRun",
+        "ListRuns",
+        "GetToolCall",
+        "ListToolCalls",
+        "ListSummaries",
+        "ListForks",
+    }  # of which there are no copies
     answers: dict[str, Any] = {rpc: FUNCTIONS[rpc](changed(rpc, consistency=consistency)) for rpc in reads}
     assert {rpc: answer.strong for rpc, answer in answers.items()} == dict.fromkeys(reads, strong)
 

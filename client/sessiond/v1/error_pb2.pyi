@@ -317,6 +317,17 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED. Another call continues this import, or the import was given up. Metadata: `session_id`. Sample: "another
     call goes on with this import".
     """
+    ERROR_REASON_FORK_LIMIT_REACHED: _ErrorReason.ValueType  # 170
+    """FAILED_PRECONDITION. A fork would exceed a limit: `what` is "generations" (100), "forks" (10 000 of one session),
+    "items" (10 000 runs, tool calls and attachments together up to the place, of which the fork has copies) or "events"
+    (16 384 to read before the place, in a log that was written before the server knew forks). Metadata: `session_id`,
+    `what`, `limit`. Sample: "a fork may have 100 generations".
+    """
+    ERROR_REASON_MESSAGE_SHARED: _ErrorReason.ValueType  # 171
+    """FAILED_PRECONDITION. Another session shows the message too, or the session shares it with the one that it was forked
+    from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
+    Sample: "the session shares messages that the deletion selects".
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -619,6 +630,17 @@ the last line that is stored. Sample: "the file ends after line 812, without its
 ERROR_REASON_IMPORT_SUPERSEDED: ErrorReason.ValueType  # 163
 """ABORTED. Another call continues this import, or the import was given up. Metadata: `session_id`. Sample: "another
 call goes on with this import".
+"""
+ERROR_REASON_FORK_LIMIT_REACHED: ErrorReason.ValueType  # 170
+"""FAILED_PRECONDITION. A fork would exceed a limit: `what` is "generations" (100), "forks" (10 000 of one session),
+"items" (10 000 runs, tool calls and attachments together up to the place, of which the fork has copies) or "events"
+(16 384 to read before the place, in a log that was written before the server knew forks). Metadata: `session_id`,
+`what`, `limit`. Sample: "a fork may have 100 generations".
+"""
+ERROR_REASON_MESSAGE_SHARED: ErrorReason.ValueType  # 171
+"""FAILED_PRECONDITION. Another session shows the message too, or the session shares it with the one that it was forked
+from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
+Sample: "the session shares messages that the deletion selects".
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.

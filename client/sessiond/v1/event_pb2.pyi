@@ -55,10 +55,16 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """
     EVENT_TYPE_SESSION_DELETED: _EventType.ValueType  # 9
     """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
+    EVENT_TYPE_SESSION_FORKED: _EventType.ValueType  # 10
+    """ForkSession: the fork's first event of its own, `seq` ForkOrigin.seq + 1, with the whole session as the fork begins.
+    The events before it are the parent's, which the fork shares: they are shown with the fork's `session_id`.
+    """
     EVENT_TYPE_MESSAGE_APPENDED: _EventType.ValueType  # 20
     """AppendMessages: one event for each message."""
     EVENT_TYPE_MESSAGE_REDACTED: _EventType.ValueType  # 21
-    """RedactMessage, also of a message that was redacted before. `message` is what remains."""
+    """RedactMessage, also of a message that was redacted before. `message` is what remains. Where several sessions show
+    the message (ForkSession), each of them has this event, also one that has ended.
+    """
     EVENT_TYPE_MESSAGES_DELETED: _EventType.ValueType  # 22
     """DeleteMessages: one event for all messages of the call."""
     EVENT_TYPE_RUN_QUEUED: _EventType.ValueType  # 30
@@ -133,10 +139,16 @@ the session is deleted later.
 """
 EVENT_TYPE_SESSION_DELETED: EventType.ValueType  # 9
 """DeleteSession: always the last event. `session` holds `session_id` and `version` only."""
+EVENT_TYPE_SESSION_FORKED: EventType.ValueType  # 10
+"""ForkSession: the fork's first event of its own, `seq` ForkOrigin.seq + 1, with the whole session as the fork begins.
+The events before it are the parent's, which the fork shares: they are shown with the fork's `session_id`.
+"""
 EVENT_TYPE_MESSAGE_APPENDED: EventType.ValueType  # 20
 """AppendMessages: one event for each message."""
 EVENT_TYPE_MESSAGE_REDACTED: EventType.ValueType  # 21
-"""RedactMessage, also of a message that was redacted before. `message` is what remains."""
+"""RedactMessage, also of a message that was redacted before. `message` is what remains. Where several sessions show
+the message (ForkSession), each of them has this event, also one that has ended.
+"""
 EVENT_TYPE_MESSAGES_DELETED: EventType.ValueType  # 22
 """DeleteMessages: one event for all messages of the call."""
 EVENT_TYPE_RUN_QUEUED: EventType.ValueType  # 30
@@ -185,6 +197,10 @@ global___EventType = EventType
 class Event(google.protobuf.message.Message):
     """One entry of a session's log, as stored. Immutable, with one exception: RedactMessage and DeleteMessages remove the
     content of a message from the event that appended it.
+
+    A fork's log begins with events of its ancestors, up to `Session.forked_from.seq`. They are stored once, for all
+    sessions that show them, and differ between these in `session_id` only. WatchEvents and searches show them once, in the
+    session that wrote them.
 
     The log is a chain: each event names the one before it, so that a reader can prove that none is missing.
 

@@ -51,8 +51,9 @@ class MessageServiceStub:
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
     usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
-    Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
-    SESSION_ENDED.
+    Redacting again changes nothing but time and reason. Where forks share the message (SessionService.ForkSession), it is
+    redacted in every session that shows it, and each has its event, before the call is answered. Answers with what
+    remains. Errors: MESSAGE_NOT_FOUND, SESSION_ENDED.
     """
 
     DeleteMessages: grpc.UnaryUnaryMultiCallable[
@@ -64,7 +65,8 @@ class MessageServiceStub:
     appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
     count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
     them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
-    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
+    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE, and MESSAGE_SHARED where the selection has, or in a
+    fork reaches, messages that other sessions may show.
     """
 
 class MessageServiceAsyncStub:
@@ -99,8 +101,9 @@ class MessageServiceAsyncStub:
     ]
     """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
     usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
-    Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
-    SESSION_ENDED.
+    Redacting again changes nothing but time and reason. Where forks share the message (SessionService.ForkSession), it is
+    redacted in every session that shows it, and each has its event, before the call is answered. Answers with what
+    remains. Errors: MESSAGE_NOT_FOUND, SESSION_ENDED.
     """
 
     DeleteMessages: grpc.aio.UnaryUnaryMultiCallable[
@@ -112,7 +115,8 @@ class MessageServiceAsyncStub:
     appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
     count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
     them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
-    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
+    MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE, and MESSAGE_SHARED where the selection has, or in a
+    fork reaches, messages that other sessions may show.
     """
 
 class MessageServiceServicer(metaclass=abc.ABCMeta):
@@ -155,8 +159,9 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.message_pb2.Message, collections.abc.Awaitable[sessiond.v1.message_pb2.Message]]:
         """Removes a message's content for ever, from the message and from the event that appended it; its id, place, role,
         usage and times remain. A session name that the message gave is cleared; session events that carried it keep it.
-        Redacting again changes nothing but time and reason. Answers with what remains. Errors: MESSAGE_NOT_FOUND,
-        SESSION_ENDED.
+        Redacting again changes nothing but time and reason. Where forks share the message (SessionService.ForkSession), it is
+        redacted in every session that shows it, and each has its event, before the call is answered. Answers with what
+        remains. Errors: MESSAGE_NOT_FOUND, SESSION_ENDED.
         """
 
     @abc.abstractmethod
@@ -170,7 +175,8 @@ class MessageServiceServicer(metaclass=abc.ABCMeta):
         appended a message stays, with the message's id, role, run and usage. `Session.message_count` and `max_messages`
         count the messages that are left; `Session.usage` stays, since those tokens were spent. A session name that one of
         them gave is cleared. Deleting nothing, as from a session without messages, is an event too. Errors:
-        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE.
+        MESSAGE_NOT_FOUND, SESSION_ENDED, RUN_FENCED, DELETION_TOO_LARGE, and MESSAGE_SHARED where the selection has, or in a
+        fork reaches, messages that other sessions may show.
         """
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -77,6 +77,8 @@ class _RunEndReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The session was ended."""
     RUN_END_REASON_SESSION_EXPIRED: _RunEndReason.ValueType  # 6
     """The session expired."""
+    RUN_END_REASON_SESSION_FORKED: _RunEndReason.ValueType  # 7
+    """In a fork: the run had not ended at the place where the session was forked."""
 
 class RunEndReason(_RunEndReason, metaclass=_RunEndReasonEnumTypeWrapper):
     """Why a run ended, where its holder did not finish it."""
@@ -95,6 +97,8 @@ RUN_END_REASON_SESSION_ENDED: RunEndReason.ValueType  # 5
 """The session was ended."""
 RUN_END_REASON_SESSION_EXPIRED: RunEndReason.ValueType  # 6
 """The session expired."""
+RUN_END_REASON_SESSION_FORKED: RunEndReason.ValueType  # 7
+"""In a fork: the run had not ended at the place where the session was forked."""
 global___RunEndReason = RunEndReason
 
 @typing.final

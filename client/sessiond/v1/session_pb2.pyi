@@ -254,6 +254,7 @@ class Session(google.protobuf.message.Message):
     CONTENT_VERSION_FIELD_NUMBER: builtins.int
     BASE_VERSION_FIELD_NUMBER: builtins.int
     SUMMARY_SEQ_FIELD_NUMBER: builtins.int
+    FORKED_FROM_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_ID_FIELD_NUMBER: builtins.int
     LIVE_RUN_FENCE_FIELD_NUMBER: builtins.int
@@ -380,6 +381,10 @@ class Session(google.protobuf.message.Message):
         """The sum of the tokens that messages and runs reported. Output only."""
 
     @property
+    def forked_from(self) -> global___ForkOrigin:
+        """Where the session was forked from; absent for one that is no fork (see ForkSession). Output only."""
+
+    @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
         """Free data about the session. JSON object of at most 64 KiB serialised and 24 levels; no NaN, no infinity.
         Filterable by containment.
@@ -433,6 +438,7 @@ class Session(google.protobuf.message.Message):
         content_version: builtins.int = ...,
         base_version: builtins.int = ...,
         summary_seq: builtins.int = ...,
+        forked_from: global___ForkOrigin | None = ...,
         last_event_id: builtins.str = ...,
         live_run_id: builtins.str = ...,
         live_run_fence: builtins.int = ...,
@@ -448,10 +454,36 @@ class Session(google.protobuf.message.Message):
         config: global___SessionConfig | None = ...,
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent_data", b"agent_data", "client_time", b"client_time", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "state", b"state", "ttl", b"ttl", "update_time", b"update_time", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent_data", b"agent_data", "agent_id", b"agent_id", "agent_mode", b"agent_mode", "attachment_bytes", b"attachment_bytes", "attachment_count", b"attachment_count", "base_version", b"base_version", "client_time", b"client_time", "config", b"config", "content_version", b"content_version", "create_time", b"create_time", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "labels", b"labels", "last_activity_time", b"last_activity_time", "last_event_id", b"last_event_id", "live_run_fence", b"live_run_fence", "live_run_id", b"live_run_id", "message_count", b"message_count", "metadata", b"metadata", "name", b"name", "open_tool_call_count", b"open_tool_call_count", "pending_approval_count", b"pending_approval_count", "queued_run_count", b"queued_run_count", "request_count", b"request_count", "run_count", b"run_count", "session_id", b"session_id", "state", b"state", "status", b"status", "summary", b"summary", "summary_seq", b"summary_seq", "team_id", b"team_id", "ttl", b"ttl", "type", b"type", "update_time", b"update_time", "usage", b"usage", "user_id", b"user_id", "version", b"version", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___Session = Session
+
+@typing.final
+class ForkOrigin(google.protobuf.message.Message):
+    """Where a fork left its parent. It stays as it is when the parent is deleted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The parent, which may have been deleted since."""
+    seq: builtins.int
+    """The place in the parent's log: the fork shares the events up to this one, and its own begin at `seq` + 1."""
+    event_id: builtins.str
+    """`event_id` of the event at `seq`."""
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        seq: builtins.int = ...,
+        event_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_id", b"event_id", "seq", b"seq", "session_id", b"session_id"]) -> None: ...
+
+global___ForkOrigin = ForkOrigin
 
 @typing.final
 class SessionConfig(google.protobuf.message.Message):

@@ -240,6 +240,112 @@ class SessionToken(google.protobuf.message.Message):
 global___SessionToken = SessionToken
 
 @typing.final
+class ForkSessionRequest(google.protobuf.message.Message):
+    """Request of ForkSession."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    SEQ_FIELD_NUMBER: builtins.int
+    MESSAGE_ID_FIELD_NUMBER: builtins.int
+    FORK_SESSION_ID_FIELD_NUMBER: builtins.int
+    SESSION_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The parent. Required."""
+    seq: builtins.int
+    """A place in the parent's log, from its first event on."""
+    message_id: builtins.str
+    """The place of this message, which the fork still has."""
+    fork_session_id: builtins.str
+    """The fork's id. Empty: the server makes one, as for CreateSession. A key that is bound to a user chooses ids as in
+    CreateSession.
+    """
+    request_id: builtins.str
+    """Idempotency key; see SessionService."""
+    expected_version: builtins.int
+    """If not 0, the parent's version must be this one. Not negative."""
+    @property
+    def session(self) -> sessiond.v1.session_pb2.Session:
+        """Fields that the fork has instead of the parent's: those of `update_mask`, or, without one, those that are set here.
+        Bounds as in UpdateSession. Absent: none.
+        """
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """As in UpdateSession."""
+
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        seq: builtins.int = ...,
+        message_id: builtins.str = ...,
+        fork_session_id: builtins.str = ...,
+        session: sessiond.v1.session_pb2.Session | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+        request_id: builtins.str = ...,
+        expected_version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["at", b"at", "message_id", b"message_id", "seq", b"seq", "session", b"session", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "expected_version", b"expected_version", "fork_session_id", b"fork_session_id", "message_id", b"message_id", "request_id", b"request_id", "seq", b"seq", "session", b"session", "session_id", b"session_id", "update_mask", b"update_mask"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["at", b"at"]) -> typing.Literal["seq", "message_id"] | None: ...
+
+global___ForkSessionRequest = ForkSessionRequest
+
+@typing.final
+class ListForksRequest(google.protobuf.message.Message):
+    """Request of ListForks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The parent. Required."""
+    page_size: builtins.int
+    """Most forks to answer with. 0: 20. More than 100: 100. Not negative."""
+    page_token: builtins.str
+    """From the answer before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
+
+global___ListForksRequest = ListForksRequest
+
+@typing.final
+class ListForksResponse(google.protobuf.message.Message):
+    """Answer of ListForks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page; empty on the last one."""
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.session_pb2.Session]:
+        """The forks, SESSION_VIEW_BASIC."""
+
+    def __init__(
+        self,
+        *,
+        sessions: collections.abc.Iterable[sessiond.v1.session_pb2.Session] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]) -> None: ...
+
+global___ListForksResponse = ListForksResponse
+
+@typing.final
 class GetSessionRequest(google.protobuf.message.Message):
     """Request of GetSession."""
 

@@ -122,6 +122,16 @@ class SessionServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/sessiond.v1.SessionService/ForkSession',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
+        self.ListForks = channel.unary_unary(
+                '/sessiond.v1.SessionService/ListForks',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.ListForksRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_session__service__pb2.ListForksResponse.FromString,
+                _registered_method=True)
         self.GetSessionMetrics = channel.unary_unary(
                 '/sessiond.v1.SessionService/GetSessionMetrics',
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.GetSessionMetricsRequest.SerializeToString,
@@ -270,6 +280,34 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkSession(self, request, context):
+        """Makes a new session that continues a session's log from one of its places, as if the two had been one until then. The
+        fork shares the events up to that place with its parent, without copying them: what it costs does not grow with the
+        number of messages. All that reads a session reads through it: messages, summaries, runs, tool calls, attachments,
+        metrics, contexts, the log and its watchers. The fork is ACTIVE, with the parent's fields as they were at the place,
+        except what `session` sets; `expire_time` begins anew (`ttl` stays; without it the server's default, unless the parent
+        had neither). A run or tool call that had not ended at the place is CANCELLED in the fork, with reason
+        SESSION_FORKED. Documents of the parent stay the parent's. Needs SESSIONS_WRITE; a key that is bound to a user
+        forks only this user's sessions, and the fork has its parent's `user_id`.
+
+        What was redacted or deleted since is not in the fork. A later RedactMessage in any session that shows the message
+        holds for all of them; DeleteMessages refuses messages that more than one session shows (MESSAGE_SHARED). The parent
+        may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
+        SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
+        the parent's log does not have; VERSION_MISMATCH against the parent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListForks(self, request, context):
+        """Lists the sessions that were forked directly from a session, oldest first, page by page, without those that were
+        deleted. Errors: INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSessionMetrics(self, request, context):
         """Answers with figures about one session, from counters: the cost does not grow with its history. Always read from
         the database. Errors: VERSION_NOT_REACHED.
@@ -375,6 +413,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.BatchUpdateSessions,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'ListForks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListForks,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.ListForksRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_session__service__pb2.ListForksResponse.SerializeToString,
             ),
             'GetSessionMetrics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSessionMetrics,
@@ -804,6 +852,60 @@ class SessionService(object):
             '/sessiond.v1.SessionService/BatchUpdateSessions',
             sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsRequest.SerializeToString,
             sessiond_dot_v1_dot_session__service__pb2.BatchUpdateSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/ForkSession',
+            sessiond_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListForks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/ListForks',
+            sessiond_dot_v1_dot_session__service__pb2.ListForksRequest.SerializeToString,
+            sessiond_dot_v1_dot_session__service__pb2.ListForksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -149,6 +149,34 @@ class SessionServiceStub:
     ]
     """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
 
+    ForkSession: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ForkSessionRequest,
+        sessiond.v1.session_pb2.Session,
+    ]
+    """Makes a new session that continues a session's log from one of its places, as if the two had been one until then. The
+    fork shares the events up to that place with its parent, without copying them: what it costs does not grow with the
+    number of messages. All that reads a session reads through it: messages, summaries, runs, tool calls, attachments,
+    metrics, contexts, the log and its watchers. The fork is ACTIVE, with the parent's fields as they were at the place,
+    except what `session` sets; `expire_time` begins anew (`ttl` stays; without it the server's default, unless the parent
+    had neither). A run or tool call that had not ended at the place is CANCELLED in the fork, with reason
+    SESSION_FORKED. Documents of the parent stay the parent's. Needs SESSIONS_WRITE; a key that is bound to a user
+    forks only this user's sessions, and the fork has its parent's `user_id`.
+
+    What was redacted or deleted since is not in the fork. A later RedactMessage in any session that shows the message
+    holds for all of them; DeleteMessages refuses messages that more than one session shows (MESSAGE_SHARED). The parent
+    may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
+    SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
+    the parent's log does not have; VERSION_MISMATCH against the parent.
+    """
+
+    ListForks: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ListForksRequest,
+        sessiond.v1.session_service_pb2.ListForksResponse,
+    ]
+    """Lists the sessions that were forked directly from a session, oldest first, page by page, without those that were
+    deleted. Errors: INVALID_PAGE_TOKEN.
+    """
+
     GetSessionMetrics: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
         sessiond.v1.session_service_pb2.SessionMetrics,
@@ -306,6 +334,34 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse,
     ]
     """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
+
+    ForkSession: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ForkSessionRequest,
+        sessiond.v1.session_pb2.Session,
+    ]
+    """Makes a new session that continues a session's log from one of its places, as if the two had been one until then. The
+    fork shares the events up to that place with its parent, without copying them: what it costs does not grow with the
+    number of messages. All that reads a session reads through it: messages, summaries, runs, tool calls, attachments,
+    metrics, contexts, the log and its watchers. The fork is ACTIVE, with the parent's fields as they were at the place,
+    except what `session` sets; `expire_time` begins anew (`ttl` stays; without it the server's default, unless the parent
+    had neither). A run or tool call that had not ended at the place is CANCELLED in the fork, with reason
+    SESSION_FORKED. Documents of the parent stay the parent's. Needs SESSIONS_WRITE; a key that is bound to a user
+    forks only this user's sessions, and the fork has its parent's `user_id`.
+
+    What was redacted or deleted since is not in the fork. A later RedactMessage in any session that shows the message
+    holds for all of them; DeleteMessages refuses messages that more than one session shows (MESSAGE_SHARED). The parent
+    may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
+    SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
+    the parent's log does not have; VERSION_MISMATCH against the parent.
+    """
+
+    ListForks: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.ListForksRequest,
+        sessiond.v1.session_service_pb2.ListForksResponse,
+    ]
+    """Lists the sessions that were forked directly from a session, oldest first, page by page, without those that were
+    deleted. Errors: INVALID_PAGE_TOKEN.
+    """
 
     GetSessionMetrics: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.GetSessionMetricsRequest,
@@ -494,6 +550,38 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.BatchUpdateSessionsResponse]]:
         """Changes fields of many sessions, each on its own. As BatchCreateSessions."""
+
+    @abc.abstractmethod
+    def ForkSession(
+        self,
+        request: sessiond.v1.session_service_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
+        """Makes a new session that continues a session's log from one of its places, as if the two had been one until then. The
+        fork shares the events up to that place with its parent, without copying them: what it costs does not grow with the
+        number of messages. All that reads a session reads through it: messages, summaries, runs, tool calls, attachments,
+        metrics, contexts, the log and its watchers. The fork is ACTIVE, with the parent's fields as they were at the place,
+        except what `session` sets; `expire_time` begins anew (`ttl` stays; without it the server's default, unless the parent
+        had neither). A run or tool call that had not ended at the place is CANCELLED in the fork, with reason
+        SESSION_FORKED. Documents of the parent stay the parent's. Needs SESSIONS_WRITE; a key that is bound to a user
+        forks only this user's sessions, and the fork has its parent's `user_id`.
+
+        What was redacted or deleted since is not in the fork. A later RedactMessage in any session that shows the message
+        holds for all of them; DeleteMessages refuses messages that more than one session shows (MESSAGE_SHARED). The parent
+        may be deleted: the fork keeps what it shows. Answers with the fork, SESSION_VIEW_FULL. Errors:
+        SESSION_ALREADY_EXISTS, SESSION_QUOTA_REACHED, MESSAGE_NOT_FOUND, FORK_LIMIT_REACHED; INVALID_FIELD for a `seq` that
+        the parent's log does not have; VERSION_MISMATCH against the parent.
+        """
+
+    @abc.abstractmethod
+    def ListForks(
+        self,
+        request: sessiond.v1.session_service_pb2.ListForksRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.session_service_pb2.ListForksResponse, collections.abc.Awaitable[sessiond.v1.session_service_pb2.ListForksResponse]]:
+        """Lists the sessions that were forked directly from a session, oldest first, page by page, without those that were
+        deleted. Errors: INVALID_PAGE_TOKEN.
+        """
 
     @abc.abstractmethod
     def GetSessionMetrics(

@@ -112,6 +112,8 @@ class _ToolCallCancelReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wr
     """The session was ended."""
     TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED: _ToolCallCancelReason.ValueType  # 7
     """The session expired."""
+    TOOL_CALL_CANCEL_REASON_SESSION_FORKED: _ToolCallCancelReason.ValueType  # 8
+    """In a fork: the call was open at the place where the session was forked."""
 
 class ToolCallCancelReason(_ToolCallCancelReason, metaclass=_ToolCallCancelReasonEnumTypeWrapper):
     """Why a tool call was closed."""
@@ -132,6 +134,8 @@ TOOL_CALL_CANCEL_REASON_SESSION_ENDED: ToolCallCancelReason.ValueType  # 6
 """The session was ended."""
 TOOL_CALL_CANCEL_REASON_SESSION_EXPIRED: ToolCallCancelReason.ValueType  # 7
 """The session expired."""
+TOOL_CALL_CANCEL_REASON_SESSION_FORKED: ToolCallCancelReason.ValueType  # 8
+"""In a fork: the call was open at the place where the session was forked."""
 global___ToolCallCancelReason = ToolCallCancelReason
 
 @typing.final

@@ -1,7 +1,7 @@
 """The parts behind the wire, opened in order in one stack and closed in reverse.
 
 bundled servers -> for each database:
-    store -> storage of attachments -> bus -> hub -> announced commits -> cache -> batcher
+    store -> storage of attachments -> bus -> hub -> announced commits -> cache -> branches -> batcher
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,6 +34,7 @@ from sessiond_server.search.indexer import Indexing
 from sessiond_server.settings import Settings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
+from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.cached.traced import TracedCache
 from sessiond_server.store.commits import Commits
@@ -62,7 +63,7 @@ class Parts:
     bus: Bus
     hub: EventHub
     commits: Commits
-    """Commits, wrapped by the announcements and, if there is one, by the cache."""
+    """Commits, wrapped by the announcements, by the cache, if there is one, and by the branches."""
     sessions: SessionReads
     """Session reads, wrapped by the cache if there is one."""
     cache: "RedisCache | None"
@@ -89,7 +90,8 @@ class Parts:
     def serving(self) -> Database:
         """What the wire needs of them."""
         truth = self.truth
-        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.search if self.searches else None)
+        search = truth.search if self.searches else None
+        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.forks, search)
         return Database(
             self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, self.imports, truth.homes
         )
@@ -162,6 +164,7 @@ async def _opened(
         if cache is not None:
             used = TracedCache(cache) if traced else cache
             commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, used))
+        commits = BranchedCommits(commits, truth.forks)
         batcher = await stack.enter_async_context(
             Batcher(commits, limits.batcher(settings), alone=alone, traced=traced)
         )

@@ -55,6 +55,12 @@ def ask_for_work(asked: Needs, key: tuple[str, str], head: Head) -> None:
         asked.work.append(key)
 
 
+def ask_for_shared(asked: Needs, key: tuple[str, str], head: Head) -> None:
+    """Asks what the session shares with others, where it may share anything."""
+    if (head.forked or head.fork_seq is not None) and key not in asked.shared:
+        asked.shared.append(key)
+
+
 def written_session(events: Sequence[StoredEvent], content: bytes) -> c.SessionWritten:
     last = events[-1]
     return c.SessionWritten(c.SessionSnapshot(last.seq, last.body, content))

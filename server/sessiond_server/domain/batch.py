@@ -4,23 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from google.protobuf.json_format import MessageToJson
-
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
+from sessiond_server.domain import session_rows
 from sessiond_server.domain.actions import Action, ask_for_work
 from sessiond_server.domain.attachments import rules as attachment_rules
 from sessiond_server.domain.documents import rules as document_rules
 from sessiond_server.domain.documents.changes import DocumentChanges
 from sessiond_server.domain.documents.rows import DocumentRequest, DocumentRequestRow, Owner
+from sessiond_server.domain.forks import rules as fork_rules
+from sessiond_server.domain.forks.rows import ForkAsk
 from sessiond_server.domain.messages import rules as message_rules
 from sessiond_server.domain.rows import (
     AppendedMessage,
     Deletion,
     EventRow,
     Head,
-    HeadRow,
-    IndexRow,
     Key,
     Known,
     Needs,
@@ -33,17 +32,16 @@ from sessiond_server.domain.rows import (
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.sessions import rules as session_rules
-from sessiond_server.domain.sessions.columns import index_row
 from sessiond_server.domain.sessions.content import Sizes, after_unread, patch_of
 from sessiond_server.domain.sessions.incarnation import incarnation_of
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.summaries import rules as summary_rules
-from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.tool_calls import rules as tool_call_rules
 from sessiond_server.errors import (
     RequestIdReused,
     SessionAlreadyExists,
     SessiondError,
+    SessionLocked,
     SessionNotFound,
     SessionQuotaReached,
     VersionMismatch,
@@ -51,6 +49,7 @@ from sessiond_server.errors import (
 
 ACTIONS: Final[Mapping[type, Action]] = {
     **session_rules.ACTIONS,
+    **fork_rules.ACTIONS,
     **message_rules.ACTIONS,
     **run_rules.ACTIONS,
     **tool_call_rules.ACTIONS,
@@ -98,19 +97,31 @@ def needs(commands: Sequence[c.Command], heads: Mapping[Key, Head], policy: Poli
                 asked.contents.append((key, head.content_version))
         elif isinstance(command.action, c.CreateSession):
             created.add(key)
+        elif isinstance(command.action, c.ForkSession):
+            _ask_to_fork(asked, command, command.action, heads)
         elif key in created:
             document_rules.ask(asked, command)
         creates = isinstance(command.action, c.CreateSession) and (head is None or _reuses(command.action, head))
+        creates = creates or (isinstance(command.action, c.ForkSession) and head is None)
         if creates and policy.max_live_sessions and key[0] not in asked.tenants:
             asked.tenants.append(key[0])
     return asked
+
+
+def _ask_to_fork(asked: Needs, command: c.Command, action: c.ForkSession, heads: Mapping[Key, Head]) -> None:
+    key = (command.key[0], action.parent_id)
+    parent = heads.get(key)
+    if parent is None or parent.deleted or command.scope.user_id not in ("", parent.user_id):
+        return
+    base_version = Session.FromString(parent.core).base_version
+    asked.forks.append(ForkAsk(key, action.place, parent.version, parent.fork_seq, base_version, parent.core))
 
 
 def _reads_content(command: c.Command, head: Head, sizes: dict[Key, Sizes | None], policy: Policy) -> bool:
     """Whether the command needs the whole content: to return it, or to update it by more than a patch that fits
     certainly."""
     action, key = ACTIONS[type(command.action)], command.key
-    if isinstance(command.action, c.CreateSession):
+    if isinstance(command.action, c.CreateSession | c.ForkSession):
         return False
     if action.with_content is not None and action.with_content(command.action):
         return True
@@ -128,9 +139,11 @@ def _is_named(command: c.Command, state: State) -> bool:
     return command.incarnation is None or (not state.deleted and incarnation_of(state.core) == command.incarnation)
 
 
-def _reuses(action: c.CreateSession, tombstone: Head | State) -> bool:
+def _reuses(action: c.CreateSession | c.ForkSession, tombstone: Head | State) -> bool:
     """Whether the creation may take the id of this deleted session. Only of the same user: feeds know whose the
     deletion is by the user of the session that has the id."""
+    if isinstance(action, c.ForkSession):
+        return False
     return action.reuse_deleted and tombstone.deleted and tombstone.user_id == action.session.user_id
 
 
@@ -170,7 +183,7 @@ class _Batch:
         if not command.session_id:
             return self._document_outcome(command)
         state, action = self._state(command.key), ACTIONS[type(command.action)]
-        creation = command.action if isinstance(command.action, c.CreateSession) else None
+        creation = command.action if isinstance(command.action, c.CreateSession | c.ForkSession) else None
         if state is not None and command.scope.user_id in ("", state.user_id) and _is_named(command, state):
             visible = True
             if (first := self._first_outcome(command, state)) is not None:
@@ -179,6 +192,8 @@ class _Batch:
             visible = False
         if creation is not None and state is not None and not _reuses(creation, state):
             raise SessionAlreadyExists(command.session_id)
+        if creation is not None and state is not None and state.forked:
+            raise SessionLocked(command.session_id)  # what forks show of the deleted one is still being moved
         if creation is None and (state is None or not visible or state.deleted):
             raise SessionNotFound(command.session_id)
         if creation is None:
@@ -191,20 +206,37 @@ class _Batch:
                 run_rules.check_fence(state, command.fence, self.known.now_us)
 
         step = self._step(command, state)
-        if creation is not None:
+        if isinstance(creation, c.ForkSession):
+            state = self._fork(step, creation)
+            outcome: c.Outcome = c.SessionWritten(state.snapshot())
+        elif creation is not None:
             self._check_quota(command)
             state = session_rules.create(
                 step, creation, self._known(command.key), 0 if state is None else state.core.version
             )
             state.created = command.key not in self.heads
             self.states[command.key] = state
-            outcome: c.Outcome = c.SessionWritten(state.snapshot())
+            outcome = c.SessionWritten(state.snapshot())
         else:
             assert state is not None
             assert action.rule is not None
             outcome = action.rule(step, state, command.action)
         self._record(step, outcome)
         return outcome
+
+    def _fork(self, step: Step, action: c.ForkSession) -> State:
+        """The new session. Its parent's commands are never in the same batch."""
+        key = step.command.key
+        parent = self.heads.get((key[0], action.parent_id))
+        source = self.known.forks.get((key[0], action.parent_id))
+        if parent is None or source is None:
+            raise SessionNotFound(action.parent_id)
+        if action.parent_version not in (0, parent.version):
+            raise VersionMismatch(action.parent_id, parent.version, action.parent_version)
+        self._check_quota(step.command)
+        state = self.states[key] = fork_rules.fork(step, action, source, Known(self.known.now_us))
+        state.created = True
+        return state
 
     def _document_outcome(self, command: c.Command) -> c.Outcome:
         request = (document_rules.owner(command), command.request_id)
@@ -351,7 +383,9 @@ class _Batch:
     def _forget(self, key: Key, version: int) -> None:
         """Leaves out what this batch has written of a session that is deleted now, and what it knows of the session."""
         written, state = self.written, self.states[key]
-        written.deletions.append(Deletion(key, version, state.base_version))
+        before = self.heads.get(key)
+        branched = before is not None and (before.forked or before.fork_seq is not None)
+        written.deletions.append(Deletion(key, version, state.base_version, branched, state.kept_seq))
         written.events = [row for row in written.events if row.key != key]
         of_creation = state.base_version + 1
         written.requests = [row for row in written.requests if row.key != key or row.record.first_seq <= of_creation]
@@ -369,21 +403,26 @@ class _Batch:
                 if state.lease_expire_us is not None and state.lease_expire_us != before.lease_expire_us:
                     written.leases.append((key, state.lease_expire_us))
                 continue
-            written.heads.append(_head_row(key, state, self.known.now_us))
+            written.heads.append(session_rows.head_row(key, state, self.known.now_us))
             if state.indexed and not state.deleted:
-                written.index.append(_index_row(key, state))
+                written.index.append(session_rows.row_in_lists(key, state))
             if not state.deleted:
                 written.marks += [(key, *mark) for mark in state.marks]
                 written.unmarks += [(key, *mark) for mark in state.unmarks]
+                written.unmarks += [((key[0], log_id), mark, seq) for log_id, mark, seq in state.unmarks_elsewhere]
             if not state.deleted:
                 written.redactions += [(key, message) for message in state.redacted.values()]
                 written.titles += state.titles
+                written.spreads += state.spreads
             if state.removed and not state.deleted:
                 self._remove(key, state)
             if state.opened_work is not None and not state.deleted:
                 state.opened_work.write(written, state.user_id)
             if state.opened_attachments is not None and not state.deleted:
                 state.opened_attachments.write(written)
+            if state.fork is not None:
+                written.forks.append(state.fork)
+                written.attachments += state.inherited_attachments
         return written
 
     def _remove(self, key: Key, state: State) -> None:
@@ -396,40 +435,3 @@ class _Batch:
         for place, row in enumerate(written.events):
             if row.key == key and row.message_id is not None and (left := state.removed.get(row.seq)) is not None:
                 written.events[place] = replace(row, message_id=None, head=left.head, body=left.body)
-
-
-def _head_row(key: Key, state: State, now_us: int) -> HeadRow:
-    core = state.core
-    return HeadRow(
-        key=key,
-        head=Head(
-            version=core.version,
-            user_id=state.user_id,
-            core=b"" if state.deleted else core.SerializeToString(),
-            limits=state.limits.SerializeToString(),
-            content_version=core.content_version,
-            deleted=state.deleted,
-            lease_expire_us=state.lease_expire_us,
-            content_sizes=None if state.sizes is None else state.sizes.encoded(),
-        ),
-        created=state.created,
-        update_time_us=microseconds(core.update_time),
-        expire_time_us=None if state.deleted else next_check(core, state.lease_expire_us),
-        delete_time_us=now_us if state.deleted else None,
-        content=state.content if state.content_changed else None,
-    )
-
-
-def next_check(core: Session, lease_expire_us: int | None) -> int | None:
-    """When the sweeper must next look at the session, in microseconds: the earlier of its expiry and the expiry of the
-    live run's lease. None: never."""
-    if core.status == lifecycle.ENDED or not core.HasField("expire_time"):
-        return lease_expire_us
-    expire_us = microseconds(core.expire_time)
-    return expire_us if lease_expire_us is None else min(expire_us, lease_expire_us)
-
-
-def _index_row(key: Key, state: State) -> IndexRow:
-    given = state.metadata
-    metadata = None if given is None else MessageToJson(given, indent=None, ensure_ascii=False)
-    return index_row(key, state.core, metadata)

@@ -17,6 +17,7 @@ from sessiond.v1.session_pb2 import EndReason, Session, TokenUsage
 from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolData
+from sessiond_server.domain.forks.rows import ForkPlace
 from sessiond_server.domain.sessions.incarnation import Incarnation
 from sessiond_server.errors import SessiondError
 
@@ -64,6 +65,18 @@ class UpdateSession:
     """What the path of `session` in the request begins with, for violations."""
     full: bool = True
     """Whether the outcome has the session's content."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSession:
+    """Makes the command's session a fork of another one. A batch has no other command beside it (store/branches.py)."""
+
+    parent_id: str
+    place: ForkPlace
+    parent_version: int = 0
+    """The parent's version must be this one. 0: any version."""
+    update: UpdateSession | None = None
+    """What the fork has instead of the parent's fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +160,11 @@ class UpdateAndAppend(AppendMessages):
 class RedactMessage:
     message_id: str
     reason: str
+    title: str = ""
+    """With `spread`: the name that the message gave to sessions; "" for none."""
+    spread: bool = False
+    """Whether the server spreads a redaction of another session that shows the message, which holds for ended sessions
+    too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +293,7 @@ ToolCallChange = DecideToolCall | StartToolCall | EndToolCall | CancelToolCall
 
 Action = (
     CreateSession
+    | ForkSession
     | UpdateSession
     | ActivateSession
     | SuspendSession

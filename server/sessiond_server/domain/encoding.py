@@ -9,10 +9,15 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
+from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import DeleteMessagesResponse, ListMessagesResponse
+from sessiond.v1.run_pb2 import Run
+from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import ListSessionsResponse
+from sessiond.v1.summary_pb2 import Summary
+from sessiond.v1.tool_call_pb2 import ToolCall
 
 _LENGTH_DELIMITED = 2
 
@@ -58,6 +63,16 @@ EVENT_DELETED_MESSAGES = tag(Event.DELETED_MESSAGES_FIELD_NUMBER)
 EVENT_DOCUMENT = tag(Event.DOCUMENTS_FIELD_NUMBER)
 EVENT_SUMMARY = tag(Event.SUMMARY_FIELD_NUMBER)
 EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
+_EVENT_SESSION_ID = tag(Event.SESSION_ID_FIELD_NUMBER)
+_SESSION_IDS: Final = {
+    EVENT_SESSION: tag(Session.SESSION_ID_FIELD_NUMBER),
+    EVENT_MESSAGE: tag(Message.SESSION_ID_FIELD_NUMBER),
+    EVENT_RUN: tag(Run.SESSION_ID_FIELD_NUMBER),
+    EVENT_TOOL_CALL: tag(ToolCall.SESSION_ID_FIELD_NUMBER),
+    EVENT_ATTACHMENT: tag(Attachment.SESSION_ID_FIELD_NUMBER),
+    EVENT_SUMMARY: tag(Summary.SESSION_ID_FIELD_NUMBER),
+}
+"""By the tag of a payload, the tag of its session's id."""
 LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
 LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
@@ -104,6 +119,34 @@ def event(event_type: int, head: bytes, body: bytes, content: bytes | None) -> b
     if content.startswith(PATCH):
         return b"".join((head, payload, varint(len(body)), body, _EVENT_PATCH, varint(len(content) - 1), content[1:]))
     return b"".join((head, payload, varint(len(body) + len(content)), body, content))
+
+
+def of_session(event_type: int, session_id: str) -> bytes:
+    """What, behind a serialised Event of this type, makes it one of the session: the later of two values holds."""
+    name = session_id.encode()
+    own = field(_EVENT_SESSION_ID, name)
+    numbers = _SESSION_IDS.get(_payload(event_type))
+    return own if numbers is None else own + field(_payload(event_type), field(numbers, name))
+
+
+def event_of_session(session_id: str) -> bytes:
+    """What, behind the head of an Event, makes it one of the session."""
+    return field(_EVENT_SESSION_ID, session_id.encode())
+
+
+def session_id_of(event_type: int) -> bytes | None:
+    """The tag of the session's id in payloads of this type; None if they have none."""
+    return _SESSION_IDS.get(_payload(event_type))
+
+
+def message_of_session(session_id: str) -> bytes:
+    """What, behind a serialised Message, makes it one of the session."""
+    return field(_SESSION_IDS[EVENT_MESSAGE], session_id.encode())
+
+
+def summary_of_session(session_id: str) -> bytes:
+    """As message_of_session, of a Summary."""
+    return field(_SESSION_IDS[EVENT_SUMMARY], session_id.encode())
 
 
 def _payload(event_type: int) -> bytes:

@@ -1,8 +1,10 @@
 """Log entries as subscribers get them: events serialised once, with the fields that streams need."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from sessiond_server.domain import encoding
 
 XIDS: Final = 2**32
 """FeedEntry.writer is a transaction id modulo this number."""
@@ -20,6 +22,11 @@ class LogEntry:
     """An EventType."""
     data: bytes
     """The serialised Event."""
+
+
+def inherited(entry: LogEntry, session_id: str) -> LogEntry:
+    """The event as a fork shows it that shares it: with the fork's id."""
+    return replace(entry, data=entry.data + encoding.of_session(entry.type, session_id))
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,13 +7,16 @@ from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding
 from sessiond_server.domain.batch import ACTIONS
+from sessiond_server.domain.forks.rules import FORKED
 from sessiond_server.domain.rows import Key, StoredEvent
 from sessiond_server.errors import SessiondError
 
 
 def session_content(action: c.Action, events: Sequence[StoredEvent]) -> int:
     """The `content_version` of the session whose whole content `outcome` needs; 0: none."""
-    last, with_content = events[-1], ACTIONS[type(action)].with_content
+    # A fork's first event is followed by those that close what was live at its place.
+    last = events[0] if isinstance(action, c.ForkSession) else events[-1]
+    with_content = ACTIONS[type(action)].with_content
     if last.type >= encoding.FIRST_MESSAGE_EVENT or with_content is None or not with_content(action):
         return 0
     return Session.FromString(last.body).content_version
@@ -22,6 +25,8 @@ def session_content(action: c.Action, events: Sequence[StoredEvent]) -> int:
 def tool_call_contents(events: Sequence[StoredEvent]) -> tuple[int, ...]:
     """The `seq` of each event whose data of a tool call `outcome` needs."""
     last = events[-1]
+    if events[0].type == FORKED:
+        return ()
     if encoding.FIRST_TOOL_CALL_EVENT <= last.type < encoding.FIRST_ATTACHMENT_EVENT:
         call = ToolCall.FromString(last.body)
         return (call.seq, call.result_seq) if call.result_seq else (call.seq,)

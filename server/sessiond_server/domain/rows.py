@@ -14,7 +14,7 @@ not frozen, because frozen ones would cost a write several microseconds. Treat t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from sessiond_server.domain.attachments.rows import AttachmentRow, CompletedUpload, Content, Release, UploadRecord
@@ -26,6 +26,7 @@ from sessiond_server.domain.documents.rows import (
     DocumentRow,
     Owner,
 )
+from sessiond_server.domain.forks.rows import ForkAsk, ForkRow, ForkSource, Shared, Spread
 
 Key = tuple[str, str]
 
@@ -68,6 +69,10 @@ class Head:
     """When the lease of the live run expires; None without a live run. Heartbeats move it without a new version."""
     content_sizes: bytes | None = None
     """Encoded Sizes (sessions/content.py) of the content at `content_version`; None or of another version: unknown."""
+    fork_seq: int | None = None
+    """Of a fork: `seq` of the last event that it shares with its parent."""
+    forked: bool = False
+    """Whether the session has, or had, forks."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,8 @@ class AppendedMessage:
     seq: int
     head: bytes
     body: bytes
+    log_id: str = ""
+    """The log that has the event; "" for the session's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,18 @@ class Needs:
     written, and is locked after the heads, in the order of keys."""
     document_requests: list[tuple[Owner, str]] = field(default_factory=list)
     """(owner, request_id) -> DocumentRequest, if there is one. Looked up once the documents are locked."""
+    inherited: list[tuple[Key, str]] = field(default_factory=list)
+    """(key, message_id), of forks -> AppendedMessage in `messages`, if there is one in what the fork shares with its
+    parent."""
+    forks: list[ForkAsk] = field(default_factory=list)
+    """-> ForkSource. Nothing of it may change before the batch is written, nor may a session that is shown there be
+    deleted."""
+    shared: list[Key] = field(default_factory=list)
+    """Sessions of which parts may be shown by forks -> Shared. No deletion of a fork or of a session with forks, of the
+    same tenant, may be in progress until the batch is written. Without duplicates."""
+    unsharing: list[str] = field(default_factory=list)
+    """Tenants of which a fork, or a session with forks, is to be deleted. No ForkSource or Shared of the tenant may be
+    in use by another batch until this one is written."""
     tenants: list[str] = field(default_factory=list)
     """Tenants whose live sessions are to be counted. The count is exact: concurrent creations must wait."""
 
@@ -193,6 +212,9 @@ class Known:
     """The rules add the blobs that the batch itself brings."""
     documents: dict[DocumentKey, DocumentRecord] = field(default_factory=dict)
     document_requests: dict[tuple[Owner, str], DocumentRequest] = field(default_factory=dict)
+    forks: dict[Key, ForkSource] = field(default_factory=dict)
+    """By the key of the session that is forked."""
+    shared: dict[Key, Shared] = field(default_factory=dict)
     live_sessions: dict[str, int] = field(default_factory=dict)
     homes_version: int = 0
     """As Homes.version (store/homes.py)."""
@@ -257,6 +279,8 @@ class EventRow:
     """The large part of the payload that is stored in this row only; None if the event wrote none. It is a session's
     content or a patch of it (sessions/content.py; b"" where an update emptied it), or the arguments, the result or the
     late result of a tool call."""
+    core: bytes | None = None
+    """The session's core after the event, where its seq is a multiple of CORES (forks/rows.py), unless `body` is it."""
 
 
 @dataclass(slots=True)
@@ -299,6 +323,8 @@ class ToolCallRow:
     result_seq: int
     body: bytes
     """As StoredToolCall.body."""
+    inherited: bool = False
+    """Whether an event that the session shares with others may have the call's data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,12 +332,18 @@ class Deletion:
     """A deleted session. Remove its index row, marks, runs, tool calls, run counters, attachments and uploads, its
     events below `version`, and its request records with base_version + 1 < first_seq and last_seq < version: all but
     those of former sessions with the id, of the creation and of the deletion. Make its documents tombstones. The head
-    row stays as the tombstone."""
+    row stays as the tombstone. Of its events those stay that forks show, in a hidden log; with the last
+    session that shows them, events of hidden logs are removed."""
 
     key: Key
     version: int
     """`seq` of the final event."""
     base_version: int
+    branched: bool = False
+    """Whether the session is a fork, or has or had forks."""
+    kept_seq: int = 0
+    """Not 0: the events through this one stay where they are until they are moved to the hidden log in steps
+    (ForkStore.hide). The tombstone's Head.forked says so until then, and the id cannot be taken anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +357,9 @@ class Title:
     """Of the message: the events follow it."""
     last_seq: int
     """At least that of the last of these events."""
+    inherited: bool = False
+    """Whether the message is in what a fork shares with its parent: the events between it and the fork's own lose the
+    name too, in whichever log they are."""
 
 
 @dataclass(slots=True)
@@ -360,31 +395,21 @@ class Writes:
     releases: list[Release] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
     """A store executes them before it writes the other fields, which may be of a session that takes the id anew."""
+    forks: list[ForkRow] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)
+    """Redactions of messages that other sessions may show, to keep until these have been told."""
     documents: list[DocumentRow] = field(default_factory=list)
     """Ascending by key. Written after a deletion: the session may have been created anew in the same batch."""
     document_requests: list[DocumentRequestRow] = field(default_factory=list)
 
     def extend(self, later: "Writes") -> None:
         """Adds the writes of a later transaction."""
-        self.removals += later.removals
-        self.heads += later.heads
-        self.events += later.events
-        self.requests += later.requests
-        self.index += later.index
-        self.marks += later.marks
-        self.unmarks += later.unmarks
-        self.redactions += later.redactions
-        self.titles += later.titles
-        self.runs += later.runs
-        self.tool_calls += later.tool_calls
-        self.run_counters += later.run_counters
-        self.leases += later.leases
-        self.attachments += later.attachments
-        self.completed_uploads += later.completed_uploads
-        self.releases += later.releases
-        self.deletions += later.deletions
-        self.documents += later.documents
-        self.document_requests += later.document_requests
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(later, each.name))
+
+    def stored_redactions(self) -> list[tuple[Key, AppendedMessage]]:
+        """`redactions`, each with the key of the log that has the event."""
+        return [((key[0], message.log_id or key[1]), message) for key, message in self.redactions]
 
     def rewritten(self) -> dict[Key, tuple[int, int]]:
         """The lowest and the highest seq of the rewritten events of each session that has any."""

@@ -13,7 +13,9 @@ from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
 from sessiond_server.domain.attachments.changes import AttachmentChanges
+from sessiond_server.domain.attachments.rows import AttachmentRow
 from sessiond_server.domain.documents.changes import DocumentChanges
+from sessiond_server.domain.forks.rows import CORES, ForkRow, Shared, Spread
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Key, Known, Policy, Title
 from sessiond_server.domain.runs.work import Work
 from sessiond_server.domain.sessions.content import Sizes, is_patch
@@ -54,10 +56,24 @@ class State:
     """(mark, seq) of messages that this batch appends."""
     unmarks: list[tuple[str, int]] = field(default_factory=list)
     """(mark, seq) that stored messages lose in this batch."""
+    unmarks_elsewhere: list[tuple[str, str, int]] = field(default_factory=list)
+    """(log_id, mark, seq) that messages of other logs lose in this batch."""
     removed: dict[int, AppendedMessage] = field(default_factory=dict)
     """What this batch leaves of messages that it deleted, by seq."""
     titles: list[Title] = field(default_factory=list)
     """Names that messages gave which this batch redacted or deleted."""
+    fork_seq: int | None = None
+    """As Head.fork_seq."""
+    forked: bool = False
+    """As Head.forked."""
+    kept_seq: int = 0
+    """As Deletion.kept_seq, of the last deletion."""
+    fork: ForkRow | None = None
+    """Of a session that the batch forks from another one."""
+    inherited_attachments: Sequence[AttachmentRow] = ()
+    """Copies of the parent's, with `fork`."""
+    spreads: list[Spread] = field(default_factory=list)
+    """Redactions by this batch of messages that other sessions may show."""
     freed_message_ids: set[str] = field(default_factory=set)
     """Ids of stored messages that this batch deleted."""
     opened_work: Work | None = None
@@ -80,7 +96,20 @@ class State:
             lease_expire_us=head.lease_expire_us,
             deleted=head.deleted,
             base_version=core.base_version,
+            fork_seq=head.fork_seq,
+            forked=head.forked,
         )
+
+    def inherits(self, message_id: str) -> bool:
+        """Whether the message is in what the session, a fork, shares with its parent. It must have been asked for."""
+        found = self.known.messages.get((self.key, message_id))
+        return found is not None and self.fork_seq is not None and found.seq <= self.fork_seq
+
+    def shows_to_others(self, seq: int) -> bool:
+        """Whether other sessions may show the event at `seq` of this session's log."""
+        if self.fork_seq is not None and seq <= self.fork_seq:
+            return True
+        return self.forked and seq <= self.known.shared.get(self.key, Shared()).through
 
     def unmark(self, seq: int, marks: Iterable[str]) -> None:
         """Takes marks from the message at `seq`."""
@@ -160,10 +189,13 @@ class Step:
             + encoding.event_head(core.version, event_id, previous, len(self.events), session_name)
             + preset_runs
         )
+        kept = None
         if body is None:
             body = core.SerializeToString()
+        elif not core.version % CORES:
+            kept = core.SerializeToString()
         self.events.append(
-            EventRow(state.key, core.version, event_id, previous, event_type, time_us, None, head, body, content)
+            EventRow(state.key, core.version, event_id, previous, event_type, time_us, None, head, body, content, kept)
         )
 
     def emit_run(self, state: State, event_type: EventType.ValueType, time_us: int, run: Run) -> None:

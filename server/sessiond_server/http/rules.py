@@ -108,6 +108,8 @@ RULES: Final = (
     Rule("EndSession", "POST", f"{_SESSION}:end", body=WHOLE),
     Rule("TouchSession", "POST", f"{_SESSION}:touch", body=WHOLE),
     Rule("CreateSessionToken", "POST", f"{_SESSION}:createToken", body=WHOLE),
+    Rule("ForkSession", "POST", f"{_SESSION}:fork", body=WHOLE),
+    Rule("ListForks", "GET", f"{_SESSION}/forks"),
     Rule("GetSessionMetrics", "GET", f"{_SESSION}/metrics"),
     Rule("AppendMessages", "POST", f"{_SESSION}/messages", body=WHOLE),
     Rule("ListMessages", "GET", f"{_SESSION}/messages", flat=("filter",)),

@@ -231,6 +231,10 @@ class MemoryAttachments:
         row = AttachmentRow(key, attachment_id, seq, blob_id, body)
         self._files.setdefault(key, _Files()).attachments[attachment_id] = row
 
+    def rows(self, key: Key) -> Sequence[AttachmentRow]:
+        """The rows of a session's attachments, those of deleted ones included."""
+        return list(self._of(key).attachments.values())
+
     def _of(self, key: Key) -> _Files:
         return self._files.get(key) or _Files()
 

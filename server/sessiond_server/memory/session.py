@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain import batch
+from sessiond_server.domain import session_rows
 from sessiond_server.domain.commands import SessionSnapshot
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
@@ -105,7 +105,7 @@ class MemorySession:
             return True
         if self.check_time_us is None or self.check_time_us > now_us:
             return False
-        self.check_time_us = batch.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
+        self.check_time_us = session_rows.next_check(Session.FromString(self.head.core), self.head.lease_expire_us)
         return self.check_time_us is not None and self.check_time_us <= now_us
 
     def empty(self, gone: Deletion) -> None:

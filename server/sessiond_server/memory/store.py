@@ -19,6 +19,7 @@ from sessiond_server.domain.commands import (
     INTERNAL_REQUEST_PREFIX,
     Command,
     ExpireSession,
+    ForkSession,
     Outcome,
     Result,
     Scope,
@@ -46,6 +47,7 @@ from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.filters import selects
+from sessiond_server.memory.forks import MemoryForks
 from sessiond_server.memory.imports import MemoryImports
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
@@ -99,6 +101,7 @@ class MemoryStore:
             self._request_retention_us,
             self._tombstone_retention_us,
         )
+        self.forks = MemoryForks(lambda: self._logs, self.attachments, self._log)
         self.imports = MemoryImports(
             lambda key: key in self._logs,
             self._count_live,
@@ -116,7 +119,9 @@ class MemoryStore:
         return self._apply(commands)
 
     def _apply(self, commands: Sequence[Command]) -> Applied:
-        heads = {c.key: log.head for c in commands if (log := self._logs.get(c.key)) is not None}
+        keys = [c.key for c in commands]
+        keys += [(c.key[0], c.action.parent_id) for c in commands if isinstance(c.action, ForkSession)]
+        heads = {key: log.head for key in keys if (log := self._logs.get(key)) is not None}
         known = self._look_up(batch.needs(commands, heads, self._policy))
         decision = batch.decide(commands, heads, known, self._policy, self._new_id)
         # Before the writes: a deletion later in the batch removes the events that first outcomes are rebuilt from.
@@ -138,6 +143,7 @@ class MemoryStore:
         for key, message_id in needs.message_ids:
             if message_id in self._logs[key].seq_of_message:
                 known.message_ids.add((key, message_id))
+        self.forks.look_up(needs, known)
         for key, message_id in needs.messages:
             log = self._logs[key]
             if (seq := log.seq_of_message.get(message_id)) is not None:
@@ -193,6 +199,7 @@ class MemoryStore:
                 log.empty(gone)
         for key, message in writes.removals:
             self._logs[key].remove(message)
+        self.forks.begin(writes)
         for row in writes.heads:
             log = self._logs.setdefault(row.key, MemorySession(row.head))
             log.head, log.update_time_us = row.head, row.update_time_us
@@ -215,13 +222,15 @@ class MemoryStore:
                 index = replace(index, metadata_json=log.index.metadata_json)
             log.index = index
         for key, message in writes.redactions:
-            log = self._logs[key]
-            log.events[message.seq] = replace(log.events[message.seq], head=message.head, body=message.body)
+            self.forks.redact(key, message)
         for title in writes.titles:
             events = self._logs[title.key].events
             for seq in range(title.seq + 1, title.last_seq + 1):
-                if events[seq].type < FIRST_MESSAGE_EVENT:
-                    events[seq] = replace(events[seq], body=titles.without(title, events[seq].body))
+                event = events[seq]
+                if event.type < FIRST_MESSAGE_EVENT:
+                    events[seq] = replace(event, body=titles.without(title, event.body))
+                elif event.core is not None:
+                    events[seq] = replace(event, core=titles.without(title, event.core))
         for run in writes.runs:
             self._logs[run.key].runs[run.run_id] = run
         for call in writes.tool_calls:
@@ -234,6 +243,7 @@ class MemoryStore:
             log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
         self.attachments.write(writes)
         self.documents.write(writes, now_us)
+        self.forks.write(writes)
 
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 import asyncpg
 
 from sessiond.v1.document_pb2 import DocumentScope
-from sessiond_server.domain.commands import Command, CreateSession, Result
+from sessiond_server.domain.commands import Command, CreateSession, ForkSession, Result
 from sessiond_server.domain.documents.rows import DocumentKey
 from sessiond_server.domain.documents.rules import named
 from sessiond_server.domain.rows import Head, Key, Writes
@@ -127,14 +127,14 @@ class LockedRows:
         async def attempt(connection: asyncpg.Connection) -> Applied:
             for found in (locked, held, tried, hidden):
                 found.clear()
-            trusted = [command for command in commands if command.key not in suspects.sessions]
+            trusted = [command for command in commands if suspects.sessions.isdisjoint(_keys(command))]
             heads = await write.lock_heads(connection, trusted) if trusted else {}
             if suspects.sessions:
-                doubted = [command for command in commands if command.key in suspects.sessions]
+                doubted = [command for command in commands if not suspects.sessions.isdisjoint(_keys(command))]
                 free, busy = await write.lock_free_heads(connection, doubted)
                 heads |= free
                 locked.update(busy)
-            mine = [command for command in commands if write.head_key(command) not in locked]
+            mine = [command for command in commands if locked.isdisjoint(write.head_keys(command))]
             if suspects.documents:
                 hidden.update(_hidden(mine, heads))
                 wanted = {key for command in mine if write.head_key(command) not in hidden for key in named(command)}
@@ -167,18 +167,26 @@ class LockedRows:
 
     def _suspects(self, commands: Sequence[Command]) -> _Suspects:
         return _Suspects(
-            self._sessions.among(command.key for command in commands) if self._sessions else frozenset(),
+            self._sessions.among(key for command in commands for key in _keys(command))
+            if self._sessions
+            else frozenset(),
             self._documents.among(key for command in commands for key in named(command))
             if self._documents
             else frozenset(),
         )
 
 
+def _keys(command: Command) -> list[Key]:
+    """The sessions that the command needs."""
+    return [key[:2] for key in write.head_keys(command)]
+
+
 def _wider(suspects: _Suspects, commands: Sequence[Command], context: str) -> _Suspects:
     """The suspects after a lock timeout with this context; the same if there is nothing more to suspect."""
     wider = suspects
     if not context or "session_heads" in context:
-        wider = replace(wider, sessions=frozenset(command.key for command in commands if command.session_id))
+        keys = (key for command in commands if command.session_id for key in _keys(command))
+        wider = replace(wider, sessions=frozenset(keys))
     if not context or "documents" in context:
         every = frozenset(key for command in commands for key in named(command))
         wider = replace(wider, documents=every, no_documents=bool(every) and every == suspects.documents)
@@ -187,7 +195,7 @@ def _wider(suspects: _Suspects, commands: Sequence[Command], context: str) -> _S
 
 def _hidden(commands: Sequence[Command], heads: Mapping[Key, Head]) -> Iterator[write.HeadKey]:
     """The sessions that do not exist for the commands' callers, whose documents must not show either."""
-    created = {command.key for command in commands if isinstance(command.action, CreateSession)}
+    created = {command.key for command in commands if isinstance(command.action, CreateSession | ForkSession)}
     for command in commands:
         head = heads.get(command.key)
         exists = command.key in created if head is None else command.scope.user_id in ("", head.user_id)
@@ -200,8 +208,9 @@ def _locked(
 ) -> SessiondError | None:
     """The refusal of the command; None if neither its session nor its documents are locked."""
     head_key = write.head_key(command)
-    if head_key in sessions:
-        return SessionLocked(command.session_id)
+    for needed in write.head_keys(command):
+        if needed in sessions:
+            return SessionLocked(needed[1])
     for _, scope, scope_id, key in held.intersection(named(command)) if held and head_key not in hidden else ():
         return DocumentLocked(DocumentScope.Name(scope), scope_id, key)
     return None

@@ -7,10 +7,10 @@ from typing import Any
 
 from sessiond.v1.event_pb2 import Event
 from sessiond_server.domain import encoding
-from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry
+from sessiond_server.domain.log import XIDS, FeedEntry, FeedPlace, LogEntry, inherited
 from sessiond_server.domain.rows import Key
 from sessiond_server.errors import SessionNotFound, StoreUnavailable
-from sessiond_server.postgres.statements import LOG
+from sessiond_server.postgres.statements import FORKS, LOG
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store import anchors
 from sessiond_server.store.anchors import EventLookup
@@ -19,6 +19,7 @@ from sessiond_server.store.session_reads import PAGE_BYTES
 
 HEADS = LOG["log_heads"].text
 PAGE = LOG["read_log"].text
+PAGE_OF_FORK = FORKS["read_log_of_fork"].text
 FEED = LOG["read_feed"].text
 FEED_END = LOG["feed_end"].text
 TRACE = LOG["trace"].text
@@ -52,12 +53,18 @@ async def heads(transactions: Transactions, keys: Sequence[Key]) -> LogHeads:
 async def page(transactions: Transactions, key: Key, after_seq: int, limit: int) -> LogPage:
     """See Store.read_log."""
     rows = await transactions.fetch(PAGE, *key, after_seq, limit, PAGE_BYTES)
-    standby, version, deleted, user_id, first_seq = rows[0][:5]
+    fork_seq = rows[0]["fork_seq"]
+    if fork_seq is not None and after_seq <= fork_seq:
+        rows = await transactions.fetch(PAGE_OF_FORK, *key, after_seq, limit, PAGE_BYTES)
+        fork_seq = rows[0]["fork_seq"]
+    standby, version, deleted, user_id, _, first_seq = rows[0][:6]
     if standby:
         raise StoreUnavailable
     if version is None:
         raise SessionNotFound(key[1])
-    entries = [] if first_seq is None else [_entry(*row[4:]) for row in rows]
+    entries = [] if first_seq is None else [_entry(*row[5:]) for row in rows]
+    if fork_seq is not None:
+        entries = [inherited(entry, key[1]) if entry.seq <= fork_seq else entry for entry in entries]
     before = entries.pop(0) if entries and entries[0].seq == after_seq else None
     return LogPage(LogHead(version, deleted), user_id, before, entries)
 

@@ -19,10 +19,10 @@ cross join lateral (
 -- The event at $3, and events with seq > $3, at most $4 of them and $5 bytes. The final event (type 9) of a deleted
 -- session whose id another one has is left out, unless it is at $3. A row without a version: no session;
 -- without a seq: no events. The constant limit is the largest that callers request; with it, the planner avoids a sort.
-select server.standby, h.version, h.deleted, h.user_id, m.seq, m.type, m.head, m.body, m.content
+select server.standby, h.version, h.deleted, h.user_id, h.fork_seq, m.seq, m.type, m.head, m.body, m.content
 from (select pg_is_in_recovery() as standby) server
 left join lateral (
-  select version, delete_time is not null as deleted, user_id from session_heads
+  select version, delete_time is not null as deleted, user_id, fork_seq from session_heads
   where tenant_id = $1 and session_id = $2
   limit 1
 ) h on true
@@ -34,7 +34,7 @@ left join lateral (
     from (
       select nearest.* from (
         select e.seq, abs(e.type) as type, e.head, e.body, e.content from events e
-        where e.tenant_id = $1 and e.session_id = $2 and e.seq >= $3
+        where e.tenant_id = $1 and e.session_id = $2 and e.seq >= case when h.deleted then greatest($3, h.version) else $3 end
           and (e.type <> 9 or h.deleted or e.seq = $3)
         order by e.seq
         limit 1001
@@ -80,7 +80,7 @@ left join lateral (
         select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, abs(e.type) as type, e.head,
           e.body, e.content, e.xmin::text::bigint as writer
         from events e
-        where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
+        where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, greatest($2::xid8, '1'))
           and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, (
             select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + shift)::text::xid8 from feed_order
           ))
@@ -125,7 +125,7 @@ with recursive ends as (
   from ends
   cross join lateral (
     select events.commit_xid, events.session_id, events.seq, events.head from events
-    where events.tenant_id = $1 collate "POSIX" and events.commit_xid < ends.commit_xid
+    where events.tenant_id = $1 collate "POSIX" and events.commit_xid < ends.commit_xid and events.commit_xid > '0'
     order by events.commit_xid desc, events.session_id desc, events.seq desc
     limit 1
   ) e

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
+from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.encoding import SUMMARY_CREATED
+from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres import filters
-from sessiond_server.postgres.statements import READ
+from sessiond_server.postgres.statements import FORKS, READ
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.store.session_reads import (
     CACHED,
@@ -36,6 +39,9 @@ FIND_MARKED_DESCENDING = READ["find_marked_descending"].text
 FIND_TIMED_ASCENDING = READ["find_timed_ascending"].text
 FIND_TIMED_DESCENDING = READ["find_timed_descending"].text
 RAREST_MARK = READ["rarest_mark"].text
+LIST_OF_FORK = FORKS["list_of_fork"].text
+GET_MESSAGE_OF_FORK = FORKS["get_message_of_fork"].text
+GET_SHARED_CONTENT = FORKS["get_shared_content"].text
 TOKEN_KEY = READ["token_key"].text
 PING = READ["ping"].text
 
@@ -86,7 +92,12 @@ class PostgresSessionReads:
         return count
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
-        rows = await self._transactions.fetch(GET_MESSAGE, scope.tenant_id, session_id, scope.user_id, message_id)
+        named = (scope.tenant_id, session_id, scope.user_id, message_id)
+        rows = await self._transactions.fetch(GET_MESSAGE, *named)
+        if rows and rows[0]["body"] is None and rows[0]["fork_seq"] is not None:
+            rows = await self._transactions.fetch(GET_MESSAGE_OF_FORK, *named)
+            version, body = _message(session_id, message_id, rows)
+            return version, body + encoding.message_of_session(session_id)
         return _message(session_id, message_id, rows)
 
     async def find_messages(
@@ -109,28 +120,40 @@ class PostgresSessionReads:
             look_at = limit if where.is_one_label else LOOKED_AT
             statement = FIND_MARKED_DESCENDING if descending else FIND_MARKED_ASCENDING
             rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, mark)
-            return _selected(session_id, rows, where, limit)
+            if not _reaches_parent(rows, after_seq):
+                return _selected(session_id, rows, where, limit)
         if where.has_times:
             look_at = limit if where.is_times else LOOKED_AT
             statement = FIND_TIMED_DESCENDING if descending else FIND_TIMED_ASCENDING
             times = (where.from_mark, where.until_mark)
             rows = await self._transactions.fetch(statement, *bounds, look_at, PAGE_BYTES, *times)
-            if not rows or not rows[0]["broad"]:
+            if not rows or (not rows[0]["broad"] and not _reaches_parent(rows, after_seq)):
                 return _selected(session_id, rows, where, limit)
-        statement = LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING
-        rows = await self._transactions.fetch(statement, *bounds, LOOKED_AT, PAGE_BYTES)
+        # Forks share messages, but not their marks.
+        rows = await self._messages(bounds, LOOKED_AT, descending=descending)
         return _selected(session_id, rows, where, limit)
 
     async def list_summaries(self, scope: Scope, session_id: str, *, before_seq: int, limit: int) -> SummariesPage:
-        rows = await self._transactions.fetch(
-            LIST_SUMMARIES, scope.tenant_id, session_id, scope.user_id, before_seq or NO_BOUND, limit, PAGE_BYTES
+        named = (scope.tenant_id, session_id, scope.user_id)
+        rows: Sequence[Row] = await self._transactions.fetch(
+            LIST_SUMMARIES, *named, before_seq or NO_BOUND, limit, PAGE_BYTES
         )
+        if _reaches_parent(rows, 0) and not _is_filled(rows):
+            bounds = (*named, 0, before_seq or NO_BOUND)
+            rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, True, SUMMARY_CREATED)
+            rows = _of_fork(rows, encoding.summary_of_session(session_id))
         page = _messages_page(session_id, rows)
         return SummariesPage(page.version, page.messages, page.last_seq if page.more else 0)
 
     async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
         rows = await self._transactions.fetch(GET_CONTENT, scope.tenant_id, session_id, scope.user_id, seq)
-        return _session(session_id, rows).content
+        if not rows:
+            raise SessionNotFound(session_id)
+        chain, fork_seq = rows[0]["chain"], rows[0]["fork_seq"]
+        if fork_seq is not None and seq <= fork_seq:
+            shared = await self._transactions.fetch(GET_SHARED_CONTENT, scope.tenant_id, session_id, seq)
+            chain = shared[0]["chain"]
+        return whole(chain)
 
     async def list_messages(
         self,
@@ -143,17 +166,41 @@ class PostgresSessionReads:
         limit: int,
         freshness: Freshness = CACHED,
     ) -> MessagesPage:
-        rows = await self._transactions.fetch(
-            LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING,
-            scope.tenant_id,
-            session_id,
-            scope.user_id,
-            after_seq,
-            before_seq or NO_BOUND,
-            limit,
-            PAGE_BYTES,
-        )
-        return _messages_page(session_id, rows)
+        bounds = (scope.tenant_id, session_id, scope.user_id, after_seq, before_seq or NO_BOUND)
+        return _messages_page(session_id, await self._messages(bounds, limit, descending=descending))
+
+    async def _messages(self, bounds: tuple[str, str, str, int, int], limit: int, *, descending: bool) -> Sequence[Row]:
+        """Rows of version, seq, body, found and fork_seq. A page that reaches into what a fork shares is read once
+        more, whole: most sessions are no forks, and most pages are filled by a fork's own messages."""
+        statement = LIST_MESSAGES_DESCENDING if descending else LIST_MESSAGES_ASCENDING
+        rows = await self._transactions.fetch(statement, *bounds, limit, PAGE_BYTES)
+        if not _reaches_parent(rows, bounds[3]) or (descending and _is_filled(rows)):
+            return rows
+        rows = await self._transactions.fetch(LIST_OF_FORK, *bounds, limit, PAGE_BYTES, descending, APPENDED)
+        return _of_fork(rows, encoding.message_of_session(bounds[1]))
+
+
+def _reaches_parent(rows: Sequence[Row], after_seq: int) -> bool:
+    """Whether messages after `after_seq` may be among those that a fork shares with its parent."""
+    return bool(rows) and rows[0]["fork_seq"] is not None and after_seq < rows[0]["fork_seq"]
+
+
+def _is_filled(rows: Sequence[Row]) -> bool:
+    """Whether more of the session's own messages follow the page."""
+    return rows[0]["found"] is not None and rows[0]["found"] > len(rows)
+
+
+def _of_fork(rows: Sequence[Row], session: bytes) -> Sequence[Row]:
+    """Rows of LIST_OF_FORK, of which the shared ones have the fork's id; see encoding.message_of_session."""
+    return [
+        {
+            "version": row["version"],
+            "seq": row["seq"],
+            "body": row["body"] + session if row["seq"] is not None and row["seq"] <= row["fork_seq"] else row["body"],
+            "found": row["found"],
+        }
+        for row in rows
+    ]
 
 
 def _session(session_id: str, rows: Sequence[Row]) -> SessionSnapshot:
@@ -183,7 +230,7 @@ def _sessions_page(limit: int, rows: Sequence[Row]) -> SessionsPage:
 def _message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int, bytes]:
     if not rows:
         raise SessionNotFound(session_id)
-    version, body = rows[0]
+    version, body = rows[0][:2]
     if body is None:
         raise MessageNotFound(session_id, message_id)
     return version, body
@@ -192,19 +239,22 @@ def _message(session_id: str, message_id: str, rows: Sequence[Row]) -> tuple[int
 def _messages_page(session_id: str, rows: Sequence[Row]) -> MessagesPage:
     if not rows:
         raise SessionNotFound(session_id)
-    version, first_seq, _, found = rows[0]
+    first, last = rows[0], rows[-1]
+    version, first_seq = first["version"], first["seq"]
     if first_seq is None:
         return MessagesPage(version, [], 0, 0, more=False)
-    return MessagesPage(version, [row[2] for row in rows], first_seq, rows[-1][1], more=found > len(rows))
+    more = first["found"] > len(rows)
+    return MessagesPage(version, [row["body"] for row in rows], first_seq, last["seq"], more=more)
 
 
 def _selected(session_id: str, rows: Sequence[Row], where: Selection, limit: int) -> MessagesPage:
     """A page of the selected ones among rows of version, seq, body, found."""
     if not rows:
         raise SessionNotFound(session_id)
-    version, first_seq, _, found = rows[0][:4]
-    looked_at = [] if first_seq is None else [(row[1], row[2]) for row in rows]
-    return selected(version, looked_at, where, limit, more=first_seq is not None and found > len(rows))
+    first = rows[0]
+    looked_at = [] if first["seq"] is None else [(row["seq"], row["body"]) for row in rows]
+    more = first["seq"] is not None and first["found"] > len(rows)
+    return selected(first["version"], looked_at, where, limit, more=more)
 
 
 def check_primary(rows: Sequence[Row]) -> None:

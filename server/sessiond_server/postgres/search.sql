@@ -177,7 +177,7 @@ select sized.commit_xid, sized.session_id, sized.seq, sized.found from (
       select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid, e.session_id, e.seq, abs(e.type) as type, e.body,
         e.content
       from events e
-      where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, $2::xid8)
+      where (e.tenant_id collate "POSIX", e.commit_xid) >= ($1, greatest($2::xid8, '1'))
         and (e.tenant_id collate "POSIX", e.commit_xid) < ($1, (
           select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + shift)::text::xid8 from feed_order
         ))

@@ -90,7 +90,7 @@ _NAME: Final = encoding.tag(Event.SESSION_NAME_FIELD_NUMBER)
 
 async def unsearch(connection: asyncpg.Connection, writes: Writes) -> None:
     """Removes from the index what a batch of writes removes, in its transaction."""
-    events = [(*k, message.seq) for part in (writes.removals, writes.redactions) for k, message in part]
+    events = [(*k, message.seq) for part in (writes.removals, writes.stored_redactions()) for k, message in part]
     names = sorted({title.key for title in writes.titles})
     sessions = [(*gone.key, gone.version) for gone in writes.deletions]
     keys = sorted({(one[0], one[1]) for one in (*events, *names, *sessions)})

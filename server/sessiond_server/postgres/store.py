@@ -18,6 +18,7 @@ from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.feed_holder import FeedHolders
+from sessiond_server.postgres.forks import PostgresForks
 from sessiond_server.postgres.growth import GrowthWatch
 from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
@@ -79,6 +80,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._replication = ReplicationWatch(self._transactions.fetch)
         self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
+        self.forks = PostgresForks(self._transactions)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)
         self.summary_queue = PostgresSummaryQueue(self._transactions)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain import batch
+from sessiond_server.domain import session_rows
 from sessiond_server.domain.commands import (
     ACTOR,
     INTERNAL_REQUEST_PREFIX,
@@ -80,7 +80,7 @@ async def _expire(
 
 
 def _next_check(head: Head) -> int | None:
-    return None if head.deleted else batch.next_check(Session.FromString(head.core), head.lease_expire_us)
+    return None if head.deleted else session_rows.next_check(Session.FromString(head.core), head.lease_expire_us)
 
 
 async def purge(

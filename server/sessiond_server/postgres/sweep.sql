@@ -3,7 +3,7 @@
 
 -- name: lock_due  index: session_heads_to_check
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,
-  lease_expire_time, content_sizes
+  lease_expire_time, content_sizes, fork_seq, forked
 from session_heads
 where expire_check_time <= now() and not lives_elsewhere(tenant_id)
 order by expire_check_time
@@ -14,7 +14,7 @@ for update skip locked
 -- The sessions of tool calls whose approval did not come in time. Columns as of lock_due. A session has at most 256 open
 -- calls.
 select h.tenant_id, h.session_id, h.version, h.user_id, h.core, h.limits, h.content_version,
-  h.delete_time is not null as deleted, h.lease_expire_time, h.content_sizes
+  h.delete_time is not null as deleted, h.lease_expire_time, h.content_sizes, h.fork_seq, h.forked
 from (
   select distinct due.tenant_id, due.session_id from (
     select t.tenant_id, t.session_id from tool_calls t

@@ -56,11 +56,12 @@ async def write(connection: asyncpg.Connection, writes: Writes) -> None:
                 call.run_id,
                 call.user_id,
                 call.body,
+                call.inherited,
             )
             for call in writes.tool_calls
         )
         await connection.fetch(
-            WRITE_WORK, *columns(runs, 6), *columns(calls, 12), *columns(flat(writes.run_counters), 3)
+            WRITE_WORK, *columns(runs, 6), *columns(calls, 13), *columns(flat(writes.run_counters), 3)
         )
     if writes.leases:
         await connection.fetch(WRITE_LEASES, *columns(flat(writes.leases), 3))

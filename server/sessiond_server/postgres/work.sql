@@ -23,12 +23,14 @@ cross join lateral (
 ) t
 left join lateral (
   select * from events
-  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = t.seq
+  where events.tenant_id = k.tenant_id and events.seq = t.seq
+    and events.session_id = case when t.inherited then log_of(k.tenant_id, k.session_id, t.seq) else k.session_id end
   limit 1
 ) requested on true
 left join lateral (
   select * from events
-  where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq = t.result_seq
+  where events.tenant_id = k.tenant_id and events.seq = t.result_seq
+    and events.session_id = case when t.inherited then log_of(k.tenant_id, k.session_id, t.result_seq) else k.session_id end
   limit 1
 ) ended on true
 
@@ -75,10 +77,11 @@ with run_rows as (
   set status = excluded.status, body = excluded.body
 ), call_rows as (
   insert into tool_calls (tenant_id, session_id, tool_call_id, seq, status, awaits_approval, create_time, expire_time,
-    result_seq, run_id, user_id, body)
+    result_seq, run_id, user_id, body, inherited)
   select * from unnest(:call_tenant_id::text[], :call_session_id::text[], :call_id::text[], :call_seq::bigint[],
     :call_status::smallint[], :call_awaits_approval::boolean[], :call_create_time::timestamptz[],
-    :call_expire_time::timestamptz[], :call_result_seq::bigint[], :call_run_id::text[], :call_user_id::text[], :call_body::bytea[])
+    :call_expire_time::timestamptz[], :call_result_seq::bigint[], :call_run_id::text[], :call_user_id::text[], :call_body::bytea[],
+    :call_inherited::boolean[])
   on conflict (tenant_id, session_id, tool_call_id) do update
   set status = excluded.status, awaits_approval = excluded.awaits_approval, expire_time = excluded.expire_time,
     result_seq = excluded.result_seq, body = excluded.body
@@ -150,12 +153,14 @@ left join lateral (
 ) t on true
 left join lateral (
   select events.content from events
-  where events.tenant_id = $1 and events.session_id = $2 and events.seq = t.seq
+  where events.tenant_id = $1 and events.seq = t.seq
+    and events.session_id = case when t.inherited then log_of($1, $2, t.seq) else $2 end
   limit 1
 ) requested on true
 left join lateral (
   select events.content from events
-  where events.tenant_id = $1 and events.session_id = $2 and events.seq = t.result_seq
+  where events.tenant_id = $1 and events.seq = t.result_seq
+    and events.session_id = case when t.inherited then log_of($1, $2, t.result_seq) else $2 end
   limit 1
 ) ended on true
 where h.tenant_id = $1 and h.session_id = $2 and h.delete_time is null and ($3::text = '' or h.user_id = $3)
@@ -174,7 +179,7 @@ left join lateral (
     from (
       select newest.seq, newest.body, requested.content as arguments, ended.content as result
       from (
-        select t.seq, t.result_seq, t.body
+        select t.seq, t.result_seq, t.body, t.inherited
         from unnest((select $4::smallint[])) as s (status)
         cross join lateral (
           select * from tool_calls
@@ -188,12 +193,14 @@ left join lateral (
       ) newest
       left join lateral (
         select events.content from events
-        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.seq
+        where events.tenant_id = $1 and events.seq = newest.seq
+          and events.session_id = case when newest.inherited then log_of($1, $2, newest.seq) else $2 end
         limit 1
       ) requested on true
       left join lateral (
         select events.content from events
-        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.result_seq
+        where events.tenant_id = $1 and events.seq = newest.result_seq
+          and events.session_id = case when newest.inherited then log_of($1, $2, newest.result_seq) else $2 end
         limit 1
       ) ended on true
     ) page
@@ -217,7 +224,7 @@ left join lateral (
     from (
       select newest.seq, newest.body, requested.content as arguments, ended.content as result
       from (
-        select t.seq, t.result_seq, t.body
+        select t.seq, t.result_seq, t.body, t.inherited
         from tool_calls t
         where t.tenant_id = $1 collate "POSIX" and t.session_id = $2 collate "POSIX" and t.run_id = $8::text
           and t.run_id <> '' and t.seq < $5 and t.status = any ($4::smallint[])
@@ -226,12 +233,14 @@ left join lateral (
       ) newest
       left join lateral (
         select events.content from events
-        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.seq
+        where events.tenant_id = $1 and events.seq = newest.seq
+          and events.session_id = case when newest.inherited then log_of($1, $2, newest.seq) else $2 end
         limit 1
       ) requested on true
       left join lateral (
         select events.content from events
-        where events.tenant_id = $1 and events.session_id = $2 and events.seq = newest.result_seq
+        where events.tenant_id = $1 and events.seq = newest.result_seq
+          and events.session_id = case when newest.inherited then log_of($1, $2, newest.result_seq) else $2 end
         limit 1
       ) ended on true
     ) page

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from sessiond_server.domain import batch, replay
-from sessiond_server.domain.commands import Command, CreateSession, Result
+from sessiond_server.domain.commands import Command, CreateSession, ForkSession, Result
 from sessiond_server.domain.messages import titles
 from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.rows import (
@@ -30,9 +30,9 @@ from sessiond_server.domain.rows import (
 )
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres import documents, file_rows, placement, search_index, work
+from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, work
 from sessiond_server.postgres.columns import columns, flat
-from sessiond_server.postgres.statements import WRITE
+from sessiond_server.postgres.statements import FORKS, WRITE
 from sessiond_server.postgres.transactions import Raced
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.homes import Homes
@@ -58,6 +58,7 @@ WRITE_MARKS = WRITE["write_marks"].text
 REMOVE_MARKS = WRITE["remove_marks"].text
 WRITE_REDACTIONS = WRITE["write_redactions"].text
 WRITE_DELETIONS = WRITE["write_deletions"].text
+FIND_INHERITED_CONTENTS = FORKS["find_inherited_contents"].text
 
 
 REPEATING_AT_ONCE = 1000
@@ -68,7 +69,7 @@ HeadKey = tuple[str, str, str]
 
 def head_key(command: Command) -> HeadKey:
     """The head that the command needs. For a creation any user matches: an id is taken whoever owns it."""
-    user_id = "" if isinstance(command.action, CreateSession) else command.scope.user_id
+    user_id = "" if isinstance(command.action, CreateSession | ForkSession) else command.scope.user_id
     return (*command.key, user_id)
 
 
@@ -93,12 +94,21 @@ async def lock_free_heads(
 
 
 def _head_keys(commands: Iterable[Command]) -> list[HeadKey]:
-    return sorted({head_key(command) for command in commands if command.session_id})
+    return sorted({key for command in commands if command.session_id for key in head_keys(command)})
+
+
+def head_keys(command: Command) -> tuple[HeadKey, ...]:
+    """The heads that the command needs: its own, and that of the session which it forks."""
+    own = head_key(command)
+    if not isinstance(command.action, ForkSession):
+        return (own,)
+    return own, (command.scope.tenant_id, command.action.parent_id, command.scope.user_id)
 
 
 def head(row: Sequence[Any], start: int) -> Head:
-    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time, content_sizes."""
-    return Head(*row[start : start + 8])
+    """A Head from version, user_id, core, limits, content_version, deleted, lease_expire_time, content_sizes, fork_seq,
+    forked."""
+    return Head(*row[start : start + 10])
 
 
 async def apply(
@@ -126,6 +136,9 @@ async def apply(
     if replays:
         # Outcomes are rebuilt before anything is written: a deletion later in the batch may remove their events.
         outcomes = await _replayed(connection, commands, replays)
+    for gone in decision.writes.deletions:
+        if gone.branched:
+            await forks.end(connection, gone, forks.HIDDEN + new_id())
     await _write(connection, decision.writes, heads, known.now_us)
     results = [r if not isinstance(r, Replay) else outcomes[place] for place, r in enumerate(decision.results)]
     return Applied(results, decision.writes)
@@ -157,6 +170,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         # The count is a second statement, so that it sees what earlier holders of these locks have committed.
         await connection.fetch(LOCK_TENANTS, needs.tenants)
         live = {needs.tenants[row[0] - 1]: row[1] for row in await connection.fetch(COUNT_LIVE, needs.tenants)}
+    await forks.lock(connection, needs)
     asked = (*columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
     keys = documents.keys(needs)
     if keys or needs.contents:
@@ -182,6 +196,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         for place, seq, event_head, body in await connection.fetch(FIND_MESSAGES, *columns(flat(needs.messages), 3)):
             known.messages[needs.messages[place - 1]] = AppendedMessage(seq, event_head, body)
     await _find_to_delete(connection, needs, known)
+    await forks.look_up(connection, needs, known)
     await work.look_up(connection, needs, known)
     await file_rows.look_up(connection, needs, known)
     if needs.document_requests:
@@ -243,7 +258,12 @@ async def _replayed(
     wanted = [(place, seq) for place, events in found.items() for seq in replay.tool_call_contents(events)]
     if wanted:
         keys = ((*replays[place].key, seq) for place, seq in wanted)
-        for index, content in await connection.fetch(FIND_CONTENTS, *columns(keys, 3)):
+        own = await connection.fetch(FIND_CONTENTS, *columns(keys, 3))
+        if len(own) < len(wanted):
+            # A fork shares some of the events.
+            keys = ((*replays[place].key, seq) for place, seq in wanted)
+            own = await connection.fetch(FIND_INHERITED_CONTENTS, *columns(keys, 3))
+        for index, content in own:
             place, seq = wanted[index - 1]
             contents[place][seq] = content or b""
     answers: dict[int, bytes] = {}
@@ -261,7 +281,8 @@ async def _replayed(
 async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
     if writes.deletions:
         await connection.fetch(
-            WRITE_DELETIONS, *columns(((*gone.key, gone.version, gone.base_version) for gone in writes.deletions), 4)
+            WRITE_DELETIONS,
+            *columns(((*gone.key, gone.version, gone.base_version, gone.kept_seq) for gone in writes.deletions), 5),
         )
     created = sorted((row for row in writes.heads if row.created), key=lambda row: row.key)
     changed = [row for row in writes.heads if not row.created]
@@ -286,10 +307,10 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
             *columns((_head_columns(row, heads[row.key]) for row in changed), 12),
             *columns(
                 (
-                    (*e.key, e.seq, stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content)
+                    (*e.key, e.seq, stored_type(e), e.create_time_us, e.message_id, e.head, e.body, e.content, e.core)
                     for e in writes.events
                 ),
-                9,
+                10,
             ),
         )
         requests = columns(
@@ -318,7 +339,7 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await connection.fetch(REMOVE_MARKS, *columns(((*key, mark, seq) for key, mark, seq in writes.unmarks), 4))
     if writes.redactions:
         await connection.fetch(
-            WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.redactions), 5)
+            WRITE_REDACTIONS, *columns(((*key, m.seq, m.head, m.body) for key, m in writes.stored_redactions()), 5)
         )
     if writes.deletions or writes.removals or writes.redactions or writes.titles:
         await search_index.unsearch(connection, writes)
@@ -326,21 +347,34 @@ async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[
         await _remove_title(connection, title)
     await work.write(connection, writes)
     await file_rows.write(connection, writes)
+    await forks.write(connection, writes)
     if has_documents and documents_last:
         await documents.write(connection, writes, now_us)
 
 
 async def _remove_title(connection: asyncpg.Connection, title: Title) -> None:
     """Removes the name from the events that repeat it, so many at a time."""
-    place, more = title.seq, True
+    if title.inherited:
+        for part in await forks.segments(connection, title.key):
+            if part.last_seq > title.seq:
+                first = max(title.seq, part.first_seq - 1)
+                await _remove_name(connection, (title.key[0], part.log_id), title, first, part.last_seq)
+    await _remove_name(connection, title.key, title, title.seq, title.last_seq)
+
+
+async def _remove_name(connection: asyncpg.Connection, log: Key, title: Title, after_seq: int, last_seq: int) -> None:
+    more = True
     while more:
         found = await connection.fetch(
-            FIND_REPEATING, *title.key, place, title.last_seq, title.name.encode(), REPEATING_AT_ONCE
+            FIND_REPEATING, *log, after_seq, last_seq, title.name.encode(), REPEATING_AT_ONCE
         )
-        rows = ((*title.key, seq, titles.without(title, body)) for seq, body in found)
+        rows = (
+            (*log, seq, *(None if core is None else titles.without(title, core) for core in (body, core)))
+            for seq, body, core in found
+        )
         if found:
-            await connection.fetch(WRITE_REPEATING, *columns(rows, 4))
-            place = found[-1][0]
+            await connection.fetch(WRITE_REPEATING, *columns(rows, 5))
+            after_seq = found[-1][0]
         more = len(found) == REPEATING_AT_ONCE
 
 

@@ -11,7 +11,7 @@ begin isolation level read committed
 -- Locks rows in the order of the arrays; all writers sort by key. Waits for other holders of a row, then reads what they
 -- have committed. A row of another user than the command's counts as missing: a lock on it would show in response times.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
-  h.lease_expire_time, h.content_sizes
+  h.lease_expire_time, h.content_sizes, h.fork_seq, h.forked
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
@@ -24,7 +24,7 @@ cross join lateral (
 -- name: lock_free_heads  index: session_heads_pkey
 -- As lock_heads, but skips locked rows instead of waiting for them.
 select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
-  h.lease_expire_time, h.content_sizes
+  h.lease_expire_time, h.content_sizes, h.fork_seq, h.forked
 from unnest((select $1::text[]), (select $2::text[]), (select $3::text[]))
   with ordinality as k (tenant_id, session_id, user_id, place)
 cross join lateral (
@@ -158,17 +158,19 @@ from (
 where m.place = 1 or m.bytes <= m.most
 
 -- name: find_repeating  index: events_pkey
--- Events of the session that may repeat the name $5, after the message at $3. Types below 20 have a Session.
-select seq, body from events
+-- Events of the log that may repeat the name $5, after the message at $3. Types below 20 have a Session; others may have
+-- the session's core beside their body.
+select seq, case when type between 1 and 19 then body end as body, core from events
 where tenant_id = $1 and session_id = $2 and seq > $3 and seq <= $4
-  and type between 1 and 19 and position($5::bytea in body) > 0
+  and (type between 1 and 19 and position($5::bytea in body) > 0 or position($5::bytea in core) > 0)
 order by seq
 limit $6
 
 -- name: write_repeating  index: events_pkey
 update events e
-set body = k.body
-from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) as k (tenant_id, session_id, seq, body)
+set body = coalesce(k.body, e.body), core = coalesce(k.core, e.core)
+from unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
+  as k (tenant_id, session_id, seq, body, core)
 where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.seq
 
 -- name: find_answers  index: requests_pkey
@@ -285,14 +287,14 @@ with changed as (
     update_period = excluded.update_period, commit_xid = greatest(old.commit_xid, excluded.commit_xid)
   returning tenant_id, session_id, commit_xid
 ), logged as (
-  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, commit_xid)
+  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, core, commit_xid)
   select e.*, coalesce(
     changed.commit_xid, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order)
   )
   from unnest(:event_tenant_id::text[], :event_session_id::text[], :event_seq::bigint[], :event_type::smallint[],
     :event_create_time::timestamptz[], :event_message_id::text[], :event_head::bytea[], :event_body::bytea[],
-    :event_content::bytea[])
-    as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content)
+    :event_content::bytea[], :event_core::bytea[])
+    as e (tenant_id, session_id, seq, type, create_time, message_id, head, body, content, core)
   left join changed on changed.tenant_id = e.tenant_id and changed.session_id = e.session_id
 )
 insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, answer, create_time)
@@ -342,8 +344,8 @@ where e.tenant_id = k.tenant_id and e.session_id = k.session_id and e.seq = k.se
 -- Removes what a deletion removes besides the head, which stays as the tombstone. Executed before the batch's rows are
 -- written, which may be of a session that takes the id anew. 4 is DOCUMENT_SCOPE_SESSION.
 with keys as materialized (
-  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-    as k (tenant_id, session_id, final_seq, base_seq)
+  select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+    as k (tenant_id, session_id, final_seq, base_seq, kept_seq)
 ), unlisted as (
   delete from sessions where ctid = any (array(
     select s.ctid
@@ -425,6 +427,7 @@ delete from events where ctid = any (array(
   cross join lateral (
     select events.ctid from events
     where events.tenant_id = k.tenant_id and events.session_id = k.session_id and events.seq < k.final_seq
+      and events.seq > k.kept_seq
     offset 0
   ) e
 ))

@@ -16,6 +16,7 @@ from sessiond_server.rpc.moves import WAIT, Moves
 from sessiond_server.search.contract import SearchIndex
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
+from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
@@ -35,6 +36,7 @@ class Reads:
     logs: LogReads
     work: WorkStore
     documents: DocumentReads
+    forks: ForkStore
     search: SearchIndex | None
     """None: search is switched off."""
 

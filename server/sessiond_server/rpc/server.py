@@ -368,7 +368,9 @@ class RpcServer:
         settings, reads, writer = self._settings, database.reads, database.writer
         tokens, positions = self._tokens[database.id], self._positions[database.id]
         return (
-            SessionServicer(reads.sessions, reads.queries, reads.work, writer, tokens, self._session_tokens),
+            SessionServicer(
+                reads.sessions, reads.queries, reads.work, reads.forks, writer, tokens, self._session_tokens
+            ),
             MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message),
             RunServicer(reads.work, writer, tokens),
             ToolCallServicer(reads.work, writer, tokens),

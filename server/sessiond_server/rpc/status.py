@@ -77,6 +77,8 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.MessageLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_LIMIT_REACHED),
         errors.ContextBudgetTooSmall: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_CONTEXT_BUDGET_TOO_SMALL),
         errors.DeletionTooLarge: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_DELETION_TOO_LARGE),
+        errors.ForkLimitReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_FORK_LIMIT_REACHED),
+        errors.MessageShared: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_MESSAGE_SHARED),
         errors.VersionNotReached: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_VERSION_NOT_REACHED),
         errors.SearchOff: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_SEARCH_OFF),
         errors.VersionMismatch: Row(_C.ABORTED, _R.ERROR_REASON_VERSION_MISMATCH),

@@ -11,7 +11,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain import batch, encoding, fold
+from sessiond_server.domain import encoding, fold, session_rows
 from sessiond_server.domain.imports import validation as import_validation
 from sessiond_server.domain.imports.rows import Imported, ImportedFile, StagedRows
 from sessiond_server.domain.messages import marks
@@ -155,7 +155,9 @@ class ImportedLog:
             lease_expire_us=lease_expire_us,
         )
         return Imported(
-            HeadRow(self._key, head, True, microseconds(core.update_time), batch.next_check(core, lease_expire_us)),
+            HeadRow(
+                self._key, head, True, microseconds(core.update_time), session_rows.next_check(core, lease_expire_us)
+            ),
             index_row(self._key, core, metadata),
             self._counters.encoded() if self._has_counters else b"",
             core.status != lifecycle.ENDED,

@@ -7,12 +7,13 @@ from sessiond.v1.event_pb2 import DeletedMessages, Event, EventType
 from sessiond.v1.message_pb2 import Message
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
+from sessiond_server.domain.actions import ask_for_shared
 from sessiond_server.domain.messages import marks, titles
 from sessiond_server.domain.rows import AppendedMessage, FoundMessages, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
 from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import set_timestamp
-from sessiond_server.errors import DeletionTooLarge, MessageNotFound
+from sessiond_server.errors import DeletionTooLarge, MessageNotFound, MessageShared
 
 REMAINING: Final = ("message_id", "seq", "session_id", "role", "usage", "create_time", "run_id")
 """Fields of Message that the appending event keeps. `usage` is among them because the log must still fold to the
@@ -26,13 +27,17 @@ def delete(step: Step, state: State, action: c.DeleteMessages) -> c.Outcome:
     core = state.core
     lifecycle.check_open(core, step.now_us)
     chosen = sorted(_chosen(step, state, action), key=lambda message: message.seq)
+    if any(state.shows_to_others(message.seq) for message in chosen):
+        raise MessageShared(core.session_id)
     _check_size(state, action, chosen)
     time_us = step.time_after(core)
     gave_name, ids = False, []
     for original in chosen:
         message, head = Message.FromString(original.body), Event.FromString(original.head)
         ids.append(message.message_id)
-        gave_name |= titles.take_away(state, original.seq, head)
+        gave_name |= titles.take_away(state, original.seq, head.session_name)
+        if head.session_name:
+            head.session_name = ""
         state.removed[original.seq] = AppendedMessage(
             original.seq, head.SerializeToString(), _remains(message, time_us).SerializeToString()
         )
@@ -81,10 +86,14 @@ def _chosen(step: Step, state: State, action: c.DeleteMessages) -> Sequence[Appe
         newest = sorted(_present(step, state, found), key=lambda message: -message.seq)[: action.last_n]
         if len(newest) < action.last_n and not found.complete:
             raise _too_large(state, action)
+        if len(newest) < action.last_n and state.fork_seq is not None and state.core.message_count > len(newest):
+            raise MessageShared(state.core.session_id)
         return newest
     found = known.ranges.get((key, action.from_seq, action.to_seq), _NOTHING)
     if not found.complete:
         raise _too_large(state, action)
+    if state.fork_seq is not None and action.from_seq <= state.fork_seq:
+        raise MessageShared(state.core.session_id)
     present = _present(step, state, found)
     return [message for message in present if action.from_seq <= message.seq <= action.to_seq]
 
@@ -96,6 +105,8 @@ def _named(step: Step, state: State, action: c.DeleteMessages) -> Sequence[Appen
         if message_id not in present:
             if not found.complete:
                 raise _too_large(state, action)
+            if state.inherits(message_id):
+                raise MessageShared(state.core.session_id)
             raise MessageNotFound(state.core.session_id, message_id)
     return [present[message_id] for message_id in action.message_ids]
 
@@ -127,6 +138,9 @@ def ask(asked: Needs, command: c.Command, head: Head) -> None:
     ones, so deletions of the newest of one session are added up."""
     action, key = command.action, command.key
     assert isinstance(action, c.DeleteMessages)
+    ask_for_shared(asked, key, head)
+    if head.fork_seq is not None:
+        asked.inherited += [(key, message_id) for message_id in action.message_ids]
     if action.message_ids:
         name = (key, action.message_ids)
         asked.named[name] = max(asked.named.get(name, 0), action.most_bytes)

@@ -4,6 +4,7 @@ Each checks everything before it changes anything.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sessiond.v1.event_pb2 import Event, EventType
@@ -11,8 +12,9 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.session_pb2 import Session, SessionConfig
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold
-from sessiond_server.domain.actions import Action
+from sessiond_server.domain.actions import Action, ask_for_shared
 from sessiond_server.domain.documents import rules as document_rules
+from sessiond_server.domain.forks.rows import CORES, Spread
 from sessiond_server.domain.messages import deletion, marks, titles
 from sessiond_server.domain.rows import AppendedMessage, EventRow, Head, Needs, StoredEvent
 from sessiond_server.domain.sessions import lifecycle
@@ -80,8 +82,9 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
         if written and not index:
             head += encoding.repeated(encoding.EVENT_DOCUMENT, written)
         body = _stored(given, core).SerializeToString() + shared_body + encoding.message_place(seq, message_id)
+        kept = _core_at(core, seq, event_id, time_us, first_of_request=not first_index) if not seq % CORES else None
         step.events.append(
-            EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None)
+            EventRow(state.key, seq, event_id, previous, APPENDED, time_us, message_id, head, body, None, kept)
         )
         message_ids.append(message_id)
         previous = event_id
@@ -89,6 +92,15 @@ def _append(step: Step, state: State, action: c.AppendMessages) -> c.MessagesApp
     fold.advance(core, core.version + len(message_ids), time_us, first_of_request=not first_index, activity=True)
     state.new_message_ids.update(message_ids)
     return c.MessagesAppended(core.version, first_seq, tuple(message_ids), time_us, tuple(written))
+
+
+def _core_at(core: Session, seq: int, event_id: str, time_us: int, *, first_of_request: bool) -> bytes:
+    """The serialised core after the event at `seq`, of an append to which `core` has added the messages up to there."""
+    here = Session()
+    here.CopyFrom(core)
+    here.last_event_id = event_id
+    fold.advance(here, seq, time_us, first_of_request=first_of_request, activity=True)
+    return here.SerializeToString()
 
 
 def _shared_body(command: c.Command, time_us: int) -> bytes:
@@ -147,24 +159,39 @@ def _check_message_ids(step: Step, state: State, action: c.AppendMessages) -> No
 
 
 def _is_stored(step: Step, state: State, message_id: str) -> bool:
-    return step.taken_message_ids(message_id) and message_id not in state.freed_message_ids
+    taken = step.taken_message_ids(message_id) and message_id not in state.freed_message_ids
+    return taken or state.inherits(message_id)
 
 
 def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     core = state.core
-    lifecycle.check_open(core, step.now_us)
+    if not action.spread:
+        lifecycle.check_open(core, step.now_us)
     original = step.message_to_redact
     if original is None:
         raise MessageNotFound(core.session_id, action.message_id)
     time_us = step.time_after(core)
     message, head = Message.FromString(original.body), Event.FromString(original.head)
-    gave_name = titles.take_away(state, original.seq, head)
-    state.unmark(original.seq, marks.of_labels(message.labels))
+    title = action.title or head.session_name
+    inherited = state.fork_seq is not None and original.seq <= state.fork_seq
+    gave_name = titles.take_away(state, original.seq, title, inherited=inherited)
+    if title:
+        head.session_name = ""
+    labels = marks.of_labels(message.labels)
+    if inherited:
+        state.unmarks_elsewhere += [(original.log_id, mark, original.seq) for mark in labels]
+    else:
+        state.unmark(original.seq, labels)
     deletion.strip(message, _REDACTED)
     set_timestamp(message.redact_time, time_us)
     message.redact_reason = action.reason
+    state.redacted[action.message_id] = replace(
+        original, head=head.SerializeToString(), body=message.SerializeToString()
+    )
+    message.session_id = core.session_id  # the log that has an inherited message shows it under its own id
     body = message.SerializeToString()
-    state.redacted[action.message_id] = AppendedMessage(original.seq, head.SerializeToString(), body)
+    if not action.spread and state.shows_to_others(original.seq):
+        state.spreads.append(_spread(step, state, action, original, title))
     step.advance(core, time_us, activity=False)
     step.emit(
         state,
@@ -176,9 +203,27 @@ def redact(step: Step, state: State, action: c.RedactMessage) -> c.Outcome:
     return c.MessageRedacted(core.version, body)
 
 
+def _spread(step: Step, state: State, action: c.RedactMessage, original: AppendedMessage, title: str) -> Spread:
+    tenant_id, session_id = state.key
+    return Spread(
+        tenant_id=tenant_id,
+        session_id=session_id,
+        log_id=original.log_id or session_id,
+        seq=original.seq,
+        request_id=c.INTERNAL_REQUEST_PREFIX + step.new_id(),
+        message_id=action.message_id,
+        reason=action.reason,
+        title=title,
+        actor=step.command.actor,
+    )
+
+
 def _ask_to_append(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.AppendMessages)
-    asked.message_ids += [(command.key, m.message_id) for m in command.action.messages if m.message_id]
+    ids = [(command.key, m.message_id) for m in command.action.messages if m.message_id]
+    asked.message_ids += ids
+    if head.fork_seq is not None:
+        asked.inherited += ids
     if command.action.documents:
         document_rules.ask(asked, command)
 
@@ -190,7 +235,11 @@ def _update_along(action: c.Action) -> c.UpdateSession:
 
 def _ask_to_redact(asked: Needs, command: c.Command, head: Head) -> None:
     assert isinstance(command.action, c.RedactMessage)
-    asked.messages.append((command.key, command.action.message_id))
+    message = (command.key, command.action.message_id)
+    asked.messages.append(message)
+    ask_for_shared(asked, command.key, head)
+    if head.fork_seq is not None:
+        asked.inherited.append(message)
 
 
 def _appended(events: Sequence[StoredEvent], content: bytes) -> c.MessagesAppended:

@@ -3,7 +3,6 @@ removes such a message removes the name from them, too."""
 
 from typing import Final
 
-from sessiond.v1.event_pb2 import Event
 from sessiond.v1.message_pb2 import Message, Role
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain.rows import Title
@@ -27,14 +26,12 @@ def title(message: Message) -> str:
     return " ".join(text[: 20 * TITLE_CHARACTERS].split())[:TITLE_CHARACTERS].rstrip()
 
 
-def take_away(state: State, seq: int, head: Event) -> bool:
-    """Removes the name that the message at `seq` gave from `head`, which is its own, from the events after it and from
-    the session. Returns whether the message gave one."""
-    name = head.session_name
+def take_away(state: State, seq: int, name: str, *, inherited: bool = False) -> bool:
+    """Removes the name that the message at `seq` gave from the events after it and from the session. The head of the
+    message's own event is the caller's. `inherited`: as Title.inherited. Returns whether the message gave one."""
     if not name:
         return False
-    head.session_name = ""
-    state.titles.append(Title(state.key, name, seq, state.core.version))
+    state.titles.append(Title(state.key, name, seq, state.core.version, inherited))
     if state.core.name == name:
         state.core.name = ""
         state.indexed = True
@@ -42,7 +39,7 @@ def take_away(state: State, seq: int, head: Event) -> bool:
 
 
 def without(title: Title, body: bytes) -> bytes:
-    """The payload of an event of the session without the name."""
+    """The payload of an event of the session, or the core that its row has, without the name."""
     core = Session.FromString(body)
     if core.name != title.name:
         return body

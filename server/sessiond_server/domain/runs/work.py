@@ -1,12 +1,12 @@
 """The runs and tool calls of one session while a batch is decided: the loaded ones, and the changes to them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
-from sessiond_server.domain.rows import OPEN_CALLS, Key, Known, RunRow, ToolCallRow, Writes
+from sessiond_server.domain.rows import OPEN_CALLS, OPEN_RUNS, Key, Known, RunRow, ToolCallRow, Writes
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.times import microseconds, set_timestamp
 
@@ -32,6 +32,9 @@ class Work:
     _changed_runs: dict[str, Run] = field(default_factory=dict)
     _changed_calls: dict[str, ToolCall] = field(default_factory=dict)
     _ended_runs: bool = False
+    _inherited_runs: dict[str, RunRow] = field(default_factory=dict)
+    """Of a fork: copies of its parent's, as they were where it was forked."""
+    _inherited_calls: dict[str, ToolCallRow] = field(default_factory=dict)
 
     @classmethod
     def load(cls, key: Key, known: Known) -> "Work":
@@ -92,6 +95,21 @@ class Work:
             self._runs[run.run_id] = run
             self.count(run)
 
+    def inherit_run(self, row: RunRow) -> None:
+        """Adds a run to a fork."""
+        self._inherited_runs[row.run_id] = row
+        run = Run.FromString(row.body)
+        if row.status in OPEN_RUNS:
+            self._runs[row.run_id] = run
+        else:
+            self.count(run)
+
+    def inherit_call(self, row: ToolCallRow) -> None:
+        """Adds a tool call to a fork."""
+        self._inherited_calls[row.tool_call_id] = row
+        if row.status in OPEN_CALLS:
+            self._calls[row.tool_call_id] = ToolCall.FromString(row.body)
+
     def count(self, run: Run) -> None:
         """Adds an ended run to the counters."""
         count(self.run_counters, run)
@@ -115,7 +133,12 @@ class Work:
     def write(self, writes: Writes, user_id: str) -> None:
         """Adds the changed rows to `writes`."""
         writes.runs += self._run_rows()
-        writes.tool_calls += [tool_call_row(self.key, user_id, call) for _, call in sorted(self._changed_calls.items())]
+        changed = self._changed_calls
+        writes.runs += [row for run_id, row in self._inherited_runs.items() if run_id not in self._changed_runs]
+        writes.tool_calls += [row for call_id, row in self._inherited_calls.items() if call_id not in changed]
+        for call_id, call in sorted(changed.items()):
+            row = tool_call_row(self.key, user_id, call)
+            writes.tool_calls.append(replace(row, inherited=True) if call_id in self._inherited_calls else row)
         if self._ended_runs:
             writes.run_counters.append((self.key, self.run_counters.encoded()))
 

@@ -17,8 +17,9 @@ from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionConfig
 from sessiond.v1.tool_call_pb2 import ToolCallCancelReason
 from sessiond_server.domain import commands as c
 from sessiond_server.domain import encoding, fold, validation
-from sessiond_server.domain.actions import Action, always, written_session
-from sessiond_server.domain.rows import Known
+from sessiond_server.domain.actions import Action, always, ask_for_shared, written_session
+from sessiond_server.domain.forks.rows import HIDDEN_AT_ONCE, Shared
+from sessiond_server.domain.rows import Head, Known, Needs
 from sessiond_server.domain.runs import rules as run_rules
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.domain.runs.work import Work
@@ -316,6 +317,10 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     """Deletes the session. Its ids and the final event remain as a tombstone."""
     time_us, version = step.time_after(state.core), state.core.version + 1
     previous = state.core.last_event_id
+    first_own = state.base_version if state.fork_seq is None else state.fork_seq
+    shown = state.known.shared.get(state.key, Shared()).through if state.forked else 0
+    state.kept_seq = shown if shown - first_own > HIDDEN_AT_ONCE else 0
+    state.forked = bool(state.kept_seq)
     state.core = Session(session_id=step.command.session_id, version=version, last_event_id=previous)
     state.limits = SessionConfig()
     state.content, state.sizes, state.content_changed = b"", None, False
@@ -325,6 +330,12 @@ def delete(step: Step, state: State, action: c.DeleteSession) -> c.Outcome:
     body = Session(session_id=step.command.session_id, version=version).SerializeToString()
     step.emit(state, EventType.EVENT_TYPE_SESSION_DELETED, time_us, body=body)
     return c.SessionDeleted(version)
+
+
+def _ask_to_delete(asked: Needs, command: c.Command, head: Head) -> None:
+    if head.forked or head.fork_seq is not None:
+        asked.unsharing.append(command.key[0])
+        ask_for_shared(asked, command.key, head)
 
 
 def _itself(action: c.Action) -> c.UpdateSession:
@@ -345,5 +356,5 @@ ACTIONS: Final[Mapping[type, Action]] = {
     c.EndSession: Action(end, written_session, with_content=always, with_work=True),
     c.ExpireSession: Action(expire, None, with_work=True),
     c.TouchSession: Action(touch, written_session, with_content=always),
-    c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq)),
+    c.DeleteSession: Action(delete, lambda events, _: c.SessionDeleted(events[-1].seq), _ask_to_delete),
 }

@@ -38,6 +38,10 @@ create table session_heads (
   -- The minute in which update_time lies. Lists by update time use its index; one on update_time would change with every
   -- write, and with it all other indexes of the row (docs/decisions/0042-lists-by-update-time.md).
   update_period timestamptz,
+  -- Of a fork: seq of the last event that it shares with its parent; see session_segments.
+  fork_seq bigint,
+  -- Whether the session has, or had, forks.
+  forked boolean not null default false,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -118,6 +122,8 @@ create table events (
   head bytea not null,
   body bytea not null,
   content bytea,
+  -- The session's core after the event, where seq is a multiple of 64 and the body is not the core. Forks begin from it.
+  core bytea,
   primary key (tenant_id, session_id, seq)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
@@ -153,6 +159,11 @@ create index events_messages
 create index events_summaries
   on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
   where type = 80;
+
+-- The messages that were deleted.
+create index events_deleted
+  on events (tenant_id collate "POSIX", session_id collate "POSIX", seq)
+  where type = -20;
 
 -- The events that wrote a session's content, whole or as a patch.
 create index events_contents
@@ -292,6 +303,8 @@ create table tool_calls (
   body bytea not null,
   -- When a call that waits for an approval expires; null: never, or it waits for none.
   expire_time timestamptz,
+  -- Of a fork's calls: whether the events at seq and result_seq may be among those that it shares; see log_of.
+  inherited boolean not null default false,
   primary key (tenant_id, session_id, tool_call_id)
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 
@@ -643,3 +656,168 @@ create table summary_work (
 
 create index summary_work_due on summary_work (due_time)
   where due_time is not null;
+
+-- Forks (docs/decisions/0047-forks.md). The parts of a fork's log that other logs have: all of its log up to
+-- session_heads.fork_seq, ascending and without a gap. At most 100 of a fork. A log_id that begins with U+0001 is that of a
+-- hidden log, which keeps what forks show of a deleted session: events with commit_xid 0, which no feed shows.
+create table session_segments (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  first_seq bigint not null,
+  last_seq bigint not null,
+  -- The session that wrote the events, or a hidden log.
+  log_id text collate "C" not null,
+  primary key (tenant_id, session_id, last_seq)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+create index session_segments_by_log on session_segments (tenant_id, log_id, last_seq);
+
+-- The direct parent of each fork; of a deleted parent, the id of its hidden log.
+create table session_forks (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  parent_id text collate "C" not null,
+  create_time timestamptz not null,
+  primary key (tenant_id, session_id)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+create index session_forks_by_parent on session_forks (tenant_id, parent_id, create_time, session_id);
+
+-- Redactions of messages that several sessions show, until each of them has its event: a command with this request id
+-- (store/branches.py). The session is the one whose message a caller redacted.
+create table spreads (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  request_id text collate "C" not null,
+  log_id text collate "C" not null,
+  seq bigint not null,
+  message_id text collate "C" not null,
+  reason text collate "C" not null,
+  title text collate "C" not null,
+  actor text collate "C" not null,
+  create_time timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, session_id, request_id)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+create index spreads_by_log on spreads (tenant_id, log_id);
+
+-- Deleted sessions of which forks show so much that it moves to the hidden log `log_id` in steps. `version`: of the
+-- deletion.
+create table hidings (
+  tenant_id text collate "C" not null,
+  session_id text collate "C" not null,
+  log_id text collate "C" not null,
+  base_version bigint not null,
+  version bigint not null,
+  primary key (tenant_id, session_id)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+-- The log that has the event at `seq` of a session.
+create function log_of(tenant_id text, session_id text, seq bigint) returns text
+language sql stable parallel safe as $$
+  select coalesce((
+    select s.log_id from session_segments s
+    where s.tenant_id = log_of.tenant_id and s.session_id = log_of.session_id and s.last_seq >= log_of.seq
+    order by s.last_seq
+    limit 1
+  ), log_of.session_id)
+$$;
+
+-- At most `most` events of a fork between `after` and `before`, from one end on. `kind`: 0, events of all types, ascending;
+-- 20, messages; 80, summaries, descending. It reads four parts of the log, the next 16 and so on, until it has
+-- enough.
+create function fork_events(
+  tenant text, session text, kind smallint, after bigint, before bigint, most bigint, descending boolean
+) returns table (seq bigint, type smallint, head bytea, body bytea, content bytea)
+language plpgsql stable parallel safe set plan_cache_mode = force_generic_plan as $$
+declare
+  logs text[];
+  aboves bigint[];
+  lasts bigint[];
+  first integer := 1;
+  count integer := 4;
+  rest bigint := most;
+  got bigint;
+begin
+  select array_agg(p.log_id order by p.place), array_agg(greatest(p.first_seq - 1, after) order by p.place),
+    array_agg(p.last_seq order by p.place)
+  into logs, aboves, lasts
+  from (
+    select q.*, case when descending then -q.first_seq else q.first_seq end as place
+    from (
+      select s.log_id, s.first_seq, s.last_seq from session_segments s
+      where s.tenant_id = tenant and s.session_id = session
+      union all
+      select h.session_id, h.fork_seq + 1, 9223372036854775807 from session_heads h
+      where h.tenant_id = tenant and h.session_id = session and h.fork_seq is not null
+    ) q
+    where q.last_seq > after and q.first_seq < before
+  ) p;
+  while first <= cardinality(logs) and rest > 0 loop
+    if kind = 0 then
+      return query
+      select e.* from unnest(
+        logs[first:first + count - 1], aboves[first:first + count - 1], lasts[first:first + count - 1]
+      ) as part (log_id, above, last_seq)
+      cross join lateral (
+        select events.seq, abs(events.type), events.head, events.body, events.content from events
+        where events.tenant_id = tenant and events.session_id = part.log_id
+          and events.seq > part.above and events.seq <= part.last_seq and events.seq < before
+        order by events.seq
+        limit rest
+      ) e
+      order by e.seq
+      limit rest;
+    elsif kind = 80 then
+      return query
+      select e.* from unnest(
+        logs[first:first + count - 1], aboves[first:first + count - 1], lasts[first:first + count - 1]
+      ) as part (log_id, above, last_seq)
+      cross join lateral (
+        select events.seq, events.type, events.head, events.body, events.content from events
+        where events.tenant_id = tenant collate "POSIX" and events.session_id = part.log_id collate "POSIX"
+          and events.type = 80
+          and events.seq > part.above and events.seq <= part.last_seq and events.seq < before
+        order by events.seq desc
+        limit rest
+      ) e
+      order by e.seq desc
+      limit rest;
+    elsif descending then
+      return query
+      select e.* from unnest(
+        logs[first:first + count - 1], aboves[first:first + count - 1], lasts[first:first + count - 1]
+      ) as part (log_id, above, last_seq)
+      cross join lateral (
+        select events.seq, events.type, events.head, events.body, events.content from events
+        where events.tenant_id = tenant collate "POSIX" and events.session_id = part.log_id collate "POSIX"
+          and events.type = 20
+          and events.seq > part.above and events.seq <= part.last_seq and events.seq < before
+        order by events.seq desc
+        limit rest
+      ) e
+      order by e.seq desc
+      limit rest;
+    else
+      return query
+      select e.* from unnest(
+        logs[first:first + count - 1], aboves[first:first + count - 1], lasts[first:first + count - 1]
+      ) as part (log_id, above, last_seq)
+      cross join lateral (
+        select events.seq, events.type, events.head, events.body, events.content from events
+        where events.tenant_id = tenant collate "POSIX" and events.session_id = part.log_id collate "POSIX"
+          and events.type = 20
+          and events.seq > part.above and events.seq <= part.last_seq and events.seq < before
+        order by events.seq
+        limit rest
+      ) e
+      order by e.seq
+      limit rest;
+    end if;
+    get diagnostics got = row_count;
+    rest := rest - got;
+    first := first + count;
+    count := count * 4;
+  end loop;
+end
+$$;

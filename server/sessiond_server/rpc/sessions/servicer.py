@@ -21,8 +21,10 @@ from sessiond.v1.session_service_pb2 import (
     DeleteSessionRequest,
     DeleteSessionResponse,
     EndSessionRequest,
+    ForkSessionRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
+    ListForksRequest,
     ListSessionsRequest,
     ResumeSessionRequest,
     SessionResult,
@@ -40,6 +42,7 @@ from sessiond_server.rpc.routing import named_by
 from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.store.commits import Writer
+from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 
@@ -56,6 +59,7 @@ class SessionServicer:
         sessions: SessionReads,
         queries: SessionQueries,
         work: WorkStore,
+        forks: ForkStore,
         writer: Writer,
         tokens: PageTokens,
         session_tokens: SessionTokens,
@@ -63,6 +67,7 @@ class SessionServicer:
         self._sessions = sessions
         self._queries = queries
         self._work = work
+        self._forks = forks
         self._writer = writer
         self._tokens = tokens
         self._session_tokens = session_tokens
@@ -71,6 +76,22 @@ class SessionServicer:
         action = requests.create_session(request, call.scope)
         scope = call.admit(SESSIONS_WRITE)
         return await self._written(call.command(scope, request, action.session.session_id, action))
+
+    async def fork_session(self, request: ForkSessionRequest, call: Call) -> bytes:
+        session_id, action = requests.fork_session(request, call.scope)
+        scope = call.admit(SESSIONS_WRITE)
+        return await self._written(call.command(scope, request, session_id, action))
+
+    async def list_forks(self, request: ListForksRequest, call: Call) -> bytes:
+        limit = requests.list_forks(request)
+        scope = call.admit(SESSIONS_READ)
+        tokens = self._tokens.of(scope, call.method.path, request.session_id)
+        # A token that this list has sealed holds a key of the store.
+        after = cast("tuple[int, str] | None", tokens.open(request.page_token))
+        page = await self._forks.list_forks(
+            scope, request.session_id, after=after and (after[0], after[1]), limit=limit
+        )
+        return answers.listed_sessions(page.forks, tokens.seal([*page.next_key]) if page.next_key else "")
 
     async def get_session(self, request: GetSessionRequest, call: Call) -> bytes:
         read = requests.get_session(request)

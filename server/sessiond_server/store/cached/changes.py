@@ -9,7 +9,7 @@ from sessiond_server.domain.commands import Command, Result, SessionDeleted
 from sessiond_server.domain.rows import EventRow, HeadRow, Key, Writes
 from sessiond_server.store.cached.contract import CacheTime, Change, Copy, Forget, Put, placed
 
-CREATED: Final = EventType.EVENT_TYPE_SESSION_CREATED
+CREATED: Final = (EventType.EVENT_TYPE_SESSION_CREATED, EventType.EVENT_TYPE_SESSION_FORKED)
 
 
 def of_writes(writes: Writes, as_of: CacheTime) -> list[Change]:
@@ -34,7 +34,7 @@ def _of_head(row: HeadRow, events: Sequence[EventRow], *, rewritten: bool, as_of
     head = row.head
     if head.deleted:
         return Forget(row.key, head.version + 1)
-    created = next((place for place, event in enumerate(events) if event.type == CREATED), None)
+    created = next((place for place, event in enumerate(events) if event.type in CREATED), None)
     if created is not None:
         # What was there before belongs to a deleted session.
         events = events[created:]

@@ -1,0 +1,1 @@
+"""Forks: sessions that share the beginning of their log with another one."""

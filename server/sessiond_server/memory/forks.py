@@ -1,0 +1,208 @@
+"""Forks of the memory store: a ForkStore (see store/forks.py), and their part of look-ups and writes.
+
+A fork has the rows of its parent's events in its own table of events, which costs a pointer for each: rows are never
+changed, but replaced. So what replaces one does it in every session that has it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from sessiond.v1.run_pb2 import Run
+from sessiond.v1.session_pb2 import Session
+from sessiond.v1.tool_call_pb2 import ToolCall
+from sessiond_server.domain import encoding
+from sessiond_server.domain.commands import Scope, SessionSnapshot
+from sessiond_server.domain.forks.place import call_at, call_prefix, core_after, run_at, state_seq
+from sessiond_server.domain.forks.rows import FORKS, ITEMS, ForkAsk, ForkRow, ForkSource, Segment, Shared, Spread
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Key, Known, Needs, StoredEvent, Writes
+from sessiond_server.memory.attachments import MemoryAttachments
+from sessiond_server.memory.session import MemorySession
+from sessiond_server.store.forks import ForksPage, Untold
+
+_CALL_STATES: Final = (40, 41, 43)
+"""EventTypes after which a tool call is open."""
+
+
+class MemoryForks:
+    """The forks of a MemoryStore. As there, nothing awaits between reading and writing."""
+
+    def __init__(
+        self,
+        logs: Callable[[], Mapping[Key, MemorySession]],
+        attachments: MemoryAttachments,
+        visible: Callable[[Scope, str], MemorySession],
+    ) -> None:
+        """`visible` raises SessionNotFound."""
+        self._all_logs = logs
+        self._attachments = attachments
+        self._visible = visible
+        self._forks: dict[Key, ForkRow] = {}
+        self._spreads: list[tuple[Spread, EventRow]] = []
+        """Each with the event of the message, as it was."""
+
+    @property
+    def _logs(self) -> Mapping[Key, MemorySession]:
+        return self._all_logs()
+
+    async def list_forks(
+        self, scope: Scope, session_id: str, *, after: tuple[int, str] | None, limit: int
+    ) -> ForksPage:
+        self._visible(scope, session_id)
+        found = sorted((fork.create_time_us, fork.key[1]) for fork in self._children((scope.tenant_id, session_id)))
+        found = [place for place in found if after is None or place > after]
+        shown = found[:limit]
+        logs = [self._logs[(scope.tenant_id, name)] for _, name in shown]
+        return ForksPage(
+            [SessionSnapshot(log.head.version, log.head.core, b"") for log in logs],
+            shown[-1] if len(found) > limit else None,
+        )
+
+    async def hide(self, tenant_id: str) -> bool:
+        for key, log in self._logs.items():
+            if log.head.deleted and log.head.forked and tenant_id in ("", key[0]):
+                log.head = replace(log.head, forked=False)
+        return True
+
+    async def untold(self, tenant_id: str, limit: int) -> Sequence[Untold]:
+        return [told for waiting in self._of(tenant_id) for told in self._untold(*waiting)][:limit]
+
+    async def end_spreads(self, tenant_id: str) -> bool:
+        done = [waiting for waiting in self._of(tenant_id) if not self._untold(*waiting)]
+        self._spreads = [waiting for waiting in self._spreads if waiting not in done]
+        return not self._of(tenant_id)
+
+    def _of(self, tenant_id: str) -> list[tuple[Spread, EventRow]]:
+        return [waiting for waiting in self._spreads if tenant_id in ("", waiting[0].tenant_id)]
+
+    def _untold(self, spread: Spread, event: EventRow) -> list[Untold]:
+        return [
+            Untold(*key, spread.request_id, spread.message_id, spread.reason, spread.title, spread.actor)
+            for key in self._showing(event)
+            if key[1] != spread.session_id and spread.request_id not in self._logs[key].requests
+        ]
+
+    def _showing(self, event: EventRow) -> list[Key]:
+        """The sessions that show the event. Imported ones may have events of the same ids."""
+        return [
+            key
+            for key, log in self._logs.items()
+            if (here := log.events.get(event.seq)) is not None
+            and (here.key, here.event_id) == (event.key, event.event_id)
+        ]
+
+    def _children(self, key: Key) -> list[ForkRow]:
+        return [fork for fork in self._forks.values() if (fork.key[0], fork.parent_id) == key]
+
+    def look_up(self, needs: Needs, known: Known) -> None:
+        for key, message_id in needs.inherited:
+            log = self._logs[key]
+            if (seq := log.seq_of_message.get(message_id)) is not None:
+                event = log.events[seq]
+                known.messages[(key, message_id)] = AppendedMessage(seq, event.head, event.body)
+        for key in needs.shared:
+            through = 0
+            for fork in self._forks.values():
+                through = max(through, *(s.last_seq for s in fork.segments if (fork.key[0], s.log_id) == key), 0)
+            known.shared[key] = Shared(through)
+        for ask in needs.forks:
+            known.forks[ask.key] = self._source(ask)
+
+    def _source(self, ask: ForkAsk) -> ForkSource:
+        log, place = self._logs[ask.key], ask.place
+        seq = log.seq_of_message.get(place.message_id, 0) if place.message_id else place.seq or ask.version
+        if not ask.base_version < seq <= ask.version:
+            return ForkSource(0)
+        runs = [run for run in log.runs.values() if run.place <= seq]
+        calls = [call for call in log.tool_calls.values() if call.seq <= seq]
+        attachments = [row for row in self._attachments.rows(ask.key) if row.seq <= seq]
+        if len(runs) + len(calls) + len(attachments) > ITEMS:
+            return ForkSource(seq, exceeded="items")
+        core = self._core(ask, log, seq)
+        core.message_count = bisect_right(log.message_seqs, seq)
+        own = self._forks.get(ask.key)
+        first = ask.base_version + 1 if own is None else own.seq + 1
+        parts = [*(() if own is None else own.segments), Segment(ask.key[1], first, ask.version)]
+        source = ForkSource(
+            seq,
+            core.SerializeToString(),
+            log.content(core.content_version),
+            [replace(part, last_seq=min(part.last_seq, seq)) for part in parts if part.first_seq <= seq],
+            attachments=attachments,
+            children=min(len(self._children(ask.key)), FORKS),
+        )
+        for run in runs:
+            stored = Run.FromString(run.body)
+            if stored.version > seq:
+                run = run_at(run, log.events[state_seq(run, stored.fence, seq)].body)
+            source.runs = [*source.runs, run]
+        for call in calls:
+            if ToolCall.FromString(call.body).version > seq:
+                prefix = call_prefix(call)
+                states = (log.events[at] for at in range(seq, call.seq - 1, -1))
+                bodies = (event.body for event in states if event.type in _CALL_STATES)
+                call = call_at(call, next(body for body in bodies if body.startswith(prefix)))
+            source.tool_calls = [*source.tool_calls, call]
+        return source
+
+    def _core(self, ask: ForkAsk, log: MemorySession, seq: int) -> Session:
+        if seq == ask.version:
+            core = Session.FromString(ask.core)
+            core.version = seq
+            return core
+        place = seq
+        while log.events[place].core is None and log.events[place].type >= encoding.FIRST_MESSAGE_EVENT:
+            place -= 1
+        base = log.events[place]
+        events = (log.events[at] for at in range(place + 1, seq + 1))
+        stored = (StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body, e.head) for e in events)
+        return core_after(Session.FromString(base.core or base.body), stored)
+
+    def redact(self, key: Key, message: AppendedMessage) -> None:
+        """Replaces the event of a redacted message in every session that shows it."""
+        for shown in self._showing(self._logs[key].events[message.seq]):
+            events = self._logs[shown].events
+            head, body = message.head, message.body
+            if shown != key:
+                head += encoding.event_of_session(shown[1])
+                body += encoding.message_of_session(shown[1])
+            events[message.seq] = replace(events[message.seq], head=head, body=body)
+
+    def begin(self, writes: Writes) -> None:
+        """Before the rows of a batch are written: forgets deleted forks."""
+        for gone in writes.deletions:
+            self._forks.pop(gone.key, None)
+            for fork in self._children(gone.key):
+                # Its own id may be that of another session one day.
+                self._forks[fork.key] = replace(fork, parent_id="")
+            for key, fork in self._forks.items():
+                parts = [replace(s, log_id="") if (key[0], s.log_id) == gone.key else s for s in fork.segments]
+                self._forks[key] = replace(fork, segments=parts)
+
+    def write(self, writes: Writes) -> None:
+        """Gives each new fork the events that it shares. Its own are there already."""
+        for spread in writes.spreads:
+            event = self._logs[(spread.tenant_id, spread.session_id)].events[spread.seq]
+            self._spreads.append((spread, event))
+        for fork in writes.forks:
+            self._forks[fork.key] = fork
+            parent, log = self._logs[(fork.key[0], fork.parent_id)], self._logs[fork.key]
+            parent.head = replace(parent.head, forked=True)
+            shared = {
+                seq: self._inherited(event, fork.key[1]) for seq, event in parent.events.items() if seq <= fork.seq
+            }
+            shared = {seq: event for seq, event in shared.items() if event.type != 9}
+            log.events = {**shared, **log.events}
+            log.message_seqs = [seq for seq in parent.message_seqs if seq <= fork.seq] + log.message_seqs
+            log.summary_seqs = [seq for seq in parent.summary_seqs if seq <= fork.seq] + log.summary_seqs
+            log.content_seqs = [seq for seq in parent.content_seqs if seq <= fork.seq] + log.content_seqs
+            messages = {name: seq for name, seq in parent.seq_of_message.items() if seq <= fork.seq}
+            log.seq_of_message = {**messages, **log.seq_of_message}
+
+    def _inherited(self, event: EventRow, session_id: str) -> EventRow:
+        """The row as the fork shows it."""
+        kind = encoding.session_id_of(event.type)
+        body = event.body if kind is None else event.body + encoding.field(kind, session_id.encode())
+        head = event.head + encoding.event_of_session(session_id)
+        return replace(event, head=head, body=body)
