@@ -13,7 +13,7 @@ import pytest
 from tests.support.client_service import Service
 
 ROOT = Path(__file__).parents[2]
-PAGES = {page: ROOT / "docs" / f"{page}.md" for page in ("client", "context", "messages", "documents")}
+PAGES = {page: ROOT / "docs" / f"{page}.md" for page in ("branches", "client", "context", "messages", "documents")}
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PRINTED = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
 
