@@ -69,7 +69,7 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
-    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, disk.NAME)
+    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, growth.FORK, growth.DEPTH, disk.NAME)
     names = (
         "ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES, *searching.NAMES,
         workers.NAME,
@@ -140,7 +140,12 @@ def _measure_all(
         if growth.WITH_STATE in options.names:
             _say(growth.WITH_STATE)
             measured.append(growth.measure_with_state(site, load, options.pressure, options.rounds, folder))
-        for name, compared in ((growth.FIND, growth.measure_finds), (growth.POP, growth.measure_pops)):
+        for name, compared in (
+            (growth.FIND, growth.measure_finds),
+            (growth.POP, growth.measure_pops),
+            (growth.FORK, growth.measure_forks),
+            (growth.DEPTH, growth.measure_depths),
+        ):
             if name in options.names:
                 _say(name)
                 measured.append(compared(site, load, options.pressure, options.rounds, folder))

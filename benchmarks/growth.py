@@ -12,8 +12,10 @@ from benchmarks.rows import (
     append,
     append_with_state,
     find_messages,
+    fork,
     get_session,
     list_messages,
+    list_messages_from_database,
     list_sessions,
     pop,
     set_key,
@@ -21,7 +23,7 @@ from benchmarks.rows import (
 from benchmarks.site import Site, message
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session
-from sessiond.v1.session_service_pb2 import UpdateSessionRequest
+from sessiond.v1.session_service_pb2 import ForkSessionRequest, UpdateSessionRequest
 
 LENGTHS = (10, 1_000, 100_000)
 SESSIONS = 4
@@ -46,6 +48,12 @@ FOUND_AMONG = (100, 100_000)
 """Messages of the sessions in which `find_by_label` finds FOUND messages."""
 FOUND = 20
 POP = "pop"
+FORK = "fork_growth"
+FORKED_OF = (10, 100_000)
+"""Messages of the sessions that `fork_growth` forks."""
+DEPTH = "fork_depth_read"
+DEPTHS = (1, 100)
+"""Generations of the forks that `fork_depth_read` reads."""
 FASTEST = 1_500
 """More pops a second than a lone caller makes: the sessions must not run out of messages."""
 
@@ -143,6 +151,41 @@ def measure_pops(site: Site, load: Load, pressure: Pressure, rounds: int, folder
     result = _measure(POP, "DeleteMessages(last_n=1)", "message", subjects, load, alone, rounds, folder)
     result.extra["compared_with"] = "AppendMessages(1)"
     return result
+
+
+def measure_forks(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for a fork in the middle of a short and of a long session."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+    sessions = {length: site.fresh(f"fork{length}", SESSIONS, messages=length) for length in FORKED_OF}
+
+    def scripts(length: int) -> Sequence[Script]:
+        return [[fork(one, length // 2)] for one in sessions[length]]
+
+    subjects = [(length, site, scripts) for length in FORKED_OF]
+    return _measure(FORK, "ForkSession", "messages", subjects, load, alone, rounds, folder)
+
+
+def measure_depths(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for the newest 50 of 200 messages, of forks of one and of 100 generations, read from
+    the database."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+    sessions = {depth: [_forked(site, f"depth{depth}-{number}", depth) for number in range(2)] for depth in DEPTHS}
+
+    def scripts(depth: int) -> Sequence[Script]:
+        return [[list_messages_from_database(one)] for one in sessions[depth]]
+
+    subjects = [(depth, site, scripts) for depth in DEPTHS]
+    return _measure(DEPTH, "ListMessages(50) of a fork", "generations", subjects, load, alone, rounds, folder)
+
+
+def _forked(site: Site, name: str, depth: int) -> str:
+    """A session that many forks deep, to which each generation has added as many messages."""
+    (session_id,) = site.fresh(name, 1, messages=200 // (depth + 1))
+    for _ in range(depth):
+        made = site.sessions.ForkSession(ForkSessionRequest(session_id=session_id), timeout=60)
+        session_id = made.session_id
+        site.extend([session_id], max(200 // (depth + 1), 1))
+    return session_id
 
 
 def _state_of(session_id: str, kib: int) -> UpdateSessionRequest:

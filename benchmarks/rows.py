@@ -21,9 +21,10 @@ from sessiond.v1.message_service_pb2 import (
     MessageFilter,
     MessageOrder,
 )
-from sessiond.v1.session_pb2 import Session, SessionView
+from sessiond.v1.session_pb2 import Consistency, Session, SessionView
 from sessiond.v1.session_service_pb2 import (
     CreateSessionRequest,
+    ForkSessionRequest,
     GetSessionRequest,
     ListSessionsRequest,
     SessionUpdate,
@@ -134,6 +135,20 @@ def find_messages(session_id: str) -> Step:
 def pop(session_id: str) -> Step:
     request = DeleteMessagesRequest(session_id=session_id, last_n=1, return_messages=True, request_id=CALL_MARK)
     return step("DeleteMessages", request)
+
+
+def fork(session_id: str, seq: int) -> Step:
+    return step("ForkSession", ForkSessionRequest(session_id=session_id, seq=seq))
+
+
+def list_messages_from_database(session_id: str, count: int = 50) -> Step:
+    request = ListMessagesRequest(
+        session_id=session_id,
+        page_size=count,
+        order_by=MessageOrder.MESSAGE_ORDER_NEWEST_FIRST,
+        consistency=Consistency.CONSISTENCY_STRONG,
+    )
+    return step("ListMessages", request)
 
 
 def list_sessions(count: int = 20) -> Step:
