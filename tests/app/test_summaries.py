@@ -15,7 +15,7 @@ from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond_server.app.summariser import opened_summariser
 from sessiond_server.settings import SettingError, load
 from sessiond_server.summaries.chat import ANSWER_BYTES, AnswerUnusable, opened
-from sessiond_server.summaries.contract import Conversation, SummariserUnavailable
+from sessiond_server.summaries.contract import GROUP, Conversation, SummariserUnavailable
 from tests.support.chat_server import answer, chat_server, completion
 from tests.support.rows import table
 from tests.support.serve_process import Serving, serving
@@ -130,6 +130,39 @@ async def test_settings_of_summarisers_are_checked_at_the_start(
                         async with opened_summariser(settings):
                             pass
                     assert "hunter2" not in str(caught.value)
+
+
+PLUG = """
+from contextlib import asynccontextmanager
+from sessiond_server.summaries.contract import Written
+
+class Plug:
+    closed = False
+
+    async def summarise(self, conversation):
+        return Written(f"{len(conversation.messages)} of {conversation.session_id}")
+
+plug = Plug()
+
+@asynccontextmanager
+async def opened():
+    yield plug
+    Plug.closed = True
+"""
+
+
+async def test_installed_package_is_a_summariser_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sessiond_test_plug.py").write_text(PLUG)
+    (folder := tmp_path / "sessiond_test_plug-1.0.dist-info").mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: sessiond-test-plug\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(f"[{GROUP}]\nmy-model = sessiond_test_plug:opened\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with opened_summariser(load({"summariser": "my-model"}, {"HOME": "/home/ada"})) as summariser:
+        assert summariser is not None
+        assert (await summariser.summarise(CONVERSATION)).text == "2 of s"
+    assert vars(type(summariser))["closed"] is True
 
 
 async def summaries(server: Serving, session_id: str) -> list[Any]:

@@ -9,6 +9,7 @@ from sessiond.v1.session_pb2 import EndReason, Session, SessionStatus, TokenUsag
 from sessiond.v1.summary_pb2 import Summary
 from sessiond_server.domain import commands as c
 from sessiond_server.errors import StoreUnavailable
+from sessiond_server.summaries import worker
 from sessiond_server.summaries.contract import Conversation, SummariserUnavailable, Written
 from sessiond_server.summaries.coverage import Bounds
 from sessiond_server.summaries.queue import When
@@ -17,6 +18,7 @@ from tests.support.caller import Caller, accepted
 from tests.support.rows import table
 from tests.support.store_backend import Backend
 from tests.support.summaries import AnyStore, Scripted, Site
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.parametrize("place", ["memory", "postgres"], indirect=True)
 
@@ -239,3 +241,54 @@ async def test_store_that_does_not_answer_leaves_the_claim(backend: Backend, cal
     await backend.advance(61.0)
     assert await site.work() == 1
     assert len(await site.summaries(caller.scope)) == 1
+
+
+async def test_running_worker_bounds_what_it_does_at_once_and_rests_when_it_is_told_to(
+    backend: Backend, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose summary takes long keeps one place; the others go on. Cancelling ends them all."""
+    monkeypatch.setattr(worker, "PAUSE", 0.01)
+    answers, most, now = asyncio.Event(), 0, 0
+    refusals = [SummariserUnavailable(retry_after=1e9)]
+
+    async def answer(asked: Conversation) -> Written:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        try:
+            if asked.session_id == "refused" and refusals:
+                raise refusals.pop()
+            if asked.session_id == "slow" or not answers.is_set():
+                await (asyncio.Event() if asked.session_id == "slow" else answers).wait()
+            return Written("made")
+        finally:
+            now -= 1
+
+    clock = 1000.0
+    site = await begun(backend, Scripted(answer))
+    site.worker._clock = lambda: clock
+    running = asyncio.create_task(site.worker.run())
+    await accepted(site.store, caller.create("slow"), caller.append("slow", *"abcd"))
+    for number in range(10):
+        await accepted(site.store, caller.create(f"s{number}"), caller.append(f"s{number}", *"abcd"))
+    await until(lambda: now == 4)
+    assert site.summarising.state.in_progress == 4
+    answers.set()
+    await until(lambda: site.summarising.state.outcomes["written"] == 10)
+    assert most == 4
+
+    await accepted(site.store, caller.create("refused"), caller.append("refused", *"abcd"))
+    await until(lambda: not refusals and site.summarising.state.outcomes["unavailable"])
+    await accepted(site.store, caller.create("waits"), caller.append("waits", *"abcd"))
+    await site.follow()
+    rounds = site.summarising.rounds.done
+    await until(lambda: site.summarising.rounds.done > rounds + 20)
+    assert await site.summaries(caller.scope, "waits") == [], "no session is worked on until then"
+    clock += worker.LONGEST_REST
+    await until(lambda: site.summarising.state.outcomes["written"] == 11)
+    assert [one.text for one in await site.summaries(caller.scope, "waits")] == ["made"]
+    assert now == 1
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert now == 0
