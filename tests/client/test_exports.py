@@ -143,3 +143,23 @@ async def test_an_import_goes_on_over_cut_connections(
     assert at > path.stat().st_size
     assert not done.already_there
     assert await sessions.download(done.session.session_id, "b").read() == FILE * 3
+
+
+async def test_an_exported_fork_is_imported_as_a_session_of_its_own(
+    sessions: sessiond.Client, session_id: str, tmp_path: Path
+) -> None:
+    await sessions.begin_run(session_id)
+    fork = (await sessions.fork_session(session_id, name="another try")).session_id
+    await sessions.append_messages(fork, [sessiond.user("go on")])
+    await sessions.export_session(fork, tmp_path / "f")
+    await sessions.delete_session(session_id)
+    await sessions.delete_session(fork)
+    new = f"{fork}-new"
+    await sessions.import_session(tmp_path / "f", session_id=new)
+    told = [sessiond.text_of(message) async for message in sessions.list_messages(new)]
+    assert told == ["hello \U0001f600", "hi", "go on"]
+    assert (await sessions.get_session(new)).forked_from.session_id == session_id
+    assert await sessions.download(new, "a").read() == FILE
+    again = await sessions.fork_session(new, at=2)
+    assert again.message_count == 1
+    await sessions.delete_messages(new, last_n=1)

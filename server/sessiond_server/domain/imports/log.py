@@ -197,7 +197,9 @@ class ImportedLog:
         if event.HasField("session_patch") != (view == SessionView.SESSION_VIEW_PATCH):
             raise Broken("event.session_patch must be there with SESSION_VIEW_PATCH, and only then")
         exported, before = self.session, self._core
-        same = ("session_id", "user_id", "base_version", "create_time", "type")
+        same = ["session_id", "user_id", "base_version", "type"]
+        if not exported.HasField("forked_from") or event.seq > exported.forked_from.seq:
+            same.append("create_time")  # events that a fork shares are of its ancestors
         if any(getattr(payload, name) != getattr(exported, name) for name in same):
             raise Broken("event.session: ids, type, base_version and create_time must be those of the header")
         if (payload.version, payload.last_event_id, payload.update_time) != (
