@@ -320,7 +320,7 @@ select max(seq) from (
   limit $5
 ) step
 
--- name: split_segments  index: session_segments_by_log session_segments_pkey spreads_by_log
+-- name: split_segments  index: session_segments_by_log spreads_by_log
 -- What segments show of the log $2 through $4 is of the log $3 from now on.
 with old as (
   delete from session_segments where tenant_id = $1 and log_id = $2
