@@ -80,7 +80,8 @@ async def test_every_metric_of_alerts_dashboard_and_documentation_exists(postgre
     named = observability.named((FOLDER / "alerts.yaml").read_text())
     named |= observability.named("\n".join(observability.expressions((FOLDER / "dashboard.json").read_text())))
     assert len(named) > 20
-    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, "--search=true", *METRICS) as server:
+    everything = ("--search=true", "--summariser", "extractive", *METRICS)
+    async with serving("--postgres-dsn", postgres_dsn, "--redis-url", valkey.url, *everything) as server:
         async with sessiond.Client(server.target) as client:
             await client.create_session(session_id="s", active=True)
         text = await page(server)
