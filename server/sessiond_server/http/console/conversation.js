@@ -18,6 +18,8 @@ export class Conversation {
     this.atOldest = false;
     this.atNewest = false;
     this.loading = false;
+    this.held = []; // events that came while a page was read
+    this.seen = 0; // the newest version that a page or an event has told of
     this.messages = el("div", { class: "messages" });
     this.start = el("p", { class: "empty", hidden: true }, "The beginning of the session.");
     this.none = el("p", { class: "empty", hidden: true }, "No messages yet.");
@@ -34,8 +36,13 @@ export class Conversation {
 
   /** Reads the newest page, or that which ends at `seq`. */
   async open(version, seq = 0) {
-    const query = { min_version: version || "", ...(seq ? { before_seq: seq + 1 } : {}) };
-    const page = await this.page("MESSAGE_ORDER_NEWEST_FIRST", query);
+    this.seen = Math.max(this.seen, Number(version));
+    await this.holding(() => this.showPage(seq));
+    this.onScroll();
+  }
+
+  async showPage(seq) {
+    const page = await this.page("MESSAGE_ORDER_NEWEST_FIRST", seq ? { before_seq: seq + 1 } : {});
     this.messages.replaceChildren(...page.reverse().map((each) => this.element(each)));
     this.atOldest = page.length < 1;
     this.start.hidden = true;
@@ -43,12 +50,22 @@ export class Conversation {
     this.none.hidden = page.length > 0 || !this.atNewest;
     this.scrollToEnd();
     if (seq) this.messages.lastChild?.focus();
-    this.onScroll();
+  }
+
+  /** Reads a page. Events that come meanwhile are applied behind it, as the page may be older or newer than they are. */
+  async holding(read) {
+    this.loading = true;
+    try {
+      await read();
+    } finally {
+      this.loading = false;
+      for (const each of this.held.splice(0)) this.apply(each);
+    }
   }
 
   async page(order, query) {
     const path = sessionPath(this.sessionId, "/messages");
-    const answer = await get(path, { order_by: order, page_size: PAGE, ...query }, this.signal);
+    const answer = await get(path, { order_by: order, page_size: PAGE, min_version: this.seen || "", ...query }, this.signal);
     return answer.messages ?? [];
   }
 
@@ -73,14 +90,11 @@ export class Conversation {
   }
 
   async load(how) {
-    this.loading = true;
     try {
-      await how.call(this);
+      await this.holding(() => how.call(this));
     } catch (error) {
       problem(error, "Messages could not be read");
       return; // the next scroll tries again
-    } finally {
-      this.loading = false;
     }
     this.onScroll();
   }
@@ -134,6 +148,11 @@ export class Conversation {
 
   /** Takes an event of the session's log. */
   apply(event) {
+    this.seen = Math.max(this.seen, Number(event.seq));
+    if (this.loading) {
+      this.held.push(event);
+      return;
+    }
     const message = event.message;
     if (event.type === "EVENT_TYPE_MESSAGE_APPENDED" && message) this.append({ seq: event.seq, ...message });
     else if (event.type === "EVENT_TYPE_MESSAGE_REDACTED" && message) this.replace(message);

@@ -49,6 +49,9 @@ export async function showEvents(place, sessionId, signal) {
   await load();
   show(place, dropped, rows, more);
   return (events) => {
-    if (more.hidden) append(events);
+    if (!more.hidden || !events.length) return;
+    // What came while a page was read is read, too: events of a log have no gaps.
+    if (Number(events[0].seq) > last + 1) load().catch((error) => problem(error, "Events could not be read"));
+    else append(events);
   };
 }

@@ -54,19 +54,38 @@ function wait(milliseconds, signal) {
   });
 }
 
+/** Waits until the page is in sight: browsers have few connections for one host, and hidden pages need none. */
+function inSight(signal) {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", look);
+      signal.removeEventListener("abort", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+    signal.addEventListener("abort", look);
+    look();
+  });
+}
+
 /**
  * Follows a session until `signal` aborts: calls `handle({event, data})` for each event, one after the other, and comes
  * back with the position after a broken line. `state` is told "live", "waiting" (with the error) or "ended" (with the
- * error, if any); after "ended" nothing more comes. Where the position is lost it begins anew with a snapshot.
+ * error, if any); after "ended" nothing more comes. While the page is hidden there is no stream. Where the position is lost it begins anew with a snapshot.
  */
 export async function follow(path, { handle, state, signal }) {
   let position = "";
   let pause = SHORTEST_WAIT;
-  while (!signal.aborted) {
+  for (;;) {
+    await inSight(signal);
+    if (signal.aborted) return;
     let error = null;
     const attempt = new AbortController();
     const stop = () => attempt.abort();
+    const hide = () => document.hidden && stop();
     signal.addEventListener("abort", stop);
+    document.addEventListener("visibilitychange", hide);
     let watchdog = 0;
     const heard = () => {
       clearTimeout(watchdog);
@@ -95,9 +114,14 @@ export async function follow(path, { handle, state, signal }) {
     } finally {
       clearTimeout(watchdog);
       signal.removeEventListener("abort", stop);
+      document.removeEventListener("visibilitychange", hide);
       attempt.abort();
     }
     if (signal.aborted) return;
+    if (document.hidden) {
+      state("waiting", null);
+      continue;
+    }
     if (lost(error)) position = "";
     else if (error instanceof ApiError && error.status && error.status < 500 && error.status !== 429) {
       return state("ended", error);

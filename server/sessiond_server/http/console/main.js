@@ -49,7 +49,7 @@ async function route() {
   if (kind === "sessions" && id) {
     if (view?.id !== id) {
       view?.close();
-      view = new SessionView(main, id, { connection, changed });
+      view = new SessionView(main, id, { connection, changed, read: (session) => list.update(session) });
       main.scrollTop = 0;
     }
     list.mark(id);

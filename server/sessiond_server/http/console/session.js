@@ -14,9 +14,9 @@ const TABS = { conversation: "Conversation", runs: "Runs", usage: "Usage", files
 const READ_AGAIN = 1000; // milliseconds between two reads of what changes with many events
 
 export class SessionView {
-  /** `connection(text, kind)` shows the state of the line; `changed` is called when approvals may have changed. */
-  constructor(place, id, { connection, changed }) {
-    Object.assign(this, { place, id, connection, changed });
+  /** `connection(text, kind)` shows the state of the line; `changed` is called when approvals may have changed, `read` with the session. */
+  constructor(place, id, { connection, changed, read }) {
+    Object.assign(this, { place, id, connection, changed, read });
     this.leaving = new AbortController();
     this.tab = "";
     this.head = el("header", { class: "session-head" });
@@ -60,11 +60,11 @@ export class SessionView {
     this.live = null;
     show(this.body, inner);
     if (name === "conversation") {
-      const conversation = new Conversation(inner, this.id, signal);
-      await conversation.open(this.session.version, this.seq);
-      this.conversation = conversation;
+      this.conversation = new Conversation(inner, this.id, signal);
+      await this.conversation.open(this.session.version, this.seq);
     } else if (name === "events") {
-      this.live = await showEvents(inner, this.id, signal);
+      const live = await showEvents(inner, this.id, signal);
+      if (inner.isConnected) this.live = live; // else another tab was opened meanwhile
     } else {
       await { runs: showRuns, usage: showUsage, files: showFiles }[name](inner, this.id, signal);
     }
@@ -141,6 +141,7 @@ export class SessionView {
       const open = this.body.querySelector("details[open], input:focus");
       this.session = await get(sessionPath(this.id), { view: "SESSION_VIEW_FULL" }, this.leaving.signal);
       this.drawHead();
+      this.read(this.session);
       // What the reader has unfolded, or types into, stays as it is.
       if (["runs", "usage", "files"].includes(this.tab) && !open) await this.draw(this.tab);
     } catch (error) {

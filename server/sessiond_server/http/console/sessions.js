@@ -13,8 +13,8 @@ function field(label, attributes = {}) {
   return [el("label", {}, label, " ", input), input];
 }
 
-function select(label, options) {
-  const input = el("select", {}, options.map(([value, text]) => el("option", { value }, text)));
+function select(label, name, options) {
+  const input = el("select", { "aria-label": name }, options.map(([value, text]) => el("option", { value }, text)));
   return [el("label", {}, label, " ", input), input];
 }
 
@@ -67,8 +67,8 @@ export function labelsOf(text) {
 export class SessionList {
   constructor(place) {
     const [queryLabel, query] = field("Search", { type: "search", id: "search", maxlength: "1024", placeholder: "name, id or words" });
-    const [whereLabel, where] = select("in", [["sessions", "sessions"], ["messages", "messages"], ["names", "names and ids"]]);
-    const [statusLabel, status] = select("Status", [["", "any"], ...STATUSES.map((each) => [each, each.toLowerCase()])]);
+    const [whereLabel, where] = select("in", "Search in", [["sessions", "sessions"], ["messages", "messages"], ["names", "names and ids"]]);
+    const [statusLabel, status] = select("Status", "Status", [["", "any"], ...STATUSES.map((each) => [each, each.toLowerCase()])]);
     const [userLabel, user] = field("User");
     const [agentLabel, agent] = field("Agent");
     const [labelsLabel, labels] = field("Labels", { placeholder: "team=red, tier=gold" });
@@ -185,6 +185,17 @@ export class SessionList {
     }
     while (this.items.children.length > MOST) this.items.lastChild.remove();
     if (this.items.firstChild) this.note.textContent = "";
+    this.mark();
+  }
+
+  /** Brings the row of a session up to date, where it is in the list. */
+  update(session) {
+    const old = [...this.items.children].find((each) => each.dataset.id === session.session_id);
+    if (!old || Number(old.dataset.version) > Number(session.version)) return;
+    const focused = document.activeElement === old;
+    const element = row(session);
+    old.replaceWith(element);
+    if (focused) element.focus();
     this.mark();
   }
 
