@@ -50,7 +50,7 @@ async def main():
     await create(parents)
     for work in (lambda: create(parents), another, watching, closing, nested):
         child(work)
-    print(await create(parents))
+    print(await create(parents), flush=True)  # else the next child has it in its buffer too
     await parents.close()
     child(another)
 
