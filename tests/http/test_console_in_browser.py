@@ -178,6 +178,18 @@ async def test_approvals_are_decided_with_a_reason(local: Web, reader: Opened) -
     assert (await local.get("/v1/sessions/s/toolCalls/book")).json()["status"] == "TOOL_CALL_STATUS_APPROVED"
 
 
+async def test_inbox_shows_what_comes_by_itself(local: Web, reader: Opened) -> None:
+    await create(local, "s")
+    page = reader.page
+    await page.clock.install()
+    await reader.go("/#/approvals")
+    await page.get_by_text("Nothing waits for an approval.").wait_for()
+    asked = {"tool_call": {"tool_call_id": "c", "name": "pay", "requires_approval": True}}
+    assert (await local.post("/v1/sessions/s/toolCalls", asked)).status_code == 201
+    await page.clock.fast_forward("00:11")
+    await page.get_by_role("article", name="Approval of pay").wait_for()
+
+
 async def test_decision_that_comes_too_late_is_told_with_its_reason(local: Web, reader: Opened) -> None:
     await create(local, "s")
     asked = {"tool_call": {"tool_call_id": "c", "name": "pay", "requires_approval": True}}
@@ -286,13 +298,19 @@ async def test_page_goes_on_after_a_restart_of_the_server(postgres_dsn: str) -> 
                 await page.locator(".connection.live").wait_for()
                 await first.stop()
                 await page.locator(".connection.waiting").wait_for()
-                async with serving("--postgres-dsn", postgres_dsn, "--http-listen", url.removeprefix("http://")):
+                again = ("--postgres-dsn", postgres_dsn, "--http-listen", url.removeprefix("http://"))
+                async with serving(*again) as second:
                     for index in range(5):
                         await call("/v1/sessions/s/messages", {"messages": [said(f"after {index}")]})
                     await page.get_by_text("after 4", exact=True).wait_for()
                     await page.locator(".connection.live").wait_for()
                     texts = await reader.texts(".message .text")
                     assert texts == ["before", *(f"after {index}" for index in range(5))]
+                    await second.stop()
+                await reader.go("/#/sessions/s/runs")
+                await page.get_by_text("This cannot be shown: the server cannot be reached").wait_for()
+                async with serving(*again):
+                    await page.get_by_text("No runs.").wait_for()
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ export function approvalCard(call, decided, signal) {
   const session = el("a", { href: `#/sessions/${encodeURIComponent(call.session_id)}` }, foreign(call.session_id));
   const until = call.expire_time ? ["; decides itself ", time(call.expire_time)] : null;
   return el(
-    "article", { class: "approval", "aria-label": `Approval of ${call.name}` },
+    "article", { class: "approval", "data-id": `${call.session_id}/${call.tool_call_id}`, "aria-label": `Approval of ${call.name}` },
     el("header", {}, el("strong", {}, foreign(call.name)), " asks in ", session, " since ", time(call.create_time), until),
     long(argumentsOf(call), "pre"),
     folded("Call as JSON", () => pretty(call)),
@@ -58,7 +58,7 @@ export async function countApprovals() {
   return answer.next_page_token ? `${count}+` : String(count);
 }
 
-/** Shows the inbox. `changed` is called after a decision. */
+/** Shows the inbox. `changed` is called after a decision. Returns what adds the calls that have come since. */
 export async function showApprovals(place, changed, signal) {
   const cards = el("div", { class: "approvals" });
   const none = el("p", { class: "empty", hidden: true }, "Nothing waits for an approval.");
@@ -66,13 +66,19 @@ export async function showApprovals(place, changed, signal) {
   const filter = el("form", { class: "row" }, el("label", {}, "Only of user ", user), el("button", { type: "submit" }, "Refresh"));
   const more = el("button", { type: "button", class: "quiet", hidden: true }, "More");
   let token = "";
+  const add = (calls) => {
+    const known = new Set([...cards.children].map((each) => each.dataset.id));
+    const cardsOfNew = calls.map((each) => approvalCard(each, changed, signal)).filter((each) => !known.has(each.dataset.id));
+    cards.append(...cardsOfNew);
+    none.hidden = cards.children.length > 0;
+    if (known.size && cardsOfNew.length) speak(`${cardsOfNew.length} more to approve`);
+  };
   const load = async () => {
     const query = { user_id: user.value, page_size: 50, page_token: token };
     const answer = await get("/v1/toolCalls:pending", query, signal);
-    for (const each of answer.tool_calls ?? []) cards.append(approvalCard(each, changed, signal));
+    add(answer.tool_calls ?? []);
     token = answer.next_page_token ?? "";
     more.hidden = !token;
-    none.hidden = cards.children.length > 0;
   };
   const again = async (event) => {
     event?.preventDefault();
@@ -84,4 +90,9 @@ export async function showApprovals(place, changed, signal) {
   more.addEventListener("click", () => load().catch((error) => problem(error, "The approvals could not be read")));
   show(place, el("div", { class: "page" }, el("h1", {}, "Approvals"), filter, cards, none, more));
   await again();
+  return async () => {
+    if (token) return; // those that came last are on the last page
+    const answer = await get("/v1/toolCalls:pending", { user_id: user.value, page_size: 100 }, signal);
+    add(answer.tool_calls ?? []);
+  };
 }

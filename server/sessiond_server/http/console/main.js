@@ -3,7 +3,7 @@
 import { get, hasKey, signIn, whenUnauthenticated } from "./api.js";
 import { countApprovals, showApprovals } from "./approvals.js";
 import { el, show } from "./dom.js";
-import { clearProblems, problem } from "./problems.js";
+import { clearProblems, problem, reasonOf } from "./problems.js";
 import { SessionView } from "./session.js";
 import { SessionList } from "./sessions.js";
 
@@ -13,6 +13,7 @@ const byId = (id) => document.getElementById(id);
 const main = byId("main");
 const list = new SessionList(byId("list"));
 let view = null; // the open SessionView
+let readInbox = null; // adds what has come to the inbox, while it is open
 let leaving = new AbortController(); // of the view that is no session
 
 function connection(text, kind) {
@@ -35,12 +36,13 @@ async function refreshApprovals() {
   byId("approval-count").hidden = count === "0";
 }
 
-const changed = () => refreshApprovals().catch(() => {});
+const changed = () => refreshApprovals().catch((error) => problem(error, "The approvals could not be counted"));
 
 async function route() {
   const [kind, id, tab, seq] = place();
   leaving.abort();
   leaving = new AbortController();
+  readInbox = null;
   for (const each of document.querySelectorAll("[data-nav]")) {
     if ((kind === "approvals") === (each.dataset.nav === "approvals")) each.setAttribute("aria-current", "page");
     else each.removeAttribute("aria-current");
@@ -62,7 +64,9 @@ async function route() {
   list.mark("");
   document.title = "sessiond console";
   if (kind === "approvals") {
-    await showApprovals(main, changed, leaving.signal).catch((error) => problem(error, "The approvals could not be read"));
+    const { signal } = leaving;
+    const read = await showApprovals(main, changed, signal);
+    if (!signal.aborted) readInbox = read;
   } else {
     show(main, el("p", { class: "empty" }, "Choose a session."));
   }
@@ -129,7 +133,13 @@ document.addEventListener("keydown", (event) => {
 
 async function refresh() {
   if (document.hidden || !byId("sign-in").hidden) return;
-  await Promise.all([list.refresh(), refreshApprovals()]).catch(() => {}); // the next turn tries again
+  try {
+    await Promise.all([list.refresh(), refreshApprovals(), readInbox?.()]);
+    if (!view) connection("", "");
+  } catch (error) {
+    // The next turn tries again. The view of a session tells of its own line.
+    if (!view && error.name !== "AbortError") connection(`Not up to date: ${reasonOf(error)}`, "waiting");
+  }
 }
 
 (async () => {

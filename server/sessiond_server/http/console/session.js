@@ -12,6 +12,12 @@ import { showUsage } from "./usage.js";
 
 const TABS = { conversation: "Conversation", runs: "Runs", usage: "Usage", files: "Files", events: "Events" };
 const READ_AGAIN = 1000; // milliseconds between two reads of what changes with many events
+const TRY_AGAIN = 3000; // milliseconds before what the server could not answer is asked for again
+
+/** Whether the same request may succeed later: the server is away, or busy. */
+function mayPass(error) {
+  return error instanceof TypeError || error.status === 429 || error.status >= 500;
+}
 
 export class SessionView {
   /** `connection(text, kind)` shows the state of the line; `changed` is called when approvals may have changed, `read` with the session. */
@@ -29,12 +35,14 @@ export class SessionView {
   close() {
     this.leaving.abort();
     clearTimeout(this.due);
+    clearTimeout(this.again);
     this.connection("", "");
   }
 
   /** Shows a tab, the conversation at a message if `seq` is given. */
   async show(tab, seq) {
     const name = tab in TABS ? tab : "conversation";
+    clearTimeout(this.again);
     this.tab = name;
     this.seq = seq;
     this.drawTabs();
@@ -50,6 +58,8 @@ export class SessionView {
       if (error.name === "AbortError") return;
       this.connection("", "");
       show(this.body, el("p", { class: "empty" }, `This cannot be shown: ${reasonOf(error)}`));
+      clearTimeout(this.again);
+      if (mayPass(error)) this.again = setTimeout(() => this.show(this.tab, this.seq), TRY_AGAIN);
     }
   }
 
@@ -145,7 +155,7 @@ export class SessionView {
       // What the reader has unfolded, or types into, stays as it is.
       if (["runs", "usage", "files"].includes(this.tab) && !open) await this.draw(this.tab);
     } catch (error) {
-      if (error.name !== "AbortError") this.connection(`The session could not be read: ${reasonOf(error)}`, "waiting");
+      problem(error, "The session could not be read");
     }
   }
 }

@@ -164,7 +164,10 @@ export class SessionList {
   /** The session whose id was typed, on the first page. */
   async byId() {
     if (!this.searched || this.token || this.searched.length > 255) return [];
-    const answer = await post("/v1/sessions:batchGet", { session_ids: [this.searched] }).catch(() => ({}));
+    const answer = await post("/v1/sessions:batchGet", { session_ids: [this.searched] }).catch((error) => {
+      if (error.status === 400) return {}; // what was typed can be no id
+      throw error;
+    });
     return (answer.sessions ?? []).map(row);
   }
 
