@@ -54,12 +54,13 @@ def said(text: str, role: str = "USER", **more: Any) -> dict[str, Any]:
 async def test_sessions_are_found_by_filters_names_ids_and_opened(local: Web, reader: Opened) -> None:
     for index in range(60):
         await create(local, f"s{index}", name=f"practice {index}", user_id="ada")
+    await create(local, "both", name="both")
     await create(local, "a/b?#é", name="the odd one", user_id="bob", labels={"team": "red"})
     page = reader.page
     await reader.go()
     await reader.until("document.querySelectorAll('.session').length >= 50")
     await page.locator(".list-scroller").evaluate("each => each.scrollTop = each.scrollHeight")
-    await reader.until("document.querySelectorAll('.session').length === 61")
+    await reader.until("document.querySelectorAll('.session').length === 62")
     await page.keyboard.press("/")
     assert await page.evaluate("document.activeElement.id") == "search"
     await page.keyboard.type("the odd")
@@ -70,6 +71,10 @@ async def test_sessions_are_found_by_filters_names_ids_and_opened(local: Web, re
     await page.get_by_label("Search", exact=True).fill("s7")
     await page.keyboard.press("Enter")
     await reader.until("document.querySelector('.session .name')?.textContent === 'practice 7'")
+    await page.get_by_label("Search", exact=True).fill("both")
+    await page.keyboard.press("Enter")
+    await reader.until("document.querySelector('.session .name')?.textContent === 'both'")
+    assert await page.locator(".session").count() == 1
     await page.get_by_label("Search", exact=True).fill("")
     await page.get_by_text("Filters").click()
     await page.get_by_label("Labels").fill("team=red")

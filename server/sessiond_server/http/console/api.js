@@ -21,8 +21,7 @@ export function whenUnauthenticated(ask) {
 export class ApiError extends Error {
   /** `problem`: the body of the answer; see docs/http.md. */
   constructor(problem) {
-    const fields = (problem.fields ?? []).map((each) => `${each.field} ${each.description}`).join("; ");
-    super([problem.detail ?? problem.title, fields].filter(Boolean).join(": "));
+    super(problem.detail ?? problem.title); // the detail names the fields too
     this.status = problem.status;
     this.reason = problem.reason;
     this.requestId = problem.request_id;

@@ -2,7 +2,7 @@
 
 import { ApiError, get, post } from "./api.js";
 import { el, foreign, number, time, word } from "./dom.js";
-import { problem } from "./problems.js";
+import { clearProblems, problem } from "./problems.js";
 
 const PAGE = 50;
 const MOST = 1000; // sessions in the page; who looks for one among more narrows the list
@@ -83,6 +83,7 @@ export class SessionList {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
+      clearProblems();
       this.restart();
     });
     status.addEventListener("change", () => this.restart());
@@ -121,7 +122,10 @@ export class SessionList {
       const { rows, token, note } = await this.page();
       if (turn !== this.turn) return;
       const known = new Set([...this.items.children].map((each) => each.dataset.id));
-      this.items.append(...rows.filter((each) => !known.has(each.dataset.id)));
+      for (const each of rows) {
+        if (!known.has(each.dataset.id)) this.items.append(each);
+        known.add(each.dataset.id);
+      }
       const full = this.items.children.length >= MOST;
       this.token = token ?? "";
       this.more.hidden = !this.token || full;
