@@ -18,8 +18,8 @@ needs_compose = pytest.mark.skipif(not COMPOSE.exists(), reason="make deploy-che
 needs_schemas = pytest.mark.skipif(not MANIFESTS.exists(), reason="make deploy-check installs the schemas")
 
 DECIDED_BY_THE_CHART = {
-    "allow_unauthenticated_network", "console", "data_dir", "databases", "default_database", "drain_pause", "failpoints",
-    "grace", "http_listen", "keys_file", "listen", "metrics_listen", "postgres_dsn", "redis_url", "store",
+    "allow_unauthenticated_network", "console", "data_dir", "databases", "default_database", "drain_pause",
+    "failpoints", "grace", "http_listen", "keys_file", "listen", "metrics_listen", "postgres_dsn", "redis_url", "store",
     "summary_key_file", "tls_cert_file", "tls_client_ca_file", "tls_key_file",
 }  # fmt: skip
 
