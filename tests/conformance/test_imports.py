@@ -10,6 +10,7 @@ from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.export_service_pb2 import ExportRecord
 from sessiond.v1.run_pb2 import Run
+from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.imports.rows import ImportStart, StagedRows
@@ -21,6 +22,7 @@ from sessiond_server.errors import (
     ImportIncomplete,
     ImportRefused,
     MessageAlreadyExists,
+    MessageShared,
     SessionAlreadyExists,
     SessionNotFound,
     SessionQuotaReached,
@@ -29,13 +31,14 @@ from sessiond_server.exports import files, receiving
 from sessiond_server.memory.blobs import MemoryBlobs
 from tests.support import rich_session
 from tests.support import run_actions as act
-from tests.support.caller import Caller, accepted, message, refused
+from tests.support.caller import Caller, accepted, message, refused, whole_log
 from tests.support.exported import Moves, signed, whole
 from tests.support.rows import table
 from tests.support.store_backend import Backend, Open
 from tests.support.stored_uploads import new_piece, reaped
 
 RUN_STARTED = EventType.EVENT_TYPE_RUN_STARTED
+FORKED = EventType.EVENT_TYPE_SESSION_FORKED
 UPLOADED = EventType.EVENT_TYPE_ATTACHMENT_UPLOADED
 
 
@@ -132,6 +135,40 @@ async def test_an_imported_session_goes_on_like_any_other(
     assert ids[0] == ids[1]
     assert sorted(ids[0]) == ["asks", "call-0", "call-1", "call-2"]
     await accepted(backend.store, caller.delete("new"))
+
+
+async def test_a_fork_comes_back_equal_and_stands_alone(
+    backend: Backend, caller: Caller, moves: Moves, blobs: MemoryBlobs
+) -> None:
+    store = backend.store
+    await rich_session.made(backend, caller, blobs)
+    await accepted(store, caller.append("s", "the place"))
+    place = Session.FromString((await store.get_session(caller.scope, "s", content=False)).core).version
+    await accepted(store, caller.command("s", c.DeleteAttachment("large")), caller.redact("s", "m1"))
+    # What was live at the place ends in the fork, and an attachment that was there then is not there any more.
+    await accepted(store, caller.fork("s", "f", seq=place), caller.append("f", "its own"), caller.set_keys("f", n=9))
+    await accepted(store, caller.fork("f", "g", summary=""), caller.append("g", "of the third generation"))
+    await accepted(store, caller.create("bare", summary="to be cleared"), caller.update("bare", summary=""))
+    await accepted(store, caller.fork("bare", "h"), caller.append("h"))
+    for session_id in ("f", "g", "h"):
+        records = through_json(await moves.records(caller.scope, session_id))
+        done, _ = await moves.receive(caller.scope, records, f"{session_id}-new")
+        assert not done.already_there
+        one, other = [await whole(backend, caller.scope, name) for name in (session_id, f"{session_id}-new")]
+        assert one == other
+        assert other[0].HasField("forked_from")
+        assert len(await moves.records(caller.scope, f"{session_id}-new")) == len(records)
+        metrics = [
+            (await backend.work.get_metrics(caller.scope, name))[1] for name in (session_id, f"{session_id}-new")
+        ]
+        assert metrics[0] == metrics[1]
+    assert [run.session_id for event in await whole_log(store, caller.scope, "g") for run in event.preset_runs] == [
+        "g", "g",
+    ]  # fmt: skip
+    # It has all events for itself: what its parents refuse, since others show the message, it does.
+    await refused(store, caller.delete_messages("g", "m3"), MessageShared)
+    await accepted(store, caller.delete_messages("g-new", "m3"), caller.fork("g-new", "on", seq=place))
+    await accepted(store, caller.delete("g-new"), caller.delete("s"), caller.delete("f"), caller.delete("g"))
 
 
 async def test_what_is_there_is_not_imported_twice(
@@ -259,6 +296,32 @@ async def test_a_file_that_lies_is_refused(backend: Backend, caller: Caller, mov
                     await backend.store.get_session(caller.scope, "new", content=False)
     done, line = await moves.receive(caller.scope, records, "new")
     assert (done.already_there, line) == (False, 1)
+
+
+FORK_LIES: Mapping[str, tuple[Change, str]] = {
+    "no origin": (lambda r: r[0].header.session.ClearField("forked_from"), "those of the header"),
+    "another place": (lambda r: setattr(r[0].header.session.forked_from, "seq", 1), "event.type"),
+    "another event": (lambda r: setattr(r[0].header.session.forked_from, "event_id", "x"), "event.type"),
+    "another parent": (lambda r: setattr(r[0].header.session.forked_from, "session_id", "t"), "forked_from"),
+    "a place to come": (lambda r: setattr(r[0].header.session.forked_from, "seq", 99), "forked_from"),
+    "a parent that no session can be": (
+        lambda r: setattr(r[0].header.session.forked_from, "session_id", "\0"), "forked_from.session_id",
+    ),
+    "no fork": (lambda r: setattr(event_at(r, FORKED), "type", EventType.EVENT_TYPE_SESSION_UPDATED), "event.type"),
+    "files forgotten elsewhere": (lambda r: r[2].event.deleted_attachment_ids.append("a"), "deleted_attachment_ids"),
+}  # fmt: skip
+
+
+async def test_a_fork_that_lies_is_refused(backend: Backend, caller: Caller, moves: Moves) -> None:
+    await accepted(backend.store, caller.create("s"), caller.append("s", "1", "2"))
+    await accepted(backend.store, caller.fork("s", "f", seq=2), caller.append("f", "3"))
+    records = await moves.records(caller.scope, "f")
+    with table() as rows:
+        for name, (change, rule) in FORK_LIES.items():
+            with rows.row(name):
+                with pytest.raises(ImportRefused) as caught:
+                    await moves.receive(caller.scope, signed(records, change), "new")
+                assert rule in caught.value.rule, caught.value.rule
 
 
 async def test_what_removes_content_meanwhile_ends_an_export(

@@ -236,6 +236,7 @@ class Event(google.protobuf.message.Message):
     PREVIOUS_EVENT_ID_FIELD_NUMBER: builtins.int
     SESSION_NAME_FIELD_NUMBER: builtins.int
     PRESET_RUNS_FIELD_NUMBER: builtins.int
+    DELETED_ATTACHMENT_IDS_FIELD_NUMBER: builtins.int
     DOCUMENTS_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
@@ -284,6 +285,12 @@ class Event(google.protobuf.message.Message):
     @property
     def preset_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.run_pb2.Run]:
         """With EVENT_TYPE_SESSION_CREATED: the runs that the session was created with, oldest first."""
+
+    @property
+    def deleted_attachment_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """With EVENT_TYPE_SESSION_FORKED: the ids of attachments that events before it uploaded, and that were deleted when
+        the fork was made, perhaps only in the parent. `session` does not count them. 10 000 at most.
+        """
 
     @property
     def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.document_pb2.DocumentChange]:
@@ -338,6 +345,7 @@ class Event(google.protobuf.message.Message):
         previous_event_id: builtins.str = ...,
         session_name: builtins.str | None = ...,
         preset_runs: collections.abc.Iterable[sessiond.v1.run_pb2.Run] | None = ...,
+        deleted_attachment_ids: collections.abc.Iterable[builtins.str] | None = ...,
         documents: collections.abc.Iterable[sessiond.v1.document_pb2.DocumentChange] | None = ...,
         session: sessiond.v1.session_pb2.Session | None = ...,
         message: sessiond.v1.message_pb2.Message | None = ...,
@@ -348,7 +356,7 @@ class Event(google.protobuf.message.Message):
         summary: sessiond.v1.summary_pb2.Summary | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_session_name", b"_session_name", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "message", b"message", "payload", b"payload", "run", b"run", "session", b"session", "session_name", b"session_name", "session_patch", b"session_patch", "summary", b"summary", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "summary", b"summary", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_session_name", b"_session_name", "actor", b"actor", "attachment", b"attachment", "create_time", b"create_time", "deleted_attachment_ids", b"deleted_attachment_ids", "deleted_messages", b"deleted_messages", "documents", b"documents", "event_id", b"event_id", "index_in_request", b"index_in_request", "message", b"message", "payload", b"payload", "preset_runs", b"preset_runs", "previous_event_id", b"previous_event_id", "request_id", b"request_id", "run", b"run", "seq", b"seq", "session", b"session", "session_id", b"session_id", "session_name", b"session_name", "session_patch", b"session_patch", "session_view", b"session_view", "summary", b"summary", "tool_call", b"tool_call", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_session_name", b"_session_name"]) -> typing.Literal["session_name"] | None: ...
     @typing.overload

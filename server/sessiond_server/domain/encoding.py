@@ -63,6 +63,7 @@ EVENT_DELETED_MESSAGES = tag(Event.DELETED_MESSAGES_FIELD_NUMBER)
 EVENT_DOCUMENT = tag(Event.DOCUMENTS_FIELD_NUMBER)
 EVENT_SUMMARY = tag(Event.SUMMARY_FIELD_NUMBER)
 EVENT_PRESET_RUN = tag(Event.PRESET_RUNS_FIELD_NUMBER)
+EVENT_DELETED_ATTACHMENT_ID = tag(Event.DELETED_ATTACHMENT_IDS_FIELD_NUMBER)
 _EVENT_SESSION_ID = tag(Event.SESSION_ID_FIELD_NUMBER)
 _SESSION_IDS: Final = {
     EVENT_SESSION: tag(Session.SESSION_ID_FIELD_NUMBER),
@@ -77,6 +78,7 @@ LISTED_MESSAGE = tag(ListMessagesResponse.MESSAGES_FIELD_NUMBER)
 RETURNED_MESSAGE = tag(DeleteMessagesResponse.MESSAGES_FIELD_NUMBER)
 LISTED_SESSION = tag(ListSessionsResponse.SESSIONS_FIELD_NUMBER)
 
+SESSION_CREATED: Final = 1
 MESSAGES_DELETED = 22
 FIRST_MESSAGE_EVENT = 20
 FIRST_RUN_EVENT = 30
@@ -127,6 +129,16 @@ def of_session(event_type: int, session_id: str) -> bytes:
     own = field(_EVENT_SESSION_ID, name)
     numbers = _SESSION_IDS.get(_payload(event_type))
     return own if numbers is None else own + field(_payload(event_type), field(numbers, name))
+
+
+def preset_runs_of_session(data: bytes, session_id: str) -> bytes:
+    """The serialised Event of a creation, or its head, with the session's id in its preset runs."""
+    event = Event.FromString(data)
+    if not event.preset_runs:
+        return data
+    for run in event.preset_runs:
+        run.session_id = session_id
+    return event.SerializeToString()
 
 
 def event_of_session(session_id: str) -> bytes:

@@ -26,7 +26,10 @@ class LogEntry:
 
 def inherited(entry: LogEntry, session_id: str) -> LogEntry:
     """The event as a fork shows it that shares it: with the fork's id."""
-    return replace(entry, data=entry.data + encoding.of_session(entry.type, session_id))
+    data = entry.data + encoding.of_session(entry.type, session_id)
+    if entry.type == encoding.SESSION_CREATED:
+        data = encoding.preset_runs_of_session(data, session_id)
+    return replace(entry, data=data)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -168,11 +168,12 @@ class Step:
         body: bytes | None = None,
         content: bytes | None = None,
         session_name: str | None = None,
-        preset_runs: bytes = b"",
+        more: bytes = b"",
     ) -> None:
         """Adds an event at the state's version, which the caller has just advanced.
 
-        `body`: the serialised payload; None for the session's core. `preset_runs`: the serialised field of that name.
+        `body`: the serialised payload; None for the session's core. `more`: serialised fields that
+        only some types have, such as `preset_runs`.
         """
         view = NO_VIEW
         if event_type < encoding.FIRST_MESSAGE_EVENT:
@@ -187,7 +188,7 @@ class Step:
         head = (
             self.shared_head(event_type, time_us, view)
             + encoding.event_head(core.version, event_id, previous, len(self.events), session_name)
-            + preset_runs
+            + more
         )
         kept = None
         if body is None:

@@ -205,4 +205,6 @@ class MemoryForks:
         kind = encoding.session_id_of(event.type)
         body = event.body if kind is None else event.body + encoding.field(kind, session_id.encode())
         head = event.head + encoding.event_of_session(session_id)
+        if event.type == encoding.SESSION_CREATED:
+            head = encoding.preset_runs_of_session(head, session_id)
         return replace(event, head=head, body=body)

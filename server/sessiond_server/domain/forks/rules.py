@@ -10,6 +10,7 @@ from sessiond.v1.run_pb2 import Run, RunEndReason
 from sessiond.v1.session_pb2 import EndReason, Session, SessionConfig
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason
 from sessiond_server.domain import commands as c
+from sessiond_server.domain import encoding
 from sessiond_server.domain.actions import Action, always
 from sessiond_server.domain.attachments.rows import AttachmentRow
 from sessiond_server.domain.forks.place import core_after
@@ -52,7 +53,9 @@ def fork(step: Step, action: c.ForkSession, source: ForkSource, known: Known) ->
     state.metadata = whole.metadata
     state.indexed = True
     step.advance(core, time_us, activity=True)
-    step.emit(state, FORKED, time_us, content=content)
+    gone = (row.attachment_id.encode() for row in source.attachments if row.blob_id is None)
+    deleted = encoding.repeated(encoding.EVENT_DELETED_ATTACHMENT_ID, gone)
+    step.emit(state, FORKED, time_us, content=content, more=deleted)
     run_rules.cancel_all(
         step,
         state,

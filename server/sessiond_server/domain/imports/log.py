@@ -1,5 +1,6 @@
 """Makes a session's rows out of the events of an export, and proves that they fold to the exported session."""
 
+from dataclasses import replace
 from typing import Final
 
 from google.protobuf.json_format import MessageToJson
@@ -11,7 +12,7 @@ from sessiond.v1.message_pb2 import Message
 from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session, SessionView
 from sessiond.v1.tool_call_pb2 import ToolCall
-from sessiond_server.domain import encoding, fold, session_rows
+from sessiond_server.domain import encoding, fold, session_rows, text
 from sessiond_server.domain.imports import validation as import_validation
 from sessiond_server.domain.imports.rows import Imported, ImportedFile, StagedRows
 from sessiond_server.domain.messages import marks
@@ -36,6 +37,7 @@ _CHAIN: Final = 128
 _DATA: Final = ("arguments", "result", "late_result")
 _LATE: Final = EventType.EVENT_TYPE_TOOL_CALL_LATE_RESULT
 _APPENDED: Final = EventType.EVENT_TYPE_MESSAGE_APPENDED
+_FORKED: Final = EventType.EVENT_TYPE_SESSION_FORKED
 _SESSION_SCOPE: Final = 4
 """DOCUMENT_SCOPE_SESSION."""
 
@@ -54,10 +56,19 @@ def checked_header(header: ExportHeader) -> None:
     session_validation.content_size(found, "header.session", len(content_of(session)))
     if not 0 <= session.base_version < session.version:
         found.add("header.session.version", "must be above base_version")
+    if session.HasField("forked_from"):
+        _origin(found, session)
     try:
         found.check()
     except InvalidFields as error:
         raise ImportRefused(1, _first(error)) from None
+
+
+def _origin(found: FieldViolations, session: Session) -> None:
+    path, origin = "header.session.forked_from", session.forked_from
+    found.add(f"{path}.session_id", text.identifier(origin.session_id))
+    if not session.base_version < origin.seq < session.version:
+        found.add(f"{path}.seq", "must be a place before the last event")
 
 
 class ImportedLog:
@@ -107,6 +118,7 @@ class ImportedLog:
         preset = list(event.preset_runs)
         if payload == "session":
             content = self._fold_session(event)
+            self._forget_files(event, rows)
         else:
             content = None
             if preset:
@@ -170,6 +182,12 @@ class ImportedLog:
             raise Broken(f"event.seq must be {core.version + 1}")
         if first != (event.type == EventType.EVENT_TYPE_SESSION_CREATED):
             raise Broken("event.type: the first event, and no other, creates the session")
+        origin = self.session.forked_from
+        if origin.seq and event.seq == origin.seq + 1:
+            if event.type != _FORKED or core.last_event_id != origin.event_id:
+                raise Broken("event.type must be that of a fork behind header.session.forked_from")
+        elif event.type == _FORKED and event.seq > origin.seq:
+            raise Broken("event.type must be that of a fork behind header.session.forked_from only")
         # Events that were written before the field existed have none.
         if event.previous_event_id not in (core.last_event_id, ""):
             raise Broken("event.previous_event_id must be the event_id of the event before")
@@ -190,6 +208,10 @@ class ImportedLog:
                 if stored:
                     raise Broken("event.session.content_version must be the event's seq")
                 stored = None
+                if event.type == _FORKED and not payload.content_version:
+                    # What the parent's events wrote of the content was cleared before it was forked.
+                    self._chain = []
+                    self._core.content_version = 0
         elif view == SessionView.SESSION_VIEW_PATCH:
             stored = stored_patch(event.session_patch)
         elif view != SessionView.SESSION_VIEW_BASIC or content_of(payload):
@@ -198,10 +220,11 @@ class ImportedLog:
             raise Broken("event.session_patch must be there with SESSION_VIEW_PATCH, and only then")
         exported, before = self.session, self._core
         same = ["session_id", "user_id", "base_version", "type"]
-        if not exported.HasField("forked_from") or event.seq > exported.forked_from.seq:
-            same.append("create_time")  # events that a fork shares are of its ancestors
+        origin = exported.forked_from
+        if event.seq > origin.seq:
+            same += ["create_time", "forked_from"]
         if any(getattr(payload, name) != getattr(exported, name) for name in same):
-            raise Broken("event.session: ids, type, base_version and create_time must be those of the header")
+            raise Broken(f"event.session: {', '.join(same)} must be those of the header")
         if (payload.version, payload.last_event_id, payload.update_time) != (
             event.seq, event.event_id, event.create_time,
         ):  # fmt: skip
@@ -283,6 +306,13 @@ class ImportedLog:
         else:
             file.seq = self.files.pop(given.attachment_id).seq
         rows.files[given.attachment_id] = file
+
+    def _forget_files(self, event: Event, rows: StagedRows) -> None:
+        """Takes away what the parent's events upload and the fork no longer got."""
+        for attachment_id in event.deleted_attachment_ids:
+            file = self.files.pop(attachment_id, None)
+            if file is not None:
+                rows.files[attachment_id] = replace(file, body=b"")
 
     def _row(self, event: Event, payload: str | None, content: bytes | None, rows: StagedRows) -> EventRow:
         """Takes the event apart into the columns of its row."""

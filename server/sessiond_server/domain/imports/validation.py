@@ -19,6 +19,7 @@ from sessiond_server.domain.encoding import (
     FIRST_TOOL_CALL_EVENT,
     MESSAGES_DELETED,
 )
+from sessiond_server.domain.forks.rows import ITEMS
 from sessiond_server.domain.messages.validation import new_message
 from sessiond_server.domain.runs import validation as run_validation
 from sessiond_server.domain.sessions import validation as session_validation
@@ -101,6 +102,9 @@ def _head(found: FieldViolations, value: Event) -> None:
     if value.HasField("session_name"):
         found.add("event.session_name", text.text(value.session_name, 200))
     validation.timestamp(found, "event.create_time", value.create_time)
+    most = ITEMS if value.type == EventType.EVENT_TYPE_SESSION_FORKED else 0
+    if len(value.deleted_attachment_ids) > most:
+        found.add("event.deleted_attachment_ids", f"must be at most {most}")
     for index, run in enumerate(value.preset_runs):
         found.add(f"event.preset_runs[{index}].run_id", text.identifier(run.run_id))
         run_validation.run(found, f"event.preset_runs[{index}]", run)

@@ -65,7 +65,7 @@ def create(step: Step, action: c.CreateSession, known: Known, base_version: int)
         EventType.EVENT_TYPE_SESSION_CREATED,
         now,
         content=content or None,
-        preset_runs=encoding.repeated(encoding.EVENT_PRESET_RUN, (run.SerializeToString() for run in runs)),
+        more=encoding.repeated(encoding.EVENT_PRESET_RUN, (run.SerializeToString() for run in runs)),
     )
     return state
 
