@@ -47,6 +47,12 @@ async def append(session_id: str, text: Annotated[str, Body(embed=True)]) -> dic
     return {"seq": (await client.append_messages(session_id, [sessiond.user(text)])).version}
 
 
+@app.post("/chats/{session_id}/token")
+async def token(session_id: str) -> dict[str, str]:
+    """With it a page reads and appends without this backend, for 10 minutes. The API key stays here."""
+    return {"token": (await client.create_session_token(session_id, access="append", ttl=600)).token}
+
+
 @app.get("/chats/{session_id}/events")
 async def follow(session_id: str, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
     await client.get_session(session_id, view="basic")  # 404 where there is none

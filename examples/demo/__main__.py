@@ -22,7 +22,8 @@ from examples.demo import chats, ledger
 from examples.demo.chats import BadFileError
 from examples.demo.ledger import Ledger
 from examples.demo.live import TailError
-from examples.demo.story import Demo, FailedError
+from examples.demo.promises import FailedError
+from examples.demo.story import Demo
 from examples.demo.terminal import Screen, count
 
 import sessiond

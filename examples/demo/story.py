@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from examples.demo import chats
+from examples.demo.branches import Branches
 from examples.demo.chats import Conversation
 from examples.demo.ledger import Ledger
 from examples.demo.live import Live
+from examples.demo.promises import FailedError, expect
+from examples.demo.search import Place, Search
 from examples.demo.terminal import Screen, clip, count, pad, printable, width, wrap
 from examples.demo.turn import Turn
 
@@ -30,10 +33,6 @@ ROLE_STYLES: dict[str, tuple[str, ...]] = {
     "assistant": ("green",),
     "tool": ("yellow",),
 }
-
-
-class FailedError(Exception):
-    """The service broke one of its promises."""
 
 
 @dataclass(slots=True)
@@ -76,6 +75,9 @@ class Demo:
             await self._pages(max(stored, key=lambda s: len(s.conversation.chats)))
         await self._life(next((s for s in stored if s.conversation.chats), stored[0]))
         await self._lists(stored)
+        places = [Place(s.conversation, s.session_id, s.version) for s in stored]
+        await Search(self._client, self._screen, self._patiently, self._patience, self._labels).show(places)
+        await Branches(self._client, self._screen, self._patiently).show()
         await Live(self._client, self._address, self._screen, self._patiently, self._patience).show()
         await Turn(self._client, self._address, self._screen, self._patiently, self._patience).show()
         await self._read_back(stored)
@@ -352,11 +354,6 @@ class Demo:
 
 async def _collect(pages: "sessiond.Pages[Any, T]") -> list[T]:
     return [item async for item in pages]
-
-
-def expect(what: str, got: object, wanted: object) -> None:
-    if got != wanted:
-        raise FailedError(f"{what}: not as it should be")
 
 
 def _said(chat: chats.Chat) -> str:

@@ -30,6 +30,14 @@ TURN = [
 """What happens in the agent's turn."""
 
 
+FOUND = {
+    "English": "remainder", "German": "Liegewagen", "Spanish": "socarrat", "French": "cahier des charges",
+    "Chinese": "黑暗森林", "Japanese": "蕎麦", "Korean": "폭설",
+    "Arabic": "الثلوج", "Hindi": "गुणनखंड", "Russian": "Солнце",
+}  # fmt: skip
+"""What is found in each language, as it was written."""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with Server("--store", "memory", "--listen", "127.0.0.1:0") as running:
@@ -87,6 +95,9 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
         "Pages",
         "A session's life",
         "Lists",
+        "Search",
+        "Branches",
+        "Moved",
         "A live tail",
         "An agent's turn",
         "Read back",
@@ -97,6 +108,14 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     for said in ("你好", "السلام عليكم", "来週の土曜日", "안녕하세요", "नमस्ते", "Когда", "👋🏽 plan a 🏖️"):
         assert said in told.stdout
     assert "126 messages of 12 conversations: all equal" in told.stdout
+    search = told.stdout.split("\nSearch")[1].split("\nBranches")[0]
+    found = re.findall(r"^  (\S+) +\d+ messages? +\d+ ms   .*\[(.+?)\]", search, re.MULTILINE)
+    assert found == list(FOUND.items())
+    branches = told.stdout.split("\nBranches")[1].split("\nA live tail")[0]
+    assert re.search(r"^  the parent +6 messages, \d+ of 2,000 tokens: The sea: ", branches, re.MULTILINE)
+    assert re.search(r"^  the fork +6 messages, \d+ of 2,000 tokens: The mountains, ", branches, re.MULTILINE)
+    assert "the fork still has all of its 6 messages" in branches
+    assert "6 messages and an attachment of 0.9 MB: all equal, and still a fork, at seq 4" in branches
     assert re.search(r"killed \(SIGKILL\)\n(      . .*\n){4} +6-9  back", told.stdout)
     assert "\n  12 events, 0 lost, " in told.stdout
     turn = told.stdout.split("An agent's turn")[1].split("Read back")[0]
@@ -109,6 +128,27 @@ def test_the_whole_story(server: Server, tmp_path: Path) -> None:
     verified = demo("--address", server.address, "--verify", ledger)
     assert verified.stdout == "sessions=12 acked=126 lost=0 changed=0 doubled=0\n"
     assert verified.returncode == 0
+
+
+@pytest.mark.long
+def test_search_that_is_off_is_said(tmp_path: Path) -> None:
+    with Server("--store", "memory", "--search=false", "--listen", "127.0.0.1:0") as server:
+        told = demo("--address", server.address)
+    assert (told.stderr, told.returncode) == ("", 0)
+    assert "\n  search is off here; the service has it with --search=true\n" in told.stdout
+
+
+@pytest.mark.long
+def test_other_conversations_are_searched_for_their_own_words(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "file.jsonl"
+    chats = [("one", "is the 14:05 Wundertüte late?"), ("two", "?!"), ("three", "\U0001f600 \x1b[31m \u202e")]
+    lines = [json.dumps({"id": name, "messages": [{"role": "user", "content": text}]}) for name, text in chats]
+    file.write_text("\n".join(lines))
+    told = demo("--address", server.address, file)
+    assert (told.stderr, told.returncode) == ("", 0)
+    search = told.stdout.split("\nSearch")[1].split("\nBranches")[0]
+    assert re.findall(r"\[(.+?)\]", search) == ["Wundertüte"]
+    assert "\x1b" not in told.stdout
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ from tests.support.serve_process import serving
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 65
+LONGEST = 70
 """Lines of an example."""
 
 
@@ -131,6 +131,19 @@ async def test_a_turn_of_an_agent_waits_for_an_approval(
 
 
 @pytest.mark.long
+async def test_each_fork_has_another_answer(address: str, client: sessiond.Client) -> None:
+    async with running(address, "examples/forks.py") as program:
+        one, two = (await program.ends()).splitlines()
+    session_id, fork_id = one.split()[0], two.split()[0]
+    assert (one, two) == (f"{session_id}  Answer 0: Ada.", f"{fork_id}  Answer 1: Emmy.")
+    async with running(address, "examples/forks.py", session_id) as program:
+        *earlier, three = (await program.ends()).splitlines()
+    assert earlier == [one, two]
+    assert three.endswith("  Answer 2: Mary.")
+    assert await texts(client, fork_id) == ["A name for the cat?", "Answer 1: Emmy."]
+
+
+@pytest.mark.long
 async def test_a_context_is_what_fits_in_the_form_of_chat_completions(address: str, client: sessiond.Client) -> None:
     async with running(address, "examples/context.py", "2000", stderr=asyncio.subprocess.PIPE) as program:
         items = [json.loads(line) for line in (await program.ends()).splitlines()]
@@ -210,6 +223,13 @@ async def test_web_streams_events_and_resumes_by_their_ids(address: str) -> None
             await browser.post(f"/chats/{chat}/messages", json={"text": "two"})
             assert (await followed(browser, chat, position, until=3))[0] == [3]
             assert (await browser.get("/chats/nowhere/events")).status_code == 404
+            token = (await browser.post(f"/chats/{chat}/token")).json()["token"]
+            assert (await browser.post("/chats/nowhere/token")).status_code == 404
+            async with sessiond.Client(address, api_key=token) as page:
+                await page.append_messages(chat, [sessiond.user("three")])
+                assert await texts(page, chat) == ["one", "two", "three"]
+                with pytest.raises(sessiond.TokenForbids):
+                    await page.end_session(chat)
         # It stops although a watch was open a moment ago.
         server.process.send_signal(signal.SIGINT)
         await server.says("Finished server process")
