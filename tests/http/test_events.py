@@ -2,10 +2,13 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from sessiond_server.rpc.loopback import CallFailed, Loopback
 from tests.support.waiting import until
 from tests.support.web import Reader, Web, opened_web
 from tests.support.wire import ALICE, OTHER_TENANT
@@ -97,6 +100,27 @@ async def test_stream_that_cannot_begin_has_a_status(web: Web) -> None:
     ):
         async with web.events(url, **headers) as reader:
             assert (reader.response.status_code, reader.response.json()["reason"]) == (code, reason), url
+
+
+async def test_event_source_comes_back_to_a_server_that_is_starting(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def starting(*_: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def frames() -> AsyncIterator[bytes]:
+            raise CallFailed("UNAVAILABLE", "the service is starting", b"")
+            yield b""
+
+        yield frames()
+
+    monkeypatch.setattr(Loopback, "stream", starting)
+    async with web.events("/v1/sessions/s/events", accept="text/event-stream") as reader:
+        assert reader.response.status_code == 200
+        end = await reader.read()
+        assert end is not None
+        assert (end.event, end.id, end.data["reason"], end.data["come_back"]) == ("end", "", "UNAVAILABLE", True)
+        assert 500 <= reader.retry <= 1500
+        assert await reader.read() is None
+    async with web.events("/v1/sessions/s/events") as other:
+        assert other.response.status_code == 503
 
 
 async def test_deletion_ends_the_stream_for_good(web: Web) -> None:

@@ -12,8 +12,8 @@ from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import access_tokens, answers, json_texts, problems, requests
 from sessiond_server.http.assets import Asset
+from sessiond_server.http.events import COME_BACK, Events
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
-from sessiond_server.http.events import Events
 from sessiond_server.http.exchange import (
     Gone,
     Receive,
@@ -238,7 +238,16 @@ class Door:
 
         events = Events(rpc, self._converter, write, request.id)
         async with self._loopback.stream(grpc_path(rpc), sent, metadata(request)) as frames:
-            first = await anext(frames, None)
+            try:
+                first = await anext(frames, None)
+            except CallFailed as failure:
+                wanted = request.method == "GET" and "text/event-stream" in request.headers.get("accept", "")
+                if failure.code not in COME_BACK or not wanted:
+                    raise
+                await self._begin(request, 200, list(EVENT_HEADERS))
+                await events.put_off(failure)
+                await request.send({"type": "http.response.body", "body": b""})
+                return
             if first is None:
                 raise Problem(410, "SESSION_DELETED", "the session was deleted")
             await self._begin(request, 200, list(EVENT_HEADERS))

@@ -2,10 +2,12 @@
 resumes without code.
 
 The events are named as the frames of the RPC: snapshot, resumed, events, bookmark, going_away, deltas. The last one is
-`end`: it says why the stream ends, and whether to come back. A line that breaks has none.
+`end`: it says why the stream ends, and whether to come back. A line that breaks has none. An EventSource gives up for
+ever at any status but 200, so what asks for `text/event-stream` gets 200 and `end` where it may come back.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -60,6 +62,13 @@ class Events:
             return
         ended = {"reason": "SESSION_DELETED", "detail": "the session was deleted", "request_id": self._request_id}
         await self._end(ended, come_back=False)
+
+    async def put_off(self, failure: CallFailed) -> None:
+        """Sends only the end of a stream that could not begin, but may begin later (COME_BACK)."""
+        problem = problems.of(failure)
+        wait = max(random.randint(*RETRY), math.ceil(1000 * (problem.retry_after or 0)))
+        await self._write(f"retry: {wait}\n\n".encode())
+        await self._end(problem.document(self._request_id), come_back=True)
 
     async def until_gone(self, receive: Callable[[], Awaitable[Any]]) -> None:
         """Sends comments while the stream is silent. Returns when the reader has left."""
