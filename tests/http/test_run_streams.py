@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,21 +13,22 @@ from sessiond.v1 import event_service_pb2 as e
 from sessiond.v1 import message_service_pb2 as m
 from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role, ToolCallPart, ToolResultPart
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
+from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus, ToolData
 from sessiond_server.http import run_streams
 from sessiond_server.http.ai_sdk import Conversion
 from sessiond_server.http.exchange import Gone
 from sessiond_server.http.problems import Problem
+from tests.support import node
 from tests.support.rows import table
 from tests.support.waiting import PATIENCE
 from tests.support.web import Web
 from tests.support.wire import OTHER_TENANT, TENANT
 
 URL = "/v1/sessions/s/runs/r/aiSdk"
-HERE = Path(__file__).parent
-BUILT = HERE.parents[1] / "build" / "http-node"
 FENCE = RunFence(run_id="r", fence=1)
 
 COMPLETED, FAILED = RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED
@@ -259,6 +257,46 @@ async def test_reads_that_find_no_room_break_the_stream_off() -> None:
     assert sent == [b'data: {"type":"start","messageId":"r"}\n\n']
 
 
+async def test_draft_that_overtakes_a_message_is_shown_behind_it() -> None:
+    sent: list[bytes] = []
+    first, second = assistant("m1", Part(text="first")), assistant("m2", Part(text="second"))
+    first.run_id = second.run_id = "r"
+
+    async def unary(rpc: str, *_: Any) -> bytes:
+        return Session(version=7).SerializeToString() if rpc == "GetSession" else b""
+
+    async def write(request: Any, text: bytes, tenant_id: str) -> None:
+        sent.append(text)
+
+    def event(seq: int, **content: Any) -> e.WatchSessionResponse:
+        return e.WatchSessionResponse(events=e.EventBatch(events=[Event(seq=seq, **content)]))
+
+    async def frames() -> AsyncIterator[bytes]:
+        for offset, text in ((0, "sec"), (3, "on")):
+            delta = e.Delta(message_id="m2", run_id="r", offset=offset, text=text)
+            yield e.WatchSessionResponse(deltas=e.DeltaBatch(deltas=[delta])).SerializeToString()
+        appended = EventType.EVENT_TYPE_MESSAGE_APPENDED
+        yield event(6, type=EventType.EVENT_TYPE_SESSION_UPDATED).SerializeToString()
+        yield event(7, type=appended, message=first).SerializeToString()
+        yield event(8, type=appended, message=second).SerializeToString()
+        yield event(9, run=Run(run_id="r", status=COMPLETED)).SerializeToString()
+
+    story = run_streams._Story(Any, Run(run_id="r", session_id="s"), "acme", unary, write)  # type: ignore[arg-type]
+    story.seq = 5
+    await story.send(frames())
+    found = [json.loads(line[6:]) for line in b"".join(sent).splitlines() if line.startswith(b"data: {")]
+    assert [(each["type"], each.get("delta") or each.get("id")) for each in found[1:-1]] == [
+        ("text-start", "m1:0"),
+        ("text-delta", "first"),
+        ("text-end", "m1:0"),
+        ("text-start", "m2:0"),
+        ("text-delta", "sec"),
+        ("text-delta", "on"),
+        ("text-delta", "d"),
+        ("text-end", "m2:0"),
+    ]
+
+
 def texts(*steps: Any) -> list[tuple[str, str]]:
     conversion = Conversion("r")
     found: list[tuple[str, str]] = []
@@ -314,10 +352,10 @@ def test_calls_and_results_in_messages_count_once() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm and Node")
+@pytest.mark.skipif(bool(node.missing()), reason=node.missing())
 async def test_published_packages_show_a_run_live_and_from_the_middle(web: Web) -> None:
     """The AI SDK's own transport and reader, and AG-UI's own agent, which verifies the order of events."""
-    await asyncio.to_thread(_installed)
+    await asyncio.to_thread(node.install)
     agent = Agent(web)
     await agent.begin()
     async with asyncio.TaskGroup() as group:
@@ -353,19 +391,10 @@ async def test_published_packages_show_a_run_live_and_from_the_middle(web: Web) 
         assert calls == [{"name": "look", "arguments": '{"q":1}'}]
 
 
-def _installed() -> None:
-    BUILT.mkdir(parents=True, exist_ok=True)
-    for file in (HERE / "node").iterdir():
-        shutil.copy2(file, BUILT)
-    if not all((BUILT / "node_modules" / each).exists() for each in ("ai", "@ag-ui/client")):
-        command = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent")
-        subprocess.run(command, cwd=BUILT, check=True, timeout=240)
-
-
 async def _shown(web: Web, program: str, url: str) -> Any:
     process = await asyncio.create_subprocess_exec(
         "node",
-        str(BUILT / program),
+        str(node.BUILT / program),
         f"http://127.0.0.1:{web.port}{url}",
         TENANT,
         stdout=asyncio.subprocess.PIPE,

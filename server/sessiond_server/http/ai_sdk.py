@@ -60,6 +60,11 @@ class Conversion:
     def begin(self) -> Iterator[Chunk]:
         yield {"type": "start", "messageId": self._run_id}
 
+    def begins(self, delta: Delta) -> bool:
+        """Whether this piece would be the first of its part that is sent."""
+        known = delta.message_id in self._messages or (delta.message_id, delta.part_index) in self._texts
+        return not known and not delta.offset and (delta.WhichOneof("piece") or "") in _TEXTS
+
     def delta(self, delta: Delta) -> Iterator[Chunk]:
         """A piece of a message in the making."""
         kind = delta.WhichOneof("piece") or ""

@@ -2,19 +2,24 @@
 
 The live stream is opened first, and what was there is listed behind it: nothing is missed, and what both have is sent
 once. A stream costs what its run costs, not its session.
+
+Deltas may overtake events on their way from another server. A draft is shown behind all that the session had when its
+first piece came, so that its text stands where its message will.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import chain
 from typing import Any, Final, cast
 
 from sessiond.v1.event_pb2 import EventType
-from sessiond.v1.event_service_pb2 import WatchSessionRequest, WatchSessionResponse
+from sessiond.v1.event_service_pb2 import Delta, WatchSessionRequest, WatchSessionResponse
 from sessiond.v1.message_pb2 import Message
 from sessiond.v1.message_service_pb2 import ListMessagesRequest, ListMessagesResponse, MessageFilter
 from sessiond.v1.run_pb2 import Run, RunStatus
 from sessiond.v1.run_service_pb2 import GetRunRequest
-from sessiond.v1.session_pb2 import Consistency, SessionView
+from sessiond.v1.session_pb2 import Consistency, Session, SessionView
+from sessiond.v1.session_service_pb2 import GetSessionRequest
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond.v1.tool_call_service_pb2 import GetToolCallRequest, ListToolCallsRequest, ListToolCallsResponse
 from sessiond_server.http import ai_sdk, requests
@@ -32,6 +37,8 @@ PAGE: Final = 100
 MOST_TOOL_CALLS: Final = 10_000
 """Of those that a run has when its stream begins, the last ones that are sent."""
 STRONG: Final = Consistency.CONSISTENCY_STRONG
+MOST_HELD: Final = 256 * 1024
+"""Bytes of drafts that wait for events; what is beyond comes with the message."""
 SILENCE: Final = 10
 """Seconds of silence after which a comment is sent."""
 
@@ -54,13 +61,15 @@ class RunStreams:
         watch.bookmark_interval.seconds = SILENCE
         path = grpc_path(RPCS["WatchSession"])
         async with self._loopback.stream(path, watch.SerializeToString(), metadata(request)) as frames:
-            if await anext(frames, None) is None:
+            first = await anext(frames, None)
+            if first is None:
                 raise Problem(410, "SESSION_DELETED", "the session was deleted")
             run = Run.FromString(await self._unary("GetRun", asked.SerializeToString(), request, tenant_id))
             of_ai_sdk = rule.form == AI_SDK
             await self._begin(request, 200, [*HEADERS, *(ai_sdk.HEADERS if of_ai_sdk else ())])
             if request.method != "HEAD":
                 story = _Story(request, run, tenant_id, self._unary, self._write)
+                story.seq = WatchSessionResponse.FromString(first).snapshot.session.version
                 story.translation = None if of_ai_sdk else Translation(asked.session_id, run.run_id)
                 await until_left(story.send(frames), left(request))
             await request.send({"type": "http.response.body", "body": b""})
@@ -78,6 +87,13 @@ class _Story:
         self._conversion = ai_sdk.Conversion(run.run_id)
         self.translation: Translation | None = None
         """Into AG-UI; None: the chunks are sent as they are."""
+        self.seq = 0
+        """Of the last event that the live stream has had."""
+        self._due: dict[str, int] = {}
+        """Id of a message with a draft -> the `seq` behind which the draft is shown."""
+        self._held: deque[Delta] = deque()
+        """Pieces that wait for it, in their order."""
+        self._held_bytes = 0
 
     async def send(self, frames: AsyncIterator[bytes]) -> None:
         """Raises Gone where the stream breaks off, which the client sees: its end is missing."""
@@ -102,7 +118,7 @@ class _Story:
             if frame.HasField("deltas"):
                 for delta in frame.deltas.deltas:
                     if delta.run_id == self._run.run_id:
-                        await self._send(self._conversion.delta(delta))
+                        await self._hold(delta)
             elif not frame.HasField("events"):
                 await self._write(self._request, b":\n\n", self._tenant_id)
             for event in frame.events.events:
@@ -112,7 +128,26 @@ class _Story:
                     await self._send(self._chunks(event.message))
                 elif event.HasField("tool_call"):
                     await self._send(self._chunks(event.tool_call))
+                self.seq = event.seq
+            await self._show_held()
         raise Gone
+
+    async def _hold(self, delta: Delta) -> None:
+        """Until the events before it are there."""
+        if self._conversion.begins(delta) and delta.message_id not in self._due:
+            asked = GetSessionRequest(
+                session_id=self._run.session_id, view=SessionView.SESSION_VIEW_BASIC, consistency=STRONG
+            )
+            self._due[delta.message_id] = Session.FromString(await self._read("GetSession", asked)).version
+        if self._held_bytes + delta.ByteSize() <= MOST_HELD:
+            self._held.append(delta)
+            self._held_bytes += delta.ByteSize()
+
+    async def _show_held(self) -> None:
+        while self._held and self._due.get(self._held[0].message_id, 0) <= self.seq:
+            delta = self._held.popleft()
+            self._held_bytes -= delta.ByteSize()
+            await self._send(self._conversion.delta(delta))
 
     def _chunks(self, found: Message | ToolCall) -> Iterator[ai_sdk.Chunk]:
         if found.run_id == self._run.run_id:
