@@ -19,6 +19,7 @@ import uvloop
 from sessiond.pipes import PipeUse
 from sessiond_server.embedded import EmbeddedServers
 from tests.faults import (
+    door_cuts,
     event_stream,
     hostile_callers,
     postgres_stops,
@@ -31,6 +32,7 @@ from tests.faults import (
 from tests.faults.judgement import Judgement
 from tests.faults.schedule import Mix
 from tests.faults.silence import LONGEST
+from tests.support import node
 
 STREAMED = {
     "all": "all",
@@ -48,7 +50,7 @@ STREAMED = {
 PIPED = (*STREAMED, "server")
 """Kinds that can make their calls through pipes, and have several workers."""
 MIXED = tuple(field.name for field in fields(Mix))
-KINDS = (*STREAMED, "databases", "hostile", "postgres", "redis", "server", "uploads", "work")
+KINDS = (*STREAMED, "databases", "door", "hostile", "postgres", "redis", "server", "uploads", "work")
 
 
 def main() -> int:
@@ -72,7 +74,7 @@ def main() -> int:
             _show_log(folder)
         if isinstance(report, work_faults.Report | hostile_callers.Report):
             print("\n".join(f"  {complaint}" for complaint in report.complaints[:50]), flush=True)
-        if isinstance(report, Judgement):
+        if isinstance(report, Judgement | door_cuts.Report):
             print("\n".join(f"  {detail}" for detail in report.details()), flush=True)
     print(report.line(), flush=True)
     return 0 if report.sound else 1
@@ -95,7 +97,8 @@ def _arguments() -> argparse.Namespace:
         "proxy), silence or restore, with three replicas and subscribers; server, postgres, redis: writes and reads "
         "alone; uploads: server, under uploads; work: replicas and Postgres, under runs and tool calls; hostile: "
         "clients that take what they can, beside good ones; databases: moves of tenants between three databases, with "
-        "kills of all that takes part",
+        "kills of all that takes part; door: connections of front ends that read by HTTP, and one of two servers (with "
+        "Node)",
     )  # fmt: skip
     parser.add_argument(
         "-n",
@@ -118,6 +121,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.pipe and arguments.kind not in PIPED:
         parser.error(f"--pipe: not with --kind {arguments.kind}")
+    if arguments.kind == "door" and (reason := node.missing()):
+        parser.error(f"--kind door {reason}")
     if arguments.workers != 1 and (arguments.kind not in PIPED or not 1 <= arguments.workers <= 8):
         parser.error(f"--workers: 1 to 8, and not with --kind {arguments.kind}")
     return arguments
@@ -133,8 +138,8 @@ def _count(text: str) -> int:
 async def _run(
     arguments: argparse.Namespace, seed: int, folder: Path
 ) -> (
-    "server_kills.Report | hostile_callers.Report | redis_faults.Report | tenant_moves.Report | upload_kills.Report | "
-    "work_faults.Report | Judgement"
+    "server_kills.Report | door_cuts.Report | hostile_callers.Report | redis_faults.Report | tenant_moves.Report | "
+    "upload_kills.Report | work_faults.Report | Judgement"
 ):
     given, log = os.environ.get("SESSIOND_POSTGRES_DSN"), folder / "server.log"
     pipe: PipeUse = "on" if arguments.pipe else "off"
@@ -149,9 +154,10 @@ async def _run(
         return await postgres_stops.campaign(folder / "data", log, **_size(arguments, seed))
     if arguments.kind == "databases":
         return await tenant_moves.campaign(folder, log, **_size(arguments, seed))
-    if arguments.kind == "work":
+    if arguments.kind in ("door", "work"):
         size = {name: value for name, value in _size(arguments, seed).items() if name != "rate"}
-        return await work_faults.campaign(folder / "data", log, **size)
+        alone: Any = door_cuts.campaign if arguments.kind == "door" else work_faults.campaign
+        return await alone(folder / "data", log, **size)  # type: ignore[no-any-return]
     campaign: Any = upload_kills.campaign if arguments.kind == "uploads" else server_kills.campaign
     if arguments.kind == "uploads" and arguments.folder:
         campaign = partial(campaign, folder=folder / "blobs")

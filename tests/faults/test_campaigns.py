@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import (
+    door_cuts,
     event_stream,
     hostile_callers,
     postgres_stops,
@@ -17,6 +18,7 @@ from tests.faults import (
 )
 from tests.faults.event_stream import Scale
 from tests.faults.schedule import Mix
+from tests.support import node
 from tests.support.attacks import NAMES
 from tests.support.effort import left_to_long
 
@@ -150,3 +152,14 @@ async def test_tenants_move_under_load_and_kills(tmp_path: Path) -> None:
         )
     assert report.sound, (report.line(), report.unforeseen[:5])
     assert report.moves == 3
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(node.missing()), reason=node.missing())
+async def test_front_ends_show_everything_once_when_connections_are_cut_and_servers_killed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sessiond-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        report = await door_cuts.campaign(
+            Path(folder, "data"), tmp_path / "server.log", faults=4, seed=7, progress=lambda text: None, sessions=4
+        )
+    assert report.sound, "\n".join([*report.details(), report.line()])
