@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         DocumentReadOnly,
         DocumentVersionMismatch,
         Draining,
+        ErasureNotFound,
         Exhausted,
         ExportOutdated,
         ForkLimitReached,
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
     from sessiond.v1.attachment_pb2 import Attachment, AttachmentType
     from sessiond.v1.context_service_pb2 import Context
     from sessiond.v1.document_pb2 import Document, DocumentChange, DocumentWrite
+    from sessiond.v1.erasure_pb2 import Erasure, ErasureState
     from sessiond.v1.event_pb2 import Event, EventType
     from sessiond.v1.event_service_pb2 import Bookmark, Delta, DeltaBatch, EventBatch, Snapshot
     from sessiond.v1.message_pb2 import Message, Part, Role
@@ -165,6 +167,9 @@ __all__ = [
     "Download",
     "Draft",
     "Draining",
+    "Erasure",
+    "ErasureNotFound",
+    "ErasureState",
     "Event",
     "EventBatch",
     "EventType",
@@ -335,6 +340,8 @@ _ELSEWHERE = {
     "document_name": "documents",
     "document_put": "documents",
     "document_value": "documents",
+    "Erasure": "v1.erasure_pb2",
+    "ErasureState": "v1.erasure_pb2",
     "Feed": "feed",
     "Watch": "watch",
     "Reconnect": "options",

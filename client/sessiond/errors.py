@@ -21,6 +21,7 @@ neither grpc nor protobuf.
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
     │   ├── DocumentNotFound
+    │   ├── ErasureNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -268,6 +269,14 @@ class DocumentNotFound(NotFound):
     @property
     def key(self) -> str:
         return self.metadata.get("key", "")
+
+
+class ErasureNotFound(NotFound):
+    """The user has never been erased."""
+
+    @property
+    def user_id(self) -> str:
+        return self.metadata.get("user_id", "")
 
 
 class AttachmentNotFound(NotFound):
@@ -969,6 +978,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "RUN_FENCED": RunFenced,
         "RUN_QUEUE_FULL": RunQueueFull,
         "DOCUMENT_NOT_FOUND": DocumentNotFound,
+        "ERASURE_NOT_FOUND": ErasureNotFound,
         "DOCUMENT_VERSION_MISMATCH": DocumentVersionMismatch,
         "DOCUMENT_READ_ONLY": DocumentReadOnly,
         "DOCUMENT_LOCKED": DocumentLocked,

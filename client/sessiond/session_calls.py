@@ -31,6 +31,7 @@ from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
 from sessiond.session_update import session_update
 from sessiond.status import item_error
+from sessiond.v1.erasure_pb2 import Erasure
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionView
 from sessiond.v1.session_service_pb2 import (
     ActivateSessionRequest,
@@ -45,7 +46,9 @@ from sessiond.v1.session_service_pb2 import (
     CreateSessionTokenRequest,
     DeleteSessionRequest,
     EndSessionRequest,
+    EraseUserRequest,
     ForkSessionRequest,
+    GetErasureRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
     ListForksRequest,
@@ -380,6 +383,22 @@ class SessionCalls:
         )
         call = self._connection.sessions.DeleteSession
         return (await self._connection.call(call, request, timeout, request.request_id)).version
+
+    async def erase_user(self, user_id: str = "", *, request_id: str = "", timeout: float | None = None) -> Erasure:
+        """Begins to remove all that the user has, and returns the erasure: the one under way, where there is one.
+
+        `user_id` empty: the user that the key is bound to. Servers do it in the background; `get_erasure` says how far
+        they have come. Stop the user's writers first: what is created after the last pass stays.
+        """
+        request = EraseUserRequest(user_id=user_id, request_id=request_id or new_request_id())
+        call = self._connection.sessions.EraseUser
+        return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def get_erasure(self, user_id: str = "", *, timeout: float | None = None) -> Erasure:
+        """Returns the last erasure of the user. `user_id` empty: the user that the key is bound to. Raises
+        ErasureNotFound."""
+        request = GetErasureRequest(user_id=user_id)
+        return await self._connection.call(self._connection.sessions.GetErasure, request, timeout)
 
     async def batch_delete_sessions(
         self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None

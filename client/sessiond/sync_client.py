@@ -63,6 +63,7 @@ from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadSt
 from sessiond.v1.context_service_pb2 import Context, ListSummariesResponse
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
+from sessiond.v1.erasure_pb2 import Erasure
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta, ListEventsResponse
 from sessiond.v1.export_service_pb2 import ImportSessionResponse
@@ -1096,6 +1097,19 @@ class SyncClient:
                 session_id, expected_version=expected_version, request_id=request_id, timeout=timeout
             )
         )
+
+    def erase_user(self, user_id: str = "", *, request_id: str = "", timeout: float | None = None) -> Erasure:
+        """Begins to remove all that the user has, and returns the erasure: the one under way, where there is one.
+
+        `user_id` empty: the user that the key is bound to. Servers do it in the background; `get_erasure` says how far
+        they have come. Stop the user's writers first: what is created after the last pass stays.
+        """
+        return wait(self._inner.erase_user(user_id, request_id=request_id, timeout=timeout))
+
+    def get_erasure(self, user_id: str = "", *, timeout: float | None = None) -> Erasure:
+        """Returns the last erasure of the user. `user_id` empty: the user that the key is bound to. Raises
+        ErasureNotFound."""
+        return wait(self._inner.get_erasure(user_id, timeout=timeout))
 
     def batch_delete_sessions(
         self, session_ids: Iterable[str], *, request_id: str = "", timeout: float | None = None

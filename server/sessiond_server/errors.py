@@ -20,6 +20,7 @@
     │   ├── AttachmentNotFound
     │   ├── UploadNotFound
     │   ├── DocumentNotFound
+    │   ├── ErasureNotFound
     │   └── MessageNotFound
     ├── AlreadyExists
     │   ├── SessionAlreadyExists
@@ -272,6 +273,11 @@ class DocumentNotFound(NotFound):
     def __init__(self, scope: str, scope_id: str, key: str) -> None:
         """`scope`: the name of a DocumentScope."""
         super().__init__("document not found", _document(scope, scope_id, key))
+
+
+class ErasureNotFound(NotFound):
+    def __init__(self, user_id: str) -> None:
+        super().__init__("erasure not found", {"user_id": user_id})
 
 
 class AlreadyExists(SessiondError):

@@ -31,6 +31,9 @@ begun."""
 INDEXING: Final = frozenset({"indexed"})
 """Places in the process that keeps the index of searches."""
 
+ERASING: Final = frozenset({"erasing"})
+"""Places in the process that carries out an erasure."""
+
 PLACES: Final = frozenset({"before_commit", "after_commit", "before_read", "before_deliver"}) | DROPPABLE
 """
 before_commit    everything is written, the commit is not sent yet
@@ -41,6 +44,7 @@ before_hint      the other replicas do not know yet
 before_read      the hub is about to read what has been committed
 before_deliver   a frame is about to be written to a watcher
 indexed          a part of a feed is in the index, the commit is not sent yet
+erasing          sessions of an erasure are deleted, and not counted yet
 move_shut        the new home refuses writes of the tenant, and nothing is replicated
 move_subscribed  the replication has begun
 move_fenced      the old home refuses writes, and the new one does not take them yet
@@ -70,8 +74,8 @@ def parse(text: str) -> dict[str, Fault]:
     faults = {}
     for item in filter(None, (item.strip() for item in text.split(","))):
         place, _, words = item.partition("=")
-        if place not in PLACES | MOVES | INDEXING:
-            raise ValueError(f"must name places of {', '.join(sorted(PLACES | MOVES | INDEXING))}")
+        if place not in PLACES | MOVES | INDEXING | ERASING:
+            raise ValueError(f"must name places of {', '.join(sorted(PLACES | MOVES | INDEXING | ERASING))}")
         faults[place] = _fault(place, words.split(":"))
     return faults
 

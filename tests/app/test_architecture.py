@@ -92,6 +92,7 @@ ROOMS = {
     "spans": (),
     "store": ("domain",),
     "summaries": ("domain", "search.text", "store"),
+    "erasing": ("domain", "store"),
     "sweeper": ("store",),
     "tasks": (),
     "store_watch": ("store",),

@@ -80,7 +80,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 return now
 
             store = MemoryStore(clock=clock, **settings)
-            files, beside = store.attachments, (store.documents, store.forks, store.imports)
+            files, beside = store.attachments, (store.documents, store.erasures, store.forks, store.imports)
             return Backend(store, store, store, files, files, *beside, advance)
 
         async def postgres(**settings: Any) -> Backend:
@@ -97,6 +97,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 store.attachments,
                 other.attachments,
                 store.documents,
+                store.erasures,
                 store.forks,
                 store.imports,
                 database.advance,

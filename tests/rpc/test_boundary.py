@@ -45,6 +45,10 @@ class Raising:
         return self
 
     @property
+    def erasures(self) -> "Raising":
+        return self
+
+    @property
     def forks(self) -> "Raising":
         return self
 

@@ -21,6 +21,8 @@ NAMELESS = {
     "BatchCreateSessions",
     "ListSessions",
     "CountSessions",
+    "EraseUser",
+    "GetErasure",
     "WatchEvents",
     "ListPendingApprovals",
     "ImportSession",

@@ -20,6 +20,7 @@ from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
 from sessiond.v1.attachment_pb2 import AttachmentType
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, DocumentWrite
+from sessiond.v1.erasure_pb2 import ErasureState
 from sessiond.v1.error_pb2 import ErrorReason
 from sessiond.v1.run_pb2 import Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Consistency, EndReason, Session, SessionStatus, SessionView
@@ -42,6 +43,7 @@ ACTIVE = SessionStatus.SESSION_STATUS_ACTIVE
 SUSPENDED = SessionStatus.SESSION_STATUS_SUSPENDED
 DATA = AttachmentType.ATTACHMENT_TYPE_DATA
 BASIC = SessionView.SESSION_VIEW_BASIC
+RUNNING_ERASURE = ErasureState.ERASURE_STATE_RUNNING
 
 
 @pytest.fixture
@@ -84,6 +86,8 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "EndSession": lambda a: (a.status, a.end_reason, a.summary) == (ENDED, EndReason.END_REASON_CLIENT, "so far"),
     "TouchSession": lambda a: (a.status, a.version, a.summary) == (ACTIVE, 3, "so far"),
     "DeleteSession": lambda a: a.version == 3,
+    "EraseUser": lambda a: (a.user_id, a.state, a.session_count) == ("ann", RUNNING_ERASURE, 0),
+    "GetErasure": lambda a: (a.user_id, a.state, a.HasField("end_time")) == ("gone", RUNNING_ERASURE, False),
     "BatchDeleteSessions": lambda a: (a.deleted, a.not_found) == (["active", "ended"], ["none"]),
     "BatchCreateSessions": lambda a: (
         (a.results[0].session.session_id, a.results[0].session.version) == ("fresh", 1)
@@ -236,6 +240,8 @@ REFUSALS: list[Refusal] = [
      {"session_id": "ended", "end_reason": "CLIENT"}),
     ("DeleteSession", s.DeleteSessionRequest(session_id="active", expected_version=1), StatusCode.ABORTED,
      "VERSION_MISMATCH", MISMATCH),
+    ("EraseUser", s.EraseUserRequest(), INVALID, "INVALID_FIELD", {}),
+    ("GetErasure", s.GetErasureRequest(user_id="none"), StatusCode.NOT_FOUND, "ERASURE_NOT_FOUND", {"user_id": "none"}),
     ("BatchDeleteSessions", s.BatchDeleteSessionsRequest(session_ids=["a", "a"]), INVALID, "INVALID_FIELD", {}),
     ("GetSessionMetrics", s.GetSessionMetricsRequest(session_id="active", min_version=3), PRECONDITION,
      "VERSION_NOT_REACHED", MISMATCH),

@@ -40,6 +40,8 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "EndSession": lambda client: lambda **kw: client.end_session("s", **kw),
     "TouchSession": lambda client: lambda **kw: client.touch_session("s", **kw),
     "DeleteSession": lambda client: lambda **kw: client.delete_session("s", **kw),
+    "EraseUser": lambda client: lambda **kw: client.erase_user("u", **kw),
+    "GetErasure": lambda client: lambda **kw: client.get_erasure("u", **kw),
     "BatchDeleteSessions": lambda client: lambda **kw: client.batch_delete_sessions(["s"], **kw),
     "BatchCreateSessions": lambda client: lambda **kw: client.batch_create_sessions([{"session_id": "s"}], **kw),
     "BatchUpdateSessions": lambda client: (

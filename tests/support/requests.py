@@ -40,6 +40,7 @@ WRITES = {
     "EndSession": s.EndSessionRequest(session_id="active"),
     "TouchSession": s.TouchSessionRequest(session_id="active"),
     "DeleteSession": s.DeleteSessionRequest(session_id="active"),
+    "EraseUser": s.EraseUserRequest(user_id="ann"),
     "BatchDeleteSessions": s.BatchDeleteSessionsRequest(session_ids=["active", "none", "ended"]),
     "BatchCreateSessions": s.BatchCreateSessionsRequest(
         sessions=[s.NewSession(session=Session(session_id=name)) for name in ("fresh", "active")]
@@ -85,7 +86,11 @@ STREAMED = frozenset(["UploadAttachment", "ImportSession"])
 """The request id of an upload is that of the first message of its stream; see test_uploads.py. An import has none."""
 
 
-COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED]
+BESIDE = frozenset(["EraseUser"])
+"""Writes to no session and by no command: see tests/conformance/test_erasures.py."""
+
+
+COMMITS = [rpc for rpc in WRITES if rpc not in UNSTORED | STREAMED | BESIDE]
 
 
 READS = {
@@ -94,6 +99,7 @@ READS = {
     "ListSessions": s.ListSessionsRequest(filter=s.SessionFilter(statuses=[ENDED])),
     "CountSessions": s.CountSessionsRequest(),
     "CreateSessionToken": s.CreateSessionTokenRequest(session_id="active"),
+    "GetErasure": s.GetErasureRequest(user_id="gone"),
     "ListForks": s.ListForksRequest(session_id="active"),
     "GetSessionMetrics": s.GetSessionMetricsRequest(session_id="active"),
     "GetMessage": m.GetMessageRequest(session_id="active", message_id="m1"),
@@ -129,8 +135,8 @@ VALID = {**WRITES, **READS}
 async def stock(wire: Wire) -> None:
     """Sessions named by their status, `active` at version 2 with the message m1; `small` with the attachment a1; `busy`
     at version 6 with the live run r1 and the tool calls asked, plain and running.
-    The tenant has the document `settings`. The lease of r1 is an hour: the server of a module may live longer than the
-    default."""
+    The tenant has the document `settings`, and an erasure of the user `gone` is under way. The lease of r1 is an hour:
+    the server of a module may live longer than the default."""
     await wire.create("created", active=False)
     await wire.create("active", summary="so far")
     message = said("hello", message_id="m1")
@@ -150,5 +156,6 @@ async def stock(wire: Wire) -> None:
         asked.arguments.text = "{}"
         await wire.call("RequestToolCall", t.RequestToolCallRequest(session_id="busy", tool_call=asked, run=LIVE))
     await wire.call("StartToolCall", t.StartToolCallRequest(session_id="busy", tool_call_id="running"))
+    await wire.call("EraseUser", s.EraseUserRequest(user_id="gone"))
     document = Document(scope=TENANT_WIDE, key="settings", json="{}", labels={"kind": "x"})
     await wire.call("PutDocument", d.PutDocumentRequest(document=document))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sessiond_server.store.attachments import AttachmentStore
 from sessiond_server.store.contract import Store
 from sessiond_server.store.documents import DocumentReads
+from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.imports import ImportStore
 from sessiond_server.store.work import WorkStore
@@ -27,6 +28,8 @@ class Backend:
     """Those of `other`."""
     documents: DocumentReads
     """Its documents, which no cache has."""
+    erasures: ErasureStore
+    """Its erasures, which no cache has."""
     forks: ForkStore
     """Its forks, which no cache has."""
     imports: ImportStore

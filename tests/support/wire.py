@@ -348,7 +348,8 @@ async def serving(
         direct = writer or DirectWriter(commits)
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         search = getattr(store, "search", None) if searches else None
-        reads = Reads(store, store, store, work, documents, forks, search)
+        erasures = getattr(store, "erasures", None) or MemoryStore().erasures
+        reads = Reads(store, store, store, work, documents, forks, erasures, search)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

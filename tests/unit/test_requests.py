@@ -46,6 +46,7 @@ from sessiond_server.rpc.messages import checks as message_requests
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.search import checks as search_requests
 from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
 from tests.support.effort import examples
 from tests.support.rows import table
@@ -70,6 +71,8 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "ForkSession": lambda request: requests.fork_session(request, TENANT)[1],
     "ListForks": requests.list_forks,
     "DeleteSession": requests.delete_session,
+    "EraseUser": lambda request: erasure_requests.erase_user(request, TENANT),
+    "GetErasure": lambda request: erasure_requests.get_erasure(request, TENANT),
     "BatchDeleteSessions": requests.batch_delete_sessions,
     "BatchCreateSessions": lambda request: requests.batch_create_sessions(request, TENANT),
     "BatchUpdateSessions": requests.batch_update_sessions,
@@ -133,6 +136,8 @@ def minimal(rpc: str) -> Any:
     fields = request.DESCRIPTOR.fields_by_name
     if "session_id" in fields:
         request.session_id = "s"
+    if rpc in ("EraseUser", "GetErasure"):
+        request.user_id = "u"
     if "session_ids" in fields:
         request.session_ids.append("s")
     if "scope" in fields:

@@ -328,6 +328,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
     Sample: "the session shares messages that the deletion selects".
     """
+    ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 180
+    """NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 80
     """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
     Sample: "internal error".
@@ -642,6 +644,8 @@ ERROR_REASON_MESSAGE_SHARED: ErrorReason.ValueType  # 171
 from, so it cannot be deleted from one of them. RedactMessage removes its content from all. Metadata: `session_id`.
 Sample: "the session shares messages that the deletion selects".
 """
+ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 180
+"""NOT_FOUND. The user has never been erased. Metadata: `user_id`. Sample: "erasure not found"."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 80
 """INTERNAL. The server has a defect. Metadata: `error_id`, which is also in the server's log.
 Sample: "internal error".

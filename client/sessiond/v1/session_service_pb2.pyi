@@ -992,6 +992,48 @@ class BatchDeleteSessionsResponse(google.protobuf.message.Message):
 global___BatchDeleteSessionsResponse = BatchDeleteSessionsResponse
 
 @typing.final
+class EraseUserRequest(google.protobuf.message.Message):
+    """Request of EraseUser."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """The user. Empty: the one that the key is bound to. Required for other keys."""
+    request_id: builtins.str
+    """Idempotency key; see SessionService. A retry answers with the same erasure, ended or not, until another one of the user
+    begins.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "user_id", b"user_id"]) -> None: ...
+
+global___EraseUserRequest = EraseUserRequest
+
+@typing.final
+class GetErasureRequest(google.protobuf.message.Message):
+    """Request of GetErasure."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: builtins.int
+    user_id: builtins.str
+    """As EraseUserRequest.user_id."""
+    def __init__(
+        self,
+        *,
+        user_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["user_id", b"user_id"]) -> None: ...
+
+global___GetErasureRequest = GetErasureRequest
+
+@typing.final
 class NewSession(google.protobuf.message.Message):
     """One session to create; see CreateSessionRequest."""
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from sessiond.v1 import erasure_pb2 as sessiond_dot_v1_dot_erasure__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 from sessiond.v1 import session_service_pb2 as sessiond_dot_v1_dot_session__service__pb2
 
@@ -111,6 +112,16 @@ class SessionServiceStub(object):
                 '/sessiond.v1.SessionService/BatchDeleteSessions',
                 request_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/sessiond.v1.SessionService/EraseUser',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/sessiond.v1.SessionService/GetErasure',
+                request_serializer=sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
                 _registered_method=True)
         self.BatchCreateSessions = channel.unary_unary(
                 '/sessiond.v1.SessionService/BatchCreateSessions',
@@ -264,6 +275,24 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseUser(self, request, context):
+        """Removes all that a user has: every session as DeleteSession does, whatever its status, and every document of the user,
+        without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
+        it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
+        removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
+        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchCreateSessions(self, request, context):
         """Creates many sessions, each on its own. One that is refused for a reason that a retry cannot change is an error in
         its place, and no obstacle to the others. When a retry is needed, the same `request_id` continues where the first
@@ -403,6 +432,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.BatchDeleteSessions,
                     request_deserializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.EraseUserRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_erasure__pb2.Erasure.SerializeToString,
             ),
             'BatchCreateSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreateSessions,
@@ -798,6 +837,60 @@ class SessionService(object):
             '/sessiond.v1.SessionService/BatchDeleteSessions',
             sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsRequest.SerializeToString,
             sessiond_dot_v1_dot_session__service__pb2.BatchDeleteSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/EraseUser',
+            sessiond_dot_v1_dot_session__service__pb2.EraseUserRequest.SerializeToString,
+            sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.SessionService/GetErasure',
+            sessiond_dot_v1_dot_session__service__pb2.GetErasureRequest.SerializeToString,
+            sessiond_dot_v1_dot_erasure__pb2.Erasure.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import grpc
 import grpc.aio
+import sessiond.v1.erasure_pb2
 import sessiond.v1.session_pb2
 import sessiond.v1.session_service_pb2
 import typing
@@ -133,6 +134,23 @@ class SessionServiceStub:
     """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
     the same `request_id` continues where the first attempt stopped.
     """
+
+    EraseUser: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.EraseUserRequest,
+        sessiond.v1.erasure_pb2.Erasure,
+    ]
+    """Removes all that a user has: every session as DeleteSession does, whatever its status, and every document of the user,
+    without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
+    it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
+    removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
+    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+    """
+
+    GetErasure: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.GetErasureRequest,
+        sessiond.v1.erasure_pb2.Erasure,
+    ]
+    """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
 
     BatchCreateSessions: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
@@ -319,6 +337,23 @@ class SessionServiceAsyncStub:
     """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
     the same `request_id` continues where the first attempt stopped.
     """
+
+    EraseUser: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.EraseUserRequest,
+        sessiond.v1.erasure_pb2.Erasure,
+    ]
+    """Removes all that a user has: every session as DeleteSession does, whatever its status, and every document of the user,
+    without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
+    it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
+    removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
+    docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+    """
+
+    GetErasure: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.session_service_pb2.GetErasureRequest,
+        sessiond.v1.erasure_pb2.Erasure,
+    ]
+    """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
 
     BatchCreateSessions: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchCreateSessionsRequest,
@@ -531,6 +566,27 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         """Deletes many sessions, each on its own; those that are not found are named, not an error. When a retry is needed,
         the same `request_id` continues where the first attempt stopped.
         """
+
+    @abc.abstractmethod
+    def EraseUser(
+        self,
+        request: sessiond.v1.session_service_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.erasure_pb2.Erasure, collections.abc.Awaitable[sessiond.v1.erasure_pb2.Erasure]]:
+        """Removes all that a user has: every session as DeleteSession does, whatever its status, and every document of the user,
+        without a tombstone. Answers at once; servers do it in the background, and go on after a crash. GetErasure says how far
+        it has come. Where one of this user is under way, it answers with that one. What exists when the last pass begins is
+        removed; what is created later stays, so stop the user's writers first. What remains, and for how long:
+        docs/forgetting.md. A key that is bound to a user can erase that user only (else INVALID_FIELD).
+        """
+
+    @abc.abstractmethod
+    def GetErasure(
+        self,
+        request: sessiond.v1.session_service_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.erasure_pb2.Erasure, collections.abc.Awaitable[sessiond.v1.erasure_pb2.Erasure]]:
+        """Answers with the last erasure of a user. Errors: ERASURE_NOT_FOUND."""
 
     @abc.abstractmethod
     def BatchCreateSessions(

@@ -91,7 +91,7 @@ class Parts:
         """What the wire needs of them."""
         truth = self.truth
         search = truth.search if self.searches else None
-        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.forks, search)
+        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.forks, truth.erasures, search)
         return Database(
             self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, self.imports, truth.homes
         )

@@ -98,6 +98,8 @@ RULES: Final = (
     Rule("BatchGetSessions", "POST", "/v1/sessions:batchGet", body=WHOLE),
     Rule("BatchCreateSessions", "POST", "/v1/sessions:batchCreate", body=WHOLE),
     Rule("BatchUpdateSessions", "POST", "/v1/sessions:batchUpdate", body=WHOLE),
+    Rule("EraseUser", "POST", "/v1/users/{user_id}:erase", body=WHOLE),
+    Rule("GetErasure", "GET", "/v1/users/{user_id}/erasure"),
     Rule("BatchDeleteSessions", "POST", "/v1/sessions:batchDelete", body=WHOLE),
     Rule("GetSession", "GET", _SESSION),
     Rule("UpdateSession", "PATCH", "/v1/sessions/{session.session_id}", body="session"),

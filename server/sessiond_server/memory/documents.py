@@ -107,6 +107,21 @@ class MemoryDocuments:
             del self._requests[request]
         return len(expired) + len(tombstones) + len(requests)
 
+    def erase(self, tenant_id: str, user_id: str, deleted_sessions: Iterable[str], limit: int) -> int:
+        """Removes documents of the user, their request records, and tombstones of the sessions' documents; at most
+        `limit` of each."""
+        own, sessions = (tenant_id, USER, user_id), {(tenant_id, SESSION, each) for each in deleted_sessions}
+        documents = [key for key in self._rows if key[:3] == own][:limit]
+        of_sessions = [
+            key for key, row in self._rows.items() if key[:3] in sessions and row.delete_time_us is not None
+        ][:limit]
+        requests = [request for request in self._requests if request[0] == own][:limit]
+        for key in documents + of_sessions:
+            del self._rows[key]
+        for request in requests:
+            del self._requests[request]
+        return len(documents) + len(of_sessions) + len(requests)
+
     def _end(self, now_us: int, rows: Iterable[DocumentRow]) -> None:
         for row in rows:
             if row.delete_time_us is None:

@@ -46,6 +46,7 @@ from sessiond_server.memory import session_list
 from sessiond_server.memory import work as memory_work
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.documents import MemoryDocuments
+from sessiond_server.memory.erasures import MemoryErasures
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.forks import MemoryForks
 from sessiond_server.memory.imports import MemoryImports
@@ -101,6 +102,7 @@ class MemoryStore:
             self._request_retention_us,
             self._tombstone_retention_us,
         )
+        self.erasures = MemoryErasures(self._logs, self.documents, clock, new_id)
         self.forks = MemoryForks(lambda: self._logs, self.attachments, self._log)
         self.imports = MemoryImports(
             lambda key: key in self._logs,

@@ -17,6 +17,7 @@ from sessiond_server.postgres import feed_order, log, placement, read, sweep, wr
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
 from sessiond_server.postgres.documents import PostgresDocuments
+from sessiond_server.postgres.erasures import PostgresErasures
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.forks import PostgresForks
 from sessiond_server.postgres.growth import GrowthWatch
@@ -80,6 +81,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._replication = ReplicationWatch(self._transactions.fetch)
         self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
+        self.erasures = PostgresErasures(self._transactions, new_id)
         self.forks = PostgresForks(self._transactions)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)

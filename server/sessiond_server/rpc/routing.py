@@ -16,6 +16,7 @@ from sessiond_server.rpc.moves import WAIT, Moves
 from sessiond_server.search.contract import SearchIndex
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
+from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
@@ -37,6 +38,7 @@ class Reads:
     work: WorkStore
     documents: DocumentReads
     forks: ForkStore
+    erasures: ErasureStore
     search: SearchIndex | None
     """None: search is switched off."""
 

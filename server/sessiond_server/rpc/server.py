@@ -369,7 +369,14 @@ class RpcServer:
         tokens, positions = self._tokens[database.id], self._positions[database.id]
         return (
             SessionServicer(
-                reads.sessions, reads.queries, reads.work, reads.forks, writer, tokens, self._session_tokens
+                reads.sessions,
+                reads.queries,
+                reads.work,
+                reads.forks,
+                reads.erasures,
+                writer,
+                tokens,
+                self._session_tokens,
             ),
             MessageServicer(reads.sessions, reads.queries, writer, tokens, settings.largest_message),
             RunServicer(reads.work, writer, tokens),

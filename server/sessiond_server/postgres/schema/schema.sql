@@ -70,6 +70,8 @@ create index session_heads_to_check on session_heads (expire_check_time)
   where expire_check_time is not null;
 create index session_heads_deleted on session_heads (delete_time)
   where delete_time is not null;
+create index session_heads_deleted_of_user on session_heads (tenant_id, user_id, session_id)
+  where delete_time is not null;
 
 -- The columns by which sessions are listed and filtered. Appends do not write it; a tombstone has no row.
 create table sessions (
@@ -821,3 +823,24 @@ begin
   end loop;
 end
 $$;
+
+-- The last erasure of each user (docs/decisions/0053-erasures.md): the record that it took place.
+create table erasures (
+  tenant_id text collate "C" not null,
+  user_id text collate "C" not null,
+  erasure_id text collate "C" not null,
+  request_id text collate "C" not null,
+  create_time timestamptz not null default now(),
+  -- Null: it is under way.
+  end_time timestamptz,
+  -- Until when a server works on it.
+  lease_expire_time timestamptz not null default now(),
+  -- How often a server has claimed an erasure of the user: only the last claim may change it.
+  claims bigint not null default 0,
+  session_count bigint not null default 0,
+  document_count bigint not null default 0,
+  primary key (tenant_id, user_id)
+) with (autovacuum_vacuum_scale_factor = 0.05);
+
+create index erasures_running on erasures (lease_expire_time)
+  where end_time is null;

@@ -21,7 +21,9 @@ from sessiond.v1.session_service_pb2 import (
     DeleteSessionRequest,
     DeleteSessionResponse,
     EndSessionRequest,
+    EraseUserRequest,
     ForkSessionRequest,
+    GetErasureRequest,
     GetSessionMetricsRequest,
     GetSessionRequest,
     ListForksRequest,
@@ -41,7 +43,9 @@ from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.routing import named_by
 from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions import checks as requests
+from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.store.commits import Writer
+from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
@@ -60,6 +64,7 @@ class SessionServicer:
         queries: SessionQueries,
         work: WorkStore,
         forks: ForkStore,
+        erasures: ErasureStore,
         writer: Writer,
         tokens: PageTokens,
         session_tokens: SessionTokens,
@@ -68,6 +73,7 @@ class SessionServicer:
         self._queries = queries
         self._work = work
         self._forks = forks
+        self._erasures = erasures
         self._writer = writer
         self._tokens = tokens
         self._session_tokens = session_tokens
@@ -165,6 +171,17 @@ class SessionServicer:
         command = call.command(scope, request, request.session_id, action, request.expected_version)
         done = answers.outcome(SessionDeleted, await self._writer.write(command))
         return DeleteSessionResponse(version=done.version).SerializeToString()
+
+    async def erase_user(self, request: EraseUserRequest, call: Call) -> bytes:
+        user_id = erasure_requests.erase_user(request, call.scope)
+        scope = call.admit(SESSIONS_WRITE)
+        erasure = await self._erasures.begin_erasure(scope, user_id, request.request_id)
+        return erasure.SerializeToString()
+
+    async def get_erasure(self, request: GetErasureRequest, call: Call) -> bytes:
+        user_id = erasure_requests.get_erasure(request, call.scope)
+        scope = call.admit(SESSIONS_READ)
+        return (await self._erasures.get_erasure(scope, user_id)).SerializeToString()
 
     async def batch_delete_sessions(self, request: BatchDeleteSessionsRequest, call: Call) -> bytes:
         action = requests.batch_delete_sessions(request)

@@ -1,0 +1,52 @@
+"""The contract for erasures of users: which are under way, and what they have still to remove. Errors, times and
+cancelling as in contract.py. Every implementation passes tests/conformance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sessiond.v1.erasure_pb2 import Erasure
+from sessiond_server.domain.commands import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureClaim:
+    """The right to work on an erasure, until its lease is over and another claim takes it."""
+
+    tenant_id: str
+    user_id: str
+    number: int
+    """Claims of the user's erasures so far: the highest one holds."""
+
+
+class ErasureStore(Protocol):
+    """The last erasure of each user. The methods with a claim do nothing once another claim has been made."""
+
+    async def begin_erasure(self, scope: Scope, user_id: str, request_id: str) -> Erasure:
+        """Begins an erasure of the user, and answers with it. Answers with the last one if that is under way, or if it
+        was begun with the same `request_id`, which is not empty."""
+        ...
+
+    async def get_erasure(self, scope: Scope, user_id: str) -> Erasure:
+        """The last erasure of the user. Raises ErasureNotFound."""
+        ...
+
+    async def claim_erasure(self, seconds: float) -> ErasureClaim | None:
+        """Claims an erasure that is under way and that no other claim holds, for that time; None if there is none.
+        Safe on many replicas at once."""
+        ...
+
+    async def sessions_to_erase(self, claim: ErasureClaim, limit: int) -> Sequence[str]:
+        """Ids of at most `limit` of the user's sessions. Deleted ones are not among them."""
+        ...
+
+    async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
+        """Removes at most `limit` rows of each kind: documents of the user, records of the requests that wrote them,
+        and what deletions of the user's sessions have left of their documents. Counts them in the erasure, in the same
+        transaction. Returns how many; 0 when nothing is left."""
+        ...
+
+    async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
+        """Counts sessions that were deleted, extends the claim by that time from now, and ends the erasure with `done`.
+        Returns False, and changes nothing, if the claim no longer holds."""
+        ...
