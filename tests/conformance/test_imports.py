@@ -13,6 +13,7 @@ from sessiond.v1.run_pb2 import Run
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallStatus
 from sessiond_server.domain import commands as c
+from sessiond_server.domain.forks import rules as fork_rules
 from sessiond_server.domain.imports.rows import ImportStart, StagedRows
 from sessiond_server.domain.rows import Policy
 from sessiond_server.domain.runs.counters import RunCounters
@@ -166,6 +167,8 @@ async def test_a_fork_comes_back_equal_and_stands_alone(
     assert [run.session_id for event in await whole_log(store, caller.scope, "g") for run in event.preset_runs] == [
         "g", "g",
     ]  # fmt: skip
+    forks = [event for event in await whole_log(store, caller.scope, "g") if event.type == FORKED]
+    assert [list(event.deleted_attachment_ids) for event in forks] == [["gone", "large"], []]
     # It has all events for itself: what its parents refuse, since others show the message, it does.
     await refused(store, caller.delete_messages("g", "m3"), MessageShared)
     await accepted(store, caller.delete_messages("g-new", "m3"), caller.fork("g-new", "on", seq=place))
@@ -325,6 +328,19 @@ async def test_a_fork_that_lies_is_refused(backend: Backend, caller: Caller, mov
                 with pytest.raises(ImportRefused) as caught:
                     await moves.receive(caller.scope, signed(records, change), "new")
                 assert rule in caught.value.rule, caught.value.rule
+
+
+async def test_a_fork_whose_event_has_no_room_for_what_it_lost_is_refused(
+    backend: Backend, caller: Caller, moves: Moves, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_rules, "NAMES_BYTES", 3)
+    await rich_session.made(backend, caller, blobs)
+    place = Session.FromString((await backend.store.get_session(caller.scope, "s", content=False)).core).version
+    await accepted(backend.store, caller.command("s", c.DeleteAttachment("large")))
+    await accepted(backend.store, caller.fork("s", "f", seq=place))
+    with pytest.raises(ImportRefused) as caught:
+        await moves.receive(caller.scope, await moves.records(caller.scope, "f"), "new")
+    assert "counts of attachments" in caught.value.rule
 
 
 async def test_what_removes_content_meanwhile_ends_an_export(

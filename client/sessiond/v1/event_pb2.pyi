@@ -288,8 +288,9 @@ class Event(google.protobuf.message.Message):
 
     @property
     def deleted_attachment_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """With EVENT_TYPE_SESSION_FORKED: the ids of attachments that events before it uploaded, and that were deleted when
-        the fork was made, perhaps only in the parent. `session` does not count them. 10 000 at most.
+        """With EVENT_TYPE_SESSION_FORKED, if the parent has deleted attachments after the place of the fork: the ids of all that
+        earlier events uploaded and that were deleted when the fork was made. `session` does not count them. Empty where the
+        ids have more than 64 KiB together; the export of such a fork cannot be imported.
         """
 
     @property

@@ -28,6 +28,8 @@ from sessiond_server.domain.times import SECOND, set_timestamp
 from sessiond_server.errors import ForkLimitReached, InvalidFields, MessageNotFound, Violation
 
 _LIMITS: Final = {"generations": GENERATIONS, "forks": FORKS, "items": ITEMS, "events": LOOKED_BACK}
+NAMES_BYTES: Final = 64 * 1024
+"""Most bytes of Event.deleted_attachment_ids: an event has room for so much beside the largest content."""
 FORKED: Final = EventType.EVENT_TYPE_SESSION_FORKED
 
 
@@ -36,6 +38,7 @@ def fork(step: Step, action: c.ForkSession, source: ForkSource, known: Known) ->
     events after that close what was live there. Raises InvalidFields, MessageNotFound, ForkLimitReached."""
     _check(step, action, source)
     state = _at_place(step, action, source, known)
+    lost = _lost_attachments(source, state.core)
     content = state.content or b""
     if action.update is not None:
         update = session_rules.updated(step, state, action.update)
@@ -53,9 +56,7 @@ def fork(step: Step, action: c.ForkSession, source: ForkSource, known: Known) ->
     state.metadata = whole.metadata
     state.indexed = True
     step.advance(core, time_us, activity=True)
-    gone = (row.attachment_id.encode() for row in source.attachments if row.blob_id is None)
-    deleted = encoding.repeated(encoding.EVENT_DELETED_ATTACHMENT_ID, gone)
-    step.emit(state, FORKED, time_us, content=content, more=deleted)
+    step.emit(state, FORKED, time_us, content=content, more=lost)
     run_rules.cancel_all(
         step,
         state,
@@ -81,6 +82,16 @@ def _check(step: Step, action: c.ForkSession, source: ForkSource) -> None:
         raise ForkLimitReached(action.parent_id, "generations", GENERATIONS)
     if source.children >= FORKS:
         raise ForkLimitReached(action.parent_id, "forks", FORKS)
+
+
+def _lost_attachments(source: ForkSource, core: Session) -> bytes:
+    """The field of the event that names deleted attachments, if some were deleted between the place and the fork: the
+    events up to the place upload them, and do not delete them."""
+    if Session.FromString(source.core).attachment_count == core.attachment_count:
+        return b""
+    gone = (row.attachment_id.encode() for row in source.attachments if row.blob_id is None)
+    names = encoding.repeated(encoding.EVENT_DELETED_ATTACHMENT_ID, gone)
+    return names if len(names) <= NAMES_BYTES else b""
 
 
 def _at_place(step: Step, action: c.ForkSession, source: ForkSource, known: Known) -> State:
