@@ -21,7 +21,9 @@ _log = logging.getLogger("sessiond.erasing")
 SESSIONS: Final = 20
 """Sessions that one step deletes."""
 ROWS: Final = 1000
-"""Most rows of each kind that one transaction removes."""
+"""Most documents of the user, and most records of requests, that one transaction removes."""
+NAMED: Final = 100
+"""Deleted sessions of which one transaction removes the names of documents."""
 CLAIM_SECONDS: Final = 60.0
 """How long a claim holds without a step. A step of SESSIONS deletions takes a part of a second."""
 
@@ -47,15 +49,20 @@ async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[],
     claim = await erasures.claim_erasure(CLAIM_SECONDS)
     if claim is None:
         return False
-    sessions = 0
+    sessions, after = 0, ""
     while True:
         found = await erasures.sessions_to_erase(claim, SESSIONS)
         deleted = 0
         for session_id in found:  # one after the other: callers' writes come first
             deleted += await _delete(writer, claim, session_id, new_id)
         _ = failpoints.armed and await failpoints.reach("erasing")
-        removed = 0 if found else await erasures.erase_documents(claim, ROWS)
-        done = not found and not removed
+        more, following = bool(found), None
+        if not more:
+            more = await erasures.erase_documents(claim, ROWS) > 0
+        if not more:
+            following = await erasures.erase_names(claim, after, NAMED)
+        after = following or ""  # from the beginning, once more sessions or documents were found
+        done = not more and following is None
         if not await erasures.advance_erasure(claim, CLAIM_SECONDS, sessions=deleted, done=done):
             return True
         sessions += deleted

@@ -179,3 +179,21 @@ async def test_documents_are_removed_in_steps(backend: Backend) -> None:
     assert claim is not None
     assert [await backend.erasures.erase_documents(claim, 2) for _ in range(4)] == [4, 4, 2, 0]
     assert (await backend.erasures.get_erasure(EVERYONE, "ann")).document_count == 10
+
+
+async def test_names_of_documents_of_deleted_sessions_are_removed_in_steps(backend: Backend) -> None:
+    for name in ("s1", "s2", "s3"):
+        await accepted(backend.store, Caller().create(name, user_id="ann"))
+        await written(backend.store, put((SESSION, name), "k"))
+        await accepted(backend.store, Caller().delete(name))
+    await backend.erasures.begin_erasure(EVERYONE, "ann", "")
+    claim = await backend.erasures.claim_erasure(60)
+    assert claim is not None
+    counts, after = [], ""
+    for step in (2, 2):
+        following = await backend.erasures.erase_names(claim, after, step)
+        counts.append(((await backend.erasures.get_erasure(EVERYONE, "ann")).document_count, following))
+        after = following or ""
+    assert counts == [(2, "s2"), (3, None)]
+    late = replace(claim, number=claim.number - 1)
+    assert await backend.erasures.erase_names(late, "", 2) is None

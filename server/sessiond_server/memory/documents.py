@@ -107,20 +107,24 @@ class MemoryDocuments:
             del self._requests[request]
         return len(expired) + len(tombstones) + len(requests)
 
-    def erase(self, tenant_id: str, user_id: str, deleted_sessions: Iterable[str], limit: int) -> int:
-        """Removes documents of the user, their request records, and tombstones of the sessions' documents; at most
-        `limit` of each."""
-        own, sessions = (tenant_id, USER, user_id), {(tenant_id, SESSION, each) for each in deleted_sessions}
+    def erase(self, tenant_id: str, user_id: str, limit: int) -> int:
+        """Removes at most `limit` documents of the user, and at most as many of their request records."""
+        own = (tenant_id, USER, user_id)
         documents = [key for key in self._rows if key[:3] == own][:limit]
-        of_sessions = [
-            key for key, row in self._rows.items() if key[:3] in sessions and row.delete_time_us is not None
-        ][:limit]
         requests = [request for request in self._requests if request[0] == own][:limit]
-        for key in documents + of_sessions:
+        for key in documents:
             del self._rows[key]
         for request in requests:
             del self._requests[request]
-        return len(documents) + len(of_sessions) + len(requests)
+        return len(documents) + len(requests)
+
+    def erase_names(self, tenant_id: str, session_ids: Iterable[str]) -> int:
+        """Removes the tombstones of documents of these sessions."""
+        owners = {(tenant_id, SESSION, each) for each in session_ids}
+        ended = [key for key, row in self._rows.items() if key[:3] in owners and row.delete_time_us is not None]
+        for key in ended:
+            del self._rows[key]
+        return len(ended)
 
     def _end(self, now_us: int, rows: Iterable[DocumentRow]) -> None:
         for row in rows:

@@ -68,10 +68,16 @@ class MemoryErasures:
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
         if (row := self._held(claim)) is None:
             return 0
-        deleted = self._sessions(claim, deleted=True)
-        count = self._documents.erase(claim.tenant_id, claim.user_id, deleted, limit)
+        count = self._documents.erase(claim.tenant_id, claim.user_id, limit)
         row.erasure.document_count += count
         return count
+
+    async def erase_names(self, claim: ErasureClaim, after: str, limit: int) -> str | None:
+        if (row := self._held(claim)) is None:
+            return None
+        deleted = [each for each in sorted(self._sessions(claim, deleted=True)) if each > after]
+        row.erasure.document_count += self._documents.erase_names(claim.tenant_id, deleted[:limit])
+        return deleted[limit - 1] if len(deleted) > limit else None
 
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
         if (row := self._held(claim)) is None:

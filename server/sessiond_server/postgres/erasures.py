@@ -16,11 +16,7 @@ from sessiond_server.store.erasures import ErasureClaim
 
 LOCK_HOMES = SEARCH["lock_homes"].text
 _TEXT = {name: statement.text for name, statement in ERASURES.items()}
-_REMOVALS: Final = (
-    "erase_documents_of_user",
-    "erase_document_requests_of_user",
-    "erase_documents_of_deleted_sessions",
-)
+_REMOVALS: Final = ("erase_documents_of_user", "erase_document_requests_of_user")
 
 
 class PostgresErasures:
@@ -65,10 +61,26 @@ class PostgresErasures:
                 return 0
             removed = 0
             for name in _REMOVALS:
-                removed += int((await connection.execute(_TEXT[name], *key, limit)).rpartition(" ")[2])
+                removed += _rows_of(await connection.execute(_TEXT[name], *key, limit))
             if removed:
                 await connection.execute(_TEXT["count_erased"], *key, removed)
             return removed
+
+        return await self._transactions.run(work)
+
+    async def erase_names(self, claim: ErasureClaim, after: str, limit: int) -> str | None:
+        key = (claim.tenant_id, claim.user_id)
+
+        async def work(connection: asyncpg.Connection) -> str | None:
+            await _at_home(connection, claim.tenant_id)
+            if await connection.fetchval(_TEXT["hold_erasure"], *key, claim.number) is None:
+                return None
+            rows = await connection.fetch(_TEXT["deleted_sessions_of_user"], *key, after, limit + 1)
+            found = [session_id for (session_id,) in rows[:limit]]
+            removed = _rows_of(await connection.execute(_TEXT["erase_names"], claim.tenant_id, found))
+            if removed:
+                await connection.execute(_TEXT["count_erased"], *key, removed)
+            return found[-1] if len(rows) > limit else None
 
         return await self._transactions.run(work)
 
@@ -86,6 +98,11 @@ async def _at_home(connection: asyncpg.Connection, tenant_id: str) -> None:
     await connection.execute(LOCK_HOMES)
     if await connection.fetchval(IS_ELSEWHERE, tenant_id):
         raise StoreUnavailable(elsewhere=True)
+
+
+def _rows_of(status: str) -> int:
+    """The row count in a command tag, such as `DELETE 3`."""
+    return int(status.rpartition(" ")[2])
 
 
 def _erasure(

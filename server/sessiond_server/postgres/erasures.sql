@@ -55,23 +55,24 @@ delete from document_requests where ctid = any (array(
   for update
 ))
 
--- name: erase_documents_of_deleted_sessions  index: session_heads_deleted_of_user documents_pkey
+-- name: deleted_sessions_of_user  index: session_heads_deleted_of_user
+select session_id from session_heads
+where tenant_id = $1 and user_id = $2 and delete_time is not null and session_id > $3
+order by session_id
+limit $4
+
+-- name: erase_names  index: documents_pkey
 -- Deletions of sessions leave the names of their documents. 4 is DOCUMENT_SCOPE_SESSION.
 delete from documents where ctid = any (array(
   select d.ctid
-  from (
-    select session_id from session_heads
-    where tenant_id = $1 and user_id = $2 and delete_time is not null
-    offset 0
-  ) h
+  from unnest($2::text[]) as k (session_id)
   cross join lateral (
     select documents.ctid from documents
-    where documents.tenant_id = $1 and documents.scope = 4 and documents.scope_id = h.session_id
+    where documents.tenant_id = $1 and documents.scope = 4 and documents.scope_id = k.session_id
       and documents.delete_time is not null
-    limit $3
+    offset 0
     for update
   ) d
-  limit $3
 ))
 
 -- name: count_erased  index: erasures_pkey

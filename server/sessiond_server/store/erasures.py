@@ -41,9 +41,14 @@ class ErasureStore(Protocol):
         ...
 
     async def erase_documents(self, claim: ErasureClaim, limit: int) -> int:
-        """Removes at most `limit` rows of each kind: documents of the user, records of the requests that wrote them,
-        and what deletions of the user's sessions have left of their documents. Counts them in the erasure, in the same
-        transaction. Returns how many; 0 when nothing is left."""
+        """Removes at most `limit` documents of the user, and at most as many records of the requests that wrote them.
+        Counts them in the erasure, in the same transaction. Returns how many; 0 when nothing is left."""
+        ...
+
+    async def erase_names(self, claim: ErasureClaim, after: str, limit: int) -> str | None:
+        """Removes what deletions have left of the documents of the user's sessions, for the next `limit` deleted
+        sessions with ids > `after` (code points), and counts it likewise. Returns the id of the last one; None if there
+        are no more."""
         ...
 
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
