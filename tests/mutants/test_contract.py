@@ -594,7 +594,7 @@ MUTANTS = {
     ),
     "redaction_leaves_the_name": Mutant(
         "domain/messages/rules.py",
-        "gave_name = titles.take_away(state, original.seq, head)",
+        "gave_name = titles.take_away(state, original.seq, title, inherited=inherited)",
         "gave_name = False",
         DELETION,
         "test_a_name_leaves_the_log_with_the_message_that_gave_it[memory-False-redact-False]",
