@@ -112,6 +112,7 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.RunFenced("s", "r", "q"), {"session_id": "s", "run_id": "r", "live_run_id": "q"}),
     (server_errors.RunQueueFull("s", 64, 1.0), {"session_id": "s", "limit": 64, "retry_after": 1.0}),
     (server_errors.DocumentNotFound("DOCUMENT_SCOPE_USER", "u", "k"), {"key": "k"}),
+    (server_errors.ErasureNotFound("u"), {"user_id": "u"}),
     (
         server_errors.DocumentVersionMismatch("DOCUMENT_SCOPE_USER", "u", "k", 3, 2),
         {"key": "k", "current_version": 3},

@@ -41,7 +41,6 @@ WRITES: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "TouchSession": lambda client: lambda **kw: client.touch_session("s", **kw),
     "DeleteSession": lambda client: lambda **kw: client.delete_session("s", **kw),
     "EraseUser": lambda client: lambda **kw: client.erase_user("u", **kw),
-    "GetErasure": lambda client: lambda **kw: client.get_erasure("u", **kw),
     "BatchDeleteSessions": lambda client: lambda **kw: client.batch_delete_sessions(["s"], **kw),
     "BatchCreateSessions": lambda client: lambda **kw: client.batch_create_sessions([{"session_id": "s"}], **kw),
     "BatchUpdateSessions": lambda client: (
@@ -71,6 +70,7 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "PublishDelta": lambda client: lambda **kw: client.publish_delta("s", [sessiond.Delta(text="t")], **kw),
     "HeartbeatRun": lambda client: lambda **kw: client.heartbeat_run("s", FENCE, **kw),
     "ListPendingApprovals": lambda client: lambda **kw: client.list_pending_approvals(**kw).page(),
+    "GetErasure": lambda client: lambda **kw: client.get_erasure("u", **kw),
     "CreateSessionToken": lambda client: lambda **kw: client.create_session_token("s", **kw),
     "GetUploadStatus": lambda client: lambda **kw: client.get_upload_status("s", "a", **kw),
     "GetAttachment": lambda client: lambda **kw: client.get_attachment("s", "a", **kw),
