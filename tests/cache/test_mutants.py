@@ -151,7 +151,7 @@ def versions_begin_anew(patch: pytest.MonkeyPatch) -> None:
 
 def windows_joined_at_a_creation(patch: pytest.MonkeyPatch) -> None:
     """Where one batch deletes a session and takes its id again, the window goes on with the messages of the next."""
-    patch.setattr(changes, "CREATED", -1)
+    patch.setattr(changes, "CREATED", ())
 
 
 def dirty_sessions_read(patch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import sessiond
 from sessiond_server.domain.sessions.validation import STATE_BYTES
 from sessiond_server.events.drafts import DraftLimits
 from tests.support.replica import Replica
+from tests.support.waiting import until
 
 WRITERS = 20
 
@@ -201,10 +202,14 @@ async def test_flood_of_drafts_holds_up_no_write_and_no_late_watcher(
         finally:
             flooding = False
             await asyncio.gather(*floods)
-        async with there.watch(flooded, deltas=True) as after:
-            await here.append_messages(flooded, [sessiond.user("end")])
-            ids = set()
-            async with asyncio.timeout(60):
-                while not isinstance(item := await anext(after), sessiond.Event):
-                    ids.add(item.message_id)
-            assert len(ids) <= most + 8  # and at most the last piece of each flood, on its way
+
+        async def few_are_kept() -> bool:
+            async with there.watch(flooded, deltas=True) as after:
+                await here.append_messages(flooded, [sessiond.user("end")])
+                ids = set()
+                async with asyncio.timeout(60):
+                    while not isinstance(item := await anext(after), sessiond.Event):
+                        ids.add(item.message_id)
+            return len(ids) <= most
+
+        await until(few_are_kept)  # what is still on its way between the servers comes to the watcher as well
