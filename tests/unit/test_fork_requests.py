@@ -36,7 +36,6 @@ def fork(**fields: Any) -> ForkSessionRequest:
         ({"expected_version": 0}, {"expected_version": -1}, "expected_version"),
         ({"session": Session(name="n" * 200)}, {"session": Session(name="n" * 201)}, "session.name"),
         ({"session": Session(name="n")}, {"session": Session(user_id="u")}, "update_mask"),
-        ({}, {"session": Session(name="n", session_id="f")}, "session.session_id"),
     ],
 )
 def test_bounds_of_a_fork(good: dict[str, Any], bad: dict[str, Any], field: str) -> None:

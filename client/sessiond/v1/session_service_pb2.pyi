@@ -270,7 +270,7 @@ class ForkSessionRequest(google.protobuf.message.Message):
     @property
     def session(self) -> sessiond.v1.session_pb2.Session:
         """Fields that the fork has instead of the parent's: those of `update_mask`, or, without one, those that are set here.
-        Bounds as in UpdateSession. Absent: none. Its `session_id` must be empty: `fork_session_id` is the fork's id.
+        Bounds as in UpdateSession. Absent: none.
         """
 
     @property

@@ -235,9 +235,7 @@ def fork_session(
         if not fork_id.startswith(own):
             found.add("fork_session_id", f"must begin with {own} as the key is bound to a user")
     update = None
-    if request.session.session_id:
-        found.add("session.session_id", "must be empty: fork_session_id is the fork's id")
-    elif request.HasField("session") or request.update_mask.paths:
+    if request.HasField("session") or request.update_mask.paths:
         changes = UpdateSessionRequest(update_mask=request.update_mask)
         if request.HasField("session"):
             changes.session.CopyFrom(request.session)
