@@ -29,7 +29,6 @@ from sessiond_server.errors import (
     SessionQuotaReached,
 )
 from sessiond_server.exports import files, receiving
-from sessiond_server.exports.receiving import ImportDone
 from sessiond_server.memory.blobs import MemoryBlobs
 from tests.support import rich_session
 from tests.support import run_actions as act
@@ -195,7 +194,7 @@ async def test_what_is_there_is_not_imported_twice(
         moves.receive(caller.scope, records, "both"), moves.receive(caller.scope, later, "both"), return_exceptions=True
     )
     # If the longer one comes first, it has all of the shorter one.
-    has_all = isinstance(one, ImportDone) and one.already_there
+    has_all = isinstance(one, tuple) and one[0].already_there
     assert isinstance(one, SessionAlreadyExists) + isinstance(other, SessionAlreadyExists) + has_all == 1
 
 
