@@ -132,6 +132,16 @@ async def test_worker_that_stands_still_or_does_not_stop_is_killed(
             await made.stop()  # kills the deaf one
 
 
+async def test_worker_that_stands_still_while_it_starts_is_killed(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "FIRST_SIGN", 0.5)
+    with pytest.raises(WorkersFailed) as failed:
+        async with team(script, monkeypatch, "mute", count=1):
+            raise AssertionError
+    assert failed.value.code == 128 + signal.SIGKILL
+
+
 async def test_workers_end_when_their_supervisor_has_gone() -> None:
     """Seen from the worker's end of the connection."""
     ours, theirs = socket.socketpair()

@@ -1,8 +1,8 @@
 """A worker that does what a script says, in place of one that serves: `python scripted_worker.py SCRIPT FD`.
 
 Each start takes the next line of the script: `serve`; `fail CODE` (ends before it serves); `crash` (serves, and ends by
-itself once it is asked for its metrics); `hang` (serves, and stands still from then on); `deaf` (serves, and does not
-stop). After the last line all serve.
+itself once it is asked for its metrics); `hang` (serves, and stands still from then on); `mute` (stands still before it
+serves); `deaf` (serves, and does not stop). After the last line all serve.
 """
 
 import asyncio
@@ -36,6 +36,8 @@ async def act(supervisor: socket.socket, what: str) -> int:
     loop.add_signal_handler(signal.SIGTERM, (lambda: None) if what == "deaf" else stop.set)
     supervisor.setblocking(False)
     link = await Link.over(supervisor)
+    if what == "mute":
+        os.kill(os.getpid(), signal.SIGSTOP)
     link.send(Ready(keys=7))
 
     async def alive() -> None:

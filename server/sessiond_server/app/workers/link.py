@@ -46,7 +46,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """The worker's event loop runs. Sent once a second from Ready on."""
+    """The worker's event loop runs. Sent once a second, while the worker starts too."""
 
 
 @dataclass(frozen=True, slots=True)

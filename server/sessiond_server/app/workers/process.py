@@ -18,7 +18,9 @@ _log = logging.getLogger("sessiond.workers")
 
 PROGRAM: Final = ("-m", "sessiond_server.cli.worker")
 SILENCE: Final = 30.0
-"""Seconds without a sign of life after which a worker that serves is killed. It gives one each second."""
+"""Seconds without a sign of life after which a worker is killed. It gives one each second, while it starts too."""
+FIRST_SIGN: Final = 120.0
+"""The same until its first one: a busy machine takes long to load the program."""
 METRICS_SECONDS: Final = 2.0
 """How long a worker may take to answer with its metrics; then its last ones are shown."""
 
@@ -32,6 +34,8 @@ class WorkerProcess:
         self._link = link
         self._ready = asyncio.Event()
         """Set when it serves, and when it has ended."""
+        self._heard = False
+        """Whether it has given a sign of life."""
         self._metrics: asyncio.Event = asyncio.Event()
         """Set when metrics arrive, and replaced by a new event."""
         self.serves = False
@@ -108,6 +112,7 @@ class WorkerProcess:
         """Takes its messages until it has ended."""
         try:
             while (message := await self._next()) is not None:
+                self._heard = True
                 if isinstance(message, Ready):
                     self.keys, self.serves = message.keys, not self.stopping
                     self._ready.set()
@@ -128,12 +133,12 @@ class WorkerProcess:
             self._arrived()
 
     async def _next(self) -> object:
-        patience = SILENCE if self.serves else None
+        patience = None if self.stopping else SILENCE if self._heard else FIRST_SIGN
         try:
             async with asyncio.timeout(patience):
                 return await self._link.receive()
         except TimeoutError:
-            _log.error("worker %d has given no sign of life for %g s, and is killed", self.pid, SILENCE)
+            _log.error("worker %d has given no sign of life for %g s, and is killed", self.pid, patience)
             self.kill()
             return None
 

@@ -86,11 +86,9 @@ class _Worker:
     async def beat(self) -> None:
         """Gives signs of life, and stops the worker once it cannot be used any more: another one takes its place."""
         while True:
-            await asyncio.sleep(BEAT)
-            if self._service is None:
-                continue
             self._link.send(Alive())
-            if not self.failed and (name := self._service.failed()) is not None:
+            await asyncio.sleep(BEAT)
+            if self._service is not None and not self.failed and (name := self._service.failed()) is not None:
                 self.failed = True
                 _log.error("the background task %s has failed: stopping", name)
                 self._stop()
