@@ -14,7 +14,7 @@ from functools import partial
 
 from sessiond_server import auth, failpoints
 from sessiond_server.app import limits
-from sessiond_server.app.background import background_tasks, only_error
+from sessiond_server.app.background import background_tasks
 from sessiond_server.app.blobs import say_whether_reachable
 from sessiond_server.app.credentials import expire_keys, reloaded, tls_files
 from sessiond_server.app.databases import Group, Opening
@@ -60,15 +60,7 @@ async def serve(settings: Settings, announce: Callable[[Service], None], shared:
     if shared is not None:
         shared.stops_by(stop.ask)
     try:
-        async with running(settings, stop.reload, shared) as service:
-            announce(service)
-            await stop.asked()
-            _log.info("stopping: calls in progress have %g s to finish", settings.grace)
-    except asyncio.CancelledError:
-        if not stop.is_asked:
-            raise
-    except BaseExceptionGroup as group:
-        raise only_error(group) from None
+        await stop.serve(running(settings, stop.reload, shared), announce, settings.grace)
     finally:
         stop.close()
 

@@ -1,9 +1,18 @@
 """The operator's signals: stop, and reload files."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from sessiond_server.app.background import only_error
+
+_log = logging.getLogger("sessiond.app")
+
+_T = TypeVar("_T")
 
 
 class Signals:
@@ -48,3 +57,19 @@ class Signals:
             self._waiter.set()
         elif self._task is not None:
             self._task.cancel()  # the service is still starting
+
+    async def serve(
+        self, opened: AbstractAsyncContextManager[_T], announce: Callable[[_T], None], grace: float
+    ) -> None:
+        """Opens the context, announces what it yields, and leaves it once a stop is requested, also while it opens.
+        Raises what it raises; of a group of one error, that one. `grace`: seconds, for the log."""
+        try:
+            async with opened as service:
+                announce(service)
+                await self.asked()
+                _log.info("stopping: calls in progress have %g s to finish", grace)
+        except asyncio.CancelledError:
+            if not self.is_asked:
+                raise
+        except BaseExceptionGroup as group:
+            raise only_error(group) from None

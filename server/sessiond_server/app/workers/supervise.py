@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
-from sessiond_server.app.background import background_tasks, only_error
+from sessiond_server.app.background import background_tasks
 from sessiond_server.app.bundled import bundled
 from sessiond_server.app.errors import CannotListen
 from sessiond_server.app.signals import Signals
@@ -38,15 +38,7 @@ async def supervise(settings: Settings, announce: Callable[[Service], None]) -> 
     loop, renewal = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR2, renewal.set)
     try:
-        async with _running(settings, signals, renewal) as service:
-            announce(service)
-            await signals.asked()
-            _log.info("stopping: calls in progress have %g s to finish", settings.grace)
-    except asyncio.CancelledError:
-        if not signals.is_asked:
-            raise
-    except BaseExceptionGroup as group:
-        raise only_error(group) from None
+        await signals.serve(_running(settings, signals, renewal), announce, settings.grace)
     finally:
         signals.close()
         loop.remove_signal_handler(signal.SIGUSR2)
