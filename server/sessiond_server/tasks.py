@@ -20,6 +20,28 @@ def run_in_background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Tas
     return task
 
 
+class Endings:
+    """Work that calls leave to be finished when they end early. It must not raise, but where the call awaits it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many are not finished."""
+        return len(self._tasks)
+
+    async def finished(self) -> None:
+        """Returns once nothing is left. For when no more begins."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def begin(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(ending)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
 def _report(task: asyncio.Task[None]) -> None:
     if task.cancelled():
         return

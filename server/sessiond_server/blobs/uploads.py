@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -25,6 +25,7 @@ from sessiond_server.errors import (
     UploadTooLong,
 )
 from sessiond_server.store.attachments import AttachmentStore
+from sessiond_server.tasks import Endings
 
 _log = logging.getLogger("sessiond.uploads")
 
@@ -79,14 +80,13 @@ class Uploads:
         self._limits = limits or UploadLimits()
         self._new_id = new_id
         self._appending = asyncio.Semaphore(self._limits.appends)
-        self._background: set[asyncio.Task[None]] = set()
+        self._endings = Endings()
 
     async def __aenter__(self) -> "Uploads":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._background:
-            await asyncio.wait(self._background)
+        await self._endings.finished()
 
     async def receive(
         self,
@@ -116,16 +116,16 @@ class Uploads:
             await writing.finish()
             return await complete(upload)
         except (UploadTooLong, ChecksumMismatch, Refused):
-            await asyncio.shield(self._run_in_background(self._discard(scope, writing)))
+            await asyncio.shield(self._endings.begin(self._discard(scope, writing)))
             raise
         except BytesMissing:
             # The storage has lost bytes that it had acknowledged, so this upload is discarded as a whole.
-            await asyncio.shield(self._run_in_background(self._discard(scope, writing)))
+            await asyncio.shield(self._endings.begin(self._discard(scope, writing)))
             raise ChecksumMismatch(session_id, declared.attachment_id) from None
         except BaseException:
-            if len(self._background) >= self._limits.kept:
+            if len(self._endings) >= self._limits.kept:
                 writing.drop()
-            self._run_in_background(writing.keep())
+            self._endings.begin(writing.keep())
             raise
 
     async def state(self, scope: Scope, session_id: str, attachment_id: str) -> UploadState:
@@ -212,12 +212,6 @@ class Uploads:
             await self._store.discard_upload(scope, upload.key[1], upload.attachment_id, epoch, upload.blob_id)
         except SessiondError as error:
             _log.warning("cannot discard a failed upload now; it will be removed as abandoned: %s", error)
-
-    def _run_in_background(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(ending)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
 
 class _Writing:

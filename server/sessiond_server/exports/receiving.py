@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,7 @@ from sessiond_server.store.announcing import CommitListener
 from sessiond_server.store.imports import ImportStore
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import Freshness, SessionReads
+from sessiond_server.tasks import Endings
 
 _log = logging.getLogger("sessiond.imports")
 
@@ -79,14 +80,13 @@ class Imports:
         self._policy = policy
         self._clock = clock
         self._new_id = new_id
-        self._background: set[asyncio.Task[None]] = set()
+        self._endings = Endings()
 
     async def __aenter__(self) -> "Imports":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._background:
-            await asyncio.wait(self._background)
+        await self._endings.finished()
 
     async def receive(
         self,
@@ -113,11 +113,11 @@ class Imports:
                 await importing.add(record)
             core = await importing.finish()
         except (ImportRefused, AttachmentTooLarge, AttachmentSpaceExhausted):
-            await asyncio.shield(self._run_in_background(self._give_up(taken)))
+            await asyncio.shield(self._endings.begin(self._give_up(taken)))
             raise
         except SessionAlreadyExists:
             # Another import has made it meanwhile, perhaps of another file with the same session.
-            await asyncio.shield(self._run_in_background(self._give_up(taken)))
+            await asyncio.shield(self._endings.begin(self._give_up(taken)))
             if (core := await self._there(scope, start.key, first.header.session)) is None:
                 raise
             return ImportDone(core, True)
@@ -154,12 +154,6 @@ class Imports:
             await self._store.give_up_import(taken)
         except SessiondError as error:
             _log.warning("cannot give up a failed import now; it will be removed as abandoned: %s", error)
-
-    def _run_in_background(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(ending)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
 
 DAMAGED: Final = "digest must be that of the record: the line is damaged, or one before it is missing"
