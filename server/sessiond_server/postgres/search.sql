@@ -113,22 +113,7 @@ select exists (select from search_lease where one and expire_time >= clock_times
 -- name: feeds_behind  index: events_feed search_feeds_of_tenants
 -- Tenants with events that their indexes have not read, or without an index: (tenant, feed or null). One probe for each
 -- tenant finds its last transaction. A tenant that moves here has no index before all its rows are here.
-with recursive ends as (
-  (
-    select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid as newest from events e
-    order by e.tenant_id collate "POSIX" desc, e.commit_xid desc
-    limit 1
-  )
-  union all
-  select before.tenant_id, before.newest
-  from ends
-  cross join lateral (
-    select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid as newest from events e
-    where e.tenant_id collate "POSIX" < ends.tenant_id
-    order by e.tenant_id collate "POSIX" desc, e.commit_xid desc
-    limit 1
-  ) before
-)
+with {ends_of_feeds}
 select ends.tenant_id, f.feed_id
 from ends
 left join lateral (

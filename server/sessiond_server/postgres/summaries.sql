@@ -9,22 +9,7 @@ on conflict (tenant_id) do nothing
 -- name: feeds_unseen  index: events_feed summary_feeds_pkey
 -- Tenants with events behind the place up to which their feed was looked through, and that place; nothing before
 -- begin_feeds. One probe for each tenant finds its last transaction.
-with recursive ends as (
-  (
-    select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid as newest from events e
-    order by e.tenant_id collate "POSIX" desc, e.commit_xid desc
-    limit 1
-  )
-  union all
-  select before.tenant_id, before.newest
-  from ends
-  cross join lateral (
-    select e.tenant_id collate "POSIX" as tenant_id, e.commit_xid as newest from events e
-    where e.tenant_id collate "POSIX" < ends.tenant_id
-    order by e.tenant_id collate "POSIX" desc, e.commit_xid desc
-    limit 1
-  ) before
-)
+with {ends_of_feeds}
 select ends.tenant_id, f.commit_xid, f.session_id, f.seq
 from ends
 cross join lateral (
