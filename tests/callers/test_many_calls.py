@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 import sessiond
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1.event_service_pb2 import WatchSessionRequest
+from tests.support.programs import output_of
 from tests.support.wire import TENANT, Wire, serving
 
 HERE = Path(__file__).parent
@@ -101,21 +101,13 @@ async def _first_update(client: sessiond.Client) -> None:
 @pytest.mark.parametrize("language", ["go", "java", "node"])
 async def test_other_languages_are_never_refused(busy: Wire, language: str, callers: int, streams: int) -> None:
     program = await asyncio.to_thread(PROGRAMS[language])
-    process = await asyncio.create_subprocess_exec(
+    out = await output_of(
         *program,
         f"127.0.0.1:{busy.port}",
         TENANT,
         *map(str, (callers, EACH, streams)),
         *(base64.b64encode(request).decode() for request in (GET, WATCH)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        out, wrong = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-    assert process.returncode == 0, wrong.decode()
     assert json.loads(out) == {"OK": callers * EACH + streams}
 
 

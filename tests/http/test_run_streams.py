@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ from sessiond_server.http.ai_sdk import Conversion
 from sessiond_server.http.exchange import Gone
 from sessiond_server.http.problems import Problem
 from tests.support import node
+from tests.support.programs import output_of
 from tests.support.rows import table
 from tests.support.waiting import PATIENCE
 from tests.support.web import Web
@@ -392,20 +393,7 @@ async def test_published_packages_show_a_run_live_and_from_the_middle(web: Web) 
 
 
 async def _shown(web: Web, program: str, url: str) -> Any:
-    process = await asyncio.create_subprocess_exec(
-        "node",
-        str(node.BUILT / program),
-        f"http://127.0.0.1:{web.port}{url}",
-        TENANT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, wrong = await asyncio.wait_for(process.communicate(), PATIENCE)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-    assert process.returncode == 0, wrong.decode()
+    out = await output_of("node", str(node.BUILT / program), f"http://127.0.0.1:{web.port}{url}", TENANT)
     last = json.loads(out.splitlines()[-1])
     assert last["ended"]
     return last
