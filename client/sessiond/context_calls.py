@@ -12,6 +12,8 @@ from sessiond.v1.context_service_pb2 import (
     GetContextRequest,
     ListSummariesRequest,
     ListSummariesResponse,
+    RequestSummaryRequest,
+    RequestSummaryResponse,
 )
 from sessiond.v1.session_pb2 import Consistency, TokenUsage
 from sessiond.v1.summary_pb2 import Summary
@@ -54,6 +56,19 @@ class ContextCalls:
         )
         call = self._connection.context.CreateSummary
         return await self._connection.call(call, request, timeout, request.request_id)
+
+    async def request_summary(
+        self, session_id: str, *, keep_messages: int | None = None, timeout: float | None = None
+    ) -> RequestSummaryResponse:
+        """Asks the service to summarise the session now, and returns at once: the summary is an event behind the
+        `version` of the answer, within seconds, or later where the model is slow or down.
+
+        `keep_messages` of the newest messages, 0 to 500, stay out; None: as many as the operator has set. No summary
+        comes where that leaves none to cover. Raises SummariserOff where the service makes no summaries,
+        TooManySummaries where 100 sessions of the tenant wait.
+        """
+        request = RequestSummaryRequest(session_id=session_id, keep_messages=keep_messages)
+        return await self._connection.call(self._connection.context.RequestSummary, request, timeout)
 
     async def get_context(
         self,

@@ -50,6 +50,7 @@ neither grpc nor protobuf.
     │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
     │   ├── SearchOff
+    │   ├── SummariserOff
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -71,6 +72,7 @@ neither grpc nor protobuf.
     │   ├── WatcherTooSlow
     │   ├── TooManyTransfers
     │   ├── TooManyUploads
+    │   ├── TooManySummaries
     │   ├── RunQueueFull
     │   └── SessionQuotaReached
     ├── Unauthenticated
@@ -624,6 +626,10 @@ class SearchOff(Refused):
     """The operator has switched search off."""
 
 
+class SummariserOff(Refused):
+    """The service makes no summaries: its operator has named no summariser."""
+
+
 class VersionMismatch(SessiondError):
     """`expected_version` is not the session's version. Read the session, decide again, and retry."""
 
@@ -797,6 +803,14 @@ class TooManyUploads(Exhausted):
         return self._number("limit")
 
 
+class TooManySummaries(Exhausted):
+    """As many sessions of the tenant wait for a summary that was asked for as may. Try again after `retry_after`."""
+
+    @property
+    def limit(self) -> int:
+        return self._number("limit")
+
+
 class RunQueueFull(Exhausted):
     """The session's queue of runs is full."""
 
@@ -928,6 +942,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "CONTEXT_BUDGET_TOO_SMALL": ContextBudgetTooSmall,
         "VERSION_NOT_REACHED": VersionNotReached,
         "SEARCH_OFF": SearchOff,
+        "SUMMARISER_OFF": SummariserOff,
         "VERSION_MISMATCH": VersionMismatch,
         "POSITION_COMPACTED": PositionCompacted,
         "POSITION_LOST": PositionLost,
@@ -963,6 +978,7 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "TRANSFER_STALLED": TransferStalled,
         "TOO_MANY_TRANSFERS": TooManyTransfers,
         "TOO_MANY_UPLOADS": TooManyUploads,
+        "TOO_MANY_SUMMARIES": TooManySummaries,
         "ATTACHMENT_LOST": AttachmentLost,
         "STORAGE_UNAVAILABLE": StorageUnavailable,
         "RUN_NOT_FOUND": RunNotFound,

@@ -60,7 +60,7 @@ from sessiond.tool_data import ToolValue
 from sessiond.transfer import GIVE_UP_AFTER, IDLE_TIMEOUT, Progress
 from sessiond.v1.attachment_pb2 import Attachment
 from sessiond.v1.attachment_service_pb2 import ListAttachmentsResponse, UploadStatus
-from sessiond.v1.context_service_pb2 import Context, ListSummariesResponse
+from sessiond.v1.context_service_pb2 import Context, ListSummariesResponse, RequestSummaryResponse
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentWrite
 from sessiond.v1.document_service_pb2 import BatchGetDocumentsResponse, ListDocumentsResponse
 from sessiond.v1.erasure_pb2 import Erasure
@@ -2188,6 +2188,18 @@ class SyncClient:
                 timeout=timeout,
             )
         )
+
+    def request_summary(
+        self, session_id: str, *, keep_messages: int | None = None, timeout: float | None = None
+    ) -> RequestSummaryResponse:
+        """Asks the service to summarise the session now, and returns at once: the summary is an event behind the
+        `version` of the answer, within seconds, or later where the model is slow or down.
+
+        `keep_messages` of the newest messages, 0 to 500, stay out; None: as many as the operator has set. No summary
+        comes where that leaves none to cover. Raises SummariserOff where the service makes no summaries,
+        TooManySummaries where 100 sessions of the tenant wait.
+        """
+        return wait(self._inner.request_summary(session_id, keep_messages=keep_messages, timeout=timeout))
 
     def get_context(
         self,

@@ -49,6 +49,7 @@
     │   ├── ApprovalExpired
     │   ├── ToolCallLimitReached
     │   ├── SearchOff
+    │   ├── SummariserOff
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -70,6 +71,7 @@
     │   ├── WatcherTooSlow
     │   ├── TooManyTransfers
     │   ├── TooManyUploads
+    │   ├── TooManySummaries
     │   ├── RunQueueFull
     │   └── SessionQuotaReached
     ├── Unauthenticated
@@ -127,7 +129,7 @@ def _document(scope: str, scope_id: str, key: str) -> dict[str, str]:
 REFUSALS: Final = (
     *("no_key", "wrong_key", "unknown_method"),
     *("calls", "request_bytes", "answer_bytes", "elements", "request_size", "health", "reflection"),
-    *("queue", "watchers", "slow_watcher", "pipes", "transfers", "stalled", "uploads", "runs", "sessions"),
+    *("queue", "watchers", "slow_watcher", "pipes", "transfers", "stalled", "uploads", "summaries", "runs", "sessions"),
 )
 """Why calls are refused to protect the service or other callers, as metrics name it. docs/metrics.md explains them."""
 
@@ -484,6 +486,13 @@ class SearchOff(Refused):
         super().__init__("search is off: the operator of the service can switch it on (setting search)")
 
 
+class SummariserOff(Refused):
+    """The operator has named no summariser."""
+
+    def __init__(self) -> None:
+        super().__init__("the service makes no summaries: its operator can name a summariser (setting summariser)")
+
+
 class VersionMismatch(SessiondError):
     """`expected_version` is not the session's version."""
 
@@ -641,6 +650,16 @@ class TooManyUploads(Exhausted):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the session may have {limit} unfinished uploads", {"limit": str(limit)})
+
+
+class TooManySummaries(Exhausted):
+    """Of the tenant."""
+
+    refusal = "summaries"
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"{limit} sessions wait for a summary already", {"limit": str(limit)})
+        self.retry_after = retry_after
 
 
 class RunQueueFull(Exhausted):

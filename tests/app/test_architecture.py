@@ -84,7 +84,7 @@ ROOMS = {
     "postgres": ("domain", "store", "events", "blobs", "search", "summaries"),
     "redis": ("domain", "store", "events"),
     "reloading": (),
-    "rpc": ("auth", "domain", "slots", "store", "events", "blobs", "exports", "search"),
+    "rpc": ("auth", "domain", "slots", "store", "events", "blobs", "exports", "search", "summaries"),
     "search": ("domain",),
     "settings": (),
     "slots": ("domain",),

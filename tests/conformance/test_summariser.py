@@ -292,3 +292,65 @@ async def test_running_worker_bounds_what_it_does_at_once_and_rests_when_it_is_t
     await asyncio.wait([running])
     assert running.cancelled()
     assert now == 0
+
+
+async def test_callers_ask_for_a_summary(backend: Backend, caller: Caller) -> None:
+    """Whatever the operator has set; with as many of the newest messages left out as the caller wants."""
+    site = await begun(backend, when=When(0, 0, False))
+    site = Site(site.store, site.summariser, When(0, 0, False), Bounds(keep=2, tokens=10_000))
+    queue, tenant_id = site.store.summary_queue, caller.scope.tenant_id
+    await accepted(site.store, caller.create("s"), caller.append("s", *"abcdefgh"))
+    assert await site.work() == 0
+    with table() as rows:
+        for keep, through in ((None, 7), (None, 7), (1, 8), (0, 9), (0, 9)):
+            with rows.row(keep, through):
+                assert await queue.request(tenant_id, "s", keep, 1)
+                await site.work()
+                assert (await site.summaries(caller.scope))[-1].through_seq == through
+    await accepted(site.store, caller.append("s", "i"))
+    assert await site.work() == 0, "what was asked for is done"
+
+
+async def test_request_for_a_session_of_which_no_event_was_looked_at(backend: Backend, caller: Caller) -> None:
+    site = Site(plain(backend), Scripted(), When(4, 0, False))
+    await accepted(site.store, caller.create("s"), caller.append("s", *"abc"))
+    assert await site.store.summary_queue.request(caller.scope.tenant_id, "s", 0, 1)
+    await site.work()
+    assert [one.text for one in await site.summaries(caller.scope)] == ["3 messages"]
+    await accepted(site.store, caller.append("s", *"def"))
+    assert await site.work() == 0
+    await accepted(site.store, caller.append("s", "g"))
+    assert await site.work() == 1, "counts go on from what was covered"
+
+
+async def test_request_while_the_session_is_summarised_is_another_one(backend: Backend, caller: Caller) -> None:
+    """It may be for messages that the one under way has not seen. It does not shorten the claim."""
+    site = await begun(backend)
+    queue, tenant_id = site.store.summary_queue, caller.scope.tenant_id
+    await accepted(site.store, caller.create("s"), caller.append("s", *"abcd"))
+    (claim,) = await site.claimed()
+    assert await queue.request(tenant_id, "s", 0, 1)
+    assert await site.claimed() == []
+    await accepted(site.store, caller.append("s", "e"))
+    await site.worker.summarise(claim)
+    assert await site.work() == 1
+    assert (await site.summaries(caller.scope))[-1].through_seq == 6
+
+
+async def test_request_ends_the_rest_after_failures(backend: Backend, caller: Caller) -> None:
+    site = await begun(backend)
+    await accepted(site.store, caller.create("s"), caller.append("s", *"abcd"))
+    (claim,) = await site.claimed()
+    await site.store.summary_queue.postpone(claim, None)
+    assert await site.claimed() == []
+    assert await site.store.summary_queue.request(caller.scope.tenant_id, "s", None, 1)
+    (claim,) = await site.claimed()
+    assert claim.attempt == 1
+
+
+async def test_bounded_number_of_sessions_of_a_tenant_waits(backend: Backend, caller: Caller) -> None:
+    queue = plain(backend).summary_queue
+    asked = [await queue.request("t", f"s{number}", None, 3) for number in range(5)]
+    assert asked == [True, True, True, False, False]
+    assert await queue.request("t", "s0", 0, 3), "it waits already"
+    assert await queue.request("other", "s4", None, 3)

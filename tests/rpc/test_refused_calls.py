@@ -40,6 +40,7 @@ def counted(wire: Wire) -> Mapping[str, int]:
         (errors.QueueFull(1), "queue"),
         (errors.TooManyCalls(1), "calls"),
         (errors.TooManyUploads(1), "uploads"),
+        (errors.TooManySummaries(1, 1), "summaries"),
         (errors.RunQueueFull("s", 1, 1), "runs"),
         (errors.SessionQuotaReached(1), "sessions"),
         (errors.TransferStalled(1), "stalled"),

@@ -69,6 +69,7 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "ListEvents": lambda client: lambda **kw: client.list_events("s", **kw).page(),
     "PublishDelta": lambda client: lambda **kw: client.publish_delta("s", [sessiond.Delta(text="t")], **kw),
     "HeartbeatRun": lambda client: lambda **kw: client.heartbeat_run("s", FENCE, **kw),
+    "RequestSummary": lambda client: lambda **kw: client.request_summary("s", **kw),
     "ListPendingApprovals": lambda client: lambda **kw: client.list_pending_approvals(**kw).page(),
     "GetErasure": lambda client: lambda **kw: client.get_erasure("u", **kw),
     "CreateSessionToken": lambda client: lambda **kw: client.create_session_token("s", **kw),

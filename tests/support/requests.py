@@ -74,11 +74,12 @@ WRITES = {
     "PutDocument": d.PutDocumentRequest(document=Document(scope=USER, scope_id="ann", key="likes", json='["tea"]')),
     "DeleteDocument": d.DeleteDocumentRequest(scope=TENANT_WIDE, key="settings"),
     "CreateSummary": x.CreateSummaryRequest(session_id="active", summary=Summary(through_seq=2, text="Greetings.")),
+    "RequestSummary": x.RequestSummaryRequest(session_id="active"),
     "ImportSession": beginning("imported"),
 }
 
 
-UNSTORED = frozenset(["PublishDelta", "HeartbeatRun"])
+UNSTORED = frozenset(["PublishDelta", "HeartbeatRun", "RequestSummary"])
 """Need the scope of a write, and make no event: there is no request id."""
 
 

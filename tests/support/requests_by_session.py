@@ -53,6 +53,7 @@ def named(session_id: str) -> dict[str, ProtoMessage]:
         "CreateSummary": x.CreateSummaryRequest(
             session_id=session_id, summary=Summary(through_seq=1, text="x"), request_id="used", expected_version=77
         ),
+        "RequestSummary": x.RequestSummaryRequest(session_id=session_id),
         "GetContext": x.GetContextRequest(session_id=session_id, min_version=1000),
         "ListSummaries": x.ListSummariesRequest(session_id=session_id, min_version=1000),
         "ListMessages": m.ListMessagesRequest(session_id=session_id, min_version=1000),

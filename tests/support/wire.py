@@ -325,6 +325,7 @@ async def serving(
     attachments: AttachmentStore | None = None,
     documents: DocumentReads | None = None,
     searches: bool = True,
+    summarises: bool = True,
     imports: ImportStore | None = None,
     blobs: BlobStore | None = None,
     uploads: UploadLimits | None = None,
@@ -349,7 +350,8 @@ async def serving(
         documents = documents or (store if isinstance(store, MemoryStore) else MemoryStore()).documents
         search = getattr(store, "search", None) if searches else None
         erasures = getattr(store, "erasures", None) or MemoryStore().erasures
-        reads = Reads(store, store, store, work, documents, forks, erasures, search)
+        summaries = getattr(store, "summary_queue", None) if summarises else None
+        reads = Reads(store, store, store, work, documents, forks, erasures, search, summaries)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

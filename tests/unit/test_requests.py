@@ -106,6 +106,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "SearchSessions": search_requests.search_sessions,
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
     "CreateSummary": context_requests.create_summary,
+    "RequestSummary": context_requests.request_summary,
     "GetContext": lambda request: context_requests.get_context(request)[1],
     "ListSummaries": context_requests.list_summaries,
     "DeleteDocument": lambda request: document_requests.delete_document(request, TENANT),
@@ -278,7 +279,7 @@ def test_every_field_of_a_request_has_a_table() -> None:
     own |= {"runs", "run", "run_id", "policy", "status", "statuses", "error", "usage", "model", "user_id"}
     own |= {"tool_call", "tool_call_id", "approver", "result", "approval_ttl"}
     # test_summaries.py
-    own |= {"summary"}
+    own |= {"summary", "keep_messages"}
     # test_context.py
     own |= {
         "max_tokens",

@@ -17,6 +17,55 @@ import typing
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class RequestSummaryRequest(google.protobuf.message.Message):
+    """Request of RequestSummary."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    KEEP_MESSAGES_FIELD_NUMBER: builtins.int
+    session_id: builtins.str
+    """The session. Required."""
+    keep_messages: builtins.int
+    """How many of the newest messages stay out, so that a context has them word by word; a few more where a call would be
+    parted from its result, or the rest would not begin with a user's message. 0: none does. 0 to 500. Absent: the
+    operator's setting (`summary_keep`, 10).
+    """
+    def __init__(
+        self,
+        *,
+        session_id: builtins.str = ...,
+        keep_messages: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_keep_messages", b"_keep_messages", "keep_messages", b"keep_messages"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_keep_messages", b"_keep_messages", "keep_messages", b"keep_messages", "session_id", b"session_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_keep_messages", b"_keep_messages"]) -> typing.Literal["keep_messages"] | None: ...
+
+global___RequestSummaryRequest = RequestSummaryRequest
+
+@typing.final
+class RequestSummaryResponse(google.protobuf.message.Message):
+    """Answer of RequestSummary."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    SUMMARY_SEQ_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The session's version when it was asked for: the summary is an event behind it."""
+    summary_seq: builtins.int
+    """`seq` of the newest summary before; 0 without one."""
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        summary_seq: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["summary_seq", b"summary_seq", "version", b"version"]) -> None: ...
+
+global___RequestSummaryResponse = RequestSummaryResponse
+
+@typing.final
 class CreateSummaryRequest(google.protobuf.message.Message):
     """Request of CreateSummary."""
 

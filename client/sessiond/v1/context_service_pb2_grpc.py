@@ -41,6 +41,11 @@ class ContextServiceStub(object):
                 request_serializer=sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_summary__pb2.Summary.FromString,
                 _registered_method=True)
+        self.RequestSummary = channel.unary_unary(
+                '/sessiond.v1.ContextService/RequestSummary',
+                request_serializer=sessiond_dot_v1_dot_context__service__pb2.RequestSummaryRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_context__service__pb2.RequestSummaryResponse.FromString,
+                _registered_method=True)
         self.GetContext = channel.unary_unary(
                 '/sessiond.v1.ContextService/GetContext',
                 request_serializer=sessiond_dot_v1_dot_context__service__pb2.GetContextRequest.SerializeToString,
@@ -60,6 +65,17 @@ class ContextServiceServicer(object):
     def CreateSummary(self, request, context):
         """Adds a summary, with EVENT_TYPE_SUMMARY_CREATED. Answers with it. The session must not have ended. Errors:
         SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestSummary(self, request, context):
+        """Asks the service to summarise the session now, whatever the operator has set to make sessions due. Answers at once; the
+        summary comes as EVENT_TYPE_SUMMARY_CREATED within seconds, or later where the model is slow, is down, or others wait.
+        It goes on from the newest summary; a long conversation becomes several. None comes where no message is to be covered,
+        or when the session is deleted meanwhile. A session that has ended can be summarised too. Asking twice is asking once:
+        there is no idempotency key. Errors: SUMMARISER_OFF; TOO_MANY_SUMMARIES where 100 sessions of the tenant wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +133,11 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     request_deserializer=sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_summary__pb2.Summary.SerializeToString,
             ),
+            'RequestSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestSummary,
+                    request_deserializer=sessiond_dot_v1_dot_context__service__pb2.RequestSummaryRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_context__service__pb2.RequestSummaryResponse.SerializeToString,
+            ),
             'GetContext': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContext,
                     request_deserializer=sessiond_dot_v1_dot_context__service__pb2.GetContextRequest.FromString,
@@ -156,6 +177,33 @@ class ContextService(object):
             '/sessiond.v1.ContextService/CreateSummary',
             sessiond_dot_v1_dot_context__service__pb2.CreateSummaryRequest.SerializeToString,
             sessiond_dot_v1_dot_summary__pb2.Summary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.ContextService/RequestSummary',
+            sessiond_dot_v1_dot_context__service__pb2.RequestSummaryRequest.SerializeToString,
+            sessiond_dot_v1_dot_context__service__pb2.RequestSummaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

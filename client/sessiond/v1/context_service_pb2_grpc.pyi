@@ -30,6 +30,17 @@ class ContextServiceStub:
     SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
     """
 
+    RequestSummary: grpc.UnaryUnaryMultiCallable[
+        sessiond.v1.context_service_pb2.RequestSummaryRequest,
+        sessiond.v1.context_service_pb2.RequestSummaryResponse,
+    ]
+    """Asks the service to summarise the session now, whatever the operator has set to make sessions due. Answers at once; the
+    summary comes as EVENT_TYPE_SUMMARY_CREATED within seconds, or later where the model is slow, is down, or others wait.
+    It goes on from the newest summary; a long conversation becomes several. None comes where no message is to be covered,
+    or when the session is deleted meanwhile. A session that has ended can be summarised too. Asking twice is asking once:
+    there is no idempotency key. Errors: SUMMARISER_OFF; TOO_MANY_SUMMARIES where 100 sessions of the tenant wait.
+    """
+
     GetContext: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.context_service_pb2.GetContextRequest,
         sessiond.v1.context_service_pb2.Context,
@@ -82,6 +93,17 @@ class ContextServiceAsyncStub:
     ]
     """Adds a summary, with EVENT_TYPE_SUMMARY_CREATED. Answers with it. The session must not have ended. Errors:
     SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
+    """
+
+    RequestSummary: grpc.aio.UnaryUnaryMultiCallable[
+        sessiond.v1.context_service_pb2.RequestSummaryRequest,
+        sessiond.v1.context_service_pb2.RequestSummaryResponse,
+    ]
+    """Asks the service to summarise the session now, whatever the operator has set to make sessions due. Answers at once; the
+    summary comes as EVENT_TYPE_SUMMARY_CREATED within seconds, or later where the model is slow, is down, or others wait.
+    It goes on from the newest summary; a long conversation becomes several. None comes where no message is to be covered,
+    or when the session is deleted meanwhile. A session that has ended can be summarised too. Asking twice is asking once:
+    there is no idempotency key. Errors: SUMMARISER_OFF; TOO_MANY_SUMMARIES where 100 sessions of the tenant wait.
     """
 
     GetContext: grpc.aio.UnaryUnaryMultiCallable[
@@ -138,6 +160,19 @@ class ContextServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sessiond.v1.summary_pb2.Summary, collections.abc.Awaitable[sessiond.v1.summary_pb2.Summary]]:
         """Adds a summary, with EVENT_TYPE_SUMMARY_CREATED. Answers with it. The session must not have ended. Errors:
         SESSION_ENDED, RUN_FENCED, INVALID_FIELD for a `through_seq` beyond the session's version.
+        """
+
+    @abc.abstractmethod
+    def RequestSummary(
+        self,
+        request: sessiond.v1.context_service_pb2.RequestSummaryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sessiond.v1.context_service_pb2.RequestSummaryResponse, collections.abc.Awaitable[sessiond.v1.context_service_pb2.RequestSummaryResponse]]:
+        """Asks the service to summarise the session now, whatever the operator has set to make sessions due. Answers at once; the
+        summary comes as EVENT_TYPE_SUMMARY_CREATED within seconds, or later where the model is slow, is down, or others wait.
+        It goes on from the newest summary; a long conversation becomes several. None comes where no message is to be covered,
+        or when the session is deleted meanwhile. A session that has ended can be summarised too. Asking twice is asking once:
+        there is no idempotency key. Errors: SUMMARISER_OFF; TOO_MANY_SUMMARIES where 100 sessions of the tenant wait.
         """
 
     @abc.abstractmethod

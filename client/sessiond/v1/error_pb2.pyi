@@ -301,6 +301,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_SEARCH_OFF: _ErrorReason.ValueType  # 150
     """FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
+    ERROR_REASON_SUMMARISER_OFF: _ErrorReason.ValueType  # 151
+    """FAILED_PRECONDITION. The service makes no summaries.
+    Sample: "the service makes no summaries: its operator can name a summariser (setting summariser)".
+    """
+    ERROR_REASON_TOO_MANY_SUMMARIES: _ErrorReason.ValueType  # 152
+    """RESOURCE_EXHAUSTED. So many sessions of the tenant wait for a summary that was asked for. Metadata: `limit`.
+    Sample: "100 sessions wait for a summary already".
+    """
     ERROR_REASON_EXPORT_OUTDATED: _ErrorReason.ValueType  # 160
     """ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is
     gone. Begin the export anew. Metadata: `session_id`. Sample: "what was exported has been removed meanwhile".
@@ -617,6 +625,14 @@ Sample: "the document is locked by another transaction".
 """
 ERROR_REASON_SEARCH_OFF: ErrorReason.ValueType  # 150
 """FAILED_PRECONDITION. Search is off. Sample: "search is off: the operator of the service can switch it on (setting search)"."""
+ERROR_REASON_SUMMARISER_OFF: ErrorReason.ValueType  # 151
+"""FAILED_PRECONDITION. The service makes no summaries.
+Sample: "the service makes no summaries: its operator can name a summariser (setting summariser)".
+"""
+ERROR_REASON_TOO_MANY_SUMMARIES: ErrorReason.ValueType  # 152
+"""RESOURCE_EXHAUSTED. So many sessions of the tenant wait for a summary that was asked for. Metadata: `limit`.
+Sample: "100 sessions wait for a summary already".
+"""
 ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 160
 """ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is
 gone. Begin the export anew. Metadata: `session_id`. Sample: "what was exported has been removed meanwhile".

@@ -91,7 +91,10 @@ class Parts:
         """What the wire needs of them."""
         truth = self.truth
         search = truth.search if self.searches else None
-        reads = Reads(self.sessions, truth, truth, truth, truth.documents, truth.forks, truth.erasures, search)
+        summaries = truth.summary_queue if self.summarises else None
+        reads = Reads(
+            self.sessions, truth, truth, truth, truth.documents, truth.forks, truth.erasures, search, summaries
+        )
         return Database(
             self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, self.imports, truth.homes
         )

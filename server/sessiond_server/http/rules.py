@@ -119,6 +119,7 @@ RULES: Final = (
     Rule("RedactMessage", "POST", f"{_MESSAGE}:redact", body=WHOLE),
     Rule("DeleteMessages", "POST", f"{_SESSION}/messages:delete", body=WHOLE),
     Rule("CreateSummary", "POST", f"{_SESSION}/summaries", body=WHOLE),
+    Rule("RequestSummary", "POST", f"{_SESSION}/summaries:request", body=WHOLE),
     Rule("GetContext", "GET", f"{_SESSION}/context"),
     Rule("ListSummaries", "GET", f"{_SESSION}/summaries"),
     Rule("BeginRun", "POST", f"{_SESSION}/runs", body=WHOLE, made="run_id"),

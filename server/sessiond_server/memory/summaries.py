@@ -21,6 +21,8 @@ class _Work:
     due_us: int | None = None
     attempts: int = 0
     number: int = 0
+    requests: int = 0
+    keep: int | None = None
 
 
 class MemorySummaryQueue:
@@ -62,6 +64,18 @@ class MemorySummaryQueue:
                 work.due_us = self._clock()
         return True
 
+    async def request(self, tenant_id: str, session_id: str, keep: int | None, limit: int) -> bool:
+        key = (tenant_id, session_id)
+        others = sum(work.asked for each, work in self._work.items() if each[0] == tenant_id and each != key)
+        if others >= limit:
+            return False
+        work = self._work.setdefault(key, _Work())
+        work.asked, work.keep = True, keep
+        work.requests += 1
+        if work.due_us is None:
+            work.due_us, work.attempts = self._clock(), 0
+        return True
+
     async def claim(self, seconds: float, limit: int) -> Sequence[Claim]:
         now = self._clock()
         due = [(work.due_us, key) for key, work in self._work.items() if work.due_us is not None and work.due_us <= now]
@@ -72,7 +86,10 @@ class MemorySummaryQueue:
         work.due_us = until_us
         work.attempts += 1
         work.number += 1
-        return Claim(*key, work.number, work.attempts, work.messages, work.tokens, work.ended_seq > 0, work.asked)
+        return Claim(
+            *key, work.number, work.attempts, work.messages, work.tokens, work.ended_seq > 0, work.asked, work.keep,
+            work.requests,
+        )  # fmt: skip
 
     async def settle(self, claim: Claim, uncovered: Uncovered) -> None:
         if (work := self._own(claim)) is None:
@@ -80,11 +97,12 @@ class MemorySummaryQueue:
         work.messages += uncovered.messages - claim.messages
         work.tokens += uncovered.tokens - claim.tokens
         work.counted_to = max(work.counted_to, uncovered.version)
-        work.asked = uncovered.more
+        work.asked = uncovered.more or work.requests != claim.requests
+        work.keep = work.keep if work.asked else None
         if not uncovered.more and work.ended_seq <= uncovered.version:
             work.ended_seq = 0
         work.attempts = 0
-        work.due_us = self._clock() if uncovered.more or work.ended_seq else None
+        work.due_us = self._clock() if work.asked or work.ended_seq else None
 
     async def postpone(self, claim: Claim, seconds: float | None) -> None:
         if (work := self._own(claim)) is not None:

@@ -17,6 +17,7 @@ FEEDS_UNSEEN = SUMMARIES["feeds_unseen"].text
 MOVE_PLACE = SUMMARIES["move_place"].text
 FORGET_GONE = SUMMARIES["forget_gone"].text
 COUNT_EVENTS = SUMMARIES["count_events"].text
+REQUEST = SUMMARIES["request"].text
 CLAIM_DUE = SUMMARIES["claim_due"].text
 SETTLE = SUMMARIES["settle"].text
 POSTPONE = SUMMARIES["postpone"].text
@@ -57,6 +58,13 @@ class PostgresSummaryQueue:
 
         return await self._transactions.run(work)
 
+    async def request(self, tenant_id: str, session_id: str, keep: int | None, limit: int) -> bool:
+        async def work(connection: asyncpg.Connection) -> bool:
+            await connection.execute(LOCK_HOMES)
+            return await connection.fetchval(REQUEST, tenant_id, session_id, keep, limit) is not None
+
+        return await self._transactions.run(work)
+
     async def claim(self, seconds: float, limit: int) -> Sequence[Claim]:
         async def work(connection: asyncpg.Connection) -> Sequence[Claim]:
             return [Claim(*row) for row in await connection.fetch(CLAIM_DUE, seconds, limit)]
@@ -65,7 +73,8 @@ class PostgresSummaryQueue:
 
     async def settle(self, claim: Claim, uncovered: Uncovered) -> None:
         messages, tokens = uncovered.messages - claim.messages, uncovered.tokens - claim.tokens
-        await self._execute(SETTLE, *_own(claim), uncovered.version, messages, tokens, uncovered.more)
+        done = (uncovered.version, messages, tokens, uncovered.more, claim.requests)
+        await self._execute(SETTLE, *_own(claim), *done)
 
     async def postpone(self, claim: Claim, seconds: float | None) -> None:
         await self._execute(POSTPONE, *_own(claim), seconds)

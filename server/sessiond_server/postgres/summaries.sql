@@ -80,6 +80,24 @@ set counted_to = greatest(w.counted_to, excluded.counted_to), messages = w.messa
       or $7::bigint between 1 and w.tokens + excluded.tokens then clock_timestamp()
   end
 
+-- name: request  index: summary_work_pkey summary_work_asked
+-- $3 how many of the newest messages stay out, $4 the most other sessions that may wait. A row: it was noted.
+insert into summary_work as w
+  (tenant_id, session_id, counted_to, messages, tokens, ended_seq, asked, requests, keep, due_time)
+select $1, $2, 0, 0, 0, 0, true, 1, $3, clock_timestamp()
+where not lives_elsewhere($1) and $4 > (
+  select count(*) from (
+    select from summary_work
+    where summary_work.tenant_id = $1 and summary_work.asked and summary_work.session_id <> $2
+    limit $4
+  ) waiting
+)
+on conflict (tenant_id, session_id) do update
+set asked = true, requests = w.requests + 1, keep = excluded.keep,
+  attempts = case when w.due_time is not null then w.attempts else 0 end,
+  due_time = coalesce(w.due_time, excluded.due_time)
+returning true
+
 -- name: claim_due  index: summary_work_due
 -- Claims sessions that are due until $1 seconds from now, at most $2.
 update summary_work
@@ -91,14 +109,16 @@ where ctid = any (array(
   limit $2
   for update skip locked
 ))
-returning tenant_id, session_id, claims, attempts, messages, tokens, ended_seq > 0, asked
+returning tenant_id, session_id, claims, attempts, messages, tokens, ended_seq > 0, asked, keep, requests
 
 -- name: settle  index: summary_work_pkey
--- $3 the claim, $4 the version looked at, $5, $6 by how much the counts are off, $7 whether more is to be summarised.
+-- $3 the claim, $4 the version looked at, $5, $6 by how much the counts are off, $7 whether more is to be summarised, $8 the
+-- requests that the claim knows.
 update summary_work
-set messages = messages + $5, tokens = tokens + $6, counted_to = greatest(counted_to, $4), asked = $7, attempts = 0,
+set messages = messages + $5, tokens = tokens + $6, counted_to = greatest(counted_to, $4), attempts = 0,
+  asked = $7 or requests <> $8, keep = case when $7 or requests <> $8 then keep end,
   ended_seq = case when $7 or ended_seq > $4 then ended_seq else 0 end,
-  due_time = case when $7 or ended_seq > $4 then clock_timestamp() end
+  due_time = case when $7 or requests <> $8 or ended_seq > $4 then clock_timestamp() end
 where tenant_id = $1 and session_id = $2 and claims = $3
 
 -- name: postpone  index: summary_work_pkey

@@ -22,6 +22,7 @@ from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
+from sessiond_server.summaries.queue import SummaryQueue
 
 KEY: Final = "db_id"
 """Metadata by which a caller names a database other than its tenant's home."""
@@ -41,6 +42,8 @@ class Reads:
     erasures: ErasureStore
     search: SearchIndex | None
     """None: search is switched off."""
+    summaries: SummaryQueue | None
+    """None: there is no summariser."""
 
 
 @dataclass(frozen=True, slots=True)

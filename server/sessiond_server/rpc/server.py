@@ -384,7 +384,7 @@ class RpcServer:
             EventServicer(reads.sessions, reads.logs, database.hub, database.bus, positions, self._deliveries),
             AttachmentServicer(database.files, writer, tokens, self.transfers, settings.upload_retention),
             DocumentServicer(reads.documents, writer, tokens),
-            ContextServicer(reads.sessions, reads.queries, reads.work, writer, tokens),
+            ContextServicer(reads.sessions, reads.queries, reads.work, reads.summaries, writer, tokens),
             SearchServicer(reads.search, tokens),
             ExportServicer(Exports(reads.sessions, reads.logs, database.files), database.imports, self.transfers),
         )

@@ -64,7 +64,12 @@ class Claim:
     ended: bool
     """Whether the end of the session makes it due."""
     asked: bool
-    """Whether it is due whatever `When` says: the summary before could not cover all that was to be covered."""
+    """Whether it is due whatever `When` says: a caller asked for it, or the summary before could not cover all that was
+    to be covered."""
+    keep: int | None = None
+    """How many of the newest messages the caller wants to stay out; None: not said."""
+    requests: int = 0
+    """How often a caller has asked for a summary of the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,11 @@ class SummaryQueue(Protocol):
         """Counts these events, makes sessions due, forgets the sessions of `gone` before that, and moves the tenant's
         place to `through`: all or nothing. Returns False, and does nothing, if the place is no longer
         `behind.place`."""
+        ...
+
+    async def request(self, tenant_id: str, session_id: str, keep: int | None, limit: int) -> bool:
+        """Makes the session due now, and `asked`, also after failures, and while it is claimed: then once more. Returns
+        False, and does nothing, if about `limit` other sessions of the tenant are `asked`."""
         ...
 
     async def claim(self, seconds: float, limit: int) -> Sequence[Claim]:

@@ -8,7 +8,7 @@ anew. So no session has two summaries of the same messages, and none tells of a 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import monotonic
 from typing import Final, Protocol
@@ -233,6 +233,8 @@ class Worker:
     async def _attempt(self, claim: Claim) -> Uncovered:
         looked = await self._look(claim)
         when, bounds = self._limits.when, self._limits.bounds
+        if claim.asked and claim.keep is not None:
+            bounds = replace(bounds, keep=claim.keep)
         ended = claim.ended and looked.core.status == SessionStatus.SESSION_STATUS_ENDED
         chosen = covered(looked.said, when, bounds, more=looked.more, asked=claim.asked, ended=ended)
         if not chosen.count:

@@ -646,15 +646,21 @@ create table summary_work (
   tokens bigint not null,
   -- The event that ended the session, where a summary is due for it; else 0.
   ended_seq bigint not null,
-  -- Whether a summary is due whatever was counted: the one before could not cover all.
+  -- Whether a summary is due whatever was counted: a caller asked for it, or the one before could not cover all.
   asked boolean not null default false,
   -- Since when it is due, or when it may be tried again. Null: it is not due.
   due_time timestamptz,
   -- Claims since the last success, and all claims.
   attempts integer not null default 0,
   claims bigint not null default 0,
+  -- How often callers have asked, and how many of the newest messages the last one wants to stay out. Null: not said.
+  requests bigint not null default 0,
+  keep integer,
   primary key (tenant_id, session_id)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+
+create index summary_work_asked on summary_work (tenant_id)
+  where asked;
 
 create index summary_work_due on summary_work (due_time)
   where due_time is not null;

@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from sessiond.v1.context_service_pb2 import CreateSummaryRequest, GetContextRequest, ListSummariesRequest
+from sessiond.v1.context_service_pb2 import (
+    CreateSummaryRequest,
+    GetContextRequest,
+    ListSummariesRequest,
+    RequestSummaryRequest,
+)
 from sessiond_server.domain import commands
 from sessiond_server.domain.context.conversation import Shape
 from sessiond_server.domain.summaries import validation as summary_validation
@@ -10,8 +15,11 @@ from sessiond_server.domain.validation import MOST_INTEGER, FieldViolations
 from sessiond_server.rpc import fields
 from sessiond_server.rpc.context.history import Wanted
 from sessiond_server.store.session_reads import Freshness
+from sessiond_server.summaries.coverage import LOOKED_AT
 
 SUMMARIES_PAGE: Final = (20, 100)
+MOST_KEPT: Final = LOOKED_AT // 2
+"""Most messages that a summary can be asked to leave out: of those that are looked at, half are left to cover."""
 MESSAGES: Final = 1000
 """Most messages of a context."""
 
@@ -27,6 +35,17 @@ def create_summary(request: CreateSummaryRequest) -> commands.CreateSummary:
         found.add("summary", "is required")
     found.check()
     return commands.CreateSummary(request.summary)
+
+
+def request_summary(request: RequestSummaryRequest) -> int | None:
+    """How many messages stay out; None: not said."""
+    found = FieldViolations()
+    fields.session_id(found, request.session_id)
+    keep = request.keep_messages if request.HasField("keep_messages") else None
+    if keep is not None and not 0 <= keep <= MOST_KEPT:
+        found.add("keep_messages", f"must be 0 to {MOST_KEPT}")
+    found.check()
+    return keep
 
 
 def list_summaries(request: ListSummariesRequest) -> int:
