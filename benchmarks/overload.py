@@ -4,7 +4,8 @@ Appends in an open loop (arrivals do not wait for answers) at twice and five tim
 deadlines of 5 s; then the closed loop again, for whether all is as before. Exits with 1 when the goodput at five times,
 or the throughput afterwards, is below 0.8 of the saturated rate.
 
-`make bench OVERLOAD=1 ARGS="--connections 64"`: over so many connections instead of 4.
+`make bench OVERLOAD=1 ARGS="--connections 64 --deadline 1"`: over so many connections instead of 4, with deadlines of a
+second.
 """
 
 import argparse
@@ -26,7 +27,9 @@ LEAST = 0.8
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench OVERLOAD=1", description=__doc__)
     parser.add_argument("--connections", type=int, default=4)
-    connections = parser.parse_args().connections
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds that each call has")
+    arguments = parser.parse_args()
+    connections = arguments.connections
     load = Load(build(ROOT / "build"))
     append = next(row for row in rows(ROOT / "examples/demo/conversations.jsonl") if row.name == "append_1")
     with (
@@ -45,7 +48,7 @@ def main() -> int:
                 callers=0,
                 connections=connections,
                 rate=times * saturated,
-                deadline=DEADLINE,
+                deadline=arguments.deadline,
                 most_waiting=30_000,
             )
             sample = load.measure(site.port, scripts, pressure, site.server)

@@ -128,7 +128,7 @@ def _document(scope: str, scope_id: str, key: str) -> dict[str, str]:
 
 REFUSALS: Final = (
     *("no_key", "wrong_key", "unknown_method"),
-    *("calls", "request_bytes", "answer_bytes", "elements", "request_size", "health", "reflection"),
+    *("calls", "deadline", "request_bytes", "answer_bytes", "elements", "request_size", "health", "reflection"),
     *("queue", "watchers", "slow_watcher", "pipes", "transfers", "stalled", "uploads", "summaries", "runs", "sessions"),
 )
 """Why calls are refused to protect the service or other callers, as metrics name it. docs/metrics.md explains them."""

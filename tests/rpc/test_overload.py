@@ -11,10 +11,10 @@ import pytest
 from sessiond.v1.session_service_pb2 import GetSessionRequest, SuspendSessionRequest
 from sessiond_server.auth import Authenticator, digest_of
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.rpc import intake
+from sessiond_server.rpc import intake, pace
 from tests.support.held_store import HoldingWriter
 from tests.support.waiting import until
-from tests.support.wire import PRINCIPALS, TENANT, Wire, serving
+from tests.support.wire import OTHER_TENANT, PRINCIPALS, TENANT, Wire, serving
 
 GET = GetSessionRequest(session_id="s")
 ENOUGH = 4
@@ -84,3 +84,22 @@ async def test_server_that_stops_does_not_wait_for_room(full: tuple[Wire, Holdin
         await wire.server.stop()
     assert await ended in ("UNAVAILABLE", "CANCELLED", "NOT_FOUND")
     writer.go.set()
+
+
+async def test_calls_that_cannot_be_served_in_time_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others end too late, of their method and tenant only."""
+    monkeypatch.setattr(pace, "KEEP", 3600.0)
+    store = MemoryStore()
+    writer = HoldingWriter(store)
+    async with serving(store, writer=writer, call_metrics=True) as wire:
+        request = SuspendSessionRequest(session_id="s")
+        late = [wire.start("SuspendSession", request, timeout=0.5) for _ in range(4)]
+        assert Counter(await asyncio.gather(*map(end, late))) == {"DEADLINE_EXCEEDED": 4}
+        await until(lambda: not wire.server.calls)
+        failure = await wire.failure("SuspendSession", request, timeout=0.4)
+        assert failure.reason == "TOO_MANY_CALLS"
+        assert wire.server.refused_calls["deadline"] == 1
+        assert (await wire.failure("GetSession", GET, timeout=0.4)).reason == "SESSION_NOT_FOUND"
+        assert await end(wire.start("SuspendSession", request, key=OTHER_TENANT, timeout=0.4)) == "DEADLINE_EXCEEDED"
+        writer.go.set()
+        assert (await wire.failure("SuspendSession", request)).reason == "SESSION_NOT_FOUND", "it has time"

@@ -125,7 +125,7 @@ async def serving(longest: float = 20.0, most: int = 10, gate: Gate | None = Non
         occupancy,
         Deadline(longest),
         Authentication(Authenticator(), Refusals()),
-        Admission(places, places, Shares(MIB)),
+        Admission(places, places, Shares(MIB), alone=lambda: True),
         Reading(Places(10, waiting=Shares(10)), Shares(MIB)),
     )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

@@ -256,6 +256,7 @@ class RpcServer:
             calls,
             Places(settings.most_searches, waiting=waiting, alone=alone),
             unsent,
+            alone=alone,
         )
         held = Shares(settings.most_request_bytes, alone=alone)
         reading = Reading(Places(settings.most_reading, waiting=waiting, alone=alone), held, settings.reading_patience)
@@ -291,7 +292,7 @@ class RpcServer:
         self._call_metrics = CallMetrics(self._refused)
         self._interceptors: Sequence[Interceptor] = (
             *((self._call_metrics,) if settings.call_metrics else ()),  # outermost: it counts every call
-            Late(),  # before any other work; calls that it ends are counted, and not logged one by one
+            Late(admission.late),  # before any other work; calls that it ends are counted, and not logged one by one
             CallId(),  # outside the log: the log record and every error carry the id
             *((Spans(settings.tracer),) if settings.tracer is not None else ()),  # outside the log, which has their id
             # Outside the boundary: it records the final answer of every call.

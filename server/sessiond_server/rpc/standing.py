@@ -29,4 +29,9 @@ class StandingQueue:
         `oldest`: seconds that the oldest of them has waited."""
         if waiting < self.burst or oldest <= self.target:
             return None
-        return min(MOST_DELAY, max(LEAST_DELAY, oldest // STEP * STEP))
+        return retry_after(oldest)
+
+
+def retry_after(seconds: float) -> float:
+    """Seconds after which a caller is to come again, where calls wait for so many."""
+    return min(MOST_DELAY, max(LEAST_DELAY, seconds // STEP * STEP))

@@ -1,0 +1,73 @@
+"""Which calls cannot be served before their deadlines: told from how long calls have taken while some came too late."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+KEEP: Final = 1.0
+"""Seconds after the last call that was too late for which calls are judged."""
+WEIGHT: Final = 0.02
+"""Of each new duration in the mean. So the last fifty or so count."""
+MARGIN: Final = 1.5
+"""A call needs so many times the mean. With the mean itself, half of those that are let in end too late."""
+
+
+@dataclass(slots=True)
+class _Tenant:
+    until: float
+    mean: float | None = None
+    """Seconds that calls have taken, those included whose deadline passed before they were served; None: not known."""
+
+    def take(self, seconds: float) -> None:
+        self.mean = seconds if self.mean is None else self.mean + WEIGHT * (seconds - self.mean)
+
+
+class Pace:
+    """Of one method. Refuses nothing while calls end before their deadlines, however slow they are.
+
+    Once the service has more calls than it can serve, they wait, first of all in grpc's core, where nothing but their
+    number bounds them. Then each is accepted when its time is nearly over, work is done on it in vain, and nobody is
+    served. A call that has less time left than calls of its tenant have taken lately is better refused before any work:
+    the queue shortens to where calls arrive in time (tests/unit/test_pace.py has a simulation).
+
+    Tenants are judged by their own calls. Does not read a clock of its own; costs nothing while no call is late.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self._tenants: dict[str, _Tenant] = {}
+        """Those of which a call was too late within the last KEEP seconds, or shortly before."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether any call is judged: then each is to be asked for with `hopeless`, and its end told with `ended`."""
+        return bool(self._tenants)
+
+    def late(self, tenant_id: str, seconds: float | None) -> None:
+        """A call has ended because its deadline has passed: so many seconds after it was accepted, or before (None)."""
+        until = self._clock() + KEEP
+        tenant = self._tenants.setdefault(tenant_id, _Tenant(until))
+        tenant.until = until
+        if seconds is not None:
+            tenant.take(seconds)
+
+    def ended(self, tenant_id: str, seconds: float) -> None:
+        """A call has ended in time, so many seconds after it was accepted."""
+        tenant = self._tenants.get(tenant_id)
+        if tenant is not None:
+            tenant.take(seconds)
+
+    def hopeless(self, tenant_id: str, remaining: float | None) -> float | None:
+        """Seconds that a call needs, if these are more than `remaining`, those until its deadline; None: it may well be
+        served in time."""
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None or remaining is None:
+            return None
+        if self._clock() > tenant.until:
+            del self._tenants[tenant_id]
+            return None
+        if tenant.mean is None:
+            return None
+        needed = MARGIN * tenant.mean
+        return needed if needed > remaining else None
