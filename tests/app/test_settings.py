@@ -89,6 +89,7 @@ OTHER_VALUES = {
     "shards": ("2", 2),
     "queue_commands": ("1", 1),
     "queue_bytes": ("1GiB", 1024**3),
+    "optimistic_writes": ("false", False),
     "batch_commands": ("1", 1),
     "batch_bytes": ("64KiB", 65536),
     "outage": ("0", 0.0),

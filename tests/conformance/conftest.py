@@ -1,5 +1,8 @@
 """The stores that the suite runs over, each with a clock that tests move.
 
+Of the two on one database in Postgres, one writes messages optimistically wherever that is possible, and one always
+with locks; `make test-long` has both with locks, too.
+
 `make test` leaves Postgres behind Redis to `make test-long`: Postgres is there by itself, and the wrapper with copies
 in memory; tests/cache has Redis.
 
@@ -18,7 +21,8 @@ import pytest
 
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.postgres import transactions
+from sessiond_server.postgres import optimistic, transactions
+from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Cache
@@ -38,18 +42,22 @@ class Place:
 
     database: SharedDatabase | None
     """None: in memory."""
+    optimistic: tuple[Mode, Mode]
+    """Of the store and of `other`, in Postgres."""
     cached: bool
     redis_url: str | None
     """With `cached`; None: the copies are in memory."""
     redis_prefix: str
 
 
-@pytest.fixture(params=["memory", "postgres", "cached memory", *left_to_long("cached postgres")])
+@pytest.fixture(params=["memory", "postgres", "cached memory", *left_to_long("cached postgres", "locked postgres")])
 def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
     """Servers start here, outside of any event loop."""
     cached, in_postgres = request.param.startswith("cached"), request.param.endswith("postgres")
+    modes: dict[str, tuple[Mode, Mode]] = {"postgres": ("always", "off"), "locked postgres": ("off", "off")}
     return Place(
         request.getfixturevalue("shared_database") if in_postgres else None,
+        modes.get(request.param, ("on", "on")),
         cached,
         request.getfixturevalue("redis_url") if cached and in_postgres else None,
         redis_prefix,
@@ -88,8 +96,13 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             assert database is not None
             dsn = database.dsn
             database.empty()
-            store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
-            other = await stack.enter_async_context(PostgresStore(through_pooler(dsn), **settings))
+            mode, mode_of_other = place.optimistic
+            # The estimate of the time may be behind by as much as a busy machine needs.
+            monkeypatch.setattr(optimistic, "BEHIND_US", 10_000_000)
+            store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), optimistic=mode, **settings))
+            other = await stack.enter_async_context(
+                PostgresStore(through_pooler(dsn), optimistic=mode_of_other, **settings)
+            )
             return Backend(
                 store,
                 other,

@@ -1,6 +1,7 @@
 """A tenant's feed: every event once, in an order that nothing committed later can change."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import asyncpg
@@ -207,6 +208,13 @@ async def test_a_reader_misses_nothing_that_many_write(backend: Backend, caller:
     for session_id in sessions:
         seqs = [item.place.seq for item in entries if item.place.session_id == session_id]
         assert seqs == list(range(1, len(seqs) + 1))
+
+
+@pytest.fixture
+async def postgres(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
+    """Writes take locks, in the order that these tests arrange."""
+    async with PostgresStore(postgres_dsn, optimistic="off") as store:
+        yield store
 
 
 async def _passed(

@@ -19,6 +19,7 @@ from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
+from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.cached import changes
 from sessiond_server.store.cached.store import CachedSessions
@@ -50,7 +51,7 @@ async def test_without_the_second_statement(
         early[connection] = await look_up(connection, batch.needs(commands, heads, Policy()))
         return await lock_heads(connection, commands)
 
-    async def looked_up(connection: asyncpg.Connection, needs: Needs) -> Known:
+    async def looked_up(connection: asyncpg.Connection, needs: Needs, clock: DatabaseClock) -> Known:
         return early[connection]
 
     await accepted(postgres, caller.create("s"))
@@ -71,9 +72,9 @@ async def test_without_looking_up_nor_unique_request_ids(
     await database.execute("alter table requests drop constraint requests_pkey")
     look_up = write.look_up
 
-    async def blind(connection: asyncpg.Connection, needs: Needs) -> Known:
+    async def blind(connection: asyncpg.Connection, needs: Needs, clock: DatabaseClock) -> Known:
         needs.requests.clear()
-        return await look_up(connection, needs)
+        return await look_up(connection, needs, clock)
 
     await accepted(postgres, caller.create("s"))
     monkeypatch.setattr(write, "look_up", blind)

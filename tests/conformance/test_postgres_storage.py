@@ -1,6 +1,7 @@
 """What a write costs in rows and bytes: an append to a session is the same whatever the session carries."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,13 @@ from sessiond.v1.session_service_pb2 import StructUpdate
 from sessiond_server.domain import commands as c
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.postgres import documents
+from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.statements import LOG, READ, WRITE
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted, message, struct
 from tests.support.documents import ANN, APP, S, put
 from tests.support.run_actions import ENQUEUE, begin, finish, request
+from tests.support.shared_database import SharedDatabase
 from tests.support.statements import count_statements
 from tests.support.waiting import until
 
@@ -76,14 +79,28 @@ async def test_appends_leave_the_indexes_of_heads_alone(
     assert await database.fetchval(_UPDATES, "n_tup_hot_upd") >= 10 * rounds / 2
 
 
-@pytest.mark.parametrize("size", [100, 5_000])
+@pytest.mark.parametrize(("size", "optimistic", "append"), [(100, "on", 1), (5_000, "off", 5)])
 async def test_writes_take_few_round_trips(
-    postgres: PostgresStore, monkeypatch: pytest.MonkeyPatch, caller: Caller, size: int
+    emptied: SharedDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    caller: Caller,
+    size: int,
+    optimistic: Mode,
+    append: int,
 ) -> None:
-    """As many as statements: BEGIN, locks, look-ups, writes and COMMIT. A content of the larger size is patched, one of
+    """As many as statements: BEGIN, locks, look-ups, writes and COMMIT; one for an append of which the process knows
+    the session. A content of the larger size is patched, one of
     the smaller size is read and stored whole. A pop also looks for the message, removes its content, locks the
     indexing of its session out, and removes the message from the index of searches.
     """
+    async with PostgresStore(emptied.dsn, optimistic=optimistic) as store:
+        found = await _round_trips(store, monkeypatch, caller, size)
+    assert found == {**dict.fromkeys(found, 5), "append": append, "append of an id": append, "pop": 9}
+
+
+async def _round_trips(
+    postgres: PostgresStore, monkeypatch: pytest.MonkeyPatch, caller: Caller, size: int
+) -> dict[str, int]:
     await accepted(postgres, caller.create("s", user_id="ann", state=struct(blob="x" * size)), caller.append("s"))
     sent = count_statements(monkeypatch)
     documents_of_three = [put(owner, "k") for owner in (APP, ANN, S)]
@@ -102,7 +119,7 @@ async def test_writes_take_few_round_trips(
         sent.clear()
         await accepted(postgres, command)
         found[name] = len(sent)
-    assert found == {**dict.fromkeys(found, 5), "pop": 9}
+    return found
 
 
 async def test_an_append_touches_no_index_row(
@@ -159,12 +176,17 @@ async def test_the_checks_of_the_sweeper_are_not_moved_by_appends(
     assert await database.fetchval("select expire_check_time from session_heads") is None
 
 
-async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("optimistic", "hot"), [("on", ["write_if_unchanged"]), ("off", ["lock_heads", "look_up", "write_log"])]
+)
+async def test_hot_statements_are_planned_once(
+    emptied: SharedDatabase, caller: Caller, optimistic: Mode, hot: Sequence[str]
+) -> None:
     """Postgres plans anew for each call as long as that promises a cheaper plan, which for short arrays it always does.
 
     The first five calls are always planned. Planning the look-up of a batch of one costs more than running it.
     """
-    async with PostgresStore(postgres_dsn, max_connections=1) as store:
+    async with PostgresStore(emptied.dsn, max_connections=1, optimistic=optimistic) as store:
         await accepted(store, caller.create("s"))
         for i in range(12):
             await accepted(store, caller.append_ids("s", f"m{i}"))
@@ -181,7 +203,6 @@ async def test_hot_statements_are_planned_once(postgres_dsn: str, caller: Caller
         # A view of one's own connection, of which the store has but one.
         rows = await store._transactions.fetch("select statement, custom_plans from pg_prepared_statements")
     planned = {row["statement"]: row["custom_plans"] for row in rows}
-    hot = ["lock_heads", "look_up", "write_log"]
     reads = ["get_core", "get_session", "get_cores", "get_sessions", "get_message"]
     reads += ["list_messages_ascending", "list_messages_descending"]
     texts = {name: WRITE[name].text for name in hot} | {name: READ[name].text for name in reads}
@@ -203,7 +224,7 @@ async def test_a_run_costs_an_append_nothing(
     sent.clear()
     await accepted(postgres, caller.append("busy", fence=fence))
     assert sent == idle
-    assert len(sent) == 5  # begin, lock, look up, write, commit
+    assert len(sent) == 1
     sent.clear()
     await accepted(postgres, caller.command("busy", c.HeartbeatRun(), fence=fence))
     assert len(sent) == 6  # and finds the run; writes the lease alone

@@ -39,12 +39,12 @@ from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.runs.counters import RunCounters
 from sessiond_server.errors import SessiondError, SessionNotFound
 from sessiond_server.memory.store import MemoryStore
+from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.contract import Store
 from tests.support import run_actions
 from tests.support.caller import PADDED, PATCHING
-from tests.support.effort import left_to_long
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model, client_time_of, labels_of
 from tests.support.model import Message as ModelMessage
 from tests.support.model import Session as ModelSession
@@ -700,7 +700,7 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
 
 
 @contextlib.asynccontextmanager
-async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
+async def postgres(dsn: str, optimistic: Mode) -> AsyncIterator[tuple[Store, Clock]]:
     """A database whose clock the test moves: functions before pg_catalog's in the search path."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
@@ -720,7 +720,7 @@ async def postgres(dsn: str) -> AsyncIterator[tuple[Store, Clock]]:
         await connection.execute("update passed set seconds = seconds + $1", seconds)
 
     try:
-        async with PostgresStore(dsn, policy=PATCHING) as store:
+        async with PostgresStore(dsn, policy=PATCHING, optimistic=optimistic) as store:
             yield store, advance
     finally:
         await connection.close()
@@ -749,6 +749,9 @@ def compare(examples: int, *stores: AbstractAsyncContextManager[tuple[Store, Clo
             runner.run(stack.aclose())
 
 
-@pytest.mark.parametrize("examples", [QUICK_EXAMPLES, *left_to_long(EXAMPLES)])
-def test_stores_behave_as_the_model(examples: int, postgres_dsn: str) -> None:
-    compare(examples, memory(), postgres(postgres_dsn))
+@pytest.mark.parametrize(
+    ("examples", "optimistic"),
+    [(QUICK_EXAMPLES, "always"), *(pytest.param(EXAMPLES, mode, marks=pytest.mark.long) for mode in ("always", "off"))],
+)
+def test_stores_behave_as_the_model(examples: int, optimistic: Mode, postgres_dsn: str) -> None:
+    compare(examples, memory(), postgres(postgres_dsn, optimistic))

@@ -1,5 +1,5 @@
-"""The rules of drafts, patches, documents, labels, deletions, batches and ids that are taken again, each broken at one
-place: each test that is named beside it fails then, and passes with nothing broken.
+"""The rules of drafts, patches, documents, labels, deletions, batches, ids that are taken again and optimistic writes,
+each broken at one place: each test that is named beside it fails then, and passes with nothing broken.
 
 A mutant is a place of the source and what stands there instead (tests/support/mutation.py). Where its place is gone,
 the rule has moved, and the mutant goes with it.
@@ -43,8 +43,96 @@ REUSE = "tests/conformance/test_reused_ids.py"
 BATCHES = "tests/rpc/test_batches.py"
 TOGETHER = "tests/unit/test_update_and_append.py"
 REQUESTS = "tests/unit/test_event_requests.py"
+OPTIMISTIC = "tests/conformance/test_optimistic.py"
 
 MUTANTS = {
+    "optimistic_head_not_compared": Mutant(
+        "postgres/write.sql",
+        "when h.version <> k.known_version or h.core <> k.known_core\n",
+        "when false\n",
+        OPTIMISTIC,
+        "test_another_writer_was_first",
+        "test_an_id_that_is_taken_again",
+    ),
+    "optimistic_version_alone": Mutant(
+        "postgres/write.sql",
+        "h.version <> k.known_version or h.core <> k.known_core",
+        "h.version <> k.known_version",
+        OPTIMISTIC,
+        "test_a_head_of_the_same_version_from_another_history",
+    ),
+    "optimistic_lease_not_compared": Mutant(
+        "postgres/write.sql",
+        "or h.lease_expire_time is distinct from k.known_lease_expire_time then",
+        "then",
+        OPTIMISTIC,
+        "test_a_lease_that_moved_and_a_run_that_was_taken_over",
+    ),
+    "optimistic_time_not_compared": Mutant(
+        "postgres/write.sql",
+        "when h.now not between",
+        "when h.now is null and h.now not between",
+        OPTIMISTIC,
+        "test_the_clock_of_the_database_decides",
+        "test_a_statement_that_the_server_runs_late_writes_nothing",
+    ),
+    "optimistic_map_not_compared": Mutant(
+        "postgres/write.sql",
+        "<> (select homes_version from placement) then",
+        "<> (select homes_version from placement) and false then",
+        OPTIMISTIC,
+        "test_a_tenant_that_leaves_while_the_statement_waits",
+    ),
+    "optimistic_without_lock": Mutant(
+        "postgres/write.sql",
+        "where s.tenant_id = k.tenant_id and s.session_id = k.session_id\n      for update skip locked",
+        "where s.tenant_id = k.tenant_id and s.session_id = k.session_id",
+        OPTIMISTIC,
+        "test_a_session_that_a_transaction_holds_is_waited_for_with_locks",
+    ),
+    "optimistic_row_made_anew": Mutant(
+        "postgres/write.sql",
+        "from found where outcome = 'written'\n  on conflict",
+        "from found where outcome in ('written', 'changed')\n  on conflict",
+        OPTIMISTIC,
+        "test_another_writer_was_first",
+    ),
+    "optimistic_head_believed_after_an_error": Mutant(
+        "postgres/optimistic.py",
+        "        self._heads.drop(attempt.heads)\n",
+        "",
+        OPTIMISTIC,
+        "test_a_connection_lost_in_the_statement",
+        "test_a_statement_goes_on_without_its_caller",
+    ),
+    "optimistic_refusal_of_a_stale_head": Mutant(
+        "postgres/optimistic.py",
+        "            if not isinstance(result, MessagesAppended)\n",
+        "            if result is None\n",
+        OPTIMISTIC,
+        "test_refusals_are_those_of_the_locked_path",
+    ),
+    "optimistic_until_the_last_moment": Mutant(
+        "postgres/optimistic.py",
+        "kept.check_time_us < now_us + MARGIN_US",
+        "kept.check_time_us < now_us",
+        OPTIMISTIC,
+        "test_what_is_about_to_expire_is_decided_with_locks",
+    ),
+    "optimistic_for_every_user": Mutant(
+        "postgres/optimistic.py",
+        'if kept is None or command.scope.user_id not in ("", kept.head.user_id):',
+        "if kept is None:",
+        OPTIMISTIC,
+        "test_refusals_are_those_of_the_locked_path",
+    ),
+    "optimistic_with_more_rows_than_it_writes": Mutant(
+        "postgres/optimistic.py",
+        "if any(getattr(decision.writes, name) for name in _MORE_WRITES):",
+        "if commands is None:",
+        OPTIMISTIC,
+        "test_appends_that_need_more_than_heads_take_locks",
+    ),
     "draft_kept_for_ever": Mutant(
         "events/drafts.py",
         "message_id].last < self._limits.lifetime:",

@@ -12,7 +12,7 @@ TABLE = Table("events", bytes=10.0, index_bytes=4.0, rows=3, dead_rows=1, vacuum
 
 
 def of(*growths: Growth | None) -> Growth | None:
-    one = StoreCondition({}, 0, None, Pool(0, 0, 0, Durations()), None, None)
+    one = StoreCondition({}, 0, None, Pool(0, 0, 0, Durations()), None, None, {"optimistic": 3, "off": 1})
     return totals.of_stores([replace(one, growth=growth) for growth in growths]).growth
 
 

@@ -81,6 +81,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
         tombstone_retention=tombstone_retention,
         upload_retention=upload_retention,
         max_connections=settings.store_connections,
+        optimistic="on" if settings.optimistic_writes else "off",
     ) as store:
         yield store
 

@@ -94,6 +94,7 @@ def of_stores(conditions: Sequence[StoreCondition]) -> StoreCondition:
         ),
         replication=_replication([each.replication for each in conditions if each.replication is not None]),
         growth=_growth([each.growth for each in conditions if each.growth is not None]),
+        writes={name: sum(each.writes[name] for each in conditions) for name in conditions[0].writes},
     )
 
 

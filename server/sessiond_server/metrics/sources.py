@@ -192,6 +192,12 @@ def _store(condition: StoreCondition) -> Iterator[Metric]:
     if (holder := condition.feed_holder) is not None:
         held.add_metric([str(holder.pid), holder.application, holder.state], holder.seconds)
     yield held
+    writes = CounterMetricFamily(
+        "sessiond_store_writes", "Writes by the path that they took, and why.", labels=["path", "reason"]
+    )
+    for reason, count in condition.writes.items():
+        writes.add_metric(["optimistic", ""] if reason == "optimistic" else ["locked", reason], count)
+    yield writes
     yield from _pool(condition.pool)
     yield from _replication(condition.replication or Replication((), ()))
     yield from _growth(condition.growth)

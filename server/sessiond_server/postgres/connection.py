@@ -32,10 +32,17 @@ STATEMENTS_CACHED = 256
 READ_SECONDS: Final = 8.0
 """Longest time for a statement outside a transaction, before its connection is cut."""
 
+LOCK_SECONDS: Final = 2.0
+"""Longest wait for each lock that another transaction holds. Our own transactions hold locks for milliseconds."""
+
 SESSION: Final[Mapping[str, str]] = {
     "application_name": "sessiond",
     # Shorter than READ_SECONDS, so that the server ends a slow statement first and the connection stays usable.
     "statement_timeout": f"{round(READ_SECONDS * 900)}ms",
+    # Of statements outside of transactions, which wait for locks of tables only. Transactions set their own.
+    "lock_timeout": f"{round(LOCK_SECONDS * 1000)}ms",
+    # Whatever the role has: writes in one statement depend on it (write_if_unchanged in write.sql).
+    "default_transaction_isolation": "read committed",
     # The server must notice a lost client soon, because that client's transaction holds locks.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -135,6 +142,11 @@ class Connector:
         self._seconds = seconds / len(self._dsns)
         self._session = session
 
+    @property
+    def has_settings(self) -> bool:
+        """Whether the servers have taken the settings so far."""
+        return self._session != _NAME_ONLY
+
     async def open(self, *_: object, **options: Any) -> asyncpg.Connection:
         """Opens a connection with the `options` of `asyncpg.connect`. Raises what that raises for the last server."""
         for place, dsn in enumerate(self._dsns):
@@ -227,6 +239,11 @@ class Connections:
             init=self._prepare,
             reset=_reset_nothing,
         )
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the connections have the settings of SESSION, and no pooler has refused them."""
+        return self._connector.has_settings
 
     async def _connect(self, *_: object, **options: Any) -> asyncpg.Connection:
         if self.keeps_statements is None:

@@ -16,6 +16,7 @@ from sessiond_server.domain.rows import Head, Key, Policy, Writes
 from sessiond_server.postgres import feed_order, log, placement, read, sweep, write
 from sessiond_server.postgres.attachments import PostgresAttachments
 from sessiond_server.postgres.connection import Connections
+from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.erasures import PostgresErasures
 from sessiond_server.postgres.feed_holder import FeedHolders
@@ -23,6 +24,7 @@ from sessiond_server.postgres.forks import PostgresForks
 from sessiond_server.postgres.growth import GrowthWatch
 from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
+from sessiond_server.postgres.optimistic import Mode, OptimisticWrites
 from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
 from sessiond_server.postgres.search import PostgresSearch
@@ -56,9 +58,11 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         upload_retention: timedelta = timedelta(hours=24),
         max_connections: int = 10,
         connect_timeout: float = 5.0,
+        optimistic: Mode = "on",
         new_id: Callable[[], str] = ids.uuid7,
     ) -> None:
-        """`connect_timeout` is in seconds, for each new connection."""
+        """`connect_timeout` is in seconds, for each new connection. `optimistic`: whether appends are written in one
+        statement where that is possible (optimistic.py)."""
         self._policy = policy or Policy()
         self._request_retention = request_retention
         self._tombstone_retention = tombstone_retention
@@ -73,8 +77,12 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
         self._locked = LockedRows(self._transactions)
+        self._clock = DatabaseClock()
         self.homes = Homes()
         """Where tenants live, as this database says; at most a second old while it answers pings."""
+        self._optimistic = OptimisticWrites(
+            self._transactions, self._apply_locked, self._clock, self.homes, self._policy, new_id, optimistic
+        )
         self.causes = self._transactions.causes
         """Causes for which the database could not be used, with their counts."""
         self._feed_holders = FeedHolders(self._transactions.fetch)
@@ -102,12 +110,15 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         await asyncio.gather(self._connections.close(), self._probing.close())
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
+        return await self._optimistic.apply(commands) if commands else Applied((), Writes())
+
+    async def _apply_locked(self, commands: Sequence[Command]) -> Applied:
         async def work(
             connection: asyncpg.Connection, commands: Sequence[Command], heads: Mapping[Key, Head]
         ) -> Applied:
-            return await write.apply(connection, commands, heads, self._policy, self._new_id, self.homes)
+            return await write.apply(connection, commands, heads, self._policy, self._new_id, self.homes, self._clock)
 
-        return await self._locked.run(commands, work) if commands else Applied((), Writes())
+        return await self._locked.run(commands, work)
 
     async def log_heads(self, keys: Sequence[Key]) -> LogHeads:
         return await log.heads(self._transactions, keys)
@@ -125,7 +136,9 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         return await log.find_lost(self._transactions, tenant_id, anchors, self._tombstone_retention)
 
     async def expire_due(self, limit: int) -> Writes:
-        return await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
+        ended = await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
+        self._optimistic.learn(ended)
+        return ended
 
     async def purge(self, limit: int) -> int:
         purged = await sweep.purge(self._transactions, limit, self._request_retention, self._tombstone_retention)
@@ -179,6 +192,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
             connections.pool(),
             self._replication.found,
             self._growth.found,
+            self._optimistic.counts,
         )
 
     async def watch_feeds(self) -> None:

@@ -11,7 +11,7 @@ from sessiond_server import failpoints
 from sessiond_server.errors import SessionLocked, StoreUnavailable
 from sessiond_server.postgres.blockers import Blockers
 from sessiond_server.postgres.causes import Causes
-from sessiond_server.postgres.connection import READ_SECONDS, Connections, cut
+from sessiond_server.postgres.connection import LOCK_SECONDS, READ_SECONDS, Connections, cut
 from sessiond_server.postgres.sqlstates import Meaning, meaning
 from sessiond_server.postgres.statements import WRITE
 
@@ -28,9 +28,6 @@ first."""
 
 LEAST_COMMIT_SECONDS: Final = 2.0
 """Least time that COMMIT gets, however long the work before it took."""
-
-LOCK_SECONDS: Final = 2.0
-"""Longest wait for each lock that another transaction holds. Our own transactions hold locks for milliseconds."""
 
 IDLE_SECONDS: Final = 5.0
 """Time after which the server ends a transaction whose client is idle, so that a paused process does not keep its
@@ -101,7 +98,7 @@ class Transactions:
         self.causes: Causes = beside.causes if beside else Causes()
         self.blockers = Blockers((beside or self).fetch)
         self._connections = connections
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[Any]] = set()
         self._rollbacks: set[asyncio.Future[Any]] = set()
         """ROLLBACK statements in progress."""
 
@@ -211,6 +208,21 @@ class Transactions:
             finally:
                 await self._connections.release(connection)
 
+    @property
+    def can_send_alone(self) -> bool:
+        """Whether `alone` may be used: not behind a pooler that keeps no statements, or refused LOCK_SECONDS."""
+        return bool(self._connections.keeps_statements) and self._connections.has_settings
+
+    async def alone(self, statement: str, *parameters: Any) -> Sequence[asyncpg.Record]:
+        """The rows of one writing statement that is a transaction of its own: its answer is that of the commit.
+
+        Raises Postgres' own errors; none with a meaning other than AWAY leaves anything written. Cancelling only stops
+        the waiting once the statement is sent, as for a commit in `run`. The statement must wait for no row: for locks
+        of tables it waits for LOCK_SECONDS.
+        """
+        connection = await self._connections.acquire()
+        return await asyncio.shield(self._begin_ending(self._send_alone(connection, statement, parameters)))
+
     async def close(self) -> None:
         """Waits until every transaction has ended, including those whose callers were cancelled. After CLOSE_SECONDS it
         cuts all connections; a commit in flight then happens or not."""
@@ -246,14 +258,14 @@ class Transactions:
     async def _end(self, ending: Coroutine[object, object, None]) -> None:
         await asyncio.shield(self._begin_ending(ending))
 
-    def _begin_ending(self, ending: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def _begin_ending(self, ending: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         caller = asyncio.current_task()
         task = asyncio.get_running_loop().create_task(ending, name=caller.get_name() if caller else None)
         self._endings.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._endings.discard(task)
         if not task.cancelled():
             task.exception()  # Marks it as retrieved: the caller gets it, unless it was cancelled.
@@ -271,6 +283,25 @@ class Transactions:
             raise
         finally:
             await self._connections.release(connection)
+
+    async def _send_alone(
+        self, connection: asyncpg.Connection, statement: str, parameters: Sequence[Any]
+    ) -> Sequence[asyncpg.Record]:
+        look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self.blockers.look)
+        try:
+            _ = failpoints.armed and await failpoints.reach("before_commit")
+            with self._connections.limited(connection, TRANSACTION_SECONDS):
+                rows: Sequence[asyncpg.Record] = await connection.fetch(statement, *parameters)
+            _ = failpoints.armed and await failpoints.reach("after_commit")
+        except (asyncpg.PostgresError, asyncpg.DataError):
+            raise  # The server has answered, or was not asked: the connection is as good as before.
+        except BaseException:
+            cut(connection)
+            raise
+        finally:
+            look.cancel()
+            await self._connections.release(connection)
+        return rows
 
     async def _give_back(self, connection: asyncpg.Connection) -> None:
         """Releases a connection whose statement was cancelled. asyncpg waits until the server confirms the

@@ -32,6 +32,7 @@ from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, work
 from sessiond_server.postgres.columns import columns, flat
+from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.statements import FORKS, WRITE
 from sessiond_server.postgres.transactions import Raced
 from sessiond_server.store.commits import Applied
@@ -118,13 +119,14 @@ async def apply(
     policy: Policy,
     new_id: Callable[[], str],
     homes: Homes | None = None,
+    clock: DatabaseClock | None = None,
 ) -> Applied:
     """Decides the commands and writes their effects, within the transaction that holds the locks of `heads`.
 
-    With `homes`, refuses the commands of tenants that live in another database. Raises Raced if another transaction has
-    created a session since the heads were locked.
+    With `homes`, refuses the commands of tenants that live in another database. `clock` notes the database's time.
+    Raises Raced if another transaction has created a session since the heads were locked.
     """
-    known = await look_up(connection, batch.needs(commands, heads, policy))
+    known = await look_up(connection, batch.needs(commands, heads, policy), clock)
     if homes is not None:
         if homes.version != known.homes_version:
             await placement.load(connection.fetch, homes)
@@ -163,8 +165,8 @@ async def _without(
     return Applied(results, applied.writes)
 
 
-async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
-    """What the rules need, and the database's time, both read after the locks were taken."""
+async def look_up(connection: asyncpg.Connection, needs: Needs, clock: DatabaseClock | None = None) -> Known:
+    """What the rules need, and the database's time, both read after the locks were taken; `clock` notes it."""
     live: dict[str, int] = {}
     if needs.tenants:
         # The count is a second statement, so that it sees what earlier holders of these locks have committed.
@@ -173,6 +175,7 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
     await forks.lock(connection, needs)
     asked = (*columns(flat(needs.requests), 3), *columns(flat(needs.message_ids), 3))
     keys = documents.keys(needs)
+    asked_at = 0.0 if clock is None else clock.clock()
     if keys or needs.contents:
         rows = await connection.fetch(
             documents.LOOK_UP_ALL, *columns(keys, 4), *asked, *columns(flat(needs.contents), 3)
@@ -184,6 +187,8 @@ async def look_up(connection: asyncpg.Connection, needs: Needs) -> Known:
         kind, place, now_us, fingerprint, first_seq, last_seq = row[:6]
         if kind == 0:
             known.now_us, known.homes_version = now_us, first_seq
+            if clock is not None:
+                clock.note(asked_at, now_us)
         elif kind == 1:
             known.requests[needs.requests[place - 1]] = RequestRecord(fingerprint, first_seq, last_seq)
         elif kind == documents.DOCUMENT:

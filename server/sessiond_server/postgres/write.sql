@@ -303,6 +303,87 @@ from unnest(:request_tenant_id::text[], :request_session_id::text[], :request_re
   :request_fingerprint::bytea[], :request_first_seq::bigint[], :request_last_seq::bigint[],
   :request_answer::bytea[]) as k
 
+-- name: read_heads  index: session_heads_pkey
+-- Heads as they are, without locks, and the database's time. For tests of write_if_unchanged.
+select clock_timestamp() as now, h.*
+from (select) one left join lateral (
+  select k.place, h.version, h.user_id, h.core, h.limits, h.content_version, h.delete_time is not null as deleted,
+    h.lease_expire_time, h.content_sizes, h.fork_seq, h.forked
+  from unnest((select $1::text[]), (select $2::text[])) with ordinality as k (tenant_id, session_id, place)
+  cross join lateral (
+    select * from session_heads
+    where session_heads.tenant_id = k.tenant_id and session_heads.session_id = k.session_id and delete_time is null
+    limit 1
+  ) h
+) h on true
+
+-- name: write_if_unchanged  index: session_heads_pkey
+-- A transaction of its own: appends to each session whose head is, once it is locked, what the append was decided on, and
+-- says of each head that it could lock what came of it. The others stay as they are.
+-- It locks before it compares, and compares what it has locked, whatever its snapshot shows. It waits for no row, so that
+-- the time that it compares is that of the lock. Once a head is locked and compared, all its rows are written: the upsert
+-- always finds it. homes_version and feed_order are read by a snapshot that is younger than the lock on the table, as in
+-- look_up and write_log, which only "read committed" promises.
+-- commit_xid: see write_log.
+with found as materialized (
+  select k.place, k.tenant_id, k.session_id, k.version, k.update_time, k.expire_check_time, k.core, h.user_id,
+    h.content_version, h.now,
+    greatest(h.commit_xid, (select (pg_current_xact_id()::text::bigint + shift)::text::xid8 from feed_order))
+      as commit_xid,
+    case
+      when h.version <> k.known_version or h.core <> k.known_core
+        or h.lease_expire_time is distinct from k.known_lease_expire_time then 'changed'
+      when h.now not between :earliest::timestamptz and :latest::timestamptz then 'clock'
+      when :homes_version::bigint <> (select homes_version from placement) then 'elsewhere'
+      when current_setting('transaction_isolation') <> 'read committed' then 'isolation'
+      else 'written'
+    end as outcome
+  from unnest((select :head_tenant_id::text[]), (select :head_session_id::text[]),
+    (select :head_known_version::bigint[]), (select :head_known_core::bytea[]),
+    (select :head_known_lease_expire_time::timestamptz[]), (select :head_version::bigint[]),
+    (select :head_update_time::timestamptz[]), (select :head_expire_check_time::timestamptz[]),
+    (select :head_core::bytea[])) with ordinality
+    as k (tenant_id, session_id, known_version, known_core, known_lease_expire_time, version, update_time,
+      expire_check_time, core, place)
+  cross join lateral (
+    select l.*, clock_timestamp() as now
+    from (
+      select s.version, s.core, s.lease_expire_time, s.user_id, s.content_version, s.commit_xid from session_heads s
+      where s.tenant_id = k.tenant_id and s.session_id = k.session_id
+      for update skip locked
+    ) l
+  ) h
+), changed as (
+  insert into session_heads as old (tenant_id, session_id, version, content_version, update_time, expire_check_time,
+    user_id, core, update_period, commit_xid)
+  select tenant_id, session_id, version, content_version, update_time, expire_check_time, user_id, core,
+    update_period(update_time), commit_xid
+  from found where outcome = 'written'
+  on conflict (tenant_id, session_id) do update
+  set version = excluded.version, update_time = excluded.update_time,
+    expire_check_time = case
+      when excluded.expire_check_time is not null then least(old.expire_check_time, excluded.expire_check_time)
+    end,
+    core = excluded.core, update_period = excluded.update_period, commit_xid = excluded.commit_xid
+), logged as (
+  insert into events (tenant_id, session_id, seq, type, create_time, message_id, head, body, core, commit_xid)
+  select found.tenant_id, found.session_id, e.seq, e.type, e.create_time, e.message_id, e.head, e.body, e.core,
+    found.commit_xid
+  from unnest((select :event_place::bigint[]), (select :event_seq::bigint[]), (select :event_type::smallint[]),
+    (select :event_create_time::timestamptz[]), (select :event_message_id::text[]), (select :event_head::bytea[]),
+    (select :event_body::bytea[]), (select :event_core::bytea[]))
+    as e (place, seq, type, create_time, message_id, head, body, core)
+  join found on found.place = e.place and found.outcome = 'written'
+), noted as (
+  insert into requests (tenant_id, session_id, request_id, fingerprint, first_seq, last_seq, create_time)
+  select found.tenant_id, found.session_id, r.request_id, r.fingerprint, r.first_seq, r.last_seq, :now::timestamptz
+  from unnest((select :request_place::bigint[]), (select :request_request_id::text[]),
+    (select :request_fingerprint::bytea[]), (select :request_first_seq::bigint[]), (select :request_last_seq::bigint[]))
+    as r (place, request_id, fingerprint, first_seq, last_seq)
+  join found on found.place = r.place and found.outcome = 'written'
+)
+select place, outcome, now from found
+
 -- name: write_removals  index: events_pkey
 -- Runs before write_log: a message of the batch may have the id of a removed one.
 update events e

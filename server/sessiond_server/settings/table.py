@@ -289,6 +289,10 @@ class Settings:
         values.size(5 * MIB, 16 * 1024 * MIB), "64MiB", "BYTES", "Most request bytes that wait in one shard."
     )
     batch_commands: int = _setting(_count(1, 10_000), "128", "N", "Most writes in one transaction.")
+    optimistic_writes: bool = _setting(
+        values.switch, "true", "BOOL",
+        "Write messages in one statement where that is possible, rather than in a transaction of five.",
+    )  # fmt: skip
     batch_bytes: int = _setting(
         values.size(64 * 1024, 1024 * MIB), "4MiB", "BYTES", "Most request bytes in one transaction of several writes."
     )

@@ -99,3 +99,6 @@ class StoreCondition:
     """None while it is unknown."""
     growth: Growth | None
     """None while it is unknown."""
+    writes: Mapping[str, int]
+    """Number of commands by how they were applied: "optimistic", or why they went through the locked path
+    (postgres/optimistic.py)."""
