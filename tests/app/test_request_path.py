@@ -66,10 +66,17 @@ async def test_the_readme_names_every_file_of_an_append(postgres_dsn: str, redis
     named = set(re.findall(r"\(server/sessiond_server/([\w/]+\.py)\)", section))
     loaded = settings.load({"postgres_dsn": postgres_dsn, "redis_url": redis_url, "listen": "127.0.0.1:0"}, {})
     entered: set[str] = set()
-    async with running(loaded) as served, sessiond.Client(str(served.listening)) as client:
+    async with (
+        running(loaded) as served,
+        running(loaded) as other,
+        sessiond.Client(str(served.listening)) as client,
+        sessiond.Client(str(other.listening)) as client_of_other,
+    ):
         session = await client.create_session(active=True)
         await client.append_messages(session.session_id, [sessiond.user("connections and statements are there")])
         for index in range(50):
+            # Then what the first server knows of the session is old, and it takes both paths.
+            await client_of_other.append_messages(session.session_id, [sessiond.user("from elsewhere")])
             with files_entered() as during:
                 await client.append_messages(session.session_id, [sessiond.user(f"{index}")])
             # An append's hint may come back to this process during the next one.
