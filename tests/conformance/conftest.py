@@ -21,7 +21,7 @@ import pytest
 
 from sessiond_server.memory.cache import MemoryCache, MemoryServer
 from sessiond_server.memory.store import MemoryStore
-from sessiond_server.postgres import optimistic, transactions
+from sessiond_server.postgres import database_clock, optimistic, transactions
 from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.redis import RedisCache, Timeouts
@@ -99,6 +99,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             mode, mode_of_other = place.optimistic
             # The estimate of the time may be behind by as much as a busy machine needs.
             monkeypatch.setattr(optimistic, "BEHIND_US", 10_000_000)
+            monkeypatch.setattr(database_clock, "DOUBT_US", 10_000_000)
             store = await stack.enter_async_context(PostgresStore(through_pooler(dsn), optimistic=mode, **settings))
             other = await stack.enter_async_context(
                 PostgresStore(through_pooler(dsn), optimistic=mode_of_other, **settings)

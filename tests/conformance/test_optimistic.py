@@ -22,7 +22,7 @@ from sessiond_server.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
-from sessiond_server.postgres import optimistic, placement
+from sessiond_server.postgres import database_clock, optimistic, placement
 from sessiond_server.postgres.optimistic import OptimisticWrites
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.postgres.write import LOCK_HEADS
@@ -47,6 +47,7 @@ from tests.support.waiting import until
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate of the time may be behind by as much as a busy machine needs."""
     monkeypatch.setattr(optimistic, "BEHIND_US", 60_000_000)
+    monkeypatch.setattr(database_clock, "DOUBT_US", 60_000_000)
 
 
 @pytest.fixture
@@ -274,6 +275,20 @@ async def test_the_clock_of_the_database_decides(
         assert abs(log[-1].create_time.ToMicroseconds() / 1e6 - now) < 60
     else:
         assert log[-1].create_time.ToMicroseconds() == log[-2].create_time.ToMicroseconds()
+
+
+async def test_what_is_overloaded_is_not_asked_twice(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    """A statement that came too late is not sent again for a while."""
+    await accepted(store, caller.create("s"))
+    monkeypatch.setattr(optimistic, "BEHIND_US", -1_000)
+    monkeypatch.setattr(optimistic, "PAUSE_SECONDS", 600.0)
+    assert await _path(store, caller.append("s")) == {"clock": 1}
+    monkeypatch.setattr(optimistic, "BEHIND_US", 60_000_000)
+    assert await _path(store, caller.append("s")) == {"paused": 1}
+    monkeypatch.setattr(store._optimistic, "_paused_until", 0.0)
+    assert await _path(store, caller.append("s")) == {"optimistic": 1}
 
 
 async def test_what_is_about_to_expire_is_decided_with_locks(store: PostgresStore, caller: Caller) -> None:

@@ -210,6 +210,7 @@ async def test_a_batch_with_documents_sends_no_more_statements(
     monkeypatch: pytest.MonkeyPatch, postgres: PostgresStore, caller: Caller
 ) -> None:
     """Nor does a batch without documents send others than before; where it takes locks, as many."""
+    monkeypatch.setattr("sessiond_server.postgres.database_clock.DOUBT_US", 60_000_000)  # on a busy machine, too
     await accepted(postgres, caller.create("s", user_id="ann"), alone(put(APP, "a")))
     sent = count_statements(monkeypatch)
     await accepted(postgres, caller.append("s"))

@@ -24,6 +24,15 @@ from tests.support.statements import count_statements
 from tests.support.waiting import until
 
 STATE_BYTES = 256 * 1024
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends take the path that they take on an idle machine."""
+    monkeypatch.setattr("sessiond_server.postgres.optimistic.BEHIND_US", 60_000_000)
+    monkeypatch.setattr("sessiond_server.postgres.database_clock.DOUBT_US", 60_000_000)
+
+
 TOOLS = [hashlib.sha512(str(i).encode()).hexdigest() for i in range(256)]  # not to be compressed away
 
 _UPDATES = """

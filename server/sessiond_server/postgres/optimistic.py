@@ -10,6 +10,7 @@ is told (docs/decisions/0056-optimistic-writes.md).
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any, Final, Literal
 
 import asyncpg
@@ -35,10 +36,14 @@ READ_HEADS = WRITE["read_heads"].text
 
 AHEAD_US: Final = 2_000
 """By how much the estimate of the time may be ahead of the database's clock once the heads are locked."""
-BEHIND_US: Final = 50_000
-"""By how much it may be behind, as the time of a transaction is that has worked for so long."""
+BEHIND_US: Final = 500_000
+"""By how much it may be behind by then: the statement was so long on its way."""
 MARGIN_US: Final = 1_000_000
-"""Sessions and leases that expire so soon, or have expired, are decided by the database's own time."""
+"""Sessions and leases that expire so soon, or have expired, are decided by the database's own time. More than
+BEHIND_US, so that none has expired when its head is locked."""
+PAUSE_SECONDS: Final = 1.0
+"""For how long the locked path is taken after a statement that could write nothing and is likely to fail again: what is
+overloaded should not be asked twice."""
 
 Mode = Literal["on", "off", "always"]
 """`always`: heads that are not known are read before, for tests."""
@@ -52,6 +57,7 @@ LOCKED_REASONS: Final[Mapping[str, str]] = {
     "refused": "the rules refuse a command on the session",
     "changed": "another writer was first",
     "busy": "a transaction holds the session, or it is gone",
+    "paused": "the locked path is taken for a while after `clock`, `isolation` and `failed`",
     "clock": "the estimate of the time was wrong, or the statement came late",
     "isolation": "the database's isolation level is another",
     "exists": "a request or a message of the batch is there already",
@@ -101,6 +107,8 @@ class OptimisticWrites:
         self._new_id = new_id
         self._mode = mode
         self._heads = KeptHeads()
+        self._paused_until = -inf
+        """Time of `clock.clock`."""
         self.counts: Counter[str] = Counter(dict.fromkeys(("optimistic", *LOCKED_REASONS), 0))
         """Commands by how they were applied: "optimistic", or why they went through the locked path."""
 
@@ -152,6 +160,8 @@ class OptimisticWrites:
             heads[command.key] = kept.head
         if not self._transactions.can_send_alone:
             return "off"
+        if self._clock.clock() < self._paused_until and self._mode == "on":
+            return "paused"
         asked = batch.needs(commands, heads, self._policy)
         if any(getattr(asked, name) for name in _MORE_NEEDS):
             return "more"
@@ -190,6 +200,7 @@ class OptimisticWrites:
             except (asyncpg.PostgresError, asyncpg.DataError) as error:
                 if meaning(error) is Meaning.AWAY:
                     raise  # It may have been committed.
+                self._pause()
                 return "failed"
         outcomes = dict.fromkeys((row.key for row in rows), "busy") | dict.fromkeys(attempt.refused, "refused")
         for place, outcome, _ in answer:
@@ -201,8 +212,11 @@ class OptimisticWrites:
     async def _finish(self, commands: Sequence[Command], attempt: _Attempt, outcomes: Mapping[Key, str]) -> Applied:
         """Applies what was not written by the locked path."""
         decided = attempt.decision
-        if "elsewhere" in outcomes.values():
+        found = set(outcomes.values())
+        if "elsewhere" in found:
             self._heads.clear()
+        if found & {"clock", "isolation"}:
+            self._pause()
         rest = [command for command in commands if outcomes[command.key] != "written"]
         self.counts["optimistic"] += len(commands) - len(rest)
         if not rest:
@@ -220,6 +234,9 @@ class OptimisticWrites:
         ]
         written.extend(applied.writes)
         return Applied(results, written)
+
+    def _pause(self) -> None:
+        self._paused_until = self._clock.clock() + PAUSE_SECONDS
 
     async def _by_locks(self, commands: Sequence[Command], reason: str) -> Applied:
         self.counts[reason] += len(commands)
