@@ -28,7 +28,7 @@ CODE := $(wildcard server client tests benchmarks examples deploy)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-all test-trust test-matrix verify quick fix protos sync-client sync-client-check openapi openapi-check docs baseline release requirements demo bench faults clean \
+.PHONY: help run test test-long test-all test-trust test-matrix verify quick fix protos sync-client sync-client-check openapi openapi-check collection docs baseline release requirements demo bench faults clean \
   golden lint types subjects protos-check docker-check deploy-check
 
 help: ## Says what there is
@@ -83,6 +83,9 @@ sync-client: $(VENV)/.test ## Generates the synchronous client from the asynchro
 
 openapi: $(VENV)/.test $(VENV)/.editable ## Generates the OpenAPI document of the HTTP interface from its rules and the protos
 	@$(BIN)/python -m deploy.openapi
+
+collection: $(VENV)/.test $(VENV)/.editable ## Writes the requests of the HTTP interface for Postman and Bruno, into build
+	@$(BIN)/python -m deploy.postman build/sessiond.postman_collection.json
 
 docs: $(VENV)/.run $(VENV)/.editable ## Writes the table of docs/settings.md from the settings module
 	@{ sed '/^| Flag/,$$d' docs/settings.md; $(BIN)/sessiond settings; } > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
