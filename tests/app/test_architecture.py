@@ -77,7 +77,7 @@ ROOMS = {
     "errors": (),
     "events": ("domain", "slots", "store"),
     "exports": ("domain", "store", "blobs"),
-    "http": ("auth", "domain.shares", "rpc.loopback"),
+    "http": ("auth", "domain.shares", "domain.structs", "rpc.loopback"),
     "memory": ("domain", "store", "events", "blobs", "search", "summaries"),
     "measures": (),
     "metrics": ("events", "rpc", "search", "store", "summaries"),

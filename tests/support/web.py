@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sessiond_server.app.door import tenant_of
 from sessiond_server.auth import Authenticator, digest_of
 from sessiond_server.http import queries
+from sessiond_server.http.agentos.platform import Mount
 from sessiond_server.http.assets import Asset
 from sessiond_server.http.door import Door
 from sessiond_server.http.origins import Origins
@@ -144,6 +145,7 @@ async def opened_web(
     wire_options: Mapping[str, Any] | None = None,
     authenticator: Authenticator | None = None,
     assets: Mapping[str, Asset] | None = None,
+    mount: Mount | None = None,
     **changes: Any,
 ) -> AsyncIterator[Web]:
     """Serves; `changes` are to the settings of the port. Everything is closed behind it."""
@@ -164,6 +166,7 @@ async def opened_web(
                 alone=authenticator.alone,
                 count_refusal=wire.server.count_refusal,
                 assets=assets,
+                mount=mount,
             )
             server = DoorServer(door, replace(settings, **changes))
             port = await server.start()

@@ -54,6 +54,7 @@ async def opened_door(
     if way is None:
         yield None
         return
+    from sessiond_server.http.agentos.platform import Mount
     from sessiond_server.http.assets import assets
     from sessiond_server.http.door import Door
     from sessiond_server.http.origins import Origins
@@ -64,6 +65,7 @@ async def opened_door(
         stack.push_async_callback(loopback.close)
         local = settings.keys_file is None and way.listen.loopback
         origins = Origins(settings.http_cors_origins, local=local)
+        prefix = settings.agentos_prefix
         door = Door(
             loopback,
             origins,
@@ -71,6 +73,7 @@ async def opened_door(
             alone=authenticator.alone,
             count_refusal=server.count_refusal,
             assets=assets() if settings.serves_console else None,
+            mount=None if prefix is None else Mount(prefix, "go" if settings.agentos_form == "go" else "agentos"),
         )
         stack.callback(door.close)
         serving = DoorServer(

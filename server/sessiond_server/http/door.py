@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sessiond_server.domain.shares import Shares, one_tenant
 from sessiond_server.errors import Unauthenticated
 from sessiond_server.http import access_tokens, answers, json_texts, problems, requests
+from sessiond_server.http.agentos.platform import Mount, Platform
 from sessiond_server.http.assets import Asset
 from sessiond_server.http.events import COME_BACK, Events
 from sessiond_server.http.events import HEADERS as EVENT_HEADERS
@@ -81,9 +83,11 @@ class Door:
         alone: Callable[[], bool],
         count_refusal: CountRefusal,
         assets: Mapping[str, Asset] | None = None,
+        mount: Mount | None = None,
     ) -> None:
         """`alone` returns whether there is only one tenant, which then need not leave room for others. `count_refusal`
-        counts what is refused here, and not by the server. `assets`: files that need no key, by their paths."""
+        counts what is refused here, and not by the server. `assets`: files that need no key, by their paths. `mount`:
+        where the contract of AgentOS is served."""
         self._loopback = loopback
         self._origins = origins
         self._tenant_of = tenant_of
@@ -99,6 +103,7 @@ class Door:
         self._runs = RunStreams(loopback, self._unary, self._begin, self._write)
         self._files = Files(loopback, self._unary, self._begin, self._write)
         self._converter = Converter()
+        self._platform = None if mount is None else Platform(mount, self, self._unary, self._converter)
         self._document = files("sessiond_server.http").joinpath("openapi.json").read_bytes()
 
     def close(self) -> None:
@@ -139,20 +144,19 @@ class Door:
         if (asset := self._assets.get(request.path)) is not None:
             if method != "GET":
                 raise not_allowed(method, {"GET"})
-            await self._answer(request, *asset.answer(request.headers))
+            await self.answer(request, *asset.answer(request.headers))
+            return
+        if self._platform is not None and self._platform.has(request.path):
+            await self._platform.serve(request)
             return
         if method == "OPTIONS" and (methods := self._paths.methods(request.path)):
-            await self._answer(request, 204, self._origins.preflight(request.headers, methods), b"")
+            await self.preflight(request, methods)
             return
         rule, captured = self._paths.find(method, request.path)
         rpc = RPCS[rule.rpc]
         if rule.rpc == access_tokens.TAKEN_BY:
             request.query, request.headers = access_tokens.taken(request.query, request.headers)
-        try:
-            tenant_id = self._tenant_of(request.headers.get("authorization"), request.peer)
-        except Unauthenticated as error:
-            await self._wait_for_refusal(request, error.refusal)
-            raise Problem(401, "UNAUTHENTICATED", str(error)) from None
+        tenant_id = await self.tenant(request)
         if rule.form:
             await self._runs.serve(request, rule, captured, tenant_id)
         elif rule.rpc == UPLOAD:
@@ -164,6 +168,18 @@ class Door:
             await self._stream(request, rule, message.SerializeToString(), tenant_id)
         else:
             await self._call(request, rule, captured, tenant_id)
+
+    async def preflight(self, request: Request, methods: set[str]) -> None:
+        """Answers a browser that asks which methods a path has. Raises Gone."""
+        await self.answer(request, 204, self._origins.preflight(request.headers, methods), b"")
+
+    async def tenant(self, request: Request) -> str:
+        """The tenant of the caller. Raises Problem and CallFailed."""
+        try:
+            return self._tenant_of(request.headers.get("authorization"), request.peer)
+        except Unauthenticated as error:
+            await self._wait_for_refusal(request, error.refusal)
+            raise Problem(401, "UNAUTHENTICATED", str(error)) from None
 
     async def _wait_for_refusal(self, request: Request, refusal: str) -> None:
         """Lets the server refuse a request without a valid key, of whose body nothing is read: it counts and logs such
@@ -194,7 +210,7 @@ class Door:
             headers = answers.headers(rule, request.path, answer)
         finally:
             self._calls.give(tenant_id)
-        await self._answer(request, answers.status(rule), headers, text, tenant_id)
+        await self.answer(request, answers.status(rule), headers, text, tenant_id)
 
     async def _unary(self, rpc: str, sent: bytes, request: Request, tenant_id: str) -> bytes:
         if not self._calls.take(tenant_id):
@@ -206,25 +222,34 @@ class Door:
 
     async def _sent(self, request: Request, rule: Rule, captured: Mapping[str, str], tenant_id: str) -> bytes:
         """The serialised request message."""
-        body, held = bytearray(), 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS) as timer:
-                async for piece in _bounded_pieces(request):
-                    if not self._bodies.take(tenant_id, len(piece)):
-                        raise _too_many("request_bytes")
-                    held += len(piece)
-                    if held > LARGEST_BODY:
-                        raise _too_large()
-                    body += piece
-            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != answers.JSON:
-                raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "the body must be application/json")
-            given = (rule, captured, request.query, bytes(body), request.headers)
+        if not request.body_due:
+            return requests.message(rule, captured, request.query, b"", request.headers).SerializeToString()
+        async with self.body(request, tenant_id) as body:
+            given = (rule, captured, request.query, body, request.headers)
             message = await self._converter.run(len(body), requests.message, *given)
             return message.SerializeToString()
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise Problem(408, "REQUEST_TIMEOUT", f"the body took longer than {BODY_SECONDS:g} s") from None
+
+    @asynccontextmanager
+    async def body(self, request: Request, tenant_id: str) -> AsyncIterator[bytes]:
+        """The body, which is JSON or empty and counts as in progress within the context. Raises Problem and Gone."""
+        body, held = bytearray(), 0
+        try:
+            try:
+                async with asyncio.timeout(BODY_SECONDS) as timer:
+                    async for piece in _bounded_pieces(request):
+                        if not self._bodies.take(tenant_id, len(piece)):
+                            raise _too_many("request_bytes")
+                        held += len(piece)
+                        if held > LARGEST_BODY:
+                            raise _too_large()
+                        body += piece
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                raise Problem(408, "REQUEST_TIMEOUT", f"the body took longer than {BODY_SECONDS:g} s") from None
+            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != answers.JSON:
+                raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "the body must be application/json")
+            yield bytes(body)
         finally:
             if held:
                 self._bodies.give(tenant_id, held)
@@ -257,32 +282,40 @@ class Door:
             await until_left(events.deliver(first, frames), events.until_gone(request.receive))
             await request.send({"type": "http.response.body", "body": b""})
 
+    async def serves(self, request: Request) -> bool:
+        """Whether the server serves."""
+        return await self._health.serves(metadata(request))
+
     async def _answer_health(self, request: Request) -> None:
-        serving = await self._health.serves(metadata(request))
+        serving = await self.serves(request)
         text = json_texts.dump_dict({"status": "SERVING" if serving else "NOT_SERVING"})
         headers = [("content-type", answers.JSON), ("cache-control", "no-store")]
-        await self._answer(request, 200 if serving else 503, headers, text)
+        await self.answer(request, 200 if serving else 503, headers, text)
 
     async def _openapi(self, request: Request) -> None:
         headers = [("content-type", answers.JSON), ("cache-control", "no-cache")]
-        await self._answer(request, 200, headers, self._document)
+        await self.answer(request, 200, headers, self._document)
 
     async def _refuse(self, request: Request, problem: Problem) -> None:
-        body = problem.body(request.id)
-        headers = [*problem.all_headers(), ("content-length", str(len(body)))]
+        await self.refuse(request, problem.status, problem.all_headers(), problem.body(request.id))
+
+    async def refuse(self, request: Request, status: int, headers: answers.Headers, body: bytes) -> None:
+        """Sends an answer that may come before the body was received. Raises Gone."""
+        headers = [*headers, ("content-length", str(len(body)))]
         unread = request.body_due
         if unread:
             headers.append(("connection", "close"))
-        await self._begin(request, problem.status, headers)
+        await self._begin(request, status, headers)
         await request.send({"type": "http.response.body", "body": body, "more_body": True})
         if unread:
             await drop_body(request)
         await request.send({"type": "http.response.body", "body": b""})
 
-    async def _answer(
+    async def answer(
         self, request: Request, status: int, headers: answers.Headers, body: bytes, tenant_id: str = ""
     ) -> None:
-        length = [] if status == 304 else [("content-length", str(len(body)))]
+        """Sends an answer; its body is counted with those of the tenant until it is received. Raises Gone."""
+        length = [] if status in (204, 304) else [("content-length", str(len(body)))]
         await self._begin(request, status, [*headers, *length])
         if len(body) <= SMALL:
             await request.send({"type": "http.response.body", "body": body})

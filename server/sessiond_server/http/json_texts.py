@@ -58,6 +58,10 @@ def dump(message: Message) -> bytes:
 
 
 def dump_dict(found: Mapping[str, Any]) -> bytes:
+    return dump_value(found)
+
+
+def dump_value(found: Any) -> bytes:
     return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
 
 

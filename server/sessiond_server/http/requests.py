@@ -46,21 +46,29 @@ def idempotency_key(headers: Mapping[str, str]) -> str | None:
     return key[1:-1] if key is not None and len(key) > 1 and key[0] == key[-1] == '"' else key
 
 
+def expected_version(headers: Mapping[str, str]) -> int | None:
+    """The version that a header demands; None: any. Raises Problem."""
+    match = headers.get("if-match", "*").strip()
+    if match == "*":
+        return None
+    if (version := _ETAG.fullmatch(match)) is None:
+        raise invalid("if-match", 'must be one version in quotes, such as "12", or *')
+    return int(version[1])
+
+
 def _by_header(rule: Rule, descriptor: Descriptor, headers: Mapping[str, str]) -> Sequence[tuple[str, Any]]:
     """Fields that headers carry."""
     found: list[tuple[str, Any]] = []
     names = descriptor.fields_by_name
     if (key := idempotency_key(headers)) is not None and "request_id" in names:
         found.append(("request_id", key))
-    if (match := headers.get("if-match")) is not None and match.strip() != "*":
+    if (version := expected_version(headers)) is not None:
         if "expected_version" not in names:
             raise invalid("if-match", "this request has no version to match")
-        if (version := _ETAG.fullmatch(match.strip())) is None:
-            raise invalid("if-match", 'must be one version in quotes, such as "12", or *')
-        if not int(version[1]) and not names["expected_version"].has_presence:
+        if not version and not names["expected_version"].has_presence:
             # It would stand for "any version".
             raise invalid("if-match", "must be a version, which begin at 1")
-        found.append(("expected_version", version[1]))
+        found.append(("expected_version", str(version)))
     if (none := headers.get("if-none-match")) is not None and rule.method != "GET":
         if none.strip() != "*" or "expected_version" not in names or not names["expected_version"].has_presence:
             raise invalid("if-none-match", "only a document can be put where there is none, with *")

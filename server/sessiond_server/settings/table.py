@@ -111,6 +111,15 @@ class Settings:
         "Proxies in front of HTTP whose `X-Forwarded-For` is believed: addresses or networks, such as `10.0.0.0/8`.",
         shown="none",
     )  # fmt: skip
+    agentos_prefix: str | None = _setting(
+        values.path_prefix, None, "PATH",
+        "Serve the `/sessions` contract of the agent platform AgentOS below this path of the HTTP port, such as "
+        "`/agentos` (docs/agentos.md).", shown="not served",
+    )  # fmt: skip
+    agentos_form: str = _setting(
+        values.one_of("agentos", "go"), "agentos", "agentos|go",
+        "With `agentos_prefix`: whose answers to give where they differ, those of AgentOS or of agno-Go's service.",
+    )  # fmt: skip
     console: bool | None = _setting(
         values.switch, None, "BOOL",
         "Serve the web console (docs/console.md) at `/` of the HTTP port. Its files need no key; all that it shows it "

@@ -54,6 +54,13 @@ def origins(text: str) -> frozenset[str]:
     return found
 
 
+def path_prefix(text: str) -> str:
+    """A path below which something is served; what the HTTP port serves itself is in no such path."""
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) or text.split("/")[1] in ("v1", "healthz", "console", ".", ".."):
+        raise ValueError("must be a path such as /agentos, and none below /v1, /healthz or /console")
+    return text
+
+
 def networks(text: str) -> tuple[str, ...]:
     """A list of addresses and networks."""
     found = tuple(filter(None, text.split(",")))
