@@ -133,6 +133,7 @@ if TYPE_CHECKING:
     from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus, TokenUsage
     from sessiond.v1.summary_pb2 import Summary
     from sessiond.v1.tool_call_pb2 import ToolCall, ToolCallCancelReason, ToolCallExpireAction, ToolCallStatus
+    from sessiond.v1.usage_service_pb2 import UsageRow
     from sessiond.watch import Watch
 
 __all__ = [
@@ -277,6 +278,7 @@ __all__ = [
     "UploadOffsetMismatch",
     "UploadSuperseded",
     "UploadTooLong",
+    "UsageRow",
     "VersionMismatch",
     "VersionNotReached",
     "Violation",
@@ -328,6 +330,7 @@ _ELSEWHERE = {
     "SessionHit": "v1.search_service_pb2",
     "Snippet": "v1.search_service_pb2",
     "TokenUsage": "v1.session_pb2",
+    "UsageRow": "v1.usage_service_pb2",
     "Draft": "draft",
     "SyncClient": "sync_client",
     "SyncDownload": "sync_client",

@@ -23,6 +23,7 @@ SERVICES = tuple(
         "Document",
         "Context",
         "Search",
+        "Usage",
         "Export",
     )
 )

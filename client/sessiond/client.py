@@ -29,6 +29,7 @@ from sessiond.session_calls import SessionCalls
 from sessiond.structs import struct_of
 from sessiond.texts import naming_texts_of_methods
 from sessiond.tool_call_calls import ToolCallCalls
+from sessiond.usage_calls import UsageCalls
 from sessiond.v1.event_pb2 import Event
 from sessiond.v1.event_service_pb2 import Delta
 from sessiond.v1.message_pb2 import Message, Role
@@ -48,6 +49,7 @@ class Client(
     DocumentCalls,
     ContextCalls,
     SearchCalls,
+    UsageCalls,
     ExportCalls,
 ):
     """A client of one sessiond service, for any number of tasks of one event loop.

@@ -31,6 +31,7 @@ from sessiond.v1.run_service_pb2_grpc import RunServiceStub
 from sessiond.v1.search_service_pb2_grpc import SearchServiceStub
 from sessiond.v1.session_service_pb2_grpc import SessionServiceStub
 from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceStub
+from sessiond.v1.usage_service_pb2_grpc import UsageServiceStub
 
 if TYPE_CHECKING:
     from sessiond.v1.attachment_service_pb2_grpc import AttachmentServiceAsyncStub
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from sessiond.v1.search_service_pb2_grpc import SearchServiceAsyncStub
     from sessiond.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from sessiond.v1.tool_call_service_pb2_grpc import ToolCallServiceAsyncStub
+    from sessiond.v1.usage_service_pb2_grpc import UsageServiceAsyncStub
 
 RECONNECT_WAIT = 1.5
 """Seconds that a call waits for a connection after its last attempt had none: longer than the backoff between two
@@ -170,6 +172,12 @@ class Connection:
         """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
         self._open()
         return self._documents
+
+    @property
+    def usage(self) -> "UsageServiceAsyncStub":
+        """Raises ClientClosed, ClientForked, or RuntimeError on another event loop than the first one."""
+        self._open()
+        return self._usage
 
     @property
     def search(self) -> "SearchServiceAsyncStub":
@@ -317,6 +325,7 @@ class Connection:
             self._context = cast("ContextServiceAsyncStub", ContextServiceStub(channel))
             self._documents = cast("DocumentServiceAsyncStub", DocumentServiceStub(channel))
             self._search = cast("SearchServiceAsyncStub", SearchServiceStub(channel))
+            self._usage = cast("UsageServiceAsyncStub", UsageServiceStub(channel))
         elif loop is not self._loop:
             raise RuntimeError("a client belongs to the event loop of its first call; make one for each loop")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sessiond.v1.search_service_pb2 import SearchOrder
     from sessiond.v1.session_service_pb2 import SessionAccess, StructUpdate
     from sessiond.v1.tool_call_pb2 import ToolCallExpireAction, ToolCallStatus
+    from sessiond.v1.usage_service_pb2 import UsageDimension
 
 # Enums are taken by name, in lower case and without prefix, or by value as the generated code has it. Union, because
 # the generated value types exist for type checkers only, and a string cannot stand in `|`.
@@ -48,6 +49,7 @@ SessionOrderLike = Union[
 ]
 StructUpdateLike = Union[Literal["replace", "merge", "set_keys"], "StructUpdate.ValueType"]
 SearchOrderLike = Union[Literal["newest_first", "relevance"], "SearchOrder.ValueType"]
+UsageDimensionLike = Union[Literal["user", "day", "agent", "model"], "UsageDimension.ValueType"]
 RoleLike = Union[Literal["system", "user", "assistant", "tool"], "Role.ValueType"]
 RunStatusLike = Union[Literal["queued", "running", "completed", "failed", "cancelled"], "RunStatus.ValueType"]
 RunPolicyLike = Union[Literal["reject", "enqueue", "interrupt"], "RunPolicy.ValueType"]

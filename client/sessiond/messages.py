@@ -49,16 +49,19 @@ def assistant(
     name: str = "",
     metadata: Mapping[str, Any] | None = None,
     usage: TokenUsage | None = None,
+    model: str = "",
     message_id: str = "",
     labels: Mapping[str, str] | None = None,
     client_time: datetime | None = None,
 ) -> Message:
     """A message of the model: its thinking, its content, and the tool calls it asks for (see `tool_call`), in this
-    order."""
+    order. `usage` counts under `model`; without a name, under that of the run."""
     parts = [Part(thinking=thinking)] if thinking is not None else []
     parts += map(_part, content)
     parts += tool_calls
-    return _message(Role.ROLE_ASSISTANT, parts, name, metadata, usage, message_id, labels, client_time)
+    message = _message(Role.ROLE_ASSISTANT, parts, name, metadata, usage, message_id, labels, client_time)
+    message.model = model
+    return message
 
 
 @naming_texts

@@ -3,7 +3,7 @@ run `make sync-client`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, Unpack, overload
 
@@ -45,6 +45,7 @@ from sessiond.fields import (
     StructUpdateLike,
     ToolCallExpireActionLike,
     ToolCallStatusLike,
+    UsageDimensionLike,
     ViewLike,
 )
 from sessiond.live_run import LiveRun, _Update
@@ -84,6 +85,7 @@ from sessiond.v1.session_service_pb2 import (
 from sessiond.v1.summary_pb2 import Summary
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond.v1.tool_call_service_pb2 import ListPendingApprovalsResponse, ListToolCallsResponse
+from sessiond.v1.usage_service_pb2 import GetUsageResponse, UsageRow
 from sessiond.watch import SessionFrame, Watch
 
 
@@ -2325,6 +2327,41 @@ class SyncClient:
                 page_token=page_token,
                 timeout=timeout,
                 **where,
+            )
+        )
+
+    def get_usage(
+        self,
+        *,
+        first_day: date | None = None,
+        last_day: date | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        model: str | None = None,
+        group_by: Iterable[UsageDimensionLike] = (),
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> SyncPages[GetUsageResponse, UsageRow]:
+        """What was used from `first_day` to `last_day`, both included and in UTC, for `for`; see Pages. Without
+        `last_day` until today, without `first_day` for 30 days.
+
+        A row for each combination of `group_by` ("user", "day", "agent", "model"), of which there is anything; without
+        it one row with the sums. `user_id`, `agent_id` and `model` select; "" selects what has none. `as_of_time` of a
+        page says until when everything is counted, which usually is a second ago. `page_size` 0 means 100; the maximum
+        is 1 000. Raises, when it is read: InvalidPageToken.
+        """
+        return SyncPages(
+            self._inner.get_usage(
+                first_day=first_day,
+                last_day=last_day,
+                user_id=user_id,
+                agent_id=agent_id,
+                model=model,
+                group_by=group_by,
+                page_size=page_size,
+                page_token=page_token,
+                timeout=timeout,
             )
         )
 

@@ -63,6 +63,8 @@ async def erase_one(erasures: ErasureStore, writer: Writer, new_id: Callable[[],
             following = await erasures.erase_names(claim, after, NAMED)
         after = following or ""  # from the beginning, once more sessions or documents were found
         done = not more and following is None
+        if done:
+            await erasures.erase_usage(claim)
         if not await erasures.advance_erasure(claim, CLAIM_SECONDS, sessions=deleted, done=done):
             return True
         sessions += deleted

@@ -89,7 +89,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
             store = MemoryStore(clock=clock, **settings)
             files, beside = store.attachments, (store.documents, store.erasures, store.forks, store.imports)
-            return Backend(store, store, store, files, files, *beside, advance)
+            return Backend(store, store, store, files, files, *beside, store.usage, store.usage, advance)
 
         async def postgres(**settings: Any) -> Backend:
             database = place.database
@@ -114,6 +114,8 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 store.erasures,
                 store.forks,
                 store.imports,
+                store.usage,
+                store.usage,
                 database.advance,
                 dsn,
             )

@@ -301,7 +301,7 @@ async def test_every_table_says_when_vacuum_is_due(empty: asyncpg.Connection, em
     )
     assert {row[0] for row in rows} == {
         "feed_order", "move_marks", "placement", "schema_versions", "search_lease", "service_keys", "tenant_homes",
-        "tenant_moves"
+        "tenant_moves", "usage_lease"
     }  # fmt: skip
 
 

@@ -47,6 +47,7 @@ NAMELESS = (
     "SearchMessages",
     "SearchSessions",
     "ListDocuments",
+    "GetUsage",
     "DeleteDocument",
     "ImportSession",
 )

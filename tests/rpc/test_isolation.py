@@ -23,6 +23,7 @@ NAMELESS = {
     "CountSessions",
     "EraseUser",
     "GetErasure",
+    "GetUsage",
     "WatchEvents",
     "ListPendingApprovals",
     "ImportSession",

@@ -18,6 +18,7 @@ from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1 import usage_service_pb2 as u
 from sessiond.v1.attachment_pb2 import AttachmentType
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope, DocumentWrite
 from sessiond.v1.erasure_pb2 import ErasureState
@@ -169,6 +170,7 @@ ANSWERS: dict[str, Callable[[Any], bool]] = {
     "SearchMessages": lambda a: [(x.session_id, x.message_id, x.role) for x in a.hits] == [("active", "m1", 2)],
     "SearchSessions": lambda a: [x.session.session_id for x in a.hits] == ["active"],
     "ListDocuments": lambda a: ([x.key for x in a.documents], a.next_page_token) == (["settings"], ""),
+    "GetUsage": lambda a: [(x.agent_id, x.message_count > 0) for x in a.rows] == [("", True)],
     "DeleteDocument": lambda a: (a.version, a.seq) == (1, 0),
     "CreateSummary": lambda a: (a.seq, a.through_seq, a.text, a.summary_id != "") == (3, 2, "Greetings.", True),
     "RequestSummary": lambda a: (a.version, a.summary_seq) == (2, 0),
@@ -419,6 +421,8 @@ REFUSALS: list[Refusal] = [
      PRECONDITION, "VERSION_NOT_REACHED", {"session_id": "active", "current_version": "2"}),
     ("SearchSessions", q.SearchSessionsRequest(query="x", wait_for=q.SeenVersion(session_id="none", version=1)),
      StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", {"session_id": "none"}),
+    ("GetUsage", u.GetUsageRequest(page_token="x"), INVALID, "INVALID_PAGE_TOKEN", {}),
+    ("GetUsage", u.GetUsageRequest(first_day="x"), INVALID, "INVALID_FIELD", {}),
     ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="x"), StatusCode.NOT_FOUND,
      "DOCUMENT_NOT_FOUND", {**NAMED, "key": "x"}),
     ("DeleteDocument", d.DeleteDocumentRequest(scope=SETTINGS.scope, key="settings", expected_version=2),

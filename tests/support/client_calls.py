@@ -82,6 +82,7 @@ OTHERS: Mapping[str, Callable[[sessiond.Client], Call]] = {
     "SearchMessages": lambda client: lambda **kw: client.search_messages("hello", **kw).page(),
     "SearchSessions": lambda client: lambda **kw: client.search_sessions("hello", **kw).page(),
     "ListDocuments": lambda client: lambda **kw: client.list_documents(user_id="u", **kw).page(),
+    "GetUsage": lambda client: lambda **kw: client.get_usage(group_by=["day", "model"], **kw).page(),
 }
 """Neither with a freshness of one's choice nor with a request id."""
 

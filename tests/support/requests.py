@@ -12,6 +12,7 @@ from sessiond.v1 import run_service_pb2 as r
 from sessiond.v1 import search_service_pb2 as q
 from sessiond.v1 import session_service_pb2 as s
 from sessiond.v1 import tool_call_service_pb2 as t
+from sessiond.v1 import usage_service_pb2 as u
 from sessiond.v1.document_pb2 import Document, DocumentName, DocumentScope
 from sessiond.v1.run_pb2 import Failure, Run, RunFence, RunStatus
 from sessiond.v1.session_pb2 import Session, SessionConfig, SessionStatus
@@ -123,6 +124,7 @@ READS = {
     ),
     "SearchMessages": q.SearchMessagesRequest(query="hello"),
     "SearchSessions": q.SearchSessionsRequest(query="far"),
+    "GetUsage": u.GetUsageRequest(group_by=[u.UsageDimension.USAGE_DIMENSION_AGENT]),
     "ListDocuments": d.ListDocumentsRequest(scope=TENANT_WIDE, key_prefix="set"),
     "GetContext": x.GetContextRequest(session_id="active", max_tokens=1000),
     "ListSummaries": x.ListSummariesRequest(session_id="busy"),

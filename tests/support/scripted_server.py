@@ -27,6 +27,7 @@ from sessiond.v1 import (
     search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
+    usage_service_pb2,
 )
 from sessiond.v1.pipe_service_pb2 import PipeWindow
 from sessiond_server import errors as server_errors
@@ -44,6 +45,7 @@ METHODS: dict[str, MethodDescriptor] = {
         attachment_service_pb2.DESCRIPTOR.services_by_name["AttachmentService"],
         context_service_pb2.DESCRIPTOR.services_by_name["ContextService"],
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+        usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"],
         document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"],
         export_service_pb2.DESCRIPTOR.services_by_name["ExportService"],
     )

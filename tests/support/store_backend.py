@@ -9,6 +9,7 @@ from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.imports import ImportStore
+from sessiond_server.store.usage import UsageCounting, UsageReads
 from sessiond_server.store.work import WorkStore
 from tests.support.caller import Caller
 
@@ -34,6 +35,10 @@ class Backend:
     """Its forks, which no cache has."""
     imports: ImportStore
     """Its imports, which no cache has."""
+    usage: UsageReads
+    """Its counters of usage, which no cache has."""
+    counting: UsageCounting
+    """What counts for them."""
     advance: Callable[[float], Awaitable[None]]
     """Moves the clock by so many seconds."""
     dsn: str | None = None

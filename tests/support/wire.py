@@ -351,7 +351,8 @@ async def serving(
         search = getattr(store, "search", None) if searches else None
         erasures = getattr(store, "erasures", None) or MemoryStore().erasures
         summaries = getattr(store, "summary_queue", None) if summarises else None
-        reads = Reads(store, store, store, work, documents, forks, erasures, search, summaries)
+        usage = getattr(store, "usage", None) or MemoryStore().usage
+        reads = Reads(store, store, store, work, documents, forks, erasures, usage, search, summaries)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

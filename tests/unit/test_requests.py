@@ -21,6 +21,7 @@ from sessiond.v1 import run_service_pb2 as runs
 from sessiond.v1 import search_service_pb2 as searches
 from sessiond.v1 import session_service_pb2 as sessions
 from sessiond.v1 import tool_call_service_pb2 as tool_calls
+from sessiond.v1 import usage_service_pb2 as usage
 from sessiond.v1.document_pb2 import Document, DocumentScope
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.message_service_pb2 import MessageFilter
@@ -48,6 +49,7 @@ from sessiond_server.rpc.search import checks as search_requests
 from sessiond_server.rpc.sessions import checks as requests
 from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.rpc.tool_calls import checks as tool_call_requests
+from sessiond_server.rpc.usage import checks as usage_requests
 from tests.support.effort import examples
 from tests.support.rows import table
 
@@ -104,6 +106,7 @@ FUNCTIONS: dict[str, Callable[[Any], object]] = {
     "PutDocument": lambda request: document_requests.put_document(request, TENANT),
     "SearchMessages": search_requests.search_messages,
     "SearchSessions": search_requests.search_sessions,
+    "GetUsage": lambda request: usage_requests.get_usage(request, TENANT),
     "ListDocuments": lambda request: document_requests.list_documents(request, TENANT),
     "CreateSummary": context_requests.create_summary,
     "RequestSummary": context_requests.request_summary,
@@ -122,6 +125,7 @@ METHODS = {
         documents.DESCRIPTOR.services_by_name["DocumentService"],
         context.DESCRIPTOR.services_by_name["ContextService"],
         searches.DESCRIPTOR.services_by_name["SearchService"],
+        usage.DESCRIPTOR.services_by_name["UsageService"],
     )
     for method in service.methods
 }

@@ -94,6 +94,7 @@ class Message(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     CLIENT_TIME_FIELD_NUMBER: builtins.int
     TOKEN_COUNT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
     message_id: builtins.str
     """Identifier, unique among the session's messages; that of a deleted message may be used again. An id (see Session),
@@ -116,6 +117,10 @@ class Message(google.protobuf.message.Message):
     token_count: builtins.int
     """Tokens of the whole message, as the caller's model counts them: GetContext then need not estimate. 0 to 2^53 - 1; 0:
     not known. A redaction or deletion removes it. Immutable.
+    """
+    model: builtins.str
+    """The model that wrote it, under which GetUsage counts it. 0 to 128 characters, no control characters; empty: that of
+    the run of `run_id`, if the session has such a run. A redaction or deletion keeps it. Immutable.
     """
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Part]:
@@ -154,7 +159,7 @@ class Message(google.protobuf.message.Message):
     @property
     def delete_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was deleted by DeleteMessages; absent otherwise. Lists and GetMessage have no deleted messages: only the
-        event that appended one still shows what remains of it, which is id, places, role, run, usage and times of the
+        event that appended one still shows what remains of it, which is id, places, role, run, model, usage and times of the
         server. Output only.
         """
 
@@ -176,10 +181,11 @@ class Message(google.protobuf.message.Message):
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         client_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         token_count: builtins.int = ...,
+        model: builtins.str = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "metadata", b"metadata", "redact_time", b"redact_time", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "token_count", b"token_count", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_time", b"client_time", "create_time", b"create_time", "delete_time", b"delete_time", "labels", b"labels", "message_id", b"message_id", "metadata", b"metadata", "model", b"model", "name", b"name", "parts", b"parts", "redact_reason", b"redact_reason", "redact_time", b"redact_time", "role", b"role", "run_id", b"run_id", "seq", b"seq", "session_id", b"session_id", "token_count", b"token_count", "usage", b"usage"]) -> None: ...
 
 global___Message = Message
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sessiond_server import erasing, sweeper
+from sessiond_server import counting, erasing, sweeper
 from sessiond_server.app import summariser
 from sessiond_server.app.background import Background
 from sessiond_server.app.cache import identity
@@ -178,6 +178,7 @@ class Opening:
             reaper.run(truth.attachments, parts.blobs, interval, parts.reaped, sharing=self._sharing(parts)), "reaper"
         )
         background(erasing.run(truth.erasures, parts.batcher, interval), "erasures")
+        background(counting.run(truth.usage, ids.uuid7(), parts.counted), "usage")
         background(self.watches[parts.database_id].run(), "health")
         if self.summariser is not None:
             background(summariser.worker(parts, self.summariser, self.settings).run(), "summaries")

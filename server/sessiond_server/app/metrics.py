@@ -37,6 +37,7 @@ def sources(databases: Sequence[Parts], server: RpcServer, watches: Mapping[str,
         rounds=[
             [parts.swept for parts in databases],
             [parts.reaped for parts in databases],
+            [parts.counted for parts in databases],
             *([[parts.indexing.rounds for parts in databases]] if searches else []),
             *([[parts.summarising.rounds for parts in databases]] if summaries else []),
         ],

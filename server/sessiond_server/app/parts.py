@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sessiond_server import sweeper
+from sessiond_server import counting, sweeper
 from sessiond_server.app import limits
 from sessiond_server.app.blobs import opened_blobs
 from sessiond_server.app.bundled import bundled
@@ -77,6 +77,7 @@ class Parts:
     """Whether there is a summariser."""
     swept: Rounds = field(default_factory=sweeper.counted)
     reaped: Rounds = field(default_factory=reaper.counted)
+    counted: Rounds = field(default_factory=counting.counted)
     indexing: Indexing = field(default_factory=Indexing)
     summarising: Summarising = field(default_factory=Summarising)
 
@@ -93,7 +94,16 @@ class Parts:
         search = truth.search if self.searches else None
         summaries = truth.summary_queue if self.summarises else None
         reads = Reads(
-            self.sessions, truth, truth, truth, truth.documents, truth.forks, truth.erasures, search, summaries
+            sessions=self.sessions,
+            queries=truth,
+            logs=truth,
+            work=truth,
+            documents=truth.documents,
+            forks=truth.forks,
+            erasures=truth.erasures,
+            usage=truth.usage,
+            search=search,
+            summaries=summaries,
         )
         return Database(
             self.database_id, reads, self.batcher, self.hub, self.bus, self.attachments, self.imports, truth.homes

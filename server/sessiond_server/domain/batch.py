@@ -6,7 +6,7 @@ from typing import Final
 
 from sessiond.v1.session_pb2 import Session
 from sessiond_server.domain import commands as c
-from sessiond_server.domain import session_rows
+from sessiond_server.domain import encoding, session_rows
 from sessiond_server.domain.actions import Action, ask_for_work
 from sessiond_server.domain.attachments import rules as attachment_rules
 from sessiond_server.domain.documents import rules as document_rules
@@ -385,12 +385,24 @@ class _Batch:
         written, state = self.written, self.states[key]
         before = self.heads.get(key)
         branched = before is not None and (before.forked or before.fork_seq is not None)
-        written.deletions.append(Deletion(key, version, state.base_version, branched, state.kept_seq))
+        agent_id = self._agent_id(key)
+        written.deletions.append(
+            Deletion(key, version, state.base_version, branched, state.kept_seq, state.user_id, agent_id)
+        )
+        written.dropped += [row for row in written.events if row.key == key]
         written.events = [row for row in written.events if row.key != key]
         of_creation = state.base_version + 1
         written.requests = [row for row in written.requests if row.key != key or row.record.first_seq <= of_creation]
         self.known.requests |= {(key, row.request_id): row.record for row in written.requests if row.key == key}
         self.outcomes = {request: o for request, o in self.outcomes.items() if request[0] != key}
+
+    def _agent_id(self, key: Key) -> str:
+        """The agent of a session before it was deleted in this batch."""
+        for row in reversed(self.written.events):
+            if row.key == key and row.type < encoding.FIRST_MESSAGE_EVENT:
+                return Session.FromString(row.body).agent_id
+        before = self.heads.get(key)
+        return "" if before is None else Session.FromString(before.core).agent_id
 
     def writes(self) -> Writes:
         """All rows to write, once every command is decided."""

@@ -344,6 +344,9 @@ class Deletion:
     kept_seq: int = 0
     """Not 0: the events through this one stay where they are until they are moved to the hidden log in steps
     (ForkStore.hide). The tombstone's Head.forked says so until then, and the id cannot be taken anew."""
+    user_id: str = ""
+    agent_id: str = ""
+    """Those that the session had: under them its events count as used that are not counted yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +398,8 @@ class Writes:
     releases: list[Release] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
     """A store executes them before it writes the other fields, which may be of a session that takes the id anew."""
+    dropped: list[EventRow] = field(default_factory=list)
+    """Events of the batch that it does not write, because it deletes their sessions. They still count as used."""
     forks: list[ForkRow] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
     """Redactions of messages that other sessions may show, to keep until these have been told."""

@@ -21,6 +21,7 @@ from sessiond.v1 import (
     search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
+    usage_service_pb2,
 )
 
 AI_SDK: Final = "ai-sdk"
@@ -98,6 +99,7 @@ RULES: Final = (
     Rule("BatchGetSessions", "POST", "/v1/sessions:batchGet", body=WHOLE),
     Rule("BatchCreateSessions", "POST", "/v1/sessions:batchCreate", body=WHOLE),
     Rule("BatchUpdateSessions", "POST", "/v1/sessions:batchUpdate", body=WHOLE),
+    Rule("GetUsage", "GET", "/v1/usage"),
     Rule("EraseUser", "POST", "/v1/users/{user_id}:erase", body=WHOLE),
     Rule("GetErasure", "GET", "/v1/users/{user_id}/erasure"),
     Rule("BatchDeleteSessions", "POST", "/v1/sessions:batchDelete", body=WHOLE),
@@ -170,6 +172,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = tuple(
         document_service_pb2,
         context_service_pb2,
         search_service_pb2,
+        usage_service_pb2,
         export_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

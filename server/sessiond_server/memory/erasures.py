@@ -10,6 +10,7 @@ from sessiond_server.domain.times import set_timestamp
 from sessiond_server.errors import ErasureNotFound
 from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.session import MemorySession
+from sessiond_server.memory.usage import MemoryUsage
 from sessiond_server.store.erasures import ErasureClaim
 
 
@@ -28,11 +29,13 @@ class MemoryErasures:
         self,
         logs: Mapping[Key, MemorySession],
         documents: MemoryDocuments,
+        usage: MemoryUsage,
         clock: Callable[[], int],
         new_id: Callable[[], str],
     ) -> None:
         self._logs = logs
         self._documents = documents
+        self._usage = usage
         self._clock = clock
         self._new_id = new_id
         self._rows: dict[tuple[str, str], _Row] = {}
@@ -78,6 +81,10 @@ class MemoryErasures:
         deleted = [each for each in sorted(self._sessions(claim, deleted=True)) if each > after]
         row.erasure.document_count += self._documents.erase_names(claim.tenant_id, deleted[:limit])
         return deleted[limit - 1] if len(deleted) > limit else None
+
+    async def erase_usage(self, claim: ErasureClaim) -> None:
+        if self._held(claim) is not None:
+            self._usage.erase(claim.tenant_id, claim.user_id)
 
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
         if (row := self._held(claim)) is None:

@@ -55,6 +55,7 @@ from sessiond_server.memory.pages import fitting, fitting_by
 from sessiond_server.memory.search import MemorySearch
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.memory.summaries import MemorySummaryQueue
+from sessiond_server.memory.usage import MemoryUsage
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
@@ -102,7 +103,8 @@ class MemoryStore:
             self._request_retention_us,
             self._tombstone_retention_us,
         )
-        self.erasures = MemoryErasures(self._logs, self.documents, clock, new_id)
+        self.usage = MemoryUsage(self._logs, clock)
+        self.erasures = MemoryErasures(self._logs, self.documents, self.usage, clock, new_id)
         self.forks = MemoryForks(lambda: self._logs, self.attachments, self._log)
         self.imports = MemoryImports(
             lambda key: key in self._logs,
@@ -245,6 +247,7 @@ class MemoryStore:
             log.check_time_us = min(log.check_time_us or lease_expire_us, lease_expire_us)
         self.attachments.write(writes)
         self.documents.write(writes, now_us)
+        self.usage.write(writes)
         self.forks.write(writes)
 
     async def get_session(

@@ -9,6 +9,7 @@ from sessiond.v1.erasure_pb2 import Erasure, ErasureState
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.times import set_timestamp
 from sessiond_server.errors import ErasureNotFound, StoreUnavailable
+from sessiond_server.postgres import usage
 from sessiond_server.postgres.attachments import IS_ELSEWHERE
 from sessiond_server.postgres.statements import ERASURES, SEARCH
 from sessiond_server.postgres.transactions import Transactions
@@ -83,6 +84,16 @@ class PostgresErasures:
             return found[-1] if len(rows) > limit else None
 
         return await self._transactions.run(work)
+
+    async def erase_usage(self, claim: ErasureClaim) -> None:
+        key = (claim.tenant_id, claim.user_id)
+
+        async def work(connection: asyncpg.Connection) -> None:
+            await _at_home(connection, claim.tenant_id)
+            if await connection.fetchval(_TEXT["hold_erasure"], *key, claim.number) is not None:
+                await usage.erase(connection, *key)
+
+        await self._transactions.run(work)
 
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
         async def work(connection: asyncpg.Connection) -> bool:

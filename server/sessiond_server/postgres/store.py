@@ -31,6 +31,7 @@ from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
 from sessiond_server.postgres.summaries import PostgresSummaryQueue
 from sessiond_server.postgres.transactions import Transactions
+from sessiond_server.postgres.usage import PostgresUsage
 from sessiond_server.postgres.work_reads import PostgresWorkReads
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.condition import StoreCondition
@@ -90,6 +91,7 @@ class PostgresStore(PostgresSessionReads, PostgresWorkReads):
         self._growth = GrowthWatch(self._transactions.fetch)
         self.documents = PostgresDocuments(self._transactions)
         self.erasures = PostgresErasures(self._transactions, new_id)
+        self.usage = PostgresUsage(self._transactions)
         self.forks = PostgresForks(self._transactions)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)

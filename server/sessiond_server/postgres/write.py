@@ -30,7 +30,7 @@ from sessiond_server.domain.rows import (
 )
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import StoreUnavailable
-from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, work
+from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, usage, work
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.statements import FORKS, WRITE
@@ -138,6 +138,8 @@ async def apply(
     if replays:
         # Outcomes are rebuilt before anything is written: a deletion later in the batch may remove their events.
         outcomes = await _replayed(connection, commands, replays)
+    if decision.writes.deletions:
+        await usage.keep_uncounted(connection, decision.writes)
     for gone in decision.writes.deletions:
         if gone.branched:
             await forks.end(connection, gone, forks.HIDDEN + new_id())

@@ -7,8 +7,8 @@ from sessiond_server.errors import InvalidPageToken
 from sessiond_server.rpc.seals import Seal, binding
 from sessiond_server.store.homes import Homes
 
-LONGEST_TOKEN: Final = 2048
-"""Longest token, in characters. The longest position has a name of 200 characters and an id of 255 bytes: 1 850."""
+LONGEST_TOKEN: Final = 4096
+"""Longest token, in characters. The longest position has two ids of 255 bytes and a model of 255 characters: 2 200."""
 
 Position = list[int | str]
 """Where a page starts: JSON scalars, whose meaning each list defines."""

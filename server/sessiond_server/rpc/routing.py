@@ -21,6 +21,7 @@ from sessiond_server.store.forks import ForkStore
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
+from sessiond_server.store.usage import UsageReads
 from sessiond_server.store.work import WorkStore
 from sessiond_server.summaries.queue import SummaryQueue
 
@@ -40,6 +41,7 @@ class Reads:
     documents: DocumentReads
     forks: ForkStore
     erasures: ErasureStore
+    usage: UsageReads
     search: SearchIndex | None
     """None: search is switched off."""
     summaries: SummaryQueue | None

@@ -25,6 +25,7 @@ from sessiond.v1 import (
     search_service_pb2,
     session_service_pb2,
     tool_call_service_pb2,
+    usage_service_pb2,
 )
 from sessiond_server.auth import Authenticator, Principal
 from sessiond_server.domain.shares import Shares
@@ -73,6 +74,7 @@ from sessiond_server.rpc.session_tokens import SessionTokens
 from sessiond_server.rpc.sessions.servicer import SessionServicer
 from sessiond_server.rpc.tls import Certificates
 from sessiond_server.rpc.tool_calls.servicer import ToolCallServicer
+from sessiond_server.rpc.usage.servicer import UsageServicer
 from sessiond_server.spans import Tracer
 
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
@@ -84,8 +86,21 @@ TOOL_CALLS: Final = tool_call_service_pb2.DESCRIPTOR.services_by_name["ToolCallS
 DOCUMENTS: Final = document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 CONTEXT: Final = context_service_pb2.DESCRIPTOR.services_by_name["ContextService"]
 SEARCH: Final = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
+USAGE: Final = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"]
 EXPORTS: Final = export_service_pb2.DESCRIPTOR.services_by_name["ExportService"]
-SERVICES: Final = (SESSIONS, MESSAGES, RUNS, TOOL_CALLS, EVENTS, ATTACHMENTS, DOCUMENTS, CONTEXT, SEARCH, EXPORTS)
+SERVICES: Final = (
+    SESSIONS,
+    MESSAGES,
+    RUNS,
+    TOOL_CALLS,
+    EVENTS,
+    ATTACHMENTS,
+    DOCUMENTS,
+    CONTEXT,
+    SEARCH,
+    USAGE,
+    EXPORTS,
+)
 """The services that databases serve. Their unary RPCs can be called through a pipe."""
 PIPE: Final = pipe_service_pb2.DESCRIPTOR.services_by_name["PipeService"]
 
@@ -387,6 +402,7 @@ class RpcServer:
             DocumentServicer(reads.documents, writer, tokens),
             ContextServicer(reads.sessions, reads.queries, reads.work, reads.summaries, writer, tokens),
             SearchServicer(reads.search, tokens),
+            UsageServicer(reads.usage, tokens),
             ExportServicer(Exports(reads.sessions, reads.logs, database.files), database.imports, self.transfers),
         )
 

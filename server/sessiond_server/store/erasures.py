@@ -51,6 +51,11 @@ class ErasureStore(Protocol):
         are no more."""
         ...
 
+    async def erase_usage(self, claim: ErasureClaim) -> None:
+        """Removes the counters of the user's usage, once all sessions are deleted; what is counted of them later has no
+        user. The counters of the tenant stay."""
+        ...
+
     async def advance_erasure(self, claim: ErasureClaim, seconds: float, *, sessions: int, done: bool) -> bool:
         """Counts sessions that were deleted, extends the claim by that time from now, and ends the erasure with `done`.
         Returns False, and changes nothing, if the claim no longer holds."""

@@ -15,7 +15,7 @@ from sessiond_server.domain.state import State, Step
 from sessiond_server.domain.times import set_timestamp
 from sessiond_server.errors import DeletionTooLarge, MessageNotFound, MessageShared
 
-REMAINING: Final = ("message_id", "seq", "session_id", "role", "usage", "create_time", "run_id")
+REMAINING: Final = ("message_id", "seq", "session_id", "role", "usage", "create_time", "run_id", "model")
 """Fields of Message that the appending event keeps. `usage` is among them because the log must still fold to the
 session's token totals."""
 

@@ -26,6 +26,8 @@ def new_message(found: FieldViolations, path: str, message: Message, size: int, 
         found.add(f"{path}.run_id", text.identifier(message.run_id))
     if name := message.name:
         found.add(f"{path}.name", text.line(name, 0, 128))
+    if model := message.model:
+        found.add(f"{path}.model", text.line(model, 0, 128))
     if size > most_bytes:
         found.add(path, f"must be at most {most_bytes} bytes serialised")
     if message.HasField("metadata"):

@@ -20,6 +20,7 @@ SEARCHES: Final = frozenset(
         "/sessiond.v1.SessionService/CountSessions",
         "/sessiond.v1.SessionService/ListSessions",
         "/sessiond.v1.ToolCallService/ListPendingApprovals",
+        "/sessiond.v1.UsageService/GetUsage",
     )
 )
 """Methods that may need long queries. They have separate places, fewer than there are database connections."""

@@ -1,0 +1,1 @@
+"""What events count as used."""
