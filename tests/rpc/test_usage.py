@@ -118,3 +118,16 @@ async def test_pages_go_on_behind_the_longest_keys(wire: Wire) -> None:
     for other in ({"group_by": [USER]}, {"group_by": request.group_by, "model": "a"}):
         failure = await wire.failure("GetUsage", u.GetUsageRequest(page_token=request.page_token, **other))
         assert failure.reason == "INVALID_PAGE_TOKEN"
+
+
+async def test_a_messages_model_has_bounds_and_outlives_its_content(wire: Wire) -> None:
+    await wire.create("s")
+    for model in ("x" * 129, "a\nb"):
+        said = Message(role=Role.ROLE_ASSISTANT, model=model)
+        failure = await wire.failure("AppendMessages", m.AppendMessagesRequest(session_id="s", messages=[said]))
+        assert (failure.reason, list(failure.violations)) == ("INVALID_FIELD", ["messages[0].model"])
+    said = Message(role=Role.ROLE_ASSISTANT, message_id="a", model="\U0001f600" * 128, parts=[Part(text="x")])
+    await wire.call("AppendMessages", m.AppendMessagesRequest(session_id="s", messages=[said]))
+    await wire.call("RedactMessage", m.RedactMessageRequest(session_id="s", message_id="a"))
+    got: Message = await wire.call("GetMessage", m.GetMessageRequest(session_id="s", message_id="a"))
+    assert (got.model, len(got.parts)) == (said.model, 0)
