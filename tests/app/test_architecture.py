@@ -92,6 +92,7 @@ ROOMS = {
     "spans": (),
     "store": ("domain",),
     "summaries": ("domain", "search.text", "store"),
+    "counting": ("errors", "measures", "store.usage"),
     "erasing": ("domain", "store"),
     "sweeper": ("store",),
     "tasks": (),

@@ -49,6 +49,10 @@ class Raising:
         return self
 
     @property
+    def usage(self) -> "Raising":
+        return self
+
+    @property
     def forks(self) -> "Raising":
         return self
 

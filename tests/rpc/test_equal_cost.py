@@ -26,7 +26,17 @@ from tests.support.statements import LOOKS_FOR_BLOCKERS, note_statements
 from tests.support.waiting import until
 from tests.support.wire import ALICE, BOB, PRINCIPALS, TENANT, Failure, Wire
 
-BACKGROUND = {"sweeper", "reaper", "health", "feed-holders", "notify", "event-poll", "search", LOOKS_FOR_BLOCKERS}
+BACKGROUND = {
+    "sweeper",
+    "reaper",
+    "health",
+    "feed-holders",
+    "notify",
+    "event-poll",
+    "search",
+    "usage",
+    LOOKS_FOR_BLOCKERS,
+}
 """Tasks whose statements are no caller's."""
 
 

@@ -46,6 +46,7 @@ NAMES = [
             "Document",
             "Context",
             "Search",
+            "Usage",
             "Export",
             "Pipe",
         )
