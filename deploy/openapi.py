@@ -272,7 +272,7 @@ class Document:
         assert rpc.containing_service is not None
         name, what, text = RUN_STREAMS[rule.form]
         stream = {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
-        return {
+        made: Schema = {
             "operationId": name,
             "tags": [rpc.containing_service.name],
             "summary": what,
@@ -280,6 +280,11 @@ class Document:
             "parameters": [*self._parameters(rule, rpc)],
             "responses": {"200": stream, "default": _refusal()},
         }
+        if rule.method == "POST":
+            made["operationId"] += "ByPost"
+            made["description"] += " The body, AG-UI's RunAgentInput, changes nothing: no run begins."
+            made["requestBody"] = {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}}
+        return made
 
     def _json(self, name: str) -> Schema:
         messages = RPCS["GetUploadStatus"].output_type.file.message_types_by_name

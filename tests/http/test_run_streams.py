@@ -177,6 +177,12 @@ async def test_run_as_events_of_ag_ui(web: Web) -> None:
     async for _ in told(agent):
         pass
     events = await whole(web, AG_UI)
+    asked = {"threadId": "t", "runId": "x", "messages": [], "tools": [], "context": [], "state": {}}
+    posted = await web.post(AG_UI, asked)
+    assert [json.loads(line.removeprefix("data: ")) for line in posted.text.split("\n\n") if line] == events
+    assert (await web.client.post(AG_UI, content=b"x")).status_code == 415
+    assert (await web.post(AG_UI.replace("/r/", "/none/"), asked)).status_code == 404
+    assert (await web.get("/v1/sessions/s/runs")).json()["runs"][0]["run_id"] == "r"  # no other has begun
     kinds = [event["type"] for event in events]
     # A draft ends with its message, so that live parts begin before others have ended; they come in more pieces.
     assert {event["type"] for event in await live} == set(kinds)

@@ -158,6 +158,8 @@ class Door:
             request.query, request.headers = access_tokens.taken(request.query, request.headers)
         tenant_id = await self.tenant(request)
         if rule.form:
+            async with self.body(request, tenant_id):
+                pass  # what an agent of AG-UI would be asked; the run is what the path says
             await self._runs.serve(request, rule, captured, tenant_id)
         elif rule.rpc == UPLOAD:
             await self._files.receive(request, rule, captured)

@@ -128,8 +128,8 @@ RULES: Final = (
     Rule("ListRuns", "GET", f"{_SESSION}/runs"),
     Rule("GetRun", "GET", _RUN),
     *(
-        Rule("GetRun", "GET", f"{_RUN}/{name}", form=form, elsewhere=("min_version", "consistency"))
-        for name, form in (("aiSdk", AI_SDK), ("agUi", AG_UI))
+        Rule("GetRun", method, f"{_RUN}/{name}", form=form, elsewhere=("min_version", "consistency"))
+        for method, name, form in (("GET", "aiSdk", AI_SDK), ("GET", "agUi", AG_UI), ("POST", "agUi", AG_UI))
     ),
     Rule("HeartbeatRun", "POST", f"{_LIVE_RUN}:heartbeat", body=WHOLE),
     Rule("FinishRun", "POST", f"{_LIVE_RUN}:finish", body=WHOLE),

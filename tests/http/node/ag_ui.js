@@ -1,11 +1,10 @@
-// Reads a run as a front end with AG-UI does, by its own agent; the request is a GET, as nothing is to be run.
+// Reads a run as a front end with AG-UI does, by its own agent.
 import { HttpAgent } from "@ag-ui/client";
 
 const [url, key] = process.argv.slice(2);
 const agent = new HttpAgent({
   url,
   headers: { authorization: `Bearer ${key}` },
-  fetch: (target, { headers, signal }) => fetch(target, { headers, signal }),
 });
 let error = null;
 try {
