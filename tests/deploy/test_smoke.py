@@ -1,6 +1,7 @@
 """deploy/smoke.py against real servers: what it tries, its exit codes, and that it leaves nothing behind."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 from tests.support.serve_process import Serving, environment, serving
 from tests.support.waiting import PATIENCE, until
+from tests.support.web import Web, opened_web
+from tests.support.wire import ALICE, READER, TENANT
 
+SMOKE_HTTP = Path(__file__).parents[2] / "deploy" / "smoke_http.sh"
 SMOKE = Path(__file__).parents[2] / "deploy" / "smoke.py"
 
 
@@ -135,3 +139,31 @@ async def test_a_key_without_tls_is_not_sent_over_the_network() -> None:
     ran = await smoke("192.0.2.1:50051", SESSIOND_KEY="secret-key")
     assert ran.returncode == 2
     assert "secret-key" not in ran.stdout + ran.stderr
+
+
+async def smoke_http(web: Web, key: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(
+        subprocess.run,
+        ["bash", str(SMOKE_HTTP), f"http://127.0.0.1:{web.port}", *arguments],
+        env=environment(SESSIOND_KEY=key),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="needs curl and openssl")
+async def test_it_goes_by_curl_alone_and_deletes_its_session() -> None:
+    async with opened_web() as web:
+        for key, user in ((TENANT, ()), (ALICE, ("alice",))):
+            ran = await smoke_http(web, key, *user)
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            assert all(line.startswith("ok ") for line in ran.stdout.splitlines())
+            assert len(ran.stdout.splitlines()) == 6
+        for key, shown in (("wrong", "UNAUTHENTICATED"), (READER, "SCOPE_MISSING")):
+            ran = await smoke_http(web, key)
+            assert (ran.returncode, shown in ran.stdout) == (1, True), ran.stdout + ran.stderr
+            assert key not in ran.stdout + ran.stderr
+        assert (await web.get("/v1/sessions:count")).json() == {}
