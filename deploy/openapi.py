@@ -21,6 +21,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 
 from sessiond_server.http import access_tokens, problems, queries
+from sessiond_server.http.json_objects import is_map, is_repeated
 from sessiond_server.http.paths import VARIABLE
 from sessiond_server.http.rules import AG_UI, AI_SDK, RPCS, RULES, SERVICES, WHOLE, Rule
 
@@ -363,10 +364,10 @@ class Document:
         return {"type": "object", "description": said.strip(), "properties": properties}
 
     def _of_field(self, field: FieldDescriptor) -> Schema:
-        if queries.is_map(field):
+        if is_map(field):
             assert field.message_type is not None
             return {"type": "object", "additionalProperties": self._of_one(field.message_type.fields_by_name["value"])}
-        if queries.is_repeated(field):
+        if is_repeated(field):
             return {"type": "array", "items": self._of_one(field)}
         return self._of_one(field)
 

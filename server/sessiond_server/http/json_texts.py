@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
+from sessiond_server.http.json_objects import to_object
 from sessiond_server.http.problems import Problem, invalid, malformed
 
 INLINE: Final = 16 * 1024
@@ -54,7 +55,7 @@ class Converter:
 
 def dump(message: Message) -> bytes:
     """The JSON text of a message."""
-    return dump_dict(MessageToDict(message, preserving_proto_field_name=True))
+    return dump_value(to_object(message))
 
 
 def dump_dict(found: Mapping[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from sessiond_server.http import json_texts
+from sessiond_server.http.json_objects import is_map, is_repeated
 from sessiond_server.http.paths import VARIABLE
 from sessiond_server.http.problems import Problem, invalid, malformed
 from sessiond_server.http.rules import RPCS, WHOLE, Rule
@@ -44,15 +45,6 @@ class Parameter:
     def is_json(self) -> bool:
         """Whether the value is a JSON text."""
         return kind(self.field) == STRUCT
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def is_repeated(field: FieldDescriptor) -> bool:
-    # Old releases of protobuf have no `is_repeated`, and new ones no `label`.
-    return bool(field.default_value == [])
 
 
 def kind(field: FieldDescriptor) -> str:

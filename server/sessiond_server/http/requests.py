@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from sessiond_server.http import json_texts, queries
+from sessiond_server.http.json_objects import is_repeated
 from sessiond_server.http.problems import invalid, malformed
 from sessiond_server.http.rules import RPCS, WHOLE, Rule
 
@@ -35,8 +36,18 @@ def message(rule: Rule, captured: Mapping[str, str], query: bytes, body: bytes, 
     for name, value in _by_header(rule, descriptor, headers):
         _put(fields, descriptor, [name], value)
     made = GetMessageClass(descriptor)()
-    json_texts.fill(made, fields)
+    if not body and all(_is_text(descriptor, name, value) for name, value in fields.items()):
+        for name, value in fields.items():
+            setattr(made, name, value)
+    else:
+        json_texts.fill(made, fields)
     return made
+
+
+def _is_text(descriptor: Descriptor, name: str, value: Any) -> bool:
+    """Whether the value is that of a text field, which needs no conversion."""
+    field = descriptor.fields_by_name.get(name)
+    return isinstance(value, str) and field is not None and field.type == field.TYPE_STRING and not is_repeated(field)
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
