@@ -69,7 +69,16 @@ def main() -> None:
 
 def _options() -> Options:
     plain = [row.name for row in rows(ROOT / "examples/demo/conversations.jsonl")]
-    compared = (growth.STATE, growth.WITH_STATE, growth.FIND, growth.POP, growth.FORK, growth.DEPTH, disk.NAME)
+    compared = (
+        growth.STATE,
+        growth.WITH_STATE,
+        growth.FIND,
+        growth.POP,
+        growth.FORK,
+        growth.DEPTH,
+        growth.AS_OF,
+        disk.NAME,
+    )
     names = (
         "ceiling", *plain, *growth.NAMES, *compared, *watching.NAMES, *transfers.NAMES, *web.NAMES, *searching.NAMES,
         workers.NAME,
@@ -145,6 +154,7 @@ def _measure_all(
             (growth.POP, growth.measure_pops),
             (growth.FORK, growth.measure_forks),
             (growth.DEPTH, growth.measure_depths),
+            (growth.AS_OF, growth.measure_as_of),
         ):
             if name in options.names:
                 _say(name)

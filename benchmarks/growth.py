@@ -14,6 +14,7 @@ from benchmarks.rows import (
     find_messages,
     fork,
     get_session,
+    get_session_as_of,
     list_messages,
     list_messages_from_database,
     list_sessions,
@@ -24,6 +25,7 @@ from benchmarks.site import Site, message
 from sessiond.v1.message_service_pb2 import AppendMessagesRequest
 from sessiond.v1.session_pb2 import Session
 from sessiond.v1.session_service_pb2 import ForkSessionRequest, UpdateSessionRequest
+from sessiond_server.domain.forks.rows import CORES
 
 LENGTHS = (10, 1_000, 100_000)
 SESSIONS = 4
@@ -54,6 +56,9 @@ FORKED_OF = (10, 100_000)
 DEPTH = "fork_depth_read"
 DEPTHS = (1, 100)
 """Generations of the forks that `fork_depth_read` reads."""
+AS_OF = "as_of_growth"
+AS_OF_AMONG = (200, 100_000)
+"""Messages of the sessions that `as_of_growth` reads as of their middle: the same number of events behind a core."""
 FASTEST = 1_500
 """More pops a second than a lone caller makes: the sessions must not run out of messages."""
 
@@ -163,6 +168,18 @@ def measure_forks(site: Site, load: Load, pressure: Pressure, rounds: int, folde
 
     subjects = [(length, site, scripts) for length in FORKED_OF]
     return _measure(FORK, "ForkSession", "messages", subjects, load, alone, rounds, folder)
+
+
+def measure_as_of(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:
+    """How long a lone caller waits for a short and for a long session as it was in its middle."""
+    alone = Pressure(pressure.seconds, pressure.warmup, callers=1, connections=1)
+    sessions = {length: site.fresh(f"asof{length}", SESSIONS, messages=length) for length in AS_OF_AMONG}
+
+    def scripts(length: int) -> Sequence[Script]:
+        return [[get_session_as_of(one, length // 2 // CORES * CORES + CORES // 2)] for one in sessions[length]]
+
+    subjects = [(length, site, scripts) for length in AS_OF_AMONG]
+    return _measure(AS_OF, "GetSession as of an earlier place", "messages", subjects, load, alone, rounds, folder)
 
 
 def measure_depths(site: Site, load: Load, pressure: Pressure, rounds: int, folder: Path) -> Measured:

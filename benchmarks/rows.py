@@ -141,6 +141,10 @@ def fork(session_id: str, seq: int) -> Step:
     return step("ForkSession", ForkSessionRequest(session_id=session_id, seq=seq))
 
 
+def get_session_as_of(session_id: str, seq: int) -> Step:
+    return step("GetSession", GetSessionRequest(session_id=session_id, as_of_seq=seq))
+
+
 def list_messages_from_database(session_id: str, count: int = 50) -> Step:
     request = ListMessagesRequest(
         session_id=session_id,

@@ -2,8 +2,10 @@
 
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
+from datetime import datetime
+
 from sessiond.connection import Connection
-from sessiond.fields import ConsistencyLike, Fence, enum_value, run_fence
+from sessiond.fields import ConsistencyLike, Fence, enum_value, run_fence, timestamp
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
 from sessiond.v1.context_service_pb2 import (
@@ -80,6 +82,7 @@ class ContextCalls:
         system_prompt: bool = True,
         max_tool_result_tokens: int = 0,
         as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -89,8 +92,9 @@ class ContextCalls:
         and 1 000 messages.
 
         `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools;
-        `as_of_seq` answers as of an earlier version. Raises ContextBudgetTooSmall when not even the newest turn's least
-        fits; VersionNotReached; InvalidFields for an `as_of_seq` beyond the version.
+        `as_of_seq` answers as of an earlier version, `as_of_time` as of an earlier time. Raises ContextBudgetTooSmall
+        when not even the newest turn's least fits; VersionNotReached; InvalidFields for a place that the session has
+        not.
         """
         request = GetContextRequest(
             session_id=session_id,
@@ -100,6 +104,7 @@ class ContextCalls:
             omit_system_prompt=not system_prompt,
             max_tool_result_tokens=max_tool_result_tokens,
             as_of_seq=as_of_seq,
+            as_of_time=None if as_of_time is None else timestamp(as_of_time),
             min_version=min_version,
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
         )

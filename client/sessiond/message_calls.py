@@ -123,6 +123,8 @@ class MessageCalls(PartCalls):
         run_id: str = "",
         client_time_from: datetime | None = None,
         client_time_until: datetime | None = None,
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -133,11 +135,16 @@ class MessageCalls(PartCalls):
         range of `client_time` (from inclusive, until exclusive), as far as these are given. Pages of such a list may be
         short or empty and still be followed by others.
 
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that
+        version, or at that time, but for redactions and deletions since; raises InvalidFields for a place that the
+        session has not.
+
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
         """
         order = enum_value(MessageOrder.DESCRIPTOR, order_by)
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+        moment = None if as_of_time is None else timestamp(as_of_time)
         where = MessageFilter(
             labels=labels,
             roles=[enum_value(Role.DESCRIPTOR, role) for role in roles],
@@ -157,6 +164,8 @@ class MessageCalls(PartCalls):
                 before_seq=before_seq,
                 min_version=min_version,
                 consistency=freshness,
+                as_of_seq=as_of_seq,
+                as_of_time=moment,
                 filter=where,
             )
             return await self._connection.call(self._connection.messages.ListMessages, request, timeout)

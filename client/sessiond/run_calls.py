@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sessiond.connection import Connection
@@ -15,6 +15,7 @@ from sessiond.fields import (
     duration,
     enum_value,
     run_fence,
+    timestamp,
 )
 from sessiond.pages import Pages
 from sessiond.request_ids import new_request_id
@@ -150,17 +151,23 @@ class RunCalls:
         statuses: Iterable[RunStatusLike] = (),
         page_size: int = 0,
         page_token: str = "",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Pages[ListRunsResponse, Run]:
         """Lists a session's runs, newest first, for `async for`; see Pages.
 
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that
+        version, or at that time; raises InvalidFields for a place that the session has not.
+
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
         """
         selected = [enum_value(RunStatus.DESCRIPTOR, status) for status in statuses]
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+        moment = None if as_of_time is None else timestamp(as_of_time)
 
         async def fetch(token: str) -> ListRunsResponse:
             request = ListRunsRequest(
@@ -170,6 +177,8 @@ class RunCalls:
                 page_token=token,
                 min_version=min_version,
                 consistency=freshness,
+                as_of_seq=as_of_seq,
+                as_of_time=moment,
             )
             return await self._connection.call(self._connection.runs.ListRuns, request, timeout)
 

@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109 - the deadline goes to the server with the call; asyncio.timeout would only stop waiting
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Unpack, cast
 
 from sessiond.connection import Connection
@@ -25,6 +25,7 @@ from sessiond.fields import (
     enum_value,
     run_fence,
     session_filter,
+    timestamp,
 )
 from sessiond.new_session import new_session
 from sessiond.pages import Pages
@@ -166,16 +167,23 @@ class SessionCalls:
         session_id: str,
         *,
         view: ViewLike = "full",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Session:
-        """Returns a session. Raises SessionNotFound, VersionNotReached."""
+        """Returns a session, as it is; with `as_of_seq`, as it was at that version; with `as_of_time`, at that time.
+
+        Raises SessionNotFound, VersionNotReached; InvalidFields for a place that the session has not.
+        """
         request = GetSessionRequest(
             session_id=session_id,
             view=enum_value(SessionView.DESCRIPTOR, view),
             min_version=min_version,
             consistency=enum_value(Consistency.DESCRIPTOR, consistency),
+            as_of_seq=as_of_seq,
+            as_of_time=None if as_of_time is None else timestamp(as_of_time),
         )
         return await self._connection.call(self._connection.sessions.GetSession, request, timeout)
 

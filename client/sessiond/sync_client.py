@@ -916,14 +916,25 @@ class SyncClient:
         session_id: str,
         *,
         view: ViewLike = "full",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Session:
-        """Returns a session. Raises SessionNotFound, VersionNotReached."""
+        """Returns a session, as it is; with `as_of_seq`, as it was at that version; with `as_of_time`, at that time.
+
+        Raises SessionNotFound, VersionNotReached; InvalidFields for a place that the session has not.
+        """
         return wait(
             self._inner.get_session(
-                session_id, view=view, min_version=min_version, consistency=consistency, timeout=timeout
+                session_id,
+                view=view,
+                as_of_seq=as_of_seq,
+                as_of_time=as_of_time,
+                min_version=min_version,
+                consistency=consistency,
+                timeout=timeout,
             )
         )
 
@@ -1231,6 +1242,8 @@ class SyncClient:
         run_id: str = "",
         client_time_from: datetime | None = None,
         client_time_until: datetime | None = None,
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -1240,6 +1253,10 @@ class SyncClient:
         Only those that have all `labels`, one of `roles`, this `name`, were written in the run `run_id`, and in this
         range of `client_time` (from inclusive, until exclusive), as far as these are given. Pages of such a list may be
         short or empty and still be followed by others.
+
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
+        or at that time, but for redactions and deletions since; raises InvalidFields for a place that the session has
+        not.
 
         `page_size` 0 means 50; the maximum is 1000. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -1258,6 +1275,8 @@ class SyncClient:
                 run_id=run_id,
                 client_time_from=client_time_from,
                 client_time_until=client_time_until,
+                as_of_seq=as_of_seq,
+                as_of_time=as_of_time,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -1746,11 +1765,16 @@ class SyncClient:
         statuses: Iterable[RunStatusLike] = (),
         page_size: int = 0,
         page_token: str = "",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SyncPages[ListRunsResponse, Run]:
         """Lists a session's runs, newest first, for `for`; see Pages.
+
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
+        or at that time; raises InvalidFields for a place that the session has not.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         SessionNotFound, InvalidPageToken, VersionNotReached.
@@ -1761,6 +1785,8 @@ class SyncClient:
                 statuses=statuses,
                 page_size=page_size,
                 page_token=page_token,
+                as_of_seq=as_of_seq,
+                as_of_time=as_of_time,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -1992,11 +2018,16 @@ class SyncClient:
         run_id: str = "",
         page_size: int = 0,
         page_token: str = "",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> SyncPages[ListToolCallsResponse, ToolCall]:
         """Lists a session's tool calls, newest first, for `for`; see Pages.
+
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that version,
+        or at that time; raises InvalidFields for a place that the session has not.
 
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
@@ -2008,6 +2039,8 @@ class SyncClient:
                 run_id=run_id,
                 page_size=page_size,
                 page_token=page_token,
+                as_of_seq=as_of_seq,
+                as_of_time=as_of_time,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,
@@ -2213,6 +2246,7 @@ class SyncClient:
         system_prompt: bool = True,
         max_tool_result_tokens: int = 0,
         as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
@@ -2222,8 +2256,9 @@ class SyncClient:
         and 1 000 messages.
 
         `thinking` includes what the model thought; `max_tool_result_tokens` shortens longer results of tools;
-        `as_of_seq` answers as of an earlier version. Raises ContextBudgetTooSmall when not even the newest turn's least
-        fits; VersionNotReached; InvalidFields for an `as_of_seq` beyond the version.
+        `as_of_seq` answers as of an earlier version, `as_of_time` as of an earlier time. Raises ContextBudgetTooSmall
+        when not even the newest turn's least fits; VersionNotReached; InvalidFields for a place that the session has
+        not.
         """
         return wait(
             self._inner.get_context(
@@ -2234,6 +2269,7 @@ class SyncClient:
                 system_prompt=system_prompt,
                 max_tool_result_tokens=max_tool_result_tokens,
                 as_of_seq=as_of_seq,
+                as_of_time=as_of_time,
                 min_version=min_version,
                 consistency=consistency,
                 timeout=timeout,

@@ -268,17 +268,23 @@ class ToolCallCalls:
         run_id: str = "",
         page_size: int = 0,
         page_token: str = "",
+        as_of_seq: int = 0,
+        as_of_time: datetime | None = None,
         min_version: int = 0,
         consistency: ConsistencyLike | None = None,
         timeout: float | None = None,
     ) -> Pages[ListToolCallsResponse, ToolCall]:
         """Lists a session's tool calls, newest first, for `async for`; see Pages.
 
+        With `as_of_seq` (0: now) or `as_of_time`, lists what it would have listed when the session was at that
+        version, or at that time; raises InvalidFields for a place that the session has not.
+
         `page_size` 0 means 20; the maximum is 100. `timeout` applies to each page. Raises, when it is read:
         InvalidPageToken, VersionNotReached.
         """
         selected = [enum_value(ToolCallStatus.DESCRIPTOR, status) for status in statuses]
         freshness = enum_value(Consistency.DESCRIPTOR, consistency)
+        moment = None if as_of_time is None else timestamp(as_of_time)
 
         async def fetch(token: str) -> ListToolCallsResponse:
             request = ListToolCallsRequest(
@@ -289,6 +295,8 @@ class ToolCallCalls:
                 page_token=token,
                 min_version=min_version,
                 consistency=freshness,
+                as_of_seq=as_of_seq,
+                as_of_time=moment,
             )
             return await self._connection.call(self._connection.tool_calls.ListToolCalls, request, timeout)
 

@@ -78,7 +78,7 @@ async def context(
 ) -> Context:
     wanted = Wanted(max_tokens, max_messages, system_prompt, shape or Shape(), as_of_seq)
     store = store or backend.store
-    return await History(store, store, backend.work).context(scope, "s", wanted, freshness)
+    return await History(store, store, store, backend.work).context(scope, "s", wanted, freshness)
 
 
 def texts(made: Context) -> list[str]:
@@ -202,7 +202,7 @@ async def test_few_contexts_at_a_time_are_read_beyond_the_first_page(
                 self.deep -= 1
 
     store = Watched(backend.store)
-    made = History(cast(Store, store), cast(Store, store), backend.work)
+    made = History(cast(Store, store), cast(Store, store), backend.store, backend.work)
     wanted = Wanted(0, 1000, True, Shape())
     contexts = await asyncio.gather(*(made.context(caller.scope, "s", wanted, CACHED) for _ in range(9)))
     assert {len(each.messages) for each in contexts} == {len(contexts[0].messages)}

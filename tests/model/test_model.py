@@ -7,6 +7,7 @@ passes. `SESSIOND_MODEL_EXAMPLES` is the number of examples of the long run.
 import asyncio
 import contextlib
 import os
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from uuid import uuid4
@@ -43,7 +44,7 @@ from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.contract import Store
-from tests.support import run_actions
+from tests.support import past, run_actions
 from tests.support.caller import PADDED, PATCHING
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model, client_time_of, labels_of
 from tests.support.model import Message as ModelMessage
@@ -107,6 +108,8 @@ LIVE = "live"
 """Stands for the run that is live when the command is made."""
 RUNS = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
 CALLS = st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
+PLACES = 4
+"""Places of each log as of which the session is read."""
 FILES = st.sampled_from(["f1", "f2", "f3", "f4"])
 SIZES = {"f1": 5, "f2": 5, "f3": 7, "f4": 9}
 """Of the files; those of one size have one content."""
@@ -624,9 +627,20 @@ class Comparison(RuleBasedStateMachine):
         for event in events:
             folded = fold.fold(folded, event)
         assert folded == session
+        self.compare_past(store, session, events)
         self.compare_summaries(store, session, expected)
         self.compare_work(store, session, expected)
         self.compare_files(store, session, expected)
+
+    def compare_past(self, store: Store, session: Session, events: Sequence[Event]) -> None:
+        """Reads as of some places, and of the times of their events."""
+        scope, name, expected = c.Scope(self.tenant), session.session_id, past.folds(events)
+        for event in random.Random(session.version).sample(events, min(PLACES, len(events))):
+            then = self.run(past.then(store, scope, name, event.seq))
+            assert then == past.without_messages(expected[event.seq]), event.seq
+            time = event.create_time.ToMicroseconds()
+            last = max(each.seq for each in events if each.create_time.ToMicroseconds() == time)
+            assert self.run(store.find_place(scope, name, time)) == last
 
     def compare_summaries(self, store: Store, session: Session, expected: ModelSession) -> None:
         scope, name = c.Scope(self.tenant), session.session_id

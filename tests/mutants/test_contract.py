@@ -36,6 +36,7 @@ CALLS = "tests/unit/test_tool_calls.py"
 SUMMARIES = "tests/unit/test_summaries.py"
 CONTEXT = "tests/unit/test_context.py"
 CONTEXTS = "tests/conformance/test_contexts.py"
+HISTORY = "tests/conformance/test_history.py"
 HELD = "tests/conformance/test_postgres_documents.py"
 SELECTION = "tests/unit/test_selection.py"
 DELETION = "tests/conformance/test_deletion.py"
@@ -409,23 +410,23 @@ MUTANTS = {
         "TestExpiry::test_sweeper_ends_an_overdue_call_once_and_says_why",
     ),
     "context_of_then_with_the_config_of_now": Mutant(
-        "rpc/context/history.py",
-        "await self._queries.get_content(scope, session_id, as_of_seq)",
-        "await self._queries.get_content(scope, session_id, session.version)",
+        "postgres/history.py",
+        "await self._chain(scope, session_id, core.content_version)",
+        "await self._chain(scope, session_id, version)",
         CONTEXTS,
-        "test_context_as_of_a_version_is_what_was_answered_then[memory]",
+        "test_context_as_of_a_version_is_what_was_answered_then[postgres]",
     ),
     "context_of_then_with_the_summary_of_now": Mutant(
-        "rpc/context/history.py",
-        "before_seq=as_of_seq + 1, limit=1)",
-        "before_seq=0, limit=1)",
+        "domain/fold.py",
+        "    session.summary_seq = summary.seq",
+        "    session.summary_seq = session.summary_seq or summary.seq",
         CONTEXTS,
         "test_context_as_of_a_version_is_what_was_answered_then[memory]",
     ),
     "context_of_a_deleted_sessions_place": Mutant(
-        "rpc/context/history.py",
-        "if not session.base_version < as_of_seq <= session.version:",
-        "if not as_of_seq <= session.version:",
+        "domain/forks/place.py",
+        "if not now.base_version < seq <= version:",
+        "if not seq <= version:",
         CONTEXTS,
         "test_place_that_the_session_does_not_have_is_refused[memory]",
     ),
@@ -435,6 +436,34 @@ MUTANTS = {
         "and e.type < 20 and e.content is not null",
         CONTEXTS,
         "test_context_as_of_a_version_is_what_was_answered_then[postgres]",
+    ),
+    "call_of_then_without_its_approval": Mutant(
+        "postgres/history.sql",
+        "case when e.create_time <= k.time then h.high else e.seq - 1 end",
+        "case when e.create_time < k.time then h.high else e.seq - 1 end",
+        HISTORY,
+        "test_answers_as_of_a_place_are_those_that_were_given_then[postgres]",
+    ),
+    "run_of_then_with_the_start_that_came_later": Mutant(
+        "domain/forks/place.py",
+        "if 0 < run.fence <= seq:",
+        "if 0 < run.fence:",
+        HISTORY,
+        "test_answers_as_of_a_place_are_those_that_were_given_then[postgres]",
+    ),
+    "session_of_then_from_a_core_behind_it": Mutant(
+        "postgres/history.sql",
+        "(select seq from base), $4 + 1)",
+        "(select seq from base) + 1, $4 + 1)",
+        HISTORY,
+        "test_long_log_folds_from_the_last_core[postgres]",
+    ),
+    "shared_place_under_the_parents_id": Mutant(
+        "postgres/history.py",
+        "    core.session_id = key[1]\n",
+        "",
+        HISTORY,
+        "test_fork_answers_as_of_shared_places_as_its_log_folds[postgres]",
     ),
     "rejection_not_told_to_models": Mutant(
         "domain/context/ended_calls.py",

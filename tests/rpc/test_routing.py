@@ -96,6 +96,7 @@ async def serving(*ids: str, opened: tuple[str, ...] | None = None, begun: bool 
                 store,
                 store,
                 store,
+                store,
                 store.documents,
                 store.forks,
                 store.erasures,

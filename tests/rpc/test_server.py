@@ -154,7 +154,7 @@ def unstarted(settings: WireSettings) -> RpcServer:
     store, bus, blobs = MemoryStore(), MemoryBus(), MemoryBlobs()
     files = AttachmentAccess(store.attachments, Uploads(store.attachments, blobs), Downloads(store.attachments, blobs))
     reads = Reads(
-        store, store, store, store, store.documents, store.forks, store.erasures, store.usage, store.search, None
+        store, store, store, store, store, store.documents, store.forks, store.erasures, store.usage, store.search, None
     )
     hub = EventHub(store, bus)
     imports = Imports(store.imports, store, store, blobs, Announcer(hub, bus), Policy())

@@ -352,7 +352,7 @@ async def serving(
         erasures = getattr(store, "erasures", None) or MemoryStore().erasures
         summaries = getattr(store, "summary_queue", None) if summarises else None
         usage = getattr(store, "usage", None) or MemoryStore().usage
-        reads = Reads(store, store, store, work, documents, forks, erasures, usage, search, summaries)
+        reads = Reads(store, store, store, store, work, documents, forks, erasures, usage, search, summaries)
         staged = imports or (store if isinstance(store, MemoryStore) else MemoryStore()).imports
         importing = Imports(staged, store, store, blobs, Announcer(hub, bus), Policy())
         database = Database("default", reads, direct, hub, bus, files, importing)

@@ -291,8 +291,8 @@ def test_every_field_of_a_request_has_a_table() -> None:
         "include_thinking",
         "omit_system_prompt",
         "max_tool_result_tokens",
-        "as_of_seq",
     }
+    own |= {"as_of_seq", "as_of_time"}  # tests/rpc/test_history.py
     # test_delete_messages
     own |= {"ids", "range", "last_n", "return_messages"}
     own |= {"access", "ttl"}  # test_session_tokens.py

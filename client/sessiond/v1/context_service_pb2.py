@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sessiond.v1 import message_pb2 as sessiond_dot_v1_dot_message__pb2
 from sessiond.v1 import run_pb2 as sessiond_dot_v1_dot_run__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 from sessiond.v1 import summary_pb2 as sessiond_dot_v1_dot_summary__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/context_service.proto\x12\x0bsessiond.v1\x1a\x19sessiond/v1/message.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a\x19sessiond/v1/summary.proto\"Y\n\x15RequestSummaryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1a\n\rkeep_messages\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x10\n\x0e_keep_messages\">\n\x16RequestSummaryResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x13\n\x0bsummary_seq\x18\x02 \x01(\x03\"\xa3\x01\n\x14\x43reateSummaryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x07summary\x18\x02 \x01(\x0b\x32\x14.sessiond.v1.Summary\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\xfe\x01\n\x11GetContextRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x03\x12\x14\n\x0cmax_messages\x18\x03 \x01(\x05\x12\x18\n\x10include_thinking\x18\x04 \x01(\x08\x12\x1a\n\x12omit_system_prompt\x18\x05 \x01(\x08\x12\x1e\n\x16max_tool_result_tokens\x18\x06 \x01(\x05\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\x12\x11\n\tas_of_seq\x18\r \x01(\x03\"\x85\x02\n\x07\x43ontext\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12%\n\x07summary\x18\x04 \x01(\x0b\x32\x14.sessiond.v1.Summary\x12&\n\x08messages\x18\x05 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x1d\n\x15\x65stimated_token_count\x18\x07 \x01(\x03\x12\x1d\n\x15omitted_message_count\x18\x08 \x01(\x03\x12\x1c\n\x14\x63ompleted_call_count\x18\t \x01(\x05\"\x95\x01\n\x14ListSummariesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x13\n\x0bmin_version\x18\x04 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"j\n\x15ListSummariesResponse\x12\'\n\tsummaries\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Summary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x32\xdb\x02\n\x0e\x43ontextService\x12H\n\rCreateSummary\x12!.sessiond.v1.CreateSummaryRequest\x1a\x14.sessiond.v1.Summary\x12Y\n\x0eRequestSummary\x12\".sessiond.v1.RequestSummaryRequest\x1a#.sessiond.v1.RequestSummaryResponse\x12G\n\nGetContext\x12\x1e.sessiond.v1.GetContextRequest\x1a\x14.sessiond.v1.Context\"\x03\x90\x02\x01\x12[\n\rListSummaries\x12!.sessiond.v1.ListSummariesRequest\x1a\".sessiond.v1.ListSummariesResponse\"\x03\x90\x02\x01\x42^\n\x0f\x64\x65v.sessiond.v1B\x13\x43ontextServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/context_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sessiond/v1/message.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a\x19sessiond/v1/summary.proto\"Y\n\x15RequestSummaryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1a\n\rkeep_messages\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x10\n\x0e_keep_messages\">\n\x16RequestSummaryResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x13\n\x0bsummary_seq\x18\x02 \x01(\x03\"\xa3\x01\n\x14\x43reateSummaryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x07summary\x18\x02 \x01(\x0b\x32\x14.sessiond.v1.Summary\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\xae\x02\n\x11GetContextRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x03\x12\x14\n\x0cmax_messages\x18\x03 \x01(\x05\x12\x18\n\x10include_thinking\x18\x04 \x01(\x08\x12\x1a\n\x12omit_system_prompt\x18\x05 \x01(\x08\x12\x1e\n\x16max_tool_result_tokens\x18\x06 \x01(\x05\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\x12\x11\n\tas_of_seq\x18\r \x01(\x03\x12.\n\nas_of_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x02\n\x07\x43ontext\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12%\n\x07summary\x18\x04 \x01(\x0b\x32\x14.sessiond.v1.Summary\x12&\n\x08messages\x18\x05 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x1d\n\x15\x65stimated_token_count\x18\x07 \x01(\x03\x12\x1d\n\x15omitted_message_count\x18\x08 \x01(\x03\x12\x1c\n\x14\x63ompleted_call_count\x18\t \x01(\x05\"\x95\x01\n\x14ListSummariesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x13\n\x0bmin_version\x18\x04 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x05 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"j\n\x15ListSummariesResponse\x12\'\n\tsummaries\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Summary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x32\xdb\x02\n\x0e\x43ontextService\x12H\n\rCreateSummary\x12!.sessiond.v1.CreateSummaryRequest\x1a\x14.sessiond.v1.Summary\x12Y\n\x0eRequestSummary\x12\".sessiond.v1.RequestSummaryRequest\x1a#.sessiond.v1.RequestSummaryResponse\x12G\n\nGetContext\x12\x1e.sessiond.v1.GetContextRequest\x1a\x14.sessiond.v1.Context\"\x03\x90\x02\x01\x12[\n\rListSummaries\x12!.sessiond.v1.ListSummariesRequest\x1a\".sessiond.v1.ListSummariesResponse\"\x03\x90\x02\x01\x42^\n\x0f\x64\x65v.sessiond.v1B\x13\x43ontextServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,20 +41,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTEXTSERVICE'].methods_by_name['GetContext']._serialized_options = b'\220\002\001'
   _globals['_CONTEXTSERVICE'].methods_by_name['ListSummaries']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['ListSummaries']._serialized_options = b'\220\002\001'
-  _globals['_REQUESTSUMMARYREQUEST']._serialized_start=154
-  _globals['_REQUESTSUMMARYREQUEST']._serialized_end=243
-  _globals['_REQUESTSUMMARYRESPONSE']._serialized_start=245
-  _globals['_REQUESTSUMMARYRESPONSE']._serialized_end=307
-  _globals['_CREATESUMMARYREQUEST']._serialized_start=310
-  _globals['_CREATESUMMARYREQUEST']._serialized_end=473
-  _globals['_GETCONTEXTREQUEST']._serialized_start=476
-  _globals['_GETCONTEXTREQUEST']._serialized_end=730
-  _globals['_CONTEXT']._serialized_start=733
-  _globals['_CONTEXT']._serialized_end=994
-  _globals['_LISTSUMMARIESREQUEST']._serialized_start=997
-  _globals['_LISTSUMMARIESREQUEST']._serialized_end=1146
-  _globals['_LISTSUMMARIESRESPONSE']._serialized_start=1148
-  _globals['_LISTSUMMARIESRESPONSE']._serialized_end=1254
-  _globals['_CONTEXTSERVICE']._serialized_start=1257
-  _globals['_CONTEXTSERVICE']._serialized_end=1604
+  _globals['_REQUESTSUMMARYREQUEST']._serialized_start=187
+  _globals['_REQUESTSUMMARYREQUEST']._serialized_end=276
+  _globals['_REQUESTSUMMARYRESPONSE']._serialized_start=278
+  _globals['_REQUESTSUMMARYRESPONSE']._serialized_end=340
+  _globals['_CREATESUMMARYREQUEST']._serialized_start=343
+  _globals['_CREATESUMMARYREQUEST']._serialized_end=506
+  _globals['_GETCONTEXTREQUEST']._serialized_start=509
+  _globals['_GETCONTEXTREQUEST']._serialized_end=811
+  _globals['_CONTEXT']._serialized_start=814
+  _globals['_CONTEXT']._serialized_end=1075
+  _globals['_LISTSUMMARIESREQUEST']._serialized_start=1078
+  _globals['_LISTSUMMARIESREQUEST']._serialized_end=1227
+  _globals['_LISTSUMMARIESRESPONSE']._serialized_start=1229
+  _globals['_LISTSUMMARIESRESPONSE']._serialized_end=1335
+  _globals['_CONTEXTSERVICE']._serialized_start=1338
+  _globals['_CONTEXTSERVICE']._serialized_end=1685
 # @@protoc_insertion_point(module_scope)

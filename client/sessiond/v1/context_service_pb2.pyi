@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import sessiond.v1.message_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
@@ -119,6 +120,7 @@ class GetContextRequest(google.protobuf.message.Message):
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
     AS_OF_SEQ_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     max_tokens: builtins.int
@@ -142,6 +144,12 @@ class GetContextRequest(google.protobuf.message.Message):
     summary, the messages and the ends of tool calls of then, but without what was redacted or deleted since. 0: as of
     now. Otherwise above `Session.base_version`, at most `Session.version`.
     """
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As `as_of_seq`, of the last event at or before this time; INVALID_FIELD before the session's first event, and with
+        `as_of_seq`. Absent: as of now.
+        """
+
     def __init__(
         self,
         *,
@@ -154,8 +162,10 @@ class GetContextRequest(google.protobuf.message.Message):
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
         as_of_seq: builtins.int = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "consistency", b"consistency", "include_thinking", b"include_thinking", "max_messages", b"max_messages", "max_tokens", b"max_tokens", "max_tool_result_tokens", b"max_tool_result_tokens", "min_version", b"min_version", "omit_system_prompt", b"omit_system_prompt", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "consistency", b"consistency", "include_thinking", b"include_thinking", "max_messages", b"max_messages", "max_tokens", b"max_tokens", "max_tool_result_tokens", b"max_tool_result_tokens", "min_version", b"min_version", "omit_system_prompt", b"omit_system_prompt", "session_id", b"session_id"]) -> None: ...
 
 global___GetContextRequest = GetContextRequest
 
@@ -177,7 +187,7 @@ class Context(google.protobuf.message.Message):
     session_id: builtins.str
     """The session."""
     version: builtins.int
-    """The session's version that it describes: `as_of_seq`, where that is given."""
+    """The session's version that it describes: `as_of_seq`, or the `seq` that `as_of_time` stands for, where one is given."""
     system_prompt: builtins.str
     """`config.system_prompt` of the session, unless it was to be left out."""
     token_count: builtins.int
@@ -186,7 +196,7 @@ class Context(google.protobuf.message.Message):
     """Of `token_count`, those that are estimated."""
     omitted_message_count: builtins.int
     """Messages of the session of which nothing is in `messages`: summarised, too old, redacted or empty. Not counted, and
-    0, with `as_of_seq`.
+    0, with `as_of_seq` or `as_of_time`.
     """
     completed_call_count: builtins.int
     """Calls in `messages` whose result stands for one that no message has."""

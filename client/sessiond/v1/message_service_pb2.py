@@ -30,7 +30,7 @@ from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 from sessiond.v1 import session_service_pb2 as sessiond_dot_v1_dot_session__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/message_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asessiond/v1/document.proto\x1a\x19sessiond/v1/message.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a!sessiond/v1/session_service.proto\"\x80\x02\n\x15\x41ppendMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12*\n\x06update\x18\x06 \x01(\x0b\x32\x1a.sessiond.v1.SessionUpdate\x12-\n\tdocuments\x18\x07 \x03(\x0b\x32\x1a.sessiond.v1.DocumentWrite\"\xb2\x01\n\x16\x41ppendMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\tdocuments\x18\x05 \x03(\x0b\x32\x1b.sessiond.v1.DocumentChange\"\x7f\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x94\x02\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.MessageOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\x12\x12\n\nbefore_seq\x18\x06 \x01(\x03\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\x12*\n\x06\x66ilter\x18\t \x01(\x0b\x32\x1a.sessiond.v1.MessageFilter\"\xa3\x02\n\rMessageFilter\x12\x36\n\x06labels\x18\x01 \x03(\x0b\x32&.sessiond.v1.MessageFilter.LabelsEntry\x12 \n\x05roles\x18\x02 \x03(\x0e\x32\x11.sessiond.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x34\n\x10\x63lient_time_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63lient_time_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\x14ListMessagesResponse\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"|\n\x14RedactMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"!\n\nMessageIds\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\",\n\x08SeqRange\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x03\x12\x0e\n\x06to_seq\x18\x02 \x01(\x03\"\x85\x02\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x03ids\x18\x02 \x01(\x0b\x32\x17.sessiond.v1.MessageIdsH\x00\x12&\n\x05range\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.SeqRangeH\x00\x12\x10\n\x06last_n\x18\x04 \x01(\x05H\x00\x12\x17\n\x0freturn_messages\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\x12\"\n\x03run\x18\x08 \x01(\x0b\x32\x15.sessiond.v1.RunFenceB\x0b\n\tselection\"\xa5\x01\n\x16\x44\x65leteMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04seqs\x18\x02 \x03(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.sessiond.v1.Message\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*m\n\x0cMessageOrder\x12\x1d\n\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x02\x32\xb3\x03\n\x0eMessageService\x12Y\n\x0e\x41ppendMessages\x12\".sessiond.v1.AppendMessagesRequest\x1a#.sessiond.v1.AppendMessagesResponse\x12G\n\nGetMessage\x12\x1e.sessiond.v1.GetMessageRequest\x1a\x14.sessiond.v1.Message\"\x03\x90\x02\x01\x12X\n\x0cListMessages\x12 .sessiond.v1.ListMessagesRequest\x1a!.sessiond.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12H\n\rRedactMessage\x12!.sessiond.v1.RedactMessageRequest\x1a\x14.sessiond.v1.Message\x12Y\n\x0e\x44\x65leteMessages\x12\".sessiond.v1.DeleteMessagesRequest\x1a#.sessiond.v1.DeleteMessagesResponseB^\n\x0f\x64\x65v.sessiond.v1B\x13MessageServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sessiond/v1/message_service.proto\x12\x0bsessiond.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asessiond/v1/document.proto\x1a\x19sessiond/v1/message.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a!sessiond/v1/session_service.proto\"\x80\x02\n\x15\x41ppendMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12*\n\x06update\x18\x06 \x01(\x0b\x32\x1a.sessiond.v1.SessionUpdate\x12-\n\tdocuments\x18\x07 \x03(\x0b\x32\x1a.sessiond.v1.DocumentWrite\"\xb2\x01\n\x16\x41ppendMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\tdocuments\x18\x05 \x03(\x0b\x32\x1b.sessiond.v1.DocumentChange\"\x7f\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xd7\x02\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08order_by\x18\x02 \x01(\x0e\x32\x19.sessiond.v1.MessageOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\x12\x12\n\nbefore_seq\x18\x06 \x01(\x03\x12\x13\n\x0bmin_version\x18\x07 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x18.sessiond.v1.Consistency\x12*\n\x06\x66ilter\x18\t \x01(\x0b\x32\x1a.sessiond.v1.MessageFilter\x12\x11\n\tas_of_seq\x18\r \x01(\x03\x12.\n\nas_of_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x02\n\rMessageFilter\x12\x36\n\x06labels\x18\x01 \x03(\x0b\x32&.sessiond.v1.MessageFilter.LabelsEntry\x12 \n\x05roles\x18\x02 \x03(\x0e\x32\x11.sessiond.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x34\n\x10\x63lient_time_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x63lient_time_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\x14ListMessagesResponse\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"|\n\x14RedactMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"!\n\nMessageIds\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\",\n\x08SeqRange\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x03\x12\x0e\n\x06to_seq\x18\x02 \x01(\x03\"\x85\x02\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x03ids\x18\x02 \x01(\x0b\x32\x17.sessiond.v1.MessageIdsH\x00\x12&\n\x05range\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.SeqRangeH\x00\x12\x10\n\x06last_n\x18\x04 \x01(\x05H\x00\x12\x17\n\x0freturn_messages\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\x12\"\n\x03run\x18\x08 \x01(\x0b\x32\x15.sessiond.v1.RunFenceB\x0b\n\tselection\"\xa5\x01\n\x16\x44\x65leteMessagesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04seqs\x18\x02 \x03(\x03\x12\x13\n\x0bmessage_ids\x18\x03 \x03(\t\x12&\n\x08messages\x18\x04 \x03(\x0b\x32\x14.sessiond.v1.Message\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*m\n\x0cMessageOrder\x12\x1d\n\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x02\x32\xb3\x03\n\x0eMessageService\x12Y\n\x0e\x41ppendMessages\x12\".sessiond.v1.AppendMessagesRequest\x1a#.sessiond.v1.AppendMessagesResponse\x12G\n\nGetMessage\x12\x1e.sessiond.v1.GetMessageRequest\x1a\x14.sessiond.v1.Message\"\x03\x90\x02\x01\x12X\n\x0cListMessages\x12 .sessiond.v1.ListMessagesRequest\x1a!.sessiond.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12H\n\rRedactMessage\x12!.sessiond.v1.RedactMessageRequest\x1a\x14.sessiond.v1.Message\x12Y\n\x0e\x44\x65leteMessages\x12\".sessiond.v1.DeleteMessagesRequest\x1a#.sessiond.v1.DeleteMessagesResponseB^\n\x0f\x64\x65v.sessiond.v1B\x13MessageServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,8 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGESERVICE'].methods_by_name['GetMessage']._serialized_options = b'\220\002\001'
   _globals['_MESSAGESERVICE'].methods_by_name['ListMessages']._loaded_options = None
   _globals['_MESSAGESERVICE'].methods_by_name['ListMessages']._serialized_options = b'\220\002\001'
-  _globals['_MESSAGEORDER']._serialized_start=2140
-  _globals['_MESSAGEORDER']._serialized_end=2249
+  _globals['_MESSAGEORDER']._serialized_start=2207
+  _globals['_MESSAGEORDER']._serialized_end=2316
   _globals['_APPENDMESSAGESREQUEST']._serialized_start=224
   _globals['_APPENDMESSAGESREQUEST']._serialized_end=480
   _globals['_APPENDMESSAGESRESPONSE']._serialized_start=483
@@ -53,23 +53,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMESSAGEREQUEST']._serialized_start=663
   _globals['_GETMESSAGEREQUEST']._serialized_end=790
   _globals['_LISTMESSAGESREQUEST']._serialized_start=793
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1069
-  _globals['_MESSAGEFILTER']._serialized_start=1072
-  _globals['_MESSAGEFILTER']._serialized_end=1363
-  _globals['_MESSAGEFILTER_LABELSENTRY']._serialized_start=1318
-  _globals['_MESSAGEFILTER_LABELSENTRY']._serialized_end=1363
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1366
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1499
-  _globals['_REDACTMESSAGEREQUEST']._serialized_start=1501
-  _globals['_REDACTMESSAGEREQUEST']._serialized_end=1625
-  _globals['_MESSAGEIDS']._serialized_start=1627
-  _globals['_MESSAGEIDS']._serialized_end=1660
-  _globals['_SEQRANGE']._serialized_start=1662
-  _globals['_SEQRANGE']._serialized_end=1706
-  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1709
-  _globals['_DELETEMESSAGESREQUEST']._serialized_end=1970
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=1973
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=2138
-  _globals['_MESSAGESERVICE']._serialized_start=2252
-  _globals['_MESSAGESERVICE']._serialized_end=2687
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1136
+  _globals['_MESSAGEFILTER']._serialized_start=1139
+  _globals['_MESSAGEFILTER']._serialized_end=1430
+  _globals['_MESSAGEFILTER_LABELSENTRY']._serialized_start=1385
+  _globals['_MESSAGEFILTER_LABELSENTRY']._serialized_end=1430
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1433
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1566
+  _globals['_REDACTMESSAGEREQUEST']._serialized_start=1568
+  _globals['_REDACTMESSAGEREQUEST']._serialized_end=1692
+  _globals['_MESSAGEIDS']._serialized_start=1694
+  _globals['_MESSAGEIDS']._serialized_end=1727
+  _globals['_SEQRANGE']._serialized_start=1729
+  _globals['_SEQRANGE']._serialized_end=1773
+  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1776
+  _globals['_DELETEMESSAGESREQUEST']._serialized_end=2037
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=2040
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=2205
+  _globals['_MESSAGESERVICE']._serialized_start=2319
+  _globals['_MESSAGESERVICE']._serialized_end=2754
 # @@protoc_insertion_point(module_scope)

@@ -191,6 +191,8 @@ class ListMessagesRequest(google.protobuf.message.Message):
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    AS_OF_SEQ_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     order_by: global___MessageOrder.ValueType
@@ -209,9 +211,21 @@ class ListMessagesRequest(google.protobuf.message.Message):
     """The answer is never older than this version of the session; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
     """How fresh. Default: CONSISTENCY_CACHED. With a filter, the database answers either way."""
+    as_of_seq: builtins.int
+    """Answers as it would have been answered when the session was at this version: the messages up to that one,
+    but those that were deleted since, and without what was redacted since. Page tokens are bound to it.
+    0: as of now. Otherwise above `Session.base_version`, at most `Session.version`; INVALID_FIELD beyond. In a fork, also a
+    place that it shares with its parent.
+    """
     @property
     def filter(self) -> global___MessageFilter:
         """Which messages. Absent or empty: all."""
+
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As `as_of_seq`, of the last event at or before this time; INVALID_FIELD before the session's first event, and with
+        `as_of_seq`. Absent: as of now.
+        """
 
     def __init__(
         self,
@@ -225,9 +239,11 @@ class ListMessagesRequest(google.protobuf.message.Message):
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
         filter: global___MessageFilter | None = ...,
+        as_of_seq: builtins.int = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "before_seq", b"before_seq", "consistency", b"consistency", "filter", b"filter", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "filter", b"filter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after_seq", b"after_seq", "as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "before_seq", b"before_seq", "consistency", b"consistency", "filter", b"filter", "min_version", b"min_version", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]) -> None: ...
 
 global___ListMessagesRequest = ListMessagesRequest
 
@@ -317,7 +333,9 @@ class ListMessagesResponse(google.protobuf.message.Message):
     page was read: ask for `after_seq`.)
     """
     version: builtins.int
-    """The session's version that the page describes."""
+    """The session's version that the page describes: `as_of_seq`, or the `seq` that `as_of_time` stands for, where one is
+    given.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.message_pb2.Message]:
         """At most `page_size`; fewer before the last page only where the page reached 3 MiB, or with a filter. In the order

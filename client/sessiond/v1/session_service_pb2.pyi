@@ -355,6 +355,8 @@ class GetSessionRequest(google.protobuf.message.Message):
     VIEW_FIELD_NUMBER: builtins.int
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    AS_OF_SEQ_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     view: sessiond.v1.session_pb2.SessionView.ValueType
@@ -363,6 +365,18 @@ class GetSessionRequest(google.protobuf.message.Message):
     """The answer is never older than this version; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
     """How fresh. Default: CONSISTENCY_CACHED."""
+    as_of_seq: builtins.int
+    """Answers as it would have been answered when the session was at this version: what its events up to that one fold to.
+    Names that were redacted since are not in it.
+    0: as of now. Otherwise above `Session.base_version`, at most `Session.version`; INVALID_FIELD beyond. In a fork, also a
+    place that it shares with its parent.
+    """
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As `as_of_seq`, of the last event at or before this time; INVALID_FIELD before the session's first event, and with
+        `as_of_seq`. Absent: as of now.
+        """
+
     def __init__(
         self,
         *,
@@ -370,8 +384,11 @@ class GetSessionRequest(google.protobuf.message.Message):
         view: sessiond.v1.session_pb2.SessionView.ValueType = ...,
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        as_of_seq: builtins.int = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "min_version", b"min_version", "session_id", b"session_id", "view", b"view"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "consistency", b"consistency", "min_version", b"min_version", "session_id", b"session_id", "view", b"view"]) -> None: ...
 
 global___GetSessionRequest = GetSessionRequest
 

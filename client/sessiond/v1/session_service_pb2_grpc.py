@@ -178,7 +178,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Answers with a session. Errors: VERSION_NOT_REACHED.
+        """Answers with a session, as it is or as it was at an earlier place of its log. Errors: VERSION_NOT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class SessionServiceStub:
         sessiond.v1.session_service_pb2.GetSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Answers with a session. Errors: VERSION_NOT_REACHED."""
+    """Answers with a session, as it is or as it was at an earlier place of its log. Errors: VERSION_NOT_REACHED."""
 
     BatchGetSessions: grpc.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchGetSessionsRequest,
@@ -248,7 +248,7 @@ class SessionServiceAsyncStub:
         sessiond.v1.session_service_pb2.GetSessionRequest,
         sessiond.v1.session_pb2.Session,
     ]
-    """Answers with a session. Errors: VERSION_NOT_REACHED."""
+    """Answers with a session, as it is or as it was at an earlier place of its log. Errors: VERSION_NOT_REACHED."""
 
     BatchGetSessions: grpc.aio.UnaryUnaryMultiCallable[
         sessiond.v1.session_service_pb2.BatchGetSessionsRequest,
@@ -455,7 +455,7 @@ class SessionServiceServicer(metaclass=abc.ABCMeta):
         request: sessiond.v1.session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sessiond.v1.session_pb2.Session, collections.abc.Awaitable[sessiond.v1.session_pb2.Session]]:
-        """Answers with a session. Errors: VERSION_NOT_REACHED."""
+        """Answers with a session, as it is or as it was at an earlier place of its log. Errors: VERSION_NOT_REACHED."""
 
     @abc.abstractmethod
     def BatchGetSessions(

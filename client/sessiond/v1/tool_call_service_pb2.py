@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sessiond.v1 import run_pb2 as sessiond_dot_v1_dot_run__pb2
 from sessiond.v1 import session_pb2 as sessiond_dot_v1_dot_session__pb2
 from sessiond.v1 import tool_call_pb2 as sessiond_dot_v1_dot_tool__call__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sessiond/v1/tool_call_service.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a\x1bsessiond/v1/tool_call.proto\"\xd9\x01\n\x16RequestToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12(\n\ttool_call\x18\x02 \x01(\x0b\x32\x15.sessiond.v1.ToolCall\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\x12/\n\x0c\x61pproval_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb6\x01\n\x16\x41pproveToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x10\n\x08\x61pprover\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\xb5\x01\n\x15RejectToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x10\n\x08\x61pprover\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\x92\x01\n\x14StartToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\xbc\x01\n\x17\x43ompleteToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12%\n\x06result\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.ToolData\x12\"\n\x03run\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x06 \x01(\x03\"\xdd\x01\n\x13\x46\x61ilToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.sessiond.v1.Failure\x12%\n\x06result\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.ToolData\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\x93\x01\n\x15\x43\x61ncelToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\x82\x01\n\x12GetToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\xd4\x01\n\x14ListToolCallsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\x08statuses\x18\x02 \x03(\x0e\x32\x1b.sessiond.v1.ToolCallStatus\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x13\n\x0bmin_version\x18\x06 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"l\n\x15ListToolCallsResponse\x12)\n\ntool_calls\x18\x01 \x03(\x0b\x32\x15.sessiond.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"U\n\x1bListPendingApprovalsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x1cListPendingApprovalsResponse\x12)\n\ntool_calls\x18\x01 \x03(\x0b\x32\x15.sessiond.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc9\x06\n\x0fToolCallService\x12M\n\x0fRequestToolCall\x12#.sessiond.v1.RequestToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12M\n\x0f\x41pproveToolCall\x12#.sessiond.v1.ApproveToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12K\n\x0eRejectToolCall\x12\".sessiond.v1.RejectToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12I\n\rStartToolCall\x12!.sessiond.v1.StartToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12O\n\x10\x43ompleteToolCall\x12$.sessiond.v1.CompleteToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12G\n\x0c\x46\x61ilToolCall\x12 .sessiond.v1.FailToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12K\n\x0e\x43\x61ncelToolCall\x12\".sessiond.v1.CancelToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12J\n\x0bGetToolCall\x12\x1f.sessiond.v1.GetToolCallRequest\x1a\x15.sessiond.v1.ToolCall\"\x03\x90\x02\x01\x12[\n\rListToolCalls\x12!.sessiond.v1.ListToolCallsRequest\x1a\".sessiond.v1.ListToolCallsResponse\"\x03\x90\x02\x01\x12p\n\x14ListPendingApprovals\x12(.sessiond.v1.ListPendingApprovalsRequest\x1a).sessiond.v1.ListPendingApprovalsResponse\"\x03\x90\x02\x01\x42_\n\x0f\x64\x65v.sessiond.v1B\x14ToolCallServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sessiond/v1/tool_call_service.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15sessiond/v1/run.proto\x1a\x19sessiond/v1/session.proto\x1a\x1bsessiond/v1/tool_call.proto\"\xd9\x01\n\x16RequestToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12(\n\ttool_call\x18\x02 \x01(\x0b\x32\x15.sessiond.v1.ToolCall\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\x12/\n\x0c\x61pproval_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb6\x01\n\x16\x41pproveToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x10\n\x08\x61pprover\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\xb5\x01\n\x15RejectToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x10\n\x08\x61pprover\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\x92\x01\n\x14StartToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\xbc\x01\n\x17\x43ompleteToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12%\n\x06result\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.ToolData\x12\"\n\x03run\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x06 \x01(\x03\"\xdd\x01\n\x13\x46\x61ilToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.sessiond.v1.Failure\x12%\n\x06result\x18\x04 \x01(\x0b\x32\x15.sessiond.v1.ToolData\x12\"\n\x03run\x18\x05 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x07 \x01(\x03\"\x93\x01\n\x15\x43\x61ncelToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x15.sessiond.v1.RunFence\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x05 \x01(\x03\"\x82\x01\n\x12GetToolCallRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\x18.sessiond.v1.Consistency\"\x97\x02\n\x14ListToolCallsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\x08statuses\x18\x02 \x03(\x0e\x32\x1b.sessiond.v1.ToolCallStatus\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x13\n\x0bmin_version\x18\x06 \x01(\x03\x12-\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x18.sessiond.v1.Consistency\x12\x11\n\tas_of_seq\x18\r \x01(\x03\x12.\n\nas_of_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x15ListToolCallsResponse\x12)\n\ntool_calls\x18\x01 \x03(\x0b\x32\x15.sessiond.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"U\n\x1bListPendingApprovalsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x1cListPendingApprovalsResponse\x12)\n\ntool_calls\x18\x01 \x03(\x0b\x32\x15.sessiond.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc9\x06\n\x0fToolCallService\x12M\n\x0fRequestToolCall\x12#.sessiond.v1.RequestToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12M\n\x0f\x41pproveToolCall\x12#.sessiond.v1.ApproveToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12K\n\x0eRejectToolCall\x12\".sessiond.v1.RejectToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12I\n\rStartToolCall\x12!.sessiond.v1.StartToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12O\n\x10\x43ompleteToolCall\x12$.sessiond.v1.CompleteToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12G\n\x0c\x46\x61ilToolCall\x12 .sessiond.v1.FailToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12K\n\x0e\x43\x61ncelToolCall\x12\".sessiond.v1.CancelToolCallRequest\x1a\x15.sessiond.v1.ToolCall\x12J\n\x0bGetToolCall\x12\x1f.sessiond.v1.GetToolCallRequest\x1a\x15.sessiond.v1.ToolCall\"\x03\x90\x02\x01\x12[\n\rListToolCalls\x12!.sessiond.v1.ListToolCallsRequest\x1a\".sessiond.v1.ListToolCallsResponse\"\x03\x90\x02\x01\x12p\n\x14ListPendingApprovals\x12(.sessiond.v1.ListPendingApprovalsRequest\x1a).sessiond.v1.ListPendingApprovalsResponse\"\x03\x90\x02\x01\x42_\n\x0f\x64\x65v.sessiond.v1B\x14ToolCallServiceProtoP\x01Z&sessiond.dev/go/sessiond/v1;sessiondv1\xaa\x02\x0bSessiond.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,30 +43,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLCALLSERVICE'].methods_by_name['ListToolCalls']._serialized_options = b'\220\002\001'
   _globals['_TOOLCALLSERVICE'].methods_by_name['ListPendingApprovals']._loaded_options = None
   _globals['_TOOLCALLSERVICE'].methods_by_name['ListPendingApprovals']._serialized_options = b'\220\002\001'
-  _globals['_REQUESTTOOLCALLREQUEST']._serialized_start=164
-  _globals['_REQUESTTOOLCALLREQUEST']._serialized_end=381
-  _globals['_APPROVETOOLCALLREQUEST']._serialized_start=384
-  _globals['_APPROVETOOLCALLREQUEST']._serialized_end=566
-  _globals['_REJECTTOOLCALLREQUEST']._serialized_start=569
-  _globals['_REJECTTOOLCALLREQUEST']._serialized_end=750
-  _globals['_STARTTOOLCALLREQUEST']._serialized_start=753
-  _globals['_STARTTOOLCALLREQUEST']._serialized_end=899
-  _globals['_COMPLETETOOLCALLREQUEST']._serialized_start=902
-  _globals['_COMPLETETOOLCALLREQUEST']._serialized_end=1090
-  _globals['_FAILTOOLCALLREQUEST']._serialized_start=1093
-  _globals['_FAILTOOLCALLREQUEST']._serialized_end=1314
-  _globals['_CANCELTOOLCALLREQUEST']._serialized_start=1317
-  _globals['_CANCELTOOLCALLREQUEST']._serialized_end=1464
-  _globals['_GETTOOLCALLREQUEST']._serialized_start=1467
-  _globals['_GETTOOLCALLREQUEST']._serialized_end=1597
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1600
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1812
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1814
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1922
-  _globals['_LISTPENDINGAPPROVALSREQUEST']._serialized_start=1924
-  _globals['_LISTPENDINGAPPROVALSREQUEST']._serialized_end=2009
-  _globals['_LISTPENDINGAPPROVALSRESPONSE']._serialized_start=2011
-  _globals['_LISTPENDINGAPPROVALSRESPONSE']._serialized_end=2109
-  _globals['_TOOLCALLSERVICE']._serialized_start=2112
-  _globals['_TOOLCALLSERVICE']._serialized_end=2953
+  _globals['_REQUESTTOOLCALLREQUEST']._serialized_start=197
+  _globals['_REQUESTTOOLCALLREQUEST']._serialized_end=414
+  _globals['_APPROVETOOLCALLREQUEST']._serialized_start=417
+  _globals['_APPROVETOOLCALLREQUEST']._serialized_end=599
+  _globals['_REJECTTOOLCALLREQUEST']._serialized_start=602
+  _globals['_REJECTTOOLCALLREQUEST']._serialized_end=783
+  _globals['_STARTTOOLCALLREQUEST']._serialized_start=786
+  _globals['_STARTTOOLCALLREQUEST']._serialized_end=932
+  _globals['_COMPLETETOOLCALLREQUEST']._serialized_start=935
+  _globals['_COMPLETETOOLCALLREQUEST']._serialized_end=1123
+  _globals['_FAILTOOLCALLREQUEST']._serialized_start=1126
+  _globals['_FAILTOOLCALLREQUEST']._serialized_end=1347
+  _globals['_CANCELTOOLCALLREQUEST']._serialized_start=1350
+  _globals['_CANCELTOOLCALLREQUEST']._serialized_end=1497
+  _globals['_GETTOOLCALLREQUEST']._serialized_start=1500
+  _globals['_GETTOOLCALLREQUEST']._serialized_end=1630
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1633
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1912
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1914
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=2022
+  _globals['_LISTPENDINGAPPROVALSREQUEST']._serialized_start=2024
+  _globals['_LISTPENDINGAPPROVALSREQUEST']._serialized_end=2109
+  _globals['_LISTPENDINGAPPROVALSRESPONSE']._serialized_start=2111
+  _globals['_LISTPENDINGAPPROVALSRESPONSE']._serialized_end=2209
+  _globals['_TOOLCALLSERVICE']._serialized_start=2212
+  _globals['_TOOLCALLSERVICE']._serialized_end=3053
 # @@protoc_insertion_point(module_scope)

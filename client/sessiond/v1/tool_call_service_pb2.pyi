@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import sessiond.v1.run_pb2
 import sessiond.v1.session_pb2
 import sessiond.v1.tool_call_pb2
@@ -364,6 +365,8 @@ class ListToolCallsRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     MIN_VERSION_FIELD_NUMBER: builtins.int
     CONSISTENCY_FIELD_NUMBER: builtins.int
+    AS_OF_SEQ_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """The session. Required."""
     run_id: builtins.str
@@ -376,9 +379,22 @@ class ListToolCallsRequest(google.protobuf.message.Message):
     """The answer is never older than this version of the session; 0 for any. Not negative."""
     consistency: sessiond.v1.session_pb2.Consistency.ValueType
     """How fresh. Default: CONSISTENCY_CACHED. Tool calls are always read from the database."""
+    as_of_seq: builtins.int
+    """Answers as it would have been answered when the session was at this version: the calls of then, each as
+    it was then. With statuses one call looks at 1 000 calls: its page may be short, or empty, and still have a token for
+    the page that follows. Page tokens are bound to it.
+    0: as of now. Otherwise above `Session.base_version`, at most `Session.version`; INVALID_FIELD beyond. In a fork, also a
+    place that it shares with its parent.
+    """
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[sessiond.v1.tool_call_pb2.ToolCallStatus.ValueType]:
         """Any of these. Empty: all. At most 7."""
+
+    @property
+    def as_of_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As `as_of_seq`, of the last event at or before this time; INVALID_FIELD before the session's first event, and with
+        `as_of_seq`. Absent: as of now.
+        """
 
     def __init__(
         self,
@@ -390,8 +406,11 @@ class ListToolCallsRequest(google.protobuf.message.Message):
         page_token: builtins.str = ...,
         min_version: builtins.int = ...,
         consistency: sessiond.v1.session_pb2.Consistency.ValueType = ...,
+        as_of_seq: builtins.int = ...,
+        as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["consistency", b"consistency", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "session_id", b"session_id", "statuses", b"statuses"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_seq", b"as_of_seq", "as_of_time", b"as_of_time", "consistency", b"consistency", "min_version", b"min_version", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "session_id", b"session_id", "statuses", b"statuses"]) -> None: ...
 
 global___ListToolCallsRequest = ListToolCallsRequest
 
@@ -407,7 +426,9 @@ class ListToolCallsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """For the next page; empty on the last one."""
     version: builtins.int
-    """The session's version that the page describes."""
+    """The session's version that the page describes: `as_of_seq`, or the `seq` that `as_of_time` stands for, where one is
+    given.
+    """
     @property
     def tool_calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[sessiond.v1.tool_call_pb2.ToolCall]:
         """At most `page_size`, those requested last first; fewer before the last page only where the page reached 3 MiB."""

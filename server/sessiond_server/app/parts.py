@@ -96,6 +96,7 @@ class Parts:
         reads = Reads(
             sessions=self.sessions,
             queries=truth,
+            history=truth,
             logs=truth,
             work=truth,
             documents=truth.documents,

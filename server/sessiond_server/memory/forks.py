@@ -7,22 +7,15 @@ changed, but replaced. So what replaces one does it in every session that has it
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
-from sessiond.v1.run_pb2 import Run
-from sessiond.v1.session_pb2 import Session
-from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain import encoding
 from sessiond_server.domain.commands import Scope, SessionSnapshot
-from sessiond_server.domain.forks.place import call_at, call_prefix, core_after, run_at, state_seq
 from sessiond_server.domain.forks.rows import FORKS, ITEMS, ForkAsk, ForkRow, ForkSource, Segment, Shared, Spread
-from sessiond_server.domain.rows import AppendedMessage, EventRow, Key, Known, Needs, StoredEvent, Writes
+from sessiond_server.domain.rows import AppendedMessage, EventRow, Key, Known, Needs, Writes
+from sessiond_server.memory import history
 from sessiond_server.memory.attachments import MemoryAttachments
 from sessiond_server.memory.session import MemorySession
 from sessiond_server.store.forks import ForksPage, Untold
-
-_CALL_STATES: Final = (40, 41, 43)
-"""EventTypes after which a tool call is open."""
 
 
 class MemoryForks:
@@ -119,7 +112,7 @@ class MemoryForks:
         attachments = [row for row in self._attachments.rows(ask.key) if row.seq <= seq]
         if len(runs) + len(calls) + len(attachments) > ITEMS:
             return ForkSource(seq, exceeded="items")
-        core = self._core(ask, log, seq)
+        core = log.core_at(seq)
         core.message_count = bisect_right(log.message_seqs, seq)
         own = self._forks.get(ask.key)
         first = ask.base_version + 1 if own is None else own.seq + 1
@@ -132,32 +125,9 @@ class MemoryForks:
             attachments=attachments,
             children=min(len(self._children(ask.key)), FORKS),
         )
-        for run in runs:
-            stored = Run.FromString(run.body)
-            if stored.version > seq:
-                run = run_at(run, log.events[state_seq(run, stored.fence, seq)].body)
-            source.runs = [*source.runs, run]
-        for call in calls:
-            if ToolCall.FromString(call.body).version > seq:
-                prefix = call_prefix(call)
-                states = (log.events[at] for at in range(seq, call.seq - 1, -1))
-                bodies = (event.body for event in states if event.type in _CALL_STATES)
-                call = call_at(call, next(body for body in bodies if body.startswith(prefix)))
-            source.tool_calls = [*source.tool_calls, call]
+        source.runs = [history.run_then(log, run, seq) for run in runs]
+        source.tool_calls = [history.call_then(log, call, seq) for call in calls]
         return source
-
-    def _core(self, ask: ForkAsk, log: MemorySession, seq: int) -> Session:
-        if seq == ask.version:
-            core = Session.FromString(ask.core)
-            core.version = seq
-            return core
-        place = seq
-        while log.events[place].core is None and log.events[place].type >= encoding.FIRST_MESSAGE_EVENT:
-            place -= 1
-        base = log.events[place]
-        events = (log.events[at] for at in range(place + 1, seq + 1))
-        stored = (StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body, e.head) for e in events)
-        return core_after(Session.FromString(base.core or base.body), stored)
 
     def redact(self, key: Key, message: AppendedMessage) -> None:
         """Replaces the event of a redacted message in every session that shows it."""

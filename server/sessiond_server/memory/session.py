@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sessiond.v1.session_pb2 import Session
-from sessiond_server.domain import session_rows
+from sessiond_server.domain import encoding, session_rows
 from sessiond_server.domain.commands import SessionSnapshot
+from sessiond_server.domain.forks.place import core_after
 from sessiond_server.domain.rows import (
     OPEN_CALLS,
     OPEN_RUNS,
@@ -19,6 +20,7 @@ from sessiond_server.domain.rows import (
     OpenWork,
     RequestRecord,
     RunRow,
+    StoredEvent,
     StoredToolCall,
     ToolCallRow,
 )
@@ -88,6 +90,17 @@ class MemorySession:
             if not is_patch(chain[-1]):
                 break
         return whole(chain[::-1])
+
+    def core_at(self, seq: int) -> Session:
+        """The core after the event at `seq`, one of the session's places; of a place that a fork shares, with the id of
+        the session that wrote the event."""
+        place = seq
+        while self.events[place].core is None and self.events[place].type >= encoding.FIRST_MESSAGE_EVENT:
+            place -= 1
+        base = self.events[place]
+        events = (self.events[at] for at in range(place + 1, seq + 1))
+        stored = (StoredEvent(e.seq, e.type, e.create_time_us, e.message_id, e.body, e.head) for e in events)
+        return core_after(Session.FromString(base.core or base.body), stored)
 
     def stored(self, call: ToolCallRow) -> StoredToolCall:
         return StoredToolCall(call.body, self.data(call.seq), self.data(call.result_seq))

@@ -49,6 +49,7 @@ from sessiond_server.memory.documents import MemoryDocuments
 from sessiond_server.memory.erasures import MemoryErasures
 from sessiond_server.memory.filters import selects
 from sessiond_server.memory.forks import MemoryForks
+from sessiond_server.memory.history import MemoryHistory
 from sessiond_server.memory.imports import MemoryImports
 from sessiond_server.memory.log import Logs
 from sessiond_server.memory.pages import fitting, fitting_by
@@ -71,7 +72,7 @@ from sessiond_server.store.session_reads import (
 from sessiond_server.store.work import PendingKey, PendingPage, RunsPage, ToolCallsPage
 
 
-class MemoryStore:
+class MemoryStore(MemoryHistory):
     """A Store (see store/contract.py). `clock` returns microseconds since 1970 UTC."""
 
     def __init__(
@@ -288,9 +289,6 @@ class MemoryStore:
         bodies = fitting(log.events[seq].body for seq in seqs[:limit])
         more = len(bodies) < len(seqs)
         return SummariesPage(log.head.version, bodies, seqs[len(bodies) - 1] if more else 0)
-
-    async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
-        return self._log(scope, session_id).content(seq)
 
     async def find_messages(
         self,

@@ -1,6 +1,6 @@
 """Forks: their part of the write path, and their reads. docs/decisions/0047-forks.md says how their logs are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -10,12 +10,11 @@ from sessiond.v1.session_pb2 import Session
 from sessiond.v1.tool_call_pb2 import ToolCall
 from sessiond_server.domain.attachments.rows import AttachmentRow
 from sessiond_server.domain.commands import Scope, SessionSnapshot
-from sessiond_server.domain.forks.place import call_at, call_prefix, core_after, run_at, state_seq
+from sessiond_server.domain.forks.place import call_at, run_at, state_seq
 from sessiond_server.domain.forks.rows import (
     FORKS,
     HIDDEN_AT_ONCE,
     ITEMS,
-    LOOKED_BACK,
     ForkAsk,
     ForkRow,
     ForkSource,
@@ -29,12 +28,12 @@ from sessiond_server.domain.rows import (
     Known,
     Needs,
     RunRow,
-    StoredEvent,
     ToolCallRow,
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
 from sessiond_server.errors import SessionNotFound
+from sessiond_server.postgres import history
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import FORKS as SQL
 from sessiond_server.postgres.transactions import Transactions
@@ -46,16 +45,12 @@ FIND_SEGMENTS = SQL["find_segments"].text
 FIND_INHERITED = SQL["find_inherited"].text
 FIND_SHARED = SQL["find_shared"].text
 FIND_MESSAGE_PLACE = SQL["find_message_place"].text
-FIND_CORE = SQL["find_core"].text
-FIND_EVENTS = SQL["find_events"].text
 HAS_DELETED = SQL["has_deleted"].text
 COUNT_MESSAGES = SQL["count_messages"].text
 COUNT_FORKS = SQL["count_forks"].text
 RUNS_UNTIL = SQL["runs_until"].text
 TOOL_CALLS_UNTIL = SQL["tool_calls_until"].text
 ATTACHMENTS_UNTIL = SQL["attachments_until"].text
-FIND_BODY = SQL["find_body"].text
-FIND_CALL_STATE = SQL["find_call_state"].text
 FIND_CONTENT = SQL["find_content"].text
 WRITE_FORK = SQL["write_fork"].text
 WRITE_SPREADS = SQL["write_spreads"].text
@@ -108,7 +103,7 @@ async def _source(connection: asyncpg.Connection, ask: ForkAsk) -> ForkSource:
     if not own.last_seq >= seq >= ask.base_version + 1:
         return ForkSource(0)
     shown = [Segment(s.log_id, s.first_seq, min(s.last_seq, seq)) for s in (*parts, own) if s.first_seq <= seq]
-    core = await _core(connection, ask, shown, seq)
+    core = await _core(connection, ask, seq)
     if core is None:
         return ForkSource(seq, exceeded="events")
     logs = columns(((s.log_id, s.first_seq, s.last_seq) for s in shown), 3)
@@ -140,33 +135,14 @@ async def _place(connection: asyncpg.Connection, ask: ForkAsk, parts: Sequence[S
     return 0
 
 
-async def _core(connection: asyncpg.Connection, ask: ForkAsk, parts: Sequence[Segment], seq: int) -> Session | None:
-    """The core at `seq`, the end of these parts of the log; None if it is too far from an event with a core."""
+async def _core(connection: asyncpg.Connection, ask: ForkAsk, seq: int) -> Session | None:
+    """The core at `seq`; None if it is too far from an event with a core."""
     if seq == ask.version:
         core = Session.FromString(ask.core)
         core.version = seq
         return core
-    for number in range(len(parts) - 1, -1, -1):
-        part = parts[number]
-        first = max(part.first_seq, seq - LOOKED_BACK)
-        rows = await connection.fetch(FIND_CORE, ask.key[0], part.log_id, first, part.last_seq)
-        if rows:
-            return await _folded(connection, ask.key[0], parts[number:], rows[0][0], Session.FromString(rows[0][1]))
-        if first > part.first_seq:
-            return None
-    return None
-
-
-async def _folded(
-    connection: asyncpg.Connection, tenant_id: str, parts: Sequence[Segment], place: int, core: Session
-) -> Session:
-    """The core at the end of the parts, given that at `place`, which lies in the first one."""
-    for part in parts:
-        while place < part.last_seq:
-            rows = await connection.fetch(FIND_EVENTS, tenant_id, part.log_id, place, part.last_seq)
-            events = [StoredEvent(*row) for row in rows]
-            core, place = core_after(core, events), events[-1].seq
-    return core
+    found = await history.core_at(connection.fetch, ask.key, seq)
+    return None if found is None else found[1]
 
 
 async def _items(connection: asyncpg.Connection, key: Key, source: ForkSource) -> bool:
@@ -182,8 +158,8 @@ async def _items(connection: asyncpg.Connection, key: Key, source: ForkSource) -
     source.attachments = [
         AttachmentRow(key, name, seq, None if blob is None else str(blob), body) for name, seq, blob, body in rows
     ]
-    source.runs = [await _run(connection, row, source) for row in source.runs]
-    source.tool_calls = [await _call(connection, row, source) for row in calls]
+    source.runs = await _runs(connection, key, source)
+    source.tool_calls = await _calls(connection, key, source.seq, calls)
     return True
 
 
@@ -192,23 +168,27 @@ def _call_row(key: Key, row: Any) -> ToolCallRow:
     return ToolCallRow(key, name, seq, run_id, status, awaits, user_id, create_us, expire_us, result_seq, body)
 
 
-async def _run(connection: asyncpg.Connection, row: RunRow, source: ForkSource) -> RunRow:
-    """The run as it was at the place."""
-    run = Run.FromString(row.body)
-    if run.version <= source.seq:
-        return row
-    seq = state_seq(row, run.fence, source.seq)
-    log_id = next(part.log_id for part in source.segments if part.last_seq >= seq)
-    return run_at(row, await connection.fetchval(FIND_BODY, row.key[0], log_id, seq))
+async def _runs(connection: asyncpg.Connection, key: Key, source: ForkSource) -> list[RunRow]:
+    """The runs as they were at the place."""
+    runs = [(row, Run.FromString(row.body)) for row in source.runs]
+    changed = {row.run_id: state_seq(row, run.fence, source.seq) for row, run in runs if run.version > source.seq}
+    bodies = await _bodies(connection, key, changed.values())
+    return [run_at(row, bodies[changed[row.run_id]]) if row.run_id in changed else row for row in source.runs]
 
 
-async def _call(connection: asyncpg.Connection, row: ToolCallRow, source: ForkSource) -> ToolCallRow:
-    """The tool call as it was at the place."""
-    if ToolCall.FromString(row.body).version <= source.seq:
-        return row
-    logs = columns(((s.log_id, s.first_seq, s.last_seq) for s in source.segments), 3)
-    body = await connection.fetchval(FIND_CALL_STATE, row.key[0], *logs, row.seq, call_prefix(row))
-    return call_at(row, body)
+async def _calls(
+    connection: asyncpg.Connection, key: Key, place: int, rows: Sequence[ToolCallRow]
+) -> list[ToolCallRow]:
+    """The tool calls as they were at the place."""
+    calls = [call for row in rows if (call := ToolCall.FromString(row.body)).version > place]
+    places = await history.call_places(connection.fetch, key, calls, place)
+    bodies = await _bodies(connection, key, places.values())
+    return [call_at(row, bodies[places[row.seq]]) if row.seq in places else row for row in rows]
+
+
+async def _bodies(connection: asyncpg.Connection, key: Key, seqs: Iterable[int]) -> dict[int, bytes]:
+    """The bodies of events, by seq."""
+    return dict(await connection.fetch(history.BODIES_AT, *key, list(seqs)))
 
 
 async def write(connection: asyncpg.Connection, writes: Writes) -> None:

@@ -163,20 +163,6 @@ where e.tenant_id = $1 collate "POSIX" and e.session_id = $2 collate "POSIX" and
   and message_key(e.tenant_id, e.session_id, e.message_id) = message_key($1, $2, $3::text)
 limit 1
 
--- name: find_core  index: events_pkey
--- The last event of the log from $3 through $4 that has the session's core.
-select e.seq, coalesce(e.core, e.body) as core from events e
-where e.tenant_id = $1 and e.session_id = $2 and e.seq >= $3 and e.seq <= $4
-  and (e.core is not null or e.type between 1 and 19)
-order by e.seq desc
-limit 1
-
--- name: find_events  index: events_pkey
-select e.seq, abs(e.type) as type, e.create_time, e.message_id, e.body, e.head from events e
-where e.tenant_id = $1 and e.session_id = $2 and e.seq > $3 and e.seq <= $4
-order by e.seq
-limit 32
-
 -- name: has_deleted  index: events_deleted
 -- Whether a message was deleted in these parts of logs.
 select exists (
@@ -221,26 +207,6 @@ select attachment_id, seq, blob_id, body from attachments
 where tenant_id = $1 and session_id = $2 and seq <= $3
 order by seq
 limit $4
-
--- name: find_body  index: events_pkey
-select e.body from events e
-where e.tenant_id = $1 and e.session_id = $2 and e.seq = $3
-
--- name: find_call_state  index: events_pkey
--- The call whose events' bodies begin with $6, after the last of its events from $5 on in these parts of logs. 40, 41 and 43
--- are REQUESTED, APPROVED and STARTED.
-select e.body
-from unnest((select $2::text[]), (select $3::bigint[]), (select $4::bigint[])) as k (log_id, first_seq, last_seq)
-cross join lateral (
-  select events.seq, events.body from events
-  where events.tenant_id = $1 and events.session_id = k.log_id and events.seq >= greatest(k.first_seq, $5::bigint)
-    and events.seq <= k.last_seq and events.type in (40, 41, 43)
-    and substring(events.body from 1 for octet_length($6::bytea)) = $6::bytea
-  order by events.seq desc
-  limit 1
-) e
-order by e.seq desc
-limit 1
 
 -- name: find_inherited_contents  index: events_pkey
 -- As find_contents in write.sql, of events that the session may share.

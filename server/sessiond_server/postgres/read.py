@@ -145,15 +145,17 @@ class PostgresSessionReads:
         page = _messages_page(session_id, rows)
         return SummariesPage(page.version, page.messages, page.last_seq if page.more else 0)
 
-    async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
+    async def _chain(self, scope: Scope, session_id: str, seq: int) -> Sequence[bytes]:
+        """What `whole` makes the session's content at `seq` of, one of its own places; empty before it had any. Raises
+        SessionNotFound."""
         rows = await self._transactions.fetch(GET_CONTENT, scope.tenant_id, session_id, scope.user_id, seq)
         if not rows:
             raise SessionNotFound(session_id)
-        chain, fork_seq = rows[0]["chain"], rows[0]["fork_seq"]
-        if fork_seq is not None and seq <= fork_seq:
+        chain: Sequence[bytes] = rows[0]["chain"]
+        if rows[0]["fork_seq"] is not None and seq <= rows[0]["fork_seq"]:
             shared = await self._transactions.fetch(GET_SHARED_CONTENT, scope.tenant_id, session_id, seq)
             chain = shared[0]["chain"]
-        return whole(chain)
+        return chain
 
     async def list_messages(
         self,

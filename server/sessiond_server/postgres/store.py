@@ -22,10 +22,10 @@ from sessiond_server.postgres.erasures import PostgresErasures
 from sessiond_server.postgres.feed_holder import FeedHolders
 from sessiond_server.postgres.forks import PostgresForks
 from sessiond_server.postgres.growth import GrowthWatch
+from sessiond_server.postgres.history import PostgresHistory
 from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.optimistic import Mode, OptimisticWrites
-from sessiond_server.postgres.read import PostgresSessionReads
 from sessiond_server.postgres.replication import ReplicationWatch
 from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
@@ -41,7 +41,7 @@ from sessiond_server.store.log_reads import FeedPage, LogHeads, LogPage
 T = TypeVar("T")
 
 
-class PostgresStore(PostgresSessionReads, PostgresWorkReads):
+class PostgresStore(PostgresHistory, PostgresWorkReads):
     """Implements `store.contract.Store` on a migrated database. Use as `async with PostgresStore(dsn) as store`.
 
     Entering the context does not connect; `ping` checks that the database can be used. Leaving it waits for the

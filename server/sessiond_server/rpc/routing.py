@@ -18,6 +18,7 @@ from sessiond_server.store.commits import Writer
 from sessiond_server.store.documents import DocumentReads
 from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.homes import Homes
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
@@ -36,6 +37,7 @@ class Reads:
     sessions: SessionReads
     """May answer from a cache."""
     queries: SessionQueries
+    history: HistoryReads
     logs: LogReads
     work: WorkStore
     documents: DocumentReads

@@ -3,6 +3,7 @@
     Commits         commits.py         decide and commit commands; end what has expired
     SessionReads    session_reads.py   reads that a cache may answer
     SessionQueries  session_reads.py   reads that always go to the primary
+    HistoryReads    history.py         reads of a session as it was at an earlier place of its log
     LogReads        log_reads.py       reads of logs and feeds
     Upkeep          upkeep.py          retention, the token key, liveness
     WorkStore       work.py            reads of runs and tool calls
@@ -23,10 +24,11 @@ Every method raises `StoreUnavailable` if the database cannot be reached. Cancel
 from typing import Protocol
 
 from sessiond_server.store.commits import Commits
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.log_reads import LogReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.upkeep import Upkeep
 
 
-class Store(Commits, SessionReads, SessionQueries, LogReads, Upkeep, Protocol):
+class Store(Commits, SessionReads, SessionQueries, HistoryReads, LogReads, Upkeep, Protocol):
     """The log of every session and the projections of it: all that a database implements."""

@@ -162,11 +162,6 @@ class SessionQueries(Protocol):
         and its version are from one snapshot. Raises SessionNotFound."""
         ...
 
-    async def get_content(self, scope: Scope, session_id: str, seq: int) -> bytes:
-        """The session's content as it was at `seq`, one of its own places; b"" before it had any. Raises
-        SessionNotFound."""
-        ...
-
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
         """(version of the session, serialised Message). Raises SessionNotFound; MessageNotFound."""
         ...

@@ -12,7 +12,7 @@ from sessiond_server.domain import commands
 from sessiond_server.domain.context.conversation import Shape
 from sessiond_server.domain.summaries import validation as summary_validation
 from sessiond_server.domain.validation import MOST_INTEGER, FieldViolations
-from sessiond_server.rpc import fields
+from sessiond_server.rpc import as_of, fields
 from sessiond_server.rpc.context.history import Wanted
 from sessiond_server.store.session_reads import Freshness
 from sessiond_server.summaries.coverage import LOOKED_AT
@@ -67,7 +67,7 @@ def get_context(request: GetContextRequest) -> tuple[Wanted, Freshness]:
     fields.not_negative(found, "max_messages", request.max_messages)
     fields.not_negative(found, "max_tool_result_tokens", request.max_tool_result_tokens)
     fields.not_negative(found, "min_version", request.min_version)
-    fields.not_negative(found, "as_of_seq", request.as_of_seq)
+    as_of.check(found, request)
     strong = fields.consistency(found, request.consistency)
     found.check()
     shape = Shape(request.include_thinking, request.max_tool_result_tokens)

@@ -18,9 +18,10 @@ from sessiond_server.domain.context import ended_calls, plan, tokens
 from sessiond_server.domain.context.conversation import CallKey, Said, Shape, Unit, opening, said, units
 from sessiond_server.domain.context.plan import Budget, TooSmall
 from sessiond_server.domain.messages.selection import Selection
-from sessiond_server.errors import ContextBudgetTooSmall, InvalidFields, SessionNotFound, Violation
+from sessiond_server.errors import ContextBudgetTooSmall, SessionNotFound
 from sessiond_server.rpc import answers
 from sessiond_server.slots import Slots
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.session_reads import PAGE_BYTES, Freshness, MessagesPage, SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 
@@ -127,9 +128,10 @@ class _Asked:
 class History:
     """Makes contexts from a store. Its reads are bounded whatever the length of the log."""
 
-    def __init__(self, sessions: SessionReads, queries: SessionQueries, work: WorkStore) -> None:
+    def __init__(self, sessions: SessionReads, queries: SessionQueries, past: HistoryReads, work: WorkStore) -> None:
         self._sessions = sessions
         self._queries = queries
+        self._past = past
         self._work = work
         self._places = Slots(DEEP_READS)
 
@@ -164,20 +166,14 @@ class History:
             self._places.give(scope.tenant_id)
 
     async def _session(self, scope: Scope, session_id: str, as_of_seq: int, freshness: Freshness) -> Session:
-        """The session as it is, or what is needed of it as it was at `as_of_seq`."""
-        at_least = Freshness(max(freshness.min_version, as_of_seq), freshness.strong)
-        snapshot = await self._sessions.get_session(scope, session_id, content=not as_of_seq, freshness=at_least)
-        answers.not_before(freshness.min_version, session_id, snapshot.version)
-        session = Session.FromString(snapshot.core + snapshot.content)
-        if not as_of_seq:
-            return session
-        if not session.base_version < as_of_seq <= session.version:
-            rule = f"must be {session.base_version + 1} to {session.version}, the session's version"
-            raise InvalidFields([Violation("as_of_seq", rule)])
-        content = Session.FromString(await self._queries.get_content(scope, session_id, as_of_seq))
-        before = await self._queries.list_summaries(scope, session_id, before_seq=as_of_seq + 1, limit=1)
-        newest = Summary.FromString(before.summaries[0]).seq if before.summaries else 0
-        return Session(session_id=session_id, version=as_of_seq, summary_seq=newest, config=content.config)
+        """The session as it is, or as it was at `as_of_seq`."""
+        if as_of_seq:
+            version, snapshot = await self._past.get_session_at(scope, session_id, as_of_seq, content=True)
+        else:
+            snapshot = await self._sessions.get_session(scope, session_id, content=True, freshness=freshness)
+            version = snapshot.version
+        answers.not_before(freshness.min_version, session_id, version)
+        return Session.FromString(snapshot.core + snapshot.content)
 
     async def _filled(self, context: Context, asked: _Asked, tail: _Tail) -> Context:
         made, turn = await self._with_ended_calls(asked, tail), None

@@ -1,5 +1,6 @@
 """ContextService. Each RPC makes four moves: check, authorise, call, answer."""
 
+from dataclasses import replace
 from typing import Final, cast
 
 from sessiond.v1.context_service_pb2 import (
@@ -14,12 +15,13 @@ from sessiond.v1.session_pb2 import Session
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import SummaryCreated
 from sessiond_server.errors import SummariserOff, TooManySummaries
-from sessiond_server.rpc import answers, fields
+from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.context import checks as requests
 from sessiond_server.rpc.context.history import History
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.commits import Writer
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.session_reads import SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 from sessiond_server.summaries.queue import SummaryQueue
@@ -37,6 +39,7 @@ class ContextServicer:
         self,
         sessions: SessionReads,
         queries: SessionQueries,
+        past: HistoryReads,
         work: WorkStore,
         summaries: SummaryQueue | None,
         writer: Writer,
@@ -46,7 +49,8 @@ class ContextServicer:
         self._sessions = sessions
         self._queries = queries
         self._summaries = summaries
-        self._history = History(sessions, queries, work)
+        self._past = past
+        self._history = History(sessions, queries, past, work)
         self._writer = writer
         self._tokens = tokens
 
@@ -86,5 +90,7 @@ class ContextServicer:
     async def get_context(self, request: GetContextRequest, call: Call) -> bytes:
         wanted, freshness = requests.get_context(request)
         scope = call.admit(SESSIONS_READ)
+        seq = await as_of.place(self._past, scope, request)
+        wanted = replace(wanted, as_of_seq=seq)
         context = await self._history.context(scope, request.session_id, wanted, freshness)
         return context.SerializeToString()

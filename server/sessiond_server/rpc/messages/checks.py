@@ -17,7 +17,7 @@ from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.messages import validation as message_validation
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.validation import FieldViolations
-from sessiond_server.rpc import fields
+from sessiond_server.rpc import as_of, fields
 from sessiond_server.rpc.documents import checks as documents
 from sessiond_server.rpc.sessions import updates
 
@@ -103,6 +103,7 @@ def list_messages(request: ListMessagesRequest) -> MessagesList:
     strong = fields.consistency(found, request.consistency)
     where = request.filter
     _filter(found, where)
+    as_of.check(found, request)
     found.check()
     bound_to = where.SerializeToString(deterministic=True)
     selection = Selection(where) if bound_to else None

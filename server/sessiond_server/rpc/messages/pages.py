@@ -28,8 +28,10 @@ class MessagePages:
     def __init__(self, tokens: ListTokens, newest_first: bool, after_seq: int, before_seq: int, token: str) -> None:
         """The bounds are those of the request; before_seq 0: none. Raises InvalidPageToken."""
         self._tokens = tokens
-        # A token that this list has sealed has this form.
-        self._from = cast("tuple[str, int] | None", tokens.open(token))
+        # A token that this list has sealed has this form; that of a list as of a place has the place too.
+        self._from = cast("tuple[str, int] | tuple[str, int, int] | None", tokens.open(token))
+        self.place = self._from[2] if self._from is not None and len(self._from) == 3 else 0
+        """The seq as of which the list is; 0: as of now. Set it before the first use of `bounds`."""
         self._backwards = self._from is not None and self._from[0] == PRECEDING
         self.descending = newest_first != self._backwards
         """Direction of reading: opposite to the requested order for a previous page."""
@@ -45,7 +47,10 @@ class MessagePages:
     @property
     def bounds(self) -> Bounds:
         """What to read."""
-        return Bounds(after_seq=self.after_seq, before_seq=self.before_seq, descending=self.descending)
+        before_seq = self.before_seq
+        if self.place:
+            before_seq = min(before_seq or self.place + 1, self.place + 1)
+        return Bounds(after_seq=self.after_seq, before_seq=before_seq, descending=self.descending)
 
     def ordered(self, page: MessagesPage) -> Sequence[bytes]:
         """The messages in the requested order."""
@@ -58,6 +63,7 @@ class MessagePages:
         first, last = page.first_seq, page.last_seq
         if self._backwards:
             first, last = last, first
-        following = self._tokens.seal([FOLLOWING, last]) if self._backwards or page.more else ""
+        place = [self.place] if self.place else []
+        following = self._tokens.seal([FOLLOWING, last, *place]) if self._backwards or page.more else ""
         before = page.more if self._backwards else self._from is not None
-        return following, self._tokens.seal([PRECEDING, first]) if before else ""
+        return following, self._tokens.seal([PRECEDING, first, *place]) if before else ""

@@ -12,12 +12,13 @@ from sessiond.v1.message_service_pb2 import (
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
 from sessiond_server.domain.commands import MessageRedacted, MessagesAppended, MessagesDeleted, Scope
-from sessiond_server.rpc import answers, fields
+from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.messages import checks as requests
 from sessiond_server.rpc.messages.pages import MessagePages
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.store.commits import Writer
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.session_reads import Freshness, MessagesPage, SessionQueries, SessionReads
 
 
@@ -25,12 +26,19 @@ class MessageServicer:
     """The RPCs of sessiond.v1.MessageService."""
 
     def __init__(
-        self, sessions: SessionReads, queries: SessionQueries, writer: Writer, tokens: PageTokens, largest: int
+        self,
+        sessions: SessionReads,
+        queries: SessionQueries,
+        history: HistoryReads,
+        writer: Writer,
+        tokens: PageTokens,
+        largest: int,
     ) -> None:
         """`largest`: most bytes of one message."""
         self._largest = largest
         self._sessions = sessions
         self._queries = queries
+        self._history = history
         self._writer = writer
         self._tokens = tokens
 
@@ -53,12 +61,17 @@ class MessageServicer:
         scope = call.admit(SESSIONS_READ)
         session_id, after_seq, before_seq = request.session_id, request.after_seq, request.before_seq
         bound_to = (read.descending, after_seq, before_seq, *((read.filter,) if read.filter else ()))
+        bound_to += as_of.bound_to(request)
         tokens = self._tokens.of(scope, call.method.path, session_id, *bound_to)
         pages = MessagePages(tokens, read.descending, after_seq, before_seq, request.page_token)
+        pages.place = await as_of.place(self._history, scope, request, pages.place)
         page = await self._page(scope, request, read, pages)
         answers.not_before(request.min_version, session_id, page.version)
+        if pages.place:
+            await as_of.check_page(self._sessions, scope, session_id, pages.place, page.version)
         following, preceding = pages.around(page)
-        rest = ListMessagesResponse(next_page_token=following, previous_page_token=preceding, version=page.version)
+        version = pages.place or page.version
+        rest = ListMessagesResponse(next_page_token=following, previous_page_token=preceding, version=version)
         return answers.listed_messages(pages.ordered(page), rest)
 
     async def _page(
@@ -69,7 +82,7 @@ class MessageServicer:
             return await self._queries.find_messages(
                 scope, request.session_id, read.selection, limit=read.limit, **bounds
             )
-        freshness = Freshness(request.min_version, read.strong)
+        freshness = Freshness(max(request.min_version, pages.place), read.strong)
         return await self._sessions.list_messages(
             scope, request.session_id, limit=read.limit, freshness=freshness, **bounds
         )

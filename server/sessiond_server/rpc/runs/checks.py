@@ -19,7 +19,7 @@ from sessiond.v1.run_service_pb2 import (
 from sessiond_server.domain import commands, text, validation
 from sessiond_server.domain.runs import validation as run_validation
 from sessiond_server.domain.validation import FieldViolations
-from sessiond_server.rpc import fields
+from sessiond_server.rpc import as_of, fields
 
 RUNS_PAGE: Final = (20, 100)
 PRESET_RUNS: Final = 1000
@@ -106,6 +106,7 @@ def list_runs(request: ListRunsRequest) -> RunsList:
     limit = fields.page_size(found, request.page_size, RUNS_PAGE)
     fields.not_negative(found, "min_version", request.min_version)
     fields.consistency(found, request.consistency)
+    as_of.check(found, request)
     found.check()
     return RunsList(statuses, limit)
 

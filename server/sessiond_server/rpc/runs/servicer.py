@@ -1,7 +1,5 @@
 """RunService. Each RPC makes four moves: check, authorise, call, answer."""
 
-from typing import cast
-
 from sessiond.v1.run_service_pb2 import (
     BeginRunRequest,
     CancelRunRequest,
@@ -12,20 +10,22 @@ from sessiond.v1.run_service_pb2 import (
     ListRunsResponse,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import Command, LeaseExtended, RunWritten
-from sessiond_server.rpc import answers, fields
+from sessiond_server.domain.commands import Command, LeaseExtended, RunWritten, Scope
+from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.runs import checks as requests
 from sessiond_server.store.commits import Writer
-from sessiond_server.store.work import WorkStore
+from sessiond_server.store.history import HistoryReads
+from sessiond_server.store.work import RunsPage, WorkStore
 
 
 class RunServicer:
     """The RPCs of sessiond.v1.RunService, on a store of runs and a writer."""
 
-    def __init__(self, work: WorkStore, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(self, work: WorkStore, history: HistoryReads, writer: Writer, tokens: PageTokens) -> None:
         self._work = work
+        self._history = history
         self._writer = writer
         self._tokens = tokens
 
@@ -63,14 +63,23 @@ class RunServicer:
         read = requests.list_runs(request)
         scope = call.admit(SESSIONS_READ)
         session_id = request.session_id
-        tokens = self._tokens.of(scope, call.method.path, session_id, *read.statuses)
+        tokens = self._tokens.of(scope, call.method.path, session_id, *read.statuses, *as_of.bound_to(request))
         # A token that this list has sealed holds the place of a run.
-        position = cast("list[int] | None", tokens.open(request.page_token))
-        before = position[0] if position else None
-        page = await self._work.list_runs(scope, session_id, statuses=read.statuses, before=before, limit=read.limit)
+        before, sealed = as_of.opened(tokens.open(request.page_token))
+        seq = await as_of.place(self._history, scope, request, sealed)
+        page = await self._page(scope, session_id, read, before, seq)
         answers.not_before(request.min_version, session_id, page.version)
-        following = tokens.seal([page.next_place]) if page.next_place is not None else ""
-        return answers.listed_runs(page.runs, ListRunsResponse(next_page_token=following, version=page.version))
+        following = tokens.seal(as_of.sealed(page.next_place, seq)) if page.next_place is not None else ""
+        return answers.listed_runs(page.runs, ListRunsResponse(next_page_token=following, version=seq or page.version))
+
+    async def _page(
+        self, scope: Scope, session_id: str, read: requests.RunsList, before: int | None, seq: int
+    ) -> RunsPage:
+        if seq:
+            return await self._history.list_runs_at(
+                scope, session_id, seq, statuses=read.statuses, before=before, limit=read.limit
+            )
+        return await self._work.list_runs(scope, session_id, statuses=read.statuses, before=before, limit=read.limit)
 
     async def _written(self, command: Command) -> bytes:
         return answers.outcome(RunWritten, await self._writer.write(command)).run

@@ -49,7 +49,7 @@ from sessiond_server.domain.sessions import validation as session_validation
 from sessiond_server.domain.sessions.parts import content_of
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.validation import FieldViolations
-from sessiond_server.rpc import fields
+from sessiond_server.rpc import as_of, fields
 from sessiond_server.rpc.runs import checks as run_requests
 from sessiond_server.rpc.sessions import updates
 
@@ -101,6 +101,8 @@ class SessionRead:
     """True for SESSION_VIEW_FULL, False for SESSION_VIEW_BASIC."""
     strong: bool
     """True for CONSISTENCY_STRONG, False for CONSISTENCY_CACHED."""
+    past: bool = False
+    """Whether it is as of a place, or of a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +265,9 @@ def get_session(request: GetSessionRequest) -> SessionRead:
     fields.not_negative(found, "min_version", request.min_version)
     full = fields.full_view(found, request.view)
     strong = fields.consistency(found, request.consistency)
+    past = as_of.check(found, request)
     found.check()
-    return SessionRead(full, strong)
+    return SessionRead(full, strong, past)
 
 
 def batch_get_sessions(request: BatchGetSessionsRequest) -> SessionRead:

@@ -35,9 +35,9 @@ from sessiond.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import Action, Command, SessionDeleted, SessionWritten
+from sessiond_server.domain.commands import Action, Command, Scope, SessionDeleted, SessionWritten
 from sessiond_server.errors import SessiondError, SessionNotFound
-from sessiond_server.rpc import answers, fields, status
+from sessiond_server.rpc import answers, as_of, fields, status
 from sessiond_server.rpc.call import Call, Item
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.routing import named_by
@@ -47,6 +47,7 @@ from sessiond_server.rpc.sessions import erasures as erasure_requests
 from sessiond_server.store.commits import Writer
 from sessiond_server.store.erasures import ErasureStore
 from sessiond_server.store.forks import ForkStore
+from sessiond_server.store.history import HistoryReads
 from sessiond_server.store.session_reads import Freshness, SessionQueries, SessionReads
 from sessiond_server.store.work import WorkStore
 
@@ -62,6 +63,7 @@ class SessionServicer:
         self,
         sessions: SessionReads,
         queries: SessionQueries,
+        history: HistoryReads,
         work: WorkStore,
         forks: ForkStore,
         erasures: ErasureStore,
@@ -71,6 +73,7 @@ class SessionServicer:
     ) -> None:
         self._sessions = sessions
         self._queries = queries
+        self._history = history
         self._work = work
         self._forks = forks
         self._erasures = erasures
@@ -102,9 +105,17 @@ class SessionServicer:
     async def get_session(self, request: GetSessionRequest, call: Call) -> bytes:
         read = requests.get_session(request)
         scope = call.admit(SESSIONS_READ)
+        if read.past:
+            return await self._session_at(request, scope, full=read.full)
         fresh = Freshness(request.min_version, read.strong)
         snapshot = await self._sessions.get_session(scope, request.session_id, content=read.full, freshness=fresh)
         answers.not_before(request.min_version, request.session_id, snapshot.version)
+        return answers.session(snapshot)
+
+    async def _session_at(self, request: GetSessionRequest, scope: Scope, *, full: bool) -> bytes:
+        seq = await as_of.place(self._history, scope, request)
+        version, snapshot = await self._history.get_session_at(scope, request.session_id, seq, content=full)
+        answers.not_before(request.min_version, request.session_id, version)
         return answers.session(snapshot)
 
     async def batch_get_sessions(self, request: BatchGetSessionsRequest, call: Call) -> bytes:

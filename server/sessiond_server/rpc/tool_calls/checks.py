@@ -22,7 +22,7 @@ from sessiond_server.domain.sessions.validation import life_time
 from sessiond_server.domain.times import microseconds
 from sessiond_server.domain.tool_calls import validation as tool_call_validation
 from sessiond_server.domain.validation import FieldViolations
-from sessiond_server.rpc import fields
+from sessiond_server.rpc import as_of, fields
 
 TOOL_CALLS_PAGE: Final = (20, 100)
 REASON_CHARACTERS: Final = 1000
@@ -121,6 +121,7 @@ def list_tool_calls(request: ListToolCallsRequest) -> ToolCallsList:
     limit = fields.page_size(found, request.page_size, TOOL_CALLS_PAGE)
     fields.not_negative(found, "min_version", request.min_version)
     fields.consistency(found, request.consistency)
+    as_of.check(found, request)
     found.check()
     return ToolCallsList(statuses, limit)
 

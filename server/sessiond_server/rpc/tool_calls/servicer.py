@@ -17,13 +17,14 @@ from sessiond.v1.tool_call_service_pb2 import (
     StartToolCallRequest,
 )
 from sessiond_server.auth import SESSIONS_READ, SESSIONS_WRITE
-from sessiond_server.domain.commands import Action, ToolCallWritten
-from sessiond_server.rpc import answers, fields
+from sessiond_server.domain.commands import Action, Scope, ToolCallWritten
+from sessiond_server.rpc import answers, as_of, fields
 from sessiond_server.rpc.call import Call
 from sessiond_server.rpc.paging import PageTokens
 from sessiond_server.rpc.tool_calls import checks as requests
 from sessiond_server.store.commits import Writer
-from sessiond_server.store.work import PendingKey, WorkStore
+from sessiond_server.store.history import HistoryReads
+from sessiond_server.store.work import PendingKey, ToolCallsPage, WorkStore
 
 _Change = (
     RequestToolCallRequest
@@ -39,8 +40,9 @@ _Change = (
 class ToolCallServicer:
     """The RPCs of sessiond.v1.ToolCallService, on a store of tool calls and a writer."""
 
-    def __init__(self, work: WorkStore, writer: Writer, tokens: PageTokens) -> None:
+    def __init__(self, work: WorkStore, history: HistoryReads, writer: Writer, tokens: PageTokens) -> None:
         self._work = work
+        self._history = history
         self._writer = writer
         self._tokens = tokens
 
@@ -76,17 +78,27 @@ class ToolCallServicer:
         read = requests.list_tool_calls(request)
         scope = call.admit(SESSIONS_READ)
         session_id, run_id = request.session_id, request.run_id
-        tokens = self._tokens.of(scope, call.method.path, session_id, run_id, *read.statuses)
+        tokens = self._tokens.of(scope, call.method.path, session_id, run_id, *read.statuses, *as_of.bound_to(request))
         # A token that this list has sealed holds the seq of a tool call.
-        position = cast("list[int] | None", tokens.open(request.page_token))
-        before = position[0] if position else None
-        page = await self._work.list_tool_calls(
+        before, sealed = as_of.opened(tokens.open(request.page_token))
+        seq = await as_of.place(self._history, scope, request, sealed)
+        page = await self._page(scope, request, read, before, seq)
+        answers.not_before(request.min_version, session_id, page.version)
+        following = tokens.seal(as_of.sealed(page.next_seq, seq)) if page.next_seq is not None else ""
+        rest = ListToolCallsResponse(next_page_token=following, version=seq or page.version)
+        return answers.listed_tool_calls(page.tool_calls, rest)
+
+    async def _page(
+        self, scope: Scope, request: ListToolCallsRequest, read: requests.ToolCallsList, before: int | None, seq: int
+    ) -> ToolCallsPage:
+        session_id, run_id = request.session_id, request.run_id
+        if seq:
+            return await self._history.list_tool_calls_at(
+                scope, session_id, seq, statuses=read.statuses, run_id=run_id, before=before, limit=read.limit
+            )
+        return await self._work.list_tool_calls(
             scope, session_id, statuses=read.statuses, run_id=run_id, before=before, limit=read.limit
         )
-        answers.not_before(request.min_version, session_id, page.version)
-        following = tokens.seal([page.next_seq]) if page.next_seq is not None else ""
-        rest = ListToolCallsResponse(next_page_token=following, version=page.version)
-        return answers.listed_tool_calls(page.tool_calls, rest)
 
     async def list_pending_approvals(self, request: ListPendingApprovalsRequest, call: Call) -> bytes:
         limit = requests.list_pending_approvals(request)
