@@ -222,8 +222,11 @@ async def test_refusals_are_those_of_the_locked_path(
     assert paths(store, before) == {"refused": 1, "optimistic": 1}
     await refused(store, caller.append("s"), MessageLimitReached)
     await refused(store, caller.append("t", expected_version=1), VersionMismatch)
+    # What another user has costs what is not there costs.
+    before = taken(store)
     await refused(store, Caller(Scope("tenant", "bob")).append("s"), SessionNotFound)
     await refused(store, Caller(Scope("other")).append("t"), SessionNotFound)
+    assert paths(store, before) == {"unknown": 2}
     await accepted(second, caller.end("t"))
     await refused(store, caller.append("t"), SessionEnded)
     await refused(store, caller.append("t"), SessionEnded)

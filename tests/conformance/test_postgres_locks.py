@@ -98,17 +98,19 @@ async def test_cancelling_before_the_commit_undoes_everything(
 
 
 async def test_cancelling_while_writing_undoes_everything(
-    postgres: PostgresStore, database: asyncpg.Connection, caller: Caller
+    postgres_dsn: str, database: asyncpg.Connection, caller: Caller
 ) -> None:
-    await accepted(postgres, caller.create("s"))
-    async with database.transaction():
-        await database.execute("lock table requests in exclusive mode")
-        append = asyncio.create_task(only(postgres, caller.append("s")))
-        await until(waiting(database, 1))
-        append.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await append
-    assert len(await whole_log(postgres, caller.scope, "s")) == 1
+    """Where writes take locks. A write in one statement is its own commit, which goes on."""
+    async with PostgresStore(postgres_dsn, optimistic="off") as store:
+        await accepted(store, caller.create("s"))
+        async with database.transaction():
+            await database.execute("lock table requests in exclusive mode")
+            append = asyncio.create_task(only(store, caller.append("s")))
+            await until(waiting(database, 1))
+            append.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await append
+        assert len(await whole_log(store, caller.scope, "s")) == 1
 
 
 async def test_batch_restarts_when_another_created_its_session_first(
