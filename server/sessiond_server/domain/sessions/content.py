@@ -81,10 +81,10 @@ def _add_merge(patch: SessionPatch, name: str, given: Struct) -> None:
             into.fields[member].CopyFrom(given.fields[member])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sizes:
     """Sizes of a session's content at one version. With them, an update whose patch certainly fits needs not read the
-    content. All are in bytes."""
+    content. All are in bytes. Never changed; every write of a session with content makes one."""
 
     version: int
     """Session.content_version."""
