@@ -102,8 +102,8 @@ release: $(VENV)/.test $(VENV)/.editable ## Checks, builds, tries and tags the v
 	@BUF_CACHE_DIR=build/buf $(BIN)/python -m deploy.release $(if $(DRY),--dry-run)
 
 requirements: ## Compiles the pinned requirements from pyproject.toml; needs uv [UV=path] [ARGS=--upgrade]
-	$(call compile,pyproject.toml --extra server --extra objects --extra summaries --extra telemetry,server)
-	$(call compile,pyproject.toml --extra embedded --extra objects --extra summaries --extra telemetry,embedded)
+	$(call compile,pyproject.toml --extra server --extra objects --extra encryption --extra summaries --extra telemetry,server)
+	$(call compile,pyproject.toml --extra embedded --extra objects --extra encryption --extra summaries --extra telemetry,embedded)
 	$(call compile,pyproject.toml --extra dev,dev)
 	$(call compile,--constraint $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/build.in,build)
 	$(call compile,$(REQUIREMENTS)/protos.in,protos)

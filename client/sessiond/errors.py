@@ -51,6 +51,7 @@ neither grpc nor protobuf.
     │   ├── ToolCallLimitReached
     │   ├── SearchOff
     │   ├── SummariserOff
+    │   ├── TenantKeyDestroyed
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -85,6 +86,7 @@ neither grpc nor protobuf.
     │   ├── SessionLocked
     │   ├── DocumentLocked
     │   ├── StorageUnavailable
+    │   ├── TenantKeyUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
     └── InternalError
@@ -630,6 +632,10 @@ class SummariserOff(Refused):
     """The service makes no summaries: its operator has named no summariser."""
 
 
+class TenantKeyDestroyed(Refused):
+    """The operator has destroyed the key that encrypted the tenant's contents: they can never be read again."""
+
+
 class VersionMismatch(SessiondError):
     """`expected_version` is not the session's version. Read the session, decide again, and retry."""
 
@@ -884,6 +890,10 @@ class StorageUnavailable(Unavailable):
     """The service cannot reach its storage of attachments."""
 
 
+class TenantKeyUnavailable(Unavailable):
+    """The service cannot use the key that encrypts the tenant's contents now. Nothing was written."""
+
+
 class StoreUnavailable(Unavailable):
     """The service cannot reach its database."""
 
@@ -943,6 +953,8 @@ BY_REASON: Mapping[str, type[SessiondError]] = MappingProxyType(
         "VERSION_NOT_REACHED": VersionNotReached,
         "SEARCH_OFF": SearchOff,
         "SUMMARISER_OFF": SummariserOff,
+        "TENANT_KEY_DESTROYED": TenantKeyDestroyed,
+        "TENANT_KEY_UNAVAILABLE": TenantKeyUnavailable,
         "VERSION_MISMATCH": VersionMismatch,
         "POSITION_COMPACTED": PositionCompacted,
         "POSITION_LOST": PositionLost,

@@ -80,6 +80,20 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import search
 
         return search.rebuild(settings, asked.tenant)
+    if asked.command == "encryption":
+        from sessiond_server.cli import encryption
+
+        if asked.action == "new-key":
+            return encryption.new_key(asked.id)
+        if asked.action == "rotate":
+            return encryption.rotate(settings, asked.tenant)
+        if asked.action == "rewrap":
+            return encryption.rewrap(settings)
+        if asked.action == "reencrypt":
+            return encryption.reencrypt(settings, asked.tenant)
+        if asked.action == "shred":
+            return encryption.shred(settings, asked.tenant, asked.confirm)
+        return encryption.status(settings)
     if asked.command == "healthcheck":
         from sessiond_server.cli import healthcheck
 

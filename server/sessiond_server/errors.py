@@ -50,6 +50,7 @@
     │   ├── ToolCallLimitReached
     │   ├── SearchOff
     │   ├── SummariserOff
+    │   ├── TenantKeyDestroyed
     │   └── VersionNotReached
     ├── VersionMismatch
     ├── DocumentVersionMismatch
@@ -84,6 +85,7 @@
     │   ├── SessionLocked
     │   ├── DocumentLocked
     │   ├── StorageUnavailable
+    │   ├── TenantKeyUnavailable
     │   └── StoreUnavailable
     ├── DeadlinePassed
     └── InternalError
@@ -493,6 +495,13 @@ class SummariserOff(Refused):
         super().__init__("the service makes no summaries: its operator can name a summariser (setting summariser)")
 
 
+class TenantKeyDestroyed(Refused):
+    """The key that encrypts the tenant's contents was destroyed, so that they can never be read again."""
+
+    def __init__(self) -> None:
+        super().__init__("the tenant's encryption key was destroyed: what it had stored cannot be read again")
+
+
 class VersionMismatch(SessiondError):
     """`expected_version` is not the session's version."""
 
@@ -740,6 +749,13 @@ class StorageUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the storage of attachments cannot be reached")
+
+
+class TenantKeyUnavailable(Unavailable):
+    """The key that encrypts the tenant's contents cannot be unwrapped now: the service's log says why."""
+
+    def __init__(self) -> None:
+        super().__init__("the tenant's encryption key cannot be had now")
 
 
 class StoreUnavailable(Unavailable):

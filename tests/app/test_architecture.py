@@ -53,6 +53,7 @@ def ours(module: str) -> str | None:
 
 LIBRARIES = {
     "asyncpg": ("postgres",),
+    "cryptography": ("encryption.aead",),
     "grpc": ("rpc",),
     "grpc_health": ("rpc",),
     "grpc_reflection": ("rpc",),
@@ -74,6 +75,7 @@ ROOMS = {
     "blobs": ("domain", "store.attachments"),
     "domain": (),
     "embedded": (),
+    "encryption": ("domain", "blobs", "store"),
     "errors": (),
     "events": ("domain", "slots", "store"),
     "exports": ("domain", "store", "blobs"),
@@ -81,7 +83,7 @@ ROOMS = {
     "memory": ("domain", "store", "events", "blobs", "search", "summaries"),
     "measures": (),
     "metrics": ("events", "rpc", "search", "store", "summaries"),
-    "postgres": ("domain", "store", "events", "blobs", "search", "summaries"),
+    "postgres": ("domain", "encryption", "store", "events", "blobs", "search", "summaries"),
     "redis": ("domain", "store", "events"),
     "reloading": (),
     "rpc": ("auth", "domain", "slots", "store", "events", "blobs", "exports", "search", "summaries"),
@@ -198,6 +200,8 @@ AWAITED = {
     "store.batcher.Batcher._begin": "its callback logs, settles its callers and lets another begin",
     "store.cached.batched_reads.BatchedReads._start_reads": "gives its errors to those who wait",
     "summaries.worker.Worker._work": "a TaskGroup waits for all, which catch and log",
+    "encryption.keyring.Keyring._loaded": "every caller awaits it",
+    "encryption.keyring.Keyring.__aenter__": "watched: see `run_in_background`",
     "summaries.worker.Worker.run": "a TaskGroup ends with the first that fails",
 }
 """Where a task is created other than by `run_in_background`, and who gets its error."""

@@ -62,6 +62,8 @@ OTHER_VALUES = {
     "default_ttl": ("0", 0.0),
     "max_live_sessions": ("9", 9),
     "search": ("no", False),
+    "encryption_keys": ("file:/keys", "file:/keys"),
+    "encryption_writes": ("no", False),
     "summariser": ("extractive", "extractive"),
     "summary_messages": ("0", 0),
     "summary_tokens": ("9", 9),

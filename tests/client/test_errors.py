@@ -125,6 +125,8 @@ SAMPLES: list[tuple[server_errors.SessiondError, Mapping[str, object]]] = [
     (server_errors.ImportRefused(12, "event.seq must be 11"), {"line": 12}),
     (server_errors.ImportIncomplete(812), {"line": 812}),
     (server_errors.ImportSuperseded("s"), {"session_id": "s"}),
+    (server_errors.TenantKeyDestroyed(), {}),
+    (server_errors.TenantKeyUnavailable(), {}),
     (server_errors.InternalError("e-1"), {"error_id": "e-1"}),
 ]
 

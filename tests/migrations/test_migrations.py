@@ -300,8 +300,8 @@ async def test_every_table_says_when_vacuum_is_due(empty: asyncpg.Connection, em
         " and array_to_string(coalesce(reloptions, '{}'), ' ') not like '%autovacuum_vacuum%scale_factor%'"
     )
     assert {row[0] for row in rows} == {
-        "feed_order", "move_marks", "placement", "schema_versions", "search_lease", "service_keys", "tenant_homes",
-        "tenant_moves", "usage_lease"
+        "encryption_state", "feed_order", "move_marks", "placement", "schema_versions", "search_lease", "service_keys",
+        "tenant_homes", "tenant_moves", "usage_lease"
     }  # fmt: skip
 
 

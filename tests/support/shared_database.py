@@ -9,7 +9,7 @@ from tests.support.databases import LoopThread
 from tests.support.movable_clock import move_clock
 
 Work = Callable[[asyncpg.Connection], Awaitable[None]]
-_KEPT = ("schema_versions", "service_keys", "feed_order", "placement")
+_KEPT = ("encryption_state", "schema_versions", "service_keys", "feed_order", "placement")
 
 
 class SharedDatabase:

@@ -309,6 +309,16 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """RESOURCE_EXHAUSTED. So many sessions of the tenant wait for a summary that was asked for. Metadata: `limit`.
     Sample: "100 sessions wait for a summary already".
     """
+    ERROR_REASON_TENANT_KEY_DESTROYED: _ErrorReason.ValueType  # 190
+    """FAILED_PRECONDITION. The operator has destroyed the key that encrypted the tenant's contents: they can never be read
+    again. Every call of the tenant that needs them, and every write, is refused.
+    Sample: "the tenant's encryption key was destroyed: what it had stored cannot be read again".
+    """
+    ERROR_REASON_TENANT_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 191
+    """UNAVAILABLE. The key that encrypts the tenant's contents cannot be unwrapped now: the service lacks the key-encryption
+    key, or cannot reach it. Nothing was written. Other tenants are served.
+    Sample: "the tenant's encryption key cannot be had now".
+    """
     ERROR_REASON_EXPORT_OUTDATED: _ErrorReason.ValueType  # 160
     """ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is
     gone. Begin the export anew. Metadata: `session_id`. Sample: "what was exported has been removed meanwhile".
@@ -632,6 +642,16 @@ Sample: "the service makes no summaries: its operator can name a summariser (set
 ERROR_REASON_TOO_MANY_SUMMARIES: ErrorReason.ValueType  # 152
 """RESOURCE_EXHAUSTED. So many sessions of the tenant wait for a summary that was asked for. Metadata: `limit`.
 Sample: "100 sessions wait for a summary already".
+"""
+ERROR_REASON_TENANT_KEY_DESTROYED: ErrorReason.ValueType  # 190
+"""FAILED_PRECONDITION. The operator has destroyed the key that encrypted the tenant's contents: they can never be read
+again. Every call of the tenant that needs them, and every write, is refused.
+Sample: "the tenant's encryption key was destroyed: what it had stored cannot be read again".
+"""
+ERROR_REASON_TENANT_KEY_UNAVAILABLE: ErrorReason.ValueType  # 191
+"""UNAVAILABLE. The key that encrypts the tenant's contents cannot be unwrapped now: the service lacks the key-encryption
+key, or cannot reach it. Nothing was written. Other tenants are served.
+Sample: "the tenant's encryption key cannot be had now".
 """
 ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 160
 """ABORTED. Something that was exported has been redacted or deleted meanwhile, or the log that a resumed export was of is

@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from sessiond_server.app.bundled import bundled
+from sessiond_server.app.encryption import encryption_of
 from sessiond_server.app.limits import policy
 from sessiond_server.embedded import running_dsn
 from sessiond_server.errors import StoreUnavailable
@@ -82,6 +83,7 @@ async def opened_store(settings: Settings, dsn: str | None) -> AsyncIterator["Me
         upload_retention=upload_retention,
         max_connections=settings.store_connections,
         optimistic="on" if settings.optimistic_writes else "off",
+        encryption=encryption_of(settings),
     ) as store:
         yield store
 

@@ -11,6 +11,7 @@ from sessiond_server.app import summariser
 from sessiond_server.app.background import Background
 from sessiond_server.app.cache import identity
 from sessiond_server.app.database import bring_up_to_date, migrated, postgres, why
+from sessiond_server.app.encryption import check_keys
 from sessiond_server.app.parts import Parts
 from sessiond_server.blobs import reaper
 from sessiond_server.domain import ids
@@ -167,6 +168,7 @@ class Opening:
         store = postgres(parts.truth)
         if store is not None:
             await self.group.check(store, parts.database_id, token_key)
+            await check_keys(store)
         return token_key
 
     def _start(self, parts: Parts, background: Background, token_key: bytes) -> None:

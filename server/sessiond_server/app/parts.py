@@ -15,15 +15,17 @@ from sessiond_server.app.blobs import opened_blobs
 from sessiond_server.app.bundled import bundled
 from sessiond_server.app.bus import opened_bus
 from sessiond_server.app.cache import identity, opened_cache
-from sessiond_server.app.database import dsn_of, opened_store, revealed
+from sessiond_server.app.database import dsn_of, opened_store, postgres, revealed
 from sessiond_server.blobs import reaper
 from sessiond_server.blobs.access import AttachmentAccess
 from sessiond_server.blobs.contract import BlobStore
 from sessiond_server.blobs.downloads import Downloads
 from sessiond_server.blobs.traced import TracedBlobs
 from sessiond_server.blobs.uploads import Uploads
+from sessiond_server.domain import ids
 from sessiond_server.domain.shares import Shares
 from sessiond_server.embedded import EmbeddedServers
+from sessiond_server.encryption.cache import SealedCache
 from sessiond_server.events.announcer import Announcer
 from sessiond_server.events.bus import Bus
 from sessiond_server.events.hub import EventHub
@@ -35,6 +37,7 @@ from sessiond_server.settings import Settings
 from sessiond_server.store.announcing import AnnouncedCommits
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.branches import BranchedCommits
+from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.cached.traced import TracedCache
 from sessiond_server.store.commits import Commits
@@ -158,16 +161,23 @@ async def _opened(
     async with AsyncExitStack() as stack:
         truth = await stack.enter_async_context(opened_store(settings, dsn))
         blobs = await stack.enter_async_context(opened_blobs(settings, dsn))
+        store = postgres(truth)
+        keyring, piece_id = None if store is None else store.keyring, ids.uuid7
+        if keyring is not None:
+            from sessiond_server.encryption.blobs import SealedBlobs, sealed_id
+
+            blobs = SealedBlobs(blobs, keyring)
+            piece_id = sealed_id(ids.uuid7) if keyring.seals else ids.uuid7
         if traced:
             blobs = TracedBlobs(blobs)
-        uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs))
+        uploads = await stack.enter_async_context(Uploads(truth.attachments, blobs, new_id=piece_id))
         attachments = AttachmentAccess(truth.attachments, uploads, Downloads(truth.attachments, blobs))
         bus, begin_bus = await stack.enter_async_context(opened_bus(settings, dsn, redis_url))
         hub = EventHub(truth, bus, limits.hub(settings), alone=alone, streams=streams)
         await stack.enter_async_context(hub)
         announcer = Announcer(hub, bus)
         imports = await stack.enter_async_context(
-            Imports(truth.imports, truth, truth, blobs, announcer, limits.policy(settings))
+            Imports(truth.imports, truth, truth, blobs, announcer, limits.policy(settings), new_id=piece_id)
         )
         database = "postgresql" if settings.store == "postgres" else settings.store
         committed: Commits = TracedCommits(truth, database) if traced else truth
@@ -176,7 +186,9 @@ async def _opened(
         cache = await stack.enter_async_context(opened_cache(settings, redis_url))
         cached = None
         if cache is not None:
-            used = TracedCache(cache) if traced else cache
+            used: Cache = cache if keyring is None else SealedCache(cache, keyring)
+            if traced:
+                used = TracedCache(used)
             commits = sessions = cached = await stack.enter_async_context(CachedSessions(commits, truth, used))
         commits = BranchedCommits(commits, truth.forks)
         batcher = await stack.enter_async_context(

@@ -72,7 +72,7 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     show.add_argument("session", metavar="SESSION", help="id of the session")
     show.add_argument("--tenant", default="default", help="whose session (default: default)")
     show.add_argument("--full", action="store_true", help="do not truncate texts, and show what each event wrote")
-    add_flags(show, _DATABASE)
+    add_flags(show, (*_DATABASE, "encryption_keys"))
     _add_transfers(commands)
     keys = commands.add_parser("keys", help="make bearer keys", description="Bearer keys.")
     new = keys.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
@@ -101,6 +101,7 @@ def command_line(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
     rebuild.add_argument("--tenant", default="", help="whose index (default: of all tenants)")
     add_flags(rebuild, _DATABASE)
     _add_databases(commands.add_parser("databases", help="several databases", description="Several databases."))
+    _add_encryption(commands.add_parser("encryption", help="encryption at rest", description="Encryption at rest."))
     probe = commands.add_parser(
         "healthcheck",
         help="ask the running service for its health",
@@ -147,6 +148,47 @@ def _add_transfers(commands: "argparse._SubParsersAction[_Parser]") -> None:
         )
         command.add_argument("--key-file", metavar="FILE", help="a file with the bearer key (default: no key)")
         command.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities (default: no TLS)")
+
+
+def _add_encryption(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    names = (*_DATABASE, "encryption_keys")
+    new = actions.add_parser(
+        "new-key",
+        help="make a key-encryption key",
+        description="Prints a line with a new key for the file of --encryption-keys.",
+        epilog="Example: sessiond encryption new-key --id 2026-11 >> keys",
+    )
+    new.add_argument("--id", required=True, help="its id: letters, digits, dots and dashes")
+    shown = actions.add_parser(
+        "status", help="say what is encrypted by which keys", description="Says which keys there are."
+    )
+    rotate = actions.add_parser(
+        "rotate",
+        help="make new data keys",
+        description="Gives tenants a new data key for what they write from now on. The older ones still decrypt.",
+    )
+    rewrap = actions.add_parser(
+        "rewrap",
+        help="wrap data keys anew",
+        description="Wraps all data keys by the first key of --encryption-keys. Then no other one is needed.",
+    )
+    again = actions.add_parser(
+        "reencrypt",
+        help="encrypt what is in the clear, or by an older data key",
+        description="Encrypts what was written in the clear, or with an older data key. Safe to interrupt and repeat.",
+    )
+    shred = actions.add_parser(
+        "shred",
+        help="destroy the keys of a tenant",
+        description="Destroys the data keys of a tenant: what it has stored can never be read again.",
+    )
+    shred.add_argument("tenant", metavar="TENANT", help="the tenant, as in the keys file")
+    shred.add_argument("--confirm", default="", metavar="TENANT", help="the tenant once more")
+    for command in (rotate, again):
+        command.add_argument("--tenant", default="", help="of this tenant (default: of all)")
+    for command in (shown, rotate, rewrap, again, shred):
+        add_flags(command, names)
 
 
 def _add_databases(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from sessiond_server import auth, redis
 from sessiond_server.app import blobs, database
 from sessiond_server.app.credentials import tls_files
 from sessiond_server.app.databases import Group, WrongDatabase
+from sessiond_server.app.encryption import KeysUnfit, check_keys, encryption_of
 from sessiond_server.app.errors import CannotListen, CannotReachBlobs
 from sessiond_server.cli import open_files, production
 from sessiond_server.cli.healthcheck import identity, reachable
@@ -247,10 +248,27 @@ async def _postgres(settings: Settings, dsn: str, where: str, report: Report) ->
         report.ok("schema", f"version {found.version}")
     else:
         report.ok("schema", f"version {found.version}; serve or migrate will apply {', '.join(found.pending)}")
+    if found.ready:
+        await _encryption(settings, dsn, report)
     if found.version:
         await _growth(dsn, report)
     if found.restored:
         report.ok("feeds", "restored from a dump into another cluster; serve or migrate will raise their order")
+
+
+async def _encryption(settings: Settings, dsn: str, report: Report) -> None:
+    from sessiond_server.postgres.store import PostgresStore
+
+    try:
+        async with PostgresStore(dsn, max_connections=2, encryption=encryption_of(settings)) as store:
+            await check_keys(store)
+    except (KeysUnfit, SettingError) as error:
+        report.fail("encryption", str(error), "serve would not start")
+    except StoreUnavailable:
+        return  # reported already
+    else:
+        if settings.encryption_keys is not None:
+            report.ok("encryption", f"by the keys of {settings.encryption_keys}, which fit the database")
 
 
 async def _cache(url: SecretUrl, report: Report) -> None:

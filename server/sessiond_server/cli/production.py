@@ -99,6 +99,19 @@ def _keys(place: Place) -> Sequence[Finding]:
     return found
 
 
+def _encryption(place: Place) -> Sequence[Finding]:
+    where = place.settings.encryption_keys
+    if where is None:
+        remedy = "encrypt the volumes, the bucket and the backups, or set --encryption-keys (docs/encryption.md)"
+        return [Finding("manual", "the service stores contents in the clear", remedy)]
+    found = [ok(f"contents are encrypted by keys from {where}; keep a copy of the keys elsewhere")]
+    if not place.settings.encryption_writes:
+        found.append(warn("what is written is not encrypted yet", "remove --encryption-writes false"))
+    if where.startswith("file:"):
+        found += _permissions(Path(where.removeprefix("file:")), private=True)
+    return found
+
+
 def _permissions(path: Path, private: bool) -> Sequence[Finding]:
     """`private`: whether reading the file does harm. A file of keys holds only digests of keys."""
     try:
@@ -289,6 +302,7 @@ def _unknown() -> Finding:
 ITEMS: Final[dict[str, Callable[[Place], Sequence[Finding]]]] = {
     "tls": _tls,
     "keys": _keys,
+    "encryption": _encryption,
     "durable": _durable,
     "pool": _pool,
     "cache": _cache,

@@ -17,6 +17,7 @@ from sessiond.v1.event_pb2 import Event, EventType
 from sessiond.v1.message_pb2 import Message, Part, Role
 from sessiond.v1.session_pb2 import AgentMode, EndReason, Session, SessionStatus, SessionType
 from sessiond_server.app import database
+from sessiond_server.app.encryption import check_keys, encryption_of
 from sessiond_server.domain.commands import Scope
 from sessiond_server.errors import SessionNotFound
 from sessiond_server.settings import Settings
@@ -47,7 +48,8 @@ async def _show(settings: Settings, scope: Scope, session_id: str, full: bool) -
                 home = default.homes.of(scope.tenant_id)
             dsn = dsn if home is None else database.dsn_of(settings, home)
             assert dsn is not None
-        async with PostgresStore(dsn, max_connections=1) as store:
+        async with PostgresStore(dsn, max_connections=1, encryption=encryption_of(settings)) as store:
+            await check_keys(store)
             try:
                 snapshot = await store.get_session(scope, session_id, content=True)
                 damaged = _print_session(snapshot.core + snapshot.content, full)

@@ -13,6 +13,7 @@ from sessiond_server.domain.attachments.rows import Extent, Piece, Upload
 from sessiond_server.domain.attachments.rules import Unfinished, check_upload
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.rows import Policy
+from sessiond_server.encryption.rows import attachment_body
 from sessiond_server.errors import AttachmentNotFound, SessionNotFound, StoreUnavailable
 from sessiond_server.postgres.file_rows import WRITERS_GRACE
 from sessiond_server.postgres.read import GET_CORE
@@ -95,9 +96,14 @@ class PostgresAttachments:
             now_us = await self._check(connection, scope, session_id, declared)
             if now_us is None or await connection.fetchrow(LOCK_UPLOAD, *key, attachment_id) is not None:
                 return None
+            keyring = connection.keyring
+            stored = body
+            if keyring is not None and keyring.seals:
+                await keyring.sealing(key[0])
+                stored = attachment_body(keyring.key(key[0]), session_id, body)
             await connection.execute(
                 INSERT_UPLOAD,
-                *key, attachment_id, UUID(blob_id), declared.size_bytes, body, UUID(piece.piece_id), now_us,
+                *key, attachment_id, UUID(blob_id), declared.size_bytes, stored, UUID(piece.piece_id), now_us,
             )  # fmt: skip
             return Upload(key, attachment_id, blob_id, 1, body, now_us, (), piece)
 

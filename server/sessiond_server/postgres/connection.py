@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import asyncpg
 
+from sessiond_server.encryption.keyring import Keyring
 from sessiond_server.measures import Durations
 from sessiond_server.postgres import feed_order
 from sessiond_server.postgres.poolers import keeps_prepared_statements
@@ -194,8 +195,11 @@ def keep_alive(connection: asyncpg.Connection) -> None:
             found.setsockopt(level, getattr(socket, name), value)
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """A pooled connection that records whether it is in use."""
+
+    keyring: Keyring | None = None
+    """The data keys, where contents are encrypted (postgres/sealing.py)."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -207,6 +211,9 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no t
     def given_back(self) -> None:
         self.in_use = False
 
+    async def prepared(self) -> None:
+        """Called once, within a transaction, when the connection was opened."""
+
 
 class Connections:
     """A connection pool that connects on demand. Values of timestamptz are ints: microseconds since 1970.
@@ -215,7 +222,14 @@ class Connections:
     cut too: they are most likely silent as well, and each would cost its next user the same wait.
     """
 
-    def __init__(self, dsn: str, *, max_connections: int, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        connection_class: type[PooledConnection] = PooledConnection,
+    ) -> None:
         """`dsn` may name several hosts (`target_session_attrs=read-write` selects the primary). `connect_timeout` is in
         seconds, for each new connection."""
         self.given_up = 0
@@ -223,7 +237,7 @@ class Connections:
         self.keeps_statements: bool | None = None
         """Whether prepared statements persist. False behind a pooler without support for them, where each statement
         needs a transaction. None until the first connection is opened."""
-        self._all: WeakSet[_Connection] = WeakSet()
+        self._all: WeakSet[PooledConnection] = WeakSet()
         self._waiting = 0
         self._waits = Durations()
         self._connect_timeout = connect_timeout
@@ -234,7 +248,7 @@ class Connections:
             max_size=max_connections,
             command_timeout=None,
             statement_cache_size=STATEMENTS_CACHED,
-            connection_class=_Connection,
+            connection_class=connection_class,
             connect=self._connect,
             init=self._prepare,
             reset=_reset_nothing,
@@ -316,7 +330,7 @@ class Connections:
             if not connection.in_use:
                 cut(connection)
 
-    async def _prepare(self, connection: _Connection) -> None:
+    async def _prepare(self, connection: PooledConnection) -> None:
         try:
             with limited(connection, self._connect_timeout, self._silent):
                 # The host name may now lead to another cluster than for the previous connection.
@@ -330,6 +344,7 @@ class Connections:
                         decoder=lambda value: value[0] + POSTGRES_EPOCH_US,
                         format="tuple",
                     )
+                    await connection.prepared()
         except BaseException:
             # asyncpg's pool now closes the connection, for which it would wait forever if the server is silent.
             cut(connection)

@@ -111,7 +111,7 @@ class PostgresDocuments:
         found: list[bytes | None] = [None] * len(names)
         parameters = (scope.tenant_id, scope.user_id, *columns(names, 3), PAGE_BYTES)
         for place, document in await self._transactions.fetch(GET_DOCUMENTS, *parameters):
-            found[place - 1] = document
+            found[place - 1] = b"".join(document)
         return found
 
     async def list_documents(
@@ -134,7 +134,7 @@ class PostgresDocuments:
         text, parameters = page(scope, owner, key_prefix, labels, after, limit, values)
         rows = await self._transactions.fetch(text, *parameters)
         more = bool(rows) and rows[0][2] > len(rows)
-        return DocumentsPage([row[1] for row in rows], rows[-1][0] if more else None)
+        return DocumentsPage([b"".join(row[1]) for row in rows], rows[-1][0] if more else None)
 
 
 def page(

@@ -134,7 +134,7 @@ with found as materialized (
   from found
   window onwards as (order by place rows unbounded preceding)
 )
-select place, case when number = 1 or bytes <= $6 then body || value else '' end as document
+select place, case when number = 1 or bytes <= $6 then array[body, value] else '{}'::bytea[] end as document
 from sized order by place
 
 -- name: purge_documents  index: documents_to_expire

@@ -15,6 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.v1.session_service_pb2 import SessionFilter, SessionOrder
 from sessiond_server.domain.commands import Scope
+from sessiond_server.encryption.columns import metadata_tokens
+from sessiond_server.encryption.envelope import DataKey
 from sessiond_server.postgres.statements import LIST, numbered
 from sessiond_server.store.session_reads import PAGE_BYTES
 
@@ -66,13 +68,15 @@ def page(
     after: tuple[int | str, str] | None,
     limit: int,
     content: bool,
+    tokens: DataKey | None = None,
 ) -> Query:
     """A query for rows of session_id, place, version, core, chain, found; see Store.list_sessions.
 
     `found` exceeds `limit` if there are more sessions. Without `content` there may be one row more than `limit`.
+    `tokens`: see `conditions`.
     """
     order = ORDERS[order_by]
-    named, values = conditions(scope, where)
+    named, values = conditions(scope, where, tokens)
     values |= {"limit": limit, "page_bytes": PAGE_BYTES}
     if after is not None:
         named.append("after_descending" if order.descending else "after_ascending")
@@ -81,21 +85,24 @@ def page(
     return _composed(template, named, values, order)
 
 
-def count(scope: Scope, where: SessionFilter) -> Query:
-    """A query for one row with the number of sessions."""
-    named, values = conditions(scope, where)
+def count(scope: Scope, where: SessionFilter, tokens: DataKey | None = None) -> Query:
+    """A query for one row with the number of sessions. `tokens`: see `conditions`."""
+    named, values = conditions(scope, where, tokens)
     return _composed(LIST["count"].text, named, values, _CREATED_LAST_FIRST)
 
 
-def conditions(scope: Scope, where: SessionFilter) -> tuple[list[str], dict[str, Any]]:
+def conditions(scope: Scope, where: SessionFilter, tokens: DataKey | None = None) -> tuple[list[str], dict[str, Any]]:
     """Names of the fragments that the filter needs, and the values of their parameters.
 
     Each field of the filter that is set needs the fragment of the same name, whose parameter also has that name.
+    `tokens`: the key of the tokens by which metadata is found where it is encrypted.
     """
     values: dict[str, Any] = {"tenant_id": scope.tenant_id}
     if scope.user_id:
         values["owner"] = scope.user_id
     values |= {field.name: _parameter(field.name, value) for field, value in where.ListFields()}
+    if tokens is not None and "metadata" in values:
+        values["metadata"] = metadata_tokens(tokens, values["metadata"])
     return list(values), values
 
 

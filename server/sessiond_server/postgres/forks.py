@@ -1,6 +1,8 @@
 """Forks: their part of the write path, and their reads. docs/decisions/0047-forks.md says how their logs are kept."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
@@ -32,7 +34,9 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
-from sessiond_server.errors import SessionNotFound
+from sessiond_server.encryption.keyring import Keyring
+from sessiond_server.encryption.rows import opened_text
+from sessiond_server.errors import SessionNotFound, TenantKeyDestroyed, TenantKeyUnavailable
 from sessiond_server.postgres import history
 from sessiond_server.postgres.columns import columns, flat
 from sessiond_server.postgres.statements import FORKS as SQL
@@ -246,8 +250,9 @@ async def _hide(connection: asyncpg.Connection, tenant_id: str) -> bool:
 class PostgresForks:
     """Implements `store.forks.ForkStore`. Belongs to a PostgresStore and shares its connections."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, keyring: Keyring | None = None) -> None:
         self._transactions = transactions
+        self._keyring = keyring
 
     async def list_forks(
         self, scope: Scope, session_id: str, *, after: tuple[int, str] | None, limit: int
@@ -264,7 +269,16 @@ class PostgresForks:
         return ForksPage([SessionSnapshot(row["fork_version"], row["core"], b"") for row in shown], last)
 
     async def untold(self, tenant_id: str, limit: int) -> Sequence[Untold]:
-        return [Untold(*row) for row in await self._transactions.fetch(UNTOLD, tenant_id, limit)]
+        found = [Untold(*row) for row in await self._transactions.fetch(UNTOLD, tenant_id, limit)]
+        if self._keyring is None:
+            return found
+        opened = []
+        for each in found:
+            with suppress(TenantKeyDestroyed, TenantKeyUnavailable):  # nothing of the tenant can be told
+                keys = (await self._keyring.of(each.tenant_id)).by_id
+                reason, title = opened_text(keys, each.reason), opened_text(keys, each.title)
+                opened.append(replace(each, reason=reason, title=title))
+        return opened
 
     async def hide(self, tenant_id: str) -> bool:
         if not await self._transactions.fetch(FIND_HIDING, tenant_id):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -12,7 +13,9 @@ from sessiond_server.domain import encoding
 from sessiond_server.domain.attachments.rows import Extent, Piece
 from sessiond_server.domain.commands import Scope
 from sessiond_server.domain.imports.rows import Arrived, Import, Imported, ImportStart, StagedPiece, StagedRows
-from sessiond_server.domain.rows import Policy
+from sessiond_server.domain.rows import Key, Policy
+from sessiond_server.encryption import rows as sealed_rows
+from sessiond_server.encryption.keyring import Keyring
 from sessiond_server.errors import MessageAlreadyExists, SessionAlreadyExists, SessionQuotaReached, StoreUnavailable
 from sessiond_server.postgres import write
 from sessiond_server.postgres.attachments import IS_ELSEWHERE
@@ -74,18 +77,19 @@ class PostgresImports:
             marks.setdefault(seq, []).append(mark)
 
         async def work(connection: asyncpg.Connection) -> None:
+            sealed = _sealed(connection.keyring, taken.start.key, rows)
             if rows.events:
-                added = await connection.fetch(_TEXT["add_events"], *_key(taken), *columns(_events(rows, marks), 8))
+                added = await connection.fetch(_TEXT["add_events"], *_key(taken), *columns(_events(sealed, marks), 8))
                 if len(added) < len(rows.events):
                     there = {row[0] for row in added}
                     row = next(row for row in rows.events if row.seq not in there)
                     raise MessageAlreadyExists(taken.start.key[1], row.message_id or "")
             if rows.runs or rows.tool_calls:
-                await connection.execute(_TEXT["add_work"], *_key(taken), *columns(_work(rows), 10))
+                await connection.execute(_TEXT["add_work"], *_key(taken), *columns(_work(sealed), 10))
             if rows.files:
                 files = (
                     (f.attachment_id, f.seq, UUID(self._new_id()) if f.body else None, f.sha256, f.size_bytes, f.body)
-                    for f in rows.files.values()
+                    for f in sealed.files.values()
                 )
                 await connection.execute(_TEXT["add_files"], *_key(taken), *columns(files, 6))
             await _arrive(connection, taken, arrived)
@@ -174,10 +178,29 @@ class PostgresImports:
             if await connection.fetchrow(_TEXT["lock_import"], *_key(taken), taken.epoch) is None:
                 return False
             await _at_home(connection, taken.start.key[0])
+            if connection.keyring is not None and connection.keyring.seals:
+                await connection.keyring.sealing(taken.start.key[0])
             await work(connection)
             return True
 
         return await self._transactions.run(change, seconds=seconds)
+
+
+def _sealed(keyring: Keyring | None, key: Key, rows: StagedRows) -> StagedRows:
+    """The rows as the session will have them, which is why they are bound to it."""
+    if keyring is None or not keyring.seals:
+        return rows
+    data_key = keyring.key(key[0])
+    return replace(
+        rows,
+        events=[sealed_rows.event(data_key, row) for row in rows.events],
+        runs={name: sealed_rows.run(data_key, row) for name, row in rows.runs.items()},
+        tool_calls={name: sealed_rows.tool_call(data_key, row) for name, row in rows.tool_calls.items()},
+        files={
+            name: replace(row, body=sealed_rows.attachment_body(data_key, key[1], row.body))
+            for name, row in rows.files.items()
+        },
+    )
 
 
 async def _at_home(connection: asyncpg.Connection, tenant_id: str) -> None:

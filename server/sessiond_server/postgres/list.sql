@@ -144,7 +144,7 @@ with page as materialized (
   from page
   window onwards as (order by key rows unbounded preceding)
 )
-select key, body || value as document, found from sized
+select key, array[body, value] as document, found from sized
 where number <= :limit and (number = 1 or bytes <= :page_bytes)
 order by key
 

@@ -21,6 +21,8 @@ from sessiond_server.domain.batch import Decision
 from sessiond_server.domain.commands import AppendMessages, Command, MessagesAppended, Result
 from sessiond_server.domain.rows import EventRow, Head, HeadRow, Key, Known, Needs, Policy, RequestRow, Writes
 from sessiond_server.domain.session_rows import next_check
+from sessiond_server.encryption import rows as sealed_rows
+from sessiond_server.encryption.keyring import Keyring
 from sessiond_server.postgres import write
 from sessiond_server.postgres.columns import columns
 from sessiond_server.postgres.database_clock import DatabaseClock
@@ -96,8 +98,11 @@ class OptimisticWrites:
         policy: Policy,
         new_id: Callable[[], str],
         mode: Mode,
+        keyring: Keyring | None = None,
     ) -> None:
-        """`locked`: applies commands by the locked path. `clock`: it notes the database's time there."""
+        """`locked`: applies commands by the locked path. `clock`: it notes the database's time there. `keyring`:
+        contents are encrypted."""
+        self._keyring = keyring
         self._transactions = transactions
         self._locked = locked
         self._clock = clock
@@ -190,11 +195,20 @@ class OptimisticWrites:
 
     async def _write(self, attempt: _Attempt) -> dict[Key, str] | str:
         """What came of each session; or why nothing was written."""
-        rows = attempt.rows()
+        rows, writes = attempt.rows(), attempt.decision.writes
+        before = {row.key: attempt.heads[row.key].core for row in rows}
+        if self._keyring is not None and self._keyring.seals:
+            sealed = {key: self._keyring.cores.of(key, core) for key, core in before.items()}
+            before = {key: core for key, core in sealed.items() if core is not None}
+            if len(before) < len(rows):
+                return "unknown"
+            writes = sealed_rows.sealed(_only(writes, set(before)), attempt.heads, self._keyring)
+            rows = sorted(writes.heads, key=lambda row: row.key)
+        parameters = _parameters(attempt, rows, before, writes, self._homes)
         asked = self._clock.clock()
         with self._transactions.causes.translating():
             try:
-                answer = await self._transactions.alone(WRITE_IF_UNCHANGED, *_parameters(attempt, rows, self._homes))
+                answer = await self._transactions.alone(WRITE_IF_UNCHANGED, *parameters)
             except asyncpg.UniqueViolationError:
                 return "exists"
             except (asyncpg.PostgresError, asyncpg.DataError) as error:
@@ -259,27 +273,29 @@ def _only(writes: Writes, keys: set[Key]) -> Writes:
     return Writes(heads=of(writes.heads), events=of(writes.events), requests=of(writes.requests))
 
 
-def _parameters(attempt: _Attempt, rows: Sequence[HeadRow], homes: Homes) -> Sequence[Any]:
-    """Those of WRITE_IF_UNCHANGED."""
+def _parameters(
+    attempt: _Attempt, rows: Sequence[HeadRow], cores: Mapping[Key, bytes], writes: Writes, homes: Homes
+) -> Sequence[Any]:
+    """Those of WRITE_IF_UNCHANGED. `cores`: as they are stored, if nothing has changed."""
     places = {row.key: place for place, row in enumerate(rows, 1)}
-    decided, now_us = attempt.decision.writes, attempt.now_us
+    now_us = attempt.now_us
     return (
         now_us - AHEAD_US,
         now_us + BEHIND_US,
         homes.version,
-        *columns((_head_columns(row, attempt.heads[row.key]) for row in rows), 9),
-        *columns((_event_columns(places[e.key], e) for e in decided.events if e.key in places), 8),
+        *columns((_head_columns(row, attempt.heads[row.key], cores[row.key]) for row in rows), 9),
+        *columns((_event_columns(places[e.key], e) for e in writes.events if e.key in places), 8),
         now_us,
-        *columns((_request_columns(places[r.key], r) for r in decided.requests if r.key in places), 5),
+        *columns((_request_columns(places[r.key], r) for r in writes.requests if r.key in places), 5),
     )
 
 
-def _head_columns(row: HeadRow, before: Head) -> tuple[Any, ...]:
+def _head_columns(row: HeadRow, before: Head, core: bytes) -> tuple[Any, ...]:
     after = row.head
     return (
         *row.key,
         before.version,
-        before.core,
+        core,
         before.lease_expire_us,
         after.version,
         row.update_time_us,

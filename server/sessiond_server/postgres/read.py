@@ -10,7 +10,9 @@ from sessiond_server.domain.encoding import SUMMARY_CREATED
 from sessiond_server.domain.messages.rules import APPENDED
 from sessiond_server.domain.messages.selection import Selection
 from sessiond_server.domain.sessions.content import whole
-from sessiond_server.errors import MessageNotFound, SessionNotFound, StoreUnavailable
+from sessiond_server.encryption.envelope import DataKey
+from sessiond_server.encryption.keyring import Keyring
+from sessiond_server.errors import InvalidFields, MessageNotFound, SessionNotFound, StoreUnavailable, Violation
 from sessiond_server.postgres import filters
 from sessiond_server.postgres.statements import FORKS, READ
 from sessiond_server.postgres.transactions import Transactions
@@ -45,6 +47,8 @@ GET_SHARED_CONTENT = FORKS["get_shared_content"].text
 TOKEN_KEY = READ["token_key"].text
 PING = READ["ping"].text
 
+BY_NAME = (SessionOrder.SESSION_ORDER_NAME_ASC, SessionOrder.SESSION_ORDER_NAME_DESC)
+
 NO_BOUND = 2**63 - 1
 """A bound above every seq."""
 
@@ -56,6 +60,7 @@ class PostgresSessionReads:
     """SessionReads and SessionQueries of the store (see store/session_reads.py)."""
 
     _transactions: Transactions
+    keyring: Keyring | None
 
     async def get_session(
         self, scope: Scope, session_id: str, *, content: bool, freshness: Freshness = CACHED
@@ -83,13 +88,24 @@ class PostgresSessionReads:
         limit: int,
         content: bool,
     ) -> SessionsPage:
-        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content)
+        tokens = await self._tokens(scope, where, by_name=order_by in BY_NAME)
+        query = filters.page(scope, where, order_by, after=after, limit=limit, content=content, tokens=tokens)
         return _sessions_page(limit, await self._transactions.fetch(query.text, *query.parameters))
 
     async def count_sessions(self, scope: Scope, where: SessionFilter) -> int:
-        query = filters.count(scope, where)
+        query = filters.count(scope, where, await self._tokens(scope, where))
         count: int = (await self._transactions.fetch(query.text, *query.parameters))[0][0]
         return count
+
+    async def _tokens(self, scope: Scope, where: SessionFilter, *, by_name: bool = False) -> DataKey | None:
+        """The key of the tokens by which metadata is found; None where it is not encrypted. Raises InvalidFields
+        for what cannot be asked of encrypted names."""
+        if self.keyring is None or not self.keyring.seals:
+            return None
+        wrong = [*(["filter.name_contains"] if where.name_contains else []), *(["order_by"] if by_name else [])]
+        if wrong:
+            raise InvalidFields(Violation(field, "must not ask for names, which are encrypted here") for field in wrong)
+        return (await self.keyring.sealing(scope.tenant_id)).first if where.HasField("metadata") else None
 
     async def get_message(self, scope: Scope, session_id: str, message_id: str) -> tuple[int, bytes]:
         named = (scope.tenant_id, session_id, scope.user_id, message_id)

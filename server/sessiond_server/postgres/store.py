@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -13,9 +14,10 @@ from sessiond_server.domain import ids
 from sessiond_server.domain.commands import Command
 from sessiond_server.domain.log import FeedPlace
 from sessiond_server.domain.rows import Head, Key, Policy, Writes
+from sessiond_server.encryption.keyring import Encryption, Keyring, StoredKey
 from sessiond_server.postgres import feed_order, log, placement, read, sweep, write
 from sessiond_server.postgres.attachments import PostgresAttachments
-from sessiond_server.postgres.connection import Connections
+from sessiond_server.postgres.connection import Connections, PooledConnection
 from sessiond_server.postgres.database_clock import DatabaseClock
 from sessiond_server.postgres.documents import PostgresDocuments
 from sessiond_server.postgres.erasures import PostgresErasures
@@ -27,9 +29,11 @@ from sessiond_server.postgres.imports import PostgresImports
 from sessiond_server.postgres.locked import LockedRows
 from sessiond_server.postgres.optimistic import Mode, OptimisticWrites
 from sessiond_server.postgres.replication import ReplicationWatch
+from sessiond_server.postgres.sealing import sealed_connections
 from sessiond_server.postgres.search import PostgresSearch
 from sessiond_server.postgres.search_index import PostgresSearchUpkeep
 from sessiond_server.postgres.summaries import PostgresSummaryQueue
+from sessiond_server.postgres.tenant_keys import PostgresKeys, one_of_each
 from sessiond_server.postgres.transactions import Transactions
 from sessiond_server.postgres.usage import PostgresUsage
 from sessiond_server.postgres.work_reads import PostgresWorkReads
@@ -61,28 +65,46 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         connect_timeout: float = 5.0,
         optimistic: Mode = "on",
         new_id: Callable[[], str] = ids.uuid7,
+        encryption: Encryption | None = None,
     ) -> None:
         """`connect_timeout` is in seconds, for each new connection. `optimistic`: whether appends are written in one
-        statement where that is possible (optimistic.py)."""
+        statement where that is possible (optimistic.py). `encryption`: contents are encrypted."""
         self._policy = policy or Policy()
         self._request_retention = request_retention
         self._tombstone_retention = tombstone_retention
         self._new_id = new_id
-        self._connections = Connections(
-            dsn, max_connections=max(1, max_connections - 1), connect_timeout=connect_timeout
-        )
         # Health checks have a pool of their own, so that they never wait for a connection that callers hold.
         self._probing = Connections(dsn, max_connections=1, connect_timeout=connect_timeout)
         self._probes = Transactions(self._probing)
+        self.keyring: Keyring | None = None
+        """The data keys of tenants, if contents are encrypted. It reads them beside the callers' connections, too."""
+        connection_class = PooledConnection
+        if encryption is not None:
+            self.keyring = Keyring(PostgresKeys(self._probes), encryption.keks, seals=encryption.seals)
+            connection_class = sealed_connections(self.keyring)
+        self._connections = Connections(
+            dsn,
+            max_connections=max(1, max_connections - 1),
+            connect_timeout=connect_timeout,
+            connection_class=connection_class,
+        )
         self._transactions = Transactions(self._connections, beside=self._probes)
         self._read_only = False
         """Whether the last ping found a database that was made read-only."""
         self._locked = LockedRows(self._transactions)
         self._clock = DatabaseClock()
+        self._exits = AsyncExitStack()
         self.homes = Homes()
         """Where tenants live, as this database says; at most a second old while it answers pings."""
         self._optimistic = OptimisticWrites(
-            self._transactions, self._apply_locked, self._clock, self.homes, self._policy, new_id, optimistic
+            self._transactions,
+            self._apply_locked,
+            self._clock,
+            self.homes,
+            self._policy,
+            new_id,
+            optimistic,
+            self.keyring,
         )
         self.causes = self._transactions.causes
         """Causes for which the database could not be used, with their counts."""
@@ -92,7 +114,7 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         self.documents = PostgresDocuments(self._transactions)
         self.erasures = PostgresErasures(self._transactions, new_id)
         self.usage = PostgresUsage(self._transactions)
-        self.forks = PostgresForks(self._transactions)
+        self.forks = PostgresForks(self._transactions, self.keyring)
         self.search = PostgresSearch(self._transactions)
         self.search_upkeep = PostgresSearchUpkeep(self._transactions)
         self.summary_queue = PostgresSummaryQueue(self._transactions)
@@ -102,17 +124,31 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
     async def __aenter__(self) -> "PostgresStore":
         await self._connections.open()
         await self._probing.open()
+        if self.keyring is not None:
+            await self._exits.enter_async_context(self.keyring)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._exits.aclose()
         await self._transactions.close()
         await self._probes.close()
         await asyncio.gather(self._connections.close(), self._probing.close())
 
     async def apply(self, commands: Sequence[Command]) -> Applied:
-        return await self._optimistic.apply(commands) if commands else Applied((), Writes())
+        if not commands:
+            return Applied((), Writes())
+        if self.keyring is None:
+            return await self._optimistic.apply(commands)
+        refused = await self.keyring.refusals({command.scope.tenant_id for command in commands})
+        if not refused:
+            return await self._optimistic.apply(commands)
+        mine = [command for command in commands if command.scope.tenant_id not in refused]
+        applied = await self._optimistic.apply(mine) if mine else Applied((), Writes())
+        answers = iter(applied.results)
+        results = [refused.get(command.scope.tenant_id) or next(answers) for command in commands]
+        return Applied(results, applied.writes)
 
     async def _apply_locked(self, commands: Sequence[Command]) -> Applied:
         async def work(
@@ -138,7 +174,8 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         return await log.find_lost(self._transactions, tenant_id, anchors, self._tombstone_retention)
 
     async def expire_due(self, limit: int) -> Writes:
-        ended = await sweep.expire_due(self._transactions, limit, self._policy, self._new_id)
+        closed = () if self.keyring is None else self.keyring.closed()
+        ended = await sweep.expire_due(self._transactions, limit, self._policy, self._new_id, closed)
         self._optimistic.learn(ended)
         return ended
 
@@ -178,6 +215,15 @@ class PostgresStore(PostgresHistory, PostgresWorkReads):
         """Which database this is. Also brings `homes` up to date."""
         await placement.load(self._probes.fetch, self.homes)
         return await placement.read(self._probes.fetch)
+
+    async def keys_in_use(self) -> Sequence[StoredKey]:
+        """A data key for each key-encryption key that contents depend on, or depended on."""
+        return await one_of_each(self._probes.fetch)
+
+    @property
+    def unopened(self) -> Transactions:
+        """Transactions that open nothing that is encrypted, for work on keys and on encrypted bytes themselves."""
+        return self._probes
 
     async def claim(self, database_id: str, group_id: str, *, empty: bool) -> None:
         """See placement.claim. Raises StoreUnavailable too."""

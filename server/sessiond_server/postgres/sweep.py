@@ -1,6 +1,6 @@
 """Ends expired sessions and leases, and removes what is past its retention, in small transactions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,16 +34,24 @@ SWEEP_SECONDS: Final = 30.0
 """Longest time for one transaction, in seconds. It may be long, because no caller waits for it."""
 
 
-async def expire_due(transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str]) -> Writes:
-    """See Store.expire_due. A session that was extended meanwhile gets a later check time."""
+async def expire_due(
+    transactions: Transactions, limit: int, policy: Policy, new_id: Callable[[], str], closed: Sequence[str] = ()
+) -> Writes:
+    """See Store.expire_due. A session that was extended meanwhile gets a later check time. `closed`: tenants whose
+    sessions are left out."""
     written = Writes()
     for due in (LOCK_DUE, LOCK_OVERDUE_APPROVALS):
-        written.extend(await _expire_all(transactions, due, limit, policy, new_id))
+        written.extend(await _expire_all(transactions, due, limit, policy, new_id, closed))
     return written
 
 
 async def _expire_all(
-    transactions: Transactions, due: str, limit: int, policy: Policy, new_id: Callable[[], str]
+    transactions: Transactions,
+    due: str,
+    limit: int,
+    policy: Policy,
+    new_id: Callable[[], str],
+    closed: Sequence[str],
 ) -> Writes:
     """Ends what the statement `due` finds: at most `limit` sessions."""
     written = Writes()
@@ -51,7 +59,7 @@ async def _expire_all(
         wanted = limit - len(written.heads)
 
         async def work(connection: asyncpg.Connection, wanted: int = wanted) -> tuple[int, Writes]:
-            return await _expire(connection, due, wanted, policy, new_id)
+            return await _expire(connection, due, wanted, policy, new_id, closed)
 
         looked_at, writes = await transactions.run(work, seconds=SWEEP_SECONDS)
         written.extend(writes)
@@ -61,10 +69,15 @@ async def _expire_all(
 
 
 async def _expire(
-    connection: asyncpg.Connection, due: str, limit: int, policy: Policy, new_id: Callable[[], str]
+    connection: asyncpg.Connection,
+    due: str,
+    limit: int,
+    policy: Policy,
+    new_id: Callable[[], str],
+    closed: Sequence[str],
 ) -> tuple[int, Writes]:
     """(number of sessions checked, the writes that ended them, their live runs or their tool calls)."""
-    rows = await connection.fetch(due, limit)
+    rows = await connection.fetch(due, limit, closed)
     heads: dict[Key, Head] = {(row[0], row[1]): write.head(row, 2) for row in rows}
     commands = [
         Command(Scope(tenant_id), session_id, ExpireSession(), ACTOR, INTERNAL_REQUEST_PREFIX + new_id())

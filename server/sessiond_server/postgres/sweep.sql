@@ -5,7 +5,7 @@
 select tenant_id, session_id, version, user_id, core, limits, content_version, delete_time is not null as deleted,
   lease_expire_time, content_sizes, fork_seq, forked
 from session_heads
-where expire_check_time <= now() and not lives_elsewhere(tenant_id)
+where expire_check_time <= now() and not lives_elsewhere(tenant_id) and tenant_id <> all ($2::text[])
 order by expire_check_time
 limit $1
 for update skip locked
@@ -19,7 +19,7 @@ from (
   select distinct due.tenant_id, due.session_id from (
     select t.tenant_id, t.session_id from tool_calls t
     where t.awaits_approval and t.expire_time <= now()
-      and not lives_elsewhere(t.tenant_id)
+      and not lives_elsewhere(t.tenant_id) and t.tenant_id <> all ($2::text[])
     order by t.expire_time
     limit $1::bigint * 256
   ) due

@@ -29,6 +29,7 @@ from sessiond_server.domain.rows import (
     Writes,
 )
 from sessiond_server.domain.sessions.content import whole
+from sessiond_server.encryption import rows as sealed_rows
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres import documents, file_rows, forks, placement, search_index, usage, work
 from sessiond_server.postgres.columns import columns, flat
@@ -286,6 +287,10 @@ async def _replayed(
 
 
 async def _write(connection: asyncpg.Connection, writes: Writes, heads: Mapping[Key, Head], now_us: int) -> None:
+    keyring = connection.keyring
+    if keyring is not None and keyring.seals:
+        await keyring.refusals({row.key[0] for row in writes.heads})  # has done its work, but for the sweeper
+        writes = sealed_rows.sealed(writes, heads, keyring)
     if writes.deletions:
         await connection.fetch(
             WRITE_DELETIONS,
@@ -372,21 +377,25 @@ async def _remove_title(connection: asyncpg.Connection, title: Title) -> None:
 async def _remove_name(connection: asyncpg.Connection, log: Key, title: Title, after_seq: int, last_seq: int) -> None:
     more = True
     while more:
-        found = await connection.fetch(
-            FIND_REPEATING, *log, after_seq, last_seq, title.name.encode(), REPEATING_AT_ONCE
-        )
-        rows = (
+        # Of what is encrypted, Postgres cannot tell whether it has the name.
+        name = b"" if connection.keyring is not None else title.name.encode()
+        found = await connection.fetch(FIND_REPEATING, *log, after_seq, last_seq, name, REPEATING_AT_ONCE)
+        rows = [
             (*log, seq, *(None if core is None else titles.without(title, core) for core in (body, core)))
             for seq, body, core in found
-        )
+        ]
         if found:
-            await connection.fetch(WRITE_REPEATING, *columns(rows, 5))
+            await connection.fetch(WRITE_REPEATING, *columns(sealed_rows.repeating(connection.keyring, rows), 5))
             after_seq = found[-1][0]
         more = len(found) == REPEATING_AT_ONCE
 
 
 async def create_session(connection: asyncpg.Connection, head: HeadRow, index: IndexRow) -> bool:
     """Inserts the head and the index row of a session; False, inserting nothing, if the id is taken."""
+    keyring = connection.keyring
+    if keyring is not None and keyring.seals:
+        key, tokens = keyring.key(head.key[0]), keyring.tokens(head.key[0])
+        head, index = sealed_rows.head_row(key, head), sealed_rows.index_row(tokens, index)
     created: int = await connection.fetchval(
         WRITE_SESSIONS, *columns([_head_columns(head, None)], 12), *columns([_index_columns(index)], 13)
     )

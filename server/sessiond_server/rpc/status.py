@@ -137,6 +137,8 @@ TABLE: Final[Mapping[type[SessiondError], Row]] = MappingProxyType(
         errors.ImportRefused: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_IMPORT_REFUSED),
         errors.ImportIncomplete: Row(_C.INVALID_ARGUMENT, _R.ERROR_REASON_IMPORT_INCOMPLETE),
         errors.ImportSuperseded: Row(_C.ABORTED, _R.ERROR_REASON_IMPORT_SUPERSEDED),
+        errors.TenantKeyDestroyed: Row(_C.FAILED_PRECONDITION, _R.ERROR_REASON_TENANT_KEY_DESTROYED),
+        errors.TenantKeyUnavailable: Row(_C.UNAVAILABLE, _R.ERROR_REASON_TENANT_KEY_UNAVAILABLE),
         errors.InternalError: Row(_C.INTERNAL, _R.ERROR_REASON_INTERNAL),
     }
 )

@@ -4,6 +4,7 @@ values.py       parsers of values
 urls.py         URLs, which may contain passwords
 connections.py  URLs of Postgres and Redis, as managed services give them
 databases.py    the map of several databases
+encryption.py   where the key-encryption keys are
 table.py        the table of settings
 processors.py   how many processors there are
 summaries.py    the key of the server that makes summaries
@@ -14,12 +15,13 @@ import argparse
 import os
 import pwd
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sessiond_server.settings.databases import LEAST_CONNECTIONS, DatabaseMap
+from sessiond_server.settings.encryption import reader
 from sessiond_server.settings.summaries import VARIABLE, key_of
 from sessiond_server.settings.table import HTTP_DEFAULT, SETTINGS, Setting, Settings, markdown
 from sessiond_server.settings.traces import protocol_of
@@ -34,6 +36,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "add_flags",
+    "encryption_lines",
     "load",
     "markdown",
     "scrub",
@@ -96,6 +99,8 @@ def load(flags: Mapping[str, str | None] | None = None, environ: Mapping[str, st
             f"{settings.store_connections - 1} are for sessions{' of each database' if settings.databases else ''}; "
             "set --pool-size higher"
         )
+    if settings.encryption_keys is not None:
+        _check_encryption(settings, sources)
     if settings.workers > 1:
         _check_workers(settings, sources["workers"])
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
@@ -111,6 +116,24 @@ def _check_workers(settings: Settings, source: str) -> None:
         raise SettingError(f"{source}: only one process can serve from memory; leave it out, or set --store postgres")
     if sys.platform != "linux":
         raise SettingError(f"{source}: several processes on one port need Linux; leave it out")
+
+
+def _check_encryption(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Raises SettingError for what does not go together with encryption."""
+    source = sources["encryption_keys"]
+    if settings.store == "memory":
+        raise SettingError(f"{source}: the memory store keeps nothing at rest; leave it out, or set --store postgres")
+    if settings.search:
+        raise SettingError(
+            f"{source} and {sources['search']} exclude each other: the index of searches is not encrypted. "
+            "Leave out one of them"
+        )
+
+
+def encryption_lines(where: str, environ: Mapping[str, str] | None = None) -> Callable[[], str]:
+    """What reads the lines of the key-encryption keys of the setting `encryption_keys`. It may raise OSError, or
+    ValueError with a text to show."""
+    return reader(where, environ)
 
 
 def _check_databases(found: dict[str, Any], sources: Mapping[str, str]) -> None:

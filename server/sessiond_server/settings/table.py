@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sessiond_server import failpoints
-from sessiond_server.settings import values
+from sessiond_server.settings import encryption, values
 from sessiond_server.settings.connections import postgres_dsn, redis_url
 from sessiond_server.settings.databases import ONLY, DatabaseMap, database_id, database_map
 from sessiond_server.settings.urls import SecretUrl, url_without_credentials
@@ -194,6 +194,17 @@ class Settings:
         "(docs/search.md). Off: searches are refused.",
         shown="true with the bundled servers or the memory store, else false",
     )  # fmt: skip
+    encryption_keys: str | None = _setting(
+        encryption.place, None, "WHERE",
+        "Encrypt contents at rest (docs/encryption.md), with the key-encryption keys of `file:PATH`, or `env`: of "
+        "SESSIOND_ENCRYPTION_KEY_LINES.",
+        shown="off",
+    )  # fmt: skip
+    encryption_writes: bool = _setting(
+        values.switch, "true", "BOOL",
+        "With `encryption_keys`: encrypt what is written. Off: read what is encrypted, write in the clear; so until no "
+        "server runs that cannot read it.",
+    )  # fmt: skip
     summariser: str = _setting(
         values.name, "off", "NAME",
         "What makes summaries of sessions by itself (docs/context.md): `off`, `extractive` (sentences of the "
@@ -373,7 +384,14 @@ class Settings:
     @property
     def searches(self) -> bool:
         """Whether search is on."""
-        return self._without_database if self.search is None else self.search
+        if self.search is None:
+            return self._without_database and not self.encrypts
+        return self.search
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether contents at rest are encrypted, or may be."""
+        return self.encryption_keys is not None
 
     @property
     def summarises(self) -> bool:
