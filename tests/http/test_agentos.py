@@ -154,6 +154,10 @@ async def test_writes_are_safe_to_retry_and_overwrite_nothing() -> None:
 
         url = f"{URL}/{session_id}"
         old = (await web.get(url)).headers["etag"]
+        whole = {"summary": {"summary": "s", "topics": ["t"]}, "session_state": {"c": 3}, "metadata": {"d": None}}
+        before = [await web.client.patch(url, json=whole, headers={"idempotency-key": "k2"}) for _ in range(2)]
+        assert [(each.status_code, each.headers["etag"]) for each in before] == [(200, before[0].headers["etag"])] * 2
+        assert before[1].json()["session_summary"] == whole["summary"]
         bodies = [{"summary": {"summary": "s", "topics": ["t"]}}, {"session_state": {"a": 1}}, {"metadata": {"b": 2}}]
         changed = await asyncio.gather(
             *(web.client.patch(url, json=each) for each in bodies for _ in range(3)),
@@ -163,6 +167,8 @@ async def test_writes_are_safe_to_retry_and_overwrite_nothing() -> None:
         found = (await web.get(url)).json()
         assert (found["session_name"], found["session_state"], found["metadata"]) == ("M", {"a": 1}, {"b": 2})
         assert found["session_summary"] == {"summary": "s", "topics": ["t"]}
+        bare = await web.client.patch(url, json={"summary": {"summary": "s"}})
+        assert bare.json()["session_summary"] == {"summary": "s"}
         stale = await web.client.patch(url, json={"summary": {"summary": "x", "topics": []}}, headers={"if-match": old})
         assert (stale.status_code, stale.json()["error_id"]) == (412, "VERSION_MISMATCH")
         assert (await web.client.delete(url, headers={"if-match": old})).status_code == 412

@@ -15,11 +15,12 @@ from sessiond.v1.session_service_pb2 import (
     DeleteSessionRequest,
     SessionFilter,
     SessionOrder,
+    StructUpdate,
     UpdateSessionRequest,
 )
 from sessiond_server.http.agentos import bodies, history, pages, run_views, sessions
 from sessiond_server.http.agentos.calls import Calls
-from sessiond_server.http.agentos.messages import is_id
+from sessiond_server.http.agentos.messages import KEPT, is_id
 from sessiond_server.http.agentos.parameters import Parameters
 from sessiond_server.http.agentos.refusals import SESSION_TYPES, Invalid, Json, Missing, Refused, fault
 from sessiond_server.http.agentos.run_views import without_nulls
@@ -31,8 +32,6 @@ from sessiond_server.http.requests import expected_version, idempotency_key
 BASIC: Final = SessionView.SESSION_VIEW_BASIC
 FULL: Final = SessionView.SESSION_VIEW_FULL
 STRONG: Final = Consistency.CONSISTENCY_STRONG
-ATTEMPTS: Final = 5
-"""How often a change that depends on what was read is tried, while others write."""
 
 _ORDERS: Final[Mapping[tuple[str, bool], "SessionOrder.ValueType"]] = {
     ("created_at", True): SessionOrder.SESSION_ORDER_CREATE_TIME_ASC,
@@ -212,49 +211,52 @@ async def rename_session(call: Call) -> Answer:
     if call.of_go and not name:
         raise Refused(400, "session_name is required")
     await call.session(kind, BASIC)
-    return await _updated(call, Session(name=name), ["name"])
+    session = await _update(call, Session(name=name), ["name"], None, call.request_id)
+    return await _detail(call, session, 200, nulls=True)
 
 
 async def update_session(call: Call) -> Answer:
     kind = call.type()
     given: Json = await call.given(bodies.update)
-    for attempt in range(1, ATTEMPTS + 1):
-        session = await call.session(kind, FULL)
-        changed = Session()
-        fields = sessions.put(changed, given)
-        if not fields:
-            return await _detail(call, session, 200, nulls=True)
-        version = 0
-        if "summary" in given:
-            # What a summary says beside its text lies beside the agent's data, which must not change meanwhile.
-            changed.agent_data.CopyFrom(session.agent_data)
-            sessions.keep_summary(changed, given["summary"])
-            if changed.agent_data != session.agent_data:
-                fields.append("agent_data")
-                version = session.version
-        try:
-            return await _updated(call, changed, fields, version)
-        except Problem as problem:
-            if problem.reason != "VERSION_MISMATCH" or not version or "if-match" in call.headers or attempt == ATTEMPTS:
-                raise
-    raise AssertionError
+    session = await call.session(kind, FULL)
+    changed = Session()
+    fields = sessions.put(changed, given)
+    if not fields:
+        return await _detail(call, session, 200, nulls=True)
+    summary = given.get("summary")
+    # One request replaces objects whole or sets members of them, not both.
+    objects = "session_state" in given or "metadata" in given
+    session = await _update(call, changed, fields, None if objects else summary, call.request_id)
+    if summary is not None and objects and not sessions.has_summary(session, summary):
+        # The text is there. What the platform says beside it follows; a retry sends the same requests again.
+        session = await _update(call, Session(), [], summary, history.part(call.request_id, 1))
+    return await _detail(call, session, 200, nulls=True)
 
 
-async def _updated(call: Call, changed: Session, fields: Sequence[str], version: int = 0) -> Answer:
+async def _update(
+    call: Call, changed: Session, fields: Sequence[str], summary: Json | None, request_id: str
+) -> Session:
+    """The session after an update of the fields, and of what is kept of a summary beside its text; None: of nothing."""
     changed.session_id = call.session_id
     asked = UpdateSessionRequest(
         session=changed,
         update_mask=FieldMask(paths=fields),
-        request_id=call.request_id,
-        expected_version=expected_version(call.headers) or version,
+        request_id=request_id,
+        expected_version=(expected_version(call.headers) or 0) if fields else 0,
     )
+    if summary is not None:
+        asked.struct_update = StructUpdate.STRUCT_UPDATE_SET_KEYS
+        if sessions.keep_summary(asked.session, summary):
+            asked.update_mask.paths.append("agent_data")
+        else:
+            asked.remove_keys.append(f"agent_data.{KEPT}")
     try:
         session: Session = await call.calls("UpdateSession", asked)
     except Problem as problem:
         if problem.reason != "SESSION_NOT_FOUND":
             raise
         raise Refused(404, f"Session with id '{call.session_id}' not found") from None
-    return await _detail(call, session, 200, nulls=True)
+    return session
 
 
 async def list_runs(call: Call) -> Answer:

@@ -116,12 +116,17 @@ def put(session: Session, given: Json) -> list[str]:
     return fields
 
 
-def keep_summary(session: Session, given: Json) -> None:
-    """Keeps what a summary says beside its text, if it does."""
-    if given.keys() > {"summary"}:
-        session.agent_data[KEPT] = text({"summary": given})
-    elif KEPT in session.agent_data.fields:
-        del session.agent_data.fields[KEPT]
+def keep_summary(session: Session, given: Json) -> bool:
+    """Keeps what a summary says beside its text; False if it says nothing."""
+    if not given.keys() > {"summary"}:
+        return False
+    session.agent_data[KEPT] = text({"summary": given})
+    return True
+
+
+def has_summary(session: Session, given: Json) -> bool:
+    """Whether what a session keeps beside a summary's text is what `given` says."""
+    return bool(kept(session.agent_data).get("summary", {"summary": given["summary"]}) == given)
 
 
 def summary(session: Session) -> Json | None:
