@@ -100,7 +100,8 @@ ROOMS = {
     "tasks": (),
     "store_watch": ("store",),
     "telemetry": ("embedded",),
-    "tracing": (),
+    "otlp": (),
+    "tracing": ("otlp",),
 }
 """Which other rooms a room may import. Every room may import what is in EVERYWHERE; `app`, `cli` and `__main__`
 compose, and may import all."""

@@ -8,9 +8,11 @@ from typing import cast
 
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, rpc_attributes
 from opentelemetry.semconv.attributes import db_attributes
 
@@ -28,7 +30,7 @@ from sessiond_server.spans import CURRENT, Span
 from sessiond_server.store.batcher import Batcher
 from sessiond_server.store.commits import Applied
 from sessiond_server.store.contract import Store
-from sessiond_server.tracing import OtelTracer
+from sessiond_server.tracing import OtelTracer, readable
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -94,9 +96,8 @@ def exported() -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 def tracer(exported: InMemorySpanExporter) -> OtelTracer:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exported))
-    return OtelTracer(provider.get_tracer("test"))
+    nothing, scope = Resource.get_empty(), InstrumentationScope("test")
+    return OtelTracer(DEFAULT_ON, lambda span: exported.export([readable(span, nothing, scope)]))
 
 
 class Held:
