@@ -55,7 +55,7 @@ def _run(asked: argparse.Namespace, settings: Settings) -> int:
         from sessiond_server.cli import databases
 
         if asked.action == "add":
-            return databases.add(settings, asked.id)
+            return databases.add_all(settings) if asked.all else databases.add(settings, asked.id)
         if asked.action == "place":
             return databases.place(settings, asked.tenant, asked.to)
         if asked.action == "move":

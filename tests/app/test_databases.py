@@ -20,12 +20,13 @@ from sessiond_server.app.databases import WrongDatabase
 from sessiond_server.app.summary import Service
 from sessiond_server.blobs.folder import FolderBlobs
 from sessiond_server.blobs.reaper import reap_orphans
+from sessiond_server.cli import databases as commands
 from sessiond_server.errors import StoreUnavailable
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.databases import Databases
 from tests.support.proxy import proxied_postgres
 from tests.support.serve_process import command
-from tests.support.several_databases import Dsns, group, serving, variables, write_keys
+from tests.support.several_databases import Dsns, group, serving, settings_of, variables, write_keys
 from tests.support.transactions import connected
 from tests.support.waiting import until
 
@@ -307,3 +308,12 @@ async def test_check_and_list_go_through_all_databases(placed: Dsns) -> None:
     assert not re.search(r"(?m)^ok +databases", wrong.stdout)
     assert wrong.returncode == 1
     assert all(each in listed for each in placed)
+
+
+def test_all_databases_of_a_map_are_added_at_once_and_again(dsns: Dsns) -> None:
+    assert commands.add_all(settings_of(dsns)) == 0
+    listed = _run(dsns, "databases", "list")
+    assert [line.split()[-1] for line in listed.splitlines()] == ["ok"] * 3, listed
+    assert commands.add_all(settings_of(dsns)) == 0
+    with pytest.raises(WrongDatabase, match="eu"):
+        commands.add_all(settings_of({**dsns, "us": dsns["eu"], "eu": dsns["us"]}))

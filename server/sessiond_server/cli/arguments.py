@@ -206,7 +206,9 @@ def _add_databases(parser: argparse.ArgumentParser) -> None:
         help="bring an empty database into use",
         description="Migrates an empty database, and gives it its id. Safe to repeat.",
     )
-    add.add_argument("id", metavar="ID", help="id of the database in --databases")
+    which = add.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", metavar="ID", help="id of the database in --databases")
+    which.add_argument("--all", action="store_true", help="all of --databases, of which those in use are only migrated")
     add_flags(add, names)
     place = actions.add_parser(
         "place",

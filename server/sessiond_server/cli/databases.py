@@ -20,6 +20,14 @@ def add(settings: Settings, database_id: str) -> int:
     return asyncio.run(_add(several(settings), database_id))
 
 
+def add_all(settings: Settings) -> int:
+    """Adds each database of the map; what has its id already is migrated only. Ends at the first that cannot be added,
+    with its id in the error. Safe to repeat."""
+    for database_id in several(settings).database_ids:
+        asyncio.run(_add(settings, database_id))
+    return 0
+
+
 def place(settings: Settings, tenant_id: str, database_id: str) -> int:
     """Makes a database the home of a tenant that has no data yet. Safe to repeat."""
     if not is_tenant(tenant_id):

@@ -68,3 +68,24 @@ grpc:
   port: 50051
 {{- end -}}
 {{- end -}}
+
+{{- /* Variables that name one Postgres, or several. With `.owner` those of the migration, if it has a role of its own. */ -}}
+{{- define "sessiond.databases" -}}
+{{- $values := .root.Values -}}
+{{- $own := ternary $values.migration.secret "" .owner -}}
+{{- if $values.databases.secret -}}
+- name: SESSIOND_DATABASES
+  valueFrom:
+    secretKeyRef:
+      name: {{ default $values.databases.secret $own }}
+      key: {{ ternary $values.migration.key $values.databases.key (ne $own "") }}
+- name: SESSIOND_DEFAULT_DATABASE
+  value: {{ $values.databases.default }}
+{{- else -}}
+- name: SESSIOND_POSTGRES_DSN
+  valueFrom:
+    secretKeyRef:
+      name: {{ default $values.postgres.secret $own }}
+      key: {{ ternary $values.migration.key $values.postgres.key (ne $own "") }}
+{{- end -}}
+{{- end -}}
