@@ -14,7 +14,7 @@ import sessiond
 from sessiond.v1.event_pb2 import EventType
 from sessiond_server.app.summary import Service
 from sessiond_server.domain.commands import Scope
-from sessiond_server.postgres.moving import conditions, copying, mover, record, switching, undoing
+from sessiond_server.postgres.moving import conditions, mover, record, switching, undoing
 from sessiond_server.postgres.moving.record import MoveRefused, Step
 from sessiond_server.postgres.store import PostgresStore
 from tests.support.caller import Caller, accepted
@@ -22,6 +22,7 @@ from tests.support.databases import Databases
 from tests.support.effort import left_to_long
 from tests.support.serve_process import command
 from tests.support.several_databases import Dsns, group, serving, variables, write_keys
+from tests.support.tenant_moves import left_over, move, moving, rows
 from tests.support.transactions import connected
 from tests.support.waiting import until
 
@@ -47,39 +48,10 @@ def _client(service: Service, key: str, database: str | None = None) -> sessiond
     return sessiond.Client(str(service.listening), api_key=key, database=database, timeout=60.0)
 
 
-@asynccontextmanager
-async def moving(dsns: Dsns, tenant: str, source: str, target: str) -> AsyncIterator[tuple[mover.Mover, list[str]]]:
-    """A mover, and the lines that it says."""
-    said: list[str] = []
-    notes, old, new = ((each, dsns[each]) for each in ("main", source, target))
-    async with (
-        mover.locked(notes, tenant) as default,
-        mover.opened(default, old, new, tenant, said.append) as made,
-    ):
-        yield made, said
-
-
-async def move(dsns: Dsns, tenant: str, source: str, target: str) -> list[str]:
-    async with moving(dsns, tenant, source, target) as (made, said):
-        await made.begin()
-        await made.go_on()
-    return said
-
-
 async def undo(dsns: Dsns, tenant: str, source: str, target: str) -> None:
     notes, old, new = ((each, dsns[each]) for each in ("main", source, target))
     async with mover.locked(notes, tenant) as default:
         await undoing.clear(default, old, new, await undoing.reopen(default, old, tenant), lambda _: None)
-
-
-async def rows(dsn: str, tenant: str) -> dict[str, int]:
-    """How many rows each table has of the tenant, where there are any."""
-    async with connected(dsn) as connection:
-        found = {
-            table: await connection.fetchval(f"select count(*) from {table} where tenant_id = $1", tenant)
-            for table in await copying.tables(connection)
-        }
-    return {table: count for table, count in found.items() if count}
 
 
 async def indexed(dsn: str) -> int:
@@ -87,21 +59,6 @@ async def indexed(dsn: str) -> int:
     async with connected(dsn) as connection:
         count: int = await connection.fetchval("select count(*) from search_entries")
         return count
-
-
-async def left_over(dsns: Dsns) -> list[str]:
-    """Publications, subscriptions and logical slots of the databases."""
-    found: list[str] = []
-    for dsn in dsns.values():
-        async with connected(dsn) as connection:
-            rows = await connection.fetch(
-                "select pubname from pg_publication union all "
-                "select subname from pg_subscription where subdbid = "
-                "(select oid from pg_database where datname = current_database()) union all "
-                "select slot_name from pg_replication_slots where database = current_database()"
-            )
-            found += [row[0] for row in rows]
-    return found
 
 
 async def fill(client: sessiond.Client) -> dict[str, Any]:

@@ -4,14 +4,15 @@ Of the two on one database in Postgres, one writes messages optimistically where
 with locks; `make test-long` has both with locks, too.
 
 `make test` leaves Postgres behind Redis to `make test-long`: Postgres is there by itself, and the wrapper with copies
-in memory; tests/cache has Redis.
+in memory; tests/cache has Redis. So it does with several databases of one server, in which the tenants of the tests
+have different homes.
 
 A test that asks for `postgres_dsn` has a database of its own. The suite's own store shares one database between its
 tests, emptied for each: making a database costs more than most of these tests.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,12 @@ from sessiond_server.redis import RedisCache, Timeouts
 from sessiond_server.store.cached.contract import Cache
 from sessiond_server.store.cached.store import CachedSessions
 from sessiond_server.store.contract import Store
+from tests.support import routed_stores
 from tests.support.caller import Caller
+from tests.support.databases import Databases, LoopThread
 from tests.support.effort import left_to_long
 from tests.support.encryption import encryption
+from tests.support.movable_clock import make_clock_movable
 from tests.support.pgbouncer import through_pooler
 from tests.support.shared_database import SharedDatabase
 from tests.support.store_backend import Backend, Open
@@ -50,6 +54,8 @@ class Place:
     """With `cached`; None: the copies are in memory."""
     redis_prefix: str
     encrypted: bool = False
+    group: Sequence[SharedDatabase] = ()
+    """Several databases, in which tenants have homes."""
 
 
 CLEAR = (
@@ -66,12 +72,30 @@ CLEAR = (
 """Modules and tests that have nothing to say of an encrypted store; tests/encryption has what holds there instead."""
 
 
+HOMES = {"tenant": "eu", "acme": "eu", "other": "us"}
+"""Where tenants of these tests live, if there are several databases. All others live in the default one."""
+
+
+@pytest.fixture(scope="session")
+def shared_group(databases: Databases, loop_thread: LoopThread) -> Iterator[Sequence[SharedDatabase]]:
+    """A database for each of `routed_stores.IDS`."""
+    group = []
+    for _ in routed_stores.IDS:
+        dsn = databases.create_migrated()
+        loop_thread.run(make_clock_movable(dsn))
+        group.append(SharedDatabase(dsn, loop_thread))
+    yield group
+    for each in group:
+        each.close()
+        databases.drop(each.dsn)
+
+
 @pytest.fixture(
     params=[
         "memory",
         "postgres",
         "cached memory",
-        *left_to_long("cached postgres", "locked postgres", "encrypted postgres"),
+        *left_to_long("cached postgres", "locked postgres", "encrypted postgres", "routed postgres"),
     ]
 )
 def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
@@ -79,14 +103,16 @@ def place(request: pytest.FixtureRequest, redis_prefix: str) -> Place:
     if request.param == "encrypted postgres" and {request.path.stem, request.node.originalname} & set(CLEAR):
         pytest.skip("asks for words that are encrypted")
     cached, in_postgres = request.param.startswith("cached"), request.param.endswith("postgres")
+    routed = request.param.startswith("routed")
     modes: dict[str, tuple[Mode, Mode]] = {"postgres": ("always", "off"), "locked postgres": ("off", "off")}
     return Place(
-        request.getfixturevalue("shared_database") if in_postgres else None,
+        request.getfixturevalue("shared_database") if in_postgres and not routed else None,
         modes.get(request.param, ("on", "on")),
         cached,
         request.getfixturevalue("redis_url") if cached and in_postgres else None,
         redis_prefix,
         request.param.startswith("encrypted"),
+        request.getfixturevalue("shared_group") if routed else (),
     )
 
 
@@ -148,6 +174,20 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
                 dsn,
             )
 
+        async def routed(**settings: Any) -> Backend:
+            dsns = {each: shared.dsn for each, shared in zip(routed_stores.IDS, place.group, strict=True)}
+            for shared in place.group:
+                shared.empty()
+            await routed_stores.place(dsns, HOMES)
+            store = await stack.enter_async_context(routed_stores.opened(dsns, **settings))
+            other = await stack.enter_async_context(routed_stores.opened(dsns, **settings))
+
+            async def advance(seconds: float) -> None:
+                for shared in place.group:
+                    await shared.advance(seconds)
+
+            return routed_stores.backend_of(store, other, advance, dsns[HOMES["tenant"]])
+
         async def cached(**settings: Any) -> Backend:
             backend = await plain(**settings)
             server = MemoryServer(asyncio.get_running_loop().time)
@@ -165,7 +205,7 @@ async def open_backend(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             backend.store, backend.other = await behind_a_cache(backend.store), await behind_a_cache(backend.other)
             return backend
 
-        plain = memory if place.database is None else postgres
+        plain = routed if place.group else memory if place.database is None else postgres
         yield cached if place.cached else plain
 
 

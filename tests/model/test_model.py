@@ -44,8 +44,9 @@ from sessiond_server.postgres.optimistic import Mode
 from sessiond_server.postgres.store import PostgresStore
 from sessiond_server.store.branches import BranchedCommits
 from sessiond_server.store.contract import Store
-from tests.support import past, run_actions
+from tests.support import past, routed_stores, run_actions
 from tests.support.caller import PADDED, PATCHING
+from tests.support.databases import Databases
 from tests.support.model import DAY, LEASE, REMOVED, Answer, Model, client_time_of, labels_of
 from tests.support.model import Message as ModelMessage
 from tests.support.model import Session as ModelSession
@@ -143,6 +144,8 @@ FILTERS: Sequence[tuple[MessageFilter, Callable[[ModelMessage], bool]]] = [
 
 Request = tuple[str, str, Answer, str, int, str, str]
 """Kind, session, content, request id, expected version, user, and the run that writes, if any."""
+
+AnyStore = MemoryStore | PostgresStore | routed_stores.Routed
 
 Clock = Callable[[float], Coroutine[object, object, None]]
 """Sets a store's clock to so many seconds after its start."""
@@ -515,7 +518,7 @@ class Comparison(RuleBasedStateMachine):
             commands.append(c.Command(scope, named, act, "t", request_id, fingerprint, version, fence=fence))
             expected.append(self.model.do(kind, session_id, args, request_id, version, user_id, run_id))
         for store, _ in self.stores:
-            assert isinstance(store, MemoryStore | PostgresStore)
+            assert isinstance(store, AnyStore)
             applied = self.run(BranchedCommits(store, store.forks).apply(commands))
             assert [answer(result) for result in applied.results] == expected  # type: ignore[attr-defined]
 
@@ -548,7 +551,7 @@ class Comparison(RuleBasedStateMachine):
     def an_upload_begins(self, session_id: str, name: str) -> None:
         expected = self.model.begin_upload(session_id, name, SIZES[name])
         for store, _ in self.stores:
-            assert isinstance(store, MemoryStore | PostgresStore)
+            assert isinstance(store, AnyStore)
             piece = Piece(self.tenant, str(uuid4()))
             begin = store.attachments.begin_upload(c.Scope(self.tenant), session_id, declared(name), piece)
             try:
@@ -577,7 +580,7 @@ class Comparison(RuleBasedStateMachine):
             self.compare_documents(store)
 
     def compare_documents(self, store: Store) -> None:
-        assert isinstance(store, MemoryStore | PostgresStore)
+        assert isinstance(store, AnyStore)
         names = [(owner, key) for owner in ("agent", "alice", "s1", "s2") for key in "ab"]
         scopes = [OWNERS.get(owner, (DocumentScope.DOCUMENT_SCOPE_SESSION, owner)) for owner, _ in names]
         asked = [(*scope, key) for scope, (_, key) in zip(scopes, names, strict=True)]
@@ -650,7 +653,7 @@ class Comparison(RuleBasedStateMachine):
         assert session.summary_seq == (expected.summaries[-1][0] if expected.summaries else 0)
 
     def compare_files(self, store: Store, session: Session, expected: ModelSession) -> None:
-        assert isinstance(store, MemoryStore | PostgresStore)
+        assert isinstance(store, AnyStore)
         scope, name, attachments = c.Scope(self.tenant), session.session_id, store.attachments
         page = self.run(attachments.list_attachments(scope, name, after_seq=0, limit=100))
         found = [Attachment.FromString(body) for body in page.attachments]  # type: ignore[attr-defined]
@@ -667,7 +670,7 @@ class Comparison(RuleBasedStateMachine):
         assert (session.attachment_count, session.attachment_bytes) == (len(there), sizes)
 
     def compare_work(self, store: Store, session: Session, expected: ModelSession) -> None:
-        assert isinstance(store, MemoryStore | PostgresStore)
+        assert isinstance(store, AnyStore)
         scope, name = c.Scope(self.tenant), session.session_id
         runs = self.run(store.list_runs(scope, name, statuses=(1, 2, 3, 4, 5), before=None, limit=100))
         found = [Run.FromString(run) for run in runs.runs[::-1]]  # type: ignore[attr-defined]
@@ -715,7 +718,29 @@ async def memory() -> AsyncIterator[tuple[Store, Clock]]:
 
 @contextlib.asynccontextmanager
 async def postgres(dsn: str, optimistic: Mode) -> AsyncIterator[tuple[Store, Clock]]:
-    """A database whose clock the test moves: functions before pg_catalog's in the search path."""
+    async with movable(dsn) as advance, PostgresStore(dsn, policy=PATCHING, optimistic=optimistic) as store:
+        yield store, advance
+
+
+@contextlib.asynccontextmanager
+async def routed(dsns: Sequence[str], tenants: int) -> AsyncIterator[tuple[Store, Clock]]:
+    """Several databases, in which so many tenants live by turns."""
+    ids = dict(zip(routed_stores.IDS, dsns, strict=True))
+    homes = {f"tenant-{n}": home for n in range(tenants) if (home := routed_stores.IDS[n % 3]) != routed_stores.IDS[0]}
+    await routed_stores.place(ids, homes)
+    async with contextlib.AsyncExitStack() as stack:
+        clocks = [await stack.enter_async_context(movable(dsn)) for dsn in dsns]
+
+        async def advance(seconds: float) -> None:
+            for clock in clocks:
+                await clock(seconds)
+
+        yield await stack.enter_async_context(routed_stores.opened(ids, policy=PATCHING)), advance
+
+
+@contextlib.asynccontextmanager
+async def movable(dsn: str) -> AsyncIterator[Clock]:
+    """The clock of a database, which the test moves: functions before pg_catalog's in the search path."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         """
@@ -734,8 +759,7 @@ async def postgres(dsn: str, optimistic: Mode) -> AsyncIterator[tuple[Store, Clo
         await connection.execute("update passed set seconds = seconds + $1", seconds)
 
     try:
-        async with PostgresStore(dsn, policy=PATCHING, optimistic=optimistic) as store:
-            yield store, advance
+        yield advance
     finally:
         await connection.close()
 
@@ -769,3 +793,14 @@ def compare(examples: int, *stores: AbstractAsyncContextManager[tuple[Store, Clo
 )
 def test_stores_behave_as_the_model(examples: int, optimistic: Mode, postgres_dsn: str) -> None:
     compare(examples, memory(), postgres(postgres_dsn, optimistic))
+
+
+@pytest.mark.long
+def test_several_databases_behave_as_the_model(databases: Databases) -> None:
+    """Each example is a tenant, and those of three in a row live in three databases."""
+    dsns = [databases.create_migrated() for _ in routed_stores.IDS]
+    try:
+        compare(EXAMPLES, routed(dsns, Comparison.examples + 4 * EXAMPLES))
+    finally:
+        for dsn in dsns:
+            databases.drop(dsn)
