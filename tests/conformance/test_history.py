@@ -287,7 +287,7 @@ async def test_reads_as_of_a_place_read_few_rows_of_a_long_log(open_backend: Ope
     await transactions.use(lambda connection: connection.execute("analyze"))
     for read in (
         lambda one: postgres_history.core_at(one.fetch, key, 2600),
-        lambda one: postgres_history.call_places(one.fetch, key, [ended], 2600),
+        lambda one: postgres_history.call_places(one.fetch, key, [ended], 2600, sealed=False),
         lambda one: one.fetch(postgres_history.RUNS_AT, *key, "", 2**62, 2600, 100, 10**6),
         lambda one: one.fetch(postgres_history.CALLS_AT, *key, "", 2**62, 2600, 100, 10**6),
         lambda one: one.fetch(postgres_history.PLACE_AT, *key, "", 0, version, 2**50),

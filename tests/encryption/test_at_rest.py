@@ -38,7 +38,7 @@ from tests.support.wire import PATHS, RPCS, header
 WITHOUT_WORDS = {
     "ActivateSession", "SuspendSession", "ResumeSession", "EndSession", "TouchSession", "DeleteSession", "EraseUser",
     "BatchDeleteSessions", "DeleteAttachment", "HeartbeatRun", "CancelRun", "StartToolCall", "CancelToolCall",
-    "DeleteDocument",
+    "DeleteDocument", "RequestSummary",
 }  # fmt: skip
 """Writes whose requests have no words: ids only."""
 

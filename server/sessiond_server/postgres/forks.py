@@ -185,7 +185,7 @@ async def _calls(
 ) -> list[ToolCallRow]:
     """The tool calls as they were at the place."""
     calls = [call for row in rows if (call := ToolCall.FromString(row.body)).version > place]
-    places = await history.call_places(connection.fetch, key, calls, place)
+    places = await history.call_places(connection.fetch, key, calls, place, sealed=connection.keyring is not None)
     bodies = await _bodies(connection, key, places.values())
     return [call_at(row, bodies[places[row.seq]]) if row.seq in places else row for row in rows]
 

@@ -140,7 +140,7 @@ class PostgresHistory(PostgresSessionReads):
     ) -> Mapping[int, tuple[int, bytes]]:
         """(status, body) at the place `seq` of calls that were open there, by the seq of their requests."""
         key = (scope.tenant_id, session_id)
-        places = await call_places(self._transactions.fetch, key, calls, seq)
+        places = await call_places(self._transactions.fetch, key, calls, seq, sealed=self.keyring is not None)
         bodies = await self._bodies(scope, session_id, rows, places.values(), _CALL_ID)
         return {at: (ToolCall.FromString(bodies[place]).status, bodies[place]) for at, place in places.items()}
 
@@ -185,16 +185,19 @@ async def core_at(fetch: Fetch, key: Key, seq: int, user_id: str = "") -> tuple[
     return version, core
 
 
-async def call_places(fetch: Fetch, key: Key, calls: Sequence[ToolCall], seq: int) -> dict[int, int]:
+async def call_places(fetch: Fetch, key: Key, calls: Sequence[ToolCall], seq: int, *, sealed: bool) -> dict[int, int]:
     """`seq` of the event of each call that has it as it was at the place `seq`, by the seq of its request. The calls,
-    as they are now, were open there."""
+    as they are now, were open there. `sealed`: bodies may be encrypted, so Postgres cannot tell how they begin."""
     places = {call.seq: call.seq for call in calls}
     steps = [
         (call.seq, time_us, kind, prefix_of(call.tool_call_id)) for call in calls for kind, time_us in call_steps(call)
     ]
     if steps:
-        for step, found, _ in await fetch(CALL_STATES, *key, seq, *columns(steps, 4)):
-            requested = steps[step - 1][0]
+        asked = [(*step[:3], b"" if sealed else step[3]) for step in steps]
+        for step, found, body in await fetch(CALL_STATES, *key, seq, *columns(asked, 4)):
+            requested, *_, prefix = steps[step - 1]
+            if not body.startswith(prefix):
+                continue
             places[requested] = max(places[requested], found)
     return places
 

@@ -150,7 +150,7 @@ order by m.seq desc
 
 -- name: call_states  index: events_pkey
 -- Events of tool calls up to $3: each between the seq $4 of its call's request and $3, of the time $5 and the type $6, with a
--- body that begins with $7. The times of a log's events ascend, but several may be equal: halving finds the first and the
+-- body that begins with $7, or, where that is empty, whatever the body is. The times of a log's events ascend, but several may be equal: halving finds the first and the
 -- last event of that time. So the cost grows with the logarithm of the length of the log.
 select k.place, e.seq, e.body
 from unnest((select $4::bigint[]), (select $5::timestamptz[]), (select $6::smallint[]), (select $7::bytea[]))
@@ -198,7 +198,7 @@ cross join lateral (
     limit 1
   ) events
   where events.type = k.type and substring(events.body from 1 for octet_length(k.prefix)) = k.prefix
-  limit 1
+  limit case when k.prefix = '' then 1000 else 1 end
 ) e
 
 -- name: call_data  index: events_pkey
