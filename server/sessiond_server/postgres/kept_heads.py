@@ -15,15 +15,15 @@ _OVERHEAD: Final = 600
 """Bytes that a head takes besides its core and limits, about."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeptHead:
+    """Never changed."""
+
     head: Head
     check_time_us: int | None
     """When the session or the lease of its live run expires, whichever is earlier; None: neither does."""
-
-    @property
-    def size(self) -> int:
-        return _OVERHEAD + len(self.head.core) + len(self.head.limits)
+    size: int
+    """Bytes of memory, about."""
 
 
 class KeptHeads:
@@ -45,11 +45,13 @@ class KeptHeads:
         return found
 
     def keep(self, key: Key, head: Head, check_time_us: int | None) -> None:
-        self.drop((key,))
+        if key in self._kept:
+            self.drop((key,))
         if head.deleted:
             return
-        kept = self._kept[key] = KeptHead(head, check_time_us)
-        self._bytes += kept.size
+        size = _OVERHEAD + len(head.core) + len(head.limits)
+        self._kept[key] = KeptHead(head, check_time_us, size)
+        self._bytes += size
         while len(self._kept) > self._most_heads or self._bytes > self._most_bytes:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.size
