@@ -43,10 +43,10 @@ def anchors(entries: Sequence[FeedEntry]) -> list[tuple[FeedPlace, str]]:
 
 
 class ReadStore(PostgresStore):
-    """Remembers what was read of feeds."""
+    """Remembers what was read of feeds, and takes the locks of a batch in their order."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__(dsn)
+        super().__init__(dsn, optimistic="off")
         self.pages: list[FeedPage] = []
 
     async def read_feed(self, tenant_id: str, *, after: FeedPlace, limit: int) -> FeedPage:
